@@ -1,0 +1,1 @@
+//! Llama model family plugin.

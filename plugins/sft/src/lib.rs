@@ -1,0 +1,1 @@
+//! supervised fine-tuning trainer plugin.
