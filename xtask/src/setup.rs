@@ -1,0 +1,131 @@
+//! `cargo xtask setup`: MLX for Rust on Linux, under `target/mlx/`.
+//!
+//! mlx-sys links MLX on Apple systems only. Cargo lets a configuration file stand in for the build script of a
+//! package with a `links` key, so this writes such a file, and everything that it points to:
+//!
+//! | in `target/mlx/` | what |
+//! |---|---|
+//! | `wheels/`, `wheel/` | MLX's C++ library and OpenBLAS as PyPI has them, and unpacked (headers) |
+//! | `lib/` | every shared library needed at run time, ready to be staged |
+//! | `out/bindings.rs` | what mlx-sys's build script would have generated |
+//! | `cargo.toml` | the configuration, included by `.cargo/config.toml` |
+//! | `stamp` | digest of all inputs: while it stays the same, there is nothing to do |
+
+mod bindings;
+mod cargo_config;
+mod mlx_c;
+mod wheels;
+
+use std::{
+    fs::{self, File},
+    hash::{DefaultHasher, Hash, Hasher},
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use crate::{
+    Result, system,
+    workspace::{self, Metadata},
+};
+
+/// The folders that the steps of the set-up share.
+struct Folders {
+    /// `xtask/native`: requirements and the C++ sources of our own.
+    native: PathBuf,
+    /// mlx-c's source in the mlx-sys package.
+    mlx_c: PathBuf,
+    /// `target/mlx`.
+    out: PathBuf,
+}
+
+impl Folders {
+    /// MLX's C++ headers.
+    fn mlx_include(&self) -> PathBuf {
+        self.out.join("wheel/mlx/include")
+    }
+
+    /// The shared libraries.
+    fn lib(&self) -> PathBuf {
+        self.out.join("lib")
+    }
+}
+
+/// The folder with the native libraries that must be beside the plugins at run time; none on macOS, where mlx-sys
+/// links MLX statically.
+pub fn library_folder() -> Option<PathBuf> {
+    cfg!(target_os = "linux").then(|| workspace::root().join("target/mlx/lib"))
+}
+
+/// Does what is missing: everything on a fresh checkout, nothing when called again.
+pub fn run() -> Result<()> {
+    if !cfg!(target_os = "linux") {
+        return Ok(());
+    }
+    let root = workspace::root();
+    let folders = Folders {
+        native: root.join("xtask/native"),
+        mlx_c: Metadata::read()?.package_directory("mlx-sys")?.join("src/mlx-c"),
+        out: root.join("target/mlx"),
+    };
+    fs::create_dir_all(&folders.out)?;
+    let lock = File::create(folders.out.join("lock"))?;
+    lock.lock()?;
+
+    let stamp_file = folders.out.join("stamp");
+    let stamp = stamp(&root, &folders)?;
+    if fs::read_to_string(&stamp_file).is_ok_and(|found| found == stamp) {
+        return Ok(());
+    }
+    system::require_tools()?;
+    fs::write(&stamp_file, "incomplete")?;
+    timed("MLX and OpenBLAS from PyPI", || wheels::fetch(&folders))?;
+    timed("mlx-c compiled", || mlx_c::build(&folders))?;
+    timed("Rust bindings", || bindings::generate(&folders))?;
+    cargo_config::write(&folders)?;
+    fs::write(&stamp_file, stamp)?;
+    Ok(())
+}
+
+fn timed(name: &str, step: impl FnOnce() -> Result<()>) -> Result<()> {
+    let start = Instant::now();
+    step().map_err(|error| format!("setup, {name}: {error}"))?;
+    println!("setup: {name} ({:.0} s)", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Digest of everything that the results depend on.
+fn stamp(root: &Path, folders: &Folders) -> Result<String> {
+    let mut hasher = DefaultHasher::new();
+    (root, &folders.mlx_c, include_str!("setup/cargo_config.rs")).hash(&mut hasher);
+    include_str!("setup/mlx_c.rs").hash(&mut hasher);
+    hash_file(&root.join("xtask/bindings/src/main.rs"), &mut hasher)?;
+    hash_folder(&folders.native, &mut hasher)?;
+    Ok(format!("{:016x}\n", hasher.finish()))
+}
+
+/// Adds the name and content of every file directly in `folder`, in the order of names.
+fn hash_folder(folder: &Path, hasher: &mut impl Hasher) -> Result<()> {
+    for file in files(folder)? {
+        hash_file(&file, hasher)?;
+    }
+    Ok(())
+}
+
+fn hash_file(file: &Path, hasher: &mut impl Hasher) -> Result<()> {
+    let content = fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    (file.file_name(), content).hash(hasher);
+    Ok(())
+}
+
+/// The files directly in `folder`, by name.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))? {
+        let path = entry?.path();
+        if path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
