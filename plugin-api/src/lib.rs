@@ -1,1 +1,102 @@
-//! Traits.
+//! Everything that a plugin for `mdt-host` needs: traits, types and the registration macro.
+//!
+//! A plugin is one dynamic library with one or more components of six kinds: [`Compute`], [`Model`], [`Trainer`],
+//! [`Optimizer`], [`DataSource`] and [`CommBackend`]. Here is a complete one, the optimizer Lion (Chen et al. 2023,
+//! <https://arxiv.org/abs/2302.06675>):
+//!
+//! ```
+//! use mdt_plugin_api::prelude::*;
+//!
+//! mdt_plugin_api::config! {
+//!     /// Keys of the optimizer `lion`.
+//!     pub struct Config {
+//!         /// Weight of the momentum in the direction of an update.
+//!         beta1: f32 = 0.9,
+//!         /// Decay of the momentum.
+//!         beta2: f32 = 0.99,
+//!     }
+//! }
+//!
+//! struct Lion(Config);
+//!
+//! impl Component for Lion {
+//!     type Config = Config;
+//!     fn create(config: Config, _setup: &Setup) -> Result<Self> {
+//!         Ok(Self(config))
+//!     }
+//! }
+//!
+//! impl Optimizer for Lion {
+//!     fn states(&self) -> Vec<StateSpec> {
+//!         vec![StateSpec::zeros("momentum")]
+//!     }
+//!
+//!     fn update(&self, ctx: &Update, param: &mut [f32], grad: &[f32], states: &mut [&mut [f32]]) -> Result<()> {
+//!         let [momentum] = expect_states(states)?;
+//!         let (rate, decay) = (ctx.learning_rate as f32, ctx.weight_decay as f32);
+//!         for ((p, &g), m) in param.iter_mut().zip(grad).zip(momentum.iter_mut()) {
+//!             let direction = self.0.beta1 * *m + (1.0 - self.0.beta1) * g;
+//!             let sign = if direction == 0.0 { 0.0 } else { direction.signum() };
+//!             *p -= rate * (sign + decay * *p);
+//!             *m = self.0.beta2 * *m + (1.0 - self.0.beta2) * g;
+//!         }
+//!         Ok(())
+//!     }
+//! }
+//!
+//! mdt_plugin_api::plugin! { optimizer "lion" => Lion; }
+//! # fn main() {}
+//! ```
+//!
+//! Built with `crate-type = ["cdylib"]` and copied into a plugin directory, it is used by name:
+//! `mdt-host --config job.toml --set optimizer=lion`.
+//!
+//! The host calls a component through the traits, and a panic in one becomes an error that names it. Nothing of the
+//! boundary itself shows in them; [`abi`] is the one module that knows it.
+
+pub mod abi;
+mod comm;
+mod component;
+mod compute;
+mod data;
+mod dtype;
+mod error;
+mod example;
+mod host_array;
+mod model;
+pub mod op;
+mod optimizer;
+pub mod register;
+mod services;
+mod tensor;
+mod trainer;
+
+pub use comm::{Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Finished, Outcome, ReduceOp, Work};
+pub use component::{Component, Kind};
+pub use compute::{Compute, DeviceInfo, Handle, MemoryInfo, RawHostView, TensorFunction, TensorType, ValueAndGrad};
+pub use data::DataSource;
+pub use dtype::Dtype;
+pub use error::{Error, ErrorCode, Result};
+pub use example::{Content, Example, Message};
+pub use host_array::{Element, HostArray};
+pub use model::{Cache, Init, Model, ModelContext, ModelInput, ParameterSpec, Weights};
+pub use op::{Attribute, OpKind, Value};
+pub use optimizer::{Granularity, Optimizer, StateShape, StateSpec, Update, expect_states};
+pub use services::{HostServices, LogLevel, Services, Setup};
+pub use tensor::{HostView, HostViewMut, Tensor};
+pub use trainer::{Batch, Encoded, HostBatch, Loss, ModelCalls, Trainer, TrainerContext, Vocabulary};
+
+#[doc(hidden)]
+pub use inventory;
+pub use {schemars, serde, serde_json};
+
+/// What most plugins use.
+pub mod prelude {
+    pub use crate::{
+        Batch, Bootstrap, Buffer, Cache, Capabilities, CommBackend, Communicator, Component, Compute, Content,
+        DataSource, Dtype, Encoded, Error, ErrorCode, Example, Granularity, HostArray, HostBatch, Init, Kind, LogLevel,
+        Loss, Message, Model, ModelContext, ModelInput, OpKind, Optimizer, Outcome, ParameterSpec, ReduceOp, Result,
+        Services, Setup, StateShape, StateSpec, Tensor, Trainer, TrainerContext, Update, Vocabulary, Work,
+        expect_states,
+    };
+}

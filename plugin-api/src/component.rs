@@ -1,0 +1,117 @@
+//! Components: what a plugin registers, and how their configuration is declared.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{Result, Setup};
+
+/// The six kinds of components.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u32)]
+pub enum Kind {
+    /// A device with tensors.
+    Compute = 1,
+    /// A model architecture.
+    Model = 2,
+    /// A training objective.
+    Trainer = 3,
+    /// An optimizer.
+    Optimizer = 4,
+    /// A source of examples.
+    Data = 5,
+    /// Collectives between processes.
+    Comm = 6,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 6] = [Self::Compute, Self::Model, Self::Trainer, Self::Optimizer, Self::Data, Self::Comm];
+
+    /// Its name, which is also its table in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Compute => "compute",
+            Self::Model => "model",
+            Self::Trainer => "trainer",
+            Self::Optimizer => "optimizer",
+            Self::Data => "data",
+            Self::Comm => "comm",
+        }
+    }
+
+    /// The version of its trait, which every component states in its record.
+    pub const fn version(self) -> u32 {
+        1
+    }
+
+    /// The kind of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// The kind of this number.
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|&kind| kind as u32 == number)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Something that a plugin can register: it is made from its configuration.
+pub trait Component: Sized + 'static {
+    /// Its own configuration keys; [`config!`](crate::config) declares one.
+    type Config: DeserializeOwned + Serialize + JsonSchema + Default;
+
+    /// Makes one.
+    ///
+    /// # Errors
+    /// Values that cannot work ([`Error::config`](crate::Error::config)), files that cannot be used.
+    fn create(config: Self::Config, setup: &Setup) -> Result<Self>;
+}
+
+/// Declares a component's configuration: documented keys with types and defaults.
+///
+/// The doc comments become descriptions in the JSON Schema, the defaults are what a job gets that says nothing, and an
+/// unknown key is an error.
+///
+/// ```
+/// mdt_plugin_api::config! {
+///     /// Keys of the optimizer `lion`.
+///     pub struct LionConfig {
+///         /// Decay of the momentum that the sign is taken of.
+///         beta1: f32 = 0.9,
+///         /// Decay of the momentum that is kept.
+///         beta2: f32 = 0.99,
+///     }
+/// }
+/// assert_eq!(LionConfig::default().beta2, 0.99);
+/// ```
+#[macro_export]
+macro_rules! config {
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis struct $name:ident {
+            $($(#[$field_attribute:meta])* $field:ident : $type:ty = $default:expr),* $(,)?
+        }
+    ) => {
+        $(#[$attribute])*
+        #[derive(Clone, Debug, $crate::serde::Serialize, $crate::serde::Deserialize, $crate::schemars::JsonSchema)]
+        #[serde(crate = "mdt_plugin_api::serde", deny_unknown_fields, default)]
+        #[schemars(crate = "mdt_plugin_api::schemars")]
+        $visibility struct $name {
+            $($(#[$field_attribute])* pub $field: $type,)*
+        }
+
+        impl ::std::default::Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+    };
+}

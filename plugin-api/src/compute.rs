@@ -1,0 +1,159 @@
+//! What a compute plugin provides: tensors behind handles, operations, gradients, host memory.
+
+use crate::{Attribute, Dtype, Error, HostArray, OpKind, Result};
+
+/// Names a tensor of one compute instance. Meaningless to any other.
+pub type Handle = u64;
+
+/// Shape and element type of a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorType {
+    /// Length of each axis; empty for a scalar.
+    pub shape: Vec<usize>,
+    /// Element type.
+    pub dtype: Dtype,
+}
+
+/// What the device is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// `cpu`, `gpu`.
+    pub kind: String,
+    /// Its name, as its maker gives it.
+    pub name: String,
+    /// The library underneath and its version: `MLX 0.32.2`.
+    pub library: String,
+    /// Whether [`Compute::host_view`] gives the device's own memory.
+    pub unified_memory: bool,
+    /// Threads that the operations use on a CPU; results are bit-identical only at an equal number.
+    pub threads: usize,
+}
+
+/// Bytes of tensor memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryInfo {
+    /// Held by live tensors.
+    pub active_bytes: u64,
+    /// The most that was ever held.
+    pub peak_bytes: u64,
+    /// Kept for reuse.
+    pub cached_bytes: u64,
+}
+
+/// Borrowed memory of an evaluated tensor, shaped as DLPack shapes it.
+///
+/// Valid until its handle is released or the tensor is written to; whoever holds it sees to that
+/// ([`crate::Tensor::host_view`] does, by lifetimes).
+#[derive(Clone, Debug)]
+pub struct RawHostView {
+    /// The first element.
+    pub data: *mut u8,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Length of each axis.
+    pub shape: Vec<usize>,
+    /// Distance between neighbours along each axis, in elements.
+    pub strides: Vec<isize>,
+}
+
+/// Values and gradients of one [`Compute::value_and_grad`]. All handles are the caller's to release.
+#[derive(Clone, Debug, Default)]
+pub struct ValueAndGrad {
+    /// What the function returned, in its order; the first one was differentiated.
+    pub values: Vec<Handle>,
+    /// The gradient of the first value by each parameter, of the parameter's shape and type.
+    pub gradients: Vec<Handle>,
+}
+
+/// A function of tensors: parameters, inputs → outputs. The given handles are borrowed and die with the call; the
+/// returned ones pass to the compute plugin.
+pub type TensorFunction<'f> = dyn FnMut(&[Handle], &[Handle]) -> Result<Vec<Handle>> + 'f;
+
+/// A device with tensors.
+///
+/// Every method is called on one thread, the one on which the component was created: lazy tensors belong to it. Calls
+/// may nest (an operation inside the function of `value_and_grad`), so an implementation holds no lock or `RefCell`
+/// borrow while it calls back.
+pub trait Compute {
+    /// What the device is.
+    fn device(&self) -> DeviceInfo;
+
+    /// Whether [`Compute::op`] knows this operation.
+    fn supports(&self, op: OpKind) -> bool;
+
+    /// Applies an operation, lazily where the device is lazy. The inputs stay the caller's; the results become so.
+    ///
+    /// # Errors
+    /// An unknown operation or attribute, shapes or types that do not fit; the message names them.
+    fn op(&self, op: OpKind, inputs: &[Handle], attributes: &[Attribute<'_>]) -> Result<Vec<Handle>>;
+
+    /// A tensor with a copy of these elements, owned by the device and never shared.
+    fn from_host(&self, array: &HostArray) -> Result<Handle>;
+
+    /// A second handle to the same tensor.
+    fn retain(&self, tensor: Handle) -> Result<Handle>;
+
+    /// Gives a handle back. Unknown handles are ignored, so that a destructor may always call it.
+    fn release(&self, tensor: Handle);
+
+    /// Shape and element type.
+    fn tensor_type(&self, tensor: Handle) -> Result<TensorType>;
+
+    /// Computes these tensors now.
+    fn eval(&self, tensors: &[Handle]) -> Result<()>;
+
+    /// The memory of an evaluated tensor (it is evaluated first if need be); an error inside `value_and_grad`.
+    fn host_view(&self, tensor: Handle) -> Result<RawHostView>;
+
+    /// The same for writing.
+    ///
+    /// # Errors
+    /// The tensor is not evaluated and row-contiguous, something else still refers to its memory (a reshape, a
+    /// pending computation), or the device does not share memory with the host.
+    fn host_view_mut(&self, tensor: Handle) -> Result<RawHostView>;
+
+    /// Calls `function(parameters, inputs)` and differentiates its first result, a scalar, by every parameter.
+    ///
+    /// The function is pure, may be called more than once, and captures no tensor.
+    fn value_and_grad(
+        &self,
+        function: &mut TensorFunction<'_>,
+        parameters: &[Handle],
+        inputs: &[Handle],
+    ) -> Result<ValueAndGrad>;
+
+    /// Bytes held.
+    fn memory(&self) -> MemoryInfo;
+}
+
+impl RawHostView {
+    /// Whether the elements lie one after another in row-major order.
+    pub fn is_contiguous(&self) -> bool {
+        let mut expected = 1isize;
+        self.shape.iter().zip(&self.strides).rev().all(|(&length, &stride)| {
+            let fits = length <= 1 || stride == expected;
+            expected *= length as isize;
+            fits
+        })
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(crate) fn expect<T: crate::Element>(&self) -> Result<()> {
+        if self.dtype != T::DTYPE {
+            return Err(Error::other(format!("the tensor holds {}, not {}", self.dtype, T::DTYPE)));
+        }
+        if !self.is_contiguous() {
+            return Err(Error::other("the tensor's memory is not row-contiguous"));
+        }
+        Ok(())
+    }
+}

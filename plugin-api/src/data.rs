@@ -1,0 +1,24 @@
+//! What a data plugin provides: a source of examples.
+
+use crate::{Example, Result};
+
+/// A source of examples, read from the beginning to the end.
+///
+/// Made for one place ([`crate::Setup::source`]: a file, a directory, a name), and used by one thread at a time, not
+/// always the same one. The order must be the same on every reading; the host shuffles.
+pub trait DataSource: Send {
+    /// How many examples there are, where that is known without reading them.
+    fn len(&self) -> Option<u64>;
+
+    /// The next example, or `None` at the end.
+    ///
+    /// # Errors
+    /// A row that cannot be read: the error names file and row. The source may not be used afterwards.
+    fn next(&mut self) -> Result<Option<Example>>;
+
+    /// Where the source is, as text that only [`DataSource::restore`] understands.
+    fn state(&self) -> Result<String>;
+
+    /// Continues where [`DataSource::state`] was taken.
+    fn restore(&mut self, state: &str) -> Result<()>;
+}

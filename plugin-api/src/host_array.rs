@@ -1,0 +1,91 @@
+//! Arrays in host memory: what `collate` makes and what weights are loaded from.
+
+use crate::{Dtype, Error, Result};
+
+/// An element type that host arrays and views can hold.
+pub trait Element: Copy + Send + Sync + 'static {
+    /// Its number on the boundary.
+    const DTYPE: Dtype;
+}
+
+macro_rules! elements {
+    ($($rust:ty => $dtype:ident),*) => { $(impl Element for $rust { const DTYPE: Dtype = Dtype::$dtype; })* };
+}
+elements!(u8 => U8, i32 => I32, u32 => U32, i64 => I64, f32 => F32, f64 => F64);
+
+/// A row-major array in host memory, as bytes in the machine's order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostArray {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl HostArray {
+    /// An array of these elements.
+    ///
+    /// # Errors
+    /// The shape does not hold exactly that many.
+    pub fn new<T: Element>(shape: &[usize], elements: &[T]) -> Result<Self> {
+        // SAFETY: `Element` is implemented for plain numbers only, which have no padding and no invalid bytes to read.
+        let bytes = unsafe { std::slice::from_raw_parts(elements.as_ptr().cast::<u8>(), size_of_val(elements)) };
+        Self::from_bytes(T::DTYPE, shape, bytes.to_vec())
+    }
+
+    /// An array of these bytes.
+    ///
+    /// # Errors
+    /// The bytes are not as many as the shape and the element type need.
+    pub fn from_bytes(dtype: Dtype, shape: &[usize], bytes: Vec<u8>) -> Result<Self> {
+        let expected = shape
+            .iter()
+            .try_fold(dtype.size(), |size, &length| size.checked_mul(length))
+            .ok_or_else(|| Error::input(format!("an array of shape {shape:?} is too large")))?;
+        if expected != bytes.len() {
+            return Err(Error::other(format!(
+                "an array of shape {shape:?} and type {dtype} needs {expected} bytes, not {}",
+                bytes.len()
+            )));
+        }
+        Ok(Self { dtype, shape: shape.to_vec(), bytes })
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Length of each axis.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The elements' bytes, row-major.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The bytes, given away.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// The elements, copied out.
+    ///
+    /// # Errors
+    /// The array holds another type.
+    pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
+        if self.dtype != T::DTYPE {
+            return Err(Error::other(format!("the array holds {}, not {}", self.dtype, T::DTYPE)));
+        }
+        let count = self.bytes.len() / size_of::<T>();
+        let mut elements = Vec::<T>::with_capacity(count);
+        // SAFETY: the vector has room for `count` elements, the source holds exactly their bytes, and every bit
+        // pattern is a valid number.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.bytes.as_ptr(), elements.as_mut_ptr().cast::<u8>(), self.bytes.len());
+            elements.set_len(count);
+        }
+        Ok(elements)
+    }
+}

@@ -1,0 +1,185 @@
+//! Registration: one macro per library names its components, for the loader and for whoever reads the file unloaded.
+
+use std::rc::Rc;
+
+use schemars::generate::SchemaSettings;
+use serde_json::Value;
+
+use crate::{CommBackend, Component, Compute, DataSource, Error, Kind, Model, Optimizer, Result, Setup, Trainer};
+
+/// The name of the section that holds a library's records, where the object format is ELF.
+pub const SECTION: &str = ".mdt_plugin";
+/// The same for Mach-O, in segment `__DATA`.
+pub const SECTION_MACH_O: &str = "__mdt_plugin";
+
+/// A component of this library. The [`plugin!`](crate::plugin) macro makes these.
+pub struct Registration {
+    /// What it is.
+    pub kind: Kind,
+    /// Its id, unique among components of its kind.
+    pub id: &'static str,
+    /// The version of the crate that it is in.
+    pub version: &'static str,
+    /// The JSON Schema of its configuration.
+    pub schema: fn() -> Value,
+    /// Makes one.
+    pub create: Create,
+}
+
+type Make<T> = fn(Value, &Setup) -> Result<T>;
+
+/// How a component of each kind is made.
+#[derive(Clone, Copy)]
+pub enum Create {
+    /// On the compute thread, where it stays.
+    Compute(Make<Rc<dyn Compute>>),
+    /// On the compute thread, where it stays.
+    Model(Make<Box<dyn Model>>),
+    /// On any thread.
+    Trainer(Make<Box<dyn Trainer>>),
+    /// On any thread.
+    Optimizer(Make<Box<dyn Optimizer>>),
+    /// On any thread.
+    Data(Make<Box<dyn DataSource>>),
+    /// On any thread.
+    Comm(Make<Box<dyn CommBackend>>),
+}
+
+inventory::collect!(Registration);
+
+impl Registration {
+    /// All components of this library, sorted by kind and id.
+    pub fn all() -> Vec<&'static Self> {
+        let mut all: Vec<_> = inventory::iter::<Self>().collect();
+        all.sort_by_key(|registration| (registration.kind, registration.id));
+        all
+    }
+}
+
+macro_rules! constructors {
+    ($($name:ident, $kind:ident, $trait:ident, $pointer:ident;)*) => { impl Registration { $(
+        #[doc = concat!("Registers a `", stringify!($trait), "`.")]
+        pub const fn $name<T: Component + $trait>(id: &'static str, version: &'static str) -> Self {
+            Self {
+                kind: Kind::$kind,
+                id,
+                version,
+                schema: schema::<T>,
+                create: Create::$kind(|config, setup| Ok($pointer::new(T::create(parse::<T>(config)?, setup)?))),
+            }
+        }
+    )* } };
+}
+constructors! {
+    compute, Compute, Compute, Rc;
+    model, Model, Model, Box;
+    trainer, Trainer, Trainer, Box;
+    optimizer, Optimizer, Optimizer, Box;
+    data, Data, DataSource, Box;
+    comm, Comm, CommBackend, Box;
+}
+
+fn parse<T: Component>(config: Value) -> Result<T::Config> {
+    serde_json::from_value(config).map_err(|error| Error::config(error.to_string()))
+}
+
+fn schema<T: Component>() -> Value {
+    let generator = SchemaSettings::draft2020_12().into_generator();
+    generator.into_root_schema_for::<T::Config>().to_value()
+}
+
+/// The bytes of a record, for a static in the section.
+#[doc(hidden)]
+pub const fn record_bytes<const N: usize>(text: &str) -> [u8; N] {
+    let bytes = text.as_bytes();
+    assert!(bytes.len() == N);
+    let mut array = [0; N];
+    let mut index = 0;
+    while index < N {
+        array[index] = bytes[index];
+        index += 1;
+    }
+    array
+}
+
+/// Makes a library a plugin: names its components.
+///
+/// `plugin! { optimizer "lion" => Lion; }` — the kinds are `compute`, `model`, `trainer`, `optimizer`, `data`, `comm`.
+/// Native libraries that must lie beside the host's come first: `native "libmlx.so", "libmlxc.so";`.
+///
+/// It emits the library's one entry symbol, a registration per component, and a record per component in the section
+/// [`SECTION`] of the file, so that a host can list the file without running any of it.
+#[macro_export]
+macro_rules! plugin {
+    ($(native $($native:literal),+;)? $($kind:ident $id:literal => $type:ty;)+) => {
+        $crate::__record!(concat!(
+            "{\"abi\":\"", $crate::__abi_version!(),
+            "\",\"package\":\"", env!("CARGO_PKG_NAME"),
+            "\",\"version\":\"", env!("CARGO_PKG_VERSION"),
+            "\",\"license\":\"", env!("CARGO_PKG_LICENSE"),
+            "\",\"native\":\"", $($($native, " ",)+)? "\"}\n",
+        ));
+        $(
+            $crate::__record!(concat!(
+                "{\"kind\":\"", stringify!($kind),
+                "\",\"kind_version\":", $crate::__kind_version!($kind),
+                ",\"id\":\"", $id, "\"}\n",
+            ));
+            $crate::inventory::submit! {
+                $crate::register::Registration::$kind::<$type>($id, env!("CARGO_PKG_VERSION"))
+            }
+        )+
+
+        /// The library's one entry symbol.
+        #[unsafe(no_mangle)]
+        pub static MDT_PLUGIN_ENTRY: $crate::abi::Entry = $crate::abi::ENTRY;
+    };
+}
+
+/// One record in the section.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __record {
+    ($text:expr $(,)?) => {
+        const _: () = {
+            const TEXT: &str = $text;
+            #[used]
+            #[cfg_attr(target_vendor = "apple", unsafe(link_section = "__DATA,__mdt_plugin"))]
+            #[cfg_attr(not(target_vendor = "apple"), unsafe(link_section = ".mdt_plugin"))]
+            static RECORD: [u8; TEXT.len()] = $crate::register::record_bytes(TEXT);
+        };
+    };
+}
+
+/// The version of the boundary as a literal, for records.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __abi_version {
+    () => {
+        "0.1"
+    };
+}
+
+/// The version of a kind's trait as a literal; [`Kind::version`](crate::Kind::version) says the same.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __kind_version {
+    (compute) => {
+        1
+    };
+    (model) => {
+        1
+    };
+    (trainer) => {
+        1
+    };
+    (optimizer) => {
+        1
+    };
+    (data) => {
+        1
+    };
+    (comm) => {
+        1
+    };
+}

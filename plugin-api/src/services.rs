@@ -1,0 +1,79 @@
+//! What the host does for plugins: log, metrics, a key-value store, cancellation.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::Result;
+
+/// How much a log line matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum LogLevel {
+    /// For whoever develops the plugin.
+    Debug = 1,
+    /// For every user.
+    Info = 2,
+    /// Something is not as it should be, and the job goes on.
+    Warn = 3,
+}
+
+/// The host's services. Any thread.
+pub trait HostServices: Send + Sync {
+    /// A line for the user's log.
+    fn log(&self, level: LogLevel, message: &str);
+
+    /// A number for the next line of metrics.jsonl.
+    fn metric(&self, name: &str, value: f64);
+
+    /// Stores a value that the other processes of the job can read: for rendezvous.
+    fn put(&self, key: &str, value: &[u8]) -> Result<()>;
+
+    /// Reads a value that some process of the job has stored.
+    fn get(&self, key: &str) -> Result<Option<Vec<u8>>>;
+
+    /// Whether the job is being cancelled: long work should return soon, with an error.
+    fn cancelled(&self) -> bool;
+}
+
+/// A handle to the host's services that a component may keep.
+#[derive(Clone)]
+pub struct Services(Arc<dyn HostServices>);
+
+impl Services {
+    /// Services of this host.
+    pub fn new(host: Arc<dyn HostServices>) -> Self {
+        Self(host)
+    }
+}
+
+impl std::ops::Deref for Services {
+    type Target = dyn HostServices;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl fmt::Debug for Services {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Services")
+    }
+}
+
+/// What a component is told when it is made, beside its own configuration.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The host's services.
+    pub services: Services,
+    /// The job's seed.
+    pub seed: u64,
+    /// How many threads the component may use; at least 1.
+    pub threads: usize,
+    /// The model's directory, with `config.json` and the tokenizer's files; for models and trainers.
+    pub model_path: Option<PathBuf>,
+    /// The model's `config.json`; null for components that are not models or trainers.
+    pub model_config: serde_json::Value,
+    /// Where a data source reads: a file, a directory, a name. Empty for other kinds.
+    pub source: String,
+}

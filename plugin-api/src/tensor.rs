@@ -1,0 +1,297 @@
+//! `Tensor`: a handle with operators, so that author code reads like array code.
+
+use std::marker::PhantomData;
+use std::ops;
+use std::rc::Rc;
+
+use crate::op::attribute;
+use crate::{
+    Attribute, Compute, Dtype, Element, Error, Handle, HostArray, OpKind, RawHostView, Result, TensorType, Value,
+};
+
+/// A tensor on a device; it gives its handle back when dropped.
+///
+/// Lives on the compute thread only (it is neither `Send` nor `Sync`). Operations are lazy: errors in shapes come at
+/// the call, results at [`Tensor::item`], [`Tensor::host_view`] or [`Tensor::eval`].
+pub struct Tensor {
+    handle: Handle,
+    compute: Rc<dyn Compute>,
+    owned: bool,
+}
+
+impl Tensor {
+    /// Takes over a handle.
+    pub fn from_handle(compute: &Rc<dyn Compute>, handle: Handle) -> Self {
+        Self { handle, compute: Rc::clone(compute), owned: true }
+    }
+
+    /// Looks through a handle that somebody else releases later.
+    pub fn borrowed(compute: &Rc<dyn Compute>, handle: Handle) -> Self {
+        Self { handle, compute: Rc::clone(compute), owned: false }
+    }
+
+    /// A tensor with a copy of these elements.
+    pub fn from_host(compute: &Rc<dyn Compute>, array: &HostArray) -> Result<Self> {
+        Ok(Self::from_handle(compute, compute.from_host(array)?))
+    }
+
+    /// Applies an operation with one result.
+    pub fn op(op: OpKind, inputs: &[&Tensor], attributes: &[Attribute<'_>]) -> Result<Tensor> {
+        let first = inputs.first().ok_or_else(|| Error::other("an operation on tensors needs at least one"))?;
+        Self::op_on(&first.compute, op, inputs, attributes)
+    }
+
+    /// Applies an operation with one result, on this device even when there are no inputs.
+    pub fn op_on(
+        compute: &Rc<dyn Compute>,
+        op: OpKind,
+        inputs: &[&Tensor],
+        attributes: &[Attribute<'_>],
+    ) -> Result<Tensor> {
+        // Almost every operation has at most four inputs: no allocation for those.
+        let mut few = [0; 4];
+        let many: Vec<Handle>;
+        let handles = if inputs.len() <= few.len() {
+            for (slot, tensor) in few.iter_mut().zip(inputs) {
+                *slot = tensor.handle;
+            }
+            &few[..inputs.len()]
+        } else {
+            many = inputs.iter().map(|tensor| tensor.handle).collect();
+            &many
+        };
+        let mut results = compute.op(op, handles, attributes)?;
+        match (results.pop(), results.is_empty()) {
+            (Some(handle), true) => Ok(Self::from_handle(compute, handle)),
+            (last, _) => {
+                let count = results.len() + usize::from(last.is_some());
+                results.into_iter().chain(last).for_each(|handle| compute.release(handle));
+                Err(Error::plugin(format!("operation {op:?} gave {count} results instead of one")))
+            }
+        }
+    }
+
+    /// Its handle, still owned by this tensor.
+    pub fn handle(&self) -> Handle {
+        self.handle
+    }
+
+    /// Its handle, given away.
+    pub fn into_handle(mut self) -> Result<Handle> {
+        if self.owned {
+            self.owned = false;
+            Ok(self.handle)
+        } else {
+            self.compute.retain(self.handle)
+        }
+    }
+
+    /// A second reference to the same tensor.
+    pub fn try_clone(&self) -> Result<Tensor> {
+        Ok(Self::from_handle(&self.compute, self.compute.retain(self.handle)?))
+    }
+
+    /// The device that it lives on.
+    pub fn compute(&self) -> &Rc<dyn Compute> {
+        &self.compute
+    }
+
+    /// Shape and element type.
+    pub fn tensor_type(&self) -> Result<TensorType> {
+        self.compute.tensor_type(self.handle)
+    }
+
+    /// Length of each axis.
+    pub fn shape(&self) -> Result<Vec<usize>> {
+        Ok(self.tensor_type()?.shape)
+    }
+
+    /// Computes it now.
+    pub fn eval(&self) -> Result<()> {
+        self.compute.eval(&[self.handle])
+    }
+
+    /// The value of a tensor with one element of a floating-point or integer type, computed now.
+    pub fn item(&self) -> Result<f64> {
+        let view = self.host_view()?;
+        if view.raw.len() != 1 {
+            return Err(Error::other(format!("item() needs one element, the shape is {:?}", view.raw.shape)));
+        }
+        match view.raw.dtype {
+            Dtype::F32 => Ok(f64::from(view.as_slice::<f32>()?[0])),
+            Dtype::F64 => Ok(view.as_slice::<f64>()?[0]),
+            Dtype::I32 => Ok(f64::from(view.as_slice::<i32>()?[0])),
+            Dtype::U32 => Ok(f64::from(view.as_slice::<u32>()?[0])),
+            other => Err(Error::other(format!("item() does not read {other}: cast it first"))),
+        }
+    }
+
+    /// Its memory, computed now and borrowed.
+    pub fn host_view(&self) -> Result<HostView<'_>> {
+        Ok(HostView { raw: self.compute.host_view(self.handle)?, tensor: PhantomData })
+    }
+
+    /// Its memory for writing; see [`Compute::host_view_mut`] for when it is refused.
+    pub fn host_view_mut(&mut self) -> Result<HostViewMut<'_>> {
+        Ok(HostViewMut { raw: self.compute.host_view_mut(self.handle)?, tensor: PhantomData })
+    }
+
+    /// Same elements in another shape; one entry may be -1.
+    pub fn reshape(&self, shape: &[i64]) -> Result<Tensor> {
+        Self::op(OpKind::RESHAPE, &[self], &[attribute("shape", Value::Ints(shape))])
+    }
+
+    /// Axes in another order.
+    pub fn transpose(&self, axes: &[i64]) -> Result<Tensor> {
+        Self::op(OpKind::TRANSPOSE, &[self], &[attribute("axes", Value::Ints(axes))])
+    }
+
+    /// To another element type.
+    pub fn cast(&self, dtype: Dtype) -> Result<Tensor> {
+        Self::op(OpKind::CAST, &[self], &[attribute("dtype", Value::Dtype(dtype))])
+    }
+
+    /// Elements from `start` (inclusive) to `stop` (exclusive), an entry for every axis.
+    pub fn slice(&self, start: &[i64], stop: &[i64]) -> Result<Tensor> {
+        let attributes = [attribute("start", Value::Ints(start)), attribute("stop", Value::Ints(stop))];
+        Self::op(OpKind::SLICE, &[self], &attributes)
+    }
+
+    /// Rows at these integer indices along an axis.
+    pub fn take(&self, indices: &Tensor, axis: i64) -> Result<Tensor> {
+        Self::op(OpKind::TAKE, &[self, indices], &[attribute("axis", Value::Int(axis))])
+    }
+
+    /// Tensors one after another along an axis.
+    pub fn concatenate(tensors: &[&Tensor], axis: i64) -> Result<Tensor> {
+        Self::op(OpKind::CONCATENATE, tensors, &[attribute("axis", Value::Int(axis))])
+    }
+
+    /// Matrix product of the last two axes.
+    pub fn matmul(&self, other: &Tensor) -> Result<Tensor> {
+        Self::op(OpKind::MATMUL, &[self, other], &[])
+    }
+
+    /// Sum of all elements, a scalar.
+    pub fn sum(&self) -> Result<Tensor> {
+        Self::op(OpKind::SUM, &[self], &[])
+    }
+
+    /// Mean of all elements, a scalar.
+    pub fn mean(&self) -> Result<Tensor> {
+        Self::op(OpKind::MEAN, &[self], &[])
+    }
+
+    /// Index of the largest element along an axis, int32.
+    pub fn argmax(&self, axis: i64) -> Result<Tensor> {
+        Self::op(OpKind::ARGMAX, &[self], &[attribute("axis", Value::Int(axis))])
+    }
+
+    /// `x * sigmoid(x)`.
+    pub fn silu(&self) -> Result<Tensor> {
+        Self::op(OpKind::SILU, &[self], &[])
+    }
+
+    /// `silu(self) * up`.
+    pub fn swiglu(&self, up: &Tensor) -> Result<Tensor> {
+        Self::op(OpKind::SWIGLU, &[self, up], &[])
+    }
+
+    /// Per-row cross-entropy in nats: logits `[N, V]` against targets `[N]` int32, giving `[N]`.
+    pub fn cross_entropy(&self, targets: &Tensor) -> Result<Tensor> {
+        Self::op(OpKind::CROSS_ENTROPY, &[self, targets], &[])
+    }
+
+    /// A constant of this shape on the same device.
+    pub fn full(compute: &Rc<dyn Compute>, shape: &[i64], value: f64, dtype: Dtype) -> Result<Tensor> {
+        let attributes = [
+            attribute("shape", Value::Ints(shape)),
+            attribute("value", Value::Float(value)),
+            attribute("dtype", Value::Dtype(dtype)),
+        ];
+        Self::op_on(compute, OpKind::FULL, &[], &attributes)
+    }
+}
+
+impl Drop for Tensor {
+    fn drop(&mut self) {
+        if self.owned {
+            self.compute.release(self.handle);
+        }
+    }
+}
+
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.tensor_type() {
+            Ok(TensorType { shape, dtype }) => write!(f, "Tensor({dtype}, {shape:?})"),
+            Err(error) => write!(f, "Tensor({error})"),
+        }
+    }
+}
+
+macro_rules! operators {
+    ($($operator:ident, $method:ident => $op:ident;)*) => { $(
+        impl ops::$operator<&Tensor> for &Tensor {
+            type Output = Result<Tensor>;
+            fn $method(self, right: &Tensor) -> Result<Tensor> {
+                Tensor::op(OpKind::$op, &[self, right], &[])
+            }
+        }
+    )* };
+}
+operators! {
+    Add, add => ADD;
+    Sub, sub => SUBTRACT;
+    Mul, mul => MULTIPLY;
+    Div, div => DIVIDE;
+}
+
+/// The memory of an evaluated tensor.
+#[derive(Debug)]
+pub struct HostView<'a> {
+    raw: RawHostView,
+    tensor: PhantomData<&'a Tensor>,
+}
+
+impl HostView<'_> {
+    /// The elements, where they are contiguous and of this type.
+    pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
+        self.raw.expect::<T>()?;
+        if self.raw.is_empty() {
+            return Ok(&[]);
+        }
+        // SAFETY: the compute plugin promises `len` contiguous elements of this type at `data` for as long as the
+        // tensor lives, which the lifetime sees to; `expect` has checked type and contiguity.
+        Ok(unsafe { std::slice::from_raw_parts(self.raw.data.cast::<T>(), self.raw.len()) })
+    }
+
+    /// Length of each axis.
+    pub fn shape(&self) -> &[usize] {
+        &self.raw.shape
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> Dtype {
+        self.raw.dtype
+    }
+}
+
+/// The memory of an evaluated tensor that nobody else refers to, for writing.
+#[derive(Debug)]
+pub struct HostViewMut<'a> {
+    raw: RawHostView,
+    tensor: PhantomData<&'a mut Tensor>,
+}
+
+impl HostViewMut<'_> {
+    /// The elements, where they are of this type.
+    pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T]> {
+        self.raw.expect::<T>()?;
+        if self.raw.is_empty() {
+            return Ok(&mut []);
+        }
+        // SAFETY: as in `HostView::as_slice`; the compute plugin has checked that nothing else refers to the memory.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.raw.data.cast::<T>(), self.raw.len()) })
+    }
+}
