@@ -1,5 +1,32 @@
-//! The boundary (being written).
-/// The entry.
-pub struct Entry(u8);
-/// The entry.
-pub const ENTRY: Entry = Entry(0);
+//! The boundary itself: the one place that knows `abi_stable`.
+//!
+//! Each kind has a file here with three things: the raw trait, whose types have a stable layout; an exporter, which
+//! stands in the plugin, catches panics and turns the plain trait into the raw one; an importer, which stands on the
+//! other side and turns it back. So the host holds a `Box<dyn Optimizer>` whether the optimizer is loaded or linked,
+//! and tests drive both alike.
+//!
+//! [`Entry`] is the one symbol of a plugin. Layouts are compared when it is loaded, so that a library built against
+//! another version of the traits is refused before any of its functions is called.
+
+#![allow(non_local_definitions, reason = "the sabi_trait macro of abi_stable 0.11 expands to such")]
+
+mod comm;
+mod component;
+mod compute;
+mod data;
+mod guard;
+mod model;
+mod optimizer;
+mod root;
+mod services;
+mod trainer;
+mod types;
+
+pub use component::LoadedComponent;
+pub use root::{Entry, Root, entry, load};
+
+/// The version of the boundary. While it is 0.x, a plugin must have been built for exactly this one.
+pub const ABI_VERSION: &str = crate::__abi_version!();
+
+/// The name of the entry symbol.
+pub const ENTRY_SYMBOL: &str = "MDT_PLUGIN_ENTRY";

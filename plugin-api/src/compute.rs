@@ -1,6 +1,8 @@
 //! What a compute plugin provides: tensors behind handles, operations, gradients, host memory.
 
-use crate::{Attribute, Dtype, Error, HostArray, OpKind, Result};
+use std::any::Any;
+
+use crate::{Attribute, Dtype, Error, HostArrayRef, OpKind, Result};
 
 /// Names a tensor of one compute instance. Meaningless to any other.
 pub type Handle = u64;
@@ -88,7 +90,7 @@ pub trait Compute {
     fn op(&self, op: OpKind, inputs: &[Handle], attributes: &[Attribute<'_>]) -> Result<Vec<Handle>>;
 
     /// A tensor with a copy of these elements, owned by the device and never shared.
-    fn from_host(&self, array: &HostArray) -> Result<Handle>;
+    fn from_host(&self, array: HostArrayRef<'_>) -> Result<Handle>;
 
     /// A second handle to the same tensor.
     fn retain(&self, tensor: Handle) -> Result<Handle>;
@@ -124,6 +126,12 @@ pub trait Compute {
 
     /// Bytes held.
     fn memory(&self) -> MemoryInfo;
+
+    /// What the boundary knows this object as, so that a loaded one is handed on and not wrapped again.
+    #[doc(hidden)]
+    fn as_loaded(&self) -> Option<&dyn Any> {
+        None
+    }
 }
 
 impl RawHostView {

@@ -13,6 +13,17 @@ macro_rules! elements {
 }
 elements!(u8 => U8, i32 => I32, u32 => U32, i64 => I64, f32 => F32, f64 => F64);
 
+/// A row-major array in somebody's host memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HostArrayRef<'a> {
+    /// Element type.
+    pub dtype: Dtype,
+    /// Length of each axis.
+    pub shape: &'a [usize],
+    /// The elements' bytes, row-major, in the machine's order and with no alignment.
+    pub bytes: &'a [u8],
+}
+
 /// A row-major array in host memory, as bytes in the machine's order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostArray {
@@ -48,6 +59,11 @@ impl HostArray {
             )));
         }
         Ok(Self { dtype, shape: shape.to_vec(), bytes })
+    }
+
+    /// The array, borrowed.
+    pub fn borrow(&self) -> HostArrayRef<'_> {
+        HostArrayRef { dtype: self.dtype, shape: &self.shape, bytes: &self.bytes }
     }
 
     /// Element type.

@@ -78,7 +78,7 @@ pub use data::DataSource;
 pub use dtype::Dtype;
 pub use error::{Error, ErrorCode, Result};
 pub use example::{Content, Example, Message};
-pub use host_array::{Element, HostArray};
+pub use host_array::{Element, HostArray, HostArrayRef};
 pub use model::{Cache, Init, Model, ModelContext, ModelInput, ParameterSpec, Weights};
 pub use op::{Attribute, OpKind, Value};
 pub use optimizer::{Granularity, Optimizer, StateShape, StateSpec, Update, expect_states};

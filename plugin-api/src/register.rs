@@ -132,7 +132,7 @@ macro_rules! plugin {
 
         /// The library's one entry symbol.
         #[unsafe(no_mangle)]
-        pub static MDT_PLUGIN_ENTRY: $crate::abi::Entry = $crate::abi::ENTRY;
+        pub static MDT_PLUGIN_ENTRY: $crate::abi::Entry = $crate::abi::entry();
     };
 }
 

@@ -32,7 +32,7 @@ impl Tensor {
 
     /// A tensor with a copy of these elements.
     pub fn from_host(compute: &Rc<dyn Compute>, array: &HostArray) -> Result<Self> {
-        Ok(Self::from_handle(compute, compute.from_host(array)?))
+        Ok(Self::from_handle(compute, compute.from_host(array.borrow())?))
     }
 
     /// Applies an operation with one result.
