@@ -1,1 +1,94 @@
-//! single-process communication plugin.
+//! Communication for a job of one process: [`Local`], by the name `local`.
+//!
+//! Every collective of one rank is done when it is begun and gives back what it got. What would be wrong with more
+//! ranks is an error here too, so that it shows on the first machine.
+
+use mdt_plugin_api::Finished;
+use mdt_plugin_api::prelude::*;
+
+mdt_plugin_api::config! {
+    /// Keys of the backend `local`: it has none.
+    pub struct Config {}
+}
+
+/// The backend `local`.
+pub struct Local;
+
+impl Component for Local {
+    type Config = Config;
+
+    fn create(_config: Config, _setup: &Setup) -> Result<Self> {
+        Ok(Self)
+    }
+}
+
+impl CommBackend for Local {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { dtypes: vec![Dtype::F32, Dtype::F64], max_world_size: 1, deterministic: true, abort: true }
+    }
+
+    /// # Errors
+    /// Another world size than 1, or another rank than 0.
+    fn open(&self, bootstrap: &Bootstrap) -> Result<Box<dyn Communicator>> {
+        if bootstrap.world_size != 1 {
+            return Err(Error::config(format!(
+                "the backend `local` connects nothing: world_size must be 1, not {}",
+                bootstrap.world_size
+            ))
+            .with("key", "comm.world_size")
+            .help("choose a backend that connects processes, such as comm = \"grpc\""));
+        }
+        if bootstrap.rank != 0 {
+            return Err(Error::config(format!("the only rank of one process is 0, not {}", bootstrap.rank))
+                .with("key", "comm.rank"));
+        }
+        Ok(Box::new(OneProcess))
+    }
+}
+
+/// The communicator of a process that is alone. It keeps nothing.
+struct OneProcess;
+
+impl Communicator for OneProcess {
+    fn rank(&self) -> u32 {
+        0
+    }
+
+    fn world_size(&self) -> u32 {
+        1
+    }
+
+    fn all_reduce(&self, buffers: Vec<Buffer>, _op: ReduceOp) -> Result<Box<dyn Work>> {
+        if buffers.iter().any(|buffer| matches!(buffer, Buffer::Bytes(_))) {
+            return Err(Error::plugin("bytes cannot be reduced, only broadcast and gathered"));
+        }
+        finished(buffers)
+    }
+
+    fn all_gather(&self, buffer: Buffer) -> Result<Box<dyn Work>> {
+        finished(vec![buffer])
+    }
+
+    fn broadcast(&self, buffers: Vec<Buffer>, root: u32) -> Result<Box<dyn Work>> {
+        if root != 0 {
+            return Err(Error::plugin(format!("the root of a broadcast among 1 rank must be 0, not {root}")));
+        }
+        finished(buffers)
+    }
+
+    fn barrier(&self) -> Result<Box<dyn Work>> {
+        finished(Vec::new())
+    }
+
+    /// Nothing is ever under way.
+    fn abort(&self, _reason: &str) {}
+}
+
+fn finished(buffers: Vec<Buffer>) -> Result<Box<dyn Work>> {
+    Ok(Box::new(Finished(Some(buffers))))
+}
+
+mdt_plugin_api::plugin! { comm "local" => Local; }
+
+#[cfg(test)]
+mod tests;

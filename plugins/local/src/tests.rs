@@ -1,0 +1,64 @@
+//! What a job of one process may rely on.
+
+use std::time::Duration;
+
+use super::*;
+
+fn alone() -> Bootstrap {
+    Bootstrap { world_size: 1, ..Bootstrap::default() }
+}
+
+fn communicator() -> Box<dyn Communicator> {
+    Local.open(&alone()).unwrap()
+}
+
+/// The buffers of a collective that must be done already.
+fn done(work: Result<Box<dyn Work>>) -> Vec<Buffer> {
+    let mut work = work.unwrap();
+    assert!(work.poll());
+    match work.wait(Duration::ZERO).unwrap() {
+        Outcome::Done(buffers) => buffers,
+        Outcome::TimedOut => panic!("not done at once"),
+    }
+}
+
+#[test]
+fn collectives_of_one_rank_are_done_at_once_and_give_back_what_they_got() {
+    let communicator = communicator();
+    assert_eq!((communicator.rank(), communicator.world_size()), (0, 1));
+
+    let buffers = || vec![Buffer::F32(vec![1.5, -0.0]), Buffer::F64(vec![f64::MAX]), Buffer::U64(vec![u64::MAX])];
+    for op in [ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min] {
+        assert_eq!(done(communicator.all_reduce(buffers(), op)), buffers());
+    }
+    assert_eq!(done(communicator.broadcast(buffers(), 0)), buffers());
+    assert_eq!(done(communicator.all_gather(Buffer::Bytes(vec![7]))), [Buffer::Bytes(vec![7])]);
+    assert_eq!(done(communicator.barrier()), []);
+}
+
+#[test]
+fn gradients_are_given_back_without_a_copy() {
+    let gradients = vec![1.0f32; 1000];
+    let address = gradients.as_ptr();
+    let reduced = done(communicator().all_reduce(vec![Buffer::F32(gradients)], ReduceOp::Sum));
+    assert!(matches!(&reduced[..], [Buffer::F32(gradients)] if gradients.as_ptr() == address));
+}
+
+#[test]
+fn more_than_one_process_is_refused_with_advice() {
+    let error = Local.open(&Bootstrap { world_size: 4, ..alone() }).err().unwrap();
+    assert_eq!(error.code(), ErrorCode::Config);
+    assert_eq!(error.message(), "the backend `local` connects nothing: world_size must be 1, not 4");
+    assert!(error.context().iter().any(|(key, value)| key == "help" && value.contains("comm = \"grpc\"")));
+
+    let error = Local.open(&Bootstrap { rank: 2, ..alone() }).err().unwrap();
+    assert_eq!(error.message(), "the only rank of one process is 0, not 2");
+}
+
+#[test]
+fn what_would_be_wrong_among_many_ranks_is_wrong_alone_too() {
+    let error = communicator().broadcast(Vec::new(), 1).err().unwrap();
+    assert_eq!(error.message(), "the root of a broadcast among 1 rank must be 0, not 1");
+    let error = communicator().all_reduce(vec![Buffer::Bytes(vec![1])], ReduceOp::Sum).err().unwrap();
+    assert_eq!(error.message(), "bytes cannot be reduced, only broadcast and gathered");
+}
