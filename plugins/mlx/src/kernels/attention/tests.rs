@@ -1,0 +1,121 @@
+//! Attention against the formula in f64, and its gradients against f64's.
+
+use super::*;
+use crate::kernels::tests::{assert_close, random};
+use proptest::prelude::*;
+
+struct Case {
+    shape: [usize; 4],
+    kv_heads: usize,
+    keys: usize,
+    causal: bool,
+    segments: Option<Vec<i32>>,
+    data: [Vec<f32>; 4],
+}
+
+impl Case {
+    fn new(shape: [usize; 4], kv_heads: usize, keys: usize, causal: bool, documents: i32, seed: u32) -> Self {
+        let mut random = random(seed);
+        let [b, h, t, d] = shape;
+        let mut draw = |n: usize| -> Vec<f32> { (0..n).map(|_| random() * 2.0).collect() };
+        let data =
+            [draw(b * h * t * d), draw(b * kv_heads * keys * d), draw(b * kv_heads * keys * d), draw(b * h * t * d)];
+        let segments =
+            (documents > 1).then(|| (0..b * keys).map(|i| (i % keys) as i32 * documents / keys as i32).collect());
+        Self { shape, kv_heads, keys, causal, segments, data }
+    }
+
+    fn inputs(&self) -> Inputs<'_> {
+        let [b, h, t, d] = self.shape;
+        let kv = [b, self.kv_heads, self.keys, d];
+        let mask = Mask { causal: self.causal, segments: self.segments.as_deref(), queries: t, keys: self.keys };
+        Inputs {
+            query: View4::contiguous(&self.data[0], [b, h, t, d]),
+            key: View4::contiguous(&self.data[1], kv),
+            value: View4::contiguous(&self.data[2], kv),
+            scale: 0.3,
+            mask,
+        }
+    }
+
+    /// Output and the three gradients, in the layouts of the kernels.
+    fn reference(&self) -> [Vec<f64>; 4] {
+        let [b, h, t, d] = self.shape;
+        let (hk, n) = (self.kv_heads, self.keys);
+        let at = |which: usize, b: usize, h: usize, t: usize, i: usize, heads: usize, len: usize| {
+            f64::from(self.data[which][((b * heads + h) * len + t) * d + i])
+        };
+        let mut result =
+            [vec![0.0; b * t * h * d], vec![0.0; b * t * h * d], vec![0.0; b * n * hk * d], vec![0.0; b * n * hk * d]];
+        for (b, h, t) in (0..b).flat_map(|b| (0..h).flat_map(move |h| (0..t).map(move |t| (b, h, t)))) {
+            let (heads, queries, kv) = (self.shape[1], self.shape[2], h * hk / self.shape[1]);
+            let place = t + n - queries;
+            let sees = |key: usize| {
+                let same = self.segments.as_ref().is_none_or(|s| s[b * n + key] == s[b * n + place]);
+                same && !(self.causal && key > place)
+            };
+            let dot = |x: usize, y: usize, key: usize| -> f64 {
+                (0..d).map(|i| at(x, b, h, t, i, heads, queries) * at(y, b, kv, key, i, hk, n)).sum()
+            };
+            let scores: Vec<f64> =
+                (0..n).map(|key| if sees(key) { (0.3 * dot(0, 1, key)).exp() } else { 0.0 }).collect();
+            let sum: f64 = scores.iter().sum();
+            let p: Vec<f64> = scores.iter().map(|s| s / sum).collect();
+            let dp: Vec<f64> = (0..n).map(|key| dot(3, 2, key)).collect();
+            let delta: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
+            let row = ((b * queries + t) * heads + h) * d;
+            for key in 0..n {
+                let ds = 0.3 * p[key] * (dp[key] - delta);
+                let kv_row = ((b * n + key) * hk + kv) * d;
+                for i in 0..d {
+                    result[0][row + i] += p[key] * at(2, b, kv, key, i, hk, n);
+                    result[1][row + i] += ds * at(1, b, kv, key, i, hk, n);
+                    result[2][kv_row + i] += ds * at(0, b, h, t, i, heads, queries);
+                    result[3][kv_row + i] += p[key] * at(3, b, h, t, i, heads, queries);
+                }
+            }
+        }
+        result
+    }
+
+    fn kernel(&self) -> [Vec<f32>; 4] {
+        let [b, h, t, d] = self.shape;
+        let nan = |n: usize| vec![f32::NAN; n];
+        let (mut out, mut lse) = (nan(b * t * h * d), nan(lse_len(b, h, t)));
+        forward(self.inputs(), &mut out, &mut lse);
+        let kv = b * self.keys * self.kv_heads * d;
+        let (mut query, mut key, mut value) = (nan(out.len()), nan(kv), nan(kv));
+        let out_view = View4::new(&out, self.shape, [t * h * d, d, h * d, 1]);
+        let cotangent = View4::contiguous(&self.data[3], self.shape);
+        let gradients = Gradients { query: &mut query, key: &mut key, value: &mut value };
+        backward(self.inputs(), out_view, &lse, cotangent, gradients);
+        [out, query, key, value]
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn values_and_gradients_are_those_of_the_formula(
+        b in 1usize..3, kv_heads in 1usize..3, group in 1usize..4, t in 1usize..80, more in 0usize..40, d in 1usize..70,
+        causal in any::<bool>(), documents in 1i32..4, seed in any::<u32>(),
+    ) {
+        let case = Case::new([b, kv_heads * group, t, d], kv_heads, t + more, causal, documents, seed);
+        for (got, want) in case.kernel().iter().zip(&case.reference()) {
+            assert_close(got, want, 5e-6);
+        }
+    }
+}
+
+#[test]
+fn a_hidden_key_changes_nothing_at_all() {
+    let case = Case::new([1, 2, 40, 16], 1, 40, true, 3, 5);
+    let mut changed = Case::new([1, 2, 40, 16], 1, 40, true, 3, 5);
+    // The keys and values of the first document.
+    changed.data[1][..13 * 16].fill(1e4);
+    changed.data[2][..13 * 16].fill(-1e4);
+    let (before, after) = (case.kernel(), changed.kernel());
+    let first_of_second = 14 * 2 * 16;
+    assert_eq!(before[0][first_of_second..], after[0][first_of_second..]);
+    assert_eq!(before[1][first_of_second..], after[1][first_of_second..]);
+}

@@ -1,0 +1,63 @@
+//! The gradient of an embedding look-up: rows of the cotangent added to the rows of the table that they came from.
+
+use super::pool;
+
+/// `grad[ids[i]] += cotangent[i]` over zeros, in the order of i; `width` values a row. An id outside the table is passed over.
+///
+/// Each task owns some columns and walks all ids, so equal ids need no lock and add up in a fixed order.
+pub fn backward(ids: &[i32], cotangent: &[f32], width: usize, grad: &mut [f32]) {
+    if width == 0 || grad.is_empty() {
+        return;
+    }
+    let rows = grad.len() / width;
+    // Counting sort by table row: then each task owns a range of the table and finds its ids together.
+    let mut start = vec![0u32; rows + 1];
+    let valid = |id: i32| usize::try_from(id).ok().filter(|&id| id < rows);
+    for id in ids.iter().filter_map(|&id| valid(id)) {
+        start[id + 1] += 1;
+    }
+    for row in 0..rows {
+        start[row + 1] += start[row];
+    }
+    let mut order = vec![0u32; start[rows] as usize];
+    let mut next = start.clone();
+    for (position, id) in ids.iter().enumerate().filter_map(|(position, &id)| Some((position, valid(id)?))) {
+        order[next[id] as usize] = position as u32;
+        next[id] += 1;
+    }
+    let block = 256;
+    pool::run(grad.chunks_mut(block * width).enumerate().collect(), |(number, grad)| {
+        for (row, sum) in grad.chunks_exact_mut(width).enumerate() {
+            sum.fill(0.0);
+            let row = number * block + row;
+            for &position in &order[start[row] as usize..start[row + 1] as usize] {
+                let from = &cotangent[position as usize * width..][..width];
+                for (sum, value) in sum.iter_mut().zip(from) {
+                    *sum += value;
+                }
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_ids_add_up_and_absent_ones_stay_zero() {
+        let mut random = crate::kernels::tests::random(3);
+        let (rows, width, count) = (700, 12, 3000);
+        let ids: Vec<i32> = (0..count).map(|i| (i * i % 613) as i32).collect();
+        let cotangent: Vec<f32> = (0..count * width).map(|_| random()).collect();
+        let mut want = vec![0.0; rows * width];
+        for (id, row) in ids.iter().zip(cotangent.chunks(width)) {
+            for (sum, value) in want[*id as usize * width..].iter_mut().zip(row) {
+                *sum += value;
+            }
+        }
+        let mut grad = vec![f32::NAN; rows * width];
+        backward(&ids, &cotangent, width, &mut grad);
+        assert_eq!(grad, want);
+    }
+}

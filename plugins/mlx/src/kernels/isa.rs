@@ -1,0 +1,193 @@
+//! Which vector instructions this machine has, the macro that compiles a kernel for each, and the scalar building blocks.
+//!
+//! A kernel body is an `#[inline(always)]` function over an instruction set `S: Simd`, written as loops that LLVM turns into
+//! vectors; only the micro-kernels, whose accumulators must stay in registers, use `S`'s vectors by name.
+//! `multiversion!` instantiates it under `#[target_feature]` once per instruction set and picks at run time.
+
+use std::sync::OnceLock;
+
+pub use super::simd::Simd;
+
+/// Width of the inner loops: one AVX-512 register, two of AVX2, four of NEON or SSE.
+pub const LANES: usize = 16;
+
+/// Instruction sets that kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    /// AVX-512 F, VL, BW and DQ.
+    Avx512,
+    /// AVX2 and FMA.
+    Avx2,
+    /// What the target has anyway: NEON on aarch64, SSE2 on x86-64.
+    Baseline,
+}
+
+/// The best instruction set of this machine, found once. `MDT_KERNEL_ISA=avx2|baseline` lowers it, for tests and reports.
+pub fn isa() -> Isa {
+    static ISA: OnceLock<Isa> = OnceLock::new();
+    *ISA.get_or_init(|| {
+        let best = detect();
+        match std::env::var("MDT_KERNEL_ISA").as_deref() {
+            Ok("baseline") => Isa::Baseline,
+            Ok("avx2") if best == Isa::Avx512 => Isa::Avx2,
+            _ => best,
+        }
+    })
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detect() -> Isa {
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    let avx512 = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq");
+    match (avx2, avx512) {
+        (true, true) => Isa::Avx512,
+        (true, false) => Isa::Avx2,
+        _ => Isa::Baseline,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn detect() -> Isa {
+    Isa::Baseline
+}
+
+/// Defines `fn name(args)`, which runs `body::<S, ROWS>(args)` compiled for the best instruction set `S` of the machine.
+/// `ROWS` is how many rows of 2 · `LANES` accumulators fit into the registers of that set.
+macro_rules! multiversion {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident;) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name($($arg: $ty),*) {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[allow(clippy::too_many_arguments)]
+                #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+                fn avx512($($arg: $ty),*) {
+                    $body::<$crate::kernels::simd::Avx512, 8>($($arg),*)
+                }
+                #[allow(clippy::too_many_arguments)]
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($arg: $ty),*) {
+                    $body::<$crate::kernels::simd::Avx2, 2>($($arg),*)
+                }
+                match $crate::kernels::isa::isa() {
+                    // SAFETY: `isa` says so only after detecting each of these features on this machine.
+                    $crate::kernels::isa::Isa::Avx512 => return unsafe { avx512($($arg),*) },
+                    // SAFETY: as above.
+                    $crate::kernels::isa::Isa::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::kernels::isa::Isa::Baseline => {}
+                }
+            }
+            $body::<$crate::kernels::simd::Baseline, { $crate::kernels::simd::BASELINE_ROWS }>($($arg),*)
+        }
+    };
+}
+pub(crate) use multiversion;
+
+/// `a · b + c`, fused where the instruction set has it.
+#[inline(always)]
+pub fn madd<S: Simd>(a: f32, b: f32, c: f32) -> f32 {
+    if S::FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// The larger one; NaN in `a` is dropped, NaN in `b` too. Compiles to one instruction, unlike `f32::max`.
+#[inline(always)]
+pub fn larger(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
+}
+
+/// Adds up the lanes in a fixed tree order.
+#[inline(always)]
+pub fn fold(lanes: [f32; LANES]) -> f32 {
+    let mut sum = lanes;
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            sum[i] += sum[i + width];
+        }
+        width /= 2;
+    }
+    sum[0]
+}
+
+/// e^x within 2 ulp; exactly 0 below −87.3 (where the result would be subnormal), +∞ above 88.37 (where 2ⁿ would be), NaN for NaN.
+///
+/// x = n·ln 2 + r with |r| ≤ ln 2 / 2, e^r by Cephes' degree-5 polynomial, 2^n by adding n to the exponent bits.
+/// Adding 1.5·2²³ rounds to an integer and leaves that integer in the low bits, so no conversion is needed.
+#[inline(always)]
+pub fn exp<S: Simd>(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0;
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let capped = if x > 88.37 { 88.37 } else { x };
+    let shifted = madd::<S>(capped, std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = madd::<S>(n, -LN2_HIGH, capped);
+    let r = madd::<S>(n, -LN2_LOW, r);
+    let mut p = 1.987_569_1e-4;
+    p = madd::<S>(p, r, 1.398_199_9e-3);
+    p = madd::<S>(p, r, 8.333_452e-3);
+    p = madd::<S>(p, r, 4.166_579_6e-2);
+    p = madd::<S>(p, r, 1.666_666_5e-1);
+    p = madd::<S>(p, r, 0.5);
+    p = madd::<S>(p, r * r, r) + 1.0;
+    let value = f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23));
+    let value = if x > 88.37 { f32::INFINITY } else { value };
+    if x < -87.3 { 0.0 } else { value }
+}
+
+/// 1 / (1 + e^−x).
+#[inline(always)]
+pub fn sigmoid<S: Simd>(x: f32) -> f32 {
+    1.0 / (1.0 + exp::<S>(-x))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::simd::Plain;
+
+    #[derive(Clone, Copy)]
+    struct Fused;
+    impl Simd for Fused {
+        const FMA: bool = true;
+        type Vector = <Plain as Simd>::Vector;
+        fn splat(value: f32) -> Self::Vector {
+            Plain::splat(value)
+        }
+        fn load(from: &[f32; LANES]) -> Self::Vector {
+            Plain::load(from)
+        }
+        fn store(vector: Self::Vector, to: &mut [f32; LANES]) {
+            Plain::store(vector, to);
+        }
+        fn madd(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector {
+            Plain::madd(a, b, c)
+        }
+    }
+
+    #[test]
+    fn exp_is_within_two_units_in_the_last_place() {
+        for step in -873_000..=883_700 {
+            let x = step as f32 * 1e-4;
+            let exact = f64::from(x).exp();
+            for got in [exp::<Fused>(x), exp::<Plain>(x)] {
+                let ulp = f64::from((exact as f32).next_up() - exact as f32);
+                let error = (f64::from(got) - exact).abs() / ulp;
+                assert!(error <= 2.0, "exp({x}) = {got}, {error} ulp off");
+            }
+        }
+    }
+
+    #[test]
+    fn exp_keeps_its_special_values() {
+        assert_eq!(exp::<Fused>(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp::<Fused>(-1e30), 0.0);
+        assert_eq!(exp::<Fused>(f32::INFINITY), f32::INFINITY);
+        assert_eq!(exp::<Fused>(0.0), 1.0);
+        assert!(exp::<Fused>(f32::NAN).is_nan());
+    }
+}
