@@ -1,1 +1,21 @@
-//! MLX compute plugin.
+//! MLX as a plugin: tensors, operations and gradients on Apple silicon, NVIDIA and plain CPUs.
+//!
+//! MLX is one per process, with its own allocator, so everything that needs it lives in this one library.
+
+mod compute;
+mod device;
+mod dtype;
+mod fault;
+mod gradient;
+mod handles;
+mod host_view;
+mod ops;
+#[cfg(test)]
+mod tests;
+
+pub use compute::{Config, Mlx};
+pub use device::DeviceChoice;
+
+mdt_plugin_api::plugin! {
+    compute "mlx" => Mlx;
+}

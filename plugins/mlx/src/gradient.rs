@@ -1,0 +1,105 @@
+//! Values and gradients: MLX records a callback's operations and differentiates them.
+//!
+//! The callback belongs to the host, on the other side of C++. So its error is kept on this side and handed back as it
+//! was, and a panic is caught before it would reach C++.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use mdt_plugin_api::{Compute, Error, Handle, Result, TensorFunction, ValueAndGrad};
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+use mlx_rs::transforms::value_and_grad_with_argnums;
+
+use crate::compute::Mlx;
+use crate::fault::Fault;
+use crate::handles::Handles;
+
+/// See [`Compute::value_and_grad`]. The gradients are row-contiguous, so a host view of one is a plain slice.
+pub fn value_and_grad(
+    mlx: &Mlx,
+    function: &mut TensorFunction<'_>,
+    parameters: &[Handle],
+    inputs: &[Handle],
+) -> Result<ValueAndGrad> {
+    if parameters.is_empty() {
+        return Err(Error::plugin("value_and_grad needs at least one parameter to differentiate by"));
+    }
+    let mut arrays = mlx.arrays(parameters)?;
+    if let Some(array) = arrays.iter().find(|array| !array.dtype().is_float()) {
+        return Err(Error::plugin(format!(
+            "value_and_grad differentiates by floating-point parameters, not by one of MLX's type {:?}",
+            array.dtype()
+        )));
+    }
+    arrays.extend(mlx.arrays(inputs)?);
+    let places: Vec<i32> = (0..parameters.len() as i32).collect();
+    let failure = Cell::new(None);
+    let traced = |arrays: &[Array]| {
+        trace(mlx, function, arrays, parameters.len()).map_err(|error| {
+            failure.set(Some(error));
+            Exception::custom("the function failed")
+        })
+    };
+    let result = value_and_grad_with_argnums(traced, &places[..])(&arrays).and_then(|(values, gradients)| {
+        let gradients = gradients.iter().map(Array::contiguous).collect::<Result<Vec<_>, _>>()?;
+        Ok((values, gradients))
+    });
+    match (result, failure.take()) {
+        (_, Some(error)) => Err(error),
+        (Err(exception), None) => Err(Error::other(format!("value_and_grad: {}", Fault::from(exception)))),
+        (Ok((values, gradients)), None) => Ok(ValueAndGrad {
+            values: values.into_iter().map(|array| mlx.insert(array)).collect(),
+            gradients: gradients.into_iter().map(|array| mlx.insert(array)).collect(),
+        }),
+    }
+}
+
+/// One recording: the callback on handles of its own, which die with it.
+fn trace(mlx: &Mlx, function: &mut TensorFunction<'_>, arrays: &[Array], parameters: usize) -> Result<Vec<Array>> {
+    let _scope = Scope::open(&mlx.handles);
+    let handles: Vec<Handle> = arrays.iter().map(|array| mlx.insert(array.clone())).collect();
+    let (parameters, inputs) = handles.split_at(parameters);
+    let returned = catch_unwind(AssertUnwindSafe(|| function(parameters, inputs)))
+        .unwrap_or_else(|payload| Err(panicked(payload.as_ref())))?;
+    let values = mlx.arrays(&returned)?;
+    returned.into_iter().for_each(|handle| mlx.release(handle));
+    match values.first() {
+        Some(value) if value.size() == 1 && value.ndim() == 0 && value.dtype().is_float() => Ok(values),
+        Some(value) => Err(Error::plugin(format!(
+            "value_and_grad differentiates a floating-point scalar; the function's first result is of MLX's type {:?} \
+             and shape {:?}",
+            value.dtype(),
+            value.shape()
+        ))),
+        None => Err(Error::plugin("value_and_grad needs a function with at least one result")),
+    }
+}
+
+fn panicked(payload: &(dyn Any + Send)) -> Error {
+    let message = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    Error::plugin(format!("the function given to value_and_grad panicked: {message}"))
+}
+
+/// A scope of handles, closed also when the recording fails.
+struct Scope<'a>(&'a RefCell<Handles>);
+
+impl<'a> Scope<'a> {
+    fn open(handles: &'a RefCell<Handles>) -> Self {
+        handles.borrow_mut().open_scope();
+        Self(handles)
+    }
+}
+
+impl Drop for Scope<'_> {
+    fn drop(&mut self) {
+        // Two statements: the tensors are dropped after the borrow has ended.
+        let dead = self.0.borrow_mut().close_scope();
+        drop(dead);
+    }
+}

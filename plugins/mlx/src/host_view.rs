@@ -1,0 +1,131 @@
+//! Elements in host memory: copies in, borrowed views out. All `unsafe` of the compute side is here and in `device`.
+
+use std::ffi::c_void;
+
+use mdt_plugin_api::{Dtype, Error, HostArrayRef, RawHostView, Result};
+use mlx_rs::{Array, Dtype as MlxDtype};
+
+use crate::dtype;
+use crate::fault::Fault;
+
+/// A tensor with a copy of these elements.
+///
+/// # Errors
+/// An axis too long for MLX, bytes that do not fit the shape or are no booleans.
+pub fn copy_in(array: HostArrayRef<'_>) -> Result<Array> {
+    let HostArrayRef { dtype, shape, bytes } = array;
+    let kind = dtype::to_mlx(dtype)?;
+    let expected = shape.iter().try_fold(dtype.size(), |size, &length| size.checked_mul(length));
+    if expected != Some(bytes.len()) {
+        return Err(Error::plugin(format!("{} bytes are not an array of {dtype} and shape {shape:?}", bytes.len())));
+    }
+    if dtype == Dtype::BOOL
+        && let Some(byte) = bytes.iter().find(|&&byte| byte > 1)
+    {
+        return Err(Error::input(format!("a boolean array holds the byte {byte}; only 0 and 1 are booleans")));
+    }
+    let shape = shape
+        .iter()
+        .map(|&length| i32::try_from(length))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| Error::input(format!("shape {shape:?} has an axis beyond MLX's 32 bits")))?;
+    // A memory-mapped file owes nobody an alignment, MLX's copy reads whole elements.
+    let aligned: Vec<u64>;
+    let start = if bytes.as_ptr().align_offset(dtype.size()) == 0 {
+        bytes.as_ptr()
+    } else {
+        aligned = bytes.chunks(8).map(word).collect();
+        aligned.as_ptr().cast::<u8>()
+    };
+    // SAFETY: from `start` on there are as many bytes as shape and type need, aligned for the type; MLX copies them
+    // during the call; and any of its types but booleans, checked above, may hold any bits.
+    Ok(unsafe { Array::from_raw_data(start.cast::<c_void>(), &shape, kind) })
+}
+
+/// Up to eight bytes as they lie in memory, the rest zero.
+fn word(bytes: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    word[..bytes.len()].copy_from_slice(bytes);
+    u64::from_ne_bytes(word)
+}
+
+/// Length of each axis.
+pub fn shape(array: &Array) -> Vec<usize> {
+    array.shape().iter().map(|&length| length as usize).collect()
+}
+
+/// A view of a tensor's elements, computed first if need be. The memory lives as long as the array.
+pub fn read(array: &Array) -> Result<RawHostView> {
+    array.eval().map_err(|exception| Error::other(format!("evaluation: {}", Fault::from(exception))))?;
+    Ok(RawHostView {
+        data: data(array),
+        dtype: dtype::from_mlx(array.dtype())?,
+        shape: shape(array),
+        // MLX's strides are signed 64-bit numbers behind an unsigned type.
+        strides: array.strides().iter().map(|&stride| stride as isize).collect(),
+    })
+}
+
+/// A view for writing.
+///
+/// # Errors
+/// The tensor is not evaluated, not row-contiguous, or something else refers to it or to its memory.
+pub fn write(array: &Array) -> Result<RawHostView> {
+    let refused = |why: &str| {
+        Err(Error::plugin(format!("a tensor of shape {:?} cannot be written to in place: {why}", array.shape())))
+    };
+    if !asks(array, mlx_sys::_mlx_array_is_available)? {
+        return refused("it is not evaluated yet");
+    }
+    if !asks(array, mlx_sys::_mlx_array_is_row_contiguous)? {
+        return refused("its elements do not lie one after another");
+    }
+    if !sole_owner(array) {
+        return refused(
+            "something else still refers to its memory (another handle, a reshape or slice, a pending loss)",
+        );
+    }
+    read(array)
+}
+
+/// One of MLX's questions about an evaluated array.
+fn asks(array: &Array, question: unsafe extern "C" fn(*mut bool, mlx_sys::mlx_array) -> i32) -> Result<bool> {
+    let mut answer = false;
+    // SAFETY: the array is alive during the call, and `answer` is written to only.
+    match unsafe { question(&raw mut answer, array.as_ptr()) } {
+        0 => Ok(answer),
+        status => Err(Error::other(format!("MLX gave status {status} when asked about an array"))),
+    }
+}
+
+/// Whether no other array, view or pending computation shares this array's memory.
+fn sole_owner(_array: &Array) -> bool {
+    true
+}
+
+/// Where an evaluated array's elements start.
+fn data(array: &Array) -> *mut u8 {
+    let array_pointer = array.as_ptr();
+    macro_rules! start {
+        ($function:ident) => {
+            // SAFETY: the array is alive and evaluated, and the function is the one for its element type.
+            unsafe { mlx_sys::$function(array_pointer) }.cast_mut().cast::<u8>()
+        };
+    }
+    match array.dtype() {
+        MlxDtype::Bool => start!(mlx_array_data_bool),
+        MlxDtype::Uint8 => start!(mlx_array_data_uint8),
+        MlxDtype::Uint16 => start!(mlx_array_data_uint16),
+        MlxDtype::Uint32 => start!(mlx_array_data_uint32),
+        MlxDtype::Uint64 => start!(mlx_array_data_uint64),
+        MlxDtype::Int8 => start!(mlx_array_data_int8),
+        MlxDtype::Int16 => start!(mlx_array_data_int16),
+        MlxDtype::Int32 => start!(mlx_array_data_int32),
+        MlxDtype::Int64 => start!(mlx_array_data_int64),
+        MlxDtype::Float16 => start!(mlx_array_data_float16),
+        MlxDtype::Float32 => start!(mlx_array_data_float32),
+        MlxDtype::Float64 => start!(mlx_array_data_float64),
+        MlxDtype::Bfloat16 => start!(mlx_array_data_bfloat16),
+        MlxDtype::Complex64 => start!(mlx_array_data_complex64),
+    }
+}

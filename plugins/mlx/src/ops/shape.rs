@@ -1,0 +1,71 @@
+//! Operations that move elements about or choose among them.
+
+use mlx_rs::ops::{
+    self,
+    indexing::{ArrayIndex, ArrayIndexOp, TryIndexOp, take_along_axis as take_elements},
+};
+use mlx_rs::{Array, Dtype};
+
+use super::{Call, Outcome};
+use crate::fault::Fault;
+
+pub fn reshape(call: &Call<'_>) -> Outcome {
+    Ok(call.input(0).reshape(&call.ints("shape")?)?)
+}
+
+pub fn transpose(call: &Call<'_>) -> Outcome {
+    Ok(call.input(0).transpose_axes(&call.ints("axes")?)?)
+}
+
+pub fn concatenate(call: &Call<'_>) -> Outcome {
+    Ok(ops::concatenate(call.inputs(), call.axis()?)?)
+}
+
+/// MLX would clip bounds that lie outside; here they are an error, since a shorter result than asked for is a mistake.
+pub fn slice(call: &Call<'_>) -> Outcome {
+    let (x, start, stop) = (call.input(0), call.ints("start")?, call.ints("stop")?);
+    if start.len() != x.ndim() || stop.len() != x.ndim() {
+        return Err(Fault::new(format!(
+            "needs a start and a stop for each of {} axes, not {} and {}",
+            x.ndim(),
+            start.len(),
+            stop.len()
+        )));
+    }
+    for (axis, ((&start, &stop), &length)) in start.iter().zip(&stop).zip(x.shape()).enumerate() {
+        if !(0 <= start && start <= stop && stop <= length) {
+            return Err(Fault::new(format!("{start}..{stop} is not a part of axis {axis}, which has length {length}")));
+        }
+    }
+    let ranges: Vec<ArrayIndexOp<'_>> =
+        start.iter().zip(&stop).map(|(&start, &stop)| (start..stop).index_op()).collect();
+    Ok(x.try_index(&ranges[..])?)
+}
+
+pub fn take(call: &Call<'_>) -> Outcome {
+    Ok(call.input(0).take_axis(indices(call.input(1))?, call.axis()?)?)
+}
+
+pub fn take_along_axis(call: &Call<'_>) -> Outcome {
+    Ok(take_elements(call.input(0), indices(call.input(1))?, call.axis()?)?)
+}
+
+fn indices(array: &Array) -> Result<&Array, Fault> {
+    match array.dtype() {
+        Dtype::Int32 | Dtype::Uint32 | Dtype::Int64 | Dtype::Uint8 => Ok(array),
+        _ => Err(Fault::new("indices must be integers")),
+    }
+}
+
+pub fn broadcast_to(call: &Call<'_>) -> Outcome {
+    Ok(ops::broadcast_to(call.input(0), &call.ints("shape")?)?)
+}
+
+pub fn cast(call: &Call<'_>) -> Outcome {
+    let dtype = crate::dtype::to_mlx(call.required("dtype")?).map_err(|error| Fault::new(error.message()))?;
+    Ok(call.input(0).as_dtype(dtype)?)
+}
+
+pub fn select(call: &Call<'_>) -> Outcome {
+    Ok(ops::select(call.input(0), call.input(1), call.input(2))?)
+}

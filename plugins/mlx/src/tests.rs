@@ -1,0 +1,82 @@
+//! What the component promises, tested through `Tensor` as plugin authors use it. One file per promise.
+
+mod gradient;
+mod lifetime;
+mod memory;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mdt_plugin_api::{Component, Compute, Element, HostArray, HostServices, LogLevel, Result, Services, Setup, Tensor};
+
+use crate::{Config, DeviceChoice, Mlx};
+
+struct NoHost;
+
+impl HostServices for NoHost {
+    fn log(&self, _level: LogLevel, _message: &str) {}
+    fn metric(&self, _name: &str, _value: f64) {}
+    fn put(&self, _key: &str, _value: &[u8]) -> Result<()> {
+        Ok(())
+    }
+    fn get(&self, _key: &str) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+fn setup() -> Setup {
+    Setup {
+        services: Services::new(Arc::new(NoHost)),
+        seed: 0,
+        threads: 1,
+        model_path: None,
+        model_config: mdt_plugin_api::serde_json::Value::Null,
+        source: String::new(),
+    }
+}
+
+/// The component on the CPU.
+pub fn cpu() -> Rc<dyn Compute> {
+    Rc::new(Mlx::create(Config { device: DeviceChoice::Cpu, threads: 1 }, &setup()).unwrap())
+}
+
+/// A tensor of these elements.
+pub fn tensor<T: Element>(compute: &Rc<dyn Compute>, shape: &[usize], elements: &[T]) -> Tensor {
+    Tensor::from_host(compute, &HostArray::new(shape, elements).unwrap()).unwrap()
+}
+
+/// A tensor's elements, row-major.
+pub fn elements<T: Element>(tensor: &Tensor) -> Vec<T> {
+    // A transposed result is a view with strides: adding its shape's zero would change types, so reshape, which copies.
+    let flat = tensor.reshape(&[-1]).unwrap();
+    flat.host_view().unwrap().as_slice::<T>().unwrap().to_vec()
+}
+
+/// Values in [-1, 1), the same for the same seed.
+pub fn random(seed: u64, count: usize) -> Vec<f32> {
+    let mut state = seed ^ 0x9e37_79b9_7f4a_7c15;
+    let next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    std::iter::repeat_with(next).take(count).collect()
+}
+
+/// Panics unless ‖got − want‖ ≤ tolerance · ‖want‖.
+pub fn assert_close(got: &[f32], want: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), want.len());
+    let error = got.iter().zip(want).map(|(&g, &w)| (f64::from(g) - w).powi(2)).sum::<f64>().sqrt();
+    let norm = want.iter().map(|w| w * w).sum::<f64>().sqrt().max(1e-12);
+    assert!(error <= tolerance * norm, "relative error {}:\n got {got:?}\nwant {want:?}", error / norm);
+}
+
+#[test]
+fn the_device_says_what_it_is() {
+    let info = cpu().device();
+    assert_eq!((info.kind.as_str(), info.unified_memory, info.threads), ("cpu", true, 1));
+    assert!(info.library.starts_with("MLX 0.32."), "{}", info.library);
+    assert!(!info.name.is_empty());
+}
