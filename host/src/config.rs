@@ -1,0 +1,42 @@
+//! The configuration: layers of files, environment and command line, merged into one checked whole.
+//!
+//! ```text
+//! Sources ──read──▶ Layers ──plugins()──▶ where plugins are ──▶ Components
+//!                     └──────resolve(&Components)──▶ Resolved { settings, component configs, origins, dropped }
+//! ```
+//!
+//! Lowest first: the host's defaults, the defaults of the chosen components, each `--config` file in order, the tables
+//! under `profile.NAME` in those files, `MDT_` variables, `--set`, and options that stand for a key. figment merges
+//! them and knows for each value which layer it came from.
+
+mod check;
+mod combine;
+mod complain;
+mod components;
+mod files;
+mod layer;
+mod normalise;
+mod origin;
+mod overrides;
+mod pattern;
+mod publish;
+mod resolve;
+mod resolved;
+mod resume;
+mod schema;
+mod sections;
+mod show;
+mod sources;
+mod suggest;
+
+pub use components::{Components, Kind};
+pub use origin::Origin;
+pub use overrides::Flag;
+pub use publish::schema;
+pub use resolved::{Chosen, Dropped, Entry, Resolved};
+pub use resume::{Difference, differences, may_change};
+pub use sections::*;
+pub use sources::{Layers, Sources, process_environment};
+
+#[cfg(test)]
+mod tests;

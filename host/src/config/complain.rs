@@ -1,0 +1,89 @@
+//! The words for what is wrong with a configuration, and the nearest fix.
+
+use super::check::{Mismatch, describe};
+use super::layer::{Merged, Path};
+use super::origin::Origin;
+use super::schema::{Child, Shape};
+use super::sections::Comm;
+use super::suggest::nearest;
+use crate::exit::Failure;
+use serde_json::Value;
+
+/// A key that nobody knows. `schema` is the whole that was in force, `host` the host's own.
+pub(super) fn unknown_key(
+    host: &Value,
+    schema: &Value,
+    path: &Path,
+    component: Option<&str>,
+    origin: Origin,
+) -> Failure {
+    let failure = Failure::configuration(format!("unknown key `{}`", path.join("."))).at(origin);
+    let Some((last, around)) = path.split_last() else {
+        return failure;
+    };
+    let siblings = around.iter().try_fold(Shape::of(schema), |shape, key| match shape.child(key) {
+        Child::Known(inner) => Some(inner),
+        _ => None,
+    });
+    let keys = siblings.map(|shape| shape.keys()).unwrap_or_default();
+    let full = |key: &str| around.iter().map(String::as_str).chain([key]).collect::<Vec<_>>().join(".");
+    let elsewhere = || {
+        let sections = host["properties"].as_object().into_iter().flatten();
+        let mut holders = sections.filter(|(_, section)| section["properties"].get(last).is_some());
+        holders.next().map(|(section, _)| format!("{section}.{last}"))
+    };
+    let near = nearest(last, keys.iter().copied()).map(full);
+    if let Some(near) = near.or_else(elsewhere) {
+        return failure.help(format!("did you mean `{near}`?"));
+    }
+    let table = match (around, component) {
+        ([], _) => "a configuration".to_owned(),
+        (around, Some(id)) => format!("`{}` with `use = \"{id}\"`", around.join(".")),
+        (around, None) => format!("`{}`", around.join(".")),
+    };
+    failure.help(format!("the keys of {table} are: {}", keys.join(", ")))
+}
+
+/// A value that its schema does not allow.
+pub(super) fn mismatch(mismatch: &Mismatch, merged: &Merged) -> Failure {
+    let key = mismatch.path.join(".");
+    let Some(found) = &mismatch.found else {
+        let missing = format!("`{key}` is not set, and has no default: {} is expected", mismatch.expected);
+        return Failure::configuration(missing);
+    };
+    let expected = &mismatch.expected;
+    let failure = Failure::configuration(format!("`{key}` is {}, where {expected} is expected", describe(found)));
+    // The path may lead into a list, whose elements have no origin of their own.
+    let origin = (1..=mismatch.path.len()).rev().find_map(|n| merged.origin(&mismatch.path[..n]));
+    let failure = match origin {
+        Some(origin) => failure.at(origin),
+        None => failure,
+    };
+    match found {
+        Value::Number(_) | Value::Bool(_) if expected.contains("a string") => {
+            failure.help(format!("write it in quotes: '\"{found}\"'"))
+        }
+        Value::String(text) if expected.contains("number") || expected.contains("integer") => {
+            match text.parse::<f64>() {
+                Ok(_) => failure.help(format!("write it without quotes: {text}")),
+                Err(_) => failure,
+            }
+        }
+        Value::String(text) => match nearest(text, expected.split('"').skip(1).step_by(2)) {
+            Some(near) => failure.help(format!("did you mean \"{near}\"?")),
+            None => failure,
+        },
+        _ => failure,
+    }
+}
+
+/// A rank that the world has no place for.
+pub(super) fn rank_outside_world(comm: &Comm, merged: &Merged) -> Failure {
+    let Comm { rank, world_size, .. } = comm;
+    let message = format!("`comm.rank` is {rank}, where `comm.world_size` is {world_size}");
+    let failure = Failure::configuration(message).help(format!("ranks count from 0 to {}", world_size - 1));
+    match merged.origin(&["comm".to_owned(), "rank".to_owned()]) {
+        Some(origin) => failure.at(origin),
+        None => failure,
+    }
+}

@@ -1,0 +1,183 @@
+//! Configuration files: TOML, YAML or JSON by their extension, and the profiles inside them.
+
+use super::layer::{Layer, Path, Table};
+use super::origin::Origin;
+use crate::exit::Failure;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path as FilePath;
+
+/// What one `--config` file holds.
+pub(super) struct File {
+    pub(super) base: Layer,
+    /// The tables under `profile`, by name.
+    pub(super) profiles: BTreeMap<String, Layer>,
+}
+
+/// Reads and parses one file.
+///
+/// # Errors
+/// The file cannot be read or parsed, has another extension, or its sections are no tables.
+pub(super) fn read(path: &FilePath) -> Result<File, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        Failure::configuration(format!("cannot read the configuration file `{}`", path.display())).because(e)
+    })?;
+    let (mut values, mut lines) = match path.extension().and_then(|e| e.to_str()) {
+        Some("toml") => toml_values(path, &text)?,
+        Some("yaml" | "yml") => (yaml_values(path, &text)?, BTreeMap::new()),
+        Some("json") => (json_values(path, &text)?, BTreeMap::new()),
+        _ => {
+            return Err(Failure::configuration(format!("`{}` is no configuration file", path.display()))
+                .help("configuration files end in .toml, .yaml, .yml or .json"));
+        }
+    };
+    let origin = |profile: Option<&str>| Origin::File {
+        path: path.to_owned(),
+        line: None,
+        profile: profile.map(str::to_owned),
+    };
+
+    let mut profiles = BTreeMap::new();
+    for (name, table) in take_profiles(path, &mut values)? {
+        let prefix = ["profile".to_owned(), name.clone()];
+        let inside = lines.iter().filter_map(|(at, line)| Some((at.strip_prefix(&prefix)?.to_vec(), *line)));
+        let layer = Layer::new(origin(Some(&name)), table, inside.collect())?;
+        profiles.insert(name, layer);
+    }
+    lines.retain(|at, _| at.first().is_some_and(|key| key != "profile"));
+    Ok(File { base: Layer::new(origin(None), values, lines)?, profiles })
+}
+
+/// Takes the tables of `profile` out of a file's values.
+fn take_profiles(path: &FilePath, values: &mut Table) -> Result<Vec<(String, Table)>, Failure> {
+    let no_table = |key: String, found: &Value| {
+        let found = super::check::describe(found);
+        Failure::configuration(format!("`{key}` is {found}, where a table is expected")).at(path.display())
+    };
+    let profiles = match values.remove("profile") {
+        None => return Ok(Vec::new()),
+        Some(Value::Object(profiles)) => profiles,
+        Some(other) => return Err(no_table("profile".into(), &other)),
+    };
+    profiles
+        .into_iter()
+        .map(|(name, value)| match value {
+            Value::Object(table) => Ok((name, table)),
+            other => Err(no_table(format!("profile.{name}"), &other)),
+        })
+        .collect()
+}
+
+fn toml_values(path: &FilePath, text: &str) -> Result<(Table, BTreeMap<Path, usize>), Failure> {
+    let broken = |e: toml::de::Error| {
+        let line = e.span().map(|span| line_at(text, span.start));
+        not_parsed(path, line, "TOML", e.message())
+    };
+    let spanned = toml::de::DeTable::parse(text).map_err(broken)?;
+    let mut lines = BTreeMap::new();
+    collect_lines(text, spanned.get_ref(), &mut Path::new(), &mut lines);
+    let table: toml::Table = toml::from_str(text).map_err(broken)?;
+    match from_toml(toml::Value::Table(table)) {
+        Ok(Value::Object(table)) => Ok((table, lines)),
+        Ok(_) => Ok((Table::new(), lines)),
+        Err(message) => Err(not_parsed(path, None, "TOML", &message)),
+    }
+}
+
+fn collect_lines(text: &str, table: &toml::de::DeTable<'_>, path: &mut Path, lines: &mut BTreeMap<Path, usize>) {
+    for (key, value) in table {
+        path.push(key.get_ref().to_string());
+        lines.insert(path.clone(), line_at(text, key.span().start));
+        if let Some(table) = value.get_ref().as_table() {
+            collect_lines(text, table, path, lines);
+        }
+        path.pop();
+    }
+}
+
+fn line_at(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1
+}
+
+fn not_parsed(path: &FilePath, line: Option<usize>, format: &str, message: &str) -> Failure {
+    let place = match line {
+        Some(line) => format!("{}:{line}", path.display()),
+        None => path.display().to_string(),
+    };
+    Failure::configuration(format!("not valid {format}: {message}")).at(place)
+}
+
+/// A TOML value as JSON; dates become strings.
+///
+/// # Errors
+/// nan and the infinities, which no setting can be.
+pub(super) fn from_toml(value: toml::Value) -> Result<Value, String> {
+    Ok(match value {
+        toml::Value::String(s) => s.into(),
+        toml::Value::Integer(i) => i.into(),
+        toml::Value::Float(f) => finite(f)?,
+        toml::Value::Boolean(b) => b.into(),
+        toml::Value::Datetime(d) => d.to_string().into(),
+        toml::Value::Array(items) => items.into_iter().map(from_toml).collect::<Result<_, _>>()?,
+        toml::Value::Table(table) => {
+            let entries = table.into_iter().map(|(key, value)| Ok((key, from_toml(value)?)));
+            Value::Object(entries.collect::<Result<_, String>>()?)
+        }
+    })
+}
+
+fn finite(number: f64) -> Result<Value, String> {
+    serde_json::Number::from_f64(number)
+        .map(Value::Number)
+        .ok_or_else(|| format!("{number} is not a finite number"))
+}
+
+fn yaml_values(path: &FilePath, text: &str) -> Result<Table, Failure> {
+    let broken = |e: serde_norway::Error| {
+        let line = e.location().map(|l| l.line());
+        not_parsed(path, line, "YAML", &e.to_string())
+    };
+    let mut value: serde_norway::Value = serde_norway::from_str(text).map_err(broken)?;
+    value.apply_merge().map_err(broken)?;
+    match from_yaml(value).map_err(|message| not_parsed(path, None, "YAML", &message))? {
+        Value::Object(table) => Ok(table),
+        Value::Null => Ok(Table::new()),
+        other => Err(no_table(path, &other)),
+    }
+}
+
+fn from_yaml(value: serde_norway::Value) -> Result<Value, String> {
+    use serde_norway::Value as Yaml;
+    Ok(match value {
+        Yaml::Null => Value::Null,
+        Yaml::Bool(b) => b.into(),
+        Yaml::Number(n) => match (n.as_i64(), n.as_u64(), n.as_f64()) {
+            (Some(i), _, _) => i.into(),
+            (_, Some(u), _) => u.into(),
+            (_, _, real) => finite(real.unwrap_or(f64::NAN))?,
+        },
+        Yaml::String(s) => s.into(),
+        Yaml::Sequence(items) => items.into_iter().map(from_yaml).collect::<Result<_, _>>()?,
+        Yaml::Mapping(mapping) => {
+            let entries = mapping.into_iter().map(|(key, value)| match key {
+                Yaml::String(key) => Ok((key, from_yaml(value)?)),
+                other => Err(format!("the key {other:?} is not a string")),
+            });
+            Value::Object(entries.collect::<Result<_, String>>()?)
+        }
+        Yaml::Tagged(tagged) => return Err(format!("the tag {} means nothing here", tagged.tag)),
+    })
+}
+
+fn json_values(path: &FilePath, text: &str) -> Result<Table, Failure> {
+    let value = serde_json::from_str(text).map_err(|e| not_parsed(path, Some(e.line()), "JSON", &e.to_string()))?;
+    match value {
+        Value::Object(table) => Ok(table),
+        other => Err(no_table(path, &other)),
+    }
+}
+
+fn no_table(path: &FilePath, found: &Value) -> Failure {
+    let found = super::check::describe(found);
+    Failure::configuration(format!("a configuration file is a table, and this one is {found}")).at(path.display())
+}

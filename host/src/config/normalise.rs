@@ -1,0 +1,108 @@
+//! The one form that all layers have before they are merged.
+//!
+//! A string stands for a table: `optimizer = "adamw"` is `{ use = "adamw" }`, and the same goes for every section that
+//! chooses a component, except that `model = "dir"` is `{ path = "dir" }`: a model is known by its directory.
+//! A string also stands for a list of one in `data.train` and `data.eval`, and a section that YAML leaves empty is an
+//! empty table.
+
+use super::components::SECTIONS;
+use super::layer::Table;
+use serde_json::{Value, json};
+
+/// Sections without a component.
+const PLAIN_SECTIONS: [&str; 3] = ["checkpoint", "metrics", "plugins"];
+
+/// A section that no normalisation makes a table of.
+#[derive(Debug, PartialEq)]
+pub(super) struct NotATable {
+    pub(super) key: String,
+    pub(super) expected: &'static str,
+    pub(super) found: String,
+}
+
+/// Gives `table` the one form. Doing it twice changes nothing more.
+pub(super) fn normalise(mut table: Table) -> Result<Table, NotATable> {
+    for (key, value) in &mut table {
+        let chooses = SECTIONS.iter().any(|s| s.name == key);
+        if !chooses && !PLAIN_SECTIONS.contains(&key.as_str()) {
+            continue;
+        }
+        match value {
+            Value::Object(_) => {}
+            Value::Null => *value = json!({}),
+            Value::String(text) if chooses => {
+                let short_for = if key == "model" { "path" } else { "use" };
+                *value = json!({ short_for: std::mem::take(text) });
+            }
+            other => {
+                return Err(NotATable {
+                    key: key.clone(),
+                    expected: if chooses { "a table or a string" } else { "a table" },
+                    found: super::check::describe(other),
+                });
+            }
+        }
+    }
+    if let Some(Value::Object(data)) = table.get_mut("data") {
+        for key in ["train", "eval"] {
+            if let Some(source @ Value::String(_)) = data.get_mut(key) {
+                *source = json!([source.take()]);
+            }
+        }
+    }
+    Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn table(value: Value) -> Table {
+        value.as_object().expect("a table").clone()
+    }
+
+    #[test]
+    fn a_string_stands_for_the_table_that_chooses_it() {
+        let short = table(json!({ "optimizer": "lion", "scheduler": "constant", "model": "dir", "data": { "train": "a" } }));
+        let long = table(json!({
+            "optimizer": { "use": "lion" }, "scheduler": { "use": "constant" },
+            "model": { "path": "dir" }, "data": { "train": ["a"] },
+        }));
+        assert_eq!(normalise(short).unwrap(), long);
+    }
+
+    #[test]
+    fn a_section_that_is_no_table_says_what_was_expected() {
+        let wrong = normalise(table(json!({ "checkpoint": "auto" }))).unwrap_err();
+        assert_eq!((wrong.key.as_str(), wrong.expected), ("checkpoint", "a table"));
+        assert!(normalise(table(json!({ "optimizer": 3 }))).is_err());
+    }
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i32>().prop_map(Value::from),
+            "[a-z]{0,4}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 12, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+                prop::collection::btree_map("use|path|train|eval|[a-z]{1,3}", inner, 0..4)
+                    .prop_map(|m| Value::Object(m.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn normalising_twice_is_normalising_once(
+            sections in prop::collection::btree_map("model|data|optimizer|comm|seed|metrics", any_value(), 0..5),
+        ) {
+            if let Ok(once) = normalise(sections.into_iter().collect()) {
+                prop_assert_eq!(normalise(once.clone()), Ok(once));
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Where a value came from.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// The layer that a value came from, in the words the user knows it by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// The host's built-in defaults.
+    Default,
+    /// The defaults of a chosen component, as `kind/id`.
+    Component(String),
+    /// A `--config` file, and the line where the format tells it (TOML does).
+    File {
+        /// The file, as it was given.
+        path: PathBuf,
+        /// Counted from 1.
+        line: Option<usize>,
+        /// The profile of that file, where the value stands in one.
+        profile: Option<String>,
+    },
+    /// An environment variable.
+    Environment(String),
+    /// The `config.json` of the model, which tells its component.
+    Model,
+    /// `--set`, with its key.
+    Set(String),
+    /// An option of the command line that stands for a key, such as `--model`.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Default => f.write_str("default"),
+            Origin::Component(name) => write!(f, "default of {name}"),
+            Origin::File { path, line, profile } => {
+                write!(f, "{}", path.display())?;
+                if let Some(line) = line {
+                    write!(f, ":{line}")?;
+                }
+                match profile {
+                    Some(profile) => write!(f, " (profile {profile})"),
+                    None => Ok(()),
+                }
+            }
+            Origin::Environment(name) => write!(f, "environment variable {name}"),
+            Origin::Model => f.write_str("the model's config.json"),
+            Origin::Set(key) => write!(f, "--set {key}"),
+            Origin::Flag(name) => f.write_str(name),
+        }
+    }
+}

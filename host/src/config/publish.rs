@@ -1,0 +1,53 @@
+//! `config schema`: one JSON Schema for the host and all plugins, for editors and for people.
+
+use super::combine::{combine, host_schema};
+use super::components::{Components, SECTIONS};
+use super::layer::Table;
+use crate::exit::Failure;
+use serde_json::{Value, json};
+
+/// The JSON Schema (draft 2020-12) of a configuration file, with the keys of every component there is.
+///
+/// # Errors
+/// A plugin that does not load.
+pub fn schema(components: &dyn Components) -> Result<Value, Failure> {
+    let host = host_schema();
+    let mut definitions = Table::new();
+    let mut properties = host["properties"].clone();
+    for section in &SECTIONS {
+        let host_section = &host["properties"][section.name];
+        let mut branches = vec![json!({ "type": "string" })];
+        for id in section.ids(components) {
+            let combined = combine(host_section, &section.schema(components, &id)?, &format!("{}.{id}", section.name));
+            let mut table = combined.section;
+            let default = host_section["properties"]["use"]["default"] == id;
+            table["properties"]["use"] = json!({ "const": id });
+            // A partial file is a valid layer, so nothing is required, except what tells the branches apart.
+            table["required"] = if default { json!([]) } else { json!(["use"]) };
+            branches.push(table);
+            definitions.extend(combined.definitions);
+        }
+        // A layer may leave `use` to another one; then only the host's keys can be told right from wrong.
+        let mut partial = host_section.clone();
+        partial["properties"]["use"] = Value::Bool(false);
+        branches.push(partial);
+        properties[section.name] = json!({ "description": host_section["description"], "anyOf": branches });
+    }
+    for name in ["checkpoint", "metrics", "plugins"] {
+        properties[name]["additionalProperties"] = Value::Bool(false);
+    }
+    definitions.insert("layer".into(), json!({ "type": "object", "properties": properties }));
+    Ok(json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Configuration of mdt-host",
+        "description": host["description"],
+        "$ref": "#/$defs/layer",
+        "properties": { "profile": {
+            "description": "Tables that `--profile NAME` lays over the file.",
+            "type": "object",
+            "additionalProperties": { "$ref": "#/$defs/layer", "unevaluatedProperties": false },
+        } },
+        "unevaluatedProperties": false,
+        "$defs": definitions,
+    }))
+}

@@ -1,0 +1,274 @@
+//! From layers to one configuration: choose components, drop or refuse keys, merge, check.
+
+use super::check::{check, settle_numbers};
+use super::combine::{Combined, combine, host_schema};
+use super::components::{Components, SECTIONS, Section};
+use super::complain;
+use super::layer::{Layer, Merged, Path, Stack, Table};
+use super::origin::Origin;
+use super::resolved::{Chosen, Dropped, Resolved};
+use super::schema::{Child, Shape};
+use super::sections::{Plugins, Settings};
+use super::sources::Layers;
+use crate::exit::Failure;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+impl Layers {
+    /// Where plugins are found, which must be known before any plugin is.
+    ///
+    /// # Errors
+    /// A wrong key or value in `plugins`.
+    pub fn plugins(&self) -> Result<Plugins, Failure> {
+        let host = host_schema();
+        let only_plugins = |layer: &Layer| {
+            let mut layer = layer.clone();
+            layer.values.retain(|key, _| key == "plugins");
+            layer
+        };
+        let layers: Vec<Layer> = self.layers.iter().map(only_plugins).collect();
+        refuse_unknown_host_keys(&host, &layers)?;
+        let merged = merge(&host, std::iter::once(&default_layer()?).chain(&layers))?;
+        typed::<Settings>(&merged).map(|settings| settings.plugins)
+    }
+
+    /// Merges the layers over the defaults of the host and of the components they choose, and checks everything.
+    ///
+    /// # Errors
+    /// In this order: a wrong key or value of the host's; a component that is missing or does not load; a wrong key or
+    /// value of a component's; a model whose component cannot be told. The first is returned.
+    pub fn resolve(&self, components: &dyn Components) -> Result<Resolved, Failure> {
+        let host = host_schema();
+        refuse_unknown_host_keys(&host, &self.layers)?;
+        let mut layers = self.layers.clone();
+        let built_in = default_layer()?;
+        let chosen_by_host = merge(&host, std::iter::once(&built_in).chain(&layers))?;
+
+        let mut defaults = vec![built_in];
+        let (choices, undecided) = choose(&host, &chosen_by_host, components, &mut defaults)?;
+        let mut dropped = Vec::new();
+        for choice in &choices {
+            choice.keep_known_keys(&host, components, &mut layers, &mut dropped)?;
+        }
+
+        let schema = whole_schema(&host, &choices);
+        let merged = merge(&schema, defaults.iter().chain(&layers))?;
+        if let Some(failure) = undecided {
+            return Err(failure);
+        }
+        let settings: Settings = typed(&merged)?;
+        if settings.comm.rank >= settings.comm.world_size {
+            return Err(complain::rank_outside_world(&settings.comm, &merged));
+        }
+        let components = choices.iter().filter_map(|choice| choice.component(&merged)).collect();
+        Ok(Resolved::new(settings, components, dropped, &schema, merged))
+    }
+}
+
+/// The component that a section has chosen, and what it knows.
+struct Choice {
+    section: &'static Section,
+    /// None for a model that nobody named.
+    id: Option<String>,
+    /// The schema of the component's own keys.
+    own: Value,
+    combined: Combined,
+}
+
+/// Loads the schema of each chosen component, and adds a layer with its defaults. A model's component may stay
+/// undecided because the model cannot be read, which counts only when nothing else is wrong.
+fn choose(
+    host: &Value,
+    merged: &Merged,
+    components: &dyn Components,
+    defaults: &mut Vec<Layer>,
+) -> Result<(Vec<Choice>, Option<Failure>), Failure> {
+    let mut choices = Vec::new();
+    let mut undecided = None;
+    for section in &SECTIONS {
+        let text = |key: &str| merged.values[section.name][key].as_str();
+        let mut id = text("use").map(str::to_owned);
+        if id.is_none() && (text("path").is_some() || text("name").is_some()) {
+            match components.model_for(text("path"), text("name")) {
+                Ok(found) => {
+                    let table = table(section.name, json!({ "use": found }));
+                    defaults.push(Layer::new(Origin::Model, table, BTreeMap::new())?);
+                    id = Some(found);
+                }
+                Err(failure) => undecided = Some(failure),
+            }
+        }
+        let own = match &id {
+            Some(id) => section.schema(components, id).map_err(|failure| {
+                let place = merged.origin(&[section.name.to_owned(), "use".to_owned()]);
+                place.map_or(failure.clone(), |place| failure.at(place))
+            })?,
+            None => json!({ "additionalProperties": undecided.is_some() }),
+        };
+        if let Some(id) = &id {
+            let origin = match section.kind {
+                Some(_) => Origin::Component(format!("{}/{id}", section.name)),
+                None => Origin::Default,
+            };
+            let stated = table(section.name, Value::Object(Shape::of(&own).defaults()));
+            defaults.push(Layer::new(origin, stated, BTreeMap::new())?);
+        }
+        choices.push(Choice::new(host, section, id, own));
+    }
+    Ok((choices, undecided))
+}
+
+impl Choice {
+    fn new(host: &Value, section: &'static Section, id: Option<String>, own: Value) -> Self {
+        let prefix = format!("{}.{}", section.name, id.as_deref().unwrap_or_default());
+        let combined = combine(&host["properties"][section.name], &own, &prefix);
+        Choice { section, id, own, combined }
+    }
+
+    /// The keys of a section's table that this component does not know.
+    fn unknown_keys(&self, table: &Value) -> Vec<Path> {
+        let schema = alone(&self.combined);
+        Shape::of(&schema).unknown_keys(table)
+    }
+
+    /// Drops unknown keys from layers below the one that chose this component; refuses them in the others, and those
+    /// that not even the component knew which the layer was written for.
+    fn keep_known_keys(
+        &self,
+        host: &Value,
+        components: &dyn Components,
+        layers: &mut [Layer],
+        dropped: &mut Vec<Dropped>,
+    ) -> Result<(), Failure> {
+        let name = self.section.name;
+        let built_in = host["properties"][name]["properties"]["use"]["default"].as_str();
+        let mut current = built_in.map(str::to_owned);
+        for layer in layers {
+            if let Some(choice) = layer.choice(name) {
+                current = Some(choice.to_owned());
+            }
+            let Some(table) = layer.values.get(name) else {
+                continue;
+            };
+            let mut unknown = self.unknown_keys(table);
+            if unknown.is_empty() {
+                continue;
+            }
+            let mut judge = None;
+            match &current {
+                Some(other) if current != self.id => {
+                    // Its plugin may be absent from this machine; then its keys cannot be checked, only dropped.
+                    if let Ok(own) = self.section.schema(components, other) {
+                        let earlier = Choice::new(host, self.section, current.clone(), own);
+                        let misspelt = earlier.unknown_keys(table);
+                        if misspelt.iter().any(|path| unknown.contains(path)) {
+                            unknown.retain(|path| misspelt.contains(path));
+                            judge = Some(earlier);
+                        }
+                    }
+                    if judge.is_none() {
+                        for path in unknown {
+                            dropped.extend(self.drop_key(layer, &path));
+                        }
+                        continue;
+                    }
+                }
+                _ => {}
+            }
+            let judge = judge.as_ref().unwrap_or(self);
+            let path: Path = std::iter::once(name.to_owned()).chain(unknown.remove(0)).collect();
+            let schema = whole_schema(host, std::slice::from_ref(judge));
+            return Err(complain::unknown_key(host, &schema, &path, judge.id.as_deref(), layer.origin_of(&path)));
+        }
+        Ok(())
+    }
+
+    fn drop_key(&self, layer: &mut Layer, path: &[String]) -> Option<Dropped> {
+        let (last, tables) = path.split_last()?;
+        let key: Path = std::iter::once(self.section.name.to_owned()).chain(path.iter().cloned()).collect();
+        let origin = layer.origin_of(&key);
+        let section = layer.values.get_mut(self.section.name)?;
+        let table = tables.iter().try_fold(section, |value, key| value.get_mut(key))?;
+        let value = table.as_object_mut()?.shift_remove(last)?;
+        Some(Dropped { key: key.join("."), value, origin, component: self.id.clone().unwrap_or_default() })
+    }
+
+    /// What the component is created with: the keys that its own schema knows.
+    fn component(&self, merged: &Merged) -> Option<(super::Kind, Chosen)> {
+        let shape = Shape::of(&self.own);
+        let listed = shape.keys();
+        let host_owned = &self.combined.section["properties"];
+        let knows = |key: &str| match shape.child(key) {
+            Child::Known(_) | Child::Open => listed.contains(&key) || host_owned.get(key).is_none(),
+            Child::Unknown => false,
+        };
+        let table = merged.values.get(self.section.name)?.as_object()?;
+        let config = table.iter().filter(|(key, _)| knows(key)).map(|(k, v)| (k.clone(), v.clone())).collect();
+        Some((self.section.kind?, Chosen { id: self.id.clone()?, config: Value::Object(config) }))
+    }
+}
+
+fn refuse_unknown_host_keys(host: &Value, layers: &[Layer]) -> Result<(), Failure> {
+    for layer in layers {
+        for (key, value) in &layer.values {
+            let chooses = SECTIONS.iter().any(|section| section.name == key);
+            let table = if chooses { json!({ key: {} }) } else { json!({ key: value }) };
+            if let Some(path) = Shape::of(host).unknown_keys(&table).into_iter().next() {
+                return Err(complain::unknown_key(host, host, &path, None, layer.origin_of(&path)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The host's schema with each section as its component extends it.
+fn whole_schema(host: &Value, choices: &[Choice]) -> Value {
+    let mut schema = host.clone();
+    let mut definitions = Table::new();
+    for choice in choices {
+        schema["properties"][choice.section.name] = choice.combined.section.clone();
+        definitions.extend(choice.combined.definitions.clone());
+    }
+    schema["$defs"] = Value::Object(definitions);
+    schema
+}
+
+/// The schema of one section as a whole of its own.
+fn alone(combined: &Combined) -> Value {
+    let mut schema = combined.section.clone();
+    schema["$defs"] = Value::Object(combined.definitions.clone());
+    schema
+}
+
+fn default_layer() -> Result<Layer, Failure> {
+    match serde_json::to_value(Settings::default()) {
+        Ok(Value::Object(mut values)) => {
+            // The keys of the default scheduler belong to it alone; the chosen scheduler brings its own.
+            values["scheduler"] = json!({ "use": values["scheduler"]["use"] });
+            Layer::new(Origin::Default, values, BTreeMap::new())
+        }
+        other => Err(Failure::configuration(format!("the built-in defaults are no table: {other:?}"))),
+    }
+}
+
+fn table(section: &str, value: Value) -> Table {
+    Table::from_iter([(section.to_owned(), value)])
+}
+
+/// Merges layers, gives numbers their form, and checks every value.
+fn merge<'a>(schema: &Value, layers: impl IntoIterator<Item = &'a Layer>) -> Result<Merged, Failure> {
+    let mut merged = Stack::new(layers).merge()?;
+    let mut values = Value::Object(std::mem::take(&mut merged.values));
+    settle_numbers(&Shape::of(schema), &mut values);
+    let verdict = check(schema, schema, &values, &mut Path::new());
+    if let Value::Object(values) = values {
+        merged.values = values;
+    }
+    verdict.map_err(|mismatch| complain::mismatch(&mismatch, &merged))?;
+    Ok(merged)
+}
+
+fn typed<T: serde::de::DeserializeOwned>(merged: &Merged) -> Result<T, Failure> {
+    serde_json::from_value(Value::Object(merged.values.clone()))
+        .map_err(|e| Failure::configuration("the configuration cannot be read").because(e))
+}

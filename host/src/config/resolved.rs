@@ -1,0 +1,141 @@
+//! The configuration of one job, resolved.
+
+use super::components::Kind;
+use super::layer::{Merged, Path};
+use super::origin::Origin;
+use super::schema::{Child, Shape};
+use super::sections::Settings;
+use crate::exit::Failure;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// The configuration of one job: checked, with every default in place.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// The host's own keys.
+    pub settings: Settings,
+    /// What was dropped because a higher layer chose another component; a start-up line shows it.
+    pub dropped: Vec<Dropped>,
+    components: BTreeMap<Kind, Chosen>,
+    entries: Vec<Entry>,
+    values: Value,
+}
+
+/// A component that the configuration chooses.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chosen {
+    /// Its id within its kind.
+    pub id: String,
+    /// What it is created with: an object of the keys that its schema lists, defaults applied. Keys of the host are
+    /// among them where the component's schema lists them too.
+    pub config: Value,
+}
+
+/// One resolved value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// The keys that lead to it.
+    pub path: Vec<String>,
+    /// The value; a list, an empty table and null (unset) are values.
+    pub value: Value,
+    /// The layer it came from.
+    pub origin: Origin,
+}
+
+/// A key of a lower layer that the component chosen by a higher one does not know.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dropped {
+    /// The key, its parts joined by dots.
+    pub key: String,
+    /// The value it had.
+    pub value: Value,
+    /// The layer that had it.
+    pub origin: Origin,
+    /// The component that does not know it.
+    pub component: String,
+}
+
+impl std::fmt::Display for Dropped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Dropped { key, value, origin, component } = self;
+        write!(f, "dropped {key} = {value} ({origin}): `{component}` has no such key")
+    }
+}
+
+impl Resolved {
+    pub(super) fn new(
+        settings: Settings,
+        components: BTreeMap<Kind, Chosen>,
+        dropped: Vec<Dropped>,
+        schema: &Value,
+        merged: Merged,
+    ) -> Self {
+        let mut entries = Vec::new();
+        let mut origins = merged.origins;
+        let values = Value::Object(merged.values);
+        collect_entries(Some(&Shape::of(schema)), &values, &mut Path::new(), &mut origins, &mut entries);
+        Resolved { settings, dropped, components, entries, values }
+    }
+
+    /// The component chosen for `kind`. Only a model may be without one: when neither `model.use` nor a model is set.
+    pub fn component(&self, kind: Kind) -> Option<&Chosen> {
+        self.components.get(&kind)
+    }
+
+    /// Every resolved value, section by section, the host's keys before the component's.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// All values as one object, keys sorted.
+    pub fn values(&self) -> &Value {
+        &self.values
+    }
+
+    /// Checks that what a training job cannot do without is set: a model and training data.
+    ///
+    /// # Errors
+    /// Names the key that is missing.
+    pub fn require_job(&self) -> Result<(), Failure> {
+        let Settings { model, data, .. } = &self.settings;
+        if model.path.is_none() && model.name.is_none() {
+            return Err(Failure::configuration("there is no model to train: `model.path` is not set")
+                .help("set it in a --config file, or with `--set model.path=DIR`"));
+        }
+        if data.train.is_empty() {
+            return Err(Failure::configuration("there is nothing to train on: `data.train` is not set")
+                .help("set it in a --config file, or with `--set data.train=FILE`"));
+        }
+        Ok(())
+    }
+}
+
+fn collect_entries(
+    shape: Option<&Shape<'_>>,
+    value: &Value,
+    path: &mut Path,
+    origins: &mut BTreeMap<Path, Origin>,
+    entries: &mut Vec<Entry>,
+) {
+    let table = match value.as_object().filter(|table| !table.is_empty()) {
+        Some(table) => table,
+        None => {
+            let origin = origins.remove(path).unwrap_or(Origin::Default);
+            entries.push(Entry { path: path.clone(), value: value.clone(), origin });
+            return;
+        }
+    };
+    let listed = shape.map(Shape::keys).unwrap_or_default();
+    let unlisted = table.keys().map(String::as_str).filter(|key| !listed.contains(key));
+    for key in listed.iter().copied().chain(unlisted) {
+        if let Some(value) = table.get(key) {
+            let child = match shape.map(|shape| shape.child(key)) {
+                Some(Child::Known(child)) => Some(child),
+                _ => None,
+            };
+            path.push(key.to_owned());
+            collect_entries(child.as_ref(), value, path, origins, entries);
+            path.pop();
+        }
+    }
+}

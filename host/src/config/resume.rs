@@ -1,0 +1,96 @@
+//! What of a configuration may change between the runs of one job.
+
+use super::resolved::Resolved;
+use crate::exit::Failure;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// Keys that no result depends on: where files go, how often they are written, and where ranks meet. Every other key
+/// must stay, those of components included, because the host cannot know what they do.
+const FREE: [&str; 7] = ["output_dir", "checkpoint", "metrics", "plugins", "comm.rank", "comm.address", "comm.port"];
+
+/// A key whose value is not what it was.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Difference {
+    /// The key, its parts joined by dots.
+    pub key: String,
+    /// Its value when the job began; none where there was no such key.
+    pub before: Option<Value>,
+    /// Its value now; none where there is no such key.
+    pub now: Option<Value>,
+}
+
+/// Whether `key` may change between the runs of one job, or differ between its ranks, without changing a result.
+pub fn may_change(key: &str) -> bool {
+    FREE.iter().any(|free| key.strip_prefix(free).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+}
+
+impl Resolved {
+    /// The configuration as it is stored in checkpoints and compared between runs and ranks: keys sorted, and
+    /// `compute.threads` the number that is used, because results depend on that number.
+    pub fn canonical(&self) -> Value {
+        let mut values = self.values().clone();
+        values["compute"]["threads"] = json!(self.settings.compute.thread_count());
+        values
+    }
+
+    /// The part of [`Resolved::canonical`] that all ranks and runs of one job share, as text to take a digest of.
+    pub fn identity(&self) -> String {
+        let leaves = leaves(&self.canonical());
+        let fixed: BTreeMap<_, _> = leaves.into_iter().filter(|(key, _)| !may_change(key)).collect();
+        json!(fixed).to_string()
+    }
+
+    /// Checks that this configuration continues the job that `before`, a stored [`Resolved::canonical`], began.
+    ///
+    /// # Errors
+    /// Names every key that changed and must not.
+    pub fn require_same_job(&self, before: &Value) -> Result<(), Failure> {
+        let differences = differences(before, &self.canonical());
+        let Some(first) = differences.first() else {
+            return Ok(());
+        };
+        let mut failure = Failure::configuration(match differences.len() {
+            1 => format!("`{}` has changed since the checkpoint was written", first.key),
+            n => format!("`{}` and {} more keys have changed since the checkpoint was written", first.key, n - 1),
+        });
+        for Difference { key, before, now } in &differences {
+            let text = |value: &Option<Value>| value.as_ref().map_or("unset".to_owned(), Value::to_string);
+            failure = failure.because(format!("{key} was {} and is {}", text(before), text(now)));
+        }
+        Err(failure.help(
+            "set it back; or start anew with `--set checkpoint.resume=never` and another `output_dir`",
+        ))
+    }
+}
+
+/// The keys that differ and must not, sorted.
+pub fn differences(before: &Value, now: &Value) -> Vec<Difference> {
+    let (before, now) = (leaves(before), leaves(now));
+    let mut keys: Vec<&String> = before.keys().chain(now.keys()).collect();
+    keys.sort();
+    keys.dedup();
+    keys.into_iter()
+        .filter(|key| !may_change(key) && before.get(*key) != now.get(*key))
+        .map(|key| Difference { key: key.clone(), before: before.get(key).cloned(), now: now.get(key).cloned() })
+        .collect()
+}
+
+/// The values by their full keys. Unset is the same as absent: a later version's new optional key is no change.
+fn leaves(value: &Value) -> BTreeMap<String, Value> {
+    fn collect(prefix: &str, value: &Value, leaves: &mut BTreeMap<String, Value>) {
+        match value {
+            Value::Object(table) => {
+                for (key, value) in table {
+                    let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                    collect(&key, value, leaves);
+                }
+            }
+            Value::Null => {}
+            leaf => drop(leaves.insert(prefix.to_owned(), leaf.clone())),
+        }
+    }
+    let mut all = BTreeMap::new();
+    collect("", value, &mut all);
+    all
+}

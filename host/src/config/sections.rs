@@ -1,0 +1,207 @@
+//! The host's own keys, as types: what each means, its unit and its default.
+//!
+//! A section that chooses a component by `use` holds that component's own keys beside the ones written here.
+//! The defaults are the `Default` implementations; the JSON Schema is derived, so neither can drift from the types.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+mod compute;
+mod scheduler;
+mod storage;
+
+pub use compute::{Comm, Compute, Dtype};
+pub use scheduler::{Constant, Cosine, Scheduler};
+pub use storage::{Checkpoint, Metrics, Plugins, Resume};
+
+/// Every key that the host itself reads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Settings {
+    /// Directory for checkpoints, metrics and the final model. Default: `outputs`.
+    #[schemars(length(min = 1))]
+    pub output_dir: PathBuf,
+    /// Seed of the row order, of dropout and of random weights. Default: 0.
+    pub seed: u64,
+    /// The model that is trained.
+    pub model: Model,
+    /// The examples it is trained on.
+    pub data: Data,
+    /// The training objective, and how long and in which portions it runs.
+    pub trainer: Trainer,
+    /// How gradients change parameters.
+    pub optimizer: Optimizer,
+    /// The learning rate's course over the updates.
+    pub scheduler: Scheduler,
+    /// How ranks exchange gradients.
+    pub comm: Comm,
+    /// What computes, where and how precisely.
+    pub compute: Compute,
+    /// When the state is saved, and what a new run starts from.
+    pub checkpoint: Checkpoint,
+    /// What is written to `metrics.jsonl`.
+    pub metrics: Metrics,
+    /// Where plugins are found.
+    pub plugins: Plugins,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            output_dir: "outputs".into(),
+            seed: 0,
+            model: Model::default(),
+            data: Data::default(),
+            trainer: Trainer::default(),
+            optimizer: Optimizer::default(),
+            scheduler: Scheduler::default(),
+            comm: Comm::default(),
+            compute: Compute::default(),
+            checkpoint: Checkpoint::default(),
+            metrics: Metrics::default(),
+            plugins: Plugins::default(),
+        }
+    }
+}
+
+/// `model`: a string stands for `{ path = … }`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Model {
+    /// The model component. Default: the one that knows the `model_type` in the model's `config.json`.
+    #[serde(rename = "use")]
+    pub id: Option<String>,
+    /// Directory with the model in Hugging Face form. Default: unset.
+    #[schemars(length(min = 1))]
+    pub path: Option<PathBuf>,
+    /// Name of a model on the Hugging Face Hub, used where `path` is unset. Default: unset.
+    #[schemars(length(min = 1))]
+    pub name: Option<String>,
+    /// Where the weights come from. Default: `pretrained`.
+    pub init: Init,
+}
+
+/// Where the weights of the model come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Init {
+    /// Read from the model's safetensors files.
+    #[default]
+    Pretrained,
+    /// Drawn at random from `seed`; only `config.json` and the tokenizer's files are read.
+    Random,
+}
+
+/// `data`: a string stands for `{ use = … }`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Data {
+    /// The data component. Default: `jsonl`.
+    #[serde(rename = "use")]
+    pub id: String,
+    /// Sources of training examples, read one after the other; a string stands for a list of one. Default: none.
+    #[schemars(schema_with = "string_or_strings")]
+    pub train: Vec<String>,
+    /// Sources of examples for evaluation; a string stands for a list of one. Default: none.
+    #[schemars(schema_with = "string_or_strings")]
+    pub eval: Vec<String>,
+    /// Whether each epoch has its own seeded order; otherwise rows keep the order of the files. Default: true.
+    pub shuffle: bool,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Data {
+            id: "jsonl".into(),
+            train: Vec::new(),
+            eval: Vec::new(),
+            shuffle: true,
+        }
+    }
+}
+
+/// What a list of sources looks like in a file; the configuration turns the string into a list before it is merged.
+fn string_or_strings(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": ["array", "string"], "items": { "type": "string", "minLength": 1 } })
+}
+
+/// `trainer`: a string stands for `{ use = … }`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Trainer {
+    /// The trainer component: examples to batches, batches to a loss. Default: `sft`.
+    #[serde(rename = "use")]
+    pub id: String,
+    /// Rows per rank and micro-step. Default: 8.
+    #[schemars(range(min = 1))]
+    pub batch_size: u32,
+    /// Passes over the training data, where `max_steps` is unset. Default: 1.
+    #[schemars(range(min = 1))]
+    pub num_epochs: u32,
+    /// Updates to make, whatever `num_epochs` says. Default: unset.
+    #[schemars(range(min = 1))]
+    pub max_steps: Option<u64>,
+    /// Micro-steps per update. Default: 1.
+    #[schemars(range(min = 1))]
+    pub gradient_accumulation_steps: u32,
+    /// Longest row in tokens; longer ones are cut at the right, and counted. Default: 2048.
+    #[schemars(range(min = 2))]
+    pub max_seq_len: u32,
+    /// Global gradient norm above which gradients are scaled down to it; 0 turns clipping off. Default: 1.0.
+    #[schemars(range(min = 0.0))]
+    pub max_grad_norm: f64,
+    /// Updates between evaluations on `data.eval`; 0 evaluates at the end of each epoch. Default: 0.
+    pub eval_steps: u64,
+}
+
+impl Default for Trainer {
+    fn default() -> Self {
+        Trainer {
+            id: "sft".into(),
+            batch_size: 8,
+            num_epochs: 1,
+            max_steps: None,
+            gradient_accumulation_steps: 1,
+            max_seq_len: 2048,
+            max_grad_norm: 1.0,
+            eval_steps: 0,
+        }
+    }
+}
+
+/// `optimizer`: a string stands for `{ use = … }`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Optimizer {
+    /// The optimizer component. Default: `adamw`.
+    #[serde(rename = "use")]
+    pub id: String,
+    /// Peak learning rate. Default: 1e-4.
+    #[schemars(range(min = 0.0))]
+    pub learning_rate: f64,
+    /// Weight decay, in the sense that PyTorch gives it for the chosen optimizer. Default: 0.0.
+    #[schemars(range(min = 0.0))]
+    pub weight_decay: f64,
+    /// Patterns (`*` any characters, `?` one) of parameter names that do not decay. Default: none.
+    pub no_decay: Vec<String>,
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        Optimizer {
+            id: "adamw".into(),
+            learning_rate: 1e-4,
+            weight_decay: 0.0,
+            no_decay: Vec::new(),
+        }
+    }
+}
+
+impl Optimizer {
+    /// The weight decay of the parameter called `name`: 0 where a pattern of `no_decay` matches it.
+    pub fn weight_decay_of(&self, name: &str) -> f64 {
+        let spared = self.no_decay.iter().any(|p| super::pattern::matches(p, name));
+        if spared { 0.0 } else { self.weight_decay }
+    }
+}

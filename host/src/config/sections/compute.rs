@@ -1,0 +1,88 @@
+//! `compute` and `comm`: where the numbers are made and how ranks share them.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// `compute`: a string stands for `{ use = … }`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Compute {
+    /// The compute component. Default: `mlx`.
+    #[serde(rename = "use")]
+    pub id: String,
+    /// The device, in the component's words; `auto` takes the fastest there is. Default: `auto`.
+    #[schemars(length(min = 1))]
+    pub device: String,
+    /// Type of activations and of the weights that compute them. Default: `float32`.
+    pub dtype: Dtype,
+    /// Threads for host and device work on the CPU; 0 takes every core. Results are bit-equal at equal numbers.
+    /// Default: 0.
+    #[schemars(range(max = 4096))]
+    pub threads: u32,
+}
+
+impl Default for Compute {
+    fn default() -> Self {
+        Compute {
+            id: "mlx".into(),
+            device: "auto".into(),
+            dtype: Dtype::default(),
+            threads: 0,
+        }
+    }
+}
+
+impl Compute {
+    /// The number of threads that `threads` stands for on this machine.
+    pub fn thread_count(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+            n => n as usize,
+        }
+    }
+}
+
+/// The type that activations are computed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 32-bit floating point.
+    #[default]
+    Float32,
+    /// 16-bit floating point with f32's exponent.
+    Bfloat16,
+    /// 16-bit IEEE floating point.
+    Float16,
+}
+
+/// `comm`: a string stands for `{ use = … }`. All keys here say how ranks find each other and survive another `use`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Comm {
+    /// The collectives component. Default: `local`.
+    #[serde(rename = "use")]
+    pub id: String,
+    /// Number of ranks. Default: 1.
+    #[schemars(range(min = 1))]
+    pub world_size: u32,
+    /// This process's place among them, from 0. Default: 0.
+    pub rank: u32,
+    /// Host name or address of rank 0. Default: `127.0.0.1`.
+    #[schemars(length(min = 1))]
+    pub address: String,
+    /// Port of rank 0. Default: 50051.
+    #[schemars(range(min = 1))]
+    pub port: u16,
+}
+
+impl Default for Comm {
+    fn default() -> Self {
+        Comm {
+            id: "local".into(),
+            world_size: 1,
+            rank: 0,
+            address: "127.0.0.1".into(),
+            port: 50051,
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! `checkpoint`, `metrics` and `plugins`: keys about files, which change no result.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// `checkpoint`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Checkpoint {
+    /// Updates between checkpoints; 0 saves at the end only. Default: 100.
+    pub save_steps: u64,
+    /// Newest checkpoints that are kept; 0 keeps all. Default: 3.
+    pub keep: u32,
+    /// What a run starts from: `auto` is the newest complete checkpoint in `output_dir` where there is one, `never` the
+    /// model as given, anything else the directory of a checkpoint. Default: `auto`.
+    #[schemars(length(min = 1))]
+    pub resume: Resume,
+}
+
+impl Default for Checkpoint {
+    fn default() -> Self {
+        Checkpoint {
+            save_steps: 100,
+            keep: 3,
+            resume: Resume::Auto,
+        }
+    }
+}
+
+/// What a run starts from; written as one string.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(from = "String", into = "String")]
+#[schemars(inline, with = "String")]
+pub enum Resume {
+    /// The newest complete checkpoint, or the beginning where there is none.
+    #[default]
+    Auto,
+    /// The beginning.
+    Never,
+    /// The checkpoint in this directory.
+    From(PathBuf),
+}
+
+impl From<String> for Resume {
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            "auto" => Resume::Auto,
+            "never" => Resume::Never,
+            _ => Resume::From(text.into()),
+        }
+    }
+}
+
+impl From<Resume> for String {
+    fn from(resume: Resume) -> Self {
+        match resume {
+            Resume::Auto => "auto".into(),
+            Resume::Never => "never".into(),
+            Resume::From(path) => path.to_string_lossy().into_owned(),
+        }
+    }
+}
+
+/// `metrics`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Metrics {
+    /// Updates from one line of `metrics.jsonl` to the next. Default: 1.
+    #[schemars(range(min = 1))]
+    pub every: u64,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics { every: 1 }
+    }
+}
+
+/// `plugins`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Plugins {
+    /// Directories that are searched for plugins, after `--plugin-dir` and before `MDT_PLUGIN_PATH`. Default: none.
+    pub dirs: Vec<PathBuf>,
+    /// Lock file with the checksums that plugins must have. Default: unset.
+    #[schemars(length(min = 1))]
+    pub lock: Option<PathBuf>,
+}

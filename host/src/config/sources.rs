@@ -1,0 +1,78 @@
+//! Everything a configuration is read from, and the layers it becomes.
+
+use super::layer::Layer;
+use super::overrides::{self, Flag};
+use super::{files, suggest};
+use crate::exit::Failure;
+use std::path::PathBuf;
+
+/// Everything a configuration is read from, as the command line gives it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sources {
+    /// `--config`, in order.
+    pub files: Vec<PathBuf>,
+    /// `--profile`.
+    pub profile: Option<String>,
+    /// Variables of the environment; those that are no keys are passed over.
+    pub environment: Vec<(String, String)>,
+    /// `--set`, in order.
+    pub set: Vec<String>,
+    /// Options that stand for a key; above everything else.
+    pub flags: Vec<Flag>,
+}
+
+/// The variables of this process that may be keys.
+///
+/// # Errors
+/// A variable that begins with `MDT_` and is not UTF-8.
+pub fn process_environment() -> Result<Vec<(String, String)>, Failure> {
+    let mut variables = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        let Some(name) = name.to_str().filter(|name| name.starts_with("MDT_")) else {
+            continue;
+        };
+        let value = value.into_string().map_err(|_| {
+            Failure::configuration(format!("the environment variable {name} is not valid UTF-8"))
+        })?;
+        variables.push((name.to_owned(), value));
+    }
+    Ok(variables)
+}
+
+/// The layers that the user wrote, lowest first: parsed and normalised, not yet merged.
+#[derive(Debug, Clone)]
+pub struct Layers {
+    pub(super) layers: Vec<Layer>,
+}
+
+impl Layers {
+    /// Reads and parses everything.
+    ///
+    /// # Errors
+    /// A file that cannot be read or parsed, a profile that no file has, a malformed `--set`.
+    pub fn read(sources: &Sources) -> Result<Self, Failure> {
+        let mut layers = Vec::new();
+        let mut chosen_profile = Vec::new();
+        let mut profile_names = Vec::new();
+        for path in &sources.files {
+            let mut file = files::read(path)?;
+            layers.push(file.base);
+            let profile = sources.profile.as_ref().and_then(|name| file.profiles.remove(name));
+            chosen_profile.extend(profile);
+            profile_names.extend(file.profiles.into_keys());
+        }
+        if let Some(name) = sources.profile.as_ref().filter(|_| chosen_profile.is_empty()) {
+            let failure = Failure::configuration(format!("no configuration file has a profile `{name}`"));
+            return Err(match suggest::nearest(name, profile_names.iter().map(String::as_str)) {
+                Some(near) => failure.help(format!("did you mean `--profile {near}`?")),
+                None if profile_names.is_empty() => failure.help("a profile is a table `[profile.NAME]` in a file"),
+                None => failure.help(format!("the profiles are: {}", profile_names.join(", "))),
+            });
+        }
+        layers.extend(chosen_profile);
+        layers.extend(overrides::environment(&sources.environment)?);
+        layers.extend(overrides::set(&sources.set)?);
+        layers.extend(overrides::flags(&sources.flags)?);
+        Ok(Layers { layers })
+    }
+}

@@ -1,0 +1,124 @@
+//! What is done with a resolved configuration: shown, published, compared.
+
+use super::*;
+
+const JOB: &str = "model = 'm'\noptimizer = { use = 'adamw', learning_rate = 2e-5, eps = 1e-7 }\n[data]\ntrain = 'a'\n\
+                   fields = { prompt = 'the question', \"a b\" = \"c\\n\\\"d\\\"\" }\n";
+
+#[test]
+fn what_is_shown_is_a_configuration_file_that_resolves_to_the_same() {
+    for desk in [Desk::with(JOB), Desk::with(JOB).set("optimizer=lion").set("comm={ use = 'grpc', tls = { key = 'k' } }")] {
+        let resolved = desk.resolved();
+        let shown = resolved.show();
+        assert_eq!(Desk::with(&shown).resolved().canonical(), resolved.canonical(), "{shown}");
+        assert_eq!(desk.resolved().show(), shown);
+    }
+}
+
+#[test]
+fn what_is_shown_names_the_layer_of_each_value_and_what_was_dropped() {
+    let shown = Desk::with(JOB).set("optimizer=lion").set("seed=3").resolved().show();
+    let line = |start: &str| {
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        shown.lines().map(words).find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{shown}"))
+    };
+    assert_eq!(line("seed"), "seed = 3 # --set seed");
+    assert_eq!(line("use = \"lion\""), "use = \"lion\" # --set optimizer");
+    assert!(line("learning_rate").ends_with("job.toml:2"));
+    assert_eq!(line("cautious"), "cautious = false # default of optimizer/lion");
+    assert_eq!(line("# max_steps"), "# max_steps is unset # default");
+    assert!(line("# dropped optimizer.eps = 1e-7 (").ends_with("`lion` has no such key"));
+}
+
+#[test]
+fn the_json_form_has_the_same_values() {
+    let resolved = Desk::with(JOB).set("optimizer=lion").resolved();
+    let json = resolved.show_json();
+    assert_eq!(json["values"]["optimizer.use"], json!({ "value": "lion", "from": "--set optimizer" }));
+    assert_eq!(json["values"].as_object().unwrap().len(), resolved.entries().len());
+    assert_eq!(json["dropped"][0]["key"], "optimizer.eps");
+}
+
+#[test]
+fn a_job_needs_a_model_and_data() {
+    Desk::with(JOB).resolved().require_job().unwrap();
+    let missing = |toml| Desk::with(toml).resolved().require_job().unwrap_err().message().to_owned();
+    assert!(missing("data.train = 'a'").contains("`model.path`"));
+    assert!(missing("model = 'm'").contains("`data.train`"));
+}
+
+#[test]
+fn a_job_continues_under_keys_that_change_no_result() {
+    let before = Desk::with(JOB).resolved();
+    let same = Desk::with(JOB)
+        .set("output_dir=elsewhere")
+        .set("checkpoint.keep=1")
+        .set("metrics.every=2")
+        .set("plugins.dirs=['p']")
+        .set("comm.port=6000")
+        .set(&format!("compute.threads={}", before.settings.compute.thread_count()))
+        .resolved();
+    same.require_same_job(&before.canonical()).unwrap();
+    assert_eq!(same.identity(), before.identity());
+}
+
+#[test]
+fn a_changed_key_that_changes_results_is_named() {
+    let before = Desk::with(JOB).resolved();
+    for (set, key) in [
+        ("optimizer.learning_rate=3e-5", "optimizer.learning_rate"),
+        ("optimizer.beta1=0.5", "optimizer.beta1"),
+        ("trainer.max_steps=5", "trainer.max_steps"),
+        ("seed=1", "seed"),
+        ("compute.threads=77", "compute.threads"),
+        ("data.fields.prompt=other", "data.fields.prompt"),
+    ] {
+        let now = Desk::with(JOB).set(set).resolved();
+        let failure = now.require_same_job(&before.canonical()).unwrap_err();
+        assert_eq!(failure.message(), format!("`{key}` has changed since the checkpoint was written"));
+        assert_ne!(now.identity(), before.identity());
+    }
+    let now = Desk::with(JOB).set("seed=1").set("optimizer=lion").resolved();
+    let text = now.require_same_job(&before.canonical()).unwrap_err().to_string();
+    assert!(text.contains("because: seed was 0 and is 1") && text.contains("optimizer.eps was 1e-7 and is unset"), "{text}");
+}
+
+#[test]
+fn a_stored_configuration_reads_back_equal() {
+    let resolved = Desk::with(JOB).resolved();
+    let stored: Value = serde_json::from_str(&resolved.canonical().to_string()).unwrap();
+    assert!(differences(&stored, &resolved.canonical()).is_empty());
+}
+
+#[test]
+fn the_published_schema_has_every_key_of_every_component() {
+    let schema = schema(&Shelf).unwrap();
+    let text = schema.to_string();
+    for key in ["batch_size", "cautious", "beta2", "min_ratio", "packing", "memory_limit", "rope_theta", "profile"] {
+        assert!(text.contains(&format!("\"{key}\"")), "{key}");
+    }
+    assert_references(&schema, &schema);
+}
+
+/// Every reference leads somewhere.
+fn assert_references(root: &Value, node: &Value) {
+    match node {
+        Value::Object(table) => {
+            for (key, value) in table {
+                if key == "$ref" {
+                    assert!(super::super::schema::target(root, value).is_some(), "{value}");
+                }
+                assert_references(root, value);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| assert_references(root, item)),
+        _ => {}
+    }
+}
+
+#[test]
+fn decay_spares_what_the_patterns_name() {
+    let resolved = Desk::with("optimizer = { weight_decay = 0.1, no_decay = ['*.bias', '*norm*'] }").resolved();
+    let decay = |name: &str| resolved.settings.optimizer.weight_decay_of(name);
+    assert_eq!([decay("a.weight"), decay("a.bias"), decay("input_layernorm.weight")], [0.1, 0.0, 0.0]);
+}

@@ -1,0 +1,169 @@
+//! Exit statuses, and the one error type that the command prints.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// Why the command ended without success. The numbers are a contract with scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Status {
+    /// Anything that has no status of its own.
+    Other = 1,
+    /// The command line or the configuration is wrong.
+    Configuration = 2,
+    /// A plugin is missing, does not load, or failed.
+    Plugin = 3,
+    /// The model or the data cannot be read or used.
+    Input = 4,
+    /// Another rank was lost, or a collective failed.
+    Peer = 5,
+    /// The loss or a gradient is not finite.
+    NonFinite = 6,
+    /// A checkpoint or the output directory cannot be read or written.
+    Storage = 7,
+    /// Interrupted, after a checkpoint was written.
+    Interrupted = 130,
+}
+
+impl Status {
+    /// The number that the process exits with.
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+}
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> Self {
+        ExitCode::from(status.code())
+    }
+}
+
+/// One error for the user: what was wrong, where, why, and what to do about it.
+///
+/// `Display` writes it the way the command prints it:
+///
+/// ```text
+/// error: unknown key `optimizer.learning_rat`
+///   at: sft.toml:12
+///   help: did you mean `optimizer.learning_rate`?
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    status: Status,
+    message: String,
+    places: Vec<String>,
+    causes: Vec<String>,
+    help: Option<String>,
+}
+
+impl Failure {
+    /// A failure with the given exit status; `message` says what was wrong, in one sentence.
+    pub fn new(status: Status, message: impl Into<String>) -> Self {
+        Failure {
+            status,
+            message: message.into(),
+            places: Vec::new(),
+            causes: Vec::new(),
+            help: None,
+        }
+    }
+
+    /// A failure of the command line or the configuration.
+    pub fn configuration(message: impl Into<String>) -> Self {
+        Self::new(Status::Configuration, message)
+    }
+
+    /// Adds where it happened: a file and line, a key, a row, a rank. Outer places come last.
+    #[must_use]
+    pub fn at(mut self, place: impl fmt::Display) -> Self {
+        self.places.push(place.to_string());
+        self
+    }
+
+    /// Adds what led to it. Deeper causes come last.
+    #[must_use]
+    pub fn because(mut self, cause: impl fmt::Display) -> Self {
+        self.causes.push(cause.to_string());
+        self
+    }
+
+    /// Says what to do about it; replaces an earlier help.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// The status that the process exits with.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// What was wrong, without place, cause and help.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What to do about it, where that is known.
+    pub fn help_text(&self) -> Option<&str> {
+        self.help.as_deref()
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error: {}", indented(&self.message, 7))?;
+        for place in &self.places {
+            write!(f, "\n  at: {}", indented(place, 6))?;
+        }
+        for cause in &self.causes {
+            write!(f, "\n  because: {}", indented(cause, 11))?;
+        }
+        if let Some(help) = &self.help {
+            write!(f, "\n  help: {}", indented(help, 8))?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Lines after the first start under the text of the first.
+fn indented(text: &str, width: usize) -> String {
+    text.trim_end()
+        .replace('\n', &format!("\n{}", " ".repeat(width)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_prints_message_place_cause_and_help_in_that_order() {
+        let failure = Failure::configuration("two\nlines")
+            .help("fix it")
+            .because("a reason")
+            .at("a.toml:3");
+        assert_eq!(
+            failure.to_string(),
+            "error: two\n       lines\n  at: a.toml:3\n  because: a reason\n  help: fix it"
+        );
+    }
+
+    #[test]
+    fn statuses_have_the_documented_numbers() {
+        let all = [
+            (Status::Other, 1),
+            (Status::Configuration, 2),
+            (Status::Plugin, 3),
+            (Status::Input, 4),
+            (Status::Peer, 5),
+            (Status::NonFinite, 6),
+            (Status::Storage, 7),
+            (Status::Interrupted, 130),
+        ];
+        for (status, code) in all {
+            assert_eq!(status.code(), code);
+        }
+    }
+}
