@@ -1,0 +1,9 @@
+//! Models: their directory, their weights in device memory, and the weights as a model plugin asks for them.
+
+mod directory;
+mod files;
+mod random;
+mod weights;
+
+pub use directory::{Directory, model_type};
+pub use weights::{BoundWeights, Parameters, TrainedModel, check_vocabulary};

@@ -1,0 +1,78 @@
+//! A model's directory in the Hugging Face form: `config.json`, safetensors files, the tokenizer's files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::exit::{Failure, Status};
+
+/// A directory with a readable `config.json`.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    path: PathBuf,
+    config: Value,
+}
+
+impl Directory {
+    /// Opens a model's directory.
+    ///
+    /// # Errors
+    /// There is none, or its `config.json` is missing or no JSON object.
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        let input = |message: &str| Failure::new(Status::Input, message.to_owned());
+        if !path.is_dir() {
+            let message =
+                if path.exists() { "the model is not a directory" } else { "the model directory does not exist" };
+            return Err(input(message)
+                .at(path.display())
+                .help("`model.path` names a directory with config.json, *.safetensors and tokenizer.json"));
+        }
+        let file = path.join("config.json");
+        let text = fs::read_to_string(&file)
+            .map_err(|error| input("the model's config.json cannot be read").at(file.display()).because(error))?;
+        let config: Value = serde_json::from_str(&text)
+            .map_err(|error| input("the model's config.json is not valid JSON").at(file.display()).because(error))?;
+        if !config.is_object() {
+            return Err(input("the model's config.json is not a JSON object").at(file.display()));
+        }
+        Ok(Self { path: path.to_owned(), config })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its `config.json`.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// The `model_type` of its `config.json`, which is the id of the model component that reads it.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn model_type(&self) -> Result<String, Failure> {
+        self.config.get("model_type").and_then(Value::as_str).map(str::to_owned).ok_or_else(|| {
+            Failure::new(Status::Input, "the model's config.json has no `model_type`")
+                .at(self.path.join("config.json").display())
+                .help("name the model component with `model.use`")
+        })
+    }
+}
+
+/// The id of the model component for a configured model.
+///
+/// # Errors
+/// The directory cannot be read, or only a name is given: models are read from directories.
+pub fn model_type(path: Option<&str>, name: Option<&str>) -> Result<String, Failure> {
+    match (path, name) {
+        (Some(path), _) => Directory::open(Path::new(path))?.model_type(),
+        (None, name) => Err(Failure::configuration(format!(
+            "the model {} has no directory: models are not downloaded yet",
+            name.unwrap_or_default()
+        ))
+        .help("download it and set `model.path` to its directory")),
+    }
+}

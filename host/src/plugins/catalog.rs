@@ -1,0 +1,257 @@
+//! Every plugin file in the search tiers, and the way from a component's name to the component.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mdt_plugin_api::Kind;
+use mdt_plugin_api::abi::LoadedComponent;
+use serde_json::Value;
+
+use super::load::{self, Component};
+use super::lock::Lock;
+use super::manifest::{self, Manifest, Record};
+use super::tiers::Tier;
+use crate::checksum;
+use crate::config::Components;
+use crate::exit::{Failure, Status};
+
+/// What was found where.
+pub struct Catalog {
+    tiers: Vec<(Tier, Contents)>,
+    lock: Option<Lock>,
+    loaded: Mutex<HashMap<PathBuf, Arc<[LoadedComponent]>>>,
+}
+
+/// What is in a tier.
+enum Contents {
+    /// There is no such directory.
+    Missing,
+    /// It cannot be listed.
+    Unreadable(String),
+    /// Plugins, and libraries that are none with the reason.
+    Files { plugins: Vec<(PathBuf, Manifest)>, others: Vec<(PathBuf, String)> },
+}
+
+/// Where a component is.
+#[derive(Clone, Copy)]
+pub struct Found<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// What it says of itself.
+    pub manifest: &'a Manifest,
+    /// The tier that it is in.
+    pub tier: &'a Tier,
+}
+
+/// Whether a component is reached by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shadow {
+    /// It is.
+    None,
+    /// An earlier tier has one of the same kind and id, in this file.
+    By(PathBuf),
+}
+
+/// One component of a listing.
+pub struct Listed<'a> {
+    /// The name of its kind.
+    pub kind: &'a str,
+    /// Its id.
+    pub id: &'a str,
+    /// Where it is.
+    pub found: Found<'a>,
+    /// Whether another one stands before it.
+    pub shadow: Shadow,
+}
+
+impl Catalog {
+    /// Reads the records of every file in the tiers. Runs no foreign code.
+    ///
+    /// # Errors
+    /// The same (kind, id) twice in one tier; a lock file that cannot be read.
+    pub fn scan(tiers: Vec<Tier>, lock: Option<&Path>) -> Result<Self, Failure> {
+        let tiers: Vec<_> = tiers
+            .into_iter()
+            .map(|tier| {
+                let contents = contents(&tier.directory);
+                (tier, contents)
+            })
+            .collect();
+        let catalog = Self { tiers, lock: lock.map(Lock::read).transpose()?, loaded: Mutex::default() };
+        catalog.refuse_twins()?;
+        Ok(catalog)
+    }
+
+    fn refuse_twins(&self) -> Result<(), Failure> {
+        for (tier, contents) in &self.tiers {
+            let mut seen: HashMap<(&str, &str), &Path> = HashMap::new();
+            for (path, manifest) in contents.plugins() {
+                for record in &manifest.components {
+                    if let Some(first) = seen.insert((&record.kind, &record.id), path) {
+                        let message = format!("two plugins in one directory have the {} `{}`", record.kind, record.id);
+                        return Err(Failure::new(Status::Plugin, message)
+                            .at(first.display())
+                            .at(path.display())
+                            .help(format!("remove one of them from {}", tier.directory.display())));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All components, in the order of tiers, files, kinds and ids.
+    pub fn list(&self) -> Vec<Listed<'_>> {
+        let mut first: HashMap<(&str, &str), &Path> = HashMap::new();
+        let mut list = Vec::new();
+        for found in self.files() {
+            for Record { kind, id, .. } in &found.manifest.components {
+                let earlier = *first.entry((kind, id)).or_insert(found.path);
+                let shadow = if earlier == found.path { Shadow::None } else { Shadow::By(earlier.to_owned()) };
+                list.push(Listed { kind, id, found, shadow });
+            }
+        }
+        list
+    }
+
+    /// Libraries in the tiers that are no plugins, with the reason.
+    pub fn passed_over(&self) -> impl Iterator<Item = (&Path, &str)> {
+        self.tiers.iter().flat_map(|(_, contents)| contents.others()).map(|(path, why)| (path.as_path(), why.as_str()))
+    }
+
+    /// The files that have components, nearest first.
+    pub fn files(&self) -> impl Iterator<Item = Found<'_>> {
+        self.tiers.iter().flat_map(|(tier, contents)| {
+            contents.plugins().iter().map(move |(path, manifest)| Found { path, manifest, tier })
+        })
+    }
+
+    /// Where a component is.
+    ///
+    /// # Errors
+    /// Nowhere; the failure has the whole search trace.
+    pub fn find(&self, kind: Kind, id: &str) -> Result<Found<'_>, Failure> {
+        self.files()
+            .find(|found| found.manifest.components.iter().any(|record| record.kind == kind.name() && record.id == id))
+            .ok_or_else(|| self.not_found(kind, id))
+    }
+
+    fn not_found(&self, kind: Kind, id: &str) -> Failure {
+        let mut failure = Failure::new(Status::Plugin, format!("there is no {kind} plugin `{id}`"));
+        for (tier, contents) in &self.tiers {
+            failure = failure.at(format!("{} ({}): {}", tier.directory.display(), tier.origin, contents.summary(kind)));
+            for (path, why) in contents.others() {
+                failure = failure.at(format!("{}: passed over: {why}", path.display()));
+            }
+        }
+        let known = self.ids(kind);
+        let nearest = known.iter().min_by_key(|known| strsim::damerau_levenshtein(known, id));
+        match nearest.filter(|known| strsim::damerau_levenshtein(known, id) <= 2) {
+            Some(near) => failure.help(format!("did you mean `{near}`?")),
+            None => failure
+                .help("copy the plugin's file into one of these directories, or name its directory with --plugin-dir"),
+        }
+    }
+
+    /// A component, loaded.
+    ///
+    /// # Errors
+    /// It is not there, or is refused, or does not load.
+    pub fn component(&self, kind: Kind, id: &str) -> Result<Component, Failure> {
+        let found = self.find(kind, id)?;
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let library = match loaded.get(found.path) {
+            Some(library) => Arc::clone(library),
+            None => {
+                let library = load::load(found.path, found.manifest, self.lock.as_ref())?;
+                loaded.insert(found.path.to_owned(), Arc::clone(&library));
+                library
+            }
+        };
+        Component::find(library, kind, id).ok_or_else(|| {
+            Failure::new(Status::Plugin, format!("the plugin's records name the {kind} `{id}`, but it has none"))
+                .at(found.path.display())
+        })
+    }
+
+    /// The checksum of the file that a component is in, in hexadecimal.
+    pub fn checksum(&self, kind: Kind, id: &str) -> Result<String, Failure> {
+        let found = self.find(kind, id)?;
+        checksum::of_file(found.path).map_err(|error| {
+            Failure::new(Status::Plugin, "the plugin cannot be read").at(found.path.display()).because(error)
+        })
+    }
+}
+
+impl Contents {
+    fn plugins(&self) -> &[(PathBuf, Manifest)] {
+        match self {
+            Self::Files { plugins, .. } => plugins,
+            _ => &[],
+        }
+    }
+
+    fn others(&self) -> &[(PathBuf, String)] {
+        match self {
+            Self::Files { others, .. } => others,
+            _ => &[],
+        }
+    }
+
+    fn summary(&self, kind: Kind) -> String {
+        let Self::Files { plugins, .. } = self else {
+            return match self {
+                Self::Unreadable(why) => why.clone(),
+                _ => "no such directory".to_owned(),
+            };
+        };
+        let records = plugins.iter().flat_map(|(_, manifest)| &manifest.components);
+        let ids: Vec<_> = records.filter(|record| record.kind == kind.name()).map(|record| &*record.id).collect();
+        if ids.is_empty() {
+            format!("no {kind} among {} plugins", plugins.len())
+        } else {
+            format!("has {}", ids.join(", "))
+        }
+    }
+}
+
+fn contents(directory: &Path) -> Contents {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Contents::Missing,
+        Err(error) => return Contents::Unreadable(error.to_string()),
+    };
+    let mut paths: Vec<_> = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == std::env::consts::DLL_EXTENSION))
+        .collect();
+    paths.sort();
+    let (mut plugins, mut others) = (Vec::new(), Vec::new());
+    for path in paths {
+        match manifest::read(&path) {
+            Ok(manifest) => plugins.push((path, manifest)),
+            Err(why) => others.push((path, why)),
+        }
+    }
+    Contents::Files { plugins, others }
+}
+
+impl Components for Catalog {
+    fn schema(&self, kind: Kind, id: &str) -> Result<Value, Failure> {
+        Ok(self.component(kind, id)?.schema()?)
+    }
+
+    fn ids(&self, kind: Kind) -> Vec<String> {
+        let mut ids: Vec<_> =
+            self.list().iter().filter(|listed| listed.kind == kind.name()).map(|listed| listed.id.to_owned()).collect();
+        ids.sort();
+        ids.dedup();
+        ids
+    }
+
+    fn model_for(&self, path: Option<&str>, name: Option<&str>) -> Result<String, Failure> {
+        crate::model::model_type(path, name)
+    }
+}
