@@ -1,0 +1,189 @@
+//! From the columns of a row to what it holds: formats, column mapping, and what to say about rows that do not fit.
+
+mod advice;
+mod messages;
+#[cfg(test)]
+mod tests;
+
+use mdt_plugin_api::prelude::*;
+use mdt_plugin_api::schemars::JsonSchema;
+use mdt_plugin_api::serde::{Deserialize, Serialize};
+use mdt_plugin_api::serde_json::{Map, Value};
+
+/// What a row holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(crate = "mdt_plugin_api::serde", rename_all = "snake_case")]
+#[schemars(crate = "mdt_plugin_api::schemars")]
+pub enum Format {
+    /// For each row the first of the others whose columns it has. Formats with a mapped column, where there are any,
+    /// are the only ones looked for.
+    #[default]
+    Auto,
+    /// A conversation.
+    Messages,
+    /// A prompt and its answer.
+    PromptCompletion,
+    /// Plain text.
+    Text,
+}
+
+mdt_plugin_api::config! {
+    /// The names of columns in the file, where they differ from ours: `{ prompt = "question", completion = "answer" }`.
+    #[derive(PartialEq, Eq)]
+    pub struct Fields {
+        /// The conversation: an array of `{ role, content }`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        messages: Option<String> = None,
+        /// What the model is given.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        prompt: Option<String> = None,
+        /// What it learns to say.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        completion: Option<String> = None,
+        /// Plain text.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        text: Option<String> = None,
+    }
+}
+
+/// Makes contents of rows: it knows which columns to look for.
+///
+/// A column that is null counts as missing, as in rows that were exported from a table. Columns that no format asks
+/// for are passed over.
+#[derive(Clone, Debug)]
+pub struct Columns {
+    /// The formats that are looked for, in this order; never [`Format::Auto`].
+    candidates: Vec<Format>,
+    fields: Fields,
+}
+
+/// A column by our name, and by its name in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Column<'a> {
+    ours: &'static str,
+    theirs: &'a str,
+}
+
+impl Columns {
+    /// Looks for this format, or for what the mapped columns belong to.
+    ///
+    /// # Errors
+    /// A column is mapped that the format does not have, or prompt and completion are the same column.
+    pub fn new(format: Format, fields: Fields) -> Result<Self> {
+        let all = [Format::Messages, Format::PromptCompletion, Format::Text];
+        let mapped: Vec<Format> = all.into_iter().filter(|format| format.is_mapped(&fields)).collect();
+        let columns = match format {
+            Format::Auto if mapped.is_empty() => Self { candidates: all.to_vec(), fields },
+            Format::Auto => Self { candidates: mapped, fields },
+            format => {
+                if let Some(other) = mapped.into_iter().find(|&other| other != format) {
+                    return Err(Error::config(format!(
+                        "data.fields maps columns of the format `{}`, but data.format is `{}`",
+                        other.name(),
+                        format.name()
+                    ))
+                    .with("key", "data.fields")
+                    .help(format!("remove them, or set data.format = \"{}\" or \"auto\"", other.name())));
+                }
+                Self { candidates: vec![format], fields }
+            }
+        };
+        let [prompt, completion] = [columns.column("prompt"), columns.column("completion")];
+        if prompt.theirs == completion.theirs {
+            return Err(Error::config(format!(
+                "the prompt and the completion are both the column `{}`",
+                prompt.theirs
+            ))
+            .with("key", "data.fields"));
+        }
+        Ok(columns)
+    }
+
+    /// What this row holds.
+    ///
+    /// # Errors
+    /// Columns that are missing or of another type; the caller adds where the row is.
+    pub fn content(&self, mut row: Map<String, Value>) -> Result<Content> {
+        row.retain(|_, value| !value.is_null());
+        let has_all = |format: &&Format| self.columns(**format).all(|column| row.contains_key(column.theirs));
+        let Some(format) = self.candidates.iter().find(has_all) else {
+            return Err(advice::missing_columns(self, &row));
+        };
+        let mut take = |column: &'static str| {
+            let column = self.column(column);
+            (column, row.remove(column.theirs).unwrap_or_default())
+        };
+        match format {
+            Format::PromptCompletion => {
+                let prompt = string(take("prompt"))?;
+                Ok(Content::PromptCompletion { prompt, completion: string(take("completion"))? })
+            }
+            Format::Text => Ok(Content::Text(string(take("text"))?)),
+            Format::Messages | Format::Auto => {
+                let (column, value) = take("messages");
+                Ok(Content::Messages(messages::read(column.theirs, value)?))
+            }
+        }
+    }
+
+    fn columns(&self, format: Format) -> impl Iterator<Item = Column<'_>> {
+        format.columns().iter().map(|column| self.column(column))
+    }
+
+    fn column(&self, ours: &'static str) -> Column<'_> {
+        Column { ours, theirs: self.fields.get(ours).unwrap_or(ours) }
+    }
+}
+
+impl Format {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Messages => "messages",
+            Self::PromptCompletion => "prompt_completion",
+            Self::Text => "text",
+        }
+    }
+
+    /// The columns that a row of this format has.
+    fn columns(self) -> &'static [&'static str] {
+        match self {
+            Self::Auto => &[],
+            Self::Messages => &["messages"],
+            Self::PromptCompletion => &["prompt", "completion"],
+            Self::Text => &["text"],
+        }
+    }
+
+    fn is_mapped(self, fields: &Fields) -> bool {
+        self.columns().iter().any(|column| fields.get(column).is_some())
+    }
+}
+
+impl Fields {
+    /// What this column is called in the file, where that is configured.
+    fn get(&self, column: &str) -> Option<&str> {
+        match column {
+            "messages" => self.messages.as_deref(),
+            "prompt" => self.prompt.as_deref(),
+            "completion" => self.completion.as_deref(),
+            "text" => self.text.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+fn string((column, value): (Column<'_>, Value)) -> Result<String> {
+    match value {
+        Value::String(text) => Ok(text),
+        other => {
+            let error = advice::wrong_type(column.theirs, "a string", &other);
+            Err(match other {
+                Value::Array(_) if column.ours != "text" => {
+                    error.help("a prompt or completion of several turns is a conversation: use the format `messages`")
+                }
+                _ => error,
+            })
+        }
+    }
+}

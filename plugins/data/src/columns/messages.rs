@@ -1,0 +1,60 @@
+//! Conversations: arrays of messages in the form that chat templates take.
+
+use mdt_plugin_api::serde_json::{Map, Value};
+use mdt_plugin_api::{Error, Message, Result};
+
+use super::advice::{keys, nearest, wrong_type};
+
+/// The roles that chat templates know.
+const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
+
+/// What other forms of conversations call them.
+const OTHER_ROLES: [(&str, &str); 5] =
+    [("human", "user"), ("gpt", "assistant"), ("bot", "assistant"), ("model", "assistant"), ("function", "tool")];
+
+/// Reads the column `column` as messages.
+pub(super) fn read(column: &str, value: Value) -> Result<Vec<Message>> {
+    let expected = "an array of { role, content }";
+    let Value::Array(turns) = value else { return Err(wrong_type(column, expected, &value)) };
+    if turns.is_empty() {
+        return Err(Error::input(format!("`{column}` is empty")));
+    }
+    let message = |(index, turn)| match turn {
+        Value::Object(turn) => message(&format!("{column}[{index}]"), turn),
+        other => Err(wrong_type(&format!("{column}[{index}]"), "an object with role and content", &other)),
+    };
+    turns.into_iter().enumerate().map(message).collect()
+}
+
+/// Reads one message; `place` is where it is, such as `messages[3]`.
+fn message(place: &str, mut turn: Map<String, Value>) -> Result<Message> {
+    let found = keys(&turn);
+    let role = match turn.remove("role") {
+        Some(Value::String(role)) if ROLES.contains(&role.as_str()) => role,
+        Some(Value::String(role)) => return Err(unknown_role(place, &role)),
+        Some(other) => return Err(wrong_type(&format!("{place}.role"), "a string", &other)),
+        None => return Err(Error::input(format!("`{place}` has no `role`")).with("keys found", found)),
+    };
+    let content = match turn.remove("content") {
+        Some(Value::String(content)) => content,
+        // A turn may only call tools; its content is then null in OpenAI's form, or missing.
+        None | Some(Value::Null) if turn.get("tool_calls").is_some_and(|calls| !calls.is_null()) => String::new(),
+        None => return Err(Error::input(format!("`{place}` has no `content`")).with("keys found", found)),
+        Some(parts @ Value::Array(_)) => {
+            return Err(wrong_type(&format!("{place}.content"), "a string", &parts)
+                .help("content in parts is for images and audio, which are not supported: join parts of text"));
+        }
+        Some(other) => return Err(wrong_type(&format!("{place}.content"), "a string", &other)),
+    };
+    Ok(Message { role, content, extra: turn })
+}
+
+fn unknown_role(place: &str, role: &str) -> Error {
+    let other = OTHER_ROLES.iter().find(|(other, _)| other.eq_ignore_ascii_case(role)).map(|&(_, ours)| ours);
+    let known = ROLES.join(", ");
+    let advice = match other.or_else(|| nearest(role, ROLES.into_iter())) {
+        Some(ours) => format!("the roles are {known}; {role:?} looks like {ours:?}"),
+        None => format!("the roles are {known}"),
+    };
+    Error::input(format!("`{place}` has the unknown role {role:?}")).help(advice)
+}

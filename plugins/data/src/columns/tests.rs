@@ -1,0 +1,171 @@
+//! Which columns are looked for, what a row becomes, and what the user reads when it does not fit.
+
+use mdt_plugin_api::serde_json::{from_value, json};
+
+use super::*;
+
+fn read(format: Format, fields: Value, row: Value) -> Result<Content> {
+    let Value::Object(row) = row else { panic!("a row is an object") };
+    Columns::new(format, from_value(fields).unwrap())?.content(row)
+}
+
+fn read_auto(row: Value) -> Result<Content> {
+    read(Format::Auto, json!({}), row)
+}
+
+fn pair(prompt: &str, completion: &str) -> Content {
+    Content::PromptCompletion { prompt: prompt.to_owned(), completion: completion.to_owned() }
+}
+
+fn text(text: &str) -> Content {
+    Content::Text(text.to_owned())
+}
+
+/// The message of an error and its advice.
+fn complaint(result: Result<Content>) -> (String, String) {
+    let error = result.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Input);
+    let advice = error.context().iter().find(|(key, _)| key == "help").map(|(_, advice)| advice.clone());
+    (error.message().to_owned(), advice.unwrap_or_default())
+}
+
+#[test]
+fn the_format_of_a_row_is_told_by_its_columns() {
+    assert_eq!(read_auto(json!({"prompt": "2+2", "completion": "4", "source": "school"})).unwrap(), pair("2+2", "4"));
+    assert_eq!(read_auto(json!({"text": "Once upon a time"})).unwrap(), text("Once upon a time"));
+    let conversation = read_auto(json!({"prompt": "ignored", "messages": [{"role": "user", "content": "Hi"}]}));
+    let message = Message { role: "user".to_owned(), content: "Hi".to_owned(), ..Message::default() };
+    assert_eq!(conversation.unwrap(), Content::Messages(vec![message]));
+}
+
+#[test]
+fn null_columns_count_as_missing() {
+    let row = json!({"messages": null, "prompt": null, "completion": null, "text": "a"});
+    assert_eq!(read_auto(row).unwrap(), text("a"));
+}
+
+#[test]
+fn a_forced_format_looks_at_its_own_columns_only() {
+    let row = json!({"prompt": "a", "completion": "b", "text": "c"});
+    assert_eq!(read(Format::Text, json!({}), row.clone()).unwrap(), text("c"));
+    assert_eq!(read(Format::PromptCompletion, json!({}), row.clone()).unwrap(), pair("a", "b"));
+    assert_eq!(complaint(read(Format::Messages, json!({}), row)).0, "the row has no `messages`");
+}
+
+#[test]
+fn mapped_columns_are_read_and_choose_the_format() {
+    let row = json!({"question": "a", "answer": "b", "body": "c", "text": "d"});
+    let fields = json!({"prompt": "question", "completion": "answer"});
+    assert_eq!(read(Format::Auto, fields, row.clone()).unwrap(), pair("a", "b"));
+    assert_eq!(read(Format::Auto, json!({"text": "body"}), row).unwrap(), text("c"));
+
+    let half_mapped = read(Format::Auto, json!({"prompt": "question"}), json!({"question": "a", "completion": "b"}));
+    assert_eq!(half_mapped.unwrap(), pair("a", "b"));
+}
+
+#[test]
+fn mapped_columns_of_another_format_are_refused() {
+    let error = read(Format::Text, json!({"prompt": "question"}), json!({})).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Config);
+    assert_eq!(
+        error.message(),
+        "data.fields maps columns of the format `prompt_completion`, but data.format is `text`"
+    );
+    let error = read(Format::Auto, json!({"prompt": "a", "completion": "a"}), json!({})).unwrap_err();
+    assert_eq!(error.message(), "the prompt and the completion are both the column `a`");
+}
+
+#[test]
+fn a_row_that_fits_no_format_gets_the_mapping_that_would_fit() {
+    for (row, mapping) in [
+        (json!({"id": 7, "question": "a", "answer": "b"}), "prompt = \"question\", completion = \"answer\""),
+        (json!({"Instruction": "a", "output": "b"}), "prompt = \"Instruction\", completion = \"output\""),
+        (json!({"conversations": []}), "messages = \"conversations\""),
+        (json!({"body": "a"}), "text = \"body\""),
+    ] {
+        let (message, advice) = complaint(read_auto(row));
+        assert_eq!(message, "the row has none of `messages`, `prompt` + `completion`, `text`");
+        assert_eq!(advice, format!("if that is what it is, map it: data.fields = {{ {mapping} }}"));
+    }
+    let (_, advice) = complaint(read_auto(json!({"xyz": 1})));
+    assert!(advice.starts_with("map the columns that it has"), "{advice}");
+}
+
+#[test]
+fn a_row_with_half_of_its_columns_is_told_the_nearest_key() {
+    let error = read_auto(json!({"prompt": "a", "completoin": "b"})).unwrap_err();
+    assert_eq!(error.message(), "the row has no `completion`");
+    assert!(error.context().contains(&("keys found".to_owned(), "prompt, completoin".to_owned())));
+    let (_, advice) = complaint(Err(error));
+    assert_eq!(advice, "if that is what it is, map it: data.fields = { completion = \"completoin\" }");
+
+    let (message, _) = complaint(read(Format::Auto, json!({"prompt": "question"}), json!({"Question": "a"})));
+    assert_eq!(message, "the row has no `question` and no `completion`");
+    assert!(read_auto(json!({})).unwrap_err().context().contains(&("keys found".to_owned(), "none".to_owned())));
+}
+
+#[test]
+fn columns_of_other_types_are_named() {
+    let (message, _) = complaint(read_auto(json!({"prompt": 3, "completion": "b"})));
+    assert_eq!(message, "`prompt` must be a string, not a number");
+    let (message, advice) = complaint(read_auto(json!({"prompt": [], "completion": "b"})));
+    assert_eq!(message, "`prompt` must be a string, not an array");
+    assert!(advice.contains("use the format `messages`"));
+    let (message, _) = complaint(read(Format::Auto, json!({"text": "body"}), json!({"body": false})));
+    assert_eq!(message, "`body` must be a string, not a boolean");
+}
+
+#[test]
+fn messages_keep_what_else_the_template_may_want() {
+    let calls = json!([{"function": {"name": "add", "arguments": {"a": 1}}}]);
+    let content = read_auto(json!({"messages": [
+        {"role": "user", "content": "1+1", "name": "Ada"},
+        {"role": "assistant", "content": null, "tool_calls": calls},
+        {"role": "tool", "content": "2", "tool_call_id": "x"},
+    ]}));
+    let Content::Messages(messages) = content.unwrap() else { panic!("not messages") };
+    let extras: Vec<Value> = messages.iter().map(|message| Value::Object(message.extra.clone())).collect();
+    assert_eq!(extras, [json!({"name": "Ada"}), json!({"tool_calls": calls}), json!({"tool_call_id": "x"})]);
+    assert_eq!(messages[1].content, "");
+}
+
+#[test]
+fn messages_that_cannot_be_rendered_are_named_by_their_place() {
+    let first = json!({"role": "user", "content": "Hi"});
+    for (messages, expected) in [
+        (json!("Hi"), "`messages` must be an array of { role, content }, not a string"),
+        (json!([]), "`messages` is empty"),
+        (json!([first, "Ho"]), "`messages[1]` must be an object with role and content, not a string"),
+        (json!([first, {"content": "Ho"}]), "`messages[1]` has no `role`"),
+        (json!([first, {"role": 1, "content": "Ho"}]), "`messages[1].role` must be a string, not a number"),
+        (json!([first, {"role": "assistant"}]), "`messages[1]` has no `content`"),
+        (json!([first, {"role": "assistant", "content": null}]), "`messages[1].content` must be a string, not null"),
+        (
+            json!([first, {"role": "assistant", "content": null, "tool_calls": null}]),
+            "`messages[1].content` must be a string, not null",
+        ),
+        (
+            json!([{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]),
+            "`messages[0].content` must be a string, not an array",
+        ),
+    ] {
+        assert_eq!(complaint(read_auto(json!({ "messages": messages }))).0, expected);
+    }
+}
+
+#[test]
+fn an_unknown_role_is_told_what_it_looks_like() {
+    for (role, ours) in [("gpt", "assistant"), ("Human", "user"), ("asistant", "assistant"), ("User", "user")] {
+        let row = json!({"chat": [{"role": role, "content": "Hi"}]});
+        let (message, advice) = complaint(read(Format::Auto, json!({"messages": "chat"}), row));
+        assert_eq!(message, format!("`chat[0]` has the unknown role {role:?}"));
+        assert!(advice.ends_with(&format!("{role:?} looks like {ours:?}")), "{advice}");
+    }
+}
+
+#[test]
+fn an_unknown_field_is_refused_when_the_configuration_is_read() {
+    let error = from_value::<Fields>(json!({"promt": "question"})).unwrap_err().to_string();
+    assert!(error.contains("unknown field `promt`"), "{error}");
+    assert_eq!(mdt_plugin_api::serde_json::to_value(Fields::default()).unwrap(), json!({}));
+}

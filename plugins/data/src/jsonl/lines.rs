@@ -1,0 +1,99 @@
+//! Lines of a file with their numbers and places: what JSON Lines calls a line, and how to come back to one.
+
+use std::fmt;
+use std::io::{self, BufRead, Seek, SeekFrom};
+use std::str::FromStr;
+
+use mdt_plugin_api::Error;
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// A place between two lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Position {
+    /// Bytes before it.
+    offset: u64,
+    /// Lines before it.
+    line: u64,
+}
+
+impl Position {
+    /// Before the first line.
+    pub const START: Self = Self { offset: 0, line: 0 };
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "byte {} after {} lines", self.offset, self.line)
+    }
+}
+
+impl FromStr for Position {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let numbers = text
+            .strip_prefix("byte ")
+            .and_then(|rest| rest.strip_suffix(" lines"))
+            .and_then(|rest| rest.split_once(" after "))
+            .and_then(|(offset, line)| Some(Self { offset: offset.parse().ok()?, line: line.parse().ok()? }));
+        numbers.ok_or_else(|| Error::input(format!("{text:?} is not a place in a JSON Lines file")))
+    }
+}
+
+/// Reads line by line, with one buffer for all lines.
+pub(super) struct Lines<R> {
+    reader: R,
+    position: Position,
+    buffer: Vec<u8>,
+}
+
+impl<R: BufRead + Seek> Lines<R> {
+    /// Reads from the beginning.
+    pub fn new(reader: R) -> Self {
+        Self { reader, position: Position::START, buffer: Vec::new() }
+    }
+
+    /// The next line that is not blank, without its end, and its number from 1.
+    pub fn next(&mut self) -> io::Result<Option<(u64, &[u8])>> {
+        loop {
+            self.buffer.clear();
+            let read = self.reader.read_until(b'\n', &mut self.buffer)?;
+            if read == 0 {
+                return Ok(None);
+            }
+            let mark = if self.position == Position::START && self.buffer.starts_with(BYTE_ORDER_MARK) {
+                BYTE_ORDER_MARK.len()
+            } else {
+                0
+            };
+            self.position.offset += read as u64;
+            self.position.line += 1;
+            if !self.buffer[mark..].trim_ascii().is_empty() {
+                return Ok(Some((self.position.line, self.buffer[mark..].trim_ascii_end())));
+            }
+        }
+    }
+
+    /// Where the next line begins.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Continues at a place.
+    pub fn seek(&mut self, position: Position) -> io::Result<()> {
+        self.reader.seek(SeekFrom::Start(position.offset))?;
+        self.position = position;
+        Ok(())
+    }
+
+    /// Whether a line begins (or the file ends) at this place. Loses the place where it is.
+    pub fn line_begins(&mut self, position: Position) -> io::Result<bool> {
+        let end = self.reader.seek(SeekFrom::End(0))?;
+        if position.offset == 0 || position.offset >= end {
+            return Ok(position.offset <= end);
+        }
+        self.reader.seek(SeekFrom::Start(position.offset - 1))?;
+        Ok(self.reader.fill_buf()?.first() == Some(&b'\n'))
+    }
+}

@@ -1,0 +1,253 @@
+//! Files as they are found: any line end, any place to continue at, and everything that can be wrong with them.
+
+use std::fs;
+
+use mdt_plugin_api::serde_json::json;
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+
+/// A directory with one data file.
+struct Written {
+    directory: TempDir,
+}
+
+impl Written {
+    fn new(bytes: impl AsRef<[u8]>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("train.jsonl"), bytes).unwrap();
+        Self { directory }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("train.jsonl")
+    }
+
+    fn open(&self) -> Result<Jsonl> {
+        Jsonl::open(&self.path(), Config::default())
+    }
+
+    /// The error of opening it or of its first bad row.
+    fn error(&self) -> Error {
+        match self.open() {
+            Ok(mut source) => rest(&mut source).unwrap_err(),
+            Err(error) => error,
+        }
+    }
+}
+
+fn rest(source: &mut Jsonl) -> Result<Vec<Example>> {
+    std::iter::from_fn(|| source.next().transpose()).collect()
+}
+
+fn context<'a>(error: &'a Error, key: &str) -> &'a str {
+    error.context().iter().find(|(name, _)| name == key).map_or("", |(_, value)| value)
+}
+
+fn text(row: u64, text: &str) -> Example {
+    Example { row, content: Content::Text(text.to_owned()) }
+}
+
+/// A row: what it holds, and how many blank lines precede it.
+fn rows() -> impl Strategy<Value = Vec<(Content, usize)>> {
+    let role = prop::sample::select(vec!["system", "user", "assistant"]);
+    let message = (role, any::<String>()).prop_map(|(role, content)| Message {
+        role: role.to_owned(),
+        content,
+        ..Message::default()
+    });
+    let content = prop_oneof![
+        prop::collection::vec(message, 1..4).prop_map(Content::Messages),
+        any::<(String, String)>().prop_map(|(prompt, completion)| Content::PromptCompletion { prompt, completion }),
+        any::<String>().prop_map(Content::Text),
+    ];
+    prop::collection::vec((content, 0usize..3), 1..20)
+}
+
+/// The file with these rows, and the examples that it must give.
+fn file(rows: &[(Content, usize)], line_end: &str, mark: bool, last_line_ends: bool) -> (String, Vec<Example>) {
+    let mut file = if mark { "\u{feff}".to_owned() } else { String::new() };
+    let (mut examples, mut line) = (Vec::new(), 0);
+    for (content, blank_lines) in rows {
+        let row = match content {
+            Content::Text(text) => json!({ "text": text }),
+            Content::PromptCompletion { prompt, completion } => json!({"prompt": prompt, "completion": completion}),
+            Content::Messages(messages) => json!({
+                "messages": messages.iter().map(|m| json!({"role": m.role, "content": m.content})).collect::<Vec<_>>()
+            }),
+        };
+        for _ in 0..*blank_lines {
+            file.push_str("  ");
+            file.push_str(line_end);
+        }
+        file.push_str(&row.to_string());
+        file.push_str(line_end);
+        line += *blank_lines as u64 + 1;
+        examples.push(Example { row: line, content: content.clone() });
+    }
+    if !last_line_ends {
+        file.truncate(file.len() - line_end.len());
+    }
+    (file, examples)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn what_was_written_is_read_whatever_the_line_ends(
+        rows in rows(),
+        line_end in prop::sample::select(vec!["\n", "\r\n"]),
+        mark: bool,
+        last_line_ends: bool,
+    ) {
+        let (file, examples) = file(&rows, line_end, mark, last_line_ends);
+        let mut source = Written::new(file).open().unwrap();
+        prop_assert_eq!(source.len(), Some(examples.len() as u64));
+        prop_assert_eq!(rest(&mut source).unwrap(), examples);
+    }
+
+    #[test]
+    fn a_restored_source_continues_where_the_state_was_taken(
+        rows in rows(),
+        line_end in prop::sample::select(vec!["\n", "\r\n"]),
+        mark: bool,
+        last_line_ends: bool,
+        place: prop::sample::Index,
+    ) {
+        let (file, examples) = file(&rows, line_end, mark, last_line_ends);
+        let written = Written::new(file);
+        let place = place.index(examples.len() + 1);
+        let mut source = written.open().unwrap();
+        for _ in 0..place {
+            source.next().unwrap().unwrap();
+        }
+        let state = source.state().unwrap();
+
+        let mut restored = written.open().unwrap();
+        restored.restore(&state).unwrap();
+        prop_assert_eq!(restored.state().unwrap(), state.clone());
+        prop_assert_eq!(restored.len(), source.len());
+        prop_assert_eq!(&rest(&mut restored).unwrap(), &examples[place..]);
+
+        // And from the end of the file back.
+        restored.restore(&state).unwrap();
+        prop_assert_eq!(&rest(&mut restored).unwrap(), &examples[place..]);
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), state: String) {
+        let written = Written::new(bytes);
+        if let Ok(mut source) = written.open() {
+            let _ = rest(&mut source);
+            let _ = source.restore(&state);
+        }
+    }
+}
+
+#[test]
+fn the_end_stays_the_end() {
+    let mut source = Written::new("{\"text\": \"a\"}").open().unwrap();
+    assert_eq!(source.next().unwrap(), Some(text(1, "a")));
+    assert_eq!((source.next().unwrap(), source.next().unwrap()), (None, None));
+}
+
+#[test]
+fn bad_json_names_file_line_column_and_excerpt() {
+    let written = Written::new("\u{feff}{\"text\": \"a\"}\r\n\r\n{\"text\": \"ä\" \"more\": 1}\r\n");
+    let error = written.error();
+    assert_eq!(error.code(), ErrorCode::Input);
+    assert_eq!(error.message(), "not valid JSON: expected `,` or `}`");
+    assert_eq!(context(&error, "file"), written.path().display().to_string());
+    assert_eq!((context(&error, "line"), context(&error, "column")), ("3", "14"));
+    assert_eq!(context(&error, "excerpt"), "{\"text\": \"ä\" \"more\": 1}");
+}
+
+#[test]
+fn the_excerpt_of_a_long_line_is_around_the_fault() {
+    let long = format!("{{\"text\": \"{}\" oops, \"more\": \"{}\"}}", "é".repeat(1000), "è".repeat(1000));
+    let error = Written::new(long).error();
+    let excerpt = context(&error, "excerpt");
+    assert!(excerpt.contains("oops") && excerpt.starts_with('…') && excerpt.ends_with('…'), "{excerpt}");
+    assert!(excerpt.chars().count() < 70, "{excerpt}");
+    assert_eq!(context(&error, "column"), "1013");
+}
+
+#[test]
+fn json_that_is_not_one_object_per_line_is_told_how_to_become_it() {
+    let array = Written::new("[\n  {\"text\": \"a\"}\n]\n").error();
+    assert!(context(&array, "help").contains("jq -c '.[]'"), "{array:?}");
+    let array = Written::new("[{\"text\": \"a\"}]").error();
+    assert_eq!(array.message(), "a line must be a JSON object");
+    assert!(context(&array, "help").contains("jq -c '.[]'"), "{array:?}");
+    let spread = Written::new("{\n  \"text\": \"a\"\n}\n").error();
+    assert!(context(&spread, "help").contains("jq -c ."), "{spread:?}");
+    assert_eq!(context(&spread, "line"), "1");
+}
+
+#[test]
+fn a_row_with_missing_columns_names_its_line() {
+    let error = Written::new("{\"text\": \"a\"}\n\n{\"question\": \"a\", \"answer\": \"b\"}\n").error();
+    assert_eq!(error.message(), "the row has none of `messages`, `prompt` + `completion`, `text`");
+    assert_eq!((context(&error, "line"), context(&error, "keys found")), ("3", "question, answer"));
+    assert!(context(&error, "help").contains("data.fields = { prompt = \"question\", completion = \"answer\" }"));
+}
+
+#[test]
+fn text_in_another_encoding_names_line_and_column() {
+    let error = Written::new(b"{\"text\": \"a\"}\n{\"text\": \"caf\xe9\"}\n").error();
+    assert_eq!(error.message(), "not valid UTF-8: byte 0xe9");
+    assert_eq!((context(&error, "line"), context(&error, "column")), ("2", "14"));
+    assert!(context(&error, "help").contains("iconv"));
+}
+
+#[test]
+fn a_file_without_rows_is_an_error() {
+    for empty in ["", "\n \r\n", "\u{feff}", "\u{feff}\r\n\n"] {
+        assert_eq!(Written::new(empty).error().message(), "the data file has no rows");
+    }
+}
+
+#[test]
+fn files_of_other_formats_are_recognised() {
+    for (start, what) in [
+        (&b"\x1f\x8b\x08\x00"[..], "compressed with gzip"),
+        (b"PAR1\x15\x04", "a Parquet file"),
+        (b"\xff\xfe{\0", "UTF-16"),
+    ] {
+        let error = Written::new(start).error();
+        assert_eq!(error.message(), format!("the data file is {what}, not JSON Lines"));
+        assert_ne!(context(&error, "help"), "");
+    }
+}
+
+#[test]
+fn what_is_no_file_is_an_error_that_names_the_nearest() {
+    let written = Written::new("{\"text\": \"a\"}");
+    let open = |path: &Path| Jsonl::open(path, Config::default()).err().unwrap();
+
+    let missing = open(&written.directory.path().join("trian.jsonl"));
+    assert_eq!((missing.code(), missing.message()), (ErrorCode::Input, "the data file does not exist"));
+    assert_eq!(context(&missing, "help"), format!("there is {}", written.path().display()));
+
+    let directory = open(written.directory.path());
+    assert_eq!(directory.message(), "the data source is a directory, not a file");
+    assert_eq!(context(&directory, "help"), format!("name a file in it, such as {}", written.path().display()));
+
+    assert!(context(&open(Path::new("nowhere/at/all.jsonl")), "help").contains("relative to the directory"));
+    assert_eq!(open(Path::new("")).code(), ErrorCode::Config);
+}
+
+#[test]
+fn a_state_that_does_not_fit_the_file_is_refused() {
+    let written = Written::new("{\"text\": \"a\"}\n{\"text\": \"b\"}\n");
+    let mut source = written.open().unwrap();
+    assert_eq!(source.restore("garbage").unwrap_err().message(), "\"garbage\" is not a place in a JSON Lines file");
+    source.restore("byte 14 after 1 lines").unwrap();
+    assert_eq!(source.next().unwrap(), Some(text(2, "b")));
+    for changed in ["byte 13 after 1 lines", "byte 29 after 2 lines", "byte 18446744073709551615 after 2 lines"] {
+        let error = source.restore(changed).unwrap_err();
+        assert!(error.message().starts_with("the data file has changed: no line begins at byte"), "{error}");
+    }
+}
