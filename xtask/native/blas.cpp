@@ -39,8 +39,8 @@ struct Pool {
 
 std::atomic<const Pool*> pool{nullptr};
 
-// Below this many floating-point operations a product takes less time than waking a thread.
-constexpr double SMALLEST_SPLIT = 4e6;
+// Below this many floating-point operations (some 80 µs on one core) waking a thread costs more than it brings.
+constexpr double SMALLEST_SPLIT = 8e6;
 // Slices start at multiples of this, a multiple of every OpenBLAS kernel's tile: a slice has no ragged inner edge.
 constexpr int TILE = 64;
 

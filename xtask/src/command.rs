@@ -15,8 +15,7 @@ pub fn run(command: &mut Command) -> Result<()> {
 
 /// Runs `command` silently and returns its standard output. What it wrote to standard error goes into the error.
 pub fn output(command: &mut Command) -> Result<String> {
-    let Output { status, stdout, stderr } =
-        command.output().map_err(|error| not_started(command, &error))?;
+    let Output { status, stdout, stderr } = command.output().map_err(|error| not_started(command, &error))?;
     if status.success() {
         return Ok(String::from_utf8_lossy(&stdout).into_owned());
     }

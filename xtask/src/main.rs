@@ -1,8 +1,12 @@
 //! Developer commands: `cargo xtask <command>`. Run without one, it lists them.
 
 mod command;
+mod demo;
+mod dist;
+mod files;
 mod setup;
 mod system;
+mod test;
 mod workspace;
 
 use std::{env, error::Error, process::ExitCode};
@@ -12,13 +16,19 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const USAGE: &str = "\
 usage: cargo xtask <command>
 
-  setup   gets MLX and links it for Rust (Linux; macOS needs nothing)
+  demo    sets up, builds, and trains a small model; further arguments go to mdt-host
+  test    sets up, builds, and runs every check and test
+  dist    sets up, builds, and stages the program with its plugins under dist/
+  setup   gets MLX and links it for Rust (Linux; on macOS the build of mlx-sys does that)
 ";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["setup"] => setup::run(),
+    let outcome = match arguments.split_first().map(|(name, rest)| (name.as_str(), rest)) {
+        Some(("demo", rest)) => demo::run(rest),
+        Some(("test", [])) => test::run(),
+        Some(("dist", [])) => setup::run().and_then(|()| dist::run()),
+        Some(("setup", [])) => setup::run(),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);

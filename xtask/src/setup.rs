@@ -24,7 +24,9 @@ use std::{
 };
 
 use crate::{
-    Result, system,
+    Result,
+    files::files,
+    system,
     workspace::{self, Metadata},
 };
 
@@ -96,8 +98,9 @@ fn timed(name: &str, step: impl FnOnce() -> Result<()>) -> Result<()> {
 /// Digest of everything that the results depend on.
 fn stamp(root: &Path, folders: &Folders) -> Result<String> {
     let mut hasher = DefaultHasher::new();
-    (root, &folders.mlx_c, include_str!("setup/cargo_config.rs")).hash(&mut hasher);
-    include_str!("setup/mlx_c.rs").hash(&mut hasher);
+    (root, &folders.mlx_c).hash(&mut hasher);
+    // The steps themselves count: a changed flag or key is a changed result.
+    hash_folder(&root.join("xtask/src/setup"), &mut hasher)?;
     hash_file(&root.join("xtask/bindings/src/main.rs"), &mut hasher)?;
     hash_folder(&folders.native, &mut hasher)?;
     Ok(format!("{:016x}\n", hasher.finish()))
@@ -115,17 +118,4 @@ fn hash_file(file: &Path, hasher: &mut impl Hasher) -> Result<()> {
     let content = fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
     (file.file_name(), content).hash(hasher);
     Ok(())
-}
-
-/// The files directly in `folder`, by name.
-fn files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))? {
-        let path = entry?.path();
-        if path.is_file() {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
 }

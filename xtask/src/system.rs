@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::Result;
+use crate::{Result, workspace};
 
 /// The C++ compiler: `$CXX`, else `c++`.
 pub fn cxx() -> OsString {
@@ -23,7 +23,7 @@ pub fn require_tools() -> Result<()> {
         ("pip for python3 (python3 -m pip)", "python3-pip", &python, &["-m", "pip", "--version"]),
     ];
     let missing: Vec<_> =
-        tools.iter().filter(|(_, _, program, arguments)| !answers(program, arguments)).collect();
+        tools.iter().filter(|(_, _, program, arguments)| !succeeds(Command::new(program).args(*arguments))).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -37,8 +37,19 @@ pub fn require_tools() -> Result<()> {
     .into())
 }
 
-fn answers(program: &OsString, arguments: &[&str]) -> bool {
-    let mut command = Command::new(program);
-    command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+/// Checks that Cargo has its formatter and its linter, which minimal installations of Rust leave out.
+pub fn require_cargo_components() -> Result<()> {
+    let answers = |component: &str| {
+        let mut command = workspace::cargo();
+        succeeds(command.args([component, "--version"]))
+    };
+    if answers("fmt") && answers("clippy") {
+        return Ok(());
+    }
+    Err("missing: rustfmt or clippy\n  install both with: rustup component add rustfmt clippy".into())
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    command.stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }

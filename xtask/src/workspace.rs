@@ -43,7 +43,8 @@ impl Metadata {
     pub fn package_directory(&self, name: &str) -> Result<PathBuf> {
         // A mention of the package as a dependency has no version right behind its name.
         let package = format!("{{\"name\":\"{name}\",\"version\":\"");
-        let start = self.0.find(&package).ok_or_else(|| format!("no package `{name}` in the workspace's dependencies"))?;
+        let start =
+            self.0.find(&package).ok_or_else(|| format!("no package `{name}` in the workspace's dependencies"))?;
         let manifest = string_value(&self.0[start..], "manifest_path")?;
         Ok(Path::new(&manifest).parent().unwrap_or(Path::new("/")).to_owned())
     }

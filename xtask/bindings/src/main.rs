@@ -37,9 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     headers
         .iter()
-        .fold(bindgen::builder(), |builder, header| {
-            builder.header(header.to_string_lossy())
-        })
+        .fold(bindgen::builder(), |builder, header| builder.header(header.to_string_lossy()))
         .rust_target(bindgen::RustTarget::stable(73, 0).map_err(|error| error.to_string())?)
         // The guard of mlx-c's half.h: defined beforehand, the header is empty.
         .clang_args([format!("-I{mlx_c}"), "-DMLX_HALF_H".to_owned()])

@@ -11,8 +11,8 @@ use std::{
     thread,
 };
 
-use super::{Folders, files, hash_file, hash_folder};
-use crate::{Result, command, system};
+use super::{Folders, hash_file, hash_folder};
+use crate::{Result, command, files::files, system};
 
 /// mlx-c only passes calls on, so more than this costs compile time and brings nothing.
 const FLAGS: [&str; 4] = ["-std=c++20", "-O1", "-fPIC", "-fvisibility-inlines-hidden"];
@@ -89,21 +89,31 @@ fn compile(folders: &Folders) -> Result<Vec<PathBuf>> {
     })
 }
 
+/// The compiler's command line for `source`, without the name of the object.
+fn compiler(folders: &Folders, source: &Path) -> Command {
+    // MLX's error messages name mlx-c's files: by their place in mlx-c, not on this machine.
+    let mut prefix = OsString::from("-ffile-prefix-map=");
+    prefix.push(&folders.mlx_c);
+    prefix.push("/=");
+    let mut compiler = Command::new(system::cxx());
+    compiler.args(FLAGS).arg(prefix).arg("-include").arg(folders.native.join("format.h"));
+    compiler.arg("-isystem").arg(folders.mlx_include()).arg("-I").arg(&folders.mlx_c);
+    compiler.arg("-c").arg(source);
+    compiler
+}
+
 fn compile_one(folders: &Folders, source: &Path, object: &Path) -> Result<()> {
     // Written beside and renamed, so that an interrupted compilation leaves no half object under the final name.
     let partial = object.with_extension("partial");
-    let mut compiler = Command::new(system::cxx());
-    compiler.args(FLAGS).arg("-include").arg(folders.native.join("format.h"));
-    compiler.arg("-isystem").arg(folders.mlx_include()).arg("-I").arg(&folders.mlx_c);
-    compiler.arg("-c").arg(source).arg("-o").arg(&partial);
-    command::output(&mut compiler)?;
+    command::output(compiler(folders, source).arg("-o").arg(&partial))?;
     Ok(fs::rename(partial, object)?)
 }
 
-/// A name that changes with the source, the headers, the compiler and the flags.
+/// A name that changes with the source, the headers and the command line.
 fn object_name(folders: &Folders, source: &Path) -> Result<String> {
     let mut hasher = DefaultHasher::new();
-    (FLAGS, system::cxx()).hash(&mut hasher);
+    let compiler = compiler(folders, source);
+    (compiler.get_program(), compiler.get_args().collect::<Vec<_>>()).hash(&mut hasher);
     hash_file(source, &mut hasher)?;
     for header in ["format.h", "requirements.txt"] {
         hash_file(&folders.native.join(header), &mut hasher)?;
@@ -123,28 +133,16 @@ fn remove_others(folder: &Path, keep: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Links `libmlxc.so` so that it alone finds everything else in its own folder.
-///
-/// libmlx.so looks for BLAS and LAPACK in the wheel's folders, which are gone. It gets them all the same: the
-/// dynamic linker has already loaded them for libmlxc.so, which names them as its own needs and comes first.
+/// Links `libmlxc.so`, which finds the libraries it needs in its own folder.
 fn link(folders: &Folders, objects: &[PathBuf]) -> Result<()> {
     let lib = folders.lib();
-    let library = lib.join("libmlxc.so");
     let partial = folders.out.join("libmlxc.so.partial");
     let mut linker = Command::new(system::cxx());
-    linker.args(["-shared", "-Wl,-soname,libmlxc.so", "-Wl,-z,defs", "-Wl,--no-as-needed"]);
+    linker.args(["-shared", "-Wl,-soname,libmlxc.so", "-Wl,-z,defs"]);
     linker.args(["-Wl,--enable-new-dtags", "-Wl,-rpath,$ORIGIN"]).args(objects);
-    for needed in files(&lib)? {
-        let name = needed.file_name().unwrap_or_default();
-        if name != "libmlxc.so" {
-            let mut argument = OsString::from("-l:");
-            argument.push(name);
-            linker.arg(argument);
-        }
-    }
     linker.arg("-L").arg(&lib).arg("-Wl,-rpath-link").arg(&lib);
-    linker.arg("-o").arg(&partial);
+    linker.args(["-lmlx", "-lscipy_openblas", "-o"]).arg(&partial);
     command::output(&mut linker)?;
     // Renamed into place: a program that runs with the old library keeps it.
-    Ok(fs::rename(partial, library)?)
+    Ok(fs::rename(partial, lib.join("libmlxc.so"))?)
 }
