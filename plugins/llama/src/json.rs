@@ -1,0 +1,92 @@
+//! Reading keys of a `config.json`, with errors that name them.
+
+use mdt_plugin_api::serde_json::{Map, Value};
+use mdt_plugin_api::{Error, Result};
+
+/// A JSON object of a `config.json`, and where it lies in it.
+#[derive(Clone, Copy)]
+pub struct Object<'a> {
+    map: &'a Map<String, Value>,
+    path: &'static str,
+}
+
+impl<'a> Object<'a> {
+    /// The whole file.
+    ///
+    /// # Errors
+    /// It is no JSON object.
+    pub fn root(value: &'a Value) -> Result<Self> {
+        match value {
+            Value::Object(map) => Ok(Self { map, path: "" }),
+            other => Err(Error::input(format!("config.json must hold a JSON object, not {other}"))),
+        }
+    }
+
+    /// An object inside; `None` where it is absent or null.
+    pub fn object(&self, key: &'static str) -> Result<Option<Self>> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(Self { map, path: key })),
+            Some(other) => Err(self.wrong(key, other, "an object")),
+        }
+    }
+
+    /// Whether nothing stands in it.
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    /// A whole number ≥ 1.
+    pub fn size(&self, key: &str) -> Result<Option<usize>> {
+        self.read(key, "a whole number, at least 1", |value| {
+            value.as_u64().filter(|&number| number > 0).and_then(|number| usize::try_from(number).ok())
+        })
+    }
+
+    /// A number.
+    pub fn number(&self, key: &str) -> Result<Option<f64>> {
+        self.read(key, "a number", Value::as_f64)
+    }
+
+    /// A number > 0.
+    pub fn positive(&self, key: &str) -> Result<Option<f64>> {
+        self.read(key, "a number above 0", |value| value.as_f64().filter(|&number| number > 0.0))
+    }
+
+    /// `true` or `false`.
+    pub fn boolean(&self, key: &str) -> Result<Option<bool>> {
+        self.read(key, "true or false", Value::as_bool)
+    }
+
+    /// A text.
+    pub fn text(&self, key: &str) -> Result<Option<&'a str>> {
+        self.read(key, "a text", |value| value.as_str())
+    }
+
+    /// The value of a key that must be there.
+    pub fn required<T>(&self, key: &str, value: Option<T>) -> Result<T> {
+        value.ok_or_else(|| Error::input(format!("config.json lacks {}", self.name(key))).with("key", self.name(key)))
+    }
+
+    /// An error about a key.
+    pub fn refuse(&self, key: &str, why: impl std::fmt::Display) -> Error {
+        Error::input(format!("config.json: {} {why}", self.name(key))).with("key", self.name(key))
+    }
+
+    /// transformers writes null where a value is not set.
+    fn value(&self, key: &str) -> Option<&'a Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    fn read<T>(&self, key: &str, expected: &str, read: impl FnOnce(&'a Value) -> Option<T>) -> Result<Option<T>> {
+        self.value(key).map(|value| read(value).ok_or_else(|| self.wrong(key, value, expected))).transpose()
+    }
+
+    fn wrong(&self, key: &str, value: &Value, expected: &str) -> Error {
+        self.refuse(key, format!("must be {expected}, not {value}"))
+    }
+
+    fn name(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+}

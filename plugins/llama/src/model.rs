@@ -1,0 +1,102 @@
+//! The component `model llama`: the forward pass.
+
+use mdt_plugin_api::{
+    Cache, Component, Error, HostArray, Model, ModelContext, ModelInput, ParameterSpec, Result, Setup, Tensor,
+};
+
+use crate::attention::{Rotation, attention};
+use crate::config::Architecture;
+use crate::parameters::parameters;
+
+mdt_plugin_api::config! {
+    /// The model `llama` has no keys of its own: everything stands in its `config.json`.
+    pub struct Config {}
+}
+
+/// A Llama.
+#[derive(Debug)]
+pub struct Llama {
+    architecture: Architecture,
+}
+
+impl Component for Llama {
+    type Config = Config;
+
+    fn create(_config: Config, setup: &Setup) -> Result<Self> {
+        let architecture = Architecture::read(&setup.model_config).map_err(|error| match &setup.model_path {
+            Some(path) => error.with("file", path.join("config.json").display()),
+            None => error,
+        })?;
+        Ok(Self { architecture })
+    }
+}
+
+impl Model for Llama {
+    fn parameters(&self) -> Vec<ParameterSpec> {
+        parameters(&self.architecture)
+    }
+
+    fn vocabulary_size(&self) -> usize {
+        self.architecture.vocab_size
+    }
+
+    fn hidden(&self, ctx: &ModelContext, input: &ModelInput<'_>, mut cache: Option<&mut Cache>) -> Result<Tensor> {
+        if input.segments.is_some() {
+            return Err(Error::plugin("several documents in one row are not supported by this model's attention yet")
+                .help("set trainer.packing to false"));
+        }
+        let &[_, length] = input.tokens.shape()?.as_slice() else {
+            return Err(Error::plugin("token ids must have the shape [batch, length]"));
+        };
+        let offset = cache.as_ref().map_or(0, |cache| cache.length());
+        let rotation = self.rotation(ctx, input.positions, offset, length)?;
+        let eps = self.architecture.rms_norm_eps;
+
+        let mut hidden = ctx.embedding("model.embed_tokens", input.tokens)?;
+        for layer in 0..self.architecture.layers {
+            let prefix = format!("model.layers.{layer}");
+            let normed = ctx.rms_norm(&format!("{prefix}.input_layernorm"), &hidden, eps)?;
+            let attended = attention(&self.architecture, ctx, layer, &normed, &rotation, cache.as_deref_mut())?;
+            hidden = (&hidden + &attended)?;
+            let normed = ctx.rms_norm(&format!("{prefix}.post_attention_layernorm"), &hidden, eps)?;
+            hidden = (&hidden + &mlp(ctx, &prefix, &normed)?)?;
+        }
+        if let Some(cache) = cache {
+            cache.advance(length);
+        }
+        ctx.rms_norm("model.norm", &hidden, eps)
+    }
+
+    fn head(&self, ctx: &ModelContext, hidden: &Tensor) -> Result<Tensor> {
+        let name = if self.architecture.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
+        ctx.linear(name, hidden)
+    }
+}
+
+impl Llama {
+    /// The frequencies are made anew for each pass: a function that is differentiated may capture no tensor.
+    fn rotation<'a>(
+        &self,
+        ctx: &ModelContext,
+        positions: Option<&'a Tensor>,
+        offset: usize,
+        length: usize,
+    ) -> Result<Rotation<'a>> {
+        // Positions that are given count from the start of their own document, so the row's length bounds them.
+        let frequencies = self.architecture.rope.frequencies(offset + length);
+        let array = HostArray::new(&[frequencies.inverse.len()], &frequencies.inverse)?;
+        Ok(Rotation {
+            inverse_frequencies: Tensor::from_host(ctx.compute(), &array)?,
+            positions,
+            offset: if positions.is_some() { 0 } else { offset },
+            scale: frequencies.scale,
+        })
+    }
+}
+
+/// `down(silu(gate(x)) · up(x))`.
+fn mlp(ctx: &ModelContext, prefix: &str, x: &Tensor) -> Result<Tensor> {
+    let gate = ctx.linear(&format!("{prefix}.mlp.gate_proj"), x)?;
+    let up = ctx.linear(&format!("{prefix}.mlp.up_proj"), x)?;
+    ctx.linear(&format!("{prefix}.mlp.down_proj"), &gate.swiglu(&up)?)
+}
