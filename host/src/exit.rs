@@ -59,13 +59,7 @@ pub struct Failure {
 impl Failure {
     /// A failure with the given exit status; `message` says what was wrong, in one sentence.
     pub fn new(status: Status, message: impl Into<String>) -> Self {
-        Failure {
-            status,
-            message: message.into(),
-            places: Vec::new(),
-            causes: Vec::new(),
-            help: None,
-        }
+        Failure { status, message: message.into(), places: Vec::new(), causes: Vec::new(), help: None }
     }
 
     /// A failure of the command line or the configuration.
@@ -130,8 +124,7 @@ impl std::error::Error for Failure {}
 
 /// Lines after the first start under the text of the first.
 fn indented(text: &str, width: usize) -> String {
-    text.trim_end()
-        .replace('\n', &format!("\n{}", " ".repeat(width)))
+    text.trim_end().replace('\n', &format!("\n{}", " ".repeat(width)))
 }
 
 #[cfg(test)]
@@ -140,10 +133,7 @@ mod tests {
 
     #[test]
     fn a_failure_prints_message_place_cause_and_help_in_that_order() {
-        let failure = Failure::configuration("two\nlines")
-            .help("fix it")
-            .because("a reason")
-            .at("a.toml:3");
+        let failure = Failure::configuration("two\nlines").help("fix it").because("a reason").at("a.toml:3");
         assert_eq!(
             failure.to_string(),
             "error: two\n       lines\n  at: a.toml:3\n  because: a reason\n  help: fix it"

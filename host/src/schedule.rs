@@ -17,25 +17,17 @@ pub struct Schedule {
 impl Schedule {
     /// A schedule that reaches `peak` and is laid out over `total` updates.
     pub fn new(scheduler: &Scheduler, peak: f64, total: u64) -> Self {
-        Schedule {
-            scheduler: scheduler.clone(),
-            peak,
-            total,
-        }
+        Schedule { scheduler: scheduler.clone(), peak, total }
     }
 
     /// The learning rate of update number `update`, the first being 1.
     pub fn learning_rate(&self, update: u64) -> f64 {
         match &self.scheduler {
-            Scheduler::Constant(c) => {
-                warm_up(self.peak, update, c.warmup_steps).unwrap_or(self.peak)
-            }
-            Scheduler::Cosine(c) => {
-                warm_up(self.peak, update, c.warmup_steps).unwrap_or_else(|| {
-                    let (done, total) = (update - c.warmup_steps, self.total - c.warmup_steps.min(self.total));
-                    self.peak * (c.min_ratio + (1.0 - c.min_ratio) * half_cosine(done, total))
-                })
-            }
+            Scheduler::Constant(c) => warm_up(self.peak, update, c.warmup_steps).unwrap_or(self.peak),
+            Scheduler::Cosine(c) => warm_up(self.peak, update, c.warmup_steps).unwrap_or_else(|| {
+                let (done, total) = (update - c.warmup_steps, self.total - c.warmup_steps.min(self.total));
+                self.peak * (c.min_ratio + (1.0 - c.min_ratio) * half_cosine(done, total))
+            }),
         }
     }
 }
@@ -73,10 +65,9 @@ mod tests {
 
     #[test]
     fn warm_up_of_100_starts_at_a_hundredth_and_reaches_the_peak_at_100() {
-        for schedule in [
-            cosine(100, 0.0, 1000),
-            Schedule::new(&Scheduler::Constant(Constant { warmup_steps: 100 }), 1e-4, 1000),
-        ] {
+        for schedule in
+            [cosine(100, 0.0, 1000), Schedule::new(&Scheduler::Constant(Constant { warmup_steps: 100 }), 1e-4, 1000)]
+        {
             assert!(close(schedule.learning_rate(1), 1e-6));
             assert_eq!(schedule.learning_rate(100), 1e-4);
             assert!(schedule.learning_rate(101) <= 1e-4);

@@ -273,7 +273,11 @@ mod tests {
     fn every_keyword_that_is_read_refuses_something_and_says_what_was_expected() {
         let cases = [
             (json!({ "type": "integer", "minimum": 1 }), json!(0), "an integer of at least 1"),
-            (json!({ "type": "integer", "format": "uint32", "minimum": 0 }), json!(1u64 << 32), "an integer from 0 to 4294967295"),
+            (
+                json!({ "type": "integer", "format": "uint32", "minimum": 0 }),
+                json!(1u64 << 32),
+                "an integer from 0 to 4294967295",
+            ),
             (json!({ "type": "number", "minimum": 0.0, "maximum": 1.0 }), json!(1.5), "a number from 0.0 to 1.0"),
             (json!({ "type": "number", "exclusiveMinimum": 0 }), json!(0), "a number above 0"),
             (json!({ "type": ["string", "null"] }), json!(1), "a string"),

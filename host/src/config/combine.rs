@@ -51,7 +51,8 @@ pub(super) fn combine(host_section: &Value, own: &Value, prefix: &str) -> Combin
         section["required"] = required.clone();
     }
     for key in shape.keys() {
-        let own: Vec<Value> = shape.properties().filter(|(name, _)| *name == key).map(|(_, p)| within(p, prefix)).collect();
+        let own: Vec<Value> =
+            shape.properties().filter(|(name, _)| *name == key).map(|(_, p)| within(p, prefix)).collect();
         let own = match <[Value; 1]>::try_from(own) {
             Ok([only]) => only,
             Err(several) => json!({ "anyOf": several }),
@@ -75,10 +76,11 @@ pub(super) fn combine(host_section: &Value, own: &Value, prefix: &str) -> Combin
 fn within(schema: &Value, prefix: &str) -> Value {
     match schema {
         Value::Object(table) => {
-            let entries = table.iter().map(|(key, value)| match value.as_str().and_then(|v| v.strip_prefix("#/$defs/")) {
-                Some(name) if key == "$ref" => (key.clone(), format!("#/$defs/{prefix}.{name}").into()),
-                _ => (key.clone(), within(value, prefix)),
-            });
+            let entries =
+                table.iter().map(|(key, value)| match value.as_str().and_then(|v| v.strip_prefix("#/$defs/")) {
+                    Some(name) if key == "$ref" => (key.clone(), format!("#/$defs/{prefix}.{name}").into()),
+                    _ => (key.clone(), within(value, prefix)),
+                });
             Value::Object(entries.collect())
         }
         Value::Array(items) => items.iter().map(|item| within(item, prefix)).collect(),

@@ -31,11 +31,8 @@ pub(super) fn read(path: &FilePath) -> Result<File, Failure> {
                 .help("configuration files end in .toml, .yaml, .yml or .json"));
         }
     };
-    let origin = |profile: Option<&str>| Origin::File {
-        path: path.to_owned(),
-        line: None,
-        profile: profile.map(str::to_owned),
-    };
+    let origin =
+        |profile: Option<&str>| Origin::File { path: path.to_owned(), line: None, profile: profile.map(str::to_owned) };
 
     let mut profiles = BTreeMap::new();
     for (name, table) in take_profiles(path, &mut values)? {
@@ -127,9 +124,7 @@ pub(super) fn from_toml(value: toml::Value) -> Result<Value, String> {
 }
 
 fn finite(number: f64) -> Result<Value, String> {
-    serde_json::Number::from_f64(number)
-        .map(Value::Number)
-        .ok_or_else(|| format!("{number} is not a finite number"))
+    serde_json::Number::from_f64(number).map(Value::Number).ok_or_else(|| format!("{number} is not a finite number"))
 }
 
 fn yaml_values(path: &FilePath, text: &str) -> Result<Table, Failure> {

@@ -64,7 +64,8 @@ mod tests {
 
     #[test]
     fn a_string_stands_for_the_table_that_chooses_it() {
-        let short = table(json!({ "optimizer": "lion", "scheduler": "constant", "model": "dir", "data": { "train": "a" } }));
+        let short =
+            table(json!({ "optimizer": "lion", "scheduler": "constant", "model": "dir", "data": { "train": "a" } }));
         let long = table(json!({
             "optimizer": { "use": "lion" }, "scheduler": { "use": "constant" },
             "model": { "path": "dir" }, "data": { "train": ["a"] },

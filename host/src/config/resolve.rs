@@ -2,8 +2,8 @@
 
 use super::check::{check, settle_numbers};
 use super::combine::{Combined, combine, host_schema};
-use super::components::{Components, SECTIONS, Section};
 use super::complain;
+use super::components::{Components, SECTIONS, Section};
 use super::layer::{Layer, Merged, Path, Stack, Table};
 use super::origin::Origin;
 use super::resolved::{Chosen, Dropped, Resolved};

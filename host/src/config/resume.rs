@@ -58,9 +58,7 @@ impl Resolved {
             let text = |value: &Option<Value>| value.as_ref().map_or("unset".to_owned(), Value::to_string);
             failure = failure.because(format!("{key} was {} and is {}", text(before), text(now)));
         }
-        Err(failure.help(
-            "set it back; or start anew with `--set checkpoint.resume=never` and another `output_dir`",
-        ))
+        Err(failure.help("set it back; or start anew with `--set checkpoint.resume=never` and another `output_dir`"))
     }
 }
 

@@ -112,12 +112,7 @@ pub struct Data {
 
 impl Default for Data {
     fn default() -> Self {
-        Data {
-            id: "jsonl".into(),
-            train: Vec::new(),
-            eval: Vec::new(),
-            shuffle: true,
-        }
+        Data { id: "jsonl".into(), train: Vec::new(), eval: Vec::new(), shuffle: true }
     }
 }
 
@@ -189,12 +184,7 @@ pub struct Optimizer {
 
 impl Default for Optimizer {
     fn default() -> Self {
-        Optimizer {
-            id: "adamw".into(),
-            learning_rate: 1e-4,
-            weight_decay: 0.0,
-            no_decay: Vec::new(),
-        }
+        Optimizer { id: "adamw".into(), learning_rate: 1e-4, weight_decay: 0.0, no_decay: Vec::new() }
     }
 }
 

@@ -29,12 +29,13 @@ impl Resolved {
 
     /// The same as one JSON object: `values` by full key, and `dropped`.
     pub fn show_json(&self) -> Value {
-        let values = self.entries().iter().map(|entry| {
-            (entry.path.join("."), json!({ "value": entry.value, "from": entry.origin.to_string() }))
-        });
-        let dropped = self.dropped.iter().map(|d| {
-            json!({ "key": d.key, "value": d.value, "from": d.origin.to_string(), "unknown_to": d.component })
-        });
+        let values = self
+            .entries()
+            .iter()
+            .map(|entry| (entry.path.join("."), json!({ "value": entry.value, "from": entry.origin.to_string() })));
+        let dropped = self.dropped.iter().map(
+            |d| json!({ "key": d.key, "value": d.value, "from": d.origin.to_string(), "unknown_to": d.component }),
+        );
         json!({ "values": values.collect::<serde_json::Map<_, _>>(), "dropped": dropped.collect::<Vec<_>>() })
     }
 }
@@ -54,7 +55,9 @@ fn write_block(text: &mut String, entries: &[&Entry], skip: usize) {
         let _ = match value {
             Some(value) => writeln!(text, "{key:key_width$} = {value:value_width$}  # {origin}"),
             // TOML has no null, so what is unset is a comment, in the same columns.
-            None => writeln!(text, "# {:rest$}  # {origin}", format!("{key} is unset"), rest = key_width + value_width + 1),
+            None => {
+                writeln!(text, "# {:rest$}  # {origin}", format!("{key} is unset"), rest = key_width + value_width + 1)
+            }
         };
     }
 }

@@ -31,9 +31,9 @@ pub fn process_environment() -> Result<Vec<(String, String)>, Failure> {
         let Some(name) = name.to_str().filter(|name| name.starts_with("MDT_")) else {
             continue;
         };
-        let value = value.into_string().map_err(|_| {
-            Failure::configuration(format!("the environment variable {name} is not valid UTF-8"))
-        })?;
+        let value = value
+            .into_string()
+            .map_err(|_| Failure::configuration(format!("the environment variable {name} is not valid UTF-8")))?;
         variables.push((name.to_owned(), value));
     }
     Ok(variables)

@@ -42,7 +42,9 @@ impl Components for Shelf {
                 "timeout_s": { "type": "number", "default": 60 },
             }),
             (Kind::Model, "llama") => json!({ "rope_theta": { "type": ["number", "null"], "default": null } }),
-            (Kind::Compute, "mlx") => json!({ "memory_limit": { "type": "integer", "format": "uint64", "minimum": 0, "default": 0 } }),
+            (Kind::Compute, "mlx") => {
+                json!({ "memory_limit": { "type": "integer", "format": "uint64", "minimum": 0, "default": 0 } })
+            }
             (Kind::Comm, "local") => json!({}),
             _ => {
                 let message = format!("there is no {} component `{id}`", kind.name());

@@ -23,12 +23,7 @@ pub struct Compute {
 
 impl Default for Compute {
     fn default() -> Self {
-        Compute {
-            id: "mlx".into(),
-            device: "auto".into(),
-            dtype: Dtype::default(),
-            threads: 0,
-        }
+        Compute { id: "mlx".into(), device: "auto".into(), dtype: Dtype::default(), threads: 0 }
     }
 }
 
@@ -77,12 +72,6 @@ pub struct Comm {
 
 impl Default for Comm {
     fn default() -> Self {
-        Comm {
-            id: "local".into(),
-            world_size: 1,
-            rank: 0,
-            address: "127.0.0.1".into(),
-            port: 50051,
-        }
+        Comm { id: "local".into(), world_size: 1, rank: 0, address: "127.0.0.1".into(), port: 50051 }
     }
 }

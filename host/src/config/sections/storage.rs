@@ -20,11 +20,7 @@ pub struct Checkpoint {
 
 impl Default for Checkpoint {
     fn default() -> Self {
-        Checkpoint {
-            save_steps: 100,
-            keep: 3,
-            resume: Resume::Auto,
-        }
+        Checkpoint { save_steps: 100, keep: 3, resume: Resume::Auto }
     }
 }
 

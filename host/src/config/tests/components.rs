@@ -40,7 +40,7 @@ fn a_misspelt_key_is_refused_even_where_it_would_have_been_dropped() {
     let desk = Desk::with("[optimizer]\nuse = 'adamw'\nbeta3 = 0.8\n").set("optimizer=lion");
     assert_eq!(
         desk.message(),
-        "error: unknown key `optimizer.beta3`\n  at: job.toml:3\n  help: did you mean `optimizer.beta1`?"
+        "error: unknown key `optimizer.beta3`\n  at: job.toml:3\n  help: did you mean `optimizer.beta2`?"
     );
 }
 
@@ -72,7 +72,8 @@ fn schedulers_are_chosen_like_plugins() {
 
 #[test]
 fn a_component_gets_its_own_keys_and_the_host_keys_it_names() {
-    let resolved = Desk::with("model = 'm'\n[trainer]\nbatch_size = 2\n[comm]\nuse = 'grpc'\ntls = { cert = 'c' }").resolved();
+    let resolved =
+        Desk::with("model = 'm'\n[trainer]\nbatch_size = 2\n[comm]\nuse = 'grpc'\ntls = { cert = 'c' }").resolved();
     let config = |kind| resolved.component(kind).map(|chosen| chosen.config.clone()).unwrap();
     assert_eq!(config(Kind::Trainer), json!({ "max_seq_len": 1024, "packing": false, "template": null }));
     assert_eq!(resolved.settings.trainer.max_seq_len, 1024, "a component's default stands above the host's");

@@ -25,7 +25,8 @@ fn another(key: &str, schema: &Value, now: &Value) -> String {
         Some("object") => "{ x = \"y\" }".into(),
         _ => {
             let nodes = shape.nodes().iter();
-            let listed = nodes.flat_map(|n| n.get("const").into_iter().chain(n["enum"].as_array().into_iter().flatten()));
+            let listed =
+                nodes.flat_map(|n| n.get("const").into_iter().chain(n["enum"].as_array().into_iter().flatten()));
             listed.into_iter().find(|value| *value != now).map_or(text("x"), Value::to_string)
         }
     }

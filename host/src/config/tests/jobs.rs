@@ -7,7 +7,9 @@ const JOB: &str = "model = 'm'\noptimizer = { use = 'adamw', learning_rate = 2e-
 
 #[test]
 fn what_is_shown_is_a_configuration_file_that_resolves_to_the_same() {
-    for desk in [Desk::with(JOB), Desk::with(JOB).set("optimizer=lion").set("comm={ use = 'grpc', tls = { key = 'k' } }")] {
+    for desk in
+        [Desk::with(JOB), Desk::with(JOB).set("optimizer=lion").set("comm={ use = 'grpc', tls = { key = 'k' } }")]
+    {
         let resolved = desk.resolved();
         let shown = resolved.show();
         assert_eq!(Desk::with(&shown).resolved().canonical(), resolved.canonical(), "{shown}");
@@ -80,7 +82,10 @@ fn a_changed_key_that_changes_results_is_named() {
     }
     let now = Desk::with(JOB).set("seed=1").set("optimizer=lion").resolved();
     let text = now.require_same_job(&before.canonical()).unwrap_err().to_string();
-    assert!(text.contains("because: seed was 0 and is 1") && text.contains("optimizer.eps was 1e-7 and is unset"), "{text}");
+    assert!(
+        text.contains("because: seed was 0 and is 1") && text.contains("optimizer.eps was 1e-7 and is unset"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -68,7 +68,8 @@ fn plugin_directories_are_known_before_any_plugin_is() {
 
 /// A key that every layer may set, and the values it takes.
 fn setting() -> impl Strategy<Value = (&'static str, i64)> {
-    let keys = ["seed", "trainer.batch_size", "trainer.max_steps", "comm.port", "scheduler.warmup_steps", "checkpoint.keep"];
+    let keys =
+        ["seed", "trainer.batch_size", "trainer.max_steps", "comm.port", "scheduler.warmup_steps", "checkpoint.keep"];
     (prop::sample::select(keys.to_vec()), 2i64..60_000)
 }
 

@@ -31,8 +31,10 @@ fn the_help_for_an_unknown_key_leads_to_the_right_one() {
         ("checkpoint.save_step = 1", "did you mean `checkpoint.save_steps`?"),
         ("comm = { use = 'grpc', tls = { crt = 'a' } }", "did you mean `comm.tls.cert`?"),
         ("model.adapter = { rank = 8 }", "the keys of `model` are: use, path, name, init"),
-        ("scheduler = { use = 'constant', gamma = 1 }",
-            "the keys of `scheduler` with `use = \"constant\"` are: use, warmup_steps"),
+        (
+            "scheduler = { use = 'constant', gamma = 1 }",
+            "the keys of `scheduler` with `use = \"constant\"` are: use, warmup_steps",
+        ),
     ]);
     for (toml, help) in helps {
         assert_eq!(Desk::with(toml).failure().help_text(), Some(help), "{toml}");
@@ -42,18 +44,31 @@ fn the_help_for_an_unknown_key_leads_to_the_right_one() {
 #[test]
 fn a_wrong_value_says_what_was_found_and_what_was_expected() {
     let cases = [
-        ("trainer.batch_size = 0", "`trainer.batch_size` is the integer 0, where an integer from 1 to 4294967295 is expected"),
-        ("trainer.batch_size = '8'", "`trainer.batch_size` is the string \"8\", where an integer from 1 to 4294967295 is expected"),
-        ("trainer.batch_size = 1.5", "`trainer.batch_size` is the number 1.5, where an integer from 1 to 4294967295 is expected"),
+        (
+            "trainer.batch_size = 0",
+            "`trainer.batch_size` is the integer 0, where an integer from 1 to 4294967295 is expected",
+        ),
+        (
+            "trainer.batch_size = '8'",
+            "`trainer.batch_size` is the string \"8\", where an integer from 1 to 4294967295 is expected",
+        ),
+        (
+            "trainer.batch_size = 1.5",
+            "`trainer.batch_size` is the number 1.5, where an integer from 1 to 4294967295 is expected",
+        ),
         ("trainer.packing = 'yes'", "`trainer.packing` is the string \"yes\", where true or false is expected"),
         ("optimizer.beta1 = 1.5", "`optimizer.beta1` is the number 1.5, where a number from 0 to 1 is expected"),
-        ("compute.dtype = 'float23'",
-            "`compute.dtype` is the string \"float23\", where one of \"float32\", \"bfloat16\", \"float16\" is expected"),
+        (
+            "compute.dtype = 'float23'",
+            "`compute.dtype` is the string \"float23\", where one of \"float32\", \"bfloat16\", \"float16\" is expected",
+        ),
         ("output_dir = 3", "`output_dir` is the integer 3, where a string that is not empty is expected"),
         ("seed = -1", "`seed` is the integer -1, where an integer of at least 0 is expected"),
         ("comm.port = 70000", "`comm.port` is the integer 70000, where an integer from 1 to 65535 is expected"),
-        ("optimizer.no_decay = 'bias'",
-            "`optimizer.no_decay` is the string \"bias\", where a list, each element a string is expected"),
+        (
+            "optimizer.no_decay = 'bias'",
+            "`optimizer.no_decay` is the string \"bias\", where a list, each element a string is expected",
+        ),
         ("data.train = ['a', 3]", "`data.train.1` is the integer 3, where a string that is not empty is expected"),
         ("data.fields = { prompt = 3 }", "`data.fields.prompt` is the integer 3, where a string is expected"),
         ("optimizer = 3", "`optimizer` is the integer 3, where a table or a string is expected"),
