@@ -1,1 +1,143 @@
-//! supervised fine-tuning trainer plugin.
+//! Supervised fine-tuning: the trainer `sft`.
+//!
+//! Rows are conversations, prompts with completions, or plain text. What is trained is what the assistant says, the
+//! completion, or all of the text — each with the token that ends it. The loss is the cross-entropy of those tokens.
+
+mod chat;
+mod collate;
+mod directory;
+mod generation_marks;
+mod loss;
+mod mask;
+mod plain;
+mod python_json;
+mod template;
+mod tokenizer;
+
+use mdt_plugin_api::prelude::*;
+
+use crate::directory::ModelDirectory;
+use crate::template::ChatTemplate;
+use crate::tokenizer::Tokenizer;
+
+mdt_plugin_api::config! {
+    /// Keys of the trainer `sft`.
+    pub struct Config {
+        /// The most tokens that a row may have; longer ones are cut at the right, and counted. The host's key.
+        max_seq_len: usize = 2048,
+        /// A chat template to use instead of the model's: the path of a Jinja file, or the template itself.
+        chat_template: Option<String> = None,
+        /// The day, as YYYY-MM-DD, that a chat template is told when it asks for the date. A fixed one: what a row is
+        /// trained on must not depend on the day of the run. The default is what Llama's own templates fall back on.
+        template_date: String = "2024-07-26".into(),
+    }
+}
+
+/// The trainer.
+pub struct Sft {
+    max_seq_len: usize,
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    stop: Vec<u32>,
+}
+
+impl Component for Sft {
+    type Config = Config;
+
+    fn create(config: Config, setup: &Setup) -> Result<Self> {
+        if config.max_seq_len < 2 {
+            return Err(Error::config("a row needs at least two tokens, one to be given and one to be trained")
+                .with("key", "trainer.max_seq_len")
+                .with("value", config.max_seq_len));
+        }
+        let date = config.template_date.parse().map_err(|error| {
+            Error::config("not a date")
+                .with("key", "trainer.template_date")
+                .with("value", &config.template_date)
+                .help("write it as YYYY-MM-DD")
+                .caused_by(error as jiff::Error)
+        })?;
+        let path = setup.model_path.as_deref().ok_or_else(|| {
+            Error::config("the trainer sft needs a model directory, for the tokenizer in it").with("key", "model.path")
+        })?;
+
+        let directory = ModelDirectory::open(path, &setup.model_config)?;
+        let tokenizer = Tokenizer::load(&directory)?;
+        let source = match &config.chat_template {
+            Some(value) => Some(directory::configured_template(value)?),
+            None => directory.chat_template()?,
+        };
+        let template =
+            source.map(|source| ChatTemplate::compile(&source, &directory.special_tokens(), date)).transpose()?;
+        let stop = stop_tokens(&directory, &tokenizer, template.as_ref());
+        Ok(Self { max_seq_len: config.max_seq_len, tokenizer, template, stop })
+    }
+}
+
+impl Sft {
+    fn template(&self) -> Result<&ChatTemplate> {
+        self.template.as_ref().ok_or_else(|| {
+            Error::input("the row is a conversation, and the model has no chat template")
+                .help("name one with trainer.chat_template, or give rows with prompt and completion, or text")
+        })
+    }
+
+    fn masked(&self, content: &Content) -> Result<plain::Masked> {
+        match content {
+            Content::Messages(messages) => chat::encode(&self.tokenizer, self.template()?, messages),
+            Content::PromptCompletion { prompt, completion } => {
+                plain::prompt_completion(&self.tokenizer, prompt, completion)
+            }
+            Content::Text(text) => plain::text(&self.tokenizer, text),
+        }
+    }
+}
+
+impl Trainer for Sft {
+    fn vocabulary(&self) -> Result<Vocabulary> {
+        Ok(Vocabulary { size: self.tokenizer.size(), stop: self.stop.clone() })
+    }
+
+    fn encode(&self, example: &Example) -> Result<Encoded> {
+        let (mut tokens, mut supervised) =
+            self.masked(&example.content).map_err(|error| error.with("row", example.row))?;
+        let truncated = tokens.len().saturating_sub(self.max_seq_len) as u64;
+        tokens.truncate(self.max_seq_len);
+        supervised.truncate(self.max_seq_len);
+        Ok(Encoded { tokens, supervised, truncated })
+    }
+
+    fn encode_prompt(&self, example: &Example) -> Result<Vec<u32>> {
+        match &example.content {
+            Content::Messages(messages) => {
+                self.template().and_then(|template| chat::encode_prompt(&self.tokenizer, template, messages))
+            }
+            Content::PromptCompletion { prompt: text, .. } | Content::Text(text) => self.tokenizer.from_start(text),
+        }
+        .map_err(|error| error.with("row", example.row))
+    }
+
+    fn decode(&self, tokens: &[u32]) -> Result<String> {
+        self.tokenizer.decode(tokens)
+    }
+
+    fn collate(&self, rows: &[&Encoded]) -> Result<HostBatch> {
+        collate::collate(rows)
+    }
+
+    fn loss(&self, ctx: &TrainerContext, batch: &Batch) -> Result<Loss> {
+        loss::loss(ctx, batch)
+    }
+}
+
+/// The tokens that end an answer: end of sequence, what the model's configuration names, and what the chat template
+/// ends an answer with.
+fn stop_tokens(directory: &ModelDirectory, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Vec<u32> {
+    let mut stop: Vec<u32> = tokenizer.eos().into_iter().chain(directory.stop_ids()).collect();
+    stop.extend(template.and_then(|template| chat::end_of_turn_token(tokenizer, template)));
+    stop.sort_unstable();
+    stop.dedup();
+    stop
+}
+
+mdt_plugin_api::plugin! { trainer "sft" => Sft; }

@@ -1,0 +1,137 @@
+//! Conversations: rendered by the chat template, trained where the assistant speaks.
+
+use std::ops::Range;
+
+use mdt_plugin_api::{Error, Message, Result};
+use minijinja::Value;
+
+use crate::mask;
+use crate::plain::Masked;
+use crate::template::ChatTemplate;
+use crate::tokenizer::{Pieces, Tokenizer};
+
+const ASSISTANT: &str = "assistant";
+
+/// A conversation's tokens, as the template renders them and nothing added, and which of them are trained: every
+/// assistant turn with its end-of-turn token.
+///
+/// A template that marks what the assistant says with `{% generation %}` is taken at its word. For any other, see
+/// [`answers`].
+///
+/// # Errors
+/// The template cannot render it; it is not clear where the answers are.
+pub fn encode(tokenizer: &Tokenizer, template: &ChatTemplate, messages: &[Message]) -> Result<Masked> {
+    let turns = template.turns(messages)?;
+    let conversation = template.render(&turns, false)?;
+    let pieces = tokenizer.pieces(&conversation.text)?;
+    let spans = if template.marks_answers() {
+        conversation.marked
+    } else {
+        let speaks = messages.iter().map(|message| message.role == ASSISTANT).collect::<Vec<_>>();
+        answers(tokenizer, template, &turns, &speaks, &conversation.text, &pieces)?
+    };
+    let mut supervised = mask::supervised(&pieces.offsets, &spans);
+    if let Some(first) = supervised.first_mut() {
+        *first = false;
+    }
+    Ok((pieces.ids, supervised))
+}
+
+/// Everything before the last answer, up to where the assistant begins to speak.
+pub fn encode_prompt(tokenizer: &Tokenizer, template: &ChatTemplate, messages: &[Message]) -> Result<Vec<u32>> {
+    let given = match messages {
+        [given @ .., last] if last.role == ASSISTANT => given,
+        all => all,
+    };
+    let prompt = template.render(&template.turns(given)?, true)?;
+    Ok(tokenizer.pieces(&prompt.text)?.ids)
+}
+
+/// The special token with which the template ends an answer, found out on a short conversation; `None` where the
+/// template does not render that one.
+pub fn end_of_turn_token(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<u32> {
+    let say = |role: &str| Message { role: role.into(), content: "Hello".into(), ..Message::default() };
+    let (ids, supervised) = encode(tokenizer, template, &[say("user"), say(ASSISTANT)]).ok()?;
+    let last = supervised.iter().rposition(|&trained| trained)?;
+    Some(ids[last]).filter(|&id| tokenizer.is_special(id))
+}
+
+/// Where the assistant speaks, for a template that does not say so.
+///
+/// An answer begins where the conversation so far, rendered with the generation prompt, ends; it ends with the
+/// end-of-turn token of the conversation so far, rendered with the answer. Both renderings have to be beginnings of
+/// the whole conversation: only then is what is trained what the model will see.
+fn answers(
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    turns: &[Value],
+    speaks: &[bool],
+    conversation: &str,
+    pieces: &Pieces,
+) -> Result<Vec<Range<usize>>> {
+    let mut spans = Vec::new();
+    for turn in (0..turns.len()).filter(|&turn| speaks[turn]) {
+        let prompt = template.render(&turns[..turn], true)?.text;
+        expect_beginning(template, conversation, &prompt, turn, "the prompt of an answer")?;
+        let rendered;
+        let answered = if turn + 1 == turns.len() {
+            conversation
+        } else {
+            rendered = template.render(&turns[..=turn], false)?.text;
+            expect_beginning(template, conversation, &rendered, turn, "the conversation up to an answer")?;
+            &rendered
+        };
+        let end = end_of_turn(tokenizer, conversation, pieces, prompt.len()..answered.len()).ok_or_else(|| {
+            template
+                .error(
+                    "the chat template ends the assistant's turns with no special token, so that no answer would end",
+                )
+                .with("message", turn + 1)
+                .help(
+                    "add {{ eos_token }} after the assistant's content in a template of your own \
+                     (trainer.chat_template), or mark what is to be trained with {% generation %}",
+                )
+        })?;
+        spans.push(prompt.len()..end);
+    }
+    Ok(spans)
+}
+
+/// Where the last special token of a turn ends, provided that nothing but white space follows it in the turn.
+///
+/// White space after it (ChatML's newline) belongs to the template: the model has stopped before it.
+fn end_of_turn(tokenizer: &Tokenizer, text: &str, pieces: &Pieces, turn: Range<usize>) -> Option<usize> {
+    let last = (0..pieces.ids.len())
+        .rev()
+        .filter(|&token| turn.contains(&pieces.offsets[token].0))
+        .find(|&token| tokenizer.is_special(pieces.ids[token]))?;
+    let end = pieces.offsets[last].1;
+    text.get(end..turn.end).unwrap_or_default().trim().is_empty().then_some(end)
+}
+
+/// Checks that one rendering is the beginning of another.
+fn expect_beginning(template: &ChatTemplate, whole: &str, beginning: &str, turn: usize, what: &str) -> Result<()> {
+    if whole.starts_with(beginning) {
+        return Ok(());
+    }
+    let same = whole.chars().zip(beginning.chars()).take_while(|(a, b)| a == b).count();
+    Err(differs(template, what, turn)
+        .with("there", excerpt(beginning, same))
+        .with("in the whole conversation", excerpt(whole, same)))
+}
+
+fn differs(template: &ChatTemplate, what: &str, turn: usize) -> Error {
+    template
+        .error(format!("the chat template renders {what} differently from the same messages in the whole conversation"))
+        .with("message", turn + 1)
+        .help(
+            "the template changes earlier turns (it may drop reasoning from them): give the row up to one answer only, \
+             or mark what is to be trained with {% generation %} in a template of your own (trainer.chat_template)",
+        )
+}
+
+/// Some characters before and after a place.
+fn excerpt(text: &str, place: usize) -> String {
+    let shown: String = text.chars().skip(place.saturating_sub(20)).take(40).collect();
+    format!("{shown:?}")
+}

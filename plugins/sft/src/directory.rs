@@ -1,0 +1,227 @@
+//! The tokenizer's files in a model directory, as transformers 4 and 5 write them.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use mdt_plugin_api::{Error, Result};
+use serde_json::{Map, Value};
+
+use crate::template::TemplateSource;
+
+const TEMPLATE_FILE: &str = "chat_template.jinja";
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+
+/// The tokens that templates know by name.
+const NAMED_TOKENS: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// The small files beside `tokenizer.json`; all of them may be missing.
+pub struct ModelDirectory {
+    path: PathBuf,
+    tokenizer_config: Map<String, Value>,
+    special_tokens_map: Map<String, Value>,
+    generation_config: Map<String, Value>,
+    model_config: Value,
+}
+
+impl ModelDirectory {
+    /// Reads them; `model_config` is the directory's `config.json`.
+    ///
+    /// # Errors
+    /// A file that is there and cannot be read, or is no JSON object.
+    pub fn open(path: &Path, model_config: &Value) -> Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            tokenizer_config: read_object(&path.join(TOKENIZER_CONFIG))?,
+            special_tokens_map: read_object(&path.join("special_tokens_map.json"))?,
+            generation_config: read_object(&path.join("generation_config.json"))?,
+            model_config: model_config.clone(),
+        })
+    }
+
+    /// Where `tokenizer.json` is.
+    ///
+    /// # Errors
+    /// It is not there: says what to do about it.
+    pub fn tokenizer_file(&self) -> Result<PathBuf> {
+        let file = self.path.join("tokenizer.json");
+        if file.is_file() {
+            return Ok(file);
+        }
+        let advice = if self.path.join("tokenizer.model").is_file() {
+            "the directory has a SentencePiece tokenizer.model; make a tokenizer.json of it with transformers: \
+             AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+        } else {
+            "copy tokenizer.json and tokenizer_config.json of the model, or of the tokenizer to train with, into the \
+             directory of model.path"
+        };
+        Err(Error::input("the model directory has no tokenizer.json").with("file", file.display()).help(advice))
+    }
+
+    /// A special token by its name (`eos_token`), as text.
+    pub fn special_token(&self, name: &str) -> Option<&str> {
+        let text = |entry: &'_ Value| entry.as_str().is_some() || entry["content"].is_string();
+        [&self.tokenizer_config, &self.special_tokens_map]
+            .into_iter()
+            .filter_map(|file| file.get(name))
+            .find(|entry| text(entry))
+            .and_then(|entry| entry.as_str().or_else(|| entry["content"].as_str()))
+    }
+
+    /// All special tokens that have a name.
+    pub fn special_tokens(&self) -> Vec<(&'static str, String)> {
+        NAMED_TOKENS.iter().filter_map(|&name| Some((name, self.special_token(name)?.to_owned()))).collect()
+    }
+
+    /// Whether `add_bos_token` is set.
+    pub fn adds_bos(&self) -> bool {
+        self.tokenizer_config.get("add_bos_token").and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    /// `eos_token_id` of `generation_config.json` and `config.json`: one or several that end an answer.
+    pub fn stop_ids(&self) -> Vec<u32> {
+        let ids = |value: &Value| match value {
+            Value::Array(ids) => ids.iter().filter_map(Value::as_u64).collect(),
+            one => one.as_u64().into_iter().collect::<Vec<_>>(),
+        };
+        [self.generation_config.get("eos_token_id"), self.model_config.get("eos_token_id")]
+            .into_iter()
+            .flatten()
+            .flat_map(ids)
+            .filter_map(|id| u32::try_from(id).ok())
+            .collect()
+    }
+
+    /// The chat template: `chat_template.jinja`, or `chat_template` in `tokenizer_config.json`, which is one template
+    /// or a list of named ones of which `default` is taken.
+    ///
+    /// # Errors
+    /// A file that cannot be read; a list without `default`.
+    pub fn chat_template(&self) -> Result<Option<TemplateSource>> {
+        let file = self.path.join(TEMPLATE_FILE);
+        if let Some(text) = read_if_present(&file)? {
+            return Ok(Some(TemplateSource { origin: file.display().to_string(), text }));
+        }
+        let origin = format!("chat_template in {}", self.path.join(TOKENIZER_CONFIG).display());
+        let text = match self.tokenizer_config.get("chat_template") {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Array(named)) => named
+                .iter()
+                .find(|entry| entry["name"] == "default")
+                .and_then(|entry| entry["template"].as_str())
+                .ok_or_else(|| {
+                    let names: Vec<_> = named.iter().filter_map(|entry| entry["name"].as_str()).collect();
+                    Error::input("none of the model's chat templates is named \"default\"")
+                        .with("template", &origin)
+                        .with("named", names.join(", "))
+                        .help("put the one to use into a file and name it with trainer.chat_template")
+                })?
+                .to_owned(),
+            Some(_) => {
+                return Err(Error::input("the chat template is neither text nor a list").with("template", origin));
+            }
+        };
+        Ok(Some(TemplateSource { origin, text }))
+    }
+}
+
+/// The template that `trainer.chat_template` gives: the template itself, or the path of a file with it.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn configured_template(value: &str) -> Result<TemplateSource> {
+    if value.contains("{{") || value.contains("{%") {
+        return Ok(TemplateSource { origin: "trainer.chat_template".into(), text: value.to_owned() });
+    }
+    match read_if_present(Path::new(value))? {
+        Some(text) => Ok(TemplateSource { origin: value.to_owned(), text }),
+        None => Err(Error::config("trainer.chat_template names a file that is not there")
+            .with("key", "trainer.chat_template")
+            .with("file", value)
+            .help("give the path of a .jinja file, relative to the working directory, or the template itself")),
+    }
+}
+
+fn read_object(path: &Path) -> Result<Map<String, Value>> {
+    let Some(text) = read_if_present(path)? else { return Ok(Map::new()) };
+    serde_json::from_str(&text)
+        .map_err(|error| Error::input("not a JSON object").with("file", path.display()).caused_by(error))
+}
+
+fn read_if_present(path: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::input("cannot be read").with("file", path.display()).caused_by(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn directory(files: &[(&str, &str)]) -> (tempfile::TempDir, Result<ModelDirectory>) {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        for (name, text) in files {
+            fs::write(place.path().join(name), text).expect("written");
+        }
+        let opened = ModelDirectory::open(place.path(), &json!({"eos_token_id": 7}));
+        (place, opened)
+    }
+
+    #[test]
+    fn special_tokens_are_read_in_both_forms_and_from_both_files() {
+        let (_place, opened) = directory(&[
+            ("tokenizer_config.json", r#"{"bos_token": {"content": "<s>", "lstrip": false}, "eos_token": null}"#),
+            ("special_tokens_map.json", r#"{"bos_token": "<other>", "eos_token": "</s>"}"#),
+        ]);
+        let opened = opened.expect("opens");
+        assert_eq!(opened.special_tokens(), [("bos_token", "<s>".to_owned()), ("eos_token", "</s>".to_owned())]);
+    }
+
+    #[test]
+    fn stop_ids_are_one_or_several() {
+        let (_place, opened) = directory(&[("generation_config.json", r#"{"eos_token_id": [3, 4]}"#)]);
+        assert_eq!(opened.expect("opens").stop_ids(), [3, 4, 7]);
+    }
+
+    #[test]
+    fn a_template_file_comes_before_the_one_in_the_configuration() {
+        let config = r#"{"chat_template": "old"}"#;
+        let (_place, opened) = directory(&[("tokenizer_config.json", config), ("chat_template.jinja", "new")]);
+        let template = opened.expect("opens").chat_template().expect("read").expect("present");
+        assert_eq!(template.text, "new");
+        assert!(template.origin.ends_with("chat_template.jinja"));
+    }
+
+    #[test]
+    fn of_several_named_templates_the_default_is_taken() {
+        let named =
+            r#"{"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]}"#;
+        let (_place, opened) = directory(&[("tokenizer_config.json", named)]);
+        assert_eq!(opened.expect("opens").chat_template().expect("read").expect("present").text, "d");
+
+        let named = r#"{"chat_template": [{"name": "rag", "template": "t"}]}"#;
+        let (_place, opened) = directory(&[("tokenizer_config.json", named)]);
+        let error = opened.expect("opens").chat_template().expect_err("no default");
+        assert!(error.context().contains(&("named".into(), "rag".into())), "{error:?}");
+    }
+
+    #[test]
+    fn a_broken_file_is_named() {
+        let (_place, opened) = directory(&[("tokenizer_config.json", "{\n\"a\": }")]);
+        let error = format!("{:?}", opened.err().expect("broken"));
+        assert!(error.contains("tokenizer_config.json") && error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_tokenizer_says_what_to_do() {
+        let (_place, opened) = directory(&[("tokenizer.model", "")]);
+        let error = format!("{:?}", opened.expect("opens").tokenizer_file().expect_err("missing"));
+        assert!(error.contains("tokenizer.json") && error.contains("save_pretrained"), "{error}");
+    }
+}

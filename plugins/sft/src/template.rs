@@ -1,0 +1,180 @@
+//! Chat templates: from a conversation to the text that the model reads.
+//!
+//! Templates are written for transformers, which renders them with Jinja in Python, so this environment is set up as
+//! that one is: trimmed blocks, loop controls, Python's string methods, `raise_exception`, `strftime_now`, `tojson`.
+
+use std::error::Error as _;
+use std::ops::Range;
+
+use jiff::civil::{Date, DateTime};
+use mdt_plugin_api::{Error, Message, Result};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Serde, ValueKind};
+use minijinja::{Environment, ErrorKind, Value, escape_formatter};
+use minijinja_contrib::pycompat::unknown_method_callback;
+
+use crate::{generation_marks, python_json};
+
+/// The text of a template and where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TemplateSource {
+    /// Where the user finds it, for messages.
+    pub origin: String,
+    /// The template.
+    pub text: String,
+}
+
+/// A compiled chat template. Any thread, several at once.
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    origin: String,
+    marks_answers: bool,
+}
+
+/// A conversation as text.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Rendered {
+    /// The text.
+    pub text: String,
+    /// What the template marks as the assistant's own, as byte ranges of the text.
+    pub marked: Vec<Range<usize>>,
+}
+
+impl ChatTemplate {
+    const NAME: &'static str = "chat template";
+
+    /// Compiles a template; `special_tokens` are its variables `bos_token`, `eos_token` and so on.
+    ///
+    /// `date` is what `strftime_now` tells the template: a fixed day, because the tokens of a row may depend on the
+    /// data and the configuration only, and not on when the job happens to run or to resume.
+    ///
+    /// # Errors
+    /// The template is not valid Jinja.
+    pub fn compile(source: &TemplateSource, special_tokens: &[(&'static str, String)], date: Date) -> Result<Self> {
+        let (text, marks_answers) = generation_marks::rewrite(&source.text);
+        let mut environment = Environment::new();
+        environment.set_syntax(syntax());
+        environment.set_unknown_method_callback(unknown_method_callback);
+        environment.set_formatter(|out, state, value| match python_constant(value) {
+            Some(text) => Ok(out.write_str(text)?),
+            None => escape_formatter(out, state, value),
+        });
+        environment.add_filter("tojson", python_json::tojson);
+        environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        });
+        let midnight = date.to_datetime(jiff::civil::Time::midnight());
+        environment.add_function("strftime_now", move |format: String| strftime(midnight, &format));
+        generation_marks::install(&mut environment);
+        for (name, token) in special_tokens {
+            environment.add_global(*name, token.clone());
+        }
+        // transformers passes both, as None where a conversation has none.
+        environment.add_global("tools", Value::from(()));
+        environment.add_global("documents", Value::from(()));
+        environment.add_template_owned(Self::NAME, text).map_err(|error| {
+            Error::input("the chat template is not valid").with("template", &source.origin).caused_by(describe(&error))
+        })?;
+        Ok(Self { environment, origin: source.origin.clone(), marks_answers })
+    }
+
+    /// Whether it marks what the assistant says with `{% generation %}`.
+    pub fn marks_answers(&self) -> bool {
+        self.marks_answers
+    }
+
+    /// The messages as a template sees them, to be rendered whole or in part.
+    ///
+    /// # Errors
+    /// Text that contains the noncharacters by which answers are marked.
+    pub fn turns(&self, messages: &[Message]) -> Result<Vec<Value>> {
+        messages
+            .iter()
+            .map(|message| {
+                let mut turn = serde_json::Map::new();
+                turn.insert("role".into(), message.role.clone().into());
+                turn.insert("content".into(), message.content.clone().into());
+                turn.extend(message.extra.clone());
+                let turn = serde_json::Value::Object(turn);
+                if self.marks_answers && strings_contain_marks(&turn) {
+                    return Err(Error::input(
+                        "a message contains U+FDD0 or U+FDD1, which Unicode reserves for internal use",
+                    )
+                    .help("remove these noncharacters from the row"));
+                }
+                Ok(Value::from(Serde(turn)))
+            })
+            .collect()
+    }
+
+    /// Renders turns; with `generation_prompt`, up to where the assistant would begin to answer.
+    ///
+    /// # Errors
+    /// The template refuses the conversation or fails on it.
+    pub fn render(&self, turns: &[Value], generation_prompt: bool) -> Result<Rendered> {
+        let context = minijinja::context! { messages => turns, add_generation_prompt => generation_prompt };
+        let rendered =
+            self.environment.get_template(Self::NAME).and_then(|template| template.render(context)).map_err(
+                |error| self.error("the chat template cannot render the conversation").caused_by(describe(&error)),
+            )?;
+        if !self.marks_answers {
+            return Ok(Rendered { text: rendered, marked: Vec::new() });
+        }
+        let (text, marked) = generation_marks::take_out(&rendered).ok_or_else(|| {
+            self.error("the chat template nests its {% generation %} blocks or renders only half of one")
+        })?;
+        Ok(Rendered { text, marked })
+    }
+
+    /// An error that names this template.
+    pub fn error(&self, message: impl Into<String>) -> Error {
+        Error::input(message).with("template", &self.origin)
+    }
+}
+
+/// As transformers sets it.
+pub(crate) fn syntax() -> SyntaxConfig {
+    let mut syntax = SyntaxConfig::builder();
+    syntax.trim_blocks(true).lstrip_blocks(true);
+    syntax.build().expect("only delimiters can be invalid, and these are the default ones")
+}
+
+/// How Python prints the values that it spells differently.
+fn python_constant(value: &Value) -> Option<&'static str> {
+    if value.is_none() {
+        Some("None")
+    } else if value.kind() == ValueKind::Bool {
+        Some(if value.is_true() { "True" } else { "False" })
+    } else {
+        None
+    }
+}
+
+fn strftime(time: DateTime, format: &str) -> Result<String, minijinja::Error> {
+    jiff::fmt::strtime::format(format, time)
+        .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {error}")))
+}
+
+fn strings_contain_marks(value: &serde_json::Value) -> bool {
+    match value {
+        serde_json::Value::String(text) => generation_marks::occur_in(text),
+        serde_json::Value::Array(items) => items.iter().any(strings_contain_marks),
+        serde_json::Value::Object(entries) => {
+            entries.iter().any(|(key, value)| generation_marks::occur_in(key) || strings_contain_marks(value))
+        }
+        _ => false,
+    }
+}
+
+/// The innermost reason, with its line: what `raise_exception` said, or what the engine could not do.
+fn describe(error: &minijinja::Error) -> String {
+    let mut innermost = error;
+    while let Some(cause) = innermost.source().and_then(|source| source.downcast_ref::<minijinja::Error>()) {
+        innermost = cause;
+    }
+    let reason = innermost.detail().map_or_else(|| innermost.kind().to_string(), str::to_owned);
+    match innermost.line().or(error.line()) {
+        Some(line) => format!("{reason} (line {line} of the template)"),
+        None => reason,
+    }
+}

@@ -1,0 +1,132 @@
+//! The model's tokenizer: text to tokens with their places in the text, and back.
+
+use std::collections::HashSet;
+
+use mdt_plugin_api::{Error, Result};
+use tokenizers::{Encoding, PostProcessorWrapper, Token};
+
+use crate::directory::ModelDirectory;
+
+/// A tokenizer. Any thread, several at once.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    prefix: Vec<u32>,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    special: HashSet<u32>,
+    size: usize,
+}
+
+/// Text as tokens.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Pieces {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// The bytes of the text that each token stands for, from and to.
+    pub offsets: Vec<(usize, usize)>,
+}
+
+impl Tokenizer {
+    /// Loads `tokenizer.json` and what the files beside it say of its special tokens.
+    ///
+    /// # Errors
+    /// Files that are missing or cannot be used, and special tokens that the tokenizer does not have.
+    pub fn load(directory: &ModelDirectory) -> Result<Self> {
+        let file = directory.tokenizer_file()?;
+        let unusable = |error: tokenizers::Error| {
+            Error::input("the tokenizer cannot be used").with("file", file.display()).caused_by(error)
+        };
+        let mut inner = tokenizers::Tokenizer::from_file(&file).map_err(unusable)?;
+        // A tokenizer.json may ask for both, for some other use than this.
+        inner.with_padding(None).with_truncation(None).map_err(unusable)?;
+
+        let id_of = |name: &str| {
+            directory.special_token(name).map(|token| {
+                inner.token_to_id(token).ok_or_else(|| {
+                    Error::input(format!("{name} {token:?} is not a token of the tokenizer"))
+                        .with("file", file.display())
+                        .help(format!("correct {name} in tokenizer_config.json, or add the token to tokenizer.json"))
+                })
+            })
+        };
+        let bos = id_of("bos_token").transpose()?;
+        let known = |id: &u32| inner.id_to_token(*id).is_some();
+        let eos = id_of("eos_token").transpose()?.or_else(|| directory.stop_ids().into_iter().find(known));
+
+        let mut prefix = prefix_of(&inner).map_err(unusable)?;
+        if inner.get_post_processor().is_none() && directory.adds_bos() {
+            prefix = bos.into_iter().collect();
+        }
+        // What it puts in front is known now. Left in place it would also shorten the places of tokens that begin with
+        // a space, and masks are made from those.
+        inner.with_post_processor(None::<PostProcessorWrapper>);
+
+        let added = inner.get_added_tokens_decoder();
+        let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).chain(eos).collect();
+        let size = inner.get_vocab(true).into_values().max().map_or(0, |largest| largest as usize + 1);
+        Ok(Self { inner, prefix, bos, eos, special, size })
+    }
+
+    /// The largest token id plus one, added tokens included.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The token that ends a text.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// Whether a token is a marker and not text.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special.contains(&id)
+    }
+
+    /// The text's own tokens, nothing added. Special tokens that are written out in it become those tokens.
+    pub fn pieces(&self, text: &str) -> Result<Pieces> {
+        let encoding = self
+            .inner
+            .encode(text, false)
+            .map_err(|error| Error::input("the text cannot be tokenised").caused_by(error))?;
+        Ok(Pieces { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
+    }
+
+    /// The tokens of a text that stands at the beginning: with what the tokenizer puts in front, usually one
+    /// beginning-of-sequence token, unless the text brings its own.
+    pub fn from_start(&self, text: &str) -> Result<Vec<u32>> {
+        let ids = self.pieces(text)?.ids;
+        if self.bos.is_some() && ids.first() == self.bos.as_ref() {
+            return Ok(ids);
+        }
+        Ok([self.prefix.as_slice(), &ids].concat())
+    }
+
+    /// Ends a text with one end-of-sequence token, unless the text brings its own.
+    ///
+    /// # Errors
+    /// The tokenizer has none: a model that never sees an end would never stop.
+    pub fn end(&self, ids: &mut Vec<u32>) -> Result<()> {
+        let eos = self.eos.ok_or_else(|| {
+            Error::input("the tokenizer has no end-of-sequence token, so that no answer would ever end")
+                .help("name one as \"eos_token\" in the model's tokenizer_config.json")
+        })?;
+        if ids.last() != Some(&eos) {
+            ids.push(eos);
+        }
+        Ok(())
+    }
+
+    /// Tokens as text, without special tokens.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, true).map_err(|error| Error::input("the tokens cannot be decoded").caused_by(error))
+    }
+}
+
+/// What the tokenizer puts in front of a text.
+///
+/// The post-processor of `tokenizer.json` decides, as in transformers 5; `add_bos_token` matters only without one.
+fn prefix_of(tokenizer: &tokenizers::Tokenizer) -> tokenizers::Result<Vec<u32>> {
+    let text = Encoding::from_tokens(vec![Token::new(u32::MAX, String::new(), (0, 0))], 0);
+    let framed = tokenizer.post_process(text, None, true)?;
+    Ok(framed.get_ids().iter().copied().take_while(|&id| id != u32::MAX).collect())
+}

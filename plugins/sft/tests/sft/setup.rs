@@ -1,0 +1,119 @@
+//! Trainers over the repository's fixtures and over directories made for one test.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mdt_plugin_api::HostServices;
+use mdt_plugin_api::prelude::*;
+use mdt_sft::{Config, Sft};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
+}
+
+pub fn json(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).expect("readable")).expect("JSON")
+}
+
+pub fn lines(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).expect("readable");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+pub fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().expect("a list").iter().map(|id| id.as_u64().expect("an id") as u32).collect()
+}
+
+pub fn ones(mask: &[bool]) -> Vec<u32> {
+    mask.iter().map(|&trained| u32::from(trained)).collect()
+}
+
+pub fn create(directory: &Path, config: Config) -> Result<Sft> {
+    let setup = Setup {
+        services: Services::new(Arc::new(Quiet)),
+        seed: 0,
+        threads: 1,
+        model_path: Some(directory.to_owned()),
+        model_config: json!({}),
+        source: String::new(),
+    };
+    Sft::create(config, &setup)
+}
+
+pub fn trainer(directory: &Path, config: Config) -> Sft {
+    create(directory, config).expect("the directory has all that it needs")
+}
+
+/// A copy of the `chatml` or another family's tokenizer directory, with these files put over it.
+pub fn directory(family: &str, files: &[(&str, &str)]) -> TempDir {
+    let copy = tempfile::tempdir().expect("a temporary directory");
+    for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        let original = fixtures().join("chat").join(family).join(name);
+        if original.exists() {
+            fs::copy(original, copy.path().join(name)).expect("copied");
+        }
+    }
+    for (name, text) in files {
+        fs::write(copy.path().join(name), text).expect("written");
+    }
+    copy
+}
+
+pub fn with_template(family: &str, template: &str) -> Sft {
+    let config = Config { chat_template: Some(template.to_owned()), ..Config::default() };
+    trainer(&fixtures().join("chat").join(family), config)
+}
+
+pub fn example(content: Content) -> Example {
+    Example { row: 812, content }
+}
+
+pub fn messages(turns: &Value) -> Content {
+    let turns = turns.as_array().expect("a list").iter().map(|turn| {
+        let mut extra = turn.as_object().expect("an object").clone();
+        let mut take = |key: &str| match extra.shift_remove(key) {
+            Some(Value::String(text)) => text,
+            _ => String::new(),
+        };
+        Message { role: take("role"), content: take("content"), extra }
+    });
+    Content::Messages(turns.collect())
+}
+
+pub fn prompt_completion(prompt: &str, completion: &str) -> Example {
+    example(Content::PromptCompletion { prompt: prompt.into(), completion: completion.into() })
+}
+
+/// What is trained, as text with its special tokens, one entry for each run of supervised tokens.
+pub fn trained(directory: &Path, encoded: &Encoded) -> Vec<String> {
+    let tokenizer = tokenizers::Tokenizer::from_file(directory.join("tokenizer.json")).expect("a tokenizer");
+    let tokens: Vec<_> = encoded.tokens.iter().zip(&encoded.supervised).collect();
+    tokens
+        .chunk_by(|(_, one), (_, other)| one == other)
+        .filter(|run| *run[0].1)
+        .map(|run| tokenizer.decode(&run.iter().map(|(token, _)| **token).collect::<Vec<_>>(), false).expect("text"))
+        .collect()
+}
+
+struct Quiet;
+
+impl HostServices for Quiet {
+    fn log(&self, _level: LogLevel, _message: &str) {}
+
+    fn metric(&self, _name: &str, _value: f64) {}
+
+    fn put(&self, _key: &str, _value: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn get(&self, _key: &str) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
