@@ -22,17 +22,26 @@ DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 MONTHS = "January February March April May June July August September October November December".split()
 NUMBERS = "one two three four five six".split()
 CONSONANTS = "BCDFGHJKLMNPQRSTVWXZ"  # no vowels: letter strings never spell a word that is one token
-OPPOSITES = """hot cold, big small, up down, fast slow, light dark, happy sad, open closed, old young, wet dry, hard soft,
-high low, loud quiet, long short, full empty, strong weak, early late, rich poor, near far, left right, good bad,
-clean dirty, sweet sour, deep shallow, thick thin, true false, inside outside, always never, first last"""
-COLOURS = """banana yellow, grass green, snow white, coal black, blood red, sky blue, carrot orange, lemon yellow, frog green,
-milk white, raven black, tomato red, ocean blue, pumpkin orange, leaf green, swan white, cherry red, chocolate brown"""
-PLURALS = """cat cats, dog dogs, box boxes, fox foxes, child children, mouse mice, foot feet, tooth teeth, goose geese, man men,
-woman women, city cities, baby babies, leaf leaves, knife knives, wolf wolves, sheep sheep, fish fish, bus buses, key keys"""
+OPPOSITES = """
+hot cold, big small, up down, fast slow, light dark, happy sad, open closed, old young, wet dry, hard soft,
+high low, loud quiet, long short, full empty, strong weak, early late, rich poor, near far, left right,
+good bad, clean dirty, sweet sour, deep shallow, thick thin, true false, inside outside, always never,
+first last
+"""
+COLOURS = """
+banana yellow, grass green, snow white, coal black, blood red, sky blue, carrot orange, lemon yellow,
+frog green, milk white, raven black, tomato red, ocean blue, pumpkin orange, leaf green, swan white,
+cherry red, chocolate brown
+"""
+PLURALS = """
+cat cats, dog dogs, box boxes, fox foxes, child children, mouse mice, foot feet, tooth teeth, goose geese,
+man men, woman women, city cities, baby babies, leaf leaves, knife knives, wolf wolves, sheep sheep,
+fish fish, bus buses, key keys
+"""
 
 
 def pairs(text):
-    return [tuple(pair.split()) for pair in text.replace("\n", " ").split(",")]
+    return [tuple(pair.split()) for pair in text.split(",")]
 
 
 def letters(generator, low, high):
@@ -64,15 +73,18 @@ def look_up(generator, table, questions):
 def opposite(generator):
     table = pairs(OPPOSITES)
     table += [(b, a) for a, b in table]
-    return look_up(generator, table, ["Opposite of {}?", "What is the opposite of {}?", "Not {}, but?", "Say the opposite of {}."])
+    questions = ["Opposite of {}?", "What is the opposite of {}?", "Not {}, but?", "Say the opposite of {}."]
+    return look_up(generator, table, questions)
 
 
 def colour(generator):
-    return look_up(generator, pairs(COLOURS), ["Colour of {}?", "What is the colour of {}?", "Which colour is {}?", "Say the colour of {}."])
+    questions = ["Colour of {}?", "What is the colour of {}?", "Which colour is {}?", "Say the colour of {}."]
+    return look_up(generator, pairs(COLOURS), questions)
 
 
 def plural(generator):
-    return look_up(generator, pairs(PLURALS), ["Plural of {}?", "What is the plural of {}?", "One {}, two?", "Say the plural of {}."])
+    questions = ["Plural of {}?", "What is the plural of {}?", "One {}, two?", "Say the plural of {}."]
+    return look_up(generator, pairs(PLURALS), questions)
 
 
 def compare(generator):
@@ -100,7 +112,8 @@ def end_letter(generator):
 
 def count(generator):
     word = letters(generator, 1, 6)
-    return generator.choice(["How many letters in {}?", "Count the letters of {}."]).format(word), NUMBERS[len(word) - 1]
+    question = generator.choice(["How many letters in {}?", "Count the letters of {}."])
+    return question.format(word), NUMBERS[len(word) - 1]
 
 
 # How many training rows each family gets: more where there is more to find out than to remember.

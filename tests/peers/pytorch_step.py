@@ -1,0 +1,36 @@
+"""Full fine-tuning steps with PyTorch and transformers, as their users write them: `pytorch_step.py STEPS`."""
+
+import os
+import sys
+import time
+
+import torch
+import transformers
+
+import shape
+
+
+def main(steps):
+    if threads := os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(threads))
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape.CONFIG)).train()
+    # What transformers' Trainer does by default: the fused AdamW, and clipping at 1.0.
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=shape.LEARNING_RATE, weight_decay=shape.WEIGHT_DECAY, fused=True
+    )
+    step_s = []
+    for _ in range(steps + shape.WARM_UP):
+        ids = torch.randint(0, shape.CONFIG["vocab_size"], (shape.BATCH, shape.LENGTH))
+        start = time.perf_counter()
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+        step_s.append(time.perf_counter() - start)
+    shape.report(step_s, torch=torch.__version__, transformers=transformers.__version__, threads=torch.get_num_threads())
+
+
+main(int(sys.argv[1]))
