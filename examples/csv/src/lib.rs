@@ -23,8 +23,8 @@ mdt_plugin_api::config! {
         prompt: String = "prompt".to_owned(),
         /// What it learns to say.
         completion: String = "completion".to_owned(),
-        /// Plain text. Where it is set, rows are text even if there are prompts and completions too.
-        text: Option<String> = None,
+        /// Plain text. Under another name than `text` it comes before prompts and completions.
+        text: String = "text".to_owned(),
     }
 }
 
@@ -71,12 +71,12 @@ impl Csv {
 
 fn columns(header: &StringRecord, fields: &Fields) -> Option<Columns> {
     let find = |name: &str| header.iter().position(|column| column == name);
-    match &fields.text {
-        Some(text) => find(text).map(Columns::Text),
-        None => match (find(&fields.prompt), find(&fields.completion)) {
-            (Some(prompt), Some(completion)) => Some(Columns::PromptCompletion(prompt, completion)),
-            _ => find("text").map(Columns::Text),
-        },
+    let text = find(&fields.text).map(Columns::Text);
+    match (find(&fields.prompt), find(&fields.completion)) {
+        (Some(prompt), Some(completion)) if fields.text == "text" => {
+            Some(Columns::PromptCompletion(prompt, completion))
+        }
+        _ => text,
     }
 }
 
@@ -139,7 +139,7 @@ mod tests {
         let path = directory.path().join("train.csv");
         std::fs::write(&path, "\u{feff}id,question,answer\r\n1,\"a, b\nand c\",\"say \"\"d\"\"\"\r\n2,e,f\r\n3,g\r\n")
             .unwrap();
-        let fields = Fields { prompt: "question".to_owned(), completion: "answer".to_owned(), text: None };
+        let fields = Fields { prompt: "question".to_owned(), completion: "answer".to_owned(), ..Fields::default() };
         let config = Config { fields, ..Config::default() };
         let example = |row, prompt: &str, completion: &str| {
             let (prompt, completion) = (prompt.to_owned(), completion.to_owned());
