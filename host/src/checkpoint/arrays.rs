@@ -1,0 +1,80 @@
+//! The arrays of a checkpoint, memory-mapped.
+
+use crate::exit::Failure;
+use crate::storage::unreadable;
+use mdt_plugin_api::{Dtype, HostArrayRef};
+use memmap2::Mmap;
+use safetensors::SafeTensors;
+use safetensors::tensor::Metadata;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// A memory-mapped safetensors file of f32 arrays.
+#[derive(Debug)]
+pub struct Tensors {
+    path: PathBuf,
+    bytes: Mmap,
+    /// Where the elements begin.
+    start: usize,
+    metadata: Metadata,
+}
+
+impl Tensors {
+    /// Maps a file and reads its header.
+    pub(super) fn open(path: &Path) -> Result<Self, Failure> {
+        let damaged = |error: &dyn std::fmt::Display| unreadable("a file of the checkpoint is damaged", path, error);
+        let file = File::open(path).map_err(|error| damaged(&error))?;
+        // SAFETY: the bytes are only read, and everything that is read is checked against the mapped length. A file
+        // that somebody truncates while it is mapped ends the process, as it would any reader of mapped files.
+        let bytes = unsafe { Mmap::map(&file) }.map_err(|error| damaged(&error))?;
+        let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(&error))?;
+        Ok(Tensors { path: path.to_owned(), start: header + 8, metadata, bytes })
+    }
+
+    /// The arrays `expected`, names and shapes, in that order.
+    ///
+    /// # Errors
+    /// Names the arrays that the file lacks, has beyond them, or has with another shape or element type.
+    pub fn arrays<'a>(&'a self, expected: &[(&str, &[usize])]) -> Result<Vec<HostArrayRef<'a>>, Failure> {
+        let mut found: BTreeMap<_, _> = self.metadata.tensors().into_iter().collect();
+        let mut wrong = Vec::new();
+        let mut arrays = Vec::with_capacity(expected.len());
+        for &(name, shape) in expected {
+            match found.remove(name) {
+                None => wrong.push(format!("`{name}` is missing")),
+                Some(info) if info.shape != shape => {
+                    wrong.push(format!("`{name}` has shape {:?}, expected {shape:?}", info.shape));
+                }
+                Some(info) if info.dtype != safetensors::Dtype::F32 => {
+                    wrong.push(format!("`{name}` has type {:?}, expected F32", info.dtype));
+                }
+                Some(info) => {
+                    let (begin, end) = info.data_offsets;
+                    let bytes = &self.bytes[self.start + begin..self.start + end];
+                    arrays.push(HostArrayRef { dtype: Dtype::F32, shape: &info.shape, bytes });
+                }
+            }
+        }
+        wrong.extend(found.keys().map(|name| format!("`{name}` is not expected")));
+        if wrong.is_empty() {
+            return Ok(arrays);
+        }
+        // All names of a large model would hide the message.
+        let all = wrong.len();
+        wrong.truncate(5);
+        if all > wrong.len() {
+            wrong.push(format!("and {} more", all - wrong.len()));
+        }
+        let what = "the checkpoint does not belong to this model and optimizer";
+        Err(unreadable(what, &self.path, wrong.join("; "))
+            .help("resume with the model and the optimizer that wrote it, or `checkpoint.resume = \"never\"`"))
+    }
+}
+
+/// Copies the bytes of an f32 array to its elements, as many as both have.
+pub fn copy_elements(from: HostArrayRef<'_>, to: &mut [f32]) {
+    for (to, from) in to.iter_mut().zip(from.bytes.chunks_exact(size_of::<f32>())) {
+        *to = f32::from_le_bytes([from[0], from[1], from[2], from[3]]);
+    }
+}

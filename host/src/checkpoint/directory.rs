@@ -1,0 +1,103 @@
+//! One checkpoint: its directory, checked.
+
+use super::arrays::Tensors;
+use super::state::{Manifest, State, from_json};
+use crate::checksum;
+use crate::exit::Failure;
+use crate::storage::unreadable;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+pub(super) const MODEL: &str = "model.safetensors";
+pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
+pub(super) const STATE: &str = "state.json";
+pub(super) const MANIFEST: &str = "manifest.json";
+
+/// A checkpoint whose files all are what its manifest says.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    state: State,
+}
+
+impl Checkpoint {
+    /// Opens the checkpoint in a directory. Reads every byte once, for the sha256.
+    ///
+    /// # Errors
+    /// Status 7, with the file and what is wrong with it: there is no checkpoint, a file is missing, has another size
+    /// or other bytes than the manifest says, or another version of this program wrote it.
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        let manifest = complete(path)?;
+        for (name, expected) in &manifest.files {
+            let file = path.join(name);
+            let found = checksum::of_file(&file)
+                .map_err(|error| unreadable("a file of the checkpoint cannot be read", &file, error))?;
+            if found != expected.sha256 {
+                let cause = format!("its sha256 is {found}, the manifest has {}", expected.sha256);
+                return Err(unreadable("a file of the checkpoint is damaged", &file, cause).help(USE_ANOTHER));
+            }
+        }
+        let state: State = from_json(&path.join(STATE))?;
+        if state.update != manifest.update {
+            let cause = format!("it is of update {}, the manifest of update {}", state.update, manifest.update);
+            return Err(unreadable("a file of the checkpoint is damaged", &path.join(STATE), cause));
+        }
+        Ok(Checkpoint { path: path.to_owned(), state })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the run stood.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The parameters, by their names.
+    ///
+    /// # Errors
+    /// The file is no safetensors file.
+    pub fn parameters(&self) -> Result<Tensors, Failure> {
+        Tensors::open(&self.path.join(MODEL))
+    }
+
+    /// The optimizer's state, `<parameter>.<state>`.
+    ///
+    /// # Errors
+    /// The file is no safetensors file.
+    pub fn optimizer(&self) -> Result<Tensors, Failure> {
+        Tensors::open(&self.path.join(OPTIMIZER))
+    }
+}
+
+const USE_ANOTHER: &str = "resume from another checkpoint with `checkpoint.resume = \"DIR\"`";
+
+/// The manifest, when all files are there with the sizes that it says.
+fn complete(path: &Path) -> Result<Manifest, Failure> {
+    let directory = fs::metadata(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => unreadable("there is no checkpoint", path, "the directory does not exist"),
+        _ => unreadable("the checkpoint cannot be read", path, error),
+    })?;
+    if !directory.is_dir() {
+        return Err(unreadable("there is no checkpoint", path, "it is a file, a checkpoint is a directory"));
+    }
+    let manifest: Manifest = from_json(&path.join(MANIFEST)).map_err(|failure| failure.help(USE_ANOTHER))?;
+    let names: Vec<_> = manifest.files.keys().map(String::as_str).collect();
+    if names != [MODEL, OPTIMIZER, STATE] {
+        let cause = format!("it lists {names:?}");
+        return Err(unreadable("a file of the checkpoint is damaged", &path.join(MANIFEST), cause).help(USE_ANOTHER));
+    }
+    for (name, expected) in &manifest.files {
+        let file = path.join(name);
+        let cause = match fs::metadata(&file) {
+            Ok(found) if found.len() == expected.bytes => continue,
+            Ok(found) => format!("it has {} bytes, the manifest has {}", found.len(), expected.bytes),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => "the file is missing".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        return Err(unreadable("the checkpoint is not complete", &file, cause).help(USE_ANOTHER));
+    }
+    Ok(manifest)
+}

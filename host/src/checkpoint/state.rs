@@ -1,0 +1,67 @@
+//! What a checkpoint says of its run, and what its manifest says of its files.
+
+use crate::exit::Failure;
+use crate::storage::{Written, unreadable};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// The version of the form of both files. It changes when an older program would misread a newer checkpoint.
+const FORMAT: u64 = 1;
+
+/// Where a run stands, beside its arrays.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Updates that are done. The next one is this plus one.
+    pub update: u64,
+    /// The configuration, as `Resolved::canonical` gives it.
+    pub config: Value,
+    /// Fingerprint of the training data.
+    pub data: String,
+    /// The components that computed it, each as `optimizer adamw 0.1.0`.
+    pub components: Vec<String>,
+    /// Length of `metrics.jsonl` after the line of this update.
+    pub metrics_bytes: u64,
+    /// What the training loop keeps beyond the update number: counters, the states of data sources. Only the loop
+    /// reads it; null where it keeps nothing.
+    #[serde(default)]
+    pub progress: Value,
+}
+
+/// `manifest.json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Manifest {
+    pub(super) update: u64,
+    pub(super) files: BTreeMap<String, Written>,
+}
+
+/// The text of a file with `content` in it and its format.
+pub(super) fn to_json(content: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+    #[derive(Serialize)]
+    struct Versioned<'a, T> {
+        format: u64,
+        #[serde(flatten)]
+        content: &'a T,
+    }
+    let mut text = serde_json::to_vec_pretty(&Versioned { format: FORMAT, content })?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// Reads what [`to_json`] wrote.
+pub(super) fn from_json<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
+    let damaged = |cause: &dyn std::fmt::Display| unreadable("a file of the checkpoint is damaged", path, cause);
+    let text = fs::read(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => unreadable("the checkpoint is not complete", path, "the file is missing"),
+        _ => unreadable("a file of the checkpoint cannot be read", path, error),
+    })?;
+    let value: Value = serde_json::from_slice(&text).map_err(|error| damaged(&error))?;
+    match value.get("format").and_then(Value::as_u64) {
+        Some(FORMAT) => serde_json::from_value(value).map_err(|error| damaged(&error)),
+        Some(other) => Err(damaged(&format!("its format is {other}, this program knows {FORMAT}"))
+            .help("it was written by another version of mdt-host: resume with that one")),
+        None => Err(damaged(&"it has no `format`")),
+    }
+}

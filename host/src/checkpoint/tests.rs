@@ -1,0 +1,150 @@
+//! The promises of checkpoints.
+
+mod crash;
+mod damage;
+mod disk;
+
+use super::*;
+use crate::exit::Status;
+use serde_json::json;
+use std::fs;
+use std::path::Path;
+
+fn state(update: u64) -> State {
+    State {
+        update,
+        config: json!({ "optimizer": { "learning_rate": 1e-4, "beta2": 0.999 }, "seed": 7 }),
+        data: "fingerprint".to_owned(),
+        components: vec!["optimizer adamw 0.1.0".to_owned()],
+        metrics_bytes: 100 * update,
+        progress: json!({ "tokens": 12 }),
+    }
+}
+
+/// Values that a bit lost anywhere would change, different for each update.
+fn values(update: u64, length: usize) -> Vec<f32> {
+    (0..length).map(|i| f32::from_bits((i as u32).wrapping_mul(2_654_435_761) ^ update as u32)).collect()
+}
+
+const LENGTH: usize = 6000;
+
+fn save(store: &Store, update: u64) -> Result<std::path::PathBuf, crate::exit::Failure> {
+    let (w, m, v) = (values(update, LENGTH), values(update + 1000, LENGTH), values(update + 2000, LENGTH));
+    let shape: &[usize] = &[LENGTH / 2, 2];
+    store.save(
+        &state(update),
+        &[Array { name: "w", shape, data: &w }, Array { name: "scale", shape: &[], data: &w[..1] }],
+        &[Array { name: "w.m", shape, data: &m }, Array { name: "w.v", shape, data: &v }],
+    )
+}
+
+/// Checks that a checkpoint holds the bits that [`save`] gave it.
+fn assert_whole(checkpoint: &Checkpoint) {
+    let update = checkpoint.state().update;
+    assert_eq!(*checkpoint.state(), state(update));
+    let shape: &[usize] = &[LENGTH / 2, 2];
+    let read = |tensors: &Tensors, expected: &[(&str, &[usize])], first: u64| {
+        let arrays = tensors.arrays(expected).unwrap();
+        for (place, array) in arrays.iter().filter(|array| array.shape == shape).enumerate() {
+            let mut found = vec![0.0; LENGTH];
+            copy_elements(*array, &mut found);
+            let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&found), bits(&values(first + 1000 * place as u64, LENGTH)));
+        }
+    };
+    read(&checkpoint.parameters().unwrap(), &[("w", shape), ("scale", &[])], update);
+    read(&checkpoint.optimizer().unwrap(), &[("w.m", shape), ("w.v", shape)], update + 1000);
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| name != ".lock");
+    names.sort();
+    names
+}
+
+#[test]
+fn what_is_saved_comes_back_bit_for_bit() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::new(root.path(), 3).unwrap();
+    let path = save(&store, 12).unwrap();
+    assert_eq!(path, root.path().join("checkpoints/step-000012"));
+    assert_eq!(names(&path), ["manifest.json", "model.safetensors", "optimizer.safetensors", "state.json"]);
+    assert_whole(&Checkpoint::open(&path).unwrap());
+    assert_whole(&store.latest().unwrap().checkpoint.unwrap());
+}
+
+#[test]
+fn a_new_run_has_no_checkpoint_and_no_warning() {
+    let root = tempfile::tempdir().unwrap();
+    let latest = Store::new(root.path(), 3).unwrap().latest().unwrap();
+    assert!(latest.checkpoint.is_none() && latest.warnings.is_empty());
+}
+
+#[test]
+fn the_newest_k_are_kept_and_zero_keeps_all() {
+    for (keep, expected) in [(0, vec![1, 2, 3, 4, 5]), (1, vec![5]), (3, vec![3, 4, 5])] {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::new(root.path(), keep).unwrap();
+        (1..=5).for_each(|update| drop(save(&store, update).unwrap()));
+        let expected: Vec<_> = expected.iter().map(|update| format!("step-{update:06}")).collect();
+        assert_eq!(names(&root.path().join("checkpoints")), expected);
+    }
+}
+
+#[test]
+fn updates_beyond_six_digits_are_newer_than_those_before() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::new(root.path(), 2).unwrap();
+    [999_999, 1_000_000, 1_000_001].into_iter().for_each(|update| drop(save(&store, update).unwrap()));
+    assert_eq!(names(&root.path().join("checkpoints")), ["step-1000000", "step-1000001"]);
+    assert_eq!(store.latest().unwrap().checkpoint.unwrap().state().update, 1_000_001);
+}
+
+#[test]
+fn two_runs_never_write_to_one_output_directory() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::new(root.path(), 3).unwrap();
+    let failure = Store::new(root.path(), 3).unwrap_err();
+    assert_eq!(failure.status(), Status::Storage);
+    assert!(failure.to_string().contains("another run"), "{failure}");
+    drop(store);
+    Store::new(root.path(), 3).unwrap();
+}
+
+#[test]
+fn an_earlier_run_is_set_aside_with_its_metrics_and_not_deleted() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::new(root.path(), 3).unwrap();
+    assert_eq!(store.set_aside_earlier().unwrap(), None);
+    for number in 1..=2 {
+        save(&store, number).unwrap();
+        fs::write(root.path().join("metrics.jsonl"), "{}\n").unwrap();
+        let aside = store.set_aside_earlier().unwrap().unwrap();
+        assert_eq!(aside, root.path().join(format!("earlier-{number}")));
+        assert_whole(&Checkpoint::open(&aside.join(format!("checkpoints/step-{number:06}"))).unwrap());
+        assert_eq!(fs::read_to_string(aside.join("metrics.jsonl")).unwrap(), "{}\n");
+        assert!(store.latest().unwrap().checkpoint.is_none());
+        assert!(!root.path().join("metrics.jsonl").exists());
+    }
+}
+
+#[test]
+fn arrays_that_do_not_fit_the_model_are_named() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::new(root.path(), 3).unwrap();
+    let checkpoint = Checkpoint::open(&save(&store, 1).unwrap()).unwrap();
+    let parameters = checkpoint.parameters().unwrap();
+    let failure = parameters.arrays(&[("w", &[2, 2]), ("lm_head.weight", &[1])]).unwrap_err();
+    assert_eq!(failure.status(), Status::Storage);
+    let text = failure.to_string();
+    for part in [
+        "step-000001/model.safetensors",
+        "`w` has shape [3000, 2], expected [2, 2]",
+        "`lm_head.weight` is missing",
+        "`scale` is not expected",
+    ] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+}

@@ -1,0 +1,115 @@
+//! A process that is killed at any moment of a save leaves a whole checkpoint.
+
+use super::*;
+use crate::storage::steps;
+use std::cell::RefCell;
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+use std::time::Duration;
+
+fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_tree(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// Runs `work` and returns what the directory was after each of its file operations.
+fn moments(root: &Path, work: impl FnOnce()) -> Vec<(&'static str, tempfile::TempDir)> {
+    let taken = Rc::new(RefCell::new(Vec::new()));
+    let (root, into) = (root.to_owned(), Rc::clone(&taken));
+    steps::observe(
+        move |step| {
+            let moment = tempfile::tempdir().unwrap();
+            copy_tree(&root, moment.path());
+            into.borrow_mut().push((step, moment));
+        },
+        work,
+    );
+    taken.take()
+}
+
+#[test]
+fn a_kill_after_any_step_of_a_save_leaves_a_whole_checkpoint_and_no_litter() {
+    for keep in [1, 2] {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::new(root.path(), keep).unwrap();
+        (1..=3).for_each(|update| drop(save(&store, update).unwrap()));
+        // The second time replaces the checkpoint of the same update.
+        for update in [4, 4] {
+            let moments = moments(root.path(), || drop(save(&store, update).unwrap()));
+            // Temporary directory, four files, rename, and either the replacement or the deletion of the oldest.
+            assert_eq!(moments.len(), 8);
+            for (step, moment) in moments {
+                let store = Store::new(moment.path(), keep).unwrap();
+                let latest = store.latest().unwrap();
+                assert!(latest.warnings.is_empty(), "{step}: {:?}", latest.warnings);
+                let checkpoint = latest.checkpoint.unwrap_or_else(|| panic!("nothing is left after {step}"));
+                assert!(checkpoint.state().update >= 3, "{step}");
+                assert_whole(&checkpoint);
+                let names = names(&moment.path().join("checkpoints"));
+                assert!(names.iter().all(|name| name.starts_with("step-")), "{step}: {names:?}");
+                save(&store, 5).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn leftovers_of_a_killed_run_are_removed_and_strangers_files_are_not() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("checkpoints");
+    let strangers = [".notes.tmp", "step-best", "step-7", ".step-000001.bak"];
+    for name in strangers.iter().chain(&[".step-000009.tmp", ".step-000008.gone"]) {
+        fs::create_dir_all(directory.join(name).join("inside")).unwrap();
+    }
+    let store = Store::new(root.path(), 1).unwrap();
+    save(&store, 1).unwrap();
+    save(&store, 2).unwrap();
+    let mut expected = strangers.map(str::to_owned).to_vec();
+    expected.push("step-000002".to_owned());
+    expected.sort();
+    assert_eq!(names(&directory), expected);
+}
+
+/// Set in the process that saves until it is killed.
+const VICTIM: &str = "MDT_TEST_CHECKPOINT_VICTIM";
+
+#[test]
+fn kill_9_during_saves_leaves_the_newest_finished_checkpoint() {
+    if let Ok(root) = std::env::var(VICTIM) {
+        let store = Store::new(Path::new(&root), 1).unwrap();
+        let done = store.latest().unwrap().checkpoint.map_or(0, |checkpoint| checkpoint.state().update);
+        for update in done + 1.. {
+            save(&store, update).unwrap();
+            fs::write(Path::new(&root).join("acknowledged"), update.to_string()).unwrap();
+        }
+    }
+    let root = tempfile::tempdir().unwrap();
+    for round in 0..12u64 {
+        let mut victim = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "checkpoint::tests::crash::kill_9_during_saves_leaves_the_newest_finished_checkpoint"])
+            .env(VICTIM, root.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Not in step with the saves, which take some milliseconds.
+        std::thread::sleep(Duration::from_micros(40_000 + 3_137 * round));
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        let acknowledged = fs::read_to_string(root.path().join("acknowledged")).unwrap_or_default();
+        let acknowledged: u64 = acknowledged.parse().unwrap_or(0);
+        let latest = Store::new(root.path(), 1).unwrap().latest().unwrap();
+        assert!(latest.warnings.is_empty(), "{:?}", latest.warnings);
+        let found = latest.checkpoint.inspect(assert_whole).map_or(0, |checkpoint| checkpoint.state().update);
+        assert!(found >= acknowledged, "{found} is there, {acknowledged} was saved");
+    }
+    let saved: u64 = fs::read_to_string(root.path().join("acknowledged")).unwrap().parse().unwrap();
+    assert!(saved > 0);
+}

@@ -1,0 +1,56 @@
+//! `<output_dir>/final/`: the trained model in the Hugging Face form, which transformers and mlx-lm load as it is.
+
+mod config;
+mod tokenizer;
+mod weights;
+
+use crate::exit::{Failure, Status};
+use crate::storage::{self, Array, Staged, unwritable};
+use serde_json::Value;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A model to write.
+#[derive(Debug, Clone, Copy)]
+pub struct Export<'a> {
+    /// The directory the model came from: its tokenizer's files are copied.
+    pub source: &'a Path,
+    /// The model's `config.json`.
+    pub config: &'a Value,
+    /// Whether the output layer is the embedding. Where it is, `parameters` has no array for it.
+    pub tie_word_embeddings: bool,
+    /// All parameters, named as in the model's files.
+    pub parameters: &'a [Array<'a>],
+}
+
+impl Export<'_> {
+    /// Writes `<output_dir>/final/`, in place of an earlier one, and returns it when the disk has it. Until then the
+    /// earlier one stays.
+    ///
+    /// # Errors
+    /// Status 7, with the file and what to do about it; 4 where a file of the tokenizer cannot be read.
+    pub fn write(&self, output_dir: &Path) -> Result<PathBuf, Failure> {
+        self.write_sharded(output_dir, weights::SHARD_BYTES)
+    }
+
+    fn write_sharded(&self, output_dir: &Path, shard_bytes: u64) -> Result<PathBuf, Failure> {
+        let target = output_dir.join("final");
+        let failed = |path: &Path, error: &io::Error| unwritable("the trained model cannot be written", path, error);
+        storage::recover(&target).map_err(|error| failed(&target, &error))?;
+        let staged = Staged::create(&target).map_err(|error| failed(&target, &error))?;
+        let config = config::trained(self.config, self.tie_word_embeddings);
+        let mut text = serde_json::to_vec_pretty(&config)
+            .map_err(|error| Failure::new(Status::Other, "the model's config cannot be written").because(error))?;
+        text.push(b'\n');
+        storage::write(&staged.path().join("config.json"), &text)
+            .map_err(|error| failed(&target.join("config.json"), &error))?;
+        weights::write(staged.path(), self.parameters, shard_bytes)
+            .map_err(|(name, error)| failed(&target.join(name), &error))?;
+        tokenizer::copy(self.source, staged.path(), &target)?;
+        staged.publish().map_err(|error| failed(&target, &error))?;
+        Ok(target)
+    }
+}
+
+#[cfg(test)]
+mod tests;

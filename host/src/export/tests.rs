@@ -1,0 +1,111 @@
+use super::*;
+use safetensors::SafeTensors;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fs;
+
+const EMBEDDING: Array<'static> =
+    Array { name: "model.embed_tokens.weight", shape: &[2, 3], data: &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0] };
+const NORM: Array<'static> = Array { name: "model.norm.weight", shape: &[3], data: &[0.5, 0.25, 0.125] };
+
+/// A model directory with tokenizer files, old weights and something private.
+fn source() -> tempfile::TempDir {
+    let source = tempfile::tempdir().unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"] {
+        fs::write(source.path().join(name), name).unwrap();
+    }
+    fs::create_dir(source.path().join("additional_chat_templates")).unwrap();
+    fs::write(source.path().join("additional_chat_templates/tools.jinja"), "tools").unwrap();
+    fs::write(source.path().join("pytorch_model.bin"), "old weights").unwrap();
+    fs::write(source.path().join("notes.txt"), "private").unwrap();
+    source
+}
+
+fn export<'a>(source: &'a Path, config: &'a Value, parameters: &'a [Array<'a>]) -> Export<'a> {
+    Export { source, config, tie_word_embeddings: true, parameters }
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn the_directory_has_config_weights_and_the_tokenizers_files_and_nothing_else() {
+    let (source, out) = (source(), tempfile::tempdir().unwrap());
+    let config = json!({ "model_type": "llama" });
+    let written = export(source.path(), &config, &[EMBEDDING, NORM]).write(out.path()).unwrap();
+    assert_eq!(written, out.path().join("final"));
+    let expected = [
+        "additional_chat_templates",
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ];
+    assert_eq!(names(&written), expected);
+    assert_eq!(fs::read_to_string(written.join("additional_chat_templates/tools.jinja")).unwrap(), "tools");
+    let config: Value = serde_json::from_slice(&fs::read(written.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["architectures"], json!(["LlamaForCausalLM"]));
+    assert_eq!(config["tie_word_embeddings"], json!(true));
+    let bytes = fs::read(written.join("model.safetensors")).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    assert_eq!(header.metadata().as_ref().unwrap()["format"], "pt");
+    assert_eq!(SafeTensors::deserialize(&bytes).unwrap().tensor(NORM.name).unwrap().shape(), [3]);
+}
+
+#[test]
+fn shards_and_their_index_hold_every_parameter() {
+    let (source, out) = (source(), tempfile::tempdir().unwrap());
+    let config = json!({});
+    let written = export(source.path(), &config, &[EMBEDDING, NORM]).write_sharded(out.path(), 24).unwrap();
+    let index: Value =
+        serde_json::from_slice(&fs::read(written.join("model.safetensors.index.json")).unwrap()).unwrap();
+    assert_eq!(index["metadata"]["total_size"], json!(36));
+    let map: BTreeMap<String, String> = serde_json::from_value(index["weight_map"].clone()).unwrap();
+    assert_eq!(map[EMBEDDING.name], "model-00001-of-00002.safetensors");
+    assert_eq!(map[NORM.name], "model-00002-of-00002.safetensors");
+    for (name, file) in map {
+        let bytes = fs::read(written.join(file)).unwrap();
+        assert!(SafeTensors::deserialize(&bytes).unwrap().tensor(&name).is_ok());
+    }
+    assert!(!written.join("model.safetensors").exists());
+}
+
+#[test]
+fn an_earlier_result_is_replaced_whole() {
+    let (source, out) = (source(), tempfile::tempdir().unwrap());
+    let config = json!({});
+    export(source.path(), &config, &[EMBEDDING, NORM]).write_sharded(out.path(), 24).unwrap();
+    let written = export(source.path(), &config, &[NORM]).write(out.path()).unwrap();
+    assert!(!names(&written).iter().any(|name| name.contains("-of-") || name.contains("index")));
+    assert_eq!(names(out.path()), ["final"]);
+}
+
+#[test]
+fn a_result_can_be_written_over_the_model_that_it_came_from() {
+    let (source, out) = (source(), tempfile::tempdir().unwrap());
+    let config = json!({});
+    let first = export(source.path(), &config, &[NORM]).write(out.path()).unwrap();
+    export(&first, &config, &[EMBEDDING]).write(out.path()).unwrap();
+    assert_eq!(fs::read_to_string(first.join("tokenizer.json")).unwrap(), "tokenizer.json");
+}
+
+#[test]
+fn a_failed_export_leaves_the_earlier_result_and_names_the_file() {
+    let (source, out) = (source(), tempfile::tempdir().unwrap());
+    let config = json!({});
+    let written = export(source.path(), &config, &[NORM]).write(out.path()).unwrap();
+    let before = fs::read(written.join("model.safetensors")).unwrap();
+    // No disk is full in a unit test; arrays that contradict themselves fail at the same place.
+    let contradiction = Array { shape: &[4], ..NORM };
+    let failure = export(source.path(), &config, &[contradiction]).write(out.path()).unwrap_err();
+    assert_eq!(failure.status(), Status::Storage);
+    assert!(failure.to_string().contains("final/model.safetensors"), "{failure}");
+    assert_eq!(fs::read(written.join("model.safetensors")).unwrap(), before);
+    assert_eq!(names(out.path()), ["final"]);
+}

@@ -1,0 +1,77 @@
+//! The trained weights: one safetensors file, or shards with an index.
+
+use crate::storage::{self, Array, write_tensors};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+/// Largest file, as `save_pretrained` of transformers has it: 5 GB. One array that is larger has its own file.
+pub(super) const SHARD_BYTES: u64 = 5_000_000_000;
+
+/// transformers refuses files that do not say which framework's layout they have.
+const METADATA: [(&str, &str); 1] = [("format", "pt")];
+
+/// Writes the weights into a directory. An error names the file.
+pub(super) fn write(directory: &Path, parameters: &[Array<'_>], shard_bytes: u64) -> Result<(), (String, io::Error)> {
+    let shards = shards(parameters, shard_bytes);
+    let write = |name: String, arrays: &[Array<'_>]| match write_tensors(&directory.join(&name), arrays, &METADATA) {
+        Ok(_) => Ok(name),
+        Err(error) => Err((name, error)),
+    };
+    if let [_] | [] = shards[..] {
+        return write("model.safetensors".to_owned(), parameters).map(drop);
+    }
+    let mut weight_map = BTreeMap::new();
+    for (number, arrays) in shards.iter().enumerate() {
+        let name = write(format!("model-{:05}-of-{:05}.safetensors", number + 1, shards.len()), arrays)?;
+        weight_map.extend(arrays.iter().map(|array| (array.name, name.clone())));
+    }
+    let total_size: u64 = parameters.iter().map(Array::bytes).sum();
+    let index = json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map });
+    let name = "model.safetensors.index.json";
+    storage::write(&directory.join(name), format!("{index:#}\n").as_bytes())
+        .map(drop)
+        .map_err(|error| (name.to_owned(), error))
+}
+
+/// The parameters in their order, cut where the next one would not fit.
+fn shards<'a>(parameters: &'a [Array<'a>], shard_bytes: u64) -> Vec<&'a [Array<'a>]> {
+    let (mut shards, mut start, mut bytes) = (Vec::new(), 0, 0);
+    for (place, array) in parameters.iter().enumerate() {
+        if place > start && bytes + array.bytes() > shard_bytes {
+            shards.push(&parameters[start..place]);
+            (start, bytes) = (place, 0);
+        }
+        bytes += array.bytes();
+    }
+    if start < parameters.len() {
+        shards.push(&parameters[start..]);
+    }
+    shards
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn shards_hold_every_parameter_once_in_order_and_stay_below_the_limit(
+            sizes in proptest::collection::vec(0usize..50, 0..20),
+            limit in 1u64..400,
+        ) {
+            let data = [0f32; 50];
+            let parameters: Vec<_> =
+                sizes.iter().map(|&size| Array { name: "a", shape: &[], data: &data[..size] }).collect();
+            let shards = shards(&parameters, limit);
+            let held: Vec<usize> = shards.iter().flat_map(|shard| shard.iter().map(|array| array.data.len())).collect();
+            prop_assert_eq!(held, sizes);
+            for shard in shards {
+                let bytes: u64 = shard.iter().map(Array::bytes).sum();
+                prop_assert!(bytes <= limit || shard.len() == 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! `metrics.jsonl`: one line per update, and what can be drawn from it.
+
+mod line;
+mod memory;
+mod picture;
+mod read;
+mod write;
+
+pub use line::{Evaluation, Extra, Update};
+pub use memory::peak_memory_bytes;
+pub use picture::write_picture;
+pub use read::{Curve, read_losses};
+pub use write::Metrics;
+
+/// Its name in the output directory.
+pub const FILE: &str = "metrics.jsonl";

@@ -1,0 +1,155 @@
+//! The lines of `metrics.jsonl`. Their keys are a contract with scripts.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// Further metrics of a line, from the trainer and the optimizer. One that has the name of a documented key is written
+/// as `extra.<name>`.
+pub type Extra = BTreeMap<String, f64>;
+
+/// One update. A number that is not finite is written as null, which is what JSON has for it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Update {
+    /// The update, from 1.
+    pub step: u64,
+    /// Passes over the data that are done, with their fraction.
+    pub epoch: f64,
+    /// Mean over the supervised tokens of the update, all ranks.
+    pub loss: f64,
+    /// Global norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Learning rate of the update.
+    pub lr: f64,
+    /// Tokens of the update, all ranks, without padding.
+    pub tokens: u64,
+    /// Those of them that were trained.
+    pub supervised_tokens: u64,
+    /// `tokens / step_s`.
+    pub tokens_per_s: f64,
+    /// Seconds of the whole update, data wait included, evaluation and saving excluded.
+    pub step_s: f64,
+    /// Seconds of it spent waiting for data.
+    pub data_wait_s: f64,
+    /// Peak memory of the process, see [`super::peak_memory_bytes`]; null where the system does not tell.
+    pub peak_memory_bytes: Option<u64>,
+    /// Further metrics.
+    #[serde(skip)]
+    pub extra: Extra,
+}
+
+/// One evaluation. Its line has no `loss`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Evaluation {
+    /// Updates that were done.
+    pub step: u64,
+    /// Passes over the data that were done, with their fraction.
+    pub epoch: f64,
+    /// Mean over the supervised tokens of the evaluation data.
+    pub eval_loss: f64,
+    /// Further metrics.
+    #[serde(skip)]
+    pub extra: Extra,
+}
+
+impl Update {
+    /// The line, with its newline.
+    pub(super) fn line(&self) -> String {
+        line(self, &self.extra)
+    }
+}
+
+impl Evaluation {
+    /// The line, with its newline.
+    pub(super) fn line(&self) -> String {
+        line(self, &self.extra)
+    }
+}
+
+fn line(documented: &impl Serialize, extra: &Extra) -> String {
+    let mut keys = match serde_json::to_value(documented) {
+        Ok(Value::Object(keys)) => keys,
+        // Structs of numbers are objects, and nothing in them can fail.
+        other => unreachable!("a metrics line is no object: {other:?}"),
+    };
+    let own: Map<String, Value> = extra
+        .iter()
+        .map(|(name, &value)| {
+            let name = if DOCUMENTED.contains(&name.as_str()) { format!("extra.{name}") } else { name.clone() };
+            (name, value.into())
+        })
+        .collect();
+    keys.extend(own);
+    let mut line = Value::Object(keys).to_string();
+    line.push('\n');
+    line
+}
+
+const DOCUMENTED: [&str; 12] = [
+    "step",
+    "epoch",
+    "loss",
+    "grad_norm",
+    "lr",
+    "tokens",
+    "supervised_tokens",
+    "tokens_per_s",
+    "step_s",
+    "data_wait_s",
+    "peak_memory_bytes",
+    "eval_loss",
+];
+
+#[cfg(test)]
+pub(super) fn update(step: u64, loss: f64) -> Update {
+    Update {
+        step,
+        epoch: 0.5,
+        loss,
+        grad_norm: 1.5,
+        lr: 1e-4,
+        tokens: 100,
+        supervised_tokens: 40,
+        tokens_per_s: 200.0,
+        step_s: 0.5,
+        data_wait_s: 0.01,
+        peak_memory_bytes: Some(1 << 20),
+        extra: Extra::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_update_line_has_exactly_the_documented_keys() {
+        let value: Value = serde_json::from_str(&update(1, 2.0).line()).unwrap();
+        let keys: Vec<_> = value.as_object().unwrap().keys().cloned().collect();
+        assert_eq!(keys, DOCUMENTED[..11]);
+    }
+
+    #[test]
+    fn an_evaluation_line_has_eval_loss_and_no_loss() {
+        let line = Evaluation { step: 3, epoch: 1.0, eval_loss: 0.25, extra: Extra::new() }.line();
+        assert_eq!(line, "{\"step\":3,\"epoch\":1.0,\"eval_loss\":0.25}\n");
+    }
+
+    #[test]
+    fn an_extra_metric_never_hides_a_documented_one() {
+        let mut update = update(1, 2.0);
+        update.extra = [("loss".to_owned(), 9.0), ("accuracy".to_owned(), 0.5)].into();
+        let value: Value = serde_json::from_str(&update.line()).unwrap();
+        assert_eq!((&value["loss"], &value["extra.loss"], &value["accuracy"]), (&2.0.into(), &9.0.into(), &0.5.into()));
+    }
+
+    #[test]
+    fn a_number_that_is_not_finite_is_null_and_the_line_stays_json() {
+        for number in [f64::NAN, f64::INFINITY] {
+            let mut update = update(1, number);
+            update.extra = [("accuracy".to_owned(), number)].into();
+            let value: Value = serde_json::from_str(&update.line()).unwrap();
+            assert_eq!((&value["loss"], &value["accuracy"]), (&Value::Null, &Value::Null));
+        }
+    }
+}

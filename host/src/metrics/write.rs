@@ -1,0 +1,174 @@
+//! The metrics file while a run writes it.
+
+use super::{Evaluation, FILE, Update};
+use crate::exit::Failure;
+use crate::storage::unwritable;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// `<output_dir>/metrics.jsonl`, open for writing. Each line reaches the system before the call returns.
+#[derive(Debug)]
+pub struct Metrics {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+}
+
+impl Metrics {
+    /// A new file. An earlier one is emptied: see `Store::set_aside_earlier`, which keeps it.
+    ///
+    /// # Errors
+    /// Status 7: the file cannot be made.
+    pub fn create(output_dir: &Path) -> Result<Self, Failure> {
+        let (metrics, _) = Self::resume(output_dir, 0)?;
+        Ok(metrics)
+    }
+
+    /// The file of a run that goes on, cut back to the length that it had at the checkpoint. Where it is not what the
+    /// checkpoint says, because somebody edited or deleted it, the run goes on and the text says so: no result
+    /// depends on metrics.
+    ///
+    /// # Errors
+    /// Status 7: the file cannot be opened or cut.
+    pub fn resume(output_dir: &Path, bytes: u64) -> Result<(Self, Option<String>), Failure> {
+        let path = output_dir.join(FILE);
+        let failed = |error: io::Error| unwritable("the metrics file cannot be written", &path, &error);
+        let mut file =
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(failed)?;
+        let found = file.metadata().map_err(failed)?.len();
+        let whole = whole_lines(&mut file, bytes.min(found)).map_err(failed)?;
+        file.set_len(whole).map_err(failed)?;
+        file.seek(SeekFrom::End(0)).map_err(failed)?;
+        let warning = (whole != bytes).then(|| {
+            format!(
+                "{} is not the one of the checkpoint: it has {found} bytes, the checkpoint says {bytes}; \
+                 its first {whole} are kept",
+                path.display()
+            )
+        });
+        Ok((Metrics { path, file, bytes: whole }, warning))
+    }
+
+    /// Appends the line of an update.
+    ///
+    /// # Errors
+    /// Status 7: it cannot be written.
+    pub fn update(&mut self, update: &Update) -> Result<(), Failure> {
+        self.append(&update.line())
+    }
+
+    /// Appends the line of an evaluation.
+    ///
+    /// # Errors
+    /// Status 7: it cannot be written.
+    pub fn evaluation(&mut self, evaluation: &Evaluation) -> Result<(), Failure> {
+        self.append(&evaluation.line())
+    }
+
+    /// Length of the file, which a checkpoint remembers.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn append(&mut self, line: &str) -> Result<(), Failure> {
+        // One write for the line: a reader, or a kill, sees whole lines.
+        self.file.write_all(line.as_bytes()).map_err(|error| {
+            // A full disk may have taken half of it.
+            let _ = self.file.set_len(self.bytes).and_then(|()| self.file.seek(SeekFrom::End(0)));
+            unwritable("the metrics file cannot be written", &self.path, &error)
+        })?;
+        self.bytes += line.len() as u64;
+        Ok(())
+    }
+}
+
+/// The largest length up to `limit` at which a line ends.
+fn whole_lines(file: &mut File, limit: u64) -> io::Result<u64> {
+    const STRIDE: u64 = 4096;
+    let mut end = limit;
+    while end > 0 {
+        let start = end.saturating_sub(STRIDE);
+        let mut bytes = vec![0; (end - start) as usize];
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(&mut bytes)?;
+        if let Some(newline) = bytes.iter().rposition(|&byte| byte == b'\n') {
+            return Ok(start + newline as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::line::update;
+    use super::*;
+    use std::fs;
+
+    fn written(output_dir: &Path, steps: u64) -> u64 {
+        let mut metrics = Metrics::create(output_dir).unwrap();
+        (1..=steps).for_each(|step| metrics.update(&update(step, 1.0)).unwrap());
+        metrics.bytes()
+    }
+
+    #[test]
+    fn each_line_is_in_the_file_when_the_call_returns() {
+        let root = tempfile::tempdir().unwrap();
+        let mut metrics = Metrics::create(root.path()).unwrap();
+        for step in 1..=3 {
+            metrics.update(&update(step, 1.0)).unwrap();
+            let text = fs::read_to_string(root.path().join(FILE)).unwrap();
+            assert_eq!(text.lines().count() as u64, step);
+            assert_eq!(text.len() as u64, metrics.bytes());
+        }
+    }
+
+    #[test]
+    fn a_resumed_file_is_cut_back_to_the_checkpoint_and_goes_on() {
+        let (straight, stopped) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        written(straight.path(), 5);
+        let at_checkpoint = written(stopped.path(), 3);
+        {
+            let (mut metrics, _) = Metrics::resume(stopped.path(), at_checkpoint).unwrap();
+            metrics.update(&update(4, 77.0)).unwrap();
+        }
+        // A line torn by a kill is behind the checkpoint as well.
+        let path = stopped.path().join(FILE);
+        let torn = fs::read_to_string(&path).unwrap() + "{\"step\":5,";
+        fs::write(&path, torn).unwrap();
+        let (mut metrics, warning) = Metrics::resume(stopped.path(), at_checkpoint).unwrap();
+        assert_eq!(warning, None);
+        metrics.update(&update(4, 1.0)).unwrap();
+        metrics.update(&update(5, 1.0)).unwrap();
+        let text = |root: &Path| fs::read_to_string(root.join(FILE)).unwrap();
+        assert_eq!(text(stopped.path()), text(straight.path()));
+    }
+
+    #[test]
+    fn a_metrics_file_that_was_cut_or_deleted_is_a_warning_and_stays_whole_lines() {
+        let root = tempfile::tempdir().unwrap();
+        let bytes = written(root.path(), 3);
+        let path = root.path().join(FILE);
+        let text = fs::read_to_string(&path).unwrap();
+        for kept in [0, 10, text.len() / 2, text.len() - 1] {
+            fs::write(&path, &text[..kept]).unwrap();
+            let (metrics, warning) = Metrics::resume(root.path(), bytes).unwrap();
+            assert!(warning.unwrap().contains(FILE));
+            let left = fs::read_to_string(&path).unwrap();
+            assert!(left.is_empty() || left.ends_with('\n'));
+            assert_eq!(left.len() as u64, metrics.bytes());
+            assert!(text.starts_with(&left));
+        }
+        fs::remove_file(&path).unwrap();
+        assert!(Metrics::resume(root.path(), bytes).unwrap().1.is_some());
+    }
+
+    #[test]
+    fn a_new_run_empties_the_file() {
+        let root = tempfile::tempdir().unwrap();
+        written(root.path(), 3);
+        assert_eq!(Metrics::create(root.path()).unwrap().bytes(), 0);
+        assert_eq!(fs::read(root.path().join(FILE)).unwrap(), b"");
+    }
+}

@@ -1,0 +1,191 @@
+//! A directory that appears with everything in it, in one rename, and disappears the same way.
+//!
+//! Beside a directory `NAME` there are, for moments: `.NAME.tmp`, being written; `.NAME.old`, the one that is being
+//! replaced, whole; `.NAME.gone`, being deleted. A killed process leaves them behind and [`recover`] settles them.
+
+use super::steps::reached;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A directory being written beside the place where it will be. Dropped before [`Staged::publish`], it is deleted.
+pub(crate) struct Staged {
+    temporary: PathBuf,
+    target: PathBuf,
+    published: bool,
+}
+
+impl Staged {
+    /// An empty directory that will become `target`, in the same parent, which must be there.
+    pub(crate) fn create(target: &Path) -> io::Result<Self> {
+        let temporary = Leftover::Writing.beside(target);
+        remove_if_there(&temporary)?;
+        fs::create_dir(&temporary)?;
+        reached("temporary directory created");
+        Ok(Staged { temporary, target: target.to_owned(), published: false })
+    }
+
+    /// Where to write.
+    pub(crate) fn path(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Makes it the target, in place of an earlier one. Its files are on the disk by now, each synced by its writer.
+    pub(crate) fn publish(mut self) -> io::Result<()> {
+        sync(&self.temporary)?;
+        let parent = parent(&self.target);
+        let old = Leftover::Replaced.beside(&self.target);
+        let replaces = self.target.exists();
+        if replaces {
+            remove_if_there(&old)?;
+            fs::rename(&self.target, &old)?;
+            reached("replaced directory set aside");
+        }
+        if let Err(error) = fs::rename(&self.temporary, &self.target) {
+            if replaces {
+                fs::rename(&old, &self.target)?;
+            }
+            return Err(error);
+        }
+        self.published = true;
+        reached("directory renamed");
+        sync(parent)?;
+        if replaces {
+            fs::remove_dir_all(&old)?;
+            reached("replaced directory deleted");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.published {
+            // The write that failed is what the user hears of; what stays here is removed at the next start.
+            let _ = fs::remove_dir_all(&self.temporary);
+        }
+    }
+}
+
+/// What a killed process leaves beside a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leftover {
+    /// It was being written.
+    Writing,
+    /// It was being replaced, and is whole.
+    Replaced,
+    /// It was being deleted.
+    Deleting,
+}
+
+impl Leftover {
+    const ALL: [Leftover; 3] = [Leftover::Writing, Leftover::Replaced, Leftover::Deleting];
+
+    fn extension(self) -> &'static str {
+        match self {
+            Leftover::Writing => "tmp",
+            Leftover::Replaced => "old",
+            Leftover::Deleting => "gone",
+        }
+    }
+
+    fn beside(self, target: &Path) -> PathBuf {
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        target.with_file_name(format!(".{name}.{}", self.extension()))
+    }
+}
+
+/// The directory that a name is a leftover of, where it is one.
+pub(crate) fn leftover_of(name: &str) -> Option<&str> {
+    let (name, extension) = name.strip_prefix('.')?.rsplit_once('.')?;
+    Leftover::ALL.iter().any(|kind| kind.extension() == extension).then_some(name)
+}
+
+/// Settles what a killed process left beside `target`: one that was being replaced comes back where its successor did
+/// not arrive, everything else is deleted. Nobody may be writing there.
+pub(crate) fn recover(target: &Path) -> io::Result<()> {
+    let old = Leftover::Replaced.beside(target);
+    if old.exists() && !target.exists() {
+        fs::rename(&old, target)?;
+        sync(parent(target))?;
+    }
+    Leftover::ALL.iter().try_for_each(|kind| remove_if_there(&kind.beside(target)))
+}
+
+/// Deletes a directory so that no part of it is ever found under its name.
+pub(crate) fn remove(directory: &Path) -> io::Result<()> {
+    let gone = Leftover::Deleting.beside(directory);
+    remove_if_there(&gone)?;
+    fs::rename(directory, &gone)?;
+    reached("directory to delete renamed");
+    // Without this, a power failure could bring the name back after parts of the content are gone.
+    sync(parent(directory))?;
+    fs::remove_dir_all(&gone)?;
+    reached("directory deleted");
+    Ok(())
+}
+
+/// Waits until the disk has the names in a directory.
+pub(crate) fn sync(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+fn remove_if_there(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replaced_directory_is_there_whole_at_every_moment_of_the_replacement() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("final");
+        let publish = |content: &str| {
+            let staged = Staged::create(&target).unwrap();
+            fs::write(staged.path().join("a"), content).unwrap();
+            staged.publish().unwrap();
+        };
+        publish("first");
+        let place = target.clone();
+        super::super::steps::observe(
+            move |step| {
+                // What a start after a kill finds: here, without moving the files under the running replacement.
+                let old = Leftover::Replaced.beside(&place);
+                let found = if place.exists() { &place } else { &old };
+                assert!(!fs::read_to_string(found.join("a")).unwrap().is_empty(), "{step}");
+            },
+            || publish("second"),
+        );
+        assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "second");
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_kill_between_the_two_renames_brings_the_replaced_directory_back() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("final");
+        for kind in Leftover::ALL {
+            fs::create_dir(kind.beside(&target)).unwrap();
+            fs::write(kind.beside(&target).join("a"), kind.extension()).unwrap();
+        }
+        recover(&target).unwrap();
+        assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "old");
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_dropped_staged_directory_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        drop(Staged::create(&root.path().join("final")).unwrap());
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,26 @@
+//! What the user is told when a file of results cannot be written or read.
+
+use crate::exit::{Failure, Status};
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+/// A failed write: what it was for, where, why, and what to do about it.
+pub(crate) fn unwritable(what: &str, path: &Path, error: &io::Error) -> Failure {
+    let help = match error.kind() {
+        ErrorKind::StorageFull => "the disk is full: free space, or set `output_dir` to another file system",
+        ErrorKind::QuotaExceeded => "the disk quota is used up: free space, or set `output_dir` to another file system",
+        ErrorKind::FileTooLarge => "a file may not grow this large here: raise the limit (`ulimit -f`)",
+        ErrorKind::PermissionDenied => "make it writable for this user, or set `output_dir` to another directory",
+        ErrorKind::ReadOnlyFilesystem => "the file system is read-only: set `output_dir` to another directory",
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+            "there is a file where a directory is needed: move it, or set `output_dir` to another directory"
+        }
+        _ => "check that the directory of `output_dir` is there, is writable and has space",
+    };
+    Failure::new(Status::Storage, what).at(path.display()).because(error).help(help)
+}
+
+/// A failed read of something that a run wrote.
+pub(crate) fn unreadable(what: &str, path: &Path, error: impl std::fmt::Display) -> Failure {
+    Failure::new(Status::Storage, what).at(path.display()).because(error)
+}

@@ -1,0 +1,87 @@
+//! One file, on the disk before the call returns, with its size and digest.
+
+use crate::checksum::hexadecimal;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Large enough that a call per buffer costs nothing beside the copy, small enough to stay in the cache.
+const BUFFER: usize = 256 * 1024;
+
+/// What was written to a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Written {
+    /// Its length.
+    pub(crate) bytes: u64,
+    /// Its SHA-256 in hexadecimal.
+    pub(crate) sha256: String,
+}
+
+/// Creates or empties the file at `path`, lets `content` fill it, and waits until the disk has it.
+pub(super) fn write_with(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<Written> {
+    let file = File::create(path)?;
+    let mut digesting = Digesting { file: &file, digest: Sha256::new(), bytes: 0 };
+    let mut buffered = io::BufWriter::with_capacity(BUFFER, &mut digesting);
+    content(&mut buffered)?;
+    buffered.flush()?;
+    drop(buffered);
+    let written = Written { bytes: digesting.bytes, sha256: hexadecimal(&digesting.digest.finalize()) };
+    file.sync_all()?;
+    super::steps::reached("file written");
+    Ok(written)
+}
+
+/// Writes `content` to the file at `path` and waits until the disk has it.
+pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<Written> {
+    write_with(path, |file| file.write_all(content))
+}
+
+/// Copies a file and waits until the disk has it. The copy has the permissions of a new file.
+pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let mut source = File::open(from)?;
+    write_with(to, |file| io::copy(&mut source, file).map(drop))?;
+    Ok(())
+}
+
+/// Counts and digests what passes through it.
+struct Digesting<'a> {
+    file: &'a File,
+    digest: Sha256,
+    bytes: u64,
+}
+
+impl Write for Digesting<'_> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(buffer)?;
+        self.digest.update(&buffer[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checksum::of_file;
+
+    #[test]
+    fn a_written_file_has_the_size_and_the_sha256_that_were_reported() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("abc");
+        let written = write(&path, b"abc").unwrap();
+        assert_eq!(written.bytes, 3);
+        // FIPS 180-2, appendix B.1.
+        assert_eq!(written.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(of_file(&path).unwrap(), written.sha256);
+        let large: Vec<u8> = (0..3 * BUFFER + 17).map(|i| (i % 251) as u8).collect();
+        let written = write(&path, &large).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), large);
+        assert_eq!(of_file(&path).unwrap(), written.sha256);
+    }
+}
