@@ -143,7 +143,7 @@ def make_rows():
 
 
 def draw(generator, family, number, excluded, repeat=False):
-    """Rows of one family. The training set may repeat a prompt, for some families have few; the held-out set may not."""
+    """Rows of one family. A training set may repeat a prompt, for some families have few; a held-out set may not."""
     rows, seen = [], set(excluded)
     while len(rows) < number:
         prompt, answer = family(generator)
