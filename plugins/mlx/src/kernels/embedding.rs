@@ -1,6 +1,23 @@
-//! The gradient of an embedding look-up: rows of the cotangent added to the rows of the table that they came from.
+//! Embedding look-up, and its gradient: rows of the cotangent added to the rows of the table that they came from.
 
 use super::pool;
+
+/// `out[i] = table[ids[i]]`, `width` values a row. An id outside the table gives NaN, which the non-finite guard then reports.
+pub fn forward(table: &[f32], ids: &[i32], width: usize, out: &mut [f32]) {
+    if width == 0 || ids.is_empty() {
+        return;
+    }
+    let block = 64;
+    pool::run(ids.chunks(block).zip(out.chunks_mut(block * width)).collect(), |(ids, out)| {
+        for (&id, out) in ids.iter().zip(out.chunks_exact_mut(width)) {
+            let row = usize::try_from(id).ok().and_then(|id| table.chunks_exact(width).nth(id));
+            match row {
+                Some(row) => out.copy_from_slice(row),
+                None => out.fill(f32::NAN),
+            }
+        }
+    });
+}
 
 /// `grad[ids[i]] += cotangent[i]` over zeros, in the order of i; `width` values a row. An id outside the table is passed over.
 ///
@@ -43,6 +60,15 @@ pub fn backward(ids: &[i32], cotangent: &[f32], width: usize, grad: &mut [f32]) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn looks_rows_up_and_marks_ids_outside_the_table() {
+        let table: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        let mut out = [0.0; 12];
+        forward(&table, &[3, 0, 4, -1], 3, &mut out);
+        assert_eq!(out[..6], [9.0, 10.0, 11.0, 0.0, 1.0, 2.0]);
+        assert!(out[6..].iter().all(|x| x.is_nan()));
+    }
 
     #[test]
     fn equal_ids_add_up_and_absent_ones_stay_zero() {

@@ -1,1 +1,210 @@
-// temporary
+//! The kernels under C names, for the MLX primitives in `native/`. This is the only place where raw memory becomes slices.
+//!
+//! Every function here has the same contract: the pointers are those of MLX arrays of the sizes given (`native/kernels.h`),
+//! outputs overlap nothing unless said otherwise, and MLX runs a stream's work in order, so nobody else writes meanwhile.
+//! Sizes were checked when the graph was built. A panic would be a bug here, and aborts: it must not unwind into C++.
+
+use super::attention::{self, Gradients, Mask};
+use super::rms_norm::Cotangents;
+use super::{View4, cross_entropy, elementwise, embedding, rms_norm, rope, swiglu};
+
+/// `MdtView` of `native/kernels.h`.
+#[repr(C)]
+pub struct RawView {
+    data: *const f32,
+    len: usize,
+    shape: [usize; 4],
+    strides: [usize; 4],
+}
+
+/// `MdtAttention` of `native/kernels.h`.
+#[repr(C)]
+pub struct RawAttention {
+    query: RawView,
+    key: RawView,
+    value: RawView,
+    scale: f32,
+    causal: bool,
+    segments: *const i32,
+}
+
+/// # Safety
+/// `data` points to `len` initialised values that nobody writes during `'a`.
+unsafe fn input<'a, T>(data: *const T, len: usize) -> &'a [T] {
+    if len == 0 {
+        return &[];
+    }
+    // SAFETY: the caller's promise.
+    unsafe { std::slice::from_raw_parts(data, len) }
+}
+
+/// # Safety
+/// `data` points to `len` values that only the caller touches during `'a`. (Fresh memory may hold anything: any bits are an f32.)
+unsafe fn output<'a>(data: *mut f32, len: usize) -> &'a mut [f32] {
+    if len == 0 {
+        return &mut [];
+    }
+    // SAFETY: the caller's promise.
+    unsafe { std::slice::from_raw_parts_mut(data, len) }
+}
+
+impl RawView {
+    /// # Safety
+    /// As for [`input`], with `data` and `len`.
+    unsafe fn get<'a>(&self) -> View4<'a> {
+        // SAFETY: the caller's promise.
+        View4::new(unsafe { input(self.data, self.len) }, self.shape, self.strides)
+    }
+}
+
+impl RawAttention {
+    /// # Safety
+    /// As for [`input`], with every view; `segments` is null or one value for each batch row and key.
+    unsafe fn get<'a>(&self) -> attention::Inputs<'a> {
+        let [batch, _, keys, _] = self.key.shape;
+        // SAFETY: the caller's promise.
+        let segments = (!self.segments.is_null()).then(|| unsafe { input(self.segments, batch * keys) });
+        let mask = Mask { causal: self.causal, segments, queries: self.query.shape[2], keys };
+        // SAFETY: the caller's promise.
+        let (query, key, value) = unsafe { (self.query.get(), self.key.get(), self.value.get()) };
+        attention::Inputs { query, key, value, scale: self.scale, mask }
+    }
+
+    fn len(view: &RawView) -> usize {
+        view.shape.iter().product()
+    }
+}
+
+/// Defines C functions whose body runs under the contract of this module.
+macro_rules! kernels {
+    ($($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $body:block)*) => {$(
+        $(#[$meta])*
+        /// # Safety
+        /// The contract of the module: every pointer is memory of the size that the other arguments say.
+        #[unsafe(no_mangle)]
+        #[allow(clippy::too_many_arguments)]
+        pub unsafe extern "C" fn $name($($arg: $ty),*) {
+            // SAFETY: the contract of the module.
+            unsafe { $body }
+        }
+    )*};
+}
+
+kernels! {
+    /// [`cross_entropy::forward`].
+    fn mdt_cross_entropy(logits: *const f32, targets: *const i32, rows: usize, width: usize, losses: *mut f32, lse: *mut f32) {
+        cross_entropy::forward(input(logits, rows * width), input(targets, rows), output(losses, rows), output(lse, rows));
+    }
+
+    /// [`cross_entropy::backward`], in place where `grad` is `logits`.
+    fn mdt_cross_entropy_backward(
+        logits: *const f32, targets: *const i32, lse: *const f32, cotangent: *const f32, rows: usize, width: usize, grad: *mut f32,
+    ) {
+        let (targets, lse, cotangent) = (input(targets, rows), input(lse, rows), input(cotangent, rows));
+        let len = rows * width;
+        if std::ptr::eq(logits, grad) {
+            cross_entropy::backward_in_place(output(grad, len), targets, lse, cotangent);
+        } else {
+            cross_entropy::backward(input(logits, len), targets, lse, cotangent, output(grad, len));
+        }
+    }
+
+    /// [`swiglu::forward`].
+    fn mdt_swiglu(gate: *const f32, up: *const f32, len: usize, out: *mut f32) {
+        swiglu::forward(input(gate, len), input(up, len), output(out, len));
+    }
+
+    /// [`swiglu::backward`].
+    fn mdt_swiglu_backward(
+        gate: *const f32, up: *const f32, cotangent: *const f32, len: usize, grad_gate: *mut f32, grad_up: *mut f32,
+    ) {
+        let (gate, up, cotangent) = (input(gate, len), input(up, len), input(cotangent, len));
+        swiglu::backward(gate, up, cotangent, output(grad_gate, len), output(grad_up, len));
+    }
+
+    /// [`elementwise::add`].
+    fn mdt_add(a: *const f32, b: *const f32, len: usize, out: *mut f32) {
+        elementwise::add(input(a, len), input(b, len), output(out, len));
+    }
+
+    /// [`rms_norm::forward`].
+    fn mdt_rms_norm(x: *const f32, weight: *const f32, eps: f32, rows: usize, width: usize, out: *mut f32) {
+        rms_norm::forward(input(x, rows * width), input(weight, width), eps, output(out, rows * width));
+    }
+
+    /// [`rms_norm::forward_residual`].
+    fn mdt_rms_norm_residual(
+        x: *const f32, residual: *const f32, weight: *const f32, eps: f32, rows: usize, width: usize, sum: *mut f32, out: *mut f32,
+    ) {
+        let len = rows * width;
+        let (x, residual, weight) = (input(x, len), input(residual, len), input(weight, width));
+        rms_norm::forward_residual(x, residual, weight, eps, output(sum, len), output(out, len));
+    }
+
+    /// [`rms_norm::backward`]; `sum_cotangent` may be null.
+    fn mdt_rms_norm_backward(
+        x: *const f32, weight: *const f32, eps: f32, cotangent: *const f32, sum_cotangent: *const f32, rows: usize, width: usize,
+        grad_x: *mut f32, grad_weight: *mut f32,
+    ) {
+        let len = rows * width;
+        let sum = (!sum_cotangent.is_null()).then(|| input(sum_cotangent, len));
+        let cotangents = Cotangents { normed: input(cotangent, len), sum };
+        rms_norm::backward(input(x, len), input(weight, width), eps, cotangents, output(grad_x, len), output(grad_weight, width));
+    }
+
+    /// [`rope::tables`].
+    fn mdt_rope_tables(
+        positions: *const i32, rows: usize, inv_freq: *const f32, half: usize, factor: f32, cos: *mut f32, sin: *mut f32,
+    ) {
+        let (positions, inv_freq) = (input(positions, rows), input(inv_freq, half));
+        rope::tables(positions, inv_freq, factor, output(cos, rows * half), output(sin, rows * half));
+    }
+
+    /// [`rope::rotate`].
+    fn mdt_rope(x: *const RawView, cos: *const f32, sin: *const f32, half: usize, per_batch: bool, inverse: bool, out: *mut f32) {
+        let x = (*x).get();
+        let [batch, heads, positions, width] = x.shape();
+        let rows = if per_batch { batch * positions } else { positions };
+        let tables = rope::Tables { cos: input(cos, rows * half), sin: input(sin, rows * half), half, per_batch };
+        rope::rotate(x, tables, inverse, output(out, batch * heads * positions * width));
+    }
+
+    /// [`attention::forward`].
+    fn mdt_attention(inputs: *const RawAttention, out: *mut f32, lse: *mut f32) {
+        let [batch, heads, queries, width] = (*inputs).query.shape;
+        let lse = output(lse, attention::lse_len(batch, heads, queries));
+        attention::forward((*inputs).get(), output(out, batch * heads * queries * width), lse);
+    }
+
+    /// [`attention::backward`].
+    fn mdt_attention_backward(
+        inputs: *const RawAttention, out: *const RawView, lse: *const f32, cotangent: *const RawView,
+        grad_query: *mut f32, grad_key: *mut f32, grad_value: *mut f32,
+    ) {
+        let raw = &*inputs;
+        let [batch, heads, queries, _] = raw.query.shape;
+        let lse = input(lse, attention::lse_len(batch, heads, queries));
+        let gradients = Gradients {
+            query: output(grad_query, RawAttention::len(&raw.query)),
+            key: output(grad_key, RawAttention::len(&raw.key)),
+            value: output(grad_value, RawAttention::len(&raw.value)),
+        };
+        attention::backward(raw.get(), (*out).get(), lse, (*cotangent).get(), gradients);
+    }
+
+    /// [`embedding::forward`].
+    fn mdt_embedding(table: *const f32, ids: *const i32, count: usize, rows: usize, width: usize, out: *mut f32) {
+        embedding::forward(input(table, rows * width), input(ids, count), width, output(out, count * width));
+    }
+
+    /// [`embedding::backward`].
+    fn mdt_embedding_backward(ids: *const i32, count: usize, cotangent: *const f32, rows: usize, width: usize, grad: *mut f32) {
+        embedding::backward(input(ids, count), input(cotangent, count * width), width, output(grad, rows * width));
+    }
+}
+
+/// [`attention::lse_len`].
+#[unsafe(no_mangle)]
+pub extern "C" fn mdt_attention_lse_len(batch: usize, heads: usize, queries: usize) -> usize {
+    attention::lse_len(batch, heads, queries)
+}

@@ -1,0 +1,79 @@
+// SwiGLU and addition.
+#include "primitive.h"
+
+namespace mdt {
+
+namespace {
+
+class SwigluBackward : public CpuPrimitive {
+ public:
+  using CpuPrimitive::CpuPrimitive;
+
+  // gate, up, cotangent -> gradients of gate and up
+  void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
+    allocate(outputs[0]);
+    allocate(outputs[1]);
+    dispatch([gate = inputs[0].data<float>(), up = inputs[1].data<float>(), cotangent = inputs[2].data<float>(),
+              len = inputs[0].size(), grad_gate = outputs[0].data<float>(), grad_up = outputs[1].data<float>()]() {
+      mdt_swiglu_backward(gate, up, cotangent, len, grad_gate, grad_up);
+    });
+  }
+
+  DEFINE_NAME(SwigluBackward)
+  DEFINE_DEFAULT_IS_EQUIVALENT()
+};
+
+class Swiglu : public CpuPrimitive {
+ public:
+  using CpuPrimitive::CpuPrimitive;
+
+  void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
+    allocate(outputs[0]);
+    dispatch([gate = inputs[0].data<float>(), up = inputs[1].data<float>(), len = inputs[0].size(),
+              out = outputs[0].data<float>()]() { mdt_swiglu(gate, up, len, out); });
+  }
+
+  std::vector<array> vjp(
+      const std::vector<array>& primals, const std::vector<array>& cotangents, const std::vector<int>& argnums,
+      const std::vector<array>&) override {
+    const Shape& shape = primals[0].shape();
+    const auto gradients = several<SwigluBackward>(
+        {shape, shape}, stream(), {primals[0], primals[1], dense(cotangents[0], stream())});
+    return select(gradients, primals, argnums, stream());
+  }
+
+  DEFINE_NAME(Swiglu)
+  DEFINE_DEFAULT_IS_EQUIVALENT()
+};
+
+class Add : public CpuPrimitive {
+ public:
+  using CpuPrimitive::CpuPrimitive;
+
+  void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
+    allocate(outputs[0]);
+    dispatch([a = inputs[0].data<float>(), b = inputs[1].data<float>(), len = inputs[0].size(),
+              out = outputs[0].data<float>()]() { mdt_add(a, b, len, out); });
+  }
+
+  std::vector<array> vjp(
+      const std::vector<array>& primals, const std::vector<array>& cotangents, const std::vector<int>& argnums,
+      const std::vector<array>&) override {
+    return select({cotangents[0], cotangents[0]}, primals, argnums, stream());
+  }
+
+  DEFINE_NAME(Add)
+  DEFINE_DEFAULT_IS_EQUIVALENT()
+};
+
+} // namespace
+
+array swiglu(const array& gate, const array& up, Stream stream) {
+  return one<Swiglu>(gate.shape(), stream, {dense(gate, stream), dense(up, stream)});
+}
+
+array add(const array& a, const array& b, Stream stream) {
+  return one<Add>(a.shape(), stream, {dense(a, stream), dense(b, stream)});
+}
+
+} // namespace mdt

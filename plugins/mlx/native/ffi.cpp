@@ -1,0 +1,122 @@
+// The door for Rust: mlx-c handles in and out, and every C++ exception turned into text.
+#include <cstring>
+#include <exception>
+
+#include "mlx/c/private/array.h"
+#include "mlx/c/private/stream.h"
+#include "ops.h"
+
+namespace {
+
+// Same as `Failure` in src/fused/native.rs.
+struct Failure {
+  char text[512];
+};
+
+// Calls `build`; false and the reason if it throws.
+template <class Build>
+bool guarded(Failure* failure, Build&& build) noexcept {
+  try {
+    build();
+    return true;
+  } catch (const std::exception& error) {
+    std::strncpy(failure->text, error.what(), sizeof(failure->text) - 1);
+  } catch (...) {
+    std::strncpy(failure->text, "an exception that is no std::exception", sizeof(failure->text) - 1);
+  }
+  failure->text[sizeof(failure->text) - 1] = '\0';
+  return false;
+}
+
+const mlx::core::array& get(mlx_array handle) {
+  return mlx_array_get_(handle);
+}
+
+} // namespace
+
+extern "C" {
+
+bool mdt_op_cross_entropy(mlx_array* losses, mlx_array logits, mlx_array targets, mlx_stream stream, Failure* failure) {
+  return guarded(failure, [&] {
+    mlx_array_set_(*losses, mdt::cross_entropy(get(logits), get(targets), mlx_stream_get_(stream)));
+  });
+}
+
+bool mdt_op_swiglu(mlx_array* out, mlx_array gate, mlx_array up, mlx_stream stream, Failure* failure) {
+  return guarded(failure, [&] { mlx_array_set_(*out, mdt::swiglu(get(gate), get(up), mlx_stream_get_(stream))); });
+}
+
+bool mdt_op_add(mlx_array* out, mlx_array a, mlx_array b, mlx_stream stream, Failure* failure) {
+  return guarded(failure, [&] { mlx_array_set_(*out, mdt::add(get(a), get(b), mlx_stream_get_(stream))); });
+}
+
+bool mdt_op_rms_norm(
+    mlx_array* out, mlx_array x, mlx_array weight, float eps, mlx_stream stream, Failure* failure) {
+  return guarded(failure, [&] {
+    mlx_array_set_(*out, mdt::rms_norm(get(x), get(weight), eps, mlx_stream_get_(stream)));
+  });
+}
+
+bool mdt_op_add_rms_norm(
+    mlx_array* sum, mlx_array* out, mlx_array x, mlx_array residual, mlx_array weight, float eps, mlx_stream stream,
+    Failure* failure) {
+  return guarded(failure, [&] {
+    auto outputs = mdt::add_rms_norm(get(x), get(residual), get(weight), eps, mlx_stream_get_(stream));
+    mlx_array_set_(*sum, outputs.first);
+    mlx_array_set_(*out, outputs.second);
+  });
+}
+
+bool mdt_op_rope_tables(
+    mlx_array* cos, mlx_array* sin, mlx_array positions, mlx_array inv_freq, float factor, mlx_stream stream,
+    Failure* failure) {
+  return guarded(failure, [&] {
+    auto outputs = mdt::rope_tables(get(positions), get(inv_freq), factor, mlx_stream_get_(stream));
+    mlx_array_set_(*cos, outputs.first);
+    mlx_array_set_(*sin, outputs.second);
+  });
+}
+
+bool mdt_op_rope(mlx_array* out, mlx_array x, mlx_array cos, mlx_array sin, mlx_stream stream, Failure* failure) {
+  return guarded(failure, [&] {
+    mlx_array_set_(*out, mdt::rope(get(x), get(cos), get(sin), mlx_stream_get_(stream)));
+  });
+}
+
+// `segments` may be an empty handle.
+bool mdt_op_attention(
+    mlx_array* out, mlx_array query, mlx_array key, mlx_array value, mlx_array segments, float scale, bool causal,
+    mlx_stream stream, Failure* failure) {
+  return guarded(failure, [&] {
+    std::optional<mlx::core::array> ids;
+    if (segments.ctx != nullptr) {
+      ids = get(segments);
+    }
+    mlx_array_set_(
+        *out, mdt::attention(get(query), get(key), get(value), ids, scale, causal, mlx_stream_get_(stream)));
+  });
+}
+
+bool mdt_op_embedding(mlx_array* out, mlx_array table, mlx_array ids, mlx_stream stream, Failure* failure) {
+  return guarded(failure, [&] { mlx_array_set_(*out, mdt::embedding(get(table), get(ids), mlx_stream_get_(stream))); });
+}
+
+bool mdt_op_linear(mlx_array* out, mlx_array x, mlx_array weight, mlx_stream stream, Failure* failure) {
+  return guarded(failure, [&] { mlx_array_set_(*out, mdt::linear(get(x), get(weight), mlx_stream_get_(stream))); });
+}
+
+bool mdt_array_is_exclusive(mlx_array a) {
+  bool exclusive = false;
+  Failure ignored;
+  guarded(&ignored, [&] { exclusive = mdt::is_exclusive(get(a)); });
+  return exclusive;
+}
+
+bool mdt_stream_is_cpu(mlx_stream stream) {
+  bool cpu = false;
+  Failure ignored;
+  guarded(&ignored, [&] { cpu = mlx_stream_get_(stream).device == mlx::core::Device::cpu; });
+  return cpu;
+}
+
+} // extern "C"

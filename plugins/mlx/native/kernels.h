@@ -1,0 +1,62 @@
+// The Rust kernels, as src/kernels/ffi.rs exports them. All buffers are dense f32 unless said otherwise.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+extern "C" {
+
+// x[batch, head, position, feature] with a stride for each axis, in elements; `len` counts from the first to the last one.
+struct MdtView {
+  const float* data;
+  size_t len;
+  size_t shape[4];
+  size_t strides[4];
+};
+
+struct MdtAttention {
+  MdtView query, key, value;
+  float scale;
+  bool causal;
+  const int32_t* segments; // [B, keys], or null
+};
+
+void mdt_cross_entropy(
+    const float* logits, const int32_t* targets, size_t rows, size_t width, float* losses, float* lse);
+// `grad` may be `logits`.
+void mdt_cross_entropy_backward(
+    const float* logits, const int32_t* targets, const float* lse, const float* cotangent,
+    size_t rows, size_t width, float* grad);
+
+void mdt_swiglu(const float* gate, const float* up, size_t len, float* out);
+void mdt_swiglu_backward(
+    const float* gate, const float* up, const float* cotangent, size_t len, float* grad_gate, float* grad_up);
+
+void mdt_rms_norm(const float* x, const float* weight, float eps, size_t rows, size_t width, float* out);
+void mdt_rms_norm_residual(
+    const float* x, const float* residual, const float* weight, float eps, size_t rows, size_t width,
+    float* sum, float* out);
+// `sum_cotangent` may be null.
+void mdt_rms_norm_backward(
+    const float* x, const float* weight, float eps, const float* cotangent, const float* sum_cotangent,
+    size_t rows, size_t width, float* grad_x, float* grad_weight);
+
+void mdt_rope_tables(
+    const int32_t* positions, size_t rows, const float* inv_freq, size_t half, float factor, float* cos, float* sin);
+void mdt_rope(
+    const MdtView* x, const float* cos, const float* sin, size_t half, bool per_batch, bool inverse, float* out);
+
+size_t mdt_attention_lse_len(size_t batch, size_t heads, size_t queries);
+void mdt_attention(const MdtAttention* inputs, float* out, float* lse);
+void mdt_attention_backward(
+    const MdtAttention* inputs, const MdtView* out, const float* lse, const MdtView* cotangent,
+    float* grad_query, float* grad_key, float* grad_value);
+
+void mdt_embedding(
+    const float* table, const int32_t* ids, size_t count, size_t rows, size_t width, float* out);
+void mdt_embedding_backward(
+    const int32_t* ids, size_t count, const float* cotangent, size_t rows, size_t width, float* grad);
+
+void mdt_add(const float* a, const float* b, size_t len, float* out);
+
+} // extern "C"

@@ -1,0 +1,49 @@
+// The fused operations as functions on MLX arrays. Each checks nothing but what memory safety needs: src/fused.rs checks shapes
+// and types first, and falls back to MLX's own operations where these do not apply. All are for f32 on a CPU stream.
+#pragma once
+
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "mlx/array.h"
+#include "mlx/stream.h"
+
+namespace mdt {
+
+using mlx::core::array;
+using mlx::core::Stream;
+
+// logits [N, V], targets [N] int32 -> losses [N].
+array cross_entropy(const array& logits, const array& targets, Stream stream);
+
+// Same shape each.
+array swiglu(const array& gate, const array& up, Stream stream);
+array add(const array& a, const array& b, Stream stream);
+
+// x [.., D], weight [D].
+array rms_norm(const array& x, const array& weight, float eps, Stream stream);
+// {x + residual, its norm}.
+std::pair<array, array> add_rms_norm(
+    const array& x, const array& residual, const array& weight, float eps, Stream stream);
+
+// positions [R] int32, inv_freq [D/2] -> {cos, sin}, each [R, D/2].
+std::pair<array, array> rope_tables(const array& positions, const array& inv_freq, float factor, Stream stream);
+// x [B, H, T, D]; tables of T or B * T rows. The result lies in memory as [B, T, H, D].
+array rope(const array& x, const array& cos, const array& sin, Stream stream);
+
+// query [B, H, T, D], key and value [B, Hkv, S, D], segments [B, S] int32. The result lies in memory as [B, T, H, D].
+array attention(
+    const array& query, const array& key, const array& value, const std::optional<array>& segments,
+    float scale, bool causal, Stream stream);
+
+// table [V, D], ids of any shape int32 -> [.., D].
+array embedding(const array& table, const array& ids, Stream stream);
+
+// x [.., in], weight [out, in] -> [.., out].
+array linear(const array& x, const array& weight, Stream stream);
+
+// Does nobody else hold this array, or its memory, and is it evaluated and row-contiguous? Then its memory may be written in place.
+bool is_exclusive(const array& a);
+
+} // namespace mdt

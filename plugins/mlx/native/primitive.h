@@ -1,0 +1,76 @@
+// What the primitives share: a base class for the CPU, dense inputs, outputs and views.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "mlx/backend/cpu/encoder.h"
+#include "mlx/primitives.h"
+#include "ops.h"
+
+namespace mdt {
+
+using mlx::core::float32;
+using mlx::core::Shape;
+
+// A primitive that has no GPU form. Its vjp is written by each class; the backward primitives have none themselves.
+class CpuPrimitive : public mlx::core::Primitive {
+ public:
+  using mlx::core::Primitive::Primitive;
+
+  void eval_gpu(const std::vector<array>&, std::vector<array>&) override {
+    throw std::runtime_error(std::string(name()) + " has no GPU form");
+  }
+
+ protected:
+  // Runs `kernel` in the order of the stream. MLX keeps the memory of inputs and outputs alive until it has run.
+  template <class Kernel>
+  void dispatch(Kernel&& kernel) {
+    mlx::core::cpu::get_command_encoder(stream()).dispatch(std::forward<Kernel>(kernel));
+  }
+
+  // The array itself, or a copy where an axis runs backwards through the memory. Ready when the next dispatched kernel runs.
+  array forwards(const array& a);
+
+  // Keeps an array that is neither input nor output alive until the kernels dispatched so far have run.
+  void keep(array a) {
+    mlx::core::cpu::get_command_encoder(stream()).add_temporary(std::move(a));
+  }
+};
+
+// The array itself if its elements lie one after another, else a copy: inputs and cotangents may be strided or broadcast.
+array dense(const array& a, Stream stream);
+
+// Gives an output its memory, row-major.
+void allocate(array& out);
+
+// Gives an output [B, H, T, D] its memory in the order [B, T, H, D], which is what a projection [B, T, H * D] reads and writes.
+void allocate_heads_inside(array& out);
+
+// The memory of an evaluated four-dimensional array whose strides are not negative.
+MdtView view(const array& a);
+
+// One f32 output.
+template <class P, class... Args>
+array one(const Shape& shape, Stream stream, std::vector<array> inputs, Args&&... args) {
+  return array(shape, float32, std::make_shared<P>(stream, std::forward<Args>(args)...), std::move(inputs));
+}
+
+// Several f32 outputs.
+template <class P, class... Args>
+std::vector<array> several(
+    std::vector<Shape> shapes, Stream stream, const std::vector<array>& inputs, Args&&... args) {
+  const std::vector<mlx::core::Dtype> types(shapes.size(), float32);
+  return array::make_arrays(
+      std::move(shapes), types, std::make_shared<P>(stream, std::forward<Args>(args)...), inputs);
+}
+
+// The gradients in the order that MLX asked for; one that was not computed (of integers) is zero.
+std::vector<array> select(
+    const std::vector<array>& gradients, const std::vector<array>& primals, const std::vector<int>& argnums, Stream stream);
+
+} // namespace mdt

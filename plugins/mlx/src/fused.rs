@@ -1,0 +1,217 @@
+//! The operations that training spends its time in, fused where this build has kernels for them, composed of MLX's own elsewhere.
+//!
+//! Fused: on Linux, on a CPU stream, in f32. Each function then makes one MLX primitive (`native/`) that runs a kernel of
+//! [`crate::kernels`] and knows its own gradient. Else — Metal, CUDA, half precision — it is composed of MLX operations; that
+//! composition is also what the tests compare with. Shapes are checked here in both cases; the arrays may have any strides.
+//!
+//! Gradients exist of first order only. Call all functions on the compute thread.
+
+pub mod composed;
+#[cfg(mdt_native)]
+mod native;
+#[cfg(all(test, mdt_native))]
+mod tests;
+
+use mlx_rs::error::{Exception, Result};
+use mlx_rs::{Array, Dtype};
+
+/// Picks the primitive where all these arrays are f32 and the stream is a CPU's, else the composition.
+macro_rules! fused_or_composed {
+    ([$($array:expr),+], $name:ident($($arg:expr),* $(,)?)) => {{
+        #[cfg(mdt_native)]
+        if native::applies(&[$($array),+]) {
+            return native::$name($($arg),*);
+        }
+        composed::$name($($arg),*)
+    }};
+}
+
+/// Prepares the process: `threads` compute threads (0: one per core) for kernels and matrix products, and an allocator that
+/// keeps freed buffers for the next step, up to a quarter of the memory that MLX would use at most. May be called again.
+///
+/// # Errors
+/// What MLX says about its allocator.
+pub fn start(threads: usize) -> Result<()> {
+    #[cfg(mdt_native)]
+    {
+        crate::kernels::pool::set_threads(threads);
+        native::share_pool_with_blas();
+        // On a CPU, MLX's limit is a share of the machine's memory, and by default it keeps 32 MiB of freed buffers: less than
+        // one step's, so that every step maps, zeroes and unmaps its large ones.
+        mlx_rs::memory::set_cache_limit(mlx_rs::memory::memory_limit()? / 4)?;
+    }
+    #[cfg(not(mdt_native))]
+    let _ = threads;
+    Ok(())
+}
+
+/// Is this array evaluated, row-contiguous, and held by nobody else, so that its memory may be written in place?
+/// Always false where the native part is absent: nobody can tell there.
+pub fn is_exclusive(array: &Array) -> bool {
+    #[cfg(mdt_native)]
+    return native::is_exclusive(array);
+    #[cfg(not(mdt_native))]
+    {
+        let _ = array;
+        false
+    }
+}
+
+/// Cross-entropy in nats of each row: logits `[N, V]`, targets `[N]` int32; result `[N]` f32. No gradient flows to the targets.
+///
+/// A negative target marks a row that is not trained: its loss and gradient are exactly 0. A target ≥ V gives NaN.
+/// The softmax is never stored, and the logits' memory becomes their gradient's when nothing else needs them.
+///
+/// # Errors
+/// Other shapes or types.
+pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
+    let fits = logits.ndim() == 2 && targets.shape() == [logits.dim(0)] && targets.dtype() == Dtype::Int32;
+    expect(fits && logits.dim(1) > 0, "cross_entropy", "logits [N, V] and int32 targets [N]", &[logits, targets])?;
+    fused_or_composed!([logits], cross_entropy(logits, targets))
+}
+
+/// `silu(gate) · up`, for gate and up of one shape and type.
+///
+/// # Errors
+/// Other shapes.
+pub fn swiglu(gate: &Array, up: &Array) -> Result<Array> {
+    expect(gate.shape() == up.shape(), "swiglu", "gate and up of one shape", &[gate, up])?;
+    fused_or_composed!([gate, up], swiglu(gate, up))
+}
+
+/// `a + b`; MLX's broadcasting addition where the shapes differ.
+///
+/// # Errors
+/// Shapes that do not broadcast.
+pub fn add(a: &Array, b: &Array) -> Result<Array> {
+    if a.shape() != b.shape() {
+        return composed::add(a, b);
+    }
+    fused_or_composed!([a, b], add(a, b))
+}
+
+/// `x / √(mean(x²) + eps) · weight` over the last axis: x `[.., D]`, weight `[D]`.
+///
+/// # Errors
+/// Other shapes.
+pub fn rms_norm(x: &Array, weight: &Array, eps: f32) -> Result<Array> {
+    let fits = weight.ndim() == 1 && last(x) == Some(weight.dim(0)) && weight.dim(0) > 0;
+    expect(fits, "rms_norm", "x [.., D] and a weight [D]", &[x, weight])?;
+    fused_or_composed!([x, weight], rms_norm(x, weight, eps))
+}
+
+/// `sum = x + residual` and the [`rms_norm`] of `sum`, as `(sum, normed)`. Saves an addition in each direction.
+///
+/// # Errors
+/// Other shapes.
+pub fn add_rms_norm(x: &Array, residual: &Array, weight: &Array, eps: f32) -> Result<(Array, Array)> {
+    let fits = weight.ndim() == 1 && last(x) == Some(weight.dim(0)) && weight.dim(0) > 0 && x.shape() == residual.shape();
+    expect(fits, "add_rms_norm", "x and residual [.., D] and a weight [D]", &[x, residual, weight])?;
+    fused_or_composed!([x, residual, weight], add_rms_norm(x, residual, weight, eps))
+}
+
+/// The angles of rotary positions, which all layers of a step share: cosines and sines, `[R, half]` f32 each.
+#[derive(Clone, Debug)]
+pub struct RopeTables {
+    cos: Array,
+    sin: Array,
+}
+
+/// Tables for int32 `positions` and f32 inverse frequencies `[half]`, both functions multiplied by `factor` (YaRN's attention
+/// factor; 1 elsewhere). Positions `[T]` hold for all rows of a batch; `[B, T]` are each row's own. No gradient flows through.
+///
+/// Angles are position · frequency rounded to f32, as in transformers. Scaling rules belong into the frequencies.
+///
+/// # Errors
+/// Other shapes or types.
+pub fn rope_tables(positions: &Array, inv_freq: &Array, factor: f32) -> Result<RopeTables> {
+    let fits = matches!(positions.ndim(), 1 | 2)
+        && positions.dtype() == Dtype::Int32
+        && inv_freq.ndim() == 1
+        && inv_freq.dtype() == Dtype::Float32;
+    let expected = "int32 positions [T] or [B, T] and f32 inverse frequencies [D/2]";
+    expect(fits, "rope_tables", expected, &[positions, inv_freq])?;
+    fused_or_composed!([inv_freq], rope_tables(positions, inv_freq, factor))
+}
+
+/// Rotates feature i of x `[B, H, T, D]` against feature i + half, for i < half ≤ D/2 (Llama's and Hugging Face's layout);
+/// features from 2·half on pass through. The result lies in memory as `[B, T, H, D]`, so going back to rows copies nothing.
+///
+/// # Errors
+/// Tables of other than T or B·T rows, or wider than the features.
+pub fn rope(x: &Array, tables: &RopeTables) -> Result<Array> {
+    let (rows, half) = (tables.cos.dim(0), tables.cos.dim(1));
+    let fits = x.ndim() == 4 && 2 * half <= x.dim(3) && (rows == x.dim(2) || rows == x.dim(0) * x.dim(2));
+    let expected = "x [B, H, T, D] and tables of T or B·T rows and at most D/2 columns";
+    expect(fits, "rope", expected, &[x, &tables.cos])?;
+    fused_or_composed!([x, &tables.cos, &tables.sin], rope(x, tables))
+}
+
+/// `softmax(scale · Q Kᵀ + mask) V`: query `[B, H, T, D]`, key and value `[B, Hkv, S, D]` with Hkv dividing H; head h of the
+/// queries reads head h / (H / Hkv). The result `[B, H, T, D]` lies in memory as `[B, T, H, D]`.
+///
+/// `causal`: query t sees keys up to S − T + t. `segments` `[B, S]` int32, for packed rows: query t sees only keys of the segment
+/// of place S − T + t. A hidden key changes no bit of the result. Memory beside the result: 32 · S floats a thread.
+///
+/// # Errors
+/// Other shapes or types; T > S with `causal` or `segments`.
+pub fn attention(query: &Array, key: &Array, value: &Array, segments: Option<&Array>, scale: f32, causal: bool) -> Result<Array> {
+    let fits = query.ndim() == 4
+        && key.ndim() == 4
+        && key.shape() == value.shape()
+        && query.dim(0) == key.dim(0)
+        && query.dim(3) == key.dim(3)
+        && key.dim(1) > 0
+        && query.dim(1) % key.dim(1) == 0
+        && key.dim(2) > 0
+        && query.dim(3) > 0;
+    let expected = "query [B, H, T, D], key and value [B, Hkv, S, D] with Hkv dividing H";
+    expect(fits, "attention", expected, &[query, key, value])?;
+    if let Some(segments) = segments {
+        let fits = segments.shape() == [key.dim(0), key.dim(2)] && segments.dtype() == Dtype::Int32;
+        expect(fits, "attention", "int32 segments [B, S]", &[segments, key])?;
+    }
+    let ordered = causal || segments.is_some();
+    expect(!ordered || query.dim(2) <= key.dim(2), "attention", "no more queries than keys under a mask", &[query, key])?;
+    // Without a mask the kernel's alignment of queries with the last keys means nothing, but it must exist.
+    if query.dim(2) > key.dim(2) {
+        return composed::attention(query, key, value, segments, scale, causal);
+    }
+    fused_or_composed!([query, key, value], attention(query, key, value, segments, scale, causal))
+}
+
+/// Rows of a table: table `[V, D]`, ids of any shape int32; result `[.., D]`. Ids outside the table give NaN on the fused path.
+///
+/// # Errors
+/// Other shapes or types.
+pub fn embedding(table: &Array, ids: &Array) -> Result<Array> {
+    expect(table.ndim() == 2 && ids.dtype() == Dtype::Int32, "embedding", "a table [V, D] and int32 ids", &[table, ids])?;
+    fused_or_composed!([table], embedding(table, ids))
+}
+
+/// `x · weightᵀ`: x `[.., in]`, weight `[out, in]`. The fused path's gradient of the weight is row-major, ready to be read.
+///
+/// # Errors
+/// Other shapes.
+pub fn linear(x: &Array, weight: &Array) -> Result<Array> {
+    let fits = weight.ndim() == 2 && last(x) == Some(weight.dim(1)) && weight.dim(0) > 0 && weight.dim(1) > 0;
+    expect(fits, "linear", "x [.., in] and a weight [out, in]", &[x, weight])?;
+    if x.size() == 0 {
+        return composed::linear(x, weight);
+    }
+    fused_or_composed!([x, weight], linear(x, weight))
+}
+
+fn last(array: &Array) -> Option<i32> {
+    array.shape().last().copied()
+}
+
+/// Refuses arrays that do not fit, naming what came.
+#[track_caller]
+fn expect(fits: bool, operation: &str, expected: &str, arrays: &[&Array]) -> Result<()> {
+    if fits {
+        return Ok(());
+    }
+    let found: Vec<String> = arrays.iter().map(|a| format!("{:?} {:?}", a.dtype(), a.shape())).collect();
+    Err(Exception::custom(format!("{operation} takes {expected}; it got {}", found.join(", "))))
+}

@@ -1,0 +1,82 @@
+//! The same operations composed of MLX's own, for every device and type.
+
+use mlx_rs::error::Result;
+use mlx_rs::fast::{self, ScaledDotProductAttentionMask};
+use mlx_rs::ops::indexing::take_along_axis;
+use mlx_rs::ops::{self, concatenate};
+use mlx_rs::{Array, Dtype};
+
+use super::RopeTables;
+
+pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
+    // Half precision cannot hold a sum over a vocabulary.
+    let logits = logits.as_dtype(Dtype::Float32)?;
+    let (rows, width) = (logits.dim(0), logits.dim(1));
+    let inside = ops::clip(targets, (Array::from_int(0), Array::from_int(width - 1)))?;
+    let chosen = take_along_axis(&logits, inside.reshape(&[rows, 1])?, 1)?.reshape(&[rows])?;
+    let losses = logits.logsumexp_axes(&[1], false)?.subtract(chosen)?;
+    let known = ops::select(targets.lt(Array::from_int(width))?, losses, Array::from_f32(f32::NAN))?;
+    ops::select(targets.ge(Array::from_int(0))?, known, Array::from_f32(0.0))
+}
+
+pub fn swiglu(gate: &Array, up: &Array) -> Result<Array> {
+    gate.multiply(ops::sigmoid(gate)?)?.multiply(up)
+}
+
+pub fn add(a: &Array, b: &Array) -> Result<Array> {
+    a.add(b)
+}
+
+pub fn rms_norm(x: &Array, weight: &Array, eps: f32) -> Result<Array> {
+    fast::rms_norm(x, Some(weight), eps)
+}
+
+pub fn add_rms_norm(x: &Array, residual: &Array, weight: &Array, eps: f32) -> Result<(Array, Array)> {
+    let sum = x.add(residual)?;
+    let normed = rms_norm(&sum, weight, eps)?;
+    Ok((sum, normed))
+}
+
+pub fn rope_tables(positions: &Array, inv_freq: &Array, factor: f32) -> Result<RopeTables> {
+    let angles = positions.reshape(&[-1, 1])?.as_dtype(Dtype::Float32)?.multiply(inv_freq)?;
+    let factor = Array::from_f32(factor);
+    Ok(RopeTables { cos: angles.cos()?.multiply(&factor)?, sin: angles.sin()?.multiply(&factor)? })
+}
+
+pub fn rope(x: &Array, tables: &RopeTables) -> Result<Array> {
+    let (positions, half) = (x.dim(2), tables.cos.dim(1));
+    let spread = |table: &Array| table.reshape(&[-1, 1, positions, half])?.as_dtype(x.dtype());
+    let (cos, sin) = (spread(&tables.cos)?, spread(&tables.sin)?);
+    let parts = ops::split_at_indices(x, &[half, 2 * half], 3)?;
+    let (left, right) = (&parts[0], &parts[1]);
+    let rotated = [
+        left.multiply(&cos)?.subtract(right.multiply(&sin)?)?,
+        right.multiply(&cos)?.add(left.multiply(&sin)?)?,
+        parts[2].clone(),
+    ];
+    concatenate(&rotated, 3)
+}
+
+pub fn attention(query: &Array, key: &Array, value: &Array, segments: Option<&Array>, scale: f32, causal: bool) -> Result<Array> {
+    let Some(segments) = segments else {
+        let mask = causal.then_some(ScaledDotProductAttentionMask::Causal);
+        return fast::scaled_dot_product_attention(query, key, value, scale, mask, None);
+    };
+    let (batch, queries, keys) = (key.dim(0), query.dim(2), key.dim(2));
+    let places = ops::arange::<i32, i32>(keys - queries, keys, 1)?;
+    let own = segments.take_axis(&places, 1)?.reshape(&[batch, 1, queries, 1])?;
+    let mut mask = own.eq(segments.reshape(&[batch, 1, 1, keys])?)?;
+    if causal {
+        let key_places = ops::arange::<i32, i32>(0, keys, 1)?.reshape(&[1, keys])?;
+        mask = mask.logical_and(places.reshape(&[queries, 1])?.ge(key_places)?)?;
+    }
+    fast::scaled_dot_product_attention(query, key, value, scale, Some((&mask).into()), None)
+}
+
+pub fn embedding(table: &Array, ids: &Array) -> Result<Array> {
+    table.take_axis(ids, 0)
+}
+
+pub fn linear(x: &Array, weight: &Array) -> Result<Array> {
+    x.matmul(weight.transpose()?)
+}

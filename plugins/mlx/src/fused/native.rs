@@ -1,0 +1,181 @@
+//! The primitives of `native/`, as functions on MLX arrays. One of the plugin's few places with `unsafe`.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use mlx_rs::error::{Exception, Result};
+use mlx_rs::{Array, Dtype, Stream};
+use mlx_sys::{mlx_array, mlx_array_free, mlx_array_new, mlx_stream};
+
+use super::RopeTables;
+use crate::kernels::pool;
+
+/// Text of a C++ exception; the same as in `native/ffi.cpp`.
+#[repr(C)]
+struct Failure {
+    text: [c_char; 512],
+}
+
+unsafe extern "C" {
+    fn mdt_op_cross_entropy(losses: *mut mlx_array, logits: mlx_array, targets: mlx_array, stream: mlx_stream, failure: *mut Failure) -> bool;
+    fn mdt_op_swiglu(out: *mut mlx_array, gate: mlx_array, up: mlx_array, stream: mlx_stream, failure: *mut Failure) -> bool;
+    fn mdt_op_add(out: *mut mlx_array, a: mlx_array, b: mlx_array, stream: mlx_stream, failure: *mut Failure) -> bool;
+    fn mdt_op_rms_norm(out: *mut mlx_array, x: mlx_array, weight: mlx_array, eps: f32, stream: mlx_stream, failure: *mut Failure) -> bool;
+    fn mdt_op_add_rms_norm(
+        sum: *mut mlx_array,
+        out: *mut mlx_array,
+        x: mlx_array,
+        residual: mlx_array,
+        weight: mlx_array,
+        eps: f32,
+        stream: mlx_stream,
+        failure: *mut Failure,
+    ) -> bool;
+    fn mdt_op_rope_tables(
+        cos: *mut mlx_array,
+        sin: *mut mlx_array,
+        positions: mlx_array,
+        inv_freq: mlx_array,
+        factor: f32,
+        stream: mlx_stream,
+        failure: *mut Failure,
+    ) -> bool;
+    fn mdt_op_rope(out: *mut mlx_array, x: mlx_array, cos: mlx_array, sin: mlx_array, stream: mlx_stream, failure: *mut Failure) -> bool;
+    fn mdt_op_attention(
+        out: *mut mlx_array,
+        query: mlx_array,
+        key: mlx_array,
+        value: mlx_array,
+        segments: mlx_array,
+        scale: f32,
+        causal: bool,
+        stream: mlx_stream,
+        failure: *mut Failure,
+    ) -> bool;
+    fn mdt_op_embedding(out: *mut mlx_array, table: mlx_array, ids: mlx_array, stream: mlx_stream, failure: *mut Failure) -> bool;
+    fn mdt_op_linear(out: *mut mlx_array, x: mlx_array, weight: mlx_array, stream: mlx_stream, failure: *mut Failure) -> bool;
+    fn mdt_array_is_exclusive(array: mlx_array) -> bool;
+    fn mdt_stream_is_cpu(stream: mlx_stream) -> bool;
+    fn mdt_set_parallel_for(parallel_for: Option<ParallelFor>, threads: c_int);
+}
+
+type Body = unsafe extern "C" fn(*mut c_void, c_int);
+type ParallelFor = unsafe extern "C" fn(*mut c_void, c_int, Body);
+
+/// Would the primitives take these? All f32, and the stream that MLX would use a CPU's.
+pub fn applies(arrays: &[&Array]) -> bool {
+    // SAFETY: the stream lives until the end of the call.
+    arrays.iter().all(|array| array.dtype() == Dtype::Float32) && unsafe { mdt_stream_is_cpu(stream().as_ptr()) }
+}
+
+/// Makes matrix products run on the compute threads.
+pub fn share_pool_with_blas() {
+    let threads = c_int::try_from(pool::threads()).unwrap_or(c_int::MAX);
+    // SAFETY: `parallel_for` keeps the contract of the library's header: it calls the body once for each number and waits for all.
+    unsafe { mdt_set_parallel_for(Some(parallel_for), threads) };
+}
+
+/// # Safety
+/// `body` may be called with `context` and each number below `count`, from any threads at once.
+unsafe extern "C" fn parallel_for(context: *mut c_void, count: c_int, body: Body) {
+    struct Context(*mut c_void);
+    // SAFETY: the caller lets every thread use it.
+    unsafe impl Sync for Context {}
+    impl Context {
+        fn get(&self) -> *mut c_void {
+            self.0
+        }
+    }
+
+    let context = Context(context);
+    pool::parallel_for(count.max(0) as usize, &|number| {
+        // SAFETY: the caller's promise; the number is below `count`, so it fits.
+        unsafe { body(context.get(), number as c_int) };
+    });
+}
+
+pub fn is_exclusive(array: &Array) -> bool {
+    // SAFETY: the handle lives as long as `array`.
+    unsafe { mdt_array_is_exclusive(array.as_ptr()) }
+}
+
+pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
+    // SAFETY: live handles and places for the results, as `build` gives them; and so below.
+    build(|[losses], stream, failure| unsafe { mdt_op_cross_entropy(losses, logits.as_ptr(), targets.as_ptr(), stream, failure) }).map(|[a]| a)
+}
+
+pub fn swiglu(gate: &Array, up: &Array) -> Result<Array> {
+    // SAFETY: as in `cross_entropy`.
+    build(|[out], stream, failure| unsafe { mdt_op_swiglu(out, gate.as_ptr(), up.as_ptr(), stream, failure) }).map(|[a]| a)
+}
+
+pub fn add(a: &Array, b: &Array) -> Result<Array> {
+    // SAFETY: as in `cross_entropy`.
+    build(|[out], stream, failure| unsafe { mdt_op_add(out, a.as_ptr(), b.as_ptr(), stream, failure) }).map(|[a]| a)
+}
+
+pub fn rms_norm(x: &Array, weight: &Array, eps: f32) -> Result<Array> {
+    // SAFETY: as in `cross_entropy`.
+    build(|[out], stream, failure| unsafe { mdt_op_rms_norm(out, x.as_ptr(), weight.as_ptr(), eps, stream, failure) }).map(|[a]| a)
+}
+
+pub fn add_rms_norm(x: &Array, residual: &Array, weight: &Array, eps: f32) -> Result<(Array, Array)> {
+    let (x, residual, weight) = (x.as_ptr(), residual.as_ptr(), weight.as_ptr());
+    // SAFETY: as in `cross_entropy`.
+    build(|[sum, out], stream, failure| unsafe { mdt_op_add_rms_norm(sum, out, x, residual, weight, eps, stream, failure) })
+        .map(|[sum, out]| (sum, out))
+}
+
+pub fn rope_tables(positions: &Array, inv_freq: &Array, factor: f32) -> Result<RopeTables> {
+    let (positions, inv_freq) = (positions.as_ptr(), inv_freq.as_ptr());
+    // SAFETY: as in `cross_entropy`.
+    build(|[cos, sin], stream, failure| unsafe { mdt_op_rope_tables(cos, sin, positions, inv_freq, factor, stream, failure) })
+        .map(|[cos, sin]| RopeTables { cos, sin })
+}
+
+pub fn rope(x: &Array, tables: &RopeTables) -> Result<Array> {
+    let (cos, sin) = (tables.cos.as_ptr(), tables.sin.as_ptr());
+    // SAFETY: as in `cross_entropy`.
+    build(|[out], stream, failure| unsafe { mdt_op_rope(out, x.as_ptr(), cos, sin, stream, failure) }).map(|[a]| a)
+}
+
+pub fn attention(query: &Array, key: &Array, value: &Array, segments: Option<&Array>, scale: f32, causal: bool) -> Result<Array> {
+    let (query, key, value) = (query.as_ptr(), key.as_ptr(), value.as_ptr());
+    let segments = segments.map_or(mlx_array { ctx: std::ptr::null_mut() }, Array::as_ptr);
+    // SAFETY: as in `cross_entropy`; `segments` may be empty.
+    build(|[out], stream, failure| unsafe { mdt_op_attention(out, query, key, value, segments, scale, causal, stream, failure) })
+        .map(|[a]| a)
+}
+
+pub fn embedding(table: &Array, ids: &Array) -> Result<Array> {
+    // SAFETY: as in `cross_entropy`.
+    build(|[out], stream, failure| unsafe { mdt_op_embedding(out, table.as_ptr(), ids.as_ptr(), stream, failure) }).map(|[a]| a)
+}
+
+pub fn linear(x: &Array, weight: &Array) -> Result<Array> {
+    // SAFETY: as in `cross_entropy`.
+    build(|[out], stream, failure| unsafe { mdt_op_linear(out, x.as_ptr(), weight.as_ptr(), stream, failure) }).map(|[a]| a)
+}
+
+fn stream() -> Stream {
+    Stream::thread_local_or_default()
+}
+
+/// Calls a constructor with places for its results; the results, or the text of the C++ exception.
+#[track_caller]
+fn build<const N: usize>(construct: impl FnOnce([*mut mlx_array; N], mlx_stream, *mut Failure) -> bool) -> Result<[Array; N]> {
+    let stream = stream();
+    // SAFETY: makes an empty handle.
+    let mut results = std::array::from_fn(|_| unsafe { mlx_array_new() });
+    let mut failure = Failure { text: [0; 512] };
+    if construct(results.each_mut().map(|result| result as *mut mlx_array), stream.as_ptr(), &mut failure) {
+        // SAFETY: the constructor has filled every handle, and each is owned by one `Array`.
+        return Ok(results.map(|result| unsafe { Array::from_ptr(result) }));
+    }
+    for result in results {
+        // SAFETY: owned here; empty handles may be freed.
+        unsafe { mlx_array_free(result) };
+    }
+    // SAFETY: the constructor ends the text with a zero; it started as zeros.
+    let text = unsafe { CStr::from_ptr(failure.text.as_ptr()) };
+    Err(Exception::custom(text.to_string_lossy()))
+}

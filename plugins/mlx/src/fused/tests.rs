@@ -1,0 +1,251 @@
+//! The primitives against the composition: values, gradients, strides, broadcast cotangents, donation, and use counts.
+
+use super::*;
+use mlx_rs::transforms::{eval, fallible_vjp, value_and_grad_with_argnums};
+use mlx_rs::{Device, ops, random};
+
+/// A pair of the same function, fused and composed, as MLX's transforms want them.
+type Function = fn(&[Array]) -> Result<Vec<Array>>;
+
+fn uniform(shape: &[i32], seed: u64) -> Array {
+    let key = random::key(seed).unwrap();
+    random::uniform::<_, f32>(-1.0, 1.0, shape, Some(&key)).unwrap()
+}
+
+fn values(array: &Array) -> Vec<f32> {
+    // Row-major, whatever the layout.
+    let dense = array.contiguous().unwrap();
+    dense.eval().unwrap();
+    dense.as_slice::<f32>().to_vec()
+}
+
+/// ‖got − want‖ ≤ tolerance · ‖want‖
+fn assert_near(what: &str, got: &Array, want: &Array) {
+    assert_eq!(got.shape(), want.shape(), "{what}");
+    let (got, want) = (values(got), values(want));
+    let error: f32 = got.iter().zip(&want).map(|(g, w)| (g - w).powi(2)).sum::<f32>().sqrt();
+    let norm = want.iter().map(|w| w * w).sum::<f32>().sqrt();
+    assert!(error <= 1e-5 * norm.max(1e-3), "{what}: relative error {}", error / norm);
+}
+
+/// Values and vector-Jacobian products agree, for dense cotangents and for those of a mean (stride 0).
+fn assert_same(what: &str, fused: Function, composed: Function, inputs: &[Array]) {
+    Device::set_default(&Device::cpu());
+    let outputs = composed(inputs).unwrap();
+    let dense: Vec<Array> = outputs.iter().enumerate().map(|(i, out)| uniform(out.shape(), 90 + i as u64)).collect();
+    let broadcast: Vec<Array> =
+        outputs.iter().map(|out| ops::broadcast_to(Array::from_f32(0.25), out.shape()).unwrap()).collect();
+    for cotangents in [dense, broadcast] {
+        let (got, got_gradients) = fallible_vjp(fused, inputs, &cotangents).unwrap();
+        let (want, want_gradients) = fallible_vjp(composed, inputs, &cotangents).unwrap();
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert_near(&format!("{what}, output {i}"), got, want);
+        }
+        for (i, (got, want)) in got_gradients.iter().zip(&want_gradients).enumerate() {
+            assert_near(&format!("{what}, gradient {i}"), got, want);
+        }
+    }
+}
+
+/// [B, T, heads · D] as [B, heads, T, D], the way a projection's result comes.
+fn heads(x: &Array, heads: i32) -> Array {
+    let [batch, positions, width] = *x.shape() else { panic!("three axes") };
+    let split = x.reshape(&[batch, positions, heads, width / heads]).unwrap();
+    split.transpose_axes(&[0, 2, 1, 3]).unwrap()
+}
+
+#[test]
+fn cross_entropy_is_that_of_mlx() {
+    let targets = || Array::from_slice(&[3, 0, -100, 32, 7], &[5]);
+    assert!(native::applies(&[&uniform(&[1], 0)]));
+    let logits = uniform(&[5, 33], 1).multiply(Array::from_f32(8.0)).unwrap();
+    assert_same(
+        "cross-entropy",
+        |x| Ok(vec![cross_entropy(&x[0], &Array::from_slice(&[3, 0, -100, 32, 7], &[5]))?]),
+        |x| Ok(vec![composed::cross_entropy(&x[0], &Array::from_slice(&[3, 0, -100, 32, 7], &[5]))?]),
+        &[logits.clone()],
+    );
+    // Logits that are a transposed view.
+    let transposed = uniform(&[33, 5], 2).transpose().unwrap();
+    let (got, want) = (cross_entropy(&transposed, &targets()), composed::cross_entropy(&transposed, &targets()));
+    assert_near("cross-entropy of a view", &got.unwrap(), &want.unwrap());
+}
+
+#[test]
+fn swiglu_is_that_of_mlx() {
+    let inputs = [uniform(&[3, 5, 17], 1).multiply(Array::from_f32(9.0)).unwrap(), uniform(&[3, 5, 17], 2)];
+    assert_same("swiglu", |x| Ok(vec![swiglu(&x[0], &x[1])?]), |x| Ok(vec![composed::swiglu(&x[0], &x[1])?]), &inputs);
+    let halves = ops::split_equal(&uniform(&[4, 34], 3), 2, 1).unwrap();
+    assert_same("swiglu of halves", |x| Ok(vec![swiglu(&x[0], &x[1])?]), |x| Ok(vec![composed::swiglu(&x[0], &x[1])?]), &halves);
+}
+
+#[test]
+fn addition_is_that_of_mlx() {
+    let inputs = [uniform(&[7, 130], 1), uniform(&[130, 7], 2).transpose().unwrap()];
+    assert_same("add", |x| Ok(vec![add(&x[0], &x[1])?]), |x| Ok(vec![composed::add(&x[0], &x[1])?]), &inputs);
+}
+
+#[test]
+fn rms_norm_is_that_of_mlx() {
+    let inputs = [uniform(&[2, 40, 24], 1), uniform(&[24], 2)];
+    assert_same(
+        "rms_norm",
+        |x| Ok(vec![rms_norm(&x[0], &x[1], 1e-5)?]),
+        |x| Ok(vec![composed::rms_norm(&x[0], &x[1], 1e-5)?]),
+        &inputs,
+    );
+    let inputs = [uniform(&[2, 40, 24], 1), uniform(&[2, 40, 24], 3), uniform(&[24], 2)];
+    assert_same(
+        "add_rms_norm",
+        |x| add_rms_norm(&x[0], &x[1], &x[2], 1e-5).map(|(sum, normed)| vec![sum, normed]),
+        |x| composed::add_rms_norm(&x[0], &x[1], &x[2], 1e-5).map(|(sum, normed)| vec![sum, normed]),
+        &inputs,
+    );
+}
+
+fn tables(per_batch: bool) -> RopeTables {
+    let positions: Vec<i32> = (0..if per_batch { 18 } else { 9 }).map(|i| i * 5 % 31).collect();
+    let shape: &[i32] = if per_batch { &[2, 9] } else { &[9] };
+    let inv_freq = Array::from_slice(&[1.0f32, 0.3, 0.02], &[3]);
+    rope_tables(&Array::from_slice(&positions, shape), &inv_freq, 1.5).unwrap()
+}
+
+#[test]
+fn rope_is_that_of_the_formula() {
+    for per_batch in [false, true] {
+        let positions: Vec<i32> = (0..if per_batch { 18 } else { 9 }).map(|i| i * 5 % 31).collect();
+        let shape: &[i32] = if per_batch { &[2, 9] } else { &[9] };
+        let inv_freq = Array::from_slice(&[1.0f32, 0.3, 0.02], &[3]);
+        let want = composed::rope_tables(&Array::from_slice(&positions, shape), &inv_freq, 1.5).unwrap();
+        assert_near("cosines", &tables(per_batch).cos, &want.cos);
+        assert_near("sines", &tables(per_batch).sin, &want.sin);
+    }
+    let x = heads(&uniform(&[2, 9, 4 * 8], 1), 4);
+    let fused: [Function; 2] = [|x| Ok(vec![rope(&x[0], &tables(false))?]), |x| Ok(vec![rope(&x[0], &tables(true))?])];
+    let composed: [Function; 2] =
+        [|x| Ok(vec![composed::rope(&x[0], &tables(false))?]), |x| Ok(vec![composed::rope(&x[0], &tables(true))?])];
+    for (fused, composed) in fused.into_iter().zip(composed) {
+        assert_same("rope", fused, composed, &[x.clone()]);
+    }
+}
+
+#[test]
+fn attention_is_that_of_mlx() {
+    fn segments() -> Array {
+        let ids: Vec<i32> = (0..2 * 70).map(|i| i % 70 / 23).collect();
+        Array::from_slice(&ids, &[2, 70])
+    }
+    let inputs = [heads(&uniform(&[2, 70, 4 * 8], 1), 4), heads(&uniform(&[2, 70, 16], 2), 2), heads(&uniform(&[2, 70, 16], 3), 2)];
+    assert_same(
+        "causal attention",
+        |x| Ok(vec![attention(&x[0], &x[1], &x[2], None, 0.4, true)?]),
+        |x| Ok(vec![composed::attention(&x[0], &x[1], &x[2], None, 0.4, true)?]),
+        &inputs,
+    );
+    assert_same(
+        "packed attention",
+        |x| Ok(vec![attention(&x[0], &x[1], &x[2], Some(&segments()), 0.4, true)?]),
+        |x| Ok(vec![composed::attention(&x[0], &x[1], &x[2], Some(&segments()), 0.4, true)?]),
+        &inputs,
+    );
+    assert_same(
+        "full attention",
+        |x| Ok(vec![attention(&x[0], &x[1], &x[2], None, 0.4, false)?]),
+        |x| Ok(vec![composed::attention(&x[0], &x[1], &x[2], None, 0.4, false)?]),
+        &inputs,
+    );
+    let cached = [heads(&uniform(&[2, 3, 4 * 8], 4), 4), inputs[1].clone(), inputs[2].clone()];
+    assert_same(
+        "attention after a cache",
+        |x| Ok(vec![attention(&x[0], &x[1], &x[2], None, 0.4, true)?]),
+        |x| Ok(vec![composed::attention(&x[0], &x[1], &x[2], None, 0.4, true)?]),
+        &cached,
+    );
+}
+
+#[test]
+fn products_and_look_ups_are_those_of_mlx() {
+    let inputs = [uniform(&[2, 9, 12], 1), uniform(&[7, 12], 2)];
+    assert_same("linear", |x| Ok(vec![linear(&x[0], &x[1])?]), |x| Ok(vec![composed::linear(&x[0], &x[1])?]), &inputs);
+    assert_same(
+        "embedding",
+        |x| Ok(vec![embedding(&x[0], &Array::from_slice(&[3, 0, 3, 6], &[2, 2]))?]),
+        |x| Ok(vec![composed::embedding(&x[0], &Array::from_slice(&[3, 0, 3, 6], &[2, 2]))?]),
+        &[uniform(&[7, 12], 2)],
+    );
+}
+
+#[test]
+fn a_backwards_view_is_read_in_its_own_order() {
+    use mlx_rs::ops::indexing::{IndexOp, IntoStrideBy};
+    Device::set_default(&Device::cpu());
+    let x = heads(&uniform(&[2, 9, 4 * 8], 1), 4);
+    let backwards = x.index((.., .., (..).stride_by(-1), ..));
+    backwards.eval().unwrap();
+    let (got, want) = (rope(&backwards, &tables(false)), composed::rope(&backwards, &tables(false)));
+    assert_near("rope of a backwards view", &got.unwrap(), &want.unwrap());
+}
+
+#[test]
+fn gradients_of_a_weight_are_row_major() {
+    Device::set_default(&Device::cpu());
+    let loss = |x: &[Array]| -> Result<Vec<Array>> { Ok(vec![linear(&x[0], &x[1])?.sum(None)?]) };
+    let inputs = [uniform(&[20, 12], 1), uniform(&[7, 12], 2)];
+    let (_, gradients) = value_and_grad_with_argnums(loss, &[1])(&inputs).unwrap();
+    eval(&gradients).unwrap();
+    assert!(gradients[0].try_as_slice::<f32>().is_ok(), "strides {:?}", gradients[0].strides());
+}
+
+#[test]
+fn logits_that_are_needed_again_survive_their_gradient() {
+    Device::set_default(&Device::cpu());
+    let logits = uniform(&[4, 50], 1);
+    let before = values(&logits);
+    let targets = Array::from_slice(&[1, 2, 3, 4], &[4]);
+    let loss = |x: &[Array]| -> Result<Vec<Array>> { Ok(vec![cross_entropy(&x[0], &targets)?.sum(None)?]) };
+    let (_, gradients) = value_and_grad_with_argnums(loss, &[0])(&[logits.clone()]).unwrap();
+    eval(&gradients).unwrap();
+    assert_eq!(values(&logits), before);
+}
+
+#[test]
+fn an_array_is_exclusive_when_nobody_else_holds_it() {
+    Device::set_default(&Device::cpu());
+    let array = uniform(&[4, 6], 1);
+    assert!(!is_exclusive(&array), "it is not evaluated yet");
+    array.eval().unwrap();
+    assert!(is_exclusive(&array));
+    let second = array.clone();
+    assert!(!is_exclusive(&array), "a clone holds it");
+    drop(second);
+    assert!(is_exclusive(&array));
+    let view = array.reshape(&[6, 4]).unwrap();
+    view.eval().unwrap();
+    assert!(!is_exclusive(&array), "a view shares its memory");
+    drop(view);
+    let pending = array.add(Array::from_f32(1.0)).unwrap();
+    assert!(!is_exclusive(&array), "a pending sum will read it");
+    pending.eval().unwrap();
+    assert!(is_exclusive(&array), "the sum is done");
+}
+
+#[test]
+fn wrong_shapes_are_named() {
+    let error = cross_entropy(&uniform(&[4, 50], 1), &Array::from_slice(&[1, 2], &[2])).unwrap_err();
+    assert!(error.what().contains("cross_entropy takes logits [N, V]") && error.what().contains("[4, 50]"), "{}", error.what());
+    let error = attention(&uniform(&[1, 3, 4, 8], 1), &uniform(&[1, 2, 4, 8], 2), &uniform(&[1, 2, 4, 8], 3), None, 1.0, true);
+    assert!(error.unwrap_err().what().contains("Hkv dividing H"));
+}
+
+#[test]
+fn the_same_step_twice_has_the_same_bits() {
+    Device::set_default(&Device::cpu());
+    start(2).unwrap();
+    let inputs = [heads(&uniform(&[2, 70, 32], 1), 4), heads(&uniform(&[2, 70, 16], 2), 2), heads(&uniform(&[2, 70, 16], 3), 2)];
+    let loss = |x: &[Array]| -> Result<Vec<Array>> { Ok(vec![attention(&x[0], &x[1], &x[2], None, 0.4, true)?.square()?.sum(None)?]) };
+    let run = || {
+        let (_, gradients) = value_and_grad_with_argnums(loss, &[0, 1, 2])(&inputs).unwrap();
+        gradients.iter().map(values).collect::<Vec<_>>()
+    };
+    assert_eq!(run(), run());
+}
