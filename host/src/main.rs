@@ -1,2 +1,7 @@
-//! The command.
-fn main() {}
+//! The `mdt-host` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mdt_host::cli::main()
+}

@@ -3,11 +3,12 @@
 mod line;
 mod pace;
 
-pub use line::Line;
+pub use line::{Line, grouped};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pace::{Eta, Pace};
 use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The progress of one run.
@@ -25,6 +26,17 @@ enum View {
 /// Plain lines come no closer than this, the first and the last excepted.
 const INTERVAL: Duration = Duration::from_secs(2);
 
+/// The bar that is on the terminal, so that [`note`] does not tear it.
+static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// Prints a line of its own on standard error, above the bar where there is one. Any thread.
+pub fn note(line: &str) {
+    match &*BAR.lock().unwrap_or_else(PoisonError::into_inner) {
+        Some(bar) => bar.suspend(|| print(&mut io::stderr(), line)),
+        None => print(&mut io::stderr(), line),
+    }
+}
+
 impl Progress {
     /// Progress over `total` updates of which `done` were done before, on standard error.
     pub fn new(total: u64, done: u64) -> Self {
@@ -35,6 +47,7 @@ impl Progress {
         let style =
             ProgressStyle::with_template("{bar:24.blue} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style);
+        BAR.lock().unwrap_or_else(PoisonError::into_inner).replace(bar.clone());
         Progress { total, eta: Eta::new(done), view: View::Bar(bar) }
     }
 
@@ -78,6 +91,7 @@ impl Progress {
     pub fn finish(&mut self) {
         if let View::Bar(bar) = &self.view {
             bar.abandon();
+            BAR.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
     }
 }

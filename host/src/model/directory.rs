@@ -49,6 +49,19 @@ impl Directory {
         &self.config
     }
 
+    /// Whether it has a chat template, in `chat_template.jinja` or in `tokenizer_config.json`.
+    pub fn has_chat_template(&self) -> bool {
+        let in_config = || {
+            let text = fs::read_to_string(self.path.join("tokenizer_config.json")).ok()?;
+            serde_json::from_str::<Value>(&text)
+                .ok()?
+                .get("chat_template")
+                .filter(|template| !template.is_null())
+                .cloned()
+        };
+        self.path.join("chat_template.jinja").is_file() || in_config().is_some()
+    }
+
     /// The `model_type` of its `config.json`, which is the id of the model component that reads it.
     ///
     /// # Errors

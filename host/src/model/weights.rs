@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use mdt_plugin_api::op::attribute;
 use mdt_plugin_api::{
-    Cache, Compute, Dtype, Error, Handle, HostArray, Model, ModelCalls, ModelContext, ModelInput, OpKind,
+    Cache, Compute, Dtype, Error, Handle, HostArrayRef, Model, ModelCalls, ModelContext, ModelInput, OpKind,
     ParameterSpec, Result, Tensor, Value, Weights,
 };
 
@@ -39,6 +39,15 @@ impl Parameters {
         Ok(Self::new(specs, tensors))
     }
 
+    /// Checks that the model's weight files have every parameter, without loading any.
+    ///
+    /// # Errors
+    /// As [`Parameters::read`].
+    pub fn check(specs: &[ParameterSpec], directory: &Directory) -> Result<(), Failure> {
+        let files = Files::open(directory.path())?;
+        specs.iter().try_for_each(|spec| files.read(spec).map(drop))
+    }
+
     /// Starting values from a seed.
     pub fn random(compute: &Rc<dyn Compute>, specs: Vec<ParameterSpec>, seed: u64) -> Result<Self, Failure> {
         let arrays = specs.iter().enumerate().map(|(place, spec)| random::initial(spec, seed, place));
@@ -50,9 +59,10 @@ impl Parameters {
     pub fn from_arrays(
         compute: &Rc<dyn Compute>,
         specs: Vec<ParameterSpec>,
-        arrays: &[HostArray],
+        arrays: &[HostArrayRef<'_>],
     ) -> Result<Self, Failure> {
-        let tensors = arrays.iter().map(|array| Tensor::from_host(compute, array)).collect::<Result<_>>()?;
+        let tensor = |&array: &HostArrayRef<'_>| Ok(Tensor::from_handle(compute, compute.from_host(array)?));
+        let tensors = arrays.iter().map(tensor).collect::<Result<_>>()?;
         Ok(Self::new(specs, tensors))
     }
 

@@ -1,0 +1,41 @@
+//! `mdt-host bench`: what an update costs.
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::{Common, on_compute_thread};
+use crate::bench;
+use crate::exit::Failure;
+use crate::signals;
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Full updates of the configured model on random tokens, all of them trained.
+    Train(Train),
+}
+
+/// The options of `bench train`.
+#[derive(Args)]
+pub(super) struct Train {
+    /// Tokens of a row; the rows of an update are `trainer.batch_size`.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    tokens: usize,
+    /// Updates that are measured, after one that is not.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    steps: usize,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(common: &Common, command: &Command) -> Result<(), Failure> {
+    let Command::Train(arguments) = command;
+    let job = common.job(Vec::new(), signals::cancellation()?)?;
+    let figures = on_compute_thread(&job, || bench::train(&job, arguments.tokens, arguments.steps))?;
+    if arguments.json {
+        println!("{}", json!(figures));
+    } else {
+        println!("{figures}");
+    }
+    Ok(())
+}

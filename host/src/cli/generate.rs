@@ -1,0 +1,146 @@
+//! `mdt-host generate`: what a model answers.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Args;
+use mdt_plugin_api::{Content, Example, Message};
+use serde_json::json;
+
+use super::{Common, on_compute_thread};
+use crate::config::{Flag, Init};
+use crate::exit::{Failure, Status};
+use crate::generate::Generator;
+use crate::job::Job;
+use crate::model::{self, Parameters};
+use crate::signals;
+
+/// The options of `generate`.
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// The model's directory; the configured model where absent.
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// The prompt: a user's message where the model has a chat template, plain text to continue where it has none.
+    #[arg(long, value_name = "TEXT", required_unless_present = "data", conflicts_with = "data")]
+    prompt: Option<String>,
+    /// Answers the rows of this data instead, and counts the answers that are exactly right.
+    #[arg(long, value_name = "SOURCE")]
+    data: Option<String>,
+    /// The number of rows to answer.
+    #[arg(long, value_name = "N", requires = "data")]
+    limit: Option<usize>,
+    /// The longest answer, in tokens.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    max_tokens: usize,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One answer.
+struct Answer {
+    prompt: String,
+    expected: Option<String>,
+    text: String,
+}
+
+pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure> {
+    let mut flags = Vec::new();
+    if let Some(model) = &arguments.model {
+        let flag = |key: &str, value| Flag { name: "--model".to_owned(), key: key.to_owned(), value };
+        flags.push(flag("model.path", json!(model)));
+        flags.push(flag("model.init", json!("pretrained")));
+    }
+    let cancelled = signals::cancellation()?;
+    let job = common.job(flags, Arc::clone(&cancelled))?;
+    let answers = on_compute_thread(&job, || answers(&job, arguments, &cancelled))?;
+    print(&answers, arguments);
+    Ok(())
+}
+
+fn answers(job: &Job, arguments: &Arguments, cancelled: &AtomicBool) -> Result<Vec<Answer>, Failure> {
+    let compute = job.compute()?;
+    let directory = job.model_directory()?;
+    let model = job.model(&directory)?;
+    let trainer = job.trainer(&directory)?;
+    model::check_vocabulary(&*model, trainer.vocabulary()?.size)?;
+    let examples = match (&arguments.prompt, &arguments.data) {
+        (Some(prompt), _) => vec![prompt_example(prompt, directory.has_chat_template())],
+        (None, source) => rows(job, source.as_deref().unwrap_or_default(), arguments.limit)?,
+    };
+    let parameters = match job.resolved.settings.model.init {
+        Init::Pretrained => Parameters::read(&compute, model.parameters(), &directory)?,
+        Init::Random => Parameters::random(&compute, model.parameters(), job.resolved.settings.seed)?,
+    };
+    let generator = Generator::new(&compute, &model, &trainer, &parameters)?;
+    let mut answers = Vec::new();
+    for example in examples {
+        if cancelled.load(Ordering::Relaxed) {
+            return Err(Failure::new(Status::Interrupted, "interrupted"));
+        }
+        let text = generator.answer(&example, arguments.max_tokens)?;
+        let (prompt, expected) = describe(example.content);
+        answers.push(Answer { prompt, expected, text });
+    }
+    Ok(answers)
+}
+
+fn prompt_example(prompt: &str, chat: bool) -> Example {
+    let content = if chat {
+        Content::Messages(vec![Message { role: "user".to_owned(), content: prompt.to_owned(), ..Message::default() }])
+    } else {
+        Content::PromptCompletion { prompt: prompt.to_owned(), completion: String::new() }
+    };
+    Example { row: 1, content }
+}
+
+fn rows(job: &Job, source: &str, limit: Option<usize>) -> Result<Vec<Example>, Failure> {
+    let mut source = job.data(source)?;
+    let mut rows = Vec::new();
+    while rows.len() < limit.unwrap_or(usize::MAX) {
+        match source.next()? {
+            Some(example) => rows.push(example),
+            None => break,
+        }
+    }
+    Ok(rows)
+}
+
+/// The prompt of a row and the answer that it has.
+fn describe(content: Content) -> (String, Option<String>) {
+    match content {
+        Content::Text(text) => (text, None),
+        Content::PromptCompletion { prompt, completion } => (prompt, Some(completion)),
+        Content::Messages(mut messages) => {
+            let expected = messages.pop_if(|last| last.role == "assistant").map(|last| last.content);
+            (messages.pop().map(|last| last.content).unwrap_or_default(), expected)
+        }
+    }
+}
+
+impl Answer {
+    fn is_right(&self) -> bool {
+        self.expected.as_deref().is_some_and(|expected| expected.trim() == self.text.trim())
+    }
+}
+
+fn print(answers: &[Answer], arguments: &Arguments) {
+    let right = answers.iter().filter(|answer| answer.is_right()).count();
+    if arguments.json {
+        let rows: Vec<_> = answers
+            .iter()
+            .map(|answer| json!({ "prompt": answer.prompt, "expected": answer.expected, "answer": answer.text }))
+            .collect();
+        println!("{:#}", json!({ "rows": rows, "exact_match": right as f64 / answers.len().max(1) as f64 }));
+    } else if arguments.data.is_none() {
+        answers.iter().for_each(|answer| println!("{}", answer.text));
+    } else {
+        for answer in answers {
+            let expected = answer.expected.as_deref().unwrap_or_default();
+            println!("{:?} → {:?} (expected {expected:?})", answer.prompt, answer.text);
+        }
+        println!("exact match: {right} of {}", answers.len());
+    }
+}

@@ -1,0 +1,135 @@
+//! `mdt-host plugin`: what plugins there are.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::Common;
+use crate::exit::{Failure, Status};
+use crate::plugins::{Catalog, Listed, Shadow};
+use mdt_plugin_api::Kind;
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Lists every component of every plugin that is found. Runs none of their code.
+    List {
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Loads a plugin and shows its components with their configuration keys.
+    Inspect {
+        /// A component's id, `KIND/ID`, or a plugin's file name.
+        name: String,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(super) fn run(common: &Common, command: &Command) -> Result<(), Failure> {
+    let catalog = common.catalog(&common.layers(Vec::new())?)?;
+    match command {
+        Command::List { json: true } => println!("{:#}", list_json(&catalog)),
+        Command::List { json: false } => print!("{}", list(&catalog)),
+        Command::Inspect { name, json } => inspect(&catalog, name, *json)?,
+    }
+    Ok(())
+}
+
+fn list(catalog: &Catalog) -> String {
+    let rows = catalog.list();
+    let width = |cell: fn(&Listed<'_>) -> usize| rows.iter().map(cell).max().unwrap_or_default();
+    let (id, version) = (width(|row| row.id.len()), width(|row| row.found.manifest.version.len()));
+    let mut text = String::new();
+    for row in &rows {
+        let file = row.found.path.display();
+        let note = match &row.shadow {
+            Shadow::None => String::new(),
+            Shadow::By(path) => format!("  shadowed by {}", path.display()),
+        };
+        let (kind, name, number) = (row.kind, row.id, &row.found.manifest.version);
+        text += &format!("{kind:<9}  {name:<id$}  {number:<version$}  {file} ({}){note}\n", row.found.tier.origin);
+    }
+    for (path, why) in catalog.passed_over() {
+        text += &format!("passed over  {}: {why}\n", path.display());
+    }
+    text
+}
+
+fn list_json(catalog: &Catalog) -> Value {
+    let rows = catalog.list();
+    let component = |row: &Listed<'_>| {
+        json!({
+            "kind": row.kind,
+            "id": row.id,
+            "version": row.found.manifest.version,
+            "abi": row.found.manifest.abi,
+            "file": row.found.path,
+            "tier": row.found.tier.origin,
+            "shadowed_by": match &row.shadow { Shadow::None => None, Shadow::By(path) => Some(path) },
+        })
+    };
+    let other = |(path, why): (&std::path::Path, &str)| json!({ "file": path, "reason": why });
+    json!({
+        "components": rows.iter().map(component).collect::<Vec<_>>(),
+        "passed_over": catalog.passed_over().map(other).collect::<Vec<_>>(),
+    })
+}
+
+fn inspect(catalog: &Catalog, name: &str, as_json: bool) -> Result<(), Failure> {
+    let rows = catalog.list();
+    let matches = |row: &&Listed<'_>| {
+        row.shadow == Shadow::None
+            && (row.id == name
+                || format!("{}/{}", row.kind, row.id) == name
+                || row.found.path.file_name().is_some_and(|file| file == name)
+                || row.found.path == PathBuf::from(name))
+    };
+    let chosen: Vec<_> = rows.iter().filter(matches).collect();
+    if chosen.is_empty() {
+        return Err(Failure::new(Status::Plugin, format!("no plugin or component is called `{name}`"))
+            .help("`mdt-host plugin list` shows all"));
+    }
+    let mut described = Vec::new();
+    for row in chosen {
+        let kind = Kind::from_name(row.kind).ok_or_else(|| {
+            Failure::new(Status::Plugin, format!("the kind `{}` is unknown to this host", row.kind))
+                .at(row.found.path.display())
+        })?;
+        let schema = catalog.component(kind, row.id)?.schema()?;
+        let manifest = row.found.manifest;
+        if as_json {
+            described.push(json!({
+                "kind": row.kind,
+                "id": row.id,
+                "file": row.found.path,
+                "sha256": catalog.checksum(kind, row.id)?,
+                "package": manifest.package,
+                "version": manifest.version,
+                "license": manifest.license,
+                "abi": manifest.abi,
+                "native": manifest.native,
+                "schema": schema,
+            }));
+            continue;
+        }
+        println!("{} {}", row.kind, row.id);
+        println!("  file     {}", row.found.path.display());
+        println!("  sha256   {}", catalog.checksum(kind, row.id)?);
+        println!("  package  {} {} ({})", manifest.package, manifest.version, manifest.license);
+        println!("  abi      {}, {}/{}", manifest.abi, row.kind, kind.version());
+        if !manifest.native.is_empty() {
+            println!("  native   {}", manifest.native.join(", "));
+        }
+        for (key, property) in schema["properties"].as_object().into_iter().flatten() {
+            let text = |field: &str| property[field].as_str().unwrap_or_default().replace('\n', " ");
+            println!("  {key} = {}  {}", property["default"], text("description"));
+        }
+    }
+    if as_json {
+        println!("{:#}", Value::Array(described));
+    }
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! `mdt-host run`: trains.
+
+use super::{Common, on_compute_thread};
+use crate::exit::Failure;
+use crate::{progress, signals, train};
+
+/// Runs the configured job to its end.
+pub(super) fn run(common: &Common) -> Result<(), Failure> {
+    let cancelled = signals::cancellation()?;
+    let job = common.job(Vec::new(), cancelled.clone())?;
+    for dropped in &job.resolved.dropped {
+        progress::note(&dropped.to_string());
+    }
+    on_compute_thread(&job, || train::train(&job, &cancelled))?;
+    Ok(())
+}

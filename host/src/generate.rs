@@ -1,0 +1,61 @@
+//! Text from a model: the most likely token, again and again.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mdt_plugin_api::{Cache, Compute, Example, HostArray, Model, ModelCalls, Result, Tensor, Trainer, Vocabulary};
+
+use crate::model::{Parameters, TrainedModel};
+
+/// A model that continues prompts. Compute thread only.
+pub struct Generator {
+    compute: Rc<dyn Compute>,
+    model: TrainedModel,
+    trainer: Arc<dyn Trainer>,
+    vocabulary: Vocabulary,
+}
+
+impl Generator {
+    /// A generator over these weights.
+    pub fn new(
+        compute: &Rc<dyn Compute>,
+        model: &Rc<dyn Model>,
+        trainer: &Arc<dyn Trainer>,
+        parameters: &Parameters,
+    ) -> Result<Self> {
+        Ok(Self {
+            compute: Rc::clone(compute),
+            model: TrainedModel::new(model, parameters.bind(), compute),
+            trainer: Arc::clone(trainer),
+            vocabulary: trainer.vocabulary()?,
+        })
+    }
+
+    /// The answer to an example's prompt, of at most `max_tokens` tokens.
+    pub fn answer(&self, prompt: &Example, max_tokens: usize) -> Result<String> {
+        let mut next = self.trainer.encode_prompt(prompt)?;
+        let mut cache = Cache::default();
+        let mut answer = Vec::new();
+        while answer.len() < max_tokens {
+            let token = self.most_likely(&next, &mut cache)?;
+            if self.vocabulary.stop.contains(&token) {
+                break;
+            }
+            answer.push(token);
+            next = vec![token];
+        }
+        self.trainer.decode(&answer)
+    }
+
+    /// The most likely token after these, which follow what is in the cache.
+    fn most_likely(&self, tokens: &[u32], cache: &mut Cache) -> Result<u32> {
+        let ids: Vec<i32> = tokens.iter().map(|&token| token as i32).collect();
+        let ids = Tensor::from_host(&self.compute, &HostArray::new(&[1, ids.len()], &ids)?)?;
+        let hidden = self.model.continue_hidden(&ids, cache)?;
+        let [_, length, width] = <[usize; 3]>::try_from(hidden.shape()?)
+            .map_err(|shape| mdt_plugin_api::Error::plugin(format!("hidden states have shape {shape:?}")))?;
+        let (length, width) = (length as i64, width as i64);
+        let last = hidden.slice(&[0, length - 1, 0], &[1, length, width])?;
+        Ok(self.model.head(&last)?.argmax(-1)?.item()? as u32)
+    }
+}

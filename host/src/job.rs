@@ -1,0 +1,125 @@
+//! A job: its resolved configuration, the plugins that it names, and the components made of them.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mdt_plugin_api::{
+    CommBackend, Compute, DataSource, HostServices, Kind, Model, Optimizer, Services, Setup, Trainer,
+};
+use serde_json::Value;
+
+use crate::config::{Chosen, Dtype, Resolved};
+use crate::exit::{Failure, Status};
+use crate::model::Directory;
+use crate::plugins::{Catalog, Component};
+use crate::services::LocalServices;
+
+/// A job that has been configured and not yet begun.
+pub struct Job {
+    /// Its configuration.
+    pub resolved: Resolved,
+    /// The plugins.
+    pub catalog: Catalog,
+    /// What the host does for them.
+    pub services: Arc<LocalServices>,
+}
+
+impl Job {
+    /// A job of this configuration.
+    pub fn new(resolved: Resolved, catalog: Catalog, services: Arc<LocalServices>) -> Self {
+        Self { resolved, catalog, services }
+    }
+
+    /// Number of threads that the job may use.
+    pub fn threads(&self) -> usize {
+        self.resolved.settings.compute.thread_count()
+    }
+
+    /// The model's directory.
+    ///
+    /// # Errors
+    /// None is configured, or it cannot be read.
+    pub fn model_directory(&self) -> Result<Directory, Failure> {
+        let model = &self.resolved.settings.model;
+        match &model.path {
+            Some(path) => Directory::open(path),
+            None => Err(Failure::configuration("there is no model: `model.path` is not set")
+                .help("set it in a --config file, or with `--set model.path=DIR`")),
+        }
+    }
+
+    /// Makes the compute component, on the thread that will use it.
+    pub fn compute(&self) -> Result<Rc<dyn Compute>, Failure> {
+        let settings = &self.resolved.settings.compute;
+        if settings.dtype != Dtype::Float32 {
+            return Err(Failure::configuration("`compute.dtype` may only be \"float32\" in this version")
+                .help("remove the key; weights of other types are converted when they are loaded"));
+        }
+        let (component, config) = self.component(Kind::Compute)?;
+        Ok(component.compute(config, &self.setup(None, ""))?)
+    }
+
+    /// Makes the model component, on the compute thread.
+    pub fn model(&self, directory: &Directory) -> Result<Rc<dyn Model>, Failure> {
+        let (component, config) = self.component(Kind::Model)?;
+        let model = component.model(config, &self.setup(Some(directory), ""))?;
+        Ok(Rc::from(model))
+    }
+
+    /// Makes the trainer component.
+    pub fn trainer(&self, directory: &Directory) -> Result<Arc<dyn Trainer>, Failure> {
+        let (component, config) = self.component(Kind::Trainer)?;
+        let trainer = component.trainer(config, &self.setup(Some(directory), ""))?;
+        Ok(Arc::from(trainer))
+    }
+
+    /// Makes the optimizer component.
+    pub fn optimizer(&self) -> Result<Box<dyn Optimizer>, Failure> {
+        let (component, config) = self.component(Kind::Optimizer)?;
+        Ok(component.optimizer(config, &self.setup(None, ""))?)
+    }
+
+    /// Makes a data component for one source.
+    pub fn data(&self, source: &str) -> Result<Box<dyn DataSource>, Failure> {
+        let (component, config) = self.component(Kind::Data)?;
+        Ok(component.data(config, &self.setup(None, source))?)
+    }
+
+    /// Makes the communication component.
+    pub fn comm(&self) -> Result<Box<dyn CommBackend>, Failure> {
+        let (component, config) = self.component(Kind::Comm)?;
+        Ok(component.comm(config, &self.setup(None, ""))?)
+    }
+
+    /// The components that the job uses, as `optimizer adamw 0.1.0`, for checkpoints.
+    pub fn component_names(&self) -> Result<Vec<String>, Failure> {
+        let chosen = Kind::ALL.iter().filter_map(|&kind| Some((kind, self.resolved.component(kind)?)));
+        chosen
+            .map(|(kind, chosen)| {
+                let component = self.catalog.component(kind, &chosen.id)?;
+                Ok(format!("{kind} {} {}", chosen.id, component.version()))
+            })
+            .collect()
+    }
+
+    fn component(&self, kind: Kind) -> Result<(Component, &Value), Failure> {
+        let Chosen { id, config } = self
+            .resolved
+            .component(kind)
+            .ok_or_else(|| Failure::new(Status::Configuration, format!("no {kind} component is chosen")))?;
+        Ok((self.catalog.component(kind, id)?, config))
+    }
+
+    fn setup(&self, directory: Option<&Directory>, source: &str) -> Setup {
+        let services: Arc<dyn HostServices> = Arc::<LocalServices>::clone(&self.services);
+        Setup {
+            services: Services::new(services),
+            seed: self.resolved.settings.seed,
+            threads: self.threads(),
+            model_path: directory.map(|directory| PathBuf::from(directory.path())),
+            model_config: directory.map_or(Value::Null, |directory| directory.config().clone()),
+            source: source.to_owned(),
+        }
+    }
+}

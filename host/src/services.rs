@@ -1,0 +1,54 @@
+//! The services that the host offers to plugins.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mdt_plugin_api::{HostServices, LogLevel, Result};
+
+/// The services of one process.
+#[derive(Default)]
+pub struct LocalServices {
+    cancelled: Arc<AtomicBool>,
+    metrics: Mutex<Vec<(String, f64)>>,
+    store: Mutex<HashMap<String, Vec<u8>>>,
+}
+
+impl LocalServices {
+    /// Services that see this flag as the order to stop.
+    pub fn new(cancelled: Arc<AtomicBool>) -> Self {
+        Self { cancelled, ..Self::default() }
+    }
+
+    /// The numbers that plugins have reported since the last call.
+    pub fn take_metrics(&self) -> Vec<(String, f64)> {
+        std::mem::take(&mut *self.metrics.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl HostServices for LocalServices {
+    fn log(&self, level: LogLevel, message: &str) {
+        match level {
+            LogLevel::Debug if std::env::var_os("MDT_LOG").is_none_or(|level| level != "debug") => {}
+            LogLevel::Debug | LogLevel::Info => crate::progress::note(message),
+            LogLevel::Warn => crate::progress::note(&format!("warning: {message}")),
+        }
+    }
+
+    fn metric(&self, name: &str, value: f64) {
+        self.metrics.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), value));
+    }
+
+    fn put(&self, key: &str, value: &[u8]) -> Result<()> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), value.to_owned());
+        Ok(())
+    }
+
+    fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        Ok(self.store.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned())
+    }
+
+    fn cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+}

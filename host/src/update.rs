@@ -1,0 +1,192 @@
+//! From the folded gradient to new weights: mean, norm, clipping, and the optimizer over slices of host memory.
+
+use mdt_plugin_api::{Error, Granularity, HostViewMut, Optimizer, Result, StateShape, StateSpec, Tensor, Update};
+use rayon::prelude::*;
+
+use crate::config;
+use crate::exit::{Failure, Status};
+use crate::model::Parameters;
+
+/// Elements of a slice that one task updates, and of one term of the norm. Fixed, so that the bits of the norm do not
+/// depend on the number of threads.
+const CHUNK: usize = 1 << 16;
+
+/// An optimizer with its state for every parameter.
+pub struct Updater {
+    optimizer: Box<dyn Optimizer>,
+    specs: Vec<StateSpec>,
+    granularity: Granularity,
+    /// One vector per state: all parameters one after another, or a number for each.
+    states: Vec<Vec<f32>>,
+    /// The weight decay of each parameter.
+    decay: Vec<f64>,
+}
+
+impl Updater {
+    /// An optimizer at its beginning.
+    ///
+    /// # Errors
+    /// Its states cannot be kept the way it declares them.
+    pub fn new(
+        optimizer: Box<dyn Optimizer>,
+        parameters: &Parameters,
+        settings: &config::Optimizer,
+    ) -> Result<Self, Failure> {
+        let specs = optimizer.states();
+        let granularity = optimizer.granularity();
+        let scalar = specs.iter().find(|spec| spec.shape == StateShape::Scalar);
+        if let (Some(spec), Granularity::Element) = (scalar, granularity) {
+            let message =
+                format!("the optimizer `{}` declares the scalar state `{}` and slices", settings.id, spec.name);
+            return Err(Failure::new(Status::Plugin, message)
+                .because("every slice would update the same number")
+                .help("its author declares `Granularity::Tensor`"));
+        }
+        let states = specs
+            .iter()
+            .map(|spec| {
+                let length = match spec.shape {
+                    StateShape::Parameter => parameters.elements(),
+                    StateShape::Scalar => parameters.specs().len(),
+                };
+                vec![spec.initial; length]
+            })
+            .collect();
+        let decay = parameters.specs().iter().map(|spec| settings.weight_decay_of(&spec.name)).collect();
+        Ok(Self { optimizer, specs, granularity, states, decay })
+    }
+
+    /// Updates every parameter in place. `gradient` is the clipped mean, all parameters one after another.
+    ///
+    /// # Errors
+    /// The optimizer failed or panicked; the weights are then partly updated and must not be saved.
+    pub fn apply(
+        &mut self,
+        parameters: &mut Parameters,
+        gradient: &[f32],
+        step: u64,
+        learning_rate: f64,
+    ) -> Result<()> {
+        let chunk = match self.granularity {
+            Granularity::Element => CHUNK,
+            Granularity::Tensor => usize::MAX,
+        };
+        let specs = parameters.specs().to_vec();
+        let mut views: Vec<HostViewMut<'_>> =
+            parameters.tensors_mut().iter_mut().map(Tensor::host_view_mut).collect::<Result<_>>()?;
+        let mut tasks = Vec::new();
+        let mut gradient = gradient;
+        let mut states: Vec<&mut [f32]> = self.states.iter_mut().map(Vec::as_mut_slice).collect();
+        for ((view, spec), &weight_decay) in views.iter_mut().zip(&specs).zip(&self.decay) {
+            let mut parameter = view.as_mut_slice::<f32>()?;
+            let update = Update { name: &spec.name, shape: &spec.shape, step, learning_rate, weight_decay };
+            while !parameter.is_empty() {
+                let length = parameter.len().min(chunk);
+                let mut task_states = Vec::with_capacity(states.len());
+                for (state, spec) in states.iter_mut().zip(&self.specs) {
+                    let length = if spec.shape == StateShape::Scalar { 1 } else { length };
+                    task_states.push(state.split_off_mut(..length).ok_or_else(short)?);
+                }
+                let task_gradient = gradient.split_off(..length).ok_or_else(short)?;
+                let task_parameter = parameter.split_off_mut(..length).ok_or_else(short)?;
+                tasks.push((update.clone(), task_parameter, task_gradient, task_states));
+            }
+        }
+        tasks.into_par_iter().try_for_each(|(update, parameter, gradient, mut states)| {
+            self.optimizer.update(&update, parameter, gradient, &mut states)
+        })
+    }
+
+    /// The states as arrays for a checkpoint: name `<parameter>.<state>`, shape, elements.
+    pub fn arrays<'a>(&'a self, parameters: &'a Parameters) -> Vec<(String, Vec<usize>, &'a [f32])> {
+        let mut arrays = Vec::new();
+        for (spec, state) in self.specs.iter().zip(&self.states) {
+            let mut rest = state.as_slice();
+            for parameter in parameters.specs() {
+                let shape = match spec.shape {
+                    StateShape::Parameter => parameter.shape.clone(),
+                    StateShape::Scalar => vec![1],
+                };
+                let (first, after) = rest.split_at(shape.iter().product());
+                rest = after;
+                arrays.push((format!("{}.{}", parameter.name, spec.name), shape, first));
+            }
+        }
+        arrays
+    }
+
+    /// The same arrays for writing, in the same order.
+    pub fn arrays_mut(&mut self, parameters: &Parameters) -> Vec<(String, Vec<usize>, &mut [f32])> {
+        let mut arrays = Vec::new();
+        for (spec, state) in self.specs.iter().zip(&mut self.states) {
+            let mut rest = state.as_mut_slice();
+            for parameter in parameters.specs() {
+                let shape = match spec.shape {
+                    StateShape::Parameter => parameter.shape.clone(),
+                    StateShape::Scalar => vec![1],
+                };
+                let (first, after) = rest.split_at_mut(shape.iter().product());
+                rest = after;
+                arrays.push((format!("{}.{}", parameter.name, spec.name), shape, first));
+            }
+        }
+        arrays
+    }
+}
+
+fn short() -> Error {
+    Error::other("the gradient or a state is shorter than the parameters")
+}
+
+/// The global norm of `gradient / weight`, taken in f64 in a fixed order.
+pub fn norm_of_mean(gradient: &[f32], weight: f64) -> f64 {
+    let squares: Vec<f64> = gradient
+        .par_chunks(CHUNK)
+        .map(|chunk| {
+            // Eight sums side by side, so that the loop is not one long chain of additions.
+            let mut sums = [0.0f64; 8];
+            let (blocks, rest) = chunk.as_chunks::<8>();
+            for block in blocks {
+                sums.iter_mut().zip(block).for_each(|(sum, &value)| *sum += f64::from(value) * f64::from(value));
+            }
+            sums.iter().sum::<f64>() + rest.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>()
+        })
+        .collect();
+    squares.iter().sum::<f64>().sqrt() / weight
+}
+
+/// Divides by the weight and scales down to `max_norm` where the norm is above it (0: never). PyTorch's rule:
+/// the factor is `max_norm / (norm + 1e-6)`, at most 1.
+pub fn scale(gradient: &mut [f32], weight: f64, norm: f64, max_norm: f64) {
+    let clip = if max_norm > 0.0 { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
+    let factor = (clip / weight) as f32;
+    gradient.par_chunks_mut(CHUNK).for_each(|chunk| chunk.iter_mut().for_each(|value| *value *= factor));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clipping_is_of_the_mean_by_its_global_norm() {
+        let mut gradient = vec![3.0, 4.0];
+        let norm = norm_of_mean(&gradient, 2.0);
+        assert_eq!(norm, 2.5);
+        scale(&mut gradient, 2.0, norm, 1.0);
+        let clipped = gradient.iter().map(|value| value * value).sum::<f32>().sqrt();
+        assert!((clipped - 1.0).abs() < 1e-5, "{clipped}");
+        let mut gradient = vec![3.0, 4.0];
+        scale(&mut gradient, 2.0, norm, 0.0);
+        assert_eq!(gradient, [1.5, 2.0]);
+    }
+
+    #[test]
+    fn the_norm_is_the_same_for_any_number_of_threads() {
+        let gradient: Vec<f32> = (0..300_001).map(|i| (i as f32 * 0.37).sin()).collect();
+        let norm = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| norm_of_mean(&gradient, 3.0).to_bits())
+        };
+        assert_eq!(norm(1), norm(3));
+    }
+}
