@@ -1,18 +1,17 @@
 //! `{% generation %} … {% endgeneration %}`: the tags by which a chat template says what the assistant wrote.
 //!
-//! The template engine has no such tags. They are rewritten to a `{% call %}` block, which Jinja itself would make of
-//! them: whitespace control and scopes stay as they are. The called function puts a noncharacter on either side of the
-//! block's text, and the places of these are the spans.
+//! The template engine has no such tags. They are rewritten to a `{% filter %}` block: whitespace control and scopes
+//! stay as they are. The filter puts a noncharacter on either side of the block's text, and the places of these are the
+//! spans.
 
 use std::ops::Range;
 
-use minijinja::value::Kwargs;
-use minijinja::{Environment, Error, State, Value};
+use minijinja::Environment;
 
 // Unicode guarantees that these two never stand for a character in exchanged text.
 const OPEN: char = '\u{FDD0}';
 const CLOSE: char = '\u{FDD1}';
-const FUNCTION: &str = "__generation";
+const FILTER: &str = "__generation";
 
 /// A template with its generation tags rewritten, and whether it has any.
 pub fn rewrite(template: &str) -> (String, bool) {
@@ -67,9 +66,9 @@ impl<'a> Tag<'a> {
     fn rewritten(&self) -> String {
         let Self { left, right, .. } = self;
         if self.opens {
-            format!("{{%{left} call {FUNCTION}() {right}%}}")
+            format!("{{%{left} filter {FILTER} {right}%}}")
         } else {
-            format!("{{%{left} endcall {right}%}}")
+            format!("{{%{left} endfilter {right}%}}")
         }
     }
 }
@@ -79,12 +78,9 @@ fn whitespace_control(text: &str) -> (&str, &str) {
     text.split_at(usize::from(text.starts_with(['-', '+'])))
 }
 
-/// Gives the template engine the function that the rewritten tags call.
+/// Gives the template engine the filter that the rewritten tags apply.
 pub fn install(environment: &mut Environment<'_>) {
-    environment.add_function(FUNCTION, |state: &mut State<'_, '_>, arguments: Kwargs| -> Result<String, Error> {
-        let block = arguments.get::<Value>("caller")?.call(state, &[])?;
-        Ok(format!("{OPEN}{block}{CLOSE}"))
-    });
+    environment.add_filter(FILTER, |block: &str| format!("{OPEN}{block}{CLOSE}"));
 }
 
 /// Whether text that goes into a template could be taken for the marks.
@@ -139,7 +135,10 @@ mod tests {
     }
 
     #[test]
-    fn marked_text_sees_the_variables_around_it() {
+    fn marked_text_sees_and_sets_the_variables_around_it() {
+        let (text, _) =
+            spans("{% set ns = namespace(a=1) %}{% generation %}{% set ns.a = 2 %}{% endgeneration %}{{ ns.a }}");
+        assert_eq!(text, "2");
         let (text, marked) = spans(
             "{% for n in [1, 2] %}{% set m = n * 10 %}{% generation %}{{ n }}:{{ m }}:{{ loop.index }} {% endgeneration %}{% endfor %}",
         );

@@ -112,7 +112,9 @@ impl Trainer for Sft {
             Content::Messages(messages) => {
                 self.template().and_then(|template| chat::encode_prompt(&self.tokenizer, template, messages))
             }
-            Content::PromptCompletion { prompt: text, .. } | Content::Text(text) => self.tokenizer.from_start(text),
+            Content::PromptCompletion { prompt: text, .. } | Content::Text(text) => {
+                self.tokenizer.tokens_from_start(text)
+            }
         }
         .map_err(|error| error.with("row", example.row))
     }

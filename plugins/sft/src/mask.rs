@@ -32,7 +32,7 @@ mod tests {
     fn a_token_is_trained_if_it_starts_inside_a_span() {
         let offsets = [(0, 2), (2, 5), (5, 6), (6, 9), (9, 9), (9, 12)];
         //                     straddles 4 ┘     └ straddles 8
-        assert_eq!(supervised(&offsets, &[4..8]), [false, false, true, true, false, false]);
+        assert_eq!(supervised(&offsets, &[4..8, 20..30]), [false, false, true, true, false, false]);
         assert_eq!(supervised(&offsets, &[0..1, 9..10]), [true, false, false, false, true, true]);
         assert_eq!(supervised(&offsets, &[]), [false; 6]);
     }

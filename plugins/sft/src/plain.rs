@@ -12,8 +12,8 @@ pub type Masked = (Vec<u32>, Vec<bool>);
 /// The two are tokenised as one text. Where a token would reach from the prompt into the completion they are tokenised
 /// apart, so that the prompt is what the model will be given later.
 pub fn prompt_completion(tokenizer: &Tokenizer, prompt: &str, completion: &str) -> Result<Masked> {
-    let given = tokenizer.from_start(prompt)?;
-    let mut ids = tokenizer.from_start(&format!("{prompt}{completion}"))?;
+    let given = tokenizer.tokens_from_start(prompt)?;
+    let mut ids = tokenizer.tokens_from_start(&format!("{prompt}{completion}"))?;
     if !ids.starts_with(&given) {
         ids = [given.as_slice(), &tokenizer.pieces(completion)?.ids].concat();
     }
@@ -24,7 +24,7 @@ pub fn prompt_completion(tokenizer: &Tokenizer, prompt: &str, completion: &str) 
 
 /// `bos text eos`, all of it trained.
 pub fn text(tokenizer: &Tokenizer, text: &str) -> Result<Masked> {
-    let mut ids = tokenizer.from_start(text)?;
+    let mut ids = tokenizer.tokens_from_start(text)?;
     tokenizer.end(&mut ids)?;
     Ok(trained_after(Vec::new(), ids))
 }

@@ -51,7 +51,9 @@ impl ChatTemplate {
     /// # Errors
     /// The template is not valid Jinja.
     pub fn compile(source: &TemplateSource, special_tokens: &[(&'static str, String)], date: Date) -> Result<Self> {
-        let (text, marks_answers) = generation_marks::rewrite(&source.text);
+        // As Jinja does. A template from a Windows editor would otherwise put carriage returns into the prompts.
+        let text = source.text.replace("\r\n", "\n").replace('\r', "\n");
+        let (text, marks_answers) = generation_marks::rewrite(&text);
         let mut environment = Environment::new();
         environment.set_syntax(syntax());
         environment.set_unknown_method_callback(unknown_method_callback);
@@ -60,6 +62,8 @@ impl ChatTemplate {
             None => escape_formatter(out, state, value),
         });
         environment.add_filter("tojson", python_json::tojson);
+        // Templates ask it of `tools`; the engine's own answer for none is yes, Python's is no.
+        environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
         environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });

@@ -93,7 +93,7 @@ impl Tokenizer {
 
     /// The tokens of a text that stands at the beginning: with what the tokenizer puts in front, usually one
     /// beginning-of-sequence token, unless the text brings its own.
-    pub fn from_start(&self, text: &str) -> Result<Vec<u32>> {
+    pub fn tokens_from_start(&self, text: &str) -> Result<Vec<u32>> {
         let ids = self.pieces(text)?.ids;
         if self.bos.is_some() && ids.first() == self.bos.as_ref() {
             return Ok(ids);

@@ -127,7 +127,7 @@ fn templates_may_use_what_transformers_gives_them() {
         {{- message.role.upper() ~ ':' ~ message.content.split('|')[-1].lstrip() -}}
         {%- if message.tool_calls is defined %}{{ message.tool_calls | tojson }}{% endif -%}
         {%- endfor -%}
-        {{- strftime_now('%d %b %Y') }} {{ none }} {{ true }} {{ tools is none }}<|im_end|>";
+        {{- strftime_now('%d %b %Y') }} {{ none }} {{ true }} {{ tools is none }}\r\n{{ tools is iterable }} {{ 'text' is iterable }}";
     let trainer = with_template("chatml", template);
     let row = example(messages(&json!([
         {"role": "user", "content": "dropped"},
@@ -136,7 +136,10 @@ fn templates_may_use_what_transformers_gives_them() {
         {"role": "user", "content": "c"},
     ])));
     let text = trainer.decode(&trainer.encode_prompt(&row).expect("renders")).expect("decodes");
-    assert_eq!(text, "USER:cASSISTANT:[{\"name\": \"f\", \"arguments\": {\"x\": 1}}]USER:b26 Jul 2024 None True True");
+    assert_eq!(
+        text,
+        "USER:cASSISTANT:[{\"name\": \"f\", \"arguments\": {\"x\": 1}}]USER:b26 Jul 2024 None True True\nFalse True"
+    );
 }
 
 fn content() -> impl Strategy<Value = Content> {
