@@ -2,7 +2,7 @@
 """One full fine-tuning step of a 5 M-parameter Llama: this project beside PyTorch + transformers and stock mlx-lm.
 
     pip install torch transformers mlx-lm            # off macOS also: pip install "mlx[cpu]"
-    python3 tests/peers/peers.py --ours "dist/bin/mdt-host bench train"
+    python3 tests/peers/peers.py --ours "dist/bin/mdt-host --config tests/peers/job.toml bench train --json"
 
 Hidden 256, 4 layers, 8 heads, 4 key/value heads, intermediate 768, vocabulary 8192, tied, batch 8 x 256, f32, AdamW.
 Each contender runs in its own process, one after the other, in turns (ours, PyTorch, mlx-lm, ours, PyTorch, ...), so
