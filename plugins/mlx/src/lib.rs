@@ -6,9 +6,12 @@ mod compute;
 mod device;
 mod dtype;
 mod fault;
+pub mod fused;
 mod gradient;
 mod handles;
 mod host_view;
+#[cfg(any(mdt_native, test))]
+pub mod kernels;
 mod ops;
 #[cfg(test)]
 mod tests;
