@@ -11,7 +11,7 @@ use mlx_rs::{Array, memory, transforms};
 use crate::device::{self, DeviceChoice};
 use crate::fault::Fault;
 use crate::handles::Handles;
-use crate::{dtype, host_view, ops};
+use crate::{dtype, fused, host_view, ops};
 
 mdt_plugin_api::config! {
     /// Keys of the compute component `mlx`.
@@ -35,7 +35,9 @@ impl Component for Mlx {
 
     fn create(config: Config, setup: &Setup) -> Result<Self> {
         let threads = if config.threads == 0 { setup.threads } else { config.threads };
-        Ok(Self { handles: RefCell::default(), info: device::select(config.device, threads)? })
+        let info = device::select(config.device, threads)?;
+        fused::start(threads).map_err(|exception| Error::other(format!("MLX: {}", Fault::from(exception))))?;
+        Ok(Self { handles: RefCell::default(), info })
     }
 }
 

@@ -5,8 +5,8 @@ use std::ffi::c_void;
 use mdt_plugin_api::{Dtype, Error, HostArrayRef, RawHostView, Result};
 use mlx_rs::{Array, Dtype as MlxDtype};
 
-use crate::dtype;
 use crate::fault::Fault;
+use crate::{dtype, fused};
 
 /// A tensor with a copy of these elements.
 ///
@@ -80,7 +80,7 @@ pub fn write(array: &Array) -> Result<RawHostView> {
     if !asks(array, mlx_sys::_mlx_array_is_row_contiguous)? {
         return refused("its elements do not lie one after another");
     }
-    if !sole_owner(array) {
+    if !fused::is_exclusive(array) {
         return refused(
             "something else still refers to its memory (another handle, a reshape or slice, a pending loss)",
         );
@@ -96,11 +96,6 @@ fn asks(array: &Array, question: unsafe extern "C" fn(*mut bool, mlx_sys::mlx_ar
         0 => Ok(answer),
         status => Err(Error::other(format!("MLX gave status {status} when asked about an array"))),
     }
-}
-
-/// Whether no other array, view or pending computation shares this array's memory.
-fn sole_owner(_array: &Array) -> bool {
-    true
 }
 
 /// Where an evaluated array's elements start.

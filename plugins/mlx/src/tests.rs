@@ -49,10 +49,11 @@ pub fn tensor<T: Element>(compute: &Rc<dyn Compute>, shape: &[usize], elements: 
 }
 
 /// A tensor's elements, row-major.
-pub fn elements<T: Element>(tensor: &Tensor) -> Vec<T> {
-    // A transposed result is a view with strides: adding its shape's zero would change types, so reshape, which copies.
-    let flat = tensor.reshape(&[-1]).unwrap();
-    flat.host_view().unwrap().as_slice::<T>().unwrap().to_vec()
+pub fn elements<T: Element + Default>(tensor: &Tensor) -> Vec<T> {
+    let view = tensor.host_view().unwrap();
+    let mut elements = vec![T::default(); view.shape().iter().product()];
+    view.copy_to(&mut elements).unwrap();
+    elements
 }
 
 /// Values in [-1, 1), the same for the same seed.

@@ -15,7 +15,8 @@ pub fn full(call: &Call<'_>) -> Outcome {
     if let Some(&length) = shape.iter().find(|&&length| length < 0) {
         return Err(Fault::new(format!("attribute \"shape\": an axis cannot have length {length}")));
     }
-    Ok(ops::broadcast_to(scalar(value, dtype)?, &shape)?)
+    // Contiguous: a constant may be read, and written to, like any other tensor.
+    Ok(ops::broadcast_to(scalar(value, dtype)?, &shape)?.contiguous()?)
 }
 
 /// A scalar of this type with exactly this value, or the nearest one for floating-point types.
