@@ -63,7 +63,7 @@ impl Store {
         let failed = |path: &Path, error: &io::Error| {
             let failure = unwritable(&what, path, error);
             match self.updates().ok().and_then(|updates| updates.last().copied()) {
-                Some(newest) => failure.because(format!("the newest whole checkpoint is {}", name(newest))),
+                Some(newest) => failure.because(format!("the newest checkpoint is {}", name(newest))),
                 None => failure,
             }
         };
@@ -82,7 +82,7 @@ impl Store {
         let manifest = Manifest { update: state.update, files };
         write(MANIFEST, &|path| storage::write(path, &to_json(&manifest)?))?;
         staged.publish().map_err(|error| failed(&target, &error))?;
-        self.delete_oldest()
+        self.delete_before(state.update)
             .map_err(|error| unwritable("an old checkpoint cannot be deleted", &self.directory, &error))?;
         Ok(target)
     }
@@ -169,8 +169,11 @@ impl Store {
         Ok(())
     }
 
-    fn delete_oldest(&self) -> io::Result<()> {
-        let updates = self.updates()?;
+    /// Deletes what is beyond the number to keep, of the checkpoints up to `newest`. Later ones, which are there after
+    /// a resume from an earlier one, are neither counted nor deleted.
+    fn delete_before(&self, newest: u64) -> io::Result<()> {
+        let mut updates = self.updates()?;
+        updates.retain(|&update| update <= newest);
         let surplus = match self.keep {
             0 => 0,
             keep => updates.len().saturating_sub(keep as usize),

@@ -94,6 +94,17 @@ fn the_newest_k_are_kept_and_zero_keeps_all() {
 }
 
 #[test]
+fn a_run_that_went_back_keeps_what_it_saves_and_what_was_saved_later() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::new(root.path(), 1).unwrap();
+    save(&store, 20).unwrap();
+    for update in [10, 15] {
+        assert_whole(&Checkpoint::open(&save(&store, update).unwrap()).unwrap());
+    }
+    assert_eq!(names(&root.path().join("checkpoints")), ["step-000015", "step-000020"]);
+}
+
+#[test]
 fn updates_beyond_six_digits_are_newer_than_those_before() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::new(root.path(), 2).unwrap();
