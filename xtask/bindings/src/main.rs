@@ -44,6 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .clang_args(arguments)
         .blocklist_function("malloc")
         .blocklist_function("realloc")
+        .formatter(bindgen::Formatter::None)
         .generate()?
         .write_to_file(&output)?;
 

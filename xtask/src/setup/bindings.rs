@@ -12,7 +12,9 @@ pub fn generate(folders: &Folders) -> Result<()> {
     let out = folders.out.join("out");
     fs::create_dir_all(&out)?;
     let mut cargo = workspace::cargo();
-    cargo.args(["run", "--quiet", "--release", "--package=mlx-bindings", "--"]);
+    // Optimising bindgen would take a minute, and its run is over in a second.
+    cargo.args(["run", "--quiet", "--config", "profile.dev.package.'*'.opt-level=0"]);
+    cargo.args(["--package=mlx-bindings", "--"]);
     cargo.arg(&folders.mlx_c).arg(out.join("bindings.rs"));
     if env::var_os("LIBCLANG_PATH").is_none() {
         let libclang = folders.out.join("libclang");
