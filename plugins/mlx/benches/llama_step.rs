@@ -84,13 +84,18 @@ fn measure(name: &str, loss: fn(&[Array], &Array, &Array) -> Result<Vec<Array>>,
         let (value, gradients) = step(&parameters).unwrap();
         eval(value.iter().chain(&gradients)).unwrap();
         times.push(start.elapsed().as_secs_f64());
-        last = value[0].item::<f32>();
+        last = value[0].item_exact::<f32>();
     }
     let times = &mut times[1..];
     times.sort_by(f64::total_cmp);
     let median = times[times.len() / 2];
     let tokens = f64::from(BATCH * LENGTH);
-    println!("{name:10} median {:7.1} ms, best {:7.1} ms, {:6.0} tokens/s, loss {last}", median * 1e3, times[0] * 1e3, tokens / median);
+    println!(
+        "{name:10} median {:7.1} ms, best {:7.1} ms, {:6.0} tokens/s, loss {last}",
+        median * 1e3,
+        times[0] * 1e3,
+        tokens / median
+    );
     median
 }
 

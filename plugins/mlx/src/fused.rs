@@ -45,6 +45,19 @@ pub fn start(threads: usize) -> Result<()> {
     Ok(())
 }
 
+/// Frees the kept buffers once they outweigh everything that was ever in use at a time: they are of shapes that no longer come,
+/// as with batches of many lengths. Call it between steps; with steady shapes it does nothing.
+///
+/// # Errors
+/// What MLX says about its allocator.
+pub fn trim_buffers() -> Result<()> {
+    #[cfg(mdt_native)]
+    if mlx_rs::memory::cache_memory()? > mlx_rs::memory::peak_memory()? {
+        mlx_rs::memory::clear_cache()?;
+    }
+    Ok(())
+}
+
 /// Is this array evaluated, row-contiguous, and held by nobody else, so that its memory may be written in place?
 /// Always false where the native part is absent: nobody can tell there.
 pub fn is_exclusive(array: &Array) -> bool {
@@ -105,7 +118,8 @@ pub fn rms_norm(x: &Array, weight: &Array, eps: f32) -> Result<Array> {
 /// # Errors
 /// Other shapes.
 pub fn add_rms_norm(x: &Array, residual: &Array, weight: &Array, eps: f32) -> Result<(Array, Array)> {
-    let fits = weight.ndim() == 1 && last(x) == Some(weight.dim(0)) && weight.dim(0) > 0 && x.shape() == residual.shape();
+    let fits =
+        weight.ndim() == 1 && last(x) == Some(weight.dim(0)) && weight.dim(0) > 0 && x.shape() == residual.shape();
     expect(fits, "add_rms_norm", "x and residual [.., D] and a weight [D]", &[x, residual, weight])?;
     fused_or_composed!([x, residual, weight], add_rms_norm(x, residual, weight, eps))
 }
@@ -155,7 +169,14 @@ pub fn rope(x: &Array, tables: &RopeTables) -> Result<Array> {
 ///
 /// # Errors
 /// Other shapes or types; T > S with `causal` or `segments`.
-pub fn attention(query: &Array, key: &Array, value: &Array, segments: Option<&Array>, scale: f32, causal: bool) -> Result<Array> {
+pub fn attention(
+    query: &Array,
+    key: &Array,
+    value: &Array,
+    segments: Option<&Array>,
+    scale: f32,
+    causal: bool,
+) -> Result<Array> {
     let fits = query.ndim() == 4
         && key.ndim() == 4
         && key.shape() == value.shape()
@@ -172,7 +193,12 @@ pub fn attention(query: &Array, key: &Array, value: &Array, segments: Option<&Ar
         expect(fits, "attention", "int32 segments [B, S]", &[segments, key])?;
     }
     let ordered = causal || segments.is_some();
-    expect(!ordered || query.dim(2) <= key.dim(2), "attention", "no more queries than keys under a mask", &[query, key])?;
+    expect(
+        !ordered || query.dim(2) <= key.dim(2),
+        "attention",
+        "no more queries than keys under a mask",
+        &[query, key],
+    )?;
     // Without a mask the kernel's alignment of queries with the last keys means nothing, but it must exist.
     if query.dim(2) > key.dim(2) {
         return composed::attention(query, key, value, segments, scale, causal);
@@ -185,7 +211,12 @@ pub fn attention(query: &Array, key: &Array, value: &Array, segments: Option<&Ar
 /// # Errors
 /// Other shapes or types.
 pub fn embedding(table: &Array, ids: &Array) -> Result<Array> {
-    expect(table.ndim() == 2 && ids.dtype() == Dtype::Int32, "embedding", "a table [V, D] and int32 ids", &[table, ids])?;
+    expect(
+        table.ndim() == 2 && ids.dtype() == Dtype::Int32,
+        "embedding",
+        "a table [V, D] and int32 ids",
+        &[table, ids],
+    )?;
     fused_or_composed!([table], embedding(table, ids))
 }
 

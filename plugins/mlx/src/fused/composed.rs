@@ -1,4 +1,5 @@
-//! The same operations composed of MLX's own, for every device and type.
+//! The same operations composed of MLX's own, for every device and type. Contracts are those of the functions in [`super`];
+//! shapes are not checked here.
 
 use mlx_rs::error::Result;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask};
@@ -8,6 +9,7 @@ use mlx_rs::{Array, Dtype};
 
 use super::RopeTables;
 
+/// [`super::cross_entropy`].
 pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
     // Half precision cannot hold a sum over a vocabulary.
     let logits = logits.as_dtype(Dtype::Float32)?;
@@ -19,30 +21,36 @@ pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
     ops::select(targets.ge(Array::from_int(0))?, known, Array::from_f32(0.0))
 }
 
+/// [`super::swiglu`].
 pub fn swiglu(gate: &Array, up: &Array) -> Result<Array> {
     gate.multiply(ops::sigmoid(gate)?)?.multiply(up)
 }
 
+/// [`super::add`].
 pub fn add(a: &Array, b: &Array) -> Result<Array> {
     a.add(b)
 }
 
+/// [`super::rms_norm`].
 pub fn rms_norm(x: &Array, weight: &Array, eps: f32) -> Result<Array> {
     fast::rms_norm(x, Some(weight), eps)
 }
 
+/// [`super::add_rms_norm`].
 pub fn add_rms_norm(x: &Array, residual: &Array, weight: &Array, eps: f32) -> Result<(Array, Array)> {
     let sum = x.add(residual)?;
     let normed = rms_norm(&sum, weight, eps)?;
     Ok((sum, normed))
 }
 
+/// [`super::rope_tables`].
 pub fn rope_tables(positions: &Array, inv_freq: &Array, factor: f32) -> Result<RopeTables> {
     let angles = positions.reshape(&[-1, 1])?.as_dtype(Dtype::Float32)?.multiply(inv_freq)?;
     let factor = Array::from_f32(factor);
     Ok(RopeTables { cos: angles.cos()?.multiply(&factor)?, sin: angles.sin()?.multiply(&factor)? })
 }
 
+/// [`super::rope`].
 pub fn rope(x: &Array, tables: &RopeTables) -> Result<Array> {
     let (positions, half) = (x.dim(2), tables.cos.dim(1));
     let spread = |table: &Array| table.reshape(&[-1, 1, positions, half])?.as_dtype(x.dtype());
@@ -57,7 +65,15 @@ pub fn rope(x: &Array, tables: &RopeTables) -> Result<Array> {
     concatenate(&rotated, 3)
 }
 
-pub fn attention(query: &Array, key: &Array, value: &Array, segments: Option<&Array>, scale: f32, causal: bool) -> Result<Array> {
+/// [`super::attention`].
+pub fn attention(
+    query: &Array,
+    key: &Array,
+    value: &Array,
+    segments: Option<&Array>,
+    scale: f32,
+    causal: bool,
+) -> Result<Array> {
     let Some(segments) = segments else {
         let mask = causal.then_some(ScaledDotProductAttentionMask::Causal);
         return fast::scaled_dot_product_attention(query, key, value, scale, mask, None);
@@ -73,10 +89,12 @@ pub fn attention(query: &Array, key: &Array, value: &Array, segments: Option<&Ar
     fast::scaled_dot_product_attention(query, key, value, scale, Some((&mask).into()), None)
 }
 
+/// [`super::embedding`].
 pub fn embedding(table: &Array, ids: &Array) -> Result<Array> {
     table.take_axis(ids, 0)
 }
 
+/// [`super::linear`].
 pub fn linear(x: &Array, weight: &Array) -> Result<Array> {
     x.matmul(weight.transpose()?)
 }

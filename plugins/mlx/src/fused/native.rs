@@ -16,10 +16,29 @@ struct Failure {
 }
 
 unsafe extern "C" {
-    fn mdt_op_cross_entropy(losses: *mut mlx_array, logits: mlx_array, targets: mlx_array, stream: mlx_stream, failure: *mut Failure) -> bool;
-    fn mdt_op_swiglu(out: *mut mlx_array, gate: mlx_array, up: mlx_array, stream: mlx_stream, failure: *mut Failure) -> bool;
+    fn mdt_op_cross_entropy(
+        losses: *mut mlx_array,
+        logits: mlx_array,
+        targets: mlx_array,
+        stream: mlx_stream,
+        failure: *mut Failure,
+    ) -> bool;
+    fn mdt_op_swiglu(
+        out: *mut mlx_array,
+        gate: mlx_array,
+        up: mlx_array,
+        stream: mlx_stream,
+        failure: *mut Failure,
+    ) -> bool;
     fn mdt_op_add(out: *mut mlx_array, a: mlx_array, b: mlx_array, stream: mlx_stream, failure: *mut Failure) -> bool;
-    fn mdt_op_rms_norm(out: *mut mlx_array, x: mlx_array, weight: mlx_array, eps: f32, stream: mlx_stream, failure: *mut Failure) -> bool;
+    fn mdt_op_rms_norm(
+        out: *mut mlx_array,
+        x: mlx_array,
+        weight: mlx_array,
+        eps: f32,
+        stream: mlx_stream,
+        failure: *mut Failure,
+    ) -> bool;
     fn mdt_op_add_rms_norm(
         sum: *mut mlx_array,
         out: *mut mlx_array,
@@ -39,7 +58,14 @@ unsafe extern "C" {
         stream: mlx_stream,
         failure: *mut Failure,
     ) -> bool;
-    fn mdt_op_rope(out: *mut mlx_array, x: mlx_array, cos: mlx_array, sin: mlx_array, stream: mlx_stream, failure: *mut Failure) -> bool;
+    fn mdt_op_rope(
+        out: *mut mlx_array,
+        x: mlx_array,
+        cos: mlx_array,
+        sin: mlx_array,
+        stream: mlx_stream,
+        failure: *mut Failure,
+    ) -> bool;
     fn mdt_op_attention(
         out: *mut mlx_array,
         query: mlx_array,
@@ -51,8 +77,20 @@ unsafe extern "C" {
         stream: mlx_stream,
         failure: *mut Failure,
     ) -> bool;
-    fn mdt_op_embedding(out: *mut mlx_array, table: mlx_array, ids: mlx_array, stream: mlx_stream, failure: *mut Failure) -> bool;
-    fn mdt_op_linear(out: *mut mlx_array, x: mlx_array, weight: mlx_array, stream: mlx_stream, failure: *mut Failure) -> bool;
+    fn mdt_op_embedding(
+        out: *mut mlx_array,
+        table: mlx_array,
+        ids: mlx_array,
+        stream: mlx_stream,
+        failure: *mut Failure,
+    ) -> bool;
+    fn mdt_op_linear(
+        out: *mut mlx_array,
+        x: mlx_array,
+        weight: mlx_array,
+        stream: mlx_stream,
+        failure: *mut Failure,
+    ) -> bool;
     fn mdt_array_is_exclusive(array: mlx_array) -> bool;
     fn mdt_stream_is_cpu(stream: mlx_stream) -> bool;
     fn mdt_set_parallel_for(parallel_for: Option<ParallelFor>, threads: c_int);
@@ -100,12 +138,16 @@ pub fn is_exclusive(array: &Array) -> bool {
 
 pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
     // SAFETY: live handles and places for the results, as `build` gives them; and so below.
-    build(|[losses], stream, failure| unsafe { mdt_op_cross_entropy(losses, logits.as_ptr(), targets.as_ptr(), stream, failure) }).map(|[a]| a)
+    build(|[losses], stream, failure| unsafe {
+        mdt_op_cross_entropy(losses, logits.as_ptr(), targets.as_ptr(), stream, failure)
+    })
+    .map(|[a]| a)
 }
 
 pub fn swiglu(gate: &Array, up: &Array) -> Result<Array> {
     // SAFETY: as in `cross_entropy`.
-    build(|[out], stream, failure| unsafe { mdt_op_swiglu(out, gate.as_ptr(), up.as_ptr(), stream, failure) }).map(|[a]| a)
+    build(|[out], stream, failure| unsafe { mdt_op_swiglu(out, gate.as_ptr(), up.as_ptr(), stream, failure) })
+        .map(|[a]| a)
 }
 
 pub fn add(a: &Array, b: &Array) -> Result<Array> {
@@ -115,21 +157,26 @@ pub fn add(a: &Array, b: &Array) -> Result<Array> {
 
 pub fn rms_norm(x: &Array, weight: &Array, eps: f32) -> Result<Array> {
     // SAFETY: as in `cross_entropy`.
-    build(|[out], stream, failure| unsafe { mdt_op_rms_norm(out, x.as_ptr(), weight.as_ptr(), eps, stream, failure) }).map(|[a]| a)
+    build(|[out], stream, failure| unsafe { mdt_op_rms_norm(out, x.as_ptr(), weight.as_ptr(), eps, stream, failure) })
+        .map(|[a]| a)
 }
 
 pub fn add_rms_norm(x: &Array, residual: &Array, weight: &Array, eps: f32) -> Result<(Array, Array)> {
     let (x, residual, weight) = (x.as_ptr(), residual.as_ptr(), weight.as_ptr());
     // SAFETY: as in `cross_entropy`.
-    build(|[sum, out], stream, failure| unsafe { mdt_op_add_rms_norm(sum, out, x, residual, weight, eps, stream, failure) })
-        .map(|[sum, out]| (sum, out))
+    build(|[sum, out], stream, failure| unsafe {
+        mdt_op_add_rms_norm(sum, out, x, residual, weight, eps, stream, failure)
+    })
+    .map(|[sum, out]| (sum, out))
 }
 
 pub fn rope_tables(positions: &Array, inv_freq: &Array, factor: f32) -> Result<RopeTables> {
     let (positions, inv_freq) = (positions.as_ptr(), inv_freq.as_ptr());
     // SAFETY: as in `cross_entropy`.
-    build(|[cos, sin], stream, failure| unsafe { mdt_op_rope_tables(cos, sin, positions, inv_freq, factor, stream, failure) })
-        .map(|[cos, sin]| RopeTables { cos, sin })
+    build(|[cos, sin], stream, failure| unsafe {
+        mdt_op_rope_tables(cos, sin, positions, inv_freq, factor, stream, failure)
+    })
+    .map(|[cos, sin]| RopeTables { cos, sin })
 }
 
 pub fn rope(x: &Array, tables: &RopeTables) -> Result<Array> {
@@ -138,22 +185,33 @@ pub fn rope(x: &Array, tables: &RopeTables) -> Result<Array> {
     build(|[out], stream, failure| unsafe { mdt_op_rope(out, x.as_ptr(), cos, sin, stream, failure) }).map(|[a]| a)
 }
 
-pub fn attention(query: &Array, key: &Array, value: &Array, segments: Option<&Array>, scale: f32, causal: bool) -> Result<Array> {
+pub fn attention(
+    query: &Array,
+    key: &Array,
+    value: &Array,
+    segments: Option<&Array>,
+    scale: f32,
+    causal: bool,
+) -> Result<Array> {
     let (query, key, value) = (query.as_ptr(), key.as_ptr(), value.as_ptr());
     let segments = segments.map_or(mlx_array { ctx: std::ptr::null_mut() }, Array::as_ptr);
     // SAFETY: as in `cross_entropy`; `segments` may be empty.
-    build(|[out], stream, failure| unsafe { mdt_op_attention(out, query, key, value, segments, scale, causal, stream, failure) })
-        .map(|[a]| a)
+    build(|[out], stream, failure| unsafe {
+        mdt_op_attention(out, query, key, value, segments, scale, causal, stream, failure)
+    })
+    .map(|[a]| a)
 }
 
 pub fn embedding(table: &Array, ids: &Array) -> Result<Array> {
     // SAFETY: as in `cross_entropy`.
-    build(|[out], stream, failure| unsafe { mdt_op_embedding(out, table.as_ptr(), ids.as_ptr(), stream, failure) }).map(|[a]| a)
+    build(|[out], stream, failure| unsafe { mdt_op_embedding(out, table.as_ptr(), ids.as_ptr(), stream, failure) })
+        .map(|[a]| a)
 }
 
 pub fn linear(x: &Array, weight: &Array) -> Result<Array> {
     // SAFETY: as in `cross_entropy`.
-    build(|[out], stream, failure| unsafe { mdt_op_linear(out, x.as_ptr(), weight.as_ptr(), stream, failure) }).map(|[a]| a)
+    build(|[out], stream, failure| unsafe { mdt_op_linear(out, x.as_ptr(), weight.as_ptr(), stream, failure) })
+        .map(|[a]| a)
 }
 
 fn stream() -> Stream {
@@ -162,7 +220,9 @@ fn stream() -> Stream {
 
 /// Calls a constructor with places for its results; the results, or the text of the C++ exception.
 #[track_caller]
-fn build<const N: usize>(construct: impl FnOnce([*mut mlx_array; N], mlx_stream, *mut Failure) -> bool) -> Result<[Array; N]> {
+fn build<const N: usize>(
+    construct: impl FnOnce([*mut mlx_array; N], mlx_stream, *mut Failure) -> bool,
+) -> Result<[Array; N]> {
     let stream = stream();
     // SAFETY: makes an empty handle.
     let mut results = std::array::from_fn(|_| unsafe { mlx_array_new() });

@@ -63,7 +63,7 @@ fn cross_entropy_is_that_of_mlx() {
         "cross-entropy",
         |x| Ok(vec![cross_entropy(&x[0], &Array::from_slice(&[3, 0, -100, 32, 7], &[5]))?]),
         |x| Ok(vec![composed::cross_entropy(&x[0], &Array::from_slice(&[3, 0, -100, 32, 7], &[5]))?]),
-        &[logits.clone()],
+        std::slice::from_ref(&logits),
     );
     // Logits that are a transposed view.
     let transposed = uniform(&[33, 5], 2).transpose().unwrap();
@@ -75,8 +75,13 @@ fn cross_entropy_is_that_of_mlx() {
 fn swiglu_is_that_of_mlx() {
     let inputs = [uniform(&[3, 5, 17], 1).multiply(Array::from_f32(9.0)).unwrap(), uniform(&[3, 5, 17], 2)];
     assert_same("swiglu", |x| Ok(vec![swiglu(&x[0], &x[1])?]), |x| Ok(vec![composed::swiglu(&x[0], &x[1])?]), &inputs);
-    let halves = ops::split_equal(&uniform(&[4, 34], 3), 2, 1).unwrap();
-    assert_same("swiglu of halves", |x| Ok(vec![swiglu(&x[0], &x[1])?]), |x| Ok(vec![composed::swiglu(&x[0], &x[1])?]), &halves);
+    let halves = ops::split_equal(uniform(&[4, 34], 3), 2, 1).unwrap();
+    assert_same(
+        "swiglu of halves",
+        |x| Ok(vec![swiglu(&x[0], &x[1])?]),
+        |x| Ok(vec![composed::swiglu(&x[0], &x[1])?]),
+        &halves,
+    );
 }
 
 #[test]
@@ -125,7 +130,7 @@ fn rope_is_that_of_the_formula() {
     let composed: [Function; 2] =
         [|x| Ok(vec![composed::rope(&x[0], &tables(false))?]), |x| Ok(vec![composed::rope(&x[0], &tables(true))?])];
     for (fused, composed) in fused.into_iter().zip(composed) {
-        assert_same("rope", fused, composed, &[x.clone()]);
+        assert_same("rope", fused, composed, std::slice::from_ref(&x));
     }
 }
 
@@ -135,7 +140,11 @@ fn attention_is_that_of_mlx() {
         let ids: Vec<i32> = (0..2 * 70).map(|i| i % 70 / 23).collect();
         Array::from_slice(&ids, &[2, 70])
     }
-    let inputs = [heads(&uniform(&[2, 70, 4 * 8], 1), 4), heads(&uniform(&[2, 70, 16], 2), 2), heads(&uniform(&[2, 70, 16], 3), 2)];
+    let inputs = [
+        heads(&uniform(&[2, 70, 4 * 8], 1), 4),
+        heads(&uniform(&[2, 70, 16], 2), 2),
+        heads(&uniform(&[2, 70, 16], 3), 2),
+    ];
     assert_same(
         "causal attention",
         |x| Ok(vec![attention(&x[0], &x[1], &x[2], None, 0.4, true)?]),
@@ -203,7 +212,7 @@ fn logits_that_are_needed_again_survive_their_gradient() {
     let before = values(&logits);
     let targets = Array::from_slice(&[1, 2, 3, 4], &[4]);
     let loss = |x: &[Array]| -> Result<Vec<Array>> { Ok(vec![cross_entropy(&x[0], &targets)?.sum(None)?]) };
-    let (_, gradients) = value_and_grad_with_argnums(loss, &[0])(&[logits.clone()]).unwrap();
+    let (_, gradients) = value_and_grad_with_argnums(loss, &[0])(std::slice::from_ref(&logits)).unwrap();
     eval(&gradients).unwrap();
     assert_eq!(values(&logits), before);
 }
@@ -232,8 +241,13 @@ fn an_array_is_exclusive_when_nobody_else_holds_it() {
 #[test]
 fn wrong_shapes_are_named() {
     let error = cross_entropy(&uniform(&[4, 50], 1), &Array::from_slice(&[1, 2], &[2])).unwrap_err();
-    assert!(error.what().contains("cross_entropy takes logits [N, V]") && error.what().contains("[4, 50]"), "{}", error.what());
-    let error = attention(&uniform(&[1, 3, 4, 8], 1), &uniform(&[1, 2, 4, 8], 2), &uniform(&[1, 2, 4, 8], 3), None, 1.0, true);
+    assert!(
+        error.what().contains("cross_entropy takes logits [N, V]") && error.what().contains("[4, 50]"),
+        "{}",
+        error.what()
+    );
+    let error =
+        attention(&uniform(&[1, 3, 4, 8], 1), &uniform(&[1, 2, 4, 8], 2), &uniform(&[1, 2, 4, 8], 3), None, 1.0, true);
     assert!(error.unwrap_err().what().contains("Hkv dividing H"));
 }
 
@@ -241,8 +255,11 @@ fn wrong_shapes_are_named() {
 fn the_same_step_twice_has_the_same_bits() {
     Device::set_default(&Device::cpu());
     start(2).unwrap();
-    let inputs = [heads(&uniform(&[2, 70, 32], 1), 4), heads(&uniform(&[2, 70, 16], 2), 2), heads(&uniform(&[2, 70, 16], 3), 2)];
-    let loss = |x: &[Array]| -> Result<Vec<Array>> { Ok(vec![attention(&x[0], &x[1], &x[2], None, 0.4, true)?.square()?.sum(None)?]) };
+    let inputs =
+        [heads(&uniform(&[2, 70, 32], 1), 4), heads(&uniform(&[2, 70, 16], 2), 2), heads(&uniform(&[2, 70, 16], 3), 2)];
+    let loss = |x: &[Array]| -> Result<Vec<Array>> {
+        Ok(vec![attention(&x[0], &x[1], &x[2], None, 0.4, true)?.square()?.sum(None)?])
+    };
     let run = || {
         let (_, gradients) = value_and_grad_with_argnums(loss, &[0, 1, 2])(&inputs).unwrap();
         gradients.iter().map(values).collect::<Vec<_>>()

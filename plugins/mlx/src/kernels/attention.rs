@@ -40,11 +40,6 @@ impl Inputs<'_> {
     fn group(&self) -> usize {
         self.query.shape()[1] / self.key.shape()[1]
     }
-
-    /// Panels of keys that the block of queries from `first` on can see any of.
-    fn panels(&self, first: usize) -> usize {
-        self.mask.keys_seen(first + WIDE).div_ceil(PANEL)
-    }
 }
 
 /// Number of floats of the log-sum-exp that [`forward`] leaves for [`backward`].
@@ -89,20 +84,21 @@ fn forward_body<S: Simd, const ROWS: usize>(
 ) {
     let [_, heads, _, width] = inputs.query.shape();
     let count = out.len() / (heads * width);
-    let panels = inputs.panels(first);
+    let panels = inputs.mask.panels(batch, first);
+    let keys_in_sight = panels.start * PANEL..panels.end * PANEL;
     let mut query = vec![[0.0; WIDE]; width];
-    let mut scores = vec![[0.0; WIDE]; panels * PANEL];
+    let mut scores = vec![[0.0; WIDE]; keys_in_sight.len()];
     for head in 0..heads {
         transpose_block(&inputs.query, batch, head, first..first + count, inputs.scale, &mut query);
         let source = batch * inputs.key.shape()[1] + head / inputs.group();
-        for (keys, scores) in keys.panels(source).zip(scores.as_chunks_mut::<PANEL>().0) {
+        for (keys, scores) in keys.panels(source).skip(panels.start).zip(scores.as_chunks_mut::<PANEL>().0) {
             outer::<S, ROWS>(keys, &query, scores);
         }
-        inputs.mask.hide(batch, first, 0, &mut scores, f32::NEG_INFINITY);
+        inputs.mask.hide(batch, first, keys_in_sight.start, &mut scores, f32::NEG_INFINITY);
         let (max, sum) = softmax::<S>(&mut scores);
         let mut product = [[0.0; WIDE]; PANEL];
         for (number, values) in values.panels(source).enumerate() {
-            outer::<S, ROWS>(&values[..scores.len()], &scores, &mut product);
+            outer::<S, ROWS>(&values[keys_in_sight.clone()], &scores, &mut product);
             for (feature, row) in (number * PANEL..width).zip(&product) {
                 for i in 0..count {
                     out[(i * heads + head) * width + feature] = row[i] / sum[i];

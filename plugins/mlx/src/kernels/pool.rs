@@ -194,7 +194,7 @@ fn worker(shared: &Shared) {
         let mut spins = 0u32;
         while shared.generation.load(Ordering::Acquire) == seen && !shared.stop.load(Ordering::Acquire) {
             spins += 1;
-            if spins % 64 == 0 && idle.elapsed() > SPIN {
+            if spins.is_multiple_of(64) && idle.elapsed() > SPIN {
                 break;
             }
             std::hint::spin_loop();

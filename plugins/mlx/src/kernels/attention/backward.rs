@@ -84,14 +84,15 @@ fn backward_body<S: Simd, const ROWS: usize>(
     let mut block = Block::new(width);
     let mut grad_scores = vec![[0.0; WIDE]; keys.next_multiple_of(PANEL)];
     for first in (0..queries).step_by(WIDE) {
-        let panels = inputs.panels(first);
+        let panels = inputs.mask.panels(batch, first);
+        let keys_in_sight = panels.start * PANEL..panels.end * PANEL;
         for member in 0..group {
             let head = source % kv_heads * group + member;
             block.load(saved, batch, head, first);
             let lse = &saved.lse[(batch * queries.div_ceil(WIDE) + first / WIDE) * heads + head];
             let operands =
                 saved.keys.panels(source).zip(saved.values.panels(source)).zip(grad_scores.as_chunks_mut::<PANEL>().0);
-            for (number, ((keys, values), grad_scores)) in operands.enumerate().take(panels) {
+            for (number, ((keys, values), grad_scores)) in operands.enumerate().take(panels.end).skip(panels.start) {
                 let mut probabilities = [[0.0; WIDE]; PANEL];
                 outer::<S, ROWS>(keys, &block.query_t, &mut probabilities);
                 outer::<S, ROWS>(values, &block.cotangent_t, grad_scores);
@@ -113,8 +114,7 @@ fn backward_body<S: Simd, const ROWS: usize>(
             }
             let mut product = [[0.0; WIDE]; PANEL];
             for (number, keys) in saved.keys_by_feature.panels(source).enumerate() {
-                let steps = panels * PANEL;
-                outer::<S, ROWS>(&keys[..steps], &grad_scores[..steps], &mut product);
+                outer::<S, ROWS>(&keys[keys_in_sight.clone()], &grad_scores[keys_in_sight.clone()], &mut product);
                 for (feature, row) in (number * PANEL..width).zip(&product) {
                     for i in 0..block.count {
                         grad_query[(first + i) * group + member][feature] = row[i];

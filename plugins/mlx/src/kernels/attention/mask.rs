@@ -1,6 +1,8 @@
 //! Which keys a query may see.
 
-use crate::kernels::microkernel::{Row, WIDE};
+use std::ops::Range;
+
+use crate::kernels::microkernel::{PANEL, Row, WIDE};
 
 /// Causal order and segments. Queries are aligned with the *last* keys: query i is at the place of key i + keys − queries.
 #[derive(Clone, Copy, Debug)]
@@ -16,37 +18,45 @@ pub struct Mask<'a> {
 }
 
 impl Mask<'_> {
-    /// How many keys, from the first, queries before `end` see any of.
-    pub(super) fn keys_seen(&self, end: usize) -> usize {
-        if self.causal { self.keys.min(end + self.offset()) } else { self.keys }
+    /// The panels of keys that the block of queries from `first_query` on sees any of. Packed rows skip the documents before.
+    pub(super) fn panels(&self, batch: usize, first_query: usize) -> Range<usize> {
+        let last = if self.causal { self.keys.min(first_query + WIDE + self.offset()) } else { self.keys };
+        let first = self.segments.map_or(0, |segments| {
+            let own = self.lane_segments(segments, batch, first_query);
+            let segments = &segments[batch * self.keys..][..self.keys];
+            segments.iter().position(|segment| own.contains(segment)).unwrap_or(0)
+        });
+        first / PANEL..last.div_ceil(PANEL)
     }
 
-    /// Overwrites what is hidden in rows of keys from `first_key` on, lanes of queries from `first_query` on. Rows after the last key are padding, and hidden.
+    /// Overwrites what is hidden in rows of keys from `first_key` on, lanes of queries from `first_query` on.
+    /// Rows after the last key are padding, and hidden.
     #[inline(always)]
     pub(super) fn hide(&self, batch: usize, first_query: usize, first_key: usize, rows: &mut [Row], value: f32) {
-        let all_see = match (self.segments, self.causal) {
-            (Some(_), _) => 0,
-            (None, true) => self.keys.min(first_query + self.offset() + 1),
-            (None, false) => self.keys,
-        };
+        if let Some(segments) = self.segments {
+            let own = self.lane_segments(segments, batch, first_query);
+            for (row, segment) in rows.iter_mut().zip(&segments[batch * self.keys..][first_key..self.keys]) {
+                for i in 0..WIDE {
+                    row[i] = if own[i] == *segment { row[i] } else { value };
+                }
+            }
+        }
+        let first_place = first_query + self.offset();
+        let all_see = if self.causal { self.keys.min(first_place + 1) } else { self.keys };
         for key in first_key.max(all_see)..first_key + rows.len() {
-            let row = &mut rows[key - first_key];
-            for (i, lane) in row.iter_mut().enumerate().take(WIDE) {
-                if !self.sees(batch, first_query + i, key) {
+            for (i, lane) in rows[key - first_key].iter_mut().enumerate() {
+                if key >= self.keys || key > first_place + i {
                     *lane = value;
                 }
             }
         }
     }
 
-    fn sees(&self, batch: usize, query: usize, key: usize) -> bool {
-        let place = query + self.offset();
-        if key >= self.keys || (self.causal && key > place) {
-            return false;
-        }
-        // Lanes after the last query are padding: what they see does not matter, as long as it is something.
-        let Some(segments) = self.segments.filter(|_| place < self.keys) else { return true };
-        segments[batch * self.keys + key] == segments[batch * self.keys + place]
+    /// The segment of each lane's place. Lanes after the last query are padding: they take part in the last one's.
+    #[inline(always)]
+    fn lane_segments(&self, segments: &[i32], batch: usize, first_query: usize) -> [i32; WIDE] {
+        let places = &segments[batch * self.keys..][..self.keys];
+        std::array::from_fn(|i| places[(first_query + i + self.offset()).min(self.keys - 1)])
     }
 
     fn offset(&self) -> usize {
