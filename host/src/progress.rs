@@ -56,11 +56,6 @@ impl Progress {
         Progress { total, eta: Eta::new(done), view: View::Plain { out, pace: Pace::new(INTERVAL) } }
     }
 
-    /// Prints the lines that a run begins with.
-    pub fn start(&mut self, lines: &[String]) {
-        lines.iter().for_each(|line| self.note(line));
-    }
-
     /// Shows an update.
     pub fn update(&mut self, line: &Line) {
         let now = Instant::now();
@@ -96,6 +91,13 @@ impl Progress {
     }
 }
 
+impl Drop for Progress {
+    /// An error that ends the run is printed below the bar, not into it.
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
 /// Nobody can be told that standard error is closed, and training goes on without it.
 fn print(out: &mut dyn Write, line: &str) {
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
@@ -123,7 +125,7 @@ mod tests {
     fn plain_progress_has_the_first_and_the_last_update_and_every_note() {
         let out = Shared::default();
         let mut progress = Progress::plain(100, 0, Box::new(out.clone()));
-        progress.start(&["model: tiny".to_owned()]);
+        progress.note("model: tiny");
         for step in 1..=100 {
             progress.update(&Line { step, loss: 1.0, lr: 1e-4, tokens_per_s: 10.0, grad_norm: 0.5 });
             if step == 50 {
