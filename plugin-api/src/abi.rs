@@ -23,7 +23,7 @@ mod trainer;
 mod types;
 
 pub use component::LoadedComponent;
-pub use root::{Entry, Root, entry, load};
+pub use root::{Entry, OnLoad, Root, entry, load};
 
 /// The version of the boundary. While it is 0.x, a plugin must have been built for exactly this one.
 pub const ABI_VERSION: &str = crate::__abi_version!();

@@ -85,9 +85,9 @@ pub trait Component: Sized + 'static {
 ///     /// Keys of the optimizer `lion`.
 ///     pub struct LionConfig {
 ///         /// Decay of the momentum that the sign is taken of.
-///         beta1: f32 = 0.9,
+///         beta1: f64 = 0.9,
 ///         /// Decay of the momentum that is kept.
-///         beta2: f32 = 0.99,
+///         beta2: f64 = 0.99,
 ///     }
 /// }
 /// assert_eq!(LionConfig::default().beta2, 0.99);

@@ -90,6 +90,7 @@ pub trait Compute {
     fn op(&self, op: OpKind, inputs: &[Handle], attributes: &[Attribute<'_>]) -> Result<Vec<Handle>>;
 
     /// A tensor with a copy of these elements, owned by the device and never shared.
+    #[allow(clippy::wrong_self_convention, reason = "it makes a tensor of this device, not of this object")]
     fn from_host(&self, array: HostArrayRef<'_>) -> Result<Handle>;
 
     /// A second handle to the same tensor.

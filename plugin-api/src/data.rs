@@ -6,6 +6,7 @@ use crate::{Example, Result};
 ///
 /// Made for one place ([`crate::Setup::source`]: a file, a directory, a name), and used by one thread at a time, not
 /// always the same one. The order must be the same on every reading; the host shuffles.
+#[allow(clippy::len_without_is_empty, reason = "the length is not always known")]
 pub trait DataSource: Send {
     /// How many examples there are, where that is known without reading them.
     fn len(&self) -> Option<u64>;

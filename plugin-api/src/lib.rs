@@ -11,9 +11,9 @@
 //!     /// Keys of the optimizer `lion`.
 //!     pub struct Config {
 //!         /// Weight of the momentum in the direction of an update.
-//!         beta1: f32 = 0.9,
+//!         beta1: f64 = 0.9,
 //!         /// Decay of the momentum.
-//!         beta2: f32 = 0.99,
+//!         beta2: f64 = 0.99,
 //!     }
 //! }
 //!
@@ -34,11 +34,12 @@
 //!     fn update(&self, ctx: &Update, param: &mut [f32], grad: &[f32], states: &mut [&mut [f32]]) -> Result<()> {
 //!         let [momentum] = expect_states(states)?;
 //!         let (rate, decay) = (ctx.learning_rate as f32, ctx.weight_decay as f32);
+//!         let (beta1, beta2) = (self.0.beta1 as f32, self.0.beta2 as f32);
 //!         for ((p, &g), m) in param.iter_mut().zip(grad).zip(momentum.iter_mut()) {
-//!             let direction = self.0.beta1 * *m + (1.0 - self.0.beta1) * g;
+//!             let direction = beta1 * *m + (1.0 - beta1) * g;
 //!             let sign = if direction == 0.0 { 0.0 } else { direction.signum() };
 //!             *p -= rate * (sign + decay * *p);
-//!             *m = self.0.beta2 * *m + (1.0 - self.0.beta2) * g;
+//!             *m = beta2 * *m + (1.0 - beta2) * g;
 //!         }
 //!         Ok(())
 //!     }

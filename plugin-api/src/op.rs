@@ -120,7 +120,7 @@ ops! {
     ATTENTION = 142, "attention";
     /// `silu(gate) * up`.
     SWIGLU = 143, "swiglu";
-    /// Per-row cross-entropy: logits `[N, V]`, targets `[N]` int32; result `[N]`, in nats.
+    /// Per-row cross-entropy: logits `[N, V]`, targets `[N]` int32; result `[N]` in f32, in nats.
     CROSS_ENTROPY = 144, "cross_entropy";
     /// Rows of a table: weight `[V, D]`, ids of any shape int32; result `[.., D]`.
     EMBEDDING = 145, "embedding";

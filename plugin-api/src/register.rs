@@ -105,13 +105,17 @@ pub const fn record_bytes<const N: usize>(text: &str) -> [u8; N] {
 /// Makes a library a plugin: names its components.
 ///
 /// `plugin! { optimizer "lion" => Lion; }` — the kinds are `compute`, `model`, `trainer`, `optimizer`, `data`, `comm`.
-/// Native libraries that must lie beside the host's come first: `native "libmlx.so", "libmlxc.so";`.
+/// Native libraries that must lie beside the host's come first: `native "libmlx.so", "libmlxc.so";`. Before them,
+/// `on_load Type;` names an [`OnLoad`](crate::abi::OnLoad) for what has to happen when the library is loaded.
 ///
 /// It emits the library's one entry symbol, a registration per component, and a record per component in the section
 /// [`SECTION`] of the file, so that a host can list the file without running any of it.
 #[macro_export]
 macro_rules! plugin {
     ($(native $($native:literal),+;)? $($kind:ident $id:literal => $type:ty;)+) => {
+        $crate::plugin! { on_load (); $(native $($native),+;)? $($kind $id => $type;)+ }
+    };
+    (on_load $on_load:ty; $(native $($native:literal),+;)? $($kind:ident $id:literal => $type:ty;)+) => {
         $crate::__record!(concat!(
             "{\"abi\":\"", $crate::__abi_version!(),
             "\",\"package\":\"", env!("CARGO_PKG_NAME"),
@@ -132,7 +136,7 @@ macro_rules! plugin {
 
         /// The library's one entry symbol.
         #[unsafe(no_mangle)]
-        pub static MDT_PLUGIN_ENTRY: $crate::abi::Entry = $crate::abi::entry();
+        pub static MDT_PLUGIN_ENTRY: $crate::abi::Entry = $crate::abi::entry::<$on_load>();
     };
 }
 

@@ -266,6 +266,41 @@ impl HostView<'_> {
         Ok(unsafe { std::slice::from_raw_parts(self.raw.data.cast::<T>(), self.raw.len()) })
     }
 
+    /// Copies the elements out in row-major order, whatever their strides.
+    ///
+    /// # Errors
+    /// They are of another type, or not as many as `out` has room for.
+    pub fn copy_to<T: Element>(&self, out: &mut [T]) -> Result<()> {
+        if out.len() != self.raw.len() || self.raw.dtype != T::DTYPE {
+            return Err(Error::other(format!(
+                "cannot copy a tensor of shape {:?} and type {} into {} elements of {}",
+                self.raw.shape,
+                self.raw.dtype,
+                out.len(),
+                T::DTYPE
+            )));
+        }
+        if let Ok(elements) = self.as_slice::<T>() {
+            out.copy_from_slice(elements);
+            return Ok(());
+        }
+        let mut position = vec![0usize; self.raw.shape.len()];
+        for slot in out {
+            let offset: isize = position.iter().zip(&self.raw.strides).map(|(&at, &stride)| at as isize * stride).sum();
+            // SAFETY: `position` stays within the shape, and the compute plugin promises an element of this type at
+            // every such place for as long as the tensor lives.
+            *slot = unsafe { self.raw.data.cast::<T>().offset(offset).read_unaligned() };
+            for (at, &length) in position.iter_mut().zip(&self.raw.shape).rev() {
+                *at += 1;
+                if *at < length {
+                    break;
+                }
+                *at = 0;
+            }
+        }
+        Ok(())
+    }
+
     /// Length of each axis.
     pub fn shape(&self) -> &[usize] {
         &self.raw.shape

@@ -7,7 +7,7 @@ use abi_stable::library::{
 };
 use abi_stable::prefix_type::PrefixTypeTrait;
 use abi_stable::sabi_types::VersionStrings;
-use abi_stable::std_types::RVec;
+use abi_stable::std_types::{RBoxError, RVec};
 
 use super::component::{self, ComponentObject, LoadedComponent};
 use super::guard;
@@ -39,18 +39,32 @@ extern "C" fn components() -> RVec<ComponentObject> {
     Registration::all().into_iter().map(component::export).collect()
 }
 
-extern "C" fn construct() -> RootModuleResult {
-    fn root() -> Root {
+/// What a library does when it is loaded.
+pub trait OnLoad {
+    /// Called once, before anything else of the library; a panic refuses the library. Any thread.
+    fn on_load();
+}
+
+/// Nothing, which is enough for almost every library.
+impl OnLoad for () {
+    fn on_load() {}
+}
+
+extern "C" fn construct<T: OnLoad>() -> RootModuleResult {
+    fn root<T: OnLoad>() -> std::result::Result<Root, RBoxError> {
         guard::keep_panics_quiet();
-        RootFields { components }.leak_into_prefix()
+        match guard::caught(|| Ok(T::on_load())) {
+            Ok(_) => Ok(RootFields { components }.leak_into_prefix()),
+            Err(panic) => Err(RBoxError::new(panic)),
+        }
     }
-    __call_root_module_loader(root)
+    __call_root_module_loader(root::<T>)
 }
 
 /// The entry of a library whose components are registered by [`plugin!`](crate::plugin).
-pub const fn entry() -> Entry {
+pub const fn entry<T: OnLoad>() -> Entry {
     // SAFETY: `construct` gives a `Root`, as the type parameter says.
-    unsafe { LibHeader::from_constructor::<Root>(construct, CheckTypeLayout::Yes) }
+    unsafe { LibHeader::from_constructor::<Root>(construct::<T>, CheckTypeLayout::Yes) }
 }
 
 /// Checks an entry against this crate and gives the library's components.

@@ -1,0 +1,44 @@
+//! The program and the plugins that the tests run, built before the first of them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The top of the repository.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
+/// The directory with `mdt-host` and all plugins of the workspace, as the tests' own profile builds them.
+///
+/// Cargo does not build another package's program or dynamic libraries for a test, so this asks it to, once per
+/// process: when everything is fresh, that takes a fraction of a second.
+pub fn built() -> &'static Path {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(|| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--workspace"]).current_dir(root());
+        if !cfg!(debug_assertions) {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().is_ok_and(|status| status.success()), "the workspace does not build");
+        // …/target/release/deps/test-hash
+        let test = std::env::current_exe().expect("a running test has a path");
+        test.ancestors().nth(2).expect("tests run from target/PROFILE/deps").to_owned()
+    })
+}
+
+/// The library of a stand-alone project under `examples/`, built as its author would build it.
+pub fn example_plugin(name: &str) -> PathBuf {
+    let project = root().join("examples").join(name);
+    let target = built().parent().expect("target/PROFILE has a parent").join("examples");
+    let status = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--release", "--manifest-path"])
+        .arg(project.join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&target)
+        .status();
+    assert!(status.is_ok_and(|status| status.success()), "examples/{name} does not build");
+    let file = format!("{}{name}{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    target.join("release").join(file)
+}
