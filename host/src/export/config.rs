@@ -24,8 +24,20 @@ pub(super) fn trained(config: &Value, tie_word_embeddings: bool) -> Value {
         keys.insert(key.to_owned(), json!("float32"));
     }
     keys.insert("tie_word_embeddings".to_owned(), json!(tie_word_embeddings));
+    fill_rope(&mut keys);
     fill_architecture(&mut keys);
     Value::Object(keys)
+}
+
+/// Writes what `rope_parameters`, the form of transformers 5, says in the form of transformers 4 beside it: mlx-lm and
+/// older readers pass over the former without a word and then compute with other positions.
+fn fill_rope(keys: &mut Map<String, Value>) {
+    let Some(mut rope) = keys.get("rope_parameters").and_then(Value::as_object).cloned() else { return };
+    if let Some(theta) = rope.shift_remove("rope_theta") {
+        keys.entry("rope_theta").or_insert(theta);
+    }
+    let scales = rope.get("rope_type").and_then(Value::as_str).is_some_and(|kind| kind != "default");
+    keys.entry("rope_scaling").or_insert(if scales { Value::Object(rope) } else { Value::Null });
 }
 
 fn fill_architecture(keys: &mut Map<String, Value>) {
@@ -55,6 +67,18 @@ mod tests {
         );
         assert_eq!(text(r#"{"dtype":"float16"}"#, true), r#"{"dtype":"float32","tie_word_embeddings":true}"#);
         assert_eq!(text("{}", true), r#"{"torch_dtype":"float32","tie_word_embeddings":true}"#);
+    }
+
+    #[test]
+    fn rope_parameters_are_written_in_the_older_form_too() {
+        let config = r#"{"rope_parameters":{"rope_type":"linear","factor":4.0,"rope_theta":5000.0}}"#;
+        let written = trained(&serde_json::from_str(config).unwrap(), true);
+        assert_eq!(written["rope_parameters"]["rope_theta"], json!(5000.0));
+        assert_eq!(written["rope_theta"], json!(5000.0));
+        assert_eq!(written["rope_scaling"], json!({ "rope_type": "linear", "factor": 4.0 }));
+        let config = r#"{"rope_parameters":{"rope_type":"default","rope_theta":1e6}}"#;
+        let written = trained(&serde_json::from_str(config).unwrap(), true);
+        assert_eq!((&written["rope_theta"], &written["rope_scaling"]), (&json!(1e6), &Value::Null));
     }
 
     #[test]
