@@ -84,9 +84,12 @@ impl Progress {
 
     /// Leaves the bar as it stands. Later notes come below it.
     pub fn finish(&mut self) {
-        if let View::Bar(bar) = &self.view {
+        let View::Bar(bar) = &self.view else { return };
+        let shown = BAR.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if shown.is_some() {
             bar.abandon();
-            BAR.lock().unwrap_or_else(PoisonError::into_inner).take();
+            // The bar leaves the cursor behind it.
+            print(&mut io::stderr(), "");
         }
     }
 }
