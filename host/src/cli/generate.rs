@@ -31,6 +31,9 @@ pub(super) struct Arguments {
     /// The number of rows to answer.
     #[arg(long, value_name = "N", requires = "data")]
     limit: Option<usize>,
+    /// The number of rows to print, spread evenly; all count. All are printed where absent.
+    #[arg(long, value_name = "N", requires = "data", conflicts_with = "json")]
+    show: Option<usize>,
     /// The longest answer, in tokens.
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_tokens: usize,
@@ -137,10 +140,12 @@ fn print(answers: &[Answer], arguments: &Arguments) {
     } else if arguments.data.is_none() {
         answers.iter().for_each(|answer| println!("{}", answer.text));
     } else {
-        for answer in answers {
+        let stride = answers.len().div_ceil(arguments.show.unwrap_or(answers.len()).max(1)).max(1);
+        for answer in answers.iter().step_by(stride) {
             let expected = answer.expected.as_deref().unwrap_or_default();
             println!("{:?} → {:?} (expected {expected:?})", answer.prompt, answer.text);
         }
-        println!("exact match: {right} of {}", answers.len());
+        let percent = 100.0 * right as f64 / answers.len().max(1) as f64;
+        println!("exact match: {right} of {} ({percent:.1} %)", answers.len());
     }
 }
