@@ -122,7 +122,8 @@ impl Compute for Mlx {
             return Err(Error::plugin(format!("{} does not share its memory with the host", self.info.name))
                 .help("write to a copy in host memory, and make a new tensor of it"));
         }
-        host_view::write(self.handles.borrow().get(tensor)?)
+        let table = self.handles.borrow();
+        host_view::write(table.get(tensor)?, table.others(tensor))
     }
 
     fn value_and_grad(

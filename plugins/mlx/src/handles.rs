@@ -54,6 +54,16 @@ impl Handles {
             })
     }
 
+    /// Every live tensor but this handle's.
+    pub fn others(&self, handle: Handle) -> impl Iterator<Item = &Array> {
+        let own = (handle & u64::from(u32::MAX)) as usize;
+        self.slots
+            .iter()
+            .enumerate()
+            .filter(move |&(index, _)| index != own)
+            .filter_map(|(_, slot)| slot.array.as_ref())
+    }
+
     /// Gives a handle back; the caller drops the tensor, after its borrow of this table has ended.
     pub fn remove(&mut self, handle: Handle) -> Option<Array> {
         let index = (handle & u64::from(u32::MAX)) as u32;

@@ -66,11 +66,11 @@ pub fn read(array: &Array) -> Result<RawHostView> {
     })
 }
 
-/// A view for writing.
+/// A view for writing; `others` are all the other live tensors.
 ///
 /// # Errors
 /// The tensor is not evaluated, not row-contiguous, or something else refers to it or to its memory.
-pub fn write(array: &Array) -> Result<RawHostView> {
+pub fn write<'a>(array: &Array, others: impl Iterator<Item = &'a Array>) -> Result<RawHostView> {
     let refused = |why: &str| {
         Err(Error::plugin(format!("a tensor of shape {:?} cannot be written to in place: {why}", array.shape())))
     };
@@ -80,12 +80,26 @@ pub fn write(array: &Array) -> Result<RawHostView> {
     if !asks(array, mlx_sys::_mlx_array_is_row_contiguous)? {
         return refused("its elements do not lie one after another");
     }
-    if !fused::is_exclusive(array) {
+    let exclusive = if cfg!(mdt_native) { fused::is_exclusive(array) } else { exclusive_among(array, others)? };
+    if !exclusive {
         return refused(
             "something else still refers to its memory (another handle, a reshape or slice, a pending loss)",
         );
     }
     read(array)
+}
+
+/// Whether no other live tensor refers to this evaluated one's memory, found out without MLX's use counts, which its C
+/// interface does not show: a pending tensor may refer to anything, an evaluated one only to where its elements lie.
+fn exclusive_among<'a>(array: &Array, others: impl Iterator<Item = &'a Array>) -> Result<bool> {
+    let start = data(array).addr();
+    let memory = start..start + array.nbytes();
+    for other in others {
+        if !asks(other, mlx_sys::_mlx_array_is_available)? || memory.contains(&data(other).addr()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// One of MLX's questions about an evaluated array.
@@ -122,5 +136,37 @@ fn data(array: &Array) -> *mut u8 {
         MlxDtype::Float64 => start!(mlx_array_data_float64),
         MlxDtype::Bfloat16 => start!(mlx_array_data_bfloat16),
         MlxDtype::Complex64 => start!(mlx_array_data_complex64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mdt_plugin_api::HostArray;
+    use mlx_rs::Array;
+
+    use super::{copy_in, exclusive_among};
+
+    fn array(elements: &[f32]) -> Array {
+        copy_in(HostArray::new(&[elements.len()], elements).unwrap().borrow()).unwrap()
+    }
+
+    #[test]
+    fn without_use_counts_a_view_or_anything_pending_forbids_writing() {
+        let weight = array(&[1.0, 2.0, 3.0, 4.0]);
+        let exclusive = |others: &[&Array]| exclusive_among(&weight, others.iter().copied()).unwrap();
+        assert!(exclusive(&[]));
+        let (unrelated, empty) = (array(&[5.0]), array(&[]));
+        assert!(exclusive(&[&unrelated, &empty]));
+        let sum = unrelated.add(&unrelated).unwrap();
+        assert!(!exclusive(&[&sum]), "pending");
+        sum.eval().unwrap();
+        assert!(exclusive(&[&sum]));
+        let tail = weight.reshape(&[2, 2]).unwrap();
+        assert!(!exclusive(&[&tail]), "a pending view");
+        tail.eval().unwrap();
+        assert!(!exclusive(&[&tail]), "an evaluated view");
+        let last = mlx_rs::ops::split_equal(&weight, 2, 0).unwrap().remove(1);
+        last.eval().unwrap();
+        assert!(!exclusive(&[&last]), "a view of a part");
     }
 }

@@ -77,7 +77,8 @@ fn reductions() {
     let keep = attribute("keep_dims", Value::Bool(true));
     let log_sum = |row: &[f64]| row.iter().map(|x| x.exp()).sum::<f64>().ln();
     let (first, second) = ([1.0, 5.0, 3.0], [-1.0, -2.0, 0.0]);
-    let cases: [(OpKind, Vec<Attribute<'_>>, Vec<usize>, Vec<f64>); 8] = [
+    type Case<'a> = (OpKind, Vec<Attribute<'a>>, Vec<usize>, Vec<f64>);
+    let cases: [Case<'_>; 8] = [
         (OpKind::SUM, vec![], vec![], vec![6.0]),
         (OpKind::SUM, vec![axes(&[0])], vec![3], vec![0.0, 3.0, 3.0]),
         (OpKind::SUM, vec![axes(&[-1]), keep.clone()], vec![2, 1], vec![9.0, -3.0]),

@@ -69,7 +69,7 @@ fn writing_in_place_is_seen_by_the_next_forward() {
     let compute = cpu();
     let mut weight = tensor(&compute, &[3], &[1f32, 2.0, 3.0]);
     let input = tensor(&compute, &[3], &[1f32, 1.0, 1.0]);
-    let forward = |weight: &Tensor| (&(weight * &input).unwrap()).sum().unwrap().item().unwrap();
+    let forward = |weight: &Tensor| (weight * &input).unwrap().sum().unwrap().item().unwrap();
     assert_eq!(forward(&weight), 6.0);
     let address = {
         let mut view = weight.host_view_mut().unwrap();
