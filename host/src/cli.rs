@@ -3,6 +3,7 @@
 mod bench;
 mod config;
 mod generate;
+mod output;
 mod plugin;
 mod run;
 

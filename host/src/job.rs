@@ -41,6 +41,7 @@ impl Job {
     /// # Errors
     /// None is configured, or it cannot be read.
     pub fn model_directory(&self) -> Result<Directory, Failure> {
+        self.resolved.require_model()?;
         let model = &self.resolved.settings.model;
         match &model.path {
             Some(path) => Directory::open(path),

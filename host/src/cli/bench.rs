@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::output::print;
 use super::{Common, on_compute_thread};
 use crate::bench;
 use crate::exit::Failure;
@@ -32,10 +33,5 @@ pub(super) fn run(common: &Common, command: &Command) -> Result<(), Failure> {
     let Command::Train(arguments) = command;
     let job = common.job(Vec::new(), signals::cancellation()?)?;
     let figures = on_compute_thread(&job, || bench::train(&job, arguments.tokens, arguments.steps))?;
-    if arguments.json {
-        println!("{}", json!(figures));
-    } else {
-        println!("{figures}");
-    }
-    Ok(())
+    if arguments.json { print(json!(figures)) } else { print(figures) }
 }

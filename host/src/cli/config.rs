@@ -3,8 +3,10 @@
 use clap::Subcommand;
 
 use super::Common;
+use super::output::print;
 use crate::config;
 use crate::exit::Failure;
+use crate::progress;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -27,20 +29,27 @@ pub(super) fn run(common: &Common, command: &Command) -> Result<(), Failure> {
         Command::Show { json } => {
             let resolved = layers.resolve(&catalog)?;
             if *json {
-                println!("{:#}", resolved.show_json());
+                print(format_args!("{:#}", resolved.show_json()))?;
             } else {
-                print!("{}", resolved.show());
+                print(resolved.show().trim_end())?;
             }
         }
         Command::Check => {
             let resolved = layers.resolve(&catalog)?;
             resolved.require_job()?;
+            resolved.require_model()?;
             for dropped in &resolved.dropped {
-                println!("{dropped}");
+                print(dropped)?;
             }
-            println!("the configuration is complete: {} values", resolved.entries().len());
+            print(format_args!("the configuration is complete: {} values", resolved.entries().len()))?;
         }
-        Command::Schema => println!("{:#}", config::schema(&catalog)?),
+        Command::Schema => {
+            let (schema, left_out) = config::schema(&catalog);
+            for failure in left_out {
+                progress::note(&format!("warning: left out: {}", failure.to_string().trim_start_matches("error: ")));
+            }
+            print(format_args!("{schema:#}"))?;
+        }
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use clap::Args;
 use mdt_plugin_api::{Content, Example, Message};
 use serde_json::json;
 
+use super::output::print;
 use super::{Common, on_compute_thread};
 use crate::config::{Flag, Init};
 use crate::exit::{Failure, Status};
@@ -59,8 +60,7 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
     let cancelled = signals::cancellation()?;
     let job = common.job(flags, Arc::clone(&cancelled))?;
     let answers = on_compute_thread(&job, || answers(&job, arguments, &cancelled))?;
-    print(&answers, arguments);
-    Ok(())
+    show(&answers, arguments)
 }
 
 fn answers(job: &Job, arguments: &Arguments, cancelled: &AtomicBool) -> Result<Vec<Answer>, Failure> {
@@ -129,23 +129,24 @@ impl Answer {
     }
 }
 
-fn print(answers: &[Answer], arguments: &Arguments) {
+fn show(answers: &[Answer], arguments: &Arguments) -> Result<(), Failure> {
     let right = answers.iter().filter(|answer| answer.is_right()).count();
     if arguments.json {
         let rows: Vec<_> = answers
             .iter()
             .map(|answer| json!({ "prompt": answer.prompt, "expected": answer.expected, "answer": answer.text }))
             .collect();
-        println!("{:#}", json!({ "rows": rows, "exact_match": right as f64 / answers.len().max(1) as f64 }));
+        let exact_match = right as f64 / answers.len().max(1) as f64;
+        print(format_args!("{:#}", json!({ "rows": rows, "exact_match": exact_match })))
     } else if arguments.data.is_none() {
-        answers.iter().for_each(|answer| println!("{}", answer.text));
+        answers.iter().try_for_each(|answer| print(&answer.text))
     } else {
         let stride = answers.len().div_ceil(arguments.show.unwrap_or(answers.len()).max(1)).max(1);
         for answer in answers.iter().step_by(stride) {
             let expected = answer.expected.as_deref().unwrap_or_default();
-            println!("{:?} → {:?} (expected {expected:?})", answer.prompt, answer.text);
+            print(format_args!("{:?} → {:?} (expected {expected:?})", answer.prompt, answer.text))?;
         }
         let percent = 100.0 * right as f64 / answers.len().max(1) as f64;
-        println!("exact match: {right} of {} ({percent:.1} %)", answers.len());
+        print(format_args!("exact match: {right} of {} ({percent:.1} %)", answers.len()))
     }
 }

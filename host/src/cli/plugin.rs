@@ -6,6 +6,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::Common;
+use super::output::print;
 use crate::exit::{Failure, Status};
 use crate::plugins::{Catalog, Listed, Shadow};
 use mdt_plugin_api::Kind;
@@ -31,8 +32,8 @@ pub(super) enum Command {
 pub(super) fn run(common: &Common, command: &Command) -> Result<(), Failure> {
     let catalog = common.catalog(&common.layers(Vec::new())?)?;
     match command {
-        Command::List { json: true } => println!("{:#}", list_json(&catalog)),
-        Command::List { json: false } => print!("{}", list(&catalog)),
+        Command::List { json: true } => print(format_args!("{:#}", list_json(&catalog)))?,
+        Command::List { json: false } => print(list(&catalog).trim_end())?,
         Command::Inspect { name, json } => inspect(&catalog, name, *json)?,
     }
     Ok(())
@@ -115,21 +116,21 @@ fn inspect(catalog: &Catalog, name: &str, as_json: bool) -> Result<(), Failure> 
             }));
             continue;
         }
-        println!("{} {}", row.kind, row.id);
-        println!("  file     {}", row.found.path.display());
-        println!("  sha256   {}", catalog.checksum(kind, row.id)?);
-        println!("  package  {} {} ({})", manifest.package, manifest.version, manifest.license);
-        println!("  abi      {}, {}/{}", manifest.abi, row.kind, kind.version());
+        print(format_args!("{} {}", row.kind, row.id))?;
+        print(format_args!("  file     {}", row.found.path.display()))?;
+        print(format_args!("  sha256   {}", catalog.checksum(kind, row.id)?))?;
+        print(format_args!("  package  {} {} ({})", manifest.package, manifest.version, manifest.license))?;
+        print(format_args!("  abi      {}, {}/{}", manifest.abi, row.kind, kind.version()))?;
         if !manifest.native.is_empty() {
-            println!("  native   {}", manifest.native.join(", "));
+            print(format_args!("  native   {}", manifest.native.join(", ")))?;
         }
         for (key, property) in schema["properties"].as_object().into_iter().flatten() {
             let text = |field: &str| property[field].as_str().unwrap_or_default().replace('\n', " ");
-            println!("  {key} = {}  {}", property["default"], text("description"));
+            print(format_args!("  {key} = {}  {}", property["default"], text("description")))?;
         }
     }
     if as_json {
-        println!("{:#}", Value::Array(described));
+        print(format_args!("{:#}", Value::Array(described)))?;
     }
     Ok(())
 }

@@ -65,8 +65,8 @@ pub(super) fn mismatch(mismatch: &Mismatch, merged: &Merged) -> Failure {
         }
         Value::String(text) if expected.contains("number") || expected.contains("integer") => {
             match text.parse::<f64>() {
-                Ok(_) => failure.help(format!("write it without quotes: {text}")),
-                Err(_) => failure,
+                Ok(number) if number.is_finite() => failure.help(format!("write it without quotes: {text}")),
+                _ => failure,
             }
         }
         Value::String(text) => match nearest(text, expected.split('"').skip(1).step_by(2)) {

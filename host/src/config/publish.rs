@@ -6,19 +6,25 @@ use super::layer::Table;
 use crate::exit::Failure;
 use serde_json::{Value, json};
 
-/// The JSON Schema (draft 2020-12) of a configuration file, with the keys of every component there is.
-///
-/// # Errors
-/// A plugin that does not load.
-pub fn schema(components: &dyn Components) -> Result<Value, Failure> {
+/// The JSON Schema (draft 2020-12) of a configuration file, with the keys of every component there is. Components that
+/// do not load are left out, each for the failure that is returned: an editor needs the keys of the others all the same.
+pub fn schema(components: &dyn Components) -> (Value, Vec<Failure>) {
     let host = host_schema();
     let mut definitions = Table::new();
     let mut properties = host["properties"].clone();
+    let mut left_out = Vec::new();
     for section in &SECTIONS {
         let host_section = &host["properties"][section.name];
         let mut branches = vec![json!({ "type": "string" })];
         for id in section.ids(components) {
-            let combined = combine(host_section, &section.schema(components, &id)?, &format!("{}.{id}", section.name));
+            let own = match section.schema(components, &id) {
+                Ok(own) => own,
+                Err(failure) => {
+                    left_out.push(failure);
+                    continue;
+                }
+            };
+            let combined = combine(host_section, &own, &format!("{}.{id}", section.name));
             let mut table = combined.section;
             let default = host_section["properties"]["use"]["default"] == id;
             table["properties"]["use"] = json!({ "const": id });
@@ -37,7 +43,7 @@ pub fn schema(components: &dyn Components) -> Result<Value, Failure> {
         properties[name]["additionalProperties"] = Value::Bool(false);
     }
     definitions.insert("layer".into(), json!({ "type": "object", "properties": properties }));
-    Ok(json!({
+    let schema = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Configuration of mdt-host",
         "description": host["description"],
@@ -49,5 +55,6 @@ pub fn schema(components: &dyn Components) -> Result<Value, Failure> {
         } },
         "unevaluatedProperties": false,
         "$defs": definitions,
-    }))
+    });
+    (schema, left_out)
 }

@@ -36,7 +36,8 @@ impl Layers {
     ///
     /// # Errors
     /// In this order: a wrong key or value of the host's; a component that is missing or does not load; a wrong key or
-    /// value of a component's; a model whose component cannot be told. The first is returned.
+    /// value of a component's. The first is returned. A model that cannot be read is an error of
+    /// [`Resolved::require_model`], because what is wrong with plugins comes before it.
     pub fn resolve(&self, components: &dyn Components) -> Result<Resolved, Failure> {
         let host = host_schema();
         refuse_unknown_host_keys(&host, &self.layers)?;
@@ -53,15 +54,12 @@ impl Layers {
 
         let schema = whole_schema(&host, &choices);
         let merged = merge(&schema, defaults.iter().chain(&layers))?;
-        if let Some(failure) = undecided {
-            return Err(failure);
-        }
         let settings: Settings = typed(&merged)?;
         if settings.comm.rank >= settings.comm.world_size {
             return Err(complain::rank_outside_world(&settings.comm, &merged));
         }
         let components = choices.iter().filter_map(|choice| choice.component(&merged)).collect();
-        Ok(Resolved::new(settings, components, dropped, &schema, merged))
+        Ok(Resolved::new(settings, components, dropped, &schema, merged, undecided))
     }
 }
 
@@ -88,20 +86,22 @@ fn choose(
     for section in &SECTIONS {
         let text = |key: &str| merged.values[section.name][key].as_str();
         let mut id = text("use").map(str::to_owned);
+        let mut place = merged.origin(&[section.name.to_owned(), "use".to_owned()]).cloned();
         if id.is_none() && (text("path").is_some() || text("name").is_some()) {
             match components.model_for(text("path"), text("name")) {
                 Ok(found) => {
                     let table = table(section.name, json!({ "use": found }));
                     defaults.push(Layer::new(Origin::Model, table, BTreeMap::new())?);
                     id = Some(found);
+                    place = Some(Origin::Model);
                 }
                 Err(failure) => undecided = Some(failure),
             }
         }
         let own = match &id {
-            Some(id) => section.schema(components, id).map_err(|failure| {
-                let place = merged.origin(&[section.name.to_owned(), "use".to_owned()]);
-                place.map_or(failure.clone(), |place| failure.at(place))
+            Some(id) => section.schema(components, id).map_err(|failure| match place {
+                Some(place) => failure.at(place),
+                None => failure,
             })?,
             None => json!({ "additionalProperties": undecided.is_some() }),
         };

@@ -19,6 +19,8 @@ pub struct Resolved {
     components: BTreeMap<Kind, Chosen>,
     entries: Vec<Entry>,
     values: Value,
+    /// Why the model's component cannot be told.
+    undecided: Option<Failure>,
 }
 
 /// A component that the configuration chooses.
@@ -69,15 +71,17 @@ impl Resolved {
         dropped: Vec<Dropped>,
         schema: &Value,
         merged: Merged,
+        undecided: Option<Failure>,
     ) -> Self {
         let mut entries = Vec::new();
         let mut origins = merged.origins;
         let values = Value::Object(merged.values);
         collect_entries(Some(&Shape::of(schema)), &values, &mut Path::new(), &mut origins, &mut entries);
-        Resolved { settings, dropped, components, entries, values }
+        Resolved { settings, dropped, components, entries, values, undecided }
     }
 
-    /// The component chosen for `kind`. Only a model may be without one: when neither `model.use` nor a model is set.
+    /// The component chosen for `kind`. Only a model may be without one: when neither `model.use` nor a model that
+    /// can be read is set.
     pub fn component(&self, kind: Kind) -> Option<&Chosen> {
         self.components.get(&kind)
     }
@@ -107,6 +111,14 @@ impl Resolved {
                 .help("set it in a --config file, or with `--set data.train=FILE`"));
         }
         Ok(())
+    }
+
+    /// Checks that the model could be read as far as its component needs it.
+    ///
+    /// # Errors
+    /// What is wrong with the model's directory.
+    pub fn require_model(&self) -> Result<(), Failure> {
+        self.undecided.clone().map_or(Ok(()), Err)
     }
 }
 

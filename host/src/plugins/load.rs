@@ -74,9 +74,18 @@ pub(super) fn load(path: &Path, manifest: &Manifest, lock: Option<&Lock>) -> Res
         .as_raw_ptr();
     std::mem::forget(library);
     // SAFETY: the symbol is that of a plugin by its name and records, and the library was just leaked.
-    let components =
-        unsafe { abi::load(entry.cast_const().cast()) }.map_err(|error| Failure::from(error).at(path.display()))?;
+    let components = unsafe { abi::load(entry.cast_const().cast()) }
+        .map_err(|error| entry_failure(refused("the plugin cannot be used"), &error))?;
     Ok(components.into())
+}
+
+/// A failed entry, in the words of the boundary, which does not know the file.
+fn entry_failure(failure: Failure, error: &Error) -> Failure {
+    let failure = error.causes().iter().fold(failure.because(error.message()), |failure, cause| failure.because(cause));
+    match error.context().iter().find(|(key, _)| key == "help") {
+        Some((_, help)) => failure.help(help),
+        None => failure,
+    }
 }
 
 fn linker_failure(failure: Failure, manifest: &Manifest, error: libloading::Error) -> Failure {

@@ -47,7 +47,11 @@ enum Line {
 /// Reads the records of a file; the error says why it is no plugin.
 pub(super) fn read(path: &Path) -> Result<Manifest, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
-    if file.metadata().map_err(|error| error.to_string())?.len() == 0 {
+    let metadata = file.metadata().map_err(|error| error.to_string())?;
+    if !metadata.is_file() {
+        return Err("not a file".to_owned());
+    }
+    if metadata.len() == 0 {
         return Err("the file is empty".to_owned());
     }
     // SAFETY: the bytes are only looked at, and whoever may write to the file could as well replace the plugin.

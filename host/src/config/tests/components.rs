@@ -89,7 +89,7 @@ fn the_model_component_is_told_by_the_model_unless_it_is_chosen() {
     assert_eq!(resolved.component(Kind::Model).unwrap().id, "llama");
     assert_eq!(origin(&resolved, "model.use"), "the model's config.json");
     assert!(Desk::new().resolved().component(Kind::Model).is_none());
-    assert_eq!(Desk::with("model = 'nowhere'\n").failure().status(), Status::Input);
+    assert_eq!(Desk::with("model = 'nowhere'\n").resolved().require_model().unwrap_err().status(), Status::Input);
     let both = Desk::with("model = 'nowhere'\ncomm = 'carrier pigeon'\n");
     assert_eq!(both.failure().status(), Status::Plugin, "plugins are checked before models");
     let both = Desk::with("model = 'nowhere'\ntrainer.packing = 3\n");
