@@ -125,7 +125,8 @@ impl Dataset {
         let cut: u64 = self.rows.iter().map(|row| row.truncated).sum();
         if cut > 0 {
             let rows = self.rows.iter().filter(|row| row.truncated > 0).count();
-            text += &format!("; {rows} rows cut at max_seq_len, losing {cut} tokens");
+            let plural = if rows == 1 { "row" } else { "rows" };
+            text += &format!("; {rows} {plural} cut at max_seq_len, losing {cut} tokens");
         }
         if !self.dropped.is_empty() {
             let shown = self.name_places(&self.dropped[..self.dropped.len().min(NAMED)]);
