@@ -199,8 +199,10 @@ pub fn attention(
         "no more queries than keys under a mask",
         &[query, key],
     )?;
-    // Without a mask the kernel's alignment of queries with the last keys means nothing, but it must exist.
-    if query.dim(2) > key.dim(2) {
+    // The kernel works on 32 queries at a time and packs the keys first: wasted on the few new queries of a generation step.
+    // And without a mask its alignment of queries with the last keys means nothing, but it must exist.
+    let (queries, keys) = (query.dim(2), key.dim(2));
+    if queries > keys || (queries < 8 && queries < keys) {
         return composed::attention(query, key, value, segments, scale, causal);
     }
     fused_or_composed!([query, key, value], attention(query, key, value, segments, scale, causal))

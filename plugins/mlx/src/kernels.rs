@@ -24,7 +24,9 @@ pub use layout::View4;
 
 #[cfg(test)]
 mod tests {
-    //! What the tests of all kernels share.
+    //! What the tests of all kernels share, and the promises that hold for all of them.
+
+    use super::{attention, cross_entropy, pool, rms_norm, swiglu};
 
     /// A stream of values in [−1, 1), the same for the same seed.
     pub fn random(seed: u32) -> impl FnMut() -> f32 {
@@ -41,5 +43,62 @@ mod tests {
         let error = got.iter().zip(want).map(|(&g, &w)| (f64::from(g) - w).powi(2)).sum::<f64>().sqrt();
         let norm = want.iter().map(|w| w * w).sum::<f64>().sqrt().max(1e-6);
         assert!(error <= tolerance * norm, "relative error {} > {tolerance}", error / norm);
+    }
+
+    /// A hash of what several kernels give on this machine.
+    fn digest() -> u64 {
+        let mut random = random(11);
+        let mut draw = |n: usize| -> Vec<f32> { (0..n).map(|_| random() * 3.0).collect() };
+        let (x, w, c) = (draw(130 * 77), draw(77), draw(130 * 77));
+        let (mut a, mut b, mut d) = (draw(130 * 77), draw(130 * 77), draw(77));
+        let mut results: Vec<f32> = Vec::new();
+        swiglu::backward(&x, &c, &c, &mut a, &mut b);
+        results.extend(a.iter().chain(&b));
+        rms_norm::backward(&x, &w, 1e-5, rms_norm::Cotangents { normed: &c, sum: None }, &mut a, &mut d);
+        results.extend(a.iter().chain(&d));
+        let (mut losses, mut lse) = (draw(130), draw(130));
+        cross_entropy::forward(&x, &[5; 130], &mut losses, &mut lse);
+        results.extend(&losses);
+        let attended = attention::tests::example();
+        results.extend(attended.iter().flatten());
+        results
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325, |hash, x| (hash ^ u64::from(x.to_bits())).wrapping_mul(0x0100_0000_01b3))
+    }
+
+    #[test]
+    fn the_bits_do_not_depend_on_the_number_of_threads() {
+        let digests = [1, 2, 3, 7].map(|threads| {
+            pool::set_threads(threads);
+            digest()
+        });
+        pool::set_threads(0);
+        assert_eq!(digests, [digests[0]; 4]);
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn every_instruction_set_passes_the_same_tests_and_vector_width_changes_no_bit() {
+        let run = |isa: &str, arguments: &[&str]| {
+            let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+            let test = command.args(arguments).env(super::isa::LOWERED_BY, isa).output().unwrap();
+            let output = String::from_utf8_lossy(&test.stdout).into_owned();
+            assert!(test.status.success(), "{isa}: {output}");
+            output
+        };
+        for isa in ["avx2", "baseline"] {
+            run(isa, &["kernels::", "--skip", "every_instruction_set"]);
+        }
+        let digest = |isa| {
+            let output = run(isa, &["kernels::tests::prints_the_digest", "--exact", "--ignored", "--nocapture"]);
+            output.lines().find_map(|line| line.strip_prefix("digest ")).expect("a digest").to_owned()
+        };
+        assert_eq!(digest("best"), digest("avx2"));
+    }
+
+    #[test]
+    #[ignore = "run by another test, in a process of its own"]
+    fn prints_the_digest() {
+        println!("\ndigest {}", digest());
     }
 }

@@ -163,7 +163,7 @@ fn attention_is_that_of_mlx() {
         |x| Ok(vec![composed::attention(&x[0], &x[1], &x[2], None, 0.4, false)?]),
         &inputs,
     );
-    let cached = [heads(&uniform(&[2, 3, 4 * 8], 4), 4), inputs[1].clone(), inputs[2].clone()];
+    let cached = [heads(&uniform(&[2, 9, 4 * 8], 4), 4), inputs[1].clone(), inputs[2].clone()];
     assert_same(
         "attention after a cache",
         |x| Ok(vec![attention(&x[0], &x[1], &x[2], None, 0.4, true)?]),

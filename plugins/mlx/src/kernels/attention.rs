@@ -131,4 +131,4 @@ fn softmax<S: Simd>(scores: &mut [Row]) -> (Row, Row) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

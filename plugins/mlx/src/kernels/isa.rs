@@ -4,6 +4,7 @@
 //! vectors; only the micro-kernels, whose accumulators must stay in registers, use `S`'s vectors by name.
 //! `multiversion!` instantiates it under `#[target_feature]` once per instruction set and picks at run time.
 
+#[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;
 
 pub use super::simd::Simd;
@@ -11,23 +12,29 @@ pub use super::simd::Simd;
 /// Width of the inner loops: one AVX-512 register, two of AVX2, four of NEON or SSE.
 pub const LANES: usize = 16;
 
-/// Instruction sets that kernels are compiled for.
+/// Instruction sets that kernels are compiled for on x86-64. Other targets have one each.
+#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
     /// AVX-512 F, VL, BW and DQ.
     Avx512,
     /// AVX2 and FMA.
     Avx2,
-    /// What the target has anyway: NEON on aarch64, SSE2 on x86-64.
+    /// SSE2, which every x86-64 has.
     Baseline,
 }
 
-/// The best instruction set of this machine, found once. `MDT_KERNEL_ISA=avx2|baseline` lowers it, for tests and reports.
+/// The environment variable that lowers [`isa`]. (Not `MDT_…`: the host reads those as configuration keys.)
+#[cfg(target_arch = "x86_64")]
+pub const LOWERED_BY: &str = "MLX_PLUGIN_ISA";
+
+/// The best instruction set of this machine, found once. `MLX_PLUGIN_ISA=avx2|baseline` lowers it, for tests and reports.
+#[cfg(target_arch = "x86_64")]
 pub fn isa() -> Isa {
     static ISA: OnceLock<Isa> = OnceLock::new();
     *ISA.get_or_init(|| {
         let best = detect();
-        match std::env::var("MDT_KERNEL_ISA").as_deref() {
+        match std::env::var(LOWERED_BY).as_deref() {
             Ok("baseline") => Isa::Baseline,
             Ok("avx2") if best == Isa::Avx512 => Isa::Avx2,
             _ => best,
@@ -47,11 +54,6 @@ fn detect() -> Isa {
         (true, false) => Isa::Avx2,
         _ => Isa::Baseline,
     }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn detect() -> Isa {
-    Isa::Baseline
 }
 
 /// Defines `fn name(args)`, which runs `body::<S, ROWS>(args)` compiled for the best instruction set `S` of the machine.

@@ -16,13 +16,11 @@ const SPIN: Duration = Duration::from_micros(30);
 
 /// Sets the number of compute threads, the caller included; 0 means one per core. Waits for a running job to end.
 pub fn set_threads(threads: usize) {
-    let fresh = Pool::new(threads);
     THREADS.store(threads, Ordering::Relaxed);
-    let previous = {
-        let mut pool = global().write().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *pool, fresh)
-    };
-    drop(previous);
+    let mut pool = global().write().unwrap_or_else(PoisonError::into_inner);
+    if pool.threads != self::threads() {
+        *pool = Pool::new(self::threads());
+    }
 }
 
 /// The number of compute threads, the caller included.
@@ -79,7 +77,7 @@ pub fn parallel_for(count: usize, body: &(dyn Fn(usize) + Sync)) {
 
 fn global() -> &'static RwLock<Pool> {
     static POOL: OnceLock<RwLock<Pool>> = OnceLock::new();
-    POOL.get_or_init(|| RwLock::new(Pool::new(0)))
+    POOL.get_or_init(|| RwLock::new(Pool::new(threads())))
 }
 
 /// One batch of calls. `body` lives on the stack of `Pool::execute`, which does not return before `done == count`.
@@ -124,6 +122,8 @@ struct Shared {
 }
 
 struct Pool {
+    /// As asked for; a machine that refuses a thread gives fewer workers.
+    threads: usize,
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
     turn: Mutex<()>,
@@ -131,7 +131,6 @@ struct Pool {
 
 impl Pool {
     fn new(threads: usize) -> Self {
-        let threads = if threads == 0 { cores() } else { threads };
         let shared = Arc::new(Shared {
             generation: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
@@ -141,11 +140,11 @@ impl Pool {
         let workers = (1..threads)
             .filter_map(|number| {
                 let shared = Arc::clone(&shared);
-                // A machine that refuses a thread gets a smaller pool: the results are the same.
+                // Fewer workers give the same results.
                 std::thread::Builder::new().name(format!("mdt-compute-{number}")).spawn(move || worker(&shared)).ok()
             })
             .collect();
-        Pool { shared, workers, turn: Mutex::new(()) }
+        Pool { threads, shared, workers, turn: Mutex::new(()) }
     }
 
     fn execute(&self, count: usize, body: &(dyn Fn(usize) + Sync)) -> Result<(), Box<dyn Any + Send>> {

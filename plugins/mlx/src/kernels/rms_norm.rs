@@ -165,7 +165,7 @@ mod tests {
         let mut point: Vec<f64> = at.iter().map(|&x| f64::from(x)).collect();
         (0..point.len())
             .map(|i| {
-                let (saved, step) = (point[i], 1e-4);
+                let (saved, step) = (point[i], 1e-6);
                 point[i] = saved + step;
                 let up = f(&point);
                 point[i] = saved - step;

@@ -93,6 +93,11 @@ impl Case {
     }
 }
 
+/// Output and gradients of one case, for tests of all kernels.
+pub fn example() -> [Vec<f32>; 4] {
+    Case::new([2, 4, 45, 20], 2, 50, true, 2, 3).kernel()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
     #[test]
