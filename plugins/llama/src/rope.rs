@@ -28,7 +28,8 @@ enum Scaling {
     Linear {
         factor: f64,
     },
-    /// A larger base, for sequences beyond the model's length only.
+    /// A larger base, for sequences beyond the model's length only. As in transformers, keys that already stand in a
+    /// cache keep the rotation they got when the sequence was shorter.
     Dynamic {
         factor: f64,
     },
