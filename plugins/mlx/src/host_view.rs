@@ -1,6 +1,7 @@
 //! Elements in host memory: copies in, borrowed views out. All `unsafe` of the compute side is here and in `device`.
 
 use std::ffi::c_void;
+use std::ops::Range;
 
 use mdt_plugin_api::{Dtype, Error, HostArrayRef, RawHostView, Result};
 use mlx_rs::{Array, Dtype as MlxDtype};
@@ -92,14 +93,27 @@ pub fn write<'a>(array: &Array, others: impl Iterator<Item = &'a Array>) -> Resu
 /// Whether no other live tensor refers to this evaluated one's memory, found out without MLX's use counts, which its C
 /// interface does not show: a pending tensor may refer to anything, an evaluated one only to where its elements lie.
 fn exclusive_among<'a>(array: &Array, others: impl Iterator<Item = &'a Array>) -> Result<bool> {
-    let start = data(array).addr();
-    let memory = start..start + array.nbytes();
+    let own = extent(array);
     for other in others {
-        if !asks(other, mlx_sys::_mlx_array_is_available)? || memory.contains(&data(other).addr()) {
+        if !asks(other, mlx_sys::_mlx_array_is_available)? {
+            return Ok(false);
+        }
+        let other = extent(other);
+        if own.start < other.end && other.start < own.end {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// The addresses from an evaluated array's first element to its last one.
+fn extent(array: &Array) -> Range<usize> {
+    let start = data(array).addr();
+    if array.size() == 0 {
+        return start..start;
+    }
+    let steps = array.shape().iter().zip(array.strides()).map(|(&length, &stride)| (length as usize - 1) * stride);
+    start..start + (steps.sum::<usize>() + 1) * array.item_size()
 }
 
 /// One of MLX's questions about an evaluated array.
@@ -168,5 +182,6 @@ mod tests {
         let last = mlx_rs::ops::split_equal(&weight, 2, 0).unwrap().remove(1);
         last.eval().unwrap();
         assert!(!exclusive(&[&last]), "a view of a part");
+        assert!(!exclusive_among(&last, [&weight].into_iter()).unwrap(), "a view of more");
     }
 }
