@@ -19,6 +19,8 @@ mod model;
 mod optimizer;
 mod root;
 mod services;
+#[cfg(test)]
+mod tests;
 mod trainer;
 mod types;
 

@@ -73,7 +73,7 @@ pub trait RawCompute {
         attributes: RSlice<'_, RawAttribute<'_>>,
     ) -> RResult<RVec<u64>, RawError>;
     /// [`Compute::from_host`].
-    fn from_host(&self, array: RawArrayRef<'_>) -> RResult<u64, RawError>;
+    fn copy_in(&self, array: RawArrayRef<'_>) -> RResult<u64, RawError>;
     /// [`Compute::retain`].
     fn retain(&self, tensor: u64) -> RResult<u64, RawError>;
     /// [`Compute::release`].
@@ -143,7 +143,7 @@ impl RawCompute for Exported {
         })
     }
 
-    fn from_host(&self, array: RawArrayRef<'_>) -> RResult<u64, RawError> {
+    fn copy_in(&self, array: RawArrayRef<'_>) -> RResult<u64, RawError> {
         self.guard.call(|| self.compute.from_host(array.plain()))
     }
 
@@ -234,7 +234,7 @@ impl Compute for Loaded {
     }
 
     fn from_host(&self, array: HostArrayRef<'_>) -> Result<Handle> {
-        plain(self.0.from_host(array.into()))
+        plain(self.0.copy_in(array.into()))
     }
 
     fn retain(&self, tensor: Handle) -> Result<Handle> {

@@ -53,7 +53,11 @@ impl OnLoad for () {
 extern "C" fn construct<T: OnLoad>() -> RootModuleResult {
     fn root<T: OnLoad>() -> std::result::Result<Root, RBoxError> {
         guard::keep_panics_quiet();
-        match guard::caught(|| Ok(T::on_load())) {
+        let on_load = || {
+            T::on_load();
+            Ok(())
+        };
+        match guard::caught(on_load) {
             Ok(_) => Ok(RootFields { components }.leak_into_prefix()),
             Err(panic) => Err(RBoxError::new(panic)),
         }
