@@ -14,15 +14,15 @@ impl Stream {
     pub fn new(seed: u64, place: &str, index: u64) -> Self {
         let mut stream = Self { state: seed };
         for byte in place.bytes() {
-            stream.state = stream.next().wrapping_add(u64::from(byte));
+            stream.state = stream.bits().wrapping_add(u64::from(byte));
         }
-        stream.state = stream.next().wrapping_add(index);
-        stream.state = stream.next();
+        stream.state = stream.bits().wrapping_add(index);
+        stream.state = stream.bits();
         stream
     }
 
     /// 64 random bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut bits = self.state;
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -34,7 +34,7 @@ impl Stream {
     pub fn below(&mut self, bound: u64) -> u64 {
         let threshold = bound.wrapping_neg() % bound;
         loop {
-            let product = u128::from(self.next()) * u128::from(bound);
+            let product = u128::from(self.bits()) * u128::from(bound);
             if product as u64 >= threshold {
                 return (product >> 64) as u64;
             }
@@ -43,7 +43,7 @@ impl Stream {
 
     /// A number from [0, 1).
     pub fn uniform(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// Two numbers from the normal distribution with mean 0 and deviation 1 (Marsaglia's polar method).
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn streams_are_the_same_for_good() {
         let mut stream = Stream::new(7, "order", 3);
-        let numbers: Vec<u64> = (0..3).map(|_| stream.next()).collect();
+        let numbers: Vec<u64> = (0..3).map(|_| stream.bits()).collect();
         assert_eq!(numbers, Stream::new(7, "order", 3).take_three());
         assert_ne!(numbers, Stream::new(7, "order", 4).take_three());
         assert_ne!(numbers, Stream::new(7, "init", 3).take_three());
@@ -100,7 +100,7 @@ mod tests {
 
     impl Stream {
         fn take_three(mut self) -> Vec<u64> {
-            (0..3).map(|_| self.next()).collect()
+            (0..3).map(|_| self.bits()).collect()
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::op::attribute;
-use crate::{Compute, OpKind, Result, Tensor, Value};
+use crate::{Compute, Error, OpKind, Result, Tensor, Value};
 
 /// One parameter of a model.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,15 +74,18 @@ impl Cache {
     /// Appends keys and values `[B, H_kv, T, D]` of the new tokens to layer `layer`, in order of layers, and gives
     /// back those of all tokens.
     pub fn append(&mut self, layer: usize, keys: Tensor, values: Tensor) -> Result<(&Tensor, &Tensor)> {
+        if layer > self.layers.len() {
+            return Err(Error::plugin(format!("layer {layer} came to the cache before layer {}", self.layers.len())));
+        }
         match self.layers.get_mut(layer) {
-            Some(entry) => {
-                let joined =
-                    (Tensor::concatenate(&[&entry.0, &keys], 2)?, Tensor::concatenate(&[&entry.1, &values], 2)?);
-                *entry = joined;
+            Some((earlier_keys, earlier_values)) => {
+                let joined = Tensor::concatenate(&[earlier_keys, &keys], 2)?;
+                *earlier_values = Tensor::concatenate(&[earlier_values, &values], 2)?;
+                *earlier_keys = joined;
             }
             None => self.layers.push((keys, values)),
         }
-        let (keys, values) = &self.layers[layer.min(self.layers.len() - 1)];
+        let (keys, values) = &self.layers[layer];
         Ok((keys, values))
     }
 

@@ -113,14 +113,15 @@ ops! {
     RMS_NORM = 140, "rms_norm";
     /// Rotary positions, rotating the two halves of the last axis against each other (the Hugging Face layout):
     /// x `[B, H, T, D]`, inverse frequencies `[D/2]`, optional positions `[B, T]` int32; `offset` is added to the
-    /// positions 0..T when none are given, `scale` multiplies the result (1 when absent).
+    /// positions 0..T and goes with none that are given, `scale` multiplies the result (1 when absent).
     ROPE = 141, "rope";
     /// Scaled dot-product attention: q `[B, H, T, D]`, k and v `[B, H_kv, S, D]` with `H_kv` dividing `H`; `scale`,
     /// `causal` (query t sees keys up to `S - T + t`). Result `[B, H, T, D]`.
     ATTENTION = 142, "attention";
     /// `silu(gate) * up`.
     SWIGLU = 143, "swiglu";
-    /// Per-row cross-entropy: logits `[N, V]`, targets `[N]` int32; result `[N]` in f32, in nats.
+    /// Per-row cross-entropy: logits `[N, V]`, targets `[N]` int32; result `[N]` in f32, in nats. A negative target
+    /// costs nothing, one beyond the vocabulary gives NaN.
     CROSS_ENTROPY = 144, "cross_entropy";
     /// Rows of a table: weight `[V, D]`, ids of any shape int32; result `[.., D]`.
     EMBEDDING = 145, "embedding";
@@ -148,7 +149,7 @@ pub enum Value<'a> {
     Bool(bool),
     /// An integer: an axis (negative counts from the end), an offset, a count.
     Int(i64),
-    /// A real number.
+    /// A real number; an operation that wants one takes no [`Value::Int`] for it.
     Float(f64),
     /// A list of integers: a shape, axes.
     Ints(&'a [i64]),

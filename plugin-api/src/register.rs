@@ -112,16 +112,31 @@ pub const fn record_bytes<const N: usize>(text: &str) -> [u8; N] {
 /// [`SECTION`] of the file, so that a host can list the file without running any of it.
 #[macro_export]
 macro_rules! plugin {
-    ($(native $($native:literal),+;)? $($kind:ident $id:literal => $type:ty;)+) => {
-        $crate::plugin! { on_load (); $(native $($native),+;)? $($kind $id => $type;)+ }
+    (on_load $on_load:ty; native $($native:literal),+; $($component:tt)+) => {
+        $crate::__plugin! { [$on_load] [$($native)+] $($component)+ }
     };
-    (on_load $on_load:ty; $(native $($native:literal),+;)? $($kind:ident $id:literal => $type:ty;)+) => {
+    (on_load $on_load:ty; $($component:tt)+) => {
+        $crate::__plugin! { [$on_load] [] $($component)+ }
+    };
+    (native $($native:literal),+; $($component:tt)+) => {
+        $crate::__plugin! { [()] [$($native)+] $($component)+ }
+    };
+    ($($component:tt)+) => {
+        $crate::__plugin! { [()] [] $($component)+ }
+    };
+}
+
+/// What [`plugin!`](crate::plugin) comes to once its beginning is read.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __plugin {
+    ([$on_load:ty] [$($native:literal)*] $($kind:ident $id:literal => $type:ty;)+) => {
         $crate::__record!(concat!(
             "{\"abi\":\"", $crate::__abi_version!(),
             "\",\"package\":\"", env!("CARGO_PKG_NAME"),
             "\",\"version\":\"", env!("CARGO_PKG_VERSION"),
             "\",\"license\":\"", env!("CARGO_PKG_LICENSE"),
-            "\",\"native\":\"", $($($native, " ",)+)? "\"}\n",
+            "\",\"native\":\"", $($native, " ",)* "\"}\n",
         ));
         $(
             $crate::__record!(concat!(

@@ -1,6 +1,6 @@
 //! `mdt-host plugin`: what plugins there are.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -72,7 +72,7 @@ fn list_json(catalog: &Catalog) -> Value {
             "shadowed_by": match &row.shadow { Shadow::None => None, Shadow::By(path) => Some(path) },
         })
     };
-    let other = |(path, why): (&std::path::Path, &str)| json!({ "file": path, "reason": why });
+    let other = |(path, why): (&Path, &str)| json!({ "file": path, "reason": why });
     json!({
         "components": rows.iter().map(component).collect::<Vec<_>>(),
         "passed_over": catalog.passed_over().map(other).collect::<Vec<_>>(),
@@ -86,7 +86,7 @@ fn inspect(catalog: &Catalog, name: &str, as_json: bool) -> Result<(), Failure> 
             && (row.id == name
                 || format!("{}/{}", row.kind, row.id) == name
                 || row.found.path.file_name().is_some_and(|file| file == name)
-                || row.found.path == PathBuf::from(name))
+                || row.found.path == Path::new(name))
     };
     let chosen: Vec<_> = rows.iter().filter(matches).collect();
     if chosen.is_empty() {

@@ -19,6 +19,14 @@ mod tests;
 pub use compute::{Config, Mlx};
 pub use device::DeviceChoice;
 
+#[cfg(target_os = "linux")]
+mdt_plugin_api::plugin! {
+    native "libmlxc.so", "libmlx.so";
+    compute "mlx" => Mlx;
+}
+
+// On macOS mlx-sys links MLX into the plugin.
+#[cfg(not(target_os = "linux"))]
 mdt_plugin_api::plugin! {
     compute "mlx" => Mlx;
 }
