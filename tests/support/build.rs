@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use crate::library_name;
+
 /// The top of the repository.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
@@ -39,6 +41,8 @@ pub fn example_plugin(name: &str) -> PathBuf {
         .arg(&target)
         .status();
     assert!(status.is_ok_and(|status| status.success()), "examples/{name} does not build");
-    let file = format!("{}{name}{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-    target.join("release").join(file)
+    let manifest = std::fs::read_to_string(project.join("Cargo.toml")).expect("the example's manifest");
+    let manifest: toml::Table = manifest.parse().expect("TOML");
+    let package = manifest["package"]["name"].as_str().expect("a name");
+    target.join("release").join(library_name(&package.replace('-', "_")))
 }

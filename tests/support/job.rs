@@ -3,10 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{Run, root, run};
+use crate::{Process, Run, command, copy_files, root, run};
+
+/// Keys of metrics.jsonl that say how a run went on its machine, and so differ from run to run.
+const MEASURED: [&str; 4] = ["tokens_per_s", "step_s", "data_wait_s", "peak_memory_bytes"];
 
 /// The job of `tests/fixtures/training` with an output directory of its own; every key can be set.
 pub struct Job {
@@ -55,6 +58,16 @@ impl Job {
         run(&self.arguments)
     }
 
+    /// Runs the program with further arguments, for this run alone.
+    pub fn run_with(&self, arguments: &[&str]) -> Run {
+        run(self.arguments.iter().map(String::as_str).chain(arguments.iter().copied()))
+    }
+
+    /// Starts the program in the background.
+    pub fn start(&self) -> Process {
+        Process::start(command().args(&self.arguments))
+    }
+
     /// A file of the job's own, beside its output directory.
     pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.directory.path().join(name);
@@ -73,16 +86,64 @@ impl Job {
         self.directory.path().join("out")
     }
 
-    /// The lines of metrics.jsonl that are updates.
-    pub fn updates(&self) -> Vec<Value> {
+    /// The lines of metrics.jsonl.
+    pub fn metrics(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.output().join("metrics.jsonl")).expect("metrics.jsonl");
-        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"));
-        lines.filter(|line| line.get("loss").is_some()).collect()
+        text.lines().map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON")).collect()
+    }
+
+    /// Those of them that are updates.
+    pub fn updates(&self) -> Vec<Value> {
+        self.metrics().into_iter().filter(|line| line.get("loss").is_some()).collect()
+    }
+
+    /// One number of every update.
+    pub fn numbers(&self, key: &str) -> Vec<f64> {
+        self.updates().iter().map(|line| line[key].as_f64().expect("a number")).collect()
+    }
+
+    /// The lines of metrics.jsonl without what was measured, which is the same in every run of one job.
+    pub fn unmeasured(&self) -> Vec<Value> {
+        let mut lines = self.metrics();
+        for line in lines.iter_mut().filter_map(Value::as_object_mut) {
+            MEASURED.iter().for_each(|key| drop(line.remove(*key)));
+        }
+        lines
+    }
+
+    /// How many lines metrics.jsonl has by now; 0 where there is none.
+    pub fn lines_so_far(&self) -> usize {
+        let text = fs::read(self.output().join("metrics.jsonl")).unwrap_or_default();
+        text.iter().filter(|&&byte| byte == b'\n').count()
     }
 
     /// The bytes of the trained model.
     pub fn final_weights(&self) -> Vec<u8> {
         fs::read(self.output().join("final/model.safetensors")).expect("the trained model")
+    }
+
+    /// Makes it start from random weights of another architecture, with the tokenizer in this directory.
+    #[must_use]
+    pub fn tiny_llama(self, tokenizer: &Path, vocabulary: usize) -> Self {
+        let model = self.directory.path().join("model");
+        copy_files(tokenizer, &model);
+        let config = json!({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocabulary,
+            "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "num_key_value_heads": 1, "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+            "tie_word_embeddings": true, "torch_dtype": "float32",
+        });
+        self.file("model/config.json", config.to_string());
+        self.set("model.path", model.display()).set("model.init", "random")
+    }
+
+    /// Trains on these rows of the fixture, counted from 0.
+    #[must_use]
+    pub fn rows(self, rows: std::ops::Range<usize>) -> Self {
+        let text = fs::read_to_string(root().join("tests/fixtures/training/train.jsonl")).expect("the fixture");
+        let lines: Vec<_> = text.lines().skip(rows.start).take(rows.len()).collect();
+        let path = self.file("train.jsonl", lines.join("\n"));
+        self.set("data.train", path.display())
     }
 
     /// Where the checkpoint of an update is.

@@ -1,9 +1,19 @@
 //! What the whole-program tests share: the built program and plugins, jobs in temporary directories, runs of them.
 
 mod build;
+mod directory;
 mod job;
+mod library;
+mod model;
+mod numbers;
+mod process;
 mod run;
 
 pub use build::{built, example_plugin, root};
+pub use directory::{copy_files, tree};
 pub use job::Job;
-pub use run::{Run, command, run};
+pub use library::{library, library_name, patched};
+pub use model::{LoadedModel, library_job};
+pub use numbers::{arrays, integers, relative_difference};
+pub use process::Process;
+pub use run::{Run, assert_says, command, run, run_where};

@@ -39,8 +39,17 @@ impl Run {
     pub fn failure(self, status: i32) -> String {
         assert_eq!(self.status, Some(status), "{}\n{}", self.stderr, self.stdout);
         assert!(!self.stderr.contains("panicked at"), "panic text reached the user:\n{}", self.stderr);
-        assert_eq!(self.stderr.matches("error:").count(), 1, "one error:\n{}", self.stderr);
+        let errors = self.stderr.lines().filter(|line| line.starts_with("error:")).count();
+        assert_eq!(errors, 1, "one error:\n{}", self.stderr);
         self.stderr[self.stderr.find("error:").unwrap_or_default()..].to_owned()
+    }
+}
+
+/// Checks that a text has all of these in it.
+#[track_caller]
+pub fn assert_says(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
     }
 }
 
@@ -59,4 +68,12 @@ pub fn command() -> Command {
 /// Runs the program to its end.
 pub fn run<I: IntoIterator<Item = S>, S: AsRef<std::ffi::OsStr>>(arguments: I) -> Run {
     command().args(arguments).output().expect("the program starts").into()
+}
+
+/// Runs the program to its end with further variables in its environment.
+pub fn run_where<I: IntoIterator<Item = S>, S: AsRef<std::ffi::OsStr>>(
+    variables: &[(&str, &str)],
+    arguments: I,
+) -> Run {
+    command().args(arguments).envs(variables.iter().copied()).output().expect("the program starts").into()
 }

@@ -1,0 +1,92 @@
+//! Models in this process, through the plugins that the program loads.
+
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mdt_host::config::{Layers, Sources};
+use mdt_host::job::Job;
+use mdt_host::model::{Parameters, TrainedModel};
+use mdt_host::plugins::{Catalog, Tier};
+use mdt_host::services::LocalServices;
+use mdt_plugin_api::{Cache, Compute, HostArray, Model, ModelCalls, Tensor};
+
+use crate::built;
+
+/// A job of these keys, each as `--set` takes it, with the plugins that were built.
+pub fn library_job(set: &[String]) -> Job {
+    let layers = Layers::read(&Sources { set: set.to_vec(), ..Sources::default() }).expect("the keys are read");
+    let tier = Tier { origin: "the tests", directory: built().to_owned() };
+    let catalog = Catalog::scan(vec![tier], None).expect("the plugins are found");
+    let resolved = layers.resolve(&catalog).expect("the keys are right");
+    Job::new(resolved, catalog, Arc::new(LocalServices::default()))
+}
+
+/// A model with its weights on the device. Stays on the thread that made it.
+pub struct LoadedModel {
+    compute: Rc<dyn Compute>,
+    model: Rc<dyn Model>,
+    parameters: Parameters,
+}
+
+impl LoadedModel {
+    /// Loads a directory.
+    pub fn open(directory: &Path) -> Self {
+        let job = library_job(&[format!("model.path={}", directory.display())]);
+        let compute = job.compute().expect("the device");
+        let directory = job.model_directory().expect("the directory");
+        let model = job.model(&directory).expect("the model");
+        let parameters = Parameters::read(&compute, model.parameters(), &directory).expect("the weights");
+        Self { compute, model, parameters }
+    }
+
+    fn trained(&self) -> TrainedModel {
+        TrainedModel::new(&self.model, self.parameters.bind(), &self.compute)
+    }
+
+    fn ids(&self, rows: usize, ids: &[i32]) -> Tensor {
+        let array = HostArray::new(&[rows, ids.len() / rows], ids).expect("whole rows");
+        Tensor::from_host(&self.compute, &array).expect("the ids")
+    }
+
+    /// Logits `[rows, T, V]` of ids `[rows, T]`.
+    pub fn logits(&self, rows: usize, ids: &[i32]) -> Vec<f32> {
+        let model = self.trained();
+        let hidden = model.hidden(&self.ids(rows, ids), None, None).expect("hidden states");
+        elements(&model.head(&hidden).expect("logits"))
+    }
+
+    /// Hidden states `[T, D]` of one sequence.
+    pub fn hidden(&self, ids: &[i32]) -> Vec<f32> {
+        elements(&self.trained().hidden(&self.ids(1, ids), None, None).expect("hidden states"))
+    }
+
+    /// The same, given to the model piece by piece through a cache.
+    pub fn hidden_in_pieces(&self, pieces: &[&[i32]]) -> Vec<f32> {
+        let (model, mut cache) = (self.trained(), Cache::default());
+        let next = |piece: &&[i32]| elements(&model.continue_hidden(&self.ids(1, piece), &mut cache).expect("more"));
+        pieces.iter().flat_map(next).collect()
+    }
+
+    /// The most likely continuation, one token after the other through a cache.
+    pub fn greedy(&self, prompt: &[i32], count: usize) -> Vec<i32> {
+        let (model, mut cache) = (self.trained(), Cache::default());
+        let mut next = prompt.to_vec();
+        let mut answer = Vec::new();
+        for _ in 0..count {
+            let hidden = model.continue_hidden(&self.ids(1, &next), &mut cache).expect("hidden states");
+            let logits = elements(&model.head(&hidden).expect("logits"));
+            let last = &logits[logits.len() - logits.len() / next.len()..];
+            let best = last.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
+            next = best.map(|(token, _)| vec![token as i32]).expect("a vocabulary");
+            answer.extend(&next);
+        }
+        answer
+    }
+}
+
+fn elements(tensor: &Tensor) -> Vec<f32> {
+    let mut elements = vec![0.0; tensor.shape().expect("a shape").iter().product()];
+    tensor.host_view().and_then(|view| view.copy_to(&mut elements)).expect("f32");
+    elements
+}
