@@ -30,6 +30,9 @@ pub(super) fn missing_columns(columns: &Columns, row: &Map<String, Value>) -> Er
     let considered = begun.map_or(columns.candidates.as_slice(), std::slice::from_ref);
     let mapping = considered.iter().find_map(|&format| mapping(columns, format, row));
     let advice = match mapping {
+        Some(mapping) if mapping.is_empty() => {
+            "the row has our own names, and data.fields maps others: remove that mapping".to_owned()
+        }
         Some(mapping) => format!("if that is what it is, map it: data.fields = {{ {mapping} }}"),
         None => "map the columns that it has, such as data.fields = { prompt = \"question\", completion = \"answer\" }"
             .to_owned(),
