@@ -47,7 +47,6 @@ impl Progress {
         let style =
             ProgressStyle::with_template("{bar:24.blue} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style);
-        BAR.lock().unwrap_or_else(PoisonError::into_inner).replace(bar.clone());
         Progress { total, eta: Eta::new(done), view: View::Bar(bar) }
     }
 
@@ -63,6 +62,8 @@ impl Progress {
         let text = line.text(self.total, remaining);
         match &mut self.view {
             View::Bar(bar) => {
+                // From the first update on: before it, lines would be printed around an empty bar.
+                BAR.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| bar.clone());
                 bar.set_message(text);
                 bar.set_position(line.step);
             }

@@ -1,6 +1,8 @@
 //! From the folded gradient to new weights: mean, norm, clipping, and the optimizer over slices of host memory.
 
-use mdt_plugin_api::{Error, Granularity, HostViewMut, Optimizer, Result, StateShape, StateSpec, Tensor, Update};
+use mdt_plugin_api::{
+    Error, Granularity, HostViewMut, Optimizer, ParameterSpec, Result, StateShape, StateSpec, Tensor, Update,
+};
 use rayon::prelude::*;
 
 use crate::config;
@@ -97,41 +99,52 @@ impl Updater {
         })
     }
 
-    /// The states as arrays for a checkpoint: name `<parameter>.<state>`, shape, elements.
-    pub fn arrays<'a>(&'a self, parameters: &'a Parameters) -> Vec<(String, Vec<usize>, &'a [f32])> {
+    /// The states as arrays for a checkpoint, named `<parameter>.<state>`.
+    pub fn arrays<'a>(&'a self, parameters: &Parameters) -> Vec<StateArray<&'a [f32]>> {
         let mut arrays = Vec::new();
         for (spec, state) in self.specs.iter().zip(&self.states) {
             let mut rest = state.as_slice();
-            for parameter in parameters.specs() {
-                let shape = match spec.shape {
-                    StateShape::Parameter => parameter.shape.clone(),
-                    StateShape::Scalar => vec![1],
-                };
-                let (first, after) = rest.split_at(shape.iter().product());
-                rest = after;
-                arrays.push((format!("{}.{}", parameter.name, spec.name), shape, first));
-            }
+            arrays.extend(state_arrays(spec, parameters, |length| rest.split_off(..length)));
         }
         arrays
     }
 
     /// The same arrays for writing, in the same order.
-    pub fn arrays_mut(&mut self, parameters: &Parameters) -> Vec<(String, Vec<usize>, &mut [f32])> {
+    pub fn arrays_mut<'a>(&'a mut self, parameters: &Parameters) -> Vec<StateArray<&'a mut [f32]>> {
         let mut arrays = Vec::new();
         for (spec, state) in self.specs.iter().zip(&mut self.states) {
             let mut rest = state.as_mut_slice();
-            for parameter in parameters.specs() {
-                let shape = match spec.shape {
-                    StateShape::Parameter => parameter.shape.clone(),
-                    StateShape::Scalar => vec![1],
-                };
-                let (first, after) = rest.split_at_mut(shape.iter().product());
-                rest = after;
-                arrays.push((format!("{}.{}", parameter.name, spec.name), shape, first));
-            }
+            arrays.extend(state_arrays(spec, parameters, |length| rest.split_off_mut(..length)));
         }
         arrays
     }
+}
+
+/// One state of one parameter.
+pub struct StateArray<T> {
+    /// `<parameter>.<state>`.
+    pub name: String,
+    /// Length of each axis.
+    pub shape: Vec<usize>,
+    /// The elements.
+    pub data: T,
+}
+
+/// The arrays of a state: one for each parameter, taken off the front of the state's elements.
+fn state_arrays<T>(
+    spec: &StateSpec,
+    parameters: &Parameters,
+    mut take: impl FnMut(usize) -> Option<T>,
+) -> Vec<StateArray<T>> {
+    let array = |parameter: &ParameterSpec| {
+        let shape = match spec.shape {
+            StateShape::Parameter => parameter.shape.clone(),
+            StateShape::Scalar => vec![1],
+        };
+        let data = take(shape.iter().product())?;
+        Some(StateArray { name: format!("{}.{}", parameter.name, spec.name), shape, data })
+    };
+    parameters.specs().iter().filter_map(array).collect()
 }
 
 fn short() -> Error {

@@ -21,7 +21,7 @@ use crate::plan::Plan;
 use crate::progress::{self, Line, Progress};
 use crate::schedule::Schedule;
 use crate::storage::{self, Array};
-use crate::update::Updater;
+use crate::update::{StateArray, Updater};
 
 /// A training run, between two updates. Compute thread only.
 pub struct Run<'a> {
@@ -241,7 +241,8 @@ impl<'a> Run<'a> {
             progress: serde_json::Value::Null,
         };
         let states = self.updater.arrays(&self.parameters);
-        let states: Vec<_> = states.iter().map(|(name, shape, data)| Array { name, shape, data }).collect();
+        let states: Vec<_> =
+            states.iter().map(|StateArray { name, shape, data }| Array { name, shape, data }).collect();
         with_arrays(&self.parameters, |parameters| self.store.save(&state, parameters, &states))?;
         self.saved = Some(self.done);
         Ok(())
@@ -355,13 +356,11 @@ fn find_checkpoint(job: &Job, store: &Store, fingerprint: &str) -> Result<Option
 
 fn restore(updater: &mut Updater, parameters: &Parameters, checkpoint: &Checkpoint) -> Result<(), Failure> {
     let tensors = checkpoint.optimizer()?;
-    let mut states = updater.arrays_mut(parameters);
-    let expected: Vec<_> = states.iter().map(|(name, shape, _)| (name.clone(), shape.clone())).collect();
+    let states = updater.arrays_mut(parameters);
+    let expected: Vec<_> = states.iter().map(|state| (state.name.clone(), state.shape.clone())).collect();
     let expected: Vec<_> = expected.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
     let arrays = tensors.arrays(&expected)?;
-    for ((_, _, state), array) in states.iter_mut().zip(arrays) {
-        checkpoint::copy_elements(array, state);
-    }
+    states.into_iter().zip(arrays).for_each(|(state, array)| checkpoint::copy_elements(array, state.data));
     Ok(())
 }
 
