@@ -5,12 +5,12 @@ use std::path::Path;
 const SOURCES: [&str; 8] = [
     "attention.cpp",
     "cross_entropy.cpp",
-    "elementwise.cpp",
     "ffi.cpp",
     "linear.cpp",
     "primitive.cpp",
     "rms_norm.cpp",
     "rope.cpp",
+    "swiglu.cpp",
 ];
 
 fn main() {

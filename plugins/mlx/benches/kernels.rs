@@ -70,12 +70,6 @@ fn main() {
         &|x| Ok(vec![composed::rms_norm(&x[0], &x[1], 1e-5)?]),
         &[draw(&[2048, 256]), draw(&[256])],
     );
-    compare(
-        "add 2048 × 256",
-        &|x| Ok(vec![fused::add(&x[0], &x[1])?]),
-        &|x| Ok(vec![composed::add(&x[0], &x[1])?]),
-        &[draw(&[2048, 256]), draw(&[2048, 256])],
-    );
     let inv_freq: Vec<f32> = (0..16).map(|i| 1e4f32.powf(-i as f32 / 16.0)).collect();
     let positions = Array::from_slice(&(0..256).collect::<Vec<i32>>(), &[256]);
     let tables = fused::rope_tables(&positions, &Array::from_slice(&inv_freq, &[16]), 1.0).unwrap();

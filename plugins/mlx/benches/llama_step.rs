@@ -58,9 +58,10 @@ macro_rules! loss {
                 let v = heads($ops::linear(&h, &layer[4])?, KV_HEADS)?;
                 let a = $ops::attention(&q, &k, &v, None, (HEAD as f32).powf(-0.5), true)?;
                 let a = a.transpose_axes(&[0, 2, 1, 3])?.reshape(&[BATCH, LENGTH, HIDDEN])?;
-                let (sum, h) = $ops::add_rms_norm(&x, &$ops::linear(&a, &layer[5])?, &layer[1], 1e-5)?;
+                let sum = x.add(&$ops::linear(&a, &layer[5])?)?;
+                let h = $ops::rms_norm(&sum, &layer[1], 1e-5)?;
                 let m = $ops::swiglu(&$ops::linear(&h, &layer[6])?, &$ops::linear(&h, &layer[7])?)?;
-                x = $ops::add(&sum, &$ops::linear(&m, &layer[8])?)?;
+                x = sum.add(&$ops::linear(&m, &layer[8])?)?;
             }
             let h = $ops::rms_norm(&x, &inputs[1], 1e-5)?.reshape(&[-1, HIDDEN])?;
             let losses = $ops::cross_entropy(&$ops::linear(&h, &inputs[0])?, targets)?;

@@ -46,24 +46,10 @@ bool mdt_op_swiglu(mlx_array* out, mlx_array gate, mlx_array up, mlx_stream stre
   return guarded(failure, [&] { mlx_array_set_(*out, mdt::swiglu(get(gate), get(up), mlx_stream_get_(stream))); });
 }
 
-bool mdt_op_add(mlx_array* out, mlx_array a, mlx_array b, mlx_stream stream, Failure* failure) {
-  return guarded(failure, [&] { mlx_array_set_(*out, mdt::add(get(a), get(b), mlx_stream_get_(stream))); });
-}
-
 bool mdt_op_rms_norm(
     mlx_array* out, mlx_array x, mlx_array weight, float eps, mlx_stream stream, Failure* failure) {
   return guarded(failure, [&] {
     mlx_array_set_(*out, mdt::rms_norm(get(x), get(weight), eps, mlx_stream_get_(stream)));
-  });
-}
-
-bool mdt_op_add_rms_norm(
-    mlx_array* sum, mlx_array* out, mlx_array x, mlx_array residual, mlx_array weight, float eps, mlx_stream stream,
-    Failure* failure) {
-  return guarded(failure, [&] {
-    auto outputs = mdt::add_rms_norm(get(x), get(residual), get(weight), eps, mlx_stream_get_(stream));
-    mlx_array_set_(*sum, outputs.first);
-    mlx_array_set_(*out, outputs.second);
   });
 }
 

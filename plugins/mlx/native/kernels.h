@@ -33,13 +33,9 @@ void mdt_swiglu_backward(
     const float* gate, const float* up, const float* cotangent, size_t len, float* grad_gate, float* grad_up);
 
 void mdt_rms_norm(const float* x, const float* weight, float eps, size_t rows, size_t width, float* out);
-void mdt_rms_norm_residual(
-    const float* x, const float* residual, const float* weight, float eps, size_t rows, size_t width,
-    float* sum, float* out);
-// `sum_cotangent` may be null.
 void mdt_rms_norm_backward(
-    const float* x, const float* weight, float eps, const float* cotangent, const float* sum_cotangent,
-    size_t rows, size_t width, float* grad_x, float* grad_weight);
+    const float* x, const float* weight, float eps, const float* cotangent, size_t rows, size_t width,
+    float* grad_x, float* grad_weight);
 
 void mdt_rope_tables(
     const int32_t* positions, size_t rows, const float* inv_freq, size_t half, float factor, float* cos, float* sin);
@@ -56,7 +52,5 @@ void mdt_embedding(
     const float* table, const int32_t* ids, size_t count, size_t rows, size_t width, float* out);
 void mdt_embedding_backward(
     const int32_t* ids, size_t count, const float* cotangent, size_t rows, size_t width, float* grad);
-
-void mdt_add(const float* a, const float* b, size_t len, float* out);
 
 } // extern "C"

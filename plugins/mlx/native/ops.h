@@ -17,15 +17,11 @@ using mlx::core::Stream;
 // logits [N, V], targets [N] int32 -> losses [N].
 array cross_entropy(const array& logits, const array& targets, Stream stream);
 
-// Same shape each.
+// Same shape both.
 array swiglu(const array& gate, const array& up, Stream stream);
-array add(const array& a, const array& b, Stream stream);
 
 // x [.., D], weight [D].
 array rms_norm(const array& x, const array& weight, float eps, Stream stream);
-// {x + residual, its norm}.
-std::pair<array, array> add_rms_norm(
-    const array& x, const array& residual, const array& weight, float eps, Stream stream);
 
 // positions [R] int32, inv_freq [D/2] -> {cos, sin}, each [R, D/2].
 std::pair<array, array> rope_tables(const array& positions, const array& inv_freq, float factor, Stream stream);

@@ -1,4 +1,4 @@
-// RMSNorm, alone and with the residual addition before it.
+// RMSNorm.
 #include "primitive.h"
 
 namespace mdt {
@@ -9,16 +9,15 @@ class RmsNormBackward : public CpuPrimitive {
  public:
   RmsNormBackward(Stream stream, float eps) : CpuPrimitive(stream), eps_(eps) {}
 
-  // x, weight, cotangent, and with a residual also the cotangent of the sum -> gradients of x and weight
+  // x, weight, cotangent -> gradients of x and weight
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
     allocate(outputs[0]);
     allocate(outputs[1]);
     const size_t width = inputs[1].size();
     dispatch([x = inputs[0].data<float>(), weight = inputs[1].data<float>(), eps = eps_,
-              cotangent = inputs[2].data<float>(), sum = inputs.size() > 3 ? inputs[3].data<float>() : nullptr,
-              rows = inputs[0].size() / width, width, grad_x = outputs[0].data<float>(),
-              grad_weight = outputs[1].data<float>()]() {
-      mdt_rms_norm_backward(x, weight, eps, cotangent, sum, rows, width, grad_x, grad_weight);
+              cotangent = inputs[2].data<float>(), rows = inputs[0].size() / width, width,
+              grad_x = outputs[0].data<float>(), grad_weight = outputs[1].data<float>()]() {
+      mdt_rms_norm_backward(x, weight, eps, cotangent, rows, width, grad_x, grad_weight);
     });
   }
 
@@ -62,51 +61,10 @@ class RmsNorm : public CpuPrimitive {
   float eps_;
 };
 
-class AddRmsNorm : public CpuPrimitive {
- public:
-  AddRmsNorm(Stream stream, float eps) : CpuPrimitive(stream), eps_(eps) {}
-
-  // x, residual, weight -> sum, normalised sum
-  void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
-    allocate(outputs[0]);
-    allocate(outputs[1]);
-    const size_t width = inputs[2].size();
-    dispatch([x = inputs[0].data<float>(), residual = inputs[1].data<float>(), weight = inputs[2].data<float>(),
-              eps = eps_, rows = inputs[0].size() / width, width, sum = outputs[0].data<float>(),
-              out = outputs[1].data<float>()]() {
-      mdt_rms_norm_residual(x, residual, weight, eps, rows, width, sum, out);
-    });
-  }
-
-  std::vector<array> vjp(
-      const std::vector<array>& primals, const std::vector<array>& cotangents, const std::vector<int>& argnums,
-      const std::vector<array>& outputs) override {
-    const auto gradients = several<RmsNormBackward>(
-        {primals[0].shape(), primals[2].shape()}, stream(),
-        {outputs[0], primals[2], dense(cotangents[1], stream()), dense(cotangents[0], stream())}, eps_);
-    return select({gradients[0], gradients[0], gradients[1]}, primals, argnums, stream());
-  }
-
-  DEFINE_NAME(AddRmsNorm)
-  bool is_equivalent(const Primitive& other) const override {
-    return eps_ == static_cast<const AddRmsNorm&>(other).eps_;
-  }
-
- private:
-  float eps_;
-};
-
 } // namespace
 
 array rms_norm(const array& x, const array& weight, float eps, Stream stream) {
   return one<RmsNorm>(x.shape(), stream, {dense(x, stream), dense(weight, stream)}, eps);
-}
-
-std::pair<array, array> add_rms_norm(
-    const array& x, const array& residual, const array& weight, float eps, Stream stream) {
-  const auto outputs = several<AddRmsNorm>(
-      {x.shape(), x.shape()}, stream, {dense(x, stream), dense(residual, stream), dense(weight, stream)}, eps);
-  return {outputs[0], outputs[1]};
 }
 
 } // namespace mdt

@@ -92,17 +92,6 @@ pub fn swiglu(gate: &Array, up: &Array) -> Result<Array> {
     fused_or_composed!([gate, up], swiglu(gate, up))
 }
 
-/// `a + b`; MLX's broadcasting addition where the shapes differ.
-///
-/// # Errors
-/// Shapes that do not broadcast.
-pub fn add(a: &Array, b: &Array) -> Result<Array> {
-    if a.shape() != b.shape() {
-        return composed::add(a, b);
-    }
-    fused_or_composed!([a, b], add(a, b))
-}
-
 /// `x / √(mean(x²) + eps) · weight` over the last axis: x `[.., D]`, weight `[D]`.
 ///
 /// # Errors
@@ -111,17 +100,6 @@ pub fn rms_norm(x: &Array, weight: &Array, eps: f32) -> Result<Array> {
     let fits = weight.ndim() == 1 && last(x) == Some(weight.dim(0)) && weight.dim(0) > 0;
     expect(fits, "rms_norm", "x [.., D] and a weight [D]", &[x, weight])?;
     fused_or_composed!([x, weight], rms_norm(x, weight, eps))
-}
-
-/// `sum = x + residual` and the [`rms_norm`] of `sum`, as `(sum, normed)`. Saves an addition in each direction.
-///
-/// # Errors
-/// Other shapes.
-pub fn add_rms_norm(x: &Array, residual: &Array, weight: &Array, eps: f32) -> Result<(Array, Array)> {
-    let fits =
-        weight.ndim() == 1 && last(x) == Some(weight.dim(0)) && weight.dim(0) > 0 && x.shape() == residual.shape();
-    expect(fits, "add_rms_norm", "x and residual [.., D] and a weight [D]", &[x, residual, weight])?;
-    fused_or_composed!([x, residual, weight], add_rms_norm(x, residual, weight, eps))
 }
 
 /// The angles of rotary positions, which all layers of a step share: cosines and sines, `[R, half]` f32 each.

@@ -26,21 +26,9 @@ pub fn swiglu(gate: &Array, up: &Array) -> Result<Array> {
     gate.multiply(ops::sigmoid(gate)?)?.multiply(up)
 }
 
-/// [`super::add`].
-pub fn add(a: &Array, b: &Array) -> Result<Array> {
-    a.add(b)
-}
-
 /// [`super::rms_norm`].
 pub fn rms_norm(x: &Array, weight: &Array, eps: f32) -> Result<Array> {
     fast::rms_norm(x, Some(weight), eps)
-}
-
-/// [`super::add_rms_norm`].
-pub fn add_rms_norm(x: &Array, residual: &Array, weight: &Array, eps: f32) -> Result<(Array, Array)> {
-    let sum = x.add(residual)?;
-    let normed = rms_norm(&sum, weight, eps)?;
-    Ok((sum, normed))
 }
 
 /// [`super::rope_tables`].

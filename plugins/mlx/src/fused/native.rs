@@ -30,20 +30,9 @@ unsafe extern "C" {
         stream: mlx_stream,
         failure: *mut Failure,
     ) -> bool;
-    fn mdt_op_add(out: *mut mlx_array, a: mlx_array, b: mlx_array, stream: mlx_stream, failure: *mut Failure) -> bool;
     fn mdt_op_rms_norm(
         out: *mut mlx_array,
         x: mlx_array,
-        weight: mlx_array,
-        eps: f32,
-        stream: mlx_stream,
-        failure: *mut Failure,
-    ) -> bool;
-    fn mdt_op_add_rms_norm(
-        sum: *mut mlx_array,
-        out: *mut mlx_array,
-        x: mlx_array,
-        residual: mlx_array,
         weight: mlx_array,
         eps: f32,
         stream: mlx_stream,
@@ -150,24 +139,10 @@ pub fn swiglu(gate: &Array, up: &Array) -> Result<Array> {
         .map(|[a]| a)
 }
 
-pub fn add(a: &Array, b: &Array) -> Result<Array> {
-    // SAFETY: as in `cross_entropy`.
-    build(|[out], stream, failure| unsafe { mdt_op_add(out, a.as_ptr(), b.as_ptr(), stream, failure) }).map(|[a]| a)
-}
-
 pub fn rms_norm(x: &Array, weight: &Array, eps: f32) -> Result<Array> {
     // SAFETY: as in `cross_entropy`.
     build(|[out], stream, failure| unsafe { mdt_op_rms_norm(out, x.as_ptr(), weight.as_ptr(), eps, stream, failure) })
         .map(|[a]| a)
-}
-
-pub fn add_rms_norm(x: &Array, residual: &Array, weight: &Array, eps: f32) -> Result<(Array, Array)> {
-    let (x, residual, weight) = (x.as_ptr(), residual.as_ptr(), weight.as_ptr());
-    // SAFETY: as in `cross_entropy`.
-    build(|[sum, out], stream, failure| unsafe {
-        mdt_op_add_rms_norm(sum, out, x, residual, weight, eps, stream, failure)
-    })
-    .map(|[sum, out]| (sum, out))
 }
 
 pub fn rope_tables(positions: &Array, inv_freq: &Array, factor: f32) -> Result<RopeTables> {

@@ -5,8 +5,7 @@
 //! Sizes were checked when the graph was built. A panic would be a bug here, and aborts: it must not unwind into C++.
 
 use super::attention::{self, Gradients, Mask};
-use super::rms_norm::Cotangents;
-use super::{View4, cross_entropy, elementwise, embedding, rms_norm, rope, swiglu};
+use super::{View4, cross_entropy, embedding, rms_norm, rope, swiglu};
 
 /// `MdtView` of `native/kernels.h`.
 #[repr(C)]
@@ -122,34 +121,19 @@ kernels! {
         swiglu::backward(gate, up, cotangent, output(grad_gate, len), output(grad_up, len));
     }
 
-    /// [`elementwise::add`].
-    fn mdt_add(a: *const f32, b: *const f32, len: usize, out: *mut f32) {
-        elementwise::add(input(a, len), input(b, len), output(out, len));
-    }
-
     /// [`rms_norm::forward`].
     fn mdt_rms_norm(x: *const f32, weight: *const f32, eps: f32, rows: usize, width: usize, out: *mut f32) {
         rms_norm::forward(input(x, rows * width), input(weight, width), eps, output(out, rows * width));
     }
 
-    /// [`rms_norm::forward_residual`].
-    fn mdt_rms_norm_residual(
-        x: *const f32, residual: *const f32, weight: *const f32, eps: f32, rows: usize, width: usize, sum: *mut f32, out: *mut f32,
-    ) {
-        let len = rows * width;
-        let (x, residual, weight) = (input(x, len), input(residual, len), input(weight, width));
-        rms_norm::forward_residual(x, residual, weight, eps, output(sum, len), output(out, len));
-    }
-
-    /// [`rms_norm::backward`]; `sum_cotangent` may be null.
+    /// [`rms_norm::backward`].
     fn mdt_rms_norm_backward(
-        x: *const f32, weight: *const f32, eps: f32, cotangent: *const f32, sum_cotangent: *const f32, rows: usize, width: usize,
+        x: *const f32, weight: *const f32, eps: f32, cotangent: *const f32, rows: usize, width: usize,
         grad_x: *mut f32, grad_weight: *mut f32,
     ) {
         let len = rows * width;
-        let sum = (!sum_cotangent.is_null()).then(|| input(sum_cotangent, len));
-        let cotangents = Cotangents { normed: input(cotangent, len), sum };
-        rms_norm::backward(input(x, len), input(weight, width), eps, cotangents, output(grad_x, len), output(grad_weight, width));
+        let (x, weight, cotangent) = (input(x, len), input(weight, width), input(cotangent, len));
+        rms_norm::backward(x, weight, eps, cotangent, output(grad_x, len), output(grad_weight, width));
     }
 
     /// [`rope::tables`].

@@ -1,4 +1,4 @@
-// SwiGLU and addition.
+// SwiGLU.
 #include "primitive.h"
 
 namespace mdt {
@@ -46,34 +46,10 @@ class Swiglu : public CpuPrimitive {
   DEFINE_DEFAULT_IS_EQUIVALENT()
 };
 
-class Add : public CpuPrimitive {
- public:
-  using CpuPrimitive::CpuPrimitive;
-
-  void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
-    allocate(outputs[0]);
-    dispatch([a = inputs[0].data<float>(), b = inputs[1].data<float>(), len = inputs[0].size(),
-              out = outputs[0].data<float>()]() { mdt_add(a, b, len, out); });
-  }
-
-  std::vector<array> vjp(
-      const std::vector<array>& primals, const std::vector<array>& cotangents, const std::vector<int>& argnums,
-      const std::vector<array>&) override {
-    return select({cotangents[0], cotangents[0]}, primals, argnums, stream());
-  }
-
-  DEFINE_NAME(Add)
-  DEFINE_DEFAULT_IS_EQUIVALENT()
-};
-
 } // namespace
 
 array swiglu(const array& gate, const array& up, Stream stream) {
   return one<Swiglu>(gate.shape(), stream, {dense(gate, stream), dense(up, stream)});
-}
-
-array add(const array& a, const array& b, Stream stream) {
-  return one<Add>(a.shape(), stream, {dense(a, stream), dense(b, stream)});
 }
 
 } // namespace mdt
