@@ -1,0 +1,120 @@
+//! Logits of loaded models are those of transformers, in one piece, padded, or through a cache.
+
+use std::path::{Path, PathBuf};
+
+use mdt_tests::{LoadedModel, arrays, copy_files, integers, relative_difference, root};
+
+/// Tokens of a row of the fixtures.
+const LENGTH: usize = 40;
+/// The one model whose rotations depend on the length of the whole input, padding included, by definition: a longer
+/// batch, or a cache filled piece by piece, gives other numbers here as in transformers.
+const DYNAMIC: &str = "extra_dynamic";
+
+fn models() -> PathBuf {
+    root().join("tests/fixtures/models")
+}
+
+fn names() -> Vec<String> {
+    let entries = std::fs::read_dir(models()).expect("the fixtures");
+    let directories = entries.map(|entry| entry.expect("an entry")).filter(|entry| entry.path().is_dir());
+    let mut names: Vec<_> = directories.map(|entry| entry.file_name().into_string().expect("a name")).collect();
+    names.sort();
+    assert_eq!(names.len(), 7, "{names:?}");
+    names
+}
+
+/// The ids and logits of transformers.
+fn expected(name: &str) -> (Vec<i32>, Vec<f32>) {
+    let file = models().join(format!("{name}.logits.safetensors"));
+    let [(_, logits)] = <[_; 1]>::try_from(arrays(&file)).expect("one array of f32");
+    (integers(&file, "input_ids"), logits)
+}
+
+fn compare(name: &str, form: &str, directory: &Path) {
+    let (ids, theirs) = expected(name);
+    let ours = LoadedModel::open(directory).logits(ids.len() / LENGTH, &ids);
+    let difference = relative_difference(&ours, &theirs);
+    println!("{name} ({form}): {difference:.1e}");
+    assert!(difference < 1e-4, "{name} ({form}): {difference:e}");
+}
+
+#[test]
+fn logits_are_those_of_transformers_with_the_config_of_its_version_5() {
+    for name in names() {
+        compare(&name, "transformers 5", &models().join(&name));
+    }
+}
+
+#[test]
+fn logits_are_those_of_transformers_with_the_config_of_its_version_4() {
+    for name in names() {
+        let copy = tempfile::tempdir().expect("a temporary directory");
+        copy_files(&models().join(&name), copy.path());
+        std::fs::rename(copy.path().join("config.transformers4.json"), copy.path().join("config.json"))
+            .expect("the other config");
+        compare(&name, "transformers 4", copy.path());
+    }
+}
+
+#[test]
+fn padding_at_the_right_changes_no_logits_whatever_its_token_is() {
+    for name in names() {
+        let model = LoadedModel::open(&models().join(&name));
+        let (ids, theirs) = expected(&name);
+        let vocabulary = theirs.len() / ids.len();
+        let short = 23;
+        // The logits of all that is not padding.
+        let padded_with = |token| {
+            let mut batch = ids.clone();
+            batch[LENGTH + short..].fill(token);
+            model.logits(2, &batch)[..(LENGTH + short) * vocabulary].to_vec()
+        };
+        let padded = padded_with(0);
+        assert!(padded_with(2) == padded && padded_with(127) == padded, "{name}: the token of the padding is seen");
+        let difference = relative_difference(&padded, &theirs[..padded.len()]);
+        assert!(difference < 1e-4, "{name}: {difference:e}");
+        // Within rounding, because another shape may be multiplied in another order.
+        let alone = model.logits(1, &ids[LENGTH..LENGTH + short]);
+        let difference = relative_difference(&padded[LENGTH * vocabulary..], &alone);
+        println!("{name}, padded: {difference:.1e}");
+        assert!(difference < 1e-5 || name == DYNAMIC, "{name}: {difference:e}");
+    }
+}
+
+#[test]
+fn hidden_states_through_a_cache_are_those_of_the_whole_sequence() {
+    for name in names().into_iter().filter(|name| name != DYNAMIC) {
+        let model = LoadedModel::open(&models().join(&name));
+        let (ids, _) = expected(&name);
+        let ids = &ids[..LENGTH];
+        let whole = model.hidden(ids);
+        let token_by_token: Vec<&[i32]> = ids.chunks(1).collect();
+        let prompt_then_tokens: Vec<&[i32]> = [&ids[..17]].into_iter().chain(ids[17..].chunks(1)).collect();
+        let uneven = [&ids[..1], &ids[1..9], &ids[9..10], &ids[10..33], &ids[33..]];
+        for pieces in [token_by_token.as_slice(), &prompt_then_tokens, &uneven] {
+            let difference = relative_difference(&model.hidden_in_pieces(pieces), &whole);
+            println!("{name}, {} pieces: {difference:.1e}", pieces.len());
+            assert!(difference < 1e-5, "{name}, {} pieces: {difference:e}", pieces.len());
+        }
+    }
+}
+
+#[test]
+fn greedy_generation_through_the_cache_picks_the_tokens_that_whole_forwards_pick() {
+    for name in ["llama2", "llama3", "linear_sharded"] {
+        let model = LoadedModel::open(&models().join(name));
+        let (ids, theirs) = expected(name);
+        let vocabulary = theirs.len() / ids.len();
+        let mut whole = ids[..6].to_vec();
+        for _ in 0..20 {
+            let logits = model.logits(1, &whole);
+            whole.push(most_likely(&logits[logits.len() - vocabulary..]));
+        }
+        assert_eq!(model.greedy(&ids[..6], 20), whole[6..], "{name}");
+    }
+}
+
+fn most_likely(logits: &[f32]) -> i32 {
+    let best = logits.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
+    best.map(|(token, _)| token as i32).expect("a vocabulary")
+}

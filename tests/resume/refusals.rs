@@ -1,0 +1,59 @@
+//! What may change between two runs of a job, and what not.
+
+use std::fs;
+
+use mdt_tests::Job;
+
+use super::{job, rewind};
+
+fn stopped() -> Job {
+    let job = job(4);
+    job.run().success();
+    rewind(&job, 2, 4);
+    job
+}
+
+#[test]
+fn a_changed_configuration_is_refused_and_the_key_named() {
+    let job = stopped();
+    let changes = [
+        ("seed", "3"),
+        ("optimizer.learning_rate", "2e-3"),
+        ("optimizer.beta1", "0.8"),
+        ("trainer.max_steps", "5"),
+        ("data.shuffle", "false"),
+        ("compute.threads", "7"),
+    ];
+    for (key, value) in changes {
+        let error = job.run_with(&["--set", &format!("{key}={value}")]).failure(2);
+        assert!(error.contains(&format!("`{key}` has changed since the checkpoint was written")), "{error}");
+        assert!(error.contains(&format!("and is {value}")) || key.ends_with("learning_rate"), "{error}");
+        assert!(error.contains(&job.checkpoint(2).display().to_string()), "{error}");
+    }
+    assert!(job.checkpoint(2).exists() && !job.output().join("final").exists());
+}
+
+#[test]
+fn keys_that_change_no_result_may_change() {
+    let job = stopped();
+    job.run_with(&["--set", "checkpoint.keep=1", "--set", "checkpoint.save_steps=0", "--set", "metrics.every=2"])
+        .success();
+    assert_eq!(job.updates().last().expect("a line")["step"], 4);
+    assert!(!job.checkpoint(1).exists() && job.checkpoint(4).exists());
+}
+
+#[test]
+fn changed_data_are_refused() {
+    let job = stopped();
+    let path = job.directory().join("train.jsonl");
+    let text = fs::read_to_string(&path).expect("the rows");
+    let mut rows: Vec<_> = text.lines().collect();
+    rows.swap(3, 4);
+    fs::write(&path, rows.join("\n")).expect("two rows in the other order");
+    let error = job.run().failure(2);
+    assert!(error.contains("the training data has changed since the checkpoint was written"), "{error}");
+    assert!(error.contains(&path.display().to_string()), "{error}");
+    // The same rows in a file that is written differently are the same data.
+    fs::write(&path, text.replace("\", \"", "\",\"") + "\n").expect("the rows");
+    job.run().success();
+}
