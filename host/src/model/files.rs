@@ -1,5 +1,6 @@
 //! The weights of a model directory: one safetensors file or several, memory-mapped.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -67,7 +68,12 @@ impl Files {
     pub(super) fn read(&self, spec: &ParameterSpec) -> Result<HostArrayRef<'_>, Failure> {
         let input = |message: String| Failure::new(Status::Input, message);
         let file = self.index.get(&spec.name).map(|&number| &self.files[number]).ok_or_else(|| {
-            let nearest = self.index.keys().min_by_key(|name| strsim::damerau_levenshtein(name, &spec.name));
+            // Of equally near names the one that begins alike: the same place in the model.
+            let likeness = |name: &str| {
+                let alike = name.bytes().zip(spec.name.bytes()).take_while(|(a, b)| a == b).count();
+                (strsim::damerau_levenshtein(name, &spec.name), Reverse(alike))
+            };
+            let nearest = self.index.keys().min_by_key(|name| (likeness(name), *name));
             let failure = input(format!("the model's weights have no tensor `{}`", spec.name));
             let failure = self.files.iter().fold(failure, |failure, file| failure.at(file.path.display()));
             match nearest {
