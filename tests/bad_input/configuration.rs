@@ -1,0 +1,139 @@
+//! Wrong configurations: status 2, with the layer that is wrong and the nearest fix.
+
+use mdt_tests::{Job, assert_says, run, run_where};
+
+#[test]
+fn an_unknown_key_is_an_error_in_every_layer_with_the_place_and_the_nearest_key() {
+    let nearest = "did you mean `optimizer.learning_rate`?";
+    let message = "unknown key `optimizer.learning_rat`";
+    let job = Job::new();
+    let file = job.file("more.toml", "seed = 1\n\n[optimizer]\nlearning_rat = 0.1\n").display().to_string();
+    let failure = job.run_with(&["--config", &file]).failure(2);
+    assert_says(&failure, &[message, &format!("{file}:4"), nearest]);
+    let failure = job.run_with(&["--set", "optimizer.learning_rat=0.1"]).failure(2);
+    assert_says(&failure, &[message, "--set optimizer.learning_rat", nearest]);
+    let failure = run_where(&[("MDT_OPTIMIZER__LEARNING_RAT", "0.1")], job.arguments()).failure(2);
+    assert_says(&failure, &[message, "environment variable MDT_OPTIMIZER__LEARNING_RAT", nearest]);
+
+    let file = job.file("more.yaml", "optimizer:\n  beta_1: 0.9\n").display().to_string();
+    let failure = job.run_with(&["--config", &file]).failure(2);
+    assert_says(&failure, &["unknown key `optimizer.beta_1`", &file, "did you mean `optimizer.beta1`?"]);
+    let file = job.file("profile.toml", "[profile.long.trainer]\nnum_epoch = 9\n").display().to_string();
+    let failure = job.run_with(&["--config", &file, "--profile", "long"]).failure(2);
+    assert_says(&failure, &["unknown key `trainer.num_epoch`", &format!("{file}:2 (profile long)"), "num_epochs"]);
+    assert!(!job.output().exists(), "nothing is written before everything is checked");
+}
+
+#[test]
+fn sections_top_level_keys_and_keys_in_the_wrong_section_get_a_fix_too() {
+    for (set, key, help) in [
+        ("optimiser.beta1=0.9", "optimiser", "did you mean `optimizer`?"),
+        ("seeed=3", "seeed", "did you mean `seed`?"),
+        ("checkpoint.save_step=3", "checkpoint.save_step", "did you mean `checkpoint.save_steps`?"),
+        ("scheduler.warmup=3", "scheduler.warmup", "did you mean `scheduler.warmup_steps`?"),
+        ("trainer.learning_rate=1", "trainer.learning_rate", "did you mean `optimizer.learning_rate`?"),
+        ("data.fields.promt='q'", "data.fields.promt", "did you mean `data.fields.prompt`?"),
+        ("metrics.colour=3", "metrics.colour", "the keys of `metrics` are: every"),
+    ] {
+        let failure = Job::new().set(set.split_once('=').expect("a key").0, "3").run().failure(2);
+        assert_says(&failure, &[&format!("unknown key `{key}`"), help]);
+    }
+}
+
+#[test]
+fn a_wrong_value_is_named_with_what_was_expected_and_where_it_stands() {
+    for (key, value, parts) in [
+        ("trainer.batch_size", "many", &["the string \"many\"", "an integer from 1 to 4294967295"][..]),
+        ("trainer.batch_size", "0", &["the integer 0", "an integer from 1 to 4294967295"]),
+        ("trainer.batch_size", "\"8\"", &["the string \"8\"", "write it without quotes: 8"]),
+        ("trainer.batch_size", "-1", &["the integer -1"]),
+        ("trainer.batch_size", "1.5", &["the number 1.5"]),
+        ("trainer.batch_size", "99999999999", &["an integer from 1 to 4294967295"]),
+        ("optimizer.learning_rate", "-1", &["a number of at least 0.0"]),
+        ("optimizer.learning_rate", "fast", &["the string \"fast\"", "a number of at least 0.0"]),
+        ("optimizer.beta1", "[0.9]", &["a list", "a number"]),
+        ("scheduler.min_ratio", "2", &["a number from 0.0 to 1.0"]),
+        ("data.shuffle", "\"yes\"", &["true or false"]),
+        ("data.format", "mesages", &["one of \"auto\", \"messages\"", "did you mean \"messages\"?"]),
+        ("compute.device", "tpu", &["one of \"auto\", \"cpu\", \"gpu\""]),
+        ("model.init", "rondom", &["did you mean \"random\"?"]),
+        ("output_dir", "3", &["a string that is not empty", "write it in quotes: '\"3\"'"]),
+        ("output_dir", "", &["a string that is not empty"]),
+        ("optimizer", "3", &["the integer 3", "a table or a string"]),
+        ("comm.rank", "1", &["`comm.rank` is 1, where `comm.world_size` is 1"]),
+    ] {
+        let failure = Job::new().set(key, value).run().failure(2);
+        assert_says(&failure, &[&format!("`{key}` is"), &format!("--set {key}")]);
+        assert_says(&failure, parts);
+    }
+    let failure = run_where(&[("MDT_TRAINER__BATCH_SIZE", "0")], Job::new().arguments()).failure(2);
+    assert_says(&failure, &["`trainer.batch_size` is the integer 0", "environment variable MDT_TRAINER__BATCH_SIZE"]);
+    let job = Job::new();
+    let file = job.file("more.toml", "\n\ntrainer = { batch_size = 0 }\n").display().to_string();
+    let failure = job.run_with(&["--config", &file]).failure(2);
+    assert_says(&failure, &["`trainer.batch_size` is the integer 0", &format!("{file}:3")]);
+}
+
+#[test]
+fn a_number_that_no_setting_can_be_is_refused_without_bad_advice() {
+    for value in ["nan", "inf", "-inf"] {
+        let failure = Job::new().set("optimizer.learning_rate", value).run().failure(2);
+        assert_says(&failure, &["`optimizer.learning_rate` is", "a number of at least 0.0"]);
+        assert!(!failure.contains("without quotes"), "{failure}");
+    }
+}
+
+#[test]
+fn what_only_a_component_can_judge_is_named_by_its_key() {
+    for (key, value, parts) in [
+        ("optimizer.beta1", "7", &["beta1 must be at least 0 and less than 1", "optimizer adamw"][..]),
+        ("trainer.template_date", "yesterday", &["trainer.template_date", "YYYY-MM-DD"]),
+        ("trainer.chat_template", "missing.jinja", &["trainer.chat_template", "missing.jinja"]),
+        ("comm.world_size", "2", &["`local` connects nothing", "comm.world_size"]),
+        ("compute.dtype", "float16", &["`compute.dtype` may only be \"float32\""]),
+    ] {
+        assert_says(&Job::new().set(key, value).run().failure(2), parts);
+    }
+}
+
+#[test]
+fn a_set_that_is_no_key_and_value_says_how_to_write_it() {
+    for text in ["seed", "=3", "a..b=3", "a b=3", ""] {
+        let failure = Job::new().argument("--set").argument(text).run().failure(2);
+        assert_says(&failure, &["is not of the form key=value", "--set optimizer.learning_rate=2e-5"]);
+    }
+    assert_says(&Job::new().argument("--set").run().failure(2), &["--set <KEY=VALUE>"]);
+}
+
+#[test]
+fn an_unknown_scheduler_is_answered_with_the_known_ones() {
+    let failure = Job::new().set("scheduler", "linear").run().failure(2);
+    assert_says(&failure, &["there is no scheduler `linear`", "--set scheduler", "`constant`, `cosine`"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_a_configuration_is_named() {
+    let job = Job::new();
+    for (name, text, parts) in [
+        ("a.toml", "seed = 1\nseed = \n", &["not valid TOML", "a.toml:2"][..]),
+        ("b.yaml", "seed: [1\n", &["not valid YAML", "b.yaml:"]),
+        ("c.json", "{\"seed\": 1,}\n", &["not valid JSON", "c.json:1"]),
+        ("d.ini", "seed=1\n", &["d.ini", "configuration files end in .toml, .yaml, .yml or .json"]),
+        ("e.toml", "optimizer.learning_rate = nan\n", &["e.toml", "not a finite number"]),
+    ] {
+        let file = job.file(name, text).display().to_string();
+        assert_says(&run(["config", "check", "--config", &file]).failure(2), parts);
+    }
+    let missing = job.directory().join("missing.toml").display().to_string();
+    assert_says(&run(["--config", &missing]).failure(2), &["cannot read the configuration file", &missing]);
+    let file = job.file("f.toml", "[profile.short]\nseed = 2\n").display().to_string();
+    let failure = run(["--config", &file, "--profile", "shrot"]).failure(2);
+    assert_says(&failure, &["no configuration file has a profile `shrot`", "did you mean `--profile short`?"]);
+}
+
+#[test]
+fn a_job_without_a_model_or_data_is_an_error_that_names_the_key() {
+    assert_says(&run(["run"]).failure(2), &["`model.path` is not set", "--set model.path=DIR"]);
+    let failure = run(["run", "--set", "model=tests/fixtures/training/model"]).failure(2);
+    assert_says(&failure, &["`data.train` is not set"]);
+}

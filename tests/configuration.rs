@@ -1,0 +1,286 @@
+//! The configuration through the real program: every key from every layer, shown with where it came from (trap 25).
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+
+use mdt_tests::{Job, Run, assert_says, command, example_plugin, run, run_where};
+use serde_json::{Map, Value, json};
+
+/// One key and a value for it that is not its default.
+struct Key {
+    path: String,
+    value: Value,
+    /// Whether it is a `use`, which has only one value in one schema.
+    chooses: bool,
+}
+
+fn schema() -> Value {
+    serde_json::from_str(&run(["config", "schema"]).success().stdout).expect("a schema of JSON")
+}
+
+/// The tables that a section may be: one for each component of a kind, or the only one.
+fn tables(section: &Value) -> Vec<&Value> {
+    let Some(branches) = section["anyOf"].as_array() else { return vec![section] };
+    branches.iter().filter(|branch| branch["properties"]["use"]["const"].is_string()).collect()
+}
+
+/// All keys of a table, those of tables in it included, with other values than the defaults.
+fn collect(root: &Value, prefix: &str, table: &Value, keys: &mut Vec<Key>) {
+    for (name, property) in table["properties"].as_object().into_iter().flatten() {
+        let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        let resolved = resolve(root, property);
+        if name == "use" {
+            keys.push(Key { path, value: property["const"].clone(), chooses: true });
+        } else if resolved["properties"].is_object() {
+            collect(root, &path, resolved, keys);
+        } else {
+            keys.push(Key { value: another(&path, resolved, &property["default"]), path, chooses: false });
+        }
+    }
+}
+
+/// A property without its references; where host and component both describe it, the one that is more particular.
+fn resolve<'a>(root: &'a Value, property: &'a Value) -> &'a Value {
+    if let Some(name) = property["$ref"].as_str() {
+        return root.pointer(name.trim_start_matches('#')).expect("a definition");
+    }
+    let both = property["allOf"].as_array().into_iter().flatten().map(|branch| resolve(root, branch));
+    both.max_by_key(|branch| branch["oneOf"].is_array()).unwrap_or(property)
+}
+
+/// A value that the schema allows and that is not the default.
+fn another(path: &str, schema: &Value, default: &Value) -> Value {
+    let constants: Vec<_> = schema["oneOf"].as_array().into_iter().flatten().map(|branch| &branch["const"]).collect();
+    if let Some(other) = constants.into_iter().find(|&constant| constant != default) {
+        return other.clone();
+    }
+    let types = [&schema["type"], &schema["type"][0], &schema["type"][1]];
+    match types.iter().find_map(|name| name.as_str().filter(|name| *name != "null")) {
+        Some("integer") => json!(default.as_u64().unwrap_or_default() + 2),
+        Some("number") => json!(default.as_f64().unwrap_or_default() / 2.0 + 0.25),
+        Some("boolean") => json!(default != &json!(true)),
+        Some("string") => json!("x"),
+        Some("array") => json!(["x"]),
+        other => panic!("no value for {path}, which has type {other:?}: {schema}"),
+    }
+}
+
+/// A set of components, with all keys that a job of them has.
+struct Selection {
+    /// The section and the component that it uses.
+    uses: Vec<(String, String)>,
+    keys: Vec<Key>,
+}
+
+/// Every component of every kind in one selection or another.
+fn selections(schema: &Value) -> Vec<Selection> {
+    let sections = schema["$defs"]["layer"]["properties"].as_object().expect("sections");
+    let count = sections.values().map(|section| tables(section).len()).max().unwrap_or_default();
+    (0..count)
+        .map(|number| {
+            let (mut uses, mut keys) = (Vec::new(), Vec::new());
+            for (name, section) in sections {
+                let tables = tables(section);
+                let table = tables[number % tables.len()];
+                if let Some(id) = table["properties"]["use"]["const"].as_str() {
+                    uses.push((name.clone(), id.to_owned()));
+                }
+                match table["properties"].is_object() {
+                    true => collect(schema, name, table, &mut keys),
+                    false => {
+                        let value = another(name, table, &table["default"]);
+                        keys.push(Key { path: name.clone(), value, chooses: false });
+                    }
+                }
+            }
+            Selection { uses, keys }
+        })
+        .collect()
+}
+
+/// The values of `config show --json`.
+fn values(run: Run) -> Map<String, Value> {
+    let mut shown: Value = serde_json::from_str(&run.success().stdout).expect("JSON");
+    shown["values"].as_object_mut().map(std::mem::take).expect("values")
+}
+
+const SHOW: [&str; 3] = ["config", "show", "--json"];
+
+#[test]
+fn every_key_of_the_host_and_of_every_plugin_can_be_set_in_a_file_the_environment_and_the_command_line() {
+    let job = Job::new();
+    let lock = job.file("plugins.lock", lock_file()).display().to_string();
+    let mut tried = BTreeMap::new();
+    for Selection { uses, mut keys } in selections(&schema()) {
+        // What this key names is read to find plugins, so it cannot be just anything.
+        keys.iter_mut().filter(|key| key.path == "plugins.lock").for_each(|key| key.value = json!(lock));
+        let base: String = uses.iter().map(|(section, id)| format!("{section}.use = {id:?}\n")).collect();
+        let base = job.file("base.toml", base).display().to_string();
+        let base = ["--config", &base];
+        let before = values(run([&base[..], &SHOW].concat()));
+
+        let text: String = keys.iter().map(|key| format!("{} = {}\n", key.path, key.value)).collect();
+        let file = job.file("keys.toml", text).display().to_string();
+        let from_file = values(run([&base[..], &["--config", &file], &SHOW].concat()));
+        let variables: Vec<_> = keys.iter().map(|key| (variable(&key.path), key.value.to_string())).collect();
+        let borrowed: Vec<_> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let from_environment = values(run_where(&borrowed, [&base[..], &SHOW].concat()));
+        let sets: Vec<_> = keys.iter().map(|key| format!("--set={}={}", key.path, key.value)).collect();
+        let sets: Vec<_> = base.iter().copied().chain(sets.iter().map(String::as_str)).chain(SHOW).collect();
+        let from_set = values(run(sets));
+
+        for (number, Key { path, value, chooses }) in keys.iter().enumerate() {
+            let old = before.get(path).map_or(&Value::Null, |entry| &entry["value"]);
+            assert!(*chooses || old != value, "{path} is {value} by default");
+            for (shown, origin) in [
+                (&from_file, format!("{file}:{}", number + 1)),
+                (&from_environment, format!("environment variable {}", variable(path))),
+                (&from_set, format!("--set {path}")),
+            ] {
+                let entry = shown.get(path).unwrap_or_else(|| panic!("{path} is not shown"));
+                assert_eq!(*entry, json!({ "value": value, "from": origin }), "{path}");
+            }
+            tried.insert(path.clone(), ());
+        }
+    }
+    for key in ["output_dir", "data.fields.prompt", "optimizer.eps", "scheduler.min_ratio", "comm.port", "plugins.dirs"]
+    {
+        assert!(tried.contains_key(key), "{key}: {:?}", tried.keys());
+    }
+    assert!(tried.len() > 40, "{:?}", tried.keys());
+}
+
+fn variable(path: &str) -> String {
+    format!("MDT_{}", path.to_uppercase().replace('.', "__"))
+}
+
+/// A lock file that knows every plugin that loads.
+fn lock_file() -> String {
+    let list: Value = serde_json::from_str(&run(["plugin", "list", "--json"]).success().stdout).expect("JSON");
+    let mut lock = BTreeMap::new();
+    for component in list["components"].as_array().expect("a list") {
+        let name = format!("{}/{}", component["kind"], component["id"]).replace('"', "");
+        let inspected = run(["plugin", "inspect", &name, "--json"]);
+        if inspected.status == Some(0) {
+            let described: Value = serde_json::from_str(&inspected.stdout).expect("JSON");
+            let file = described[0]["file"].as_str().and_then(|file| file.rsplit('/').next()).expect("a file");
+            lock.insert(file.to_owned(), described[0]["sha256"].clone());
+        }
+    }
+    lock.iter().fold("[plugins]\n".to_owned(), |text, (file, checksum)| text + &format!("{file:?} = {checksum}\n"))
+}
+
+#[test]
+fn an_unknown_key_of_any_section_is_an_error_in_every_layer() {
+    let schema = schema();
+    let sections = schema["$defs"]["layer"]["properties"].as_object().expect("sections");
+    let tables = sections.iter().filter(|(_, section)| section["type"] != "string" && section["type"] != "integer");
+    let names: Vec<_> = tables.map(|(name, _)| format!("{name}.zzz")).chain(["zzz".to_owned()]).collect();
+    assert!(names.len() > 10, "{names:?}");
+    let job = Job::new();
+    for name in names {
+        let file = job.file("keys.toml", format!("{name} = 1\n")).display().to_string();
+        let message = format!("unknown key `{name}`");
+        let failure = run(["--config", &file, "config", "show"]).failure(2);
+        assert_says(&failure, &[&message, &format!("{file}:1")]);
+        let failure = run_where(&[(&variable(&name), "1")], ["config", "show"]).failure(2);
+        assert_says(&failure, &[&message, &variable(&name)]);
+        let failure = run(["--set", &format!("{name}=1"), "config", "show"]).failure(2);
+        assert_says(&failure, &[&message, &format!("--set {name}")]);
+    }
+}
+
+#[test]
+fn what_is_shown_is_a_configuration_that_says_the_same() {
+    let job = Job::new().set("optimizer.no_decay", "[\"*.bias\", \"a\\\"b\"]").set("data.fields.prompt", "prompt");
+    let text = job.run_with(&["config", "show"]).success().stdout;
+    let file = job.file("shown.toml", &text).display().to_string();
+    let original = values(job.run_with(&SHOW));
+    let again = values(run(["--config", &file, "config", "show", "--json"]));
+    let only_values = |shown: &Map<String, Value>| -> BTreeMap<String, Value> {
+        shown.iter().map(|(key, entry)| (key.clone(), entry["value"].clone())).collect()
+    };
+    assert_eq!(only_values(&again), only_values(&original));
+    for (key, entry) in &original {
+        let (name, origin) = (key.rsplit('.').next().expect("a name"), entry["from"].as_str().expect("text"));
+        let line = text.lines().find(|line| line.contains(name) && line.ends_with(&format!("# {origin}")));
+        assert!(line.is_some(), "{key} from {origin} is not in:\n{text}");
+    }
+}
+
+#[test]
+fn layers_lie_above_each_other_in_the_documented_order() {
+    let job = Job::new();
+    let first = job.file("first.toml", "seed = 1\n[profile.p]\nseed = 3\n").display().to_string();
+    let second = job.file("second.yaml", "seed: 2\n").display().to_string();
+    let files = ["--config", &first, "--config", &second];
+    let profile = ["--profile", "p"];
+    let seed = |variables: &[(&str, &str)], arguments: &[&[&str]]| {
+        let entry = values(run_where(variables, [&arguments.concat()[..], &SHOW].concat()))["seed"].clone();
+        (entry["value"].as_u64(), entry["from"].as_str().unwrap_or_default().to_owned())
+    };
+    let variable = [("MDT_SEED", "4")];
+    assert_eq!(seed(&[], &[]), (Some(0), "default".to_owned()));
+    assert_eq!(seed(&[], &[&files[..2]]), (Some(1), format!("{first}:1")));
+    assert_eq!(seed(&[], &[&files]), (Some(2), second.clone()));
+    assert_eq!(seed(&[], &[&files, &profile]), (Some(3), format!("{first}:3 (profile p)")));
+    assert_eq!(seed(&variable, &[&files, &profile]), (Some(4), "environment variable MDT_SEED".to_owned()));
+    let set = ["--set", "seed=5"];
+    assert_eq!(seed(&variable, &[&files, &profile, &set]), (Some(5), "--set seed".to_owned()));
+}
+
+#[test]
+fn a_check_says_whether_a_job_can_be_started() {
+    let text = Job::new().run_with(&["config", "check"]).success().stdout;
+    assert_says(&text, &["the configuration is complete"]);
+    assert_says(&run(["config", "check"]).failure(2), &["`model.path` is not set"]);
+    let failure = Job::new().set("model.path", "nowhere").run_with(&["config", "check"]).failure(4);
+    assert_says(&failure, &["the model directory does not exist"]);
+    assert_says(&Job::new().set("optimizer", "tiger").run_with(&["config", "check"]).failure(3), &["`tiger`"]);
+    assert!(!Job::new().output().exists());
+}
+
+#[test]
+fn the_schema_has_the_keys_of_the_host_and_of_every_plugin_that_is_found() {
+    let [lion, _] = ["lion", "csv"].map(example_plugin);
+    let directory = lion.parent().expect("a directory").display().to_string();
+    let text = run(["config", "schema", "--plugin-dir", &directory]).success().stdout;
+    let schema: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    let layer = &schema["$defs"]["layer"]["properties"];
+    for (section, id, keys) in [
+        ("model", "llama", &["path", "init"][..]),
+        ("data", "jsonl", &["train", "shuffle", "format", "fields"]),
+        ("data", "csv", &["train", "delimiter", "fields"]),
+        ("trainer", "sft", &["batch_size", "max_seq_len", "chat_template"]),
+        ("optimizer", "adamw", &["learning_rate", "no_decay", "beta1", "beta2", "eps"]),
+        ("optimizer", "lion", &["learning_rate", "no_decay", "beta1", "beta2"]),
+        ("scheduler", "cosine", &["warmup_steps", "min_ratio"]),
+        ("scheduler", "constant", &["warmup_steps"]),
+        ("comm", "local", &["world_size", "rank", "address", "port"]),
+        ("compute", "mlx", &["device", "dtype", "threads"]),
+    ] {
+        let table = tables(&layer[section]).into_iter().find(|table| table["properties"]["use"]["const"] == id);
+        let table = table.unwrap_or_else(|| panic!("{section} {id} is not in the schema"));
+        for key in keys {
+            assert!(table["properties"][key].is_object(), "{section} {id} has no {key}");
+        }
+    }
+    for (section, key) in [("checkpoint", "resume"), ("metrics", "every"), ("plugins", "lock")] {
+        assert!(layer[section]["properties"][key].is_object(), "{section}.{key}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let mut child = command()
+        .args(["config", "schema"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    // The schema is longer than a pipe holds, so that the program must find out.
+    drop(child.stdout.take());
+    let run = Run::from(child.wait_with_output().expect("it ends")).success();
+    assert!(!run.stderr.contains("error:"), "{}", run.stderr);
+}
