@@ -108,7 +108,9 @@ impl Compute for Mlx {
     fn eval(&self, tensors: &[Handle]) -> Result<()> {
         self.outside_of_tracing("eval")?;
         let arrays = self.arrays(tensors)?;
-        transforms::eval(&arrays).map_err(|exception| Error::other(format!("evaluation: {}", Fault::from(exception))))
+        transforms::eval(&arrays)
+            .and_then(|()| fused::trim_buffers())
+            .map_err(|exception| Error::other(format!("evaluation: {}", Fault::from(exception))))
     }
 
     fn host_view(&self, tensor: Handle) -> Result<RawHostView> {

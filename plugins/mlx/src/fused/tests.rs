@@ -253,3 +253,16 @@ fn the_same_step_twice_has_the_same_bits() {
     };
     assert_eq!(run(), run());
 }
+
+#[test]
+fn buffers_of_past_shapes_do_not_pile_up() {
+    Device::set_default(&Device::cpu());
+    start(2).unwrap();
+    for step in 0..60 {
+        uniform(&[1 << 12, 100 + 10 * step], 1).eval().unwrap();
+        trim_buffers().unwrap();
+    }
+    // Other tests keep buffers in this process too, but not the gigabyte that went through here.
+    let kept = mlx_rs::memory::cache_memory().unwrap();
+    assert!(kept < 256 << 20, "{kept} bytes kept");
+}
