@@ -76,7 +76,7 @@ fn a_wrong_value_is_named_with_what_was_expected_and_where_it_stands() {
 
 #[test]
 fn a_number_that_no_setting_can_be_is_refused_without_bad_advice() {
-    for value in ["nan", "inf", "-inf"] {
+    for value in ["nan", "inf", "-inf", "99999999999999999999"] {
         let failure = Job::new().set("optimizer.learning_rate", value).run().failure(2);
         assert_says(&failure, &["`optimizer.learning_rate` is", "a number of at least 0.0"]);
         assert!(!failure.contains("without quotes"), "{failure}");

@@ -171,7 +171,7 @@ fn a_shard_that_is_missing_is_named() {
 fn a_tokenizer_that_is_missing_broken_or_too_large_is_an_error() {
     let spoiled = Spoiled::new();
     spoiled.edit("config.json", |config| config["vocab_size"] = json!(50));
-    spoiled.fails(&["the tokenizer has ids up to 98, the model's vocabulary has 50"]);
+    spoiled.fails(&["the tokenizer has ids up to 98, the model's vocabulary has 50", "/model"]);
 
     let spoiled = Spoiled::new();
     spoiled.write("tokenizer.json", "{\"version\": \"1.0\", ");

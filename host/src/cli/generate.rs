@@ -68,7 +68,7 @@ fn answers(job: &Job, arguments: &Arguments, cancelled: &AtomicBool) -> Result<V
     let directory = job.model_directory()?;
     let model = job.model(&directory)?;
     let trainer = job.trainer(&directory)?;
-    model::check_vocabulary(&*model, trainer.vocabulary()?.size)?;
+    model::check_vocabulary(&*model, &directory, trainer.vocabulary()?.size)?;
     let examples = match (&arguments.prompt, &arguments.data) {
         (Some(prompt), _) => vec![prompt_example(prompt, directory.has_chat_template())],
         (None, source) => rows(job, source.as_deref().unwrap_or_default(), arguments.limit)?,

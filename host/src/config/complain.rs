@@ -64,8 +64,9 @@ pub(super) fn mismatch(mismatch: &Mismatch, merged: &Merged) -> Failure {
             failure.help(format!("write it in quotes: '\"{found}\"'"))
         }
         Value::String(text) if expected.contains("number") || expected.contains("integer") => {
-            match text.parse::<f64>() {
-                Ok(number) if number.is_finite() => failure.help(format!("write it without quotes: {text}")),
+            // As TOML reads it: nan and integers beyond 64 bits are no better without quotes.
+            match text.parse().map(super::files::from_toml) {
+                Ok(Ok(Value::Number(_))) => failure.help(format!("write it without quotes: {text}")),
                 _ => failure,
             }
         }

@@ -192,7 +192,7 @@ impl ModelCalls for TrainedModel {
 }
 
 /// Refuses a tokenizer that makes ids the model has no row for.
-pub fn check_vocabulary(model: &dyn Model, tokenizer: usize) -> Result<(), Failure> {
+pub fn check_vocabulary(model: &dyn Model, directory: &Directory, tokenizer: usize) -> Result<(), Failure> {
     let rows = model.vocabulary_size();
     if tokenizer <= rows {
         return Ok(());
@@ -201,5 +201,6 @@ pub fn check_vocabulary(model: &dyn Model, tokenizer: usize) -> Result<(), Failu
         Status::Input,
         format!("the tokenizer has ids up to {}, the model's vocabulary has {rows}", tokenizer - 1),
     )
+    .at(directory.path().display())
     .help("the tokenizer belongs to another model, or tokens were added without growing the embeddings"))
 }

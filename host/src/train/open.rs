@@ -66,7 +66,7 @@ impl<'a> Run<'a> {
         let directory = job.model_directory()?;
         let model = job.model(&directory)?;
         let trainer = job.trainer(&directory)?;
-        model::check_vocabulary(&*model, trainer.vocabulary()?.size)?;
+        model::check_vocabulary(&*model, &directory, trainer.vocabulary()?.size)?;
         let dataset = Arc::new(Dataset::read(job, &trainer, &settings.data.train)?);
         let held_out = match settings.data.eval.as_slice() {
             [] => None,
