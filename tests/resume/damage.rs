@@ -24,7 +24,9 @@ fn flip_a_bit(path: &Path) {
 }
 
 /// Ways to damage a checkpoint: a name, the file, what is done to it.
-const DAMAGE: [(&str, fn(&Path)); 6] = [
+type Damage = (&'static str, fn(&Path));
+
+const DAMAGE: [Damage; 6] = [
     ("manifest.json", delete),
     ("manifest.json", truncate),
     ("model.safetensors", delete),

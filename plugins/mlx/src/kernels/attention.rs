@@ -1,8 +1,8 @@
 //! Softmax attention with grouped key/value heads, causal and by segment, without storing the probabilities.
 //!
-//! Keys and values are packed once into panels. Then each task takes a block of [`WIDE`] queries and holds the scores of all keys it
+//! Keys and values are packed once into panels. Then each task takes a block of `WIDE` queries and holds the scores of all keys it
 //! may see *transposed*, one key a row and one query a lane: maximum, exponential and sum are plain vector code, and both
-//! products are [`microkernel::outer`]. The exact softmax needs no running rescale, and its memory is keys · 32 floats a thread.
+//! products are `microkernel::outer`. The exact softmax needs no running rescale, and its memory is keys · 32 floats a thread.
 //! The log-sum-exp of each query is all that the backward pass keeps (Dao et al., "FlashAttention", 2022).
 
 mod backward;

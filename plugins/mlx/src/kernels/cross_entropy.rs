@@ -1,4 +1,4 @@
-//! Cross-entropy of each row of logits with its target: −log softmax(logits)[target], without ever storing the softmax.
+//! Cross-entropy of each row of logits with its target: −log softmax(logits)\[target\], without ever storing the softmax.
 //!
 //! The forward pass keeps one log-sum-exp per row; the backward pass needs only that to turn logits into their gradient, in place if it may.
 
