@@ -45,8 +45,10 @@ fn a_job_stopped_by_a_signal_saves_says_so_and_ends_as_if_it_had_not_been() {
         assert!(error.contains(&format!("interrupted after update {done}")), "{error}");
         assert!(error.contains(&job.checkpoint(done as u64).display().to_string()), "{error}");
         assert!(error.contains("run the same command again"), "{error}");
-        assert!(!job.output().join("final").exists());
-        job.run().success();
+        assert!(job.checkpoint(done as u64).join("manifest.json").exists() && !job.output().join("final").exists());
+        let resumed = job.run().success();
+        let said = format!("resuming from {}", job.checkpoint(done as u64).display());
+        assert!(resumed.stderr.contains(&said), "{}", resumed.stderr);
         assert_same_result(&straight, &job, UPDATES);
     }
 }

@@ -44,7 +44,12 @@ impl Process {
         self.runs()
     }
 
-    /// Sends a signal by its name: `INT`, `TERM`, `KILL`. One that finds the run ended goes nowhere.
+    /// Kills it where it stands.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("a child can be killed");
+    }
+
+    /// Sends a signal by its name: `INT`, `TERM`. One that finds the run ended goes nowhere.
     pub fn signal(&self, name: &str) {
         let mut kill = Command::new("kill");
         kill.args(["-s", name, &self.child.id().to_string()]).stderr(std::process::Stdio::null());
