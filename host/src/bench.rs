@@ -40,7 +40,7 @@ pub struct TrainFigures {
 ///
 /// # Errors
 /// Plugins or model cannot be used.
-pub fn train(job: &Job, tokens: usize, steps: usize) -> Result<TrainFigures, Failure> {
+pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failure> {
     let settings = &job.resolved.settings;
     let compute = job.compute()?;
     let directory = job.model_directory()?;
@@ -70,7 +70,7 @@ pub fn train(job: &Job, tokens: usize, steps: usize) -> Result<TrainFigures, Fai
         let weight = partial.scalars[WEIGHT];
         let norm = update::norm_of_mean(&partial.gradient, weight);
         update::scale(&mut partial.gradient, weight, norm, settings.trainer.max_grad_norm);
-        updater.apply(&mut parameters, &partial.gradient, step as u64 + 1, settings.optimizer.learning_rate)?;
+        updater.apply(&mut parameters, &partial.gradient, u64::from(step) + 1, settings.optimizer.learning_rate)?;
         loss = partial.scalars[0] / weight;
         buffer = partial.gradient;
         if step > 0 {

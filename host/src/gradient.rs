@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use mdt_plugin_api::{Batch, Compute, Error, Handle, HostBatch, Model, Result, Tensor, Trainer, TrainerContext};
 
+use rayon::prelude::*;
+
 use crate::fold::Partial;
 use crate::model::{Parameters, TrainedModel};
 
@@ -101,10 +103,14 @@ fn scalars(values: &[Tensor], batch: &HostBatch) -> Result<Vec<f64>> {
 
 /// Whether everything in a partial result is a finite number.
 pub fn is_finite(partial: &Partial) -> bool {
-    use rayon::prelude::*;
-    // The sum of what is left of a number times zero is zero, or not a number: one pass without branches.
+    partial.scalars.iter().all(|value| value.is_finite()) && all_finite(&partial.gradient)
+}
+
+/// Whether all of these are finite numbers.
+pub fn all_finite(values: &[f32]) -> bool {
+    // What is left of a number times zero is zero, or not a number, and so is the sum: one pass without branches.
     let clean = |chunk: &[f32]| chunk.iter().fold(0.0f32, |sum, value| sum + value * 0.0) == 0.0;
-    partial.scalars.iter().all(|value| value.is_finite()) && partial.gradient.par_chunks(1 << 16).all(clean)
+    values.par_chunks(1 << 16).all(clean)
 }
 
 #[cfg(test)]

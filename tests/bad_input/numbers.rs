@@ -43,3 +43,11 @@ fn a_weight_that_is_no_number_stops_the_first_update() {
         assert!(!job.checkpoint(1).exists() && job.updates().is_empty());
     }
 }
+
+#[test]
+fn weights_that_an_update_made_infinite_are_never_saved() {
+    let job = Job::new().set("scheduler", "constant").set("optimizer.learning_rate", "1e300");
+    let job = job.set("checkpoint.save_steps", 1);
+    assert_says(&job.run().failure(6), &["is not finite after update 1", "lower `optimizer.learning_rate`"]);
+    assert!(!job.checkpoint(1).exists() && !job.output().join("final").exists());
+}

@@ -19,11 +19,11 @@ pub(super) enum Command {
 #[derive(Args)]
 pub(super) struct Train {
     /// Tokens of a row; the rows of an update are `trainer.batch_size`.
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    tokens: usize,
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..))]
+    tokens: u32,
     /// Updates that are measured, after one that is not.
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    steps: usize,
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -32,6 +32,6 @@ pub(super) struct Train {
 pub(super) fn run(common: &Common, command: &Command) -> Result<(), Failure> {
     let Command::Train(arguments) = command;
     let job = common.job(Vec::new(), signals::cancellation()?)?;
-    let figures = on_compute_thread(&job, || bench::train(&job, arguments.tokens, arguments.steps))?;
+    let figures = on_compute_thread(&job, || bench::train(&job, arguments.tokens as usize, arguments.steps))?;
     if arguments.json { print(json!(figures)) } else { print(figures) }
 }

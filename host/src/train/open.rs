@@ -13,7 +13,7 @@ use crate::data::Dataset;
 use crate::exit::{Failure, Status};
 use crate::export::Export;
 use crate::fold::Fold;
-use crate::gradient::{LOSS, Objective, WEIGHT};
+use crate::gradient::{LOSS, Objective, WEIGHT, all_finite};
 use crate::job::Job;
 use crate::metrics::{self, Metrics};
 use crate::model::{self, Directory, Parameters};
@@ -243,7 +243,16 @@ impl<'a> Run<'a> {
         let states = self.updater.arrays(&self.parameters);
         let states: Vec<_> =
             states.iter().map(|StateArray { name, shape, data }| Array { name, shape, data }).collect();
-        with_arrays(&self.parameters, |parameters| self.store.save(&state, parameters, &states))?;
+        with_arrays(&self.parameters, |parameters| {
+            // A finite gradient can still have been multiplied by too large a rate.
+            if let Some(array) = parameters.iter().find(|array| !all_finite(array.data)) {
+                let message = format!("`{}` is not finite after update {}", array.name, self.done);
+                return Err(Failure::new(Status::NonFinite, message)
+                    .because("this update is not saved; earlier checkpoints are as they were")
+                    .help("lower `optimizer.learning_rate`"));
+            }
+            self.store.save(&state, parameters, &states)
+        })?;
         self.saved = Some(self.done);
         Ok(())
     }

@@ -17,7 +17,7 @@ pub struct Compute {
     pub dtype: Dtype,
     /// Threads for host and device work on the CPU; 0 takes every core. Results are bit-equal at equal numbers.
     /// Default: 0.
-    #[schemars(range(max = 4096))]
+    #[schemars(range(max = 512))]
     pub threads: u32,
 }
 
