@@ -29,13 +29,30 @@ fn is_saving(job: &Job) -> bool {
     entries.into_iter().any(|entry| entry.file_name().to_string_lossy().ends_with(".tmp"))
 }
 
-/// Kills the run at this moment of a save that comes after one more update. Says whether it had to.
-fn kill_in_a_save(job: &Job, moment: Duration) -> bool {
+/// The moments of a save that a kill is aimed at.
+enum Moment {
+    /// So long after its first file.
+    AfterBeginning(Duration),
+    /// As soon as the checkpoint has its name.
+    Appearance,
+}
+
+/// Kills the run in a save that comes after one more update. Says whether it had to.
+fn kill_in_a_save(job: &Job, moment: Moment) -> bool {
     let until = job.lines_so_far() + 1;
     let mut process = job.start();
     process.wait_until(|| job.lines_so_far() >= until);
-    while process.runs() && !is_saving(job) {}
-    sleep(moment);
+    // No pause here: what is waited for takes microseconds.
+    match moment {
+        Moment::AfterBeginning(pause) => {
+            while !is_saving(job) && process.runs() {}
+            sleep(pause);
+        }
+        Moment::Appearance => {
+            let next = job.checkpoint(job.lines_so_far() as u64 + 1);
+            while !next.exists() && process.runs() {}
+        }
+    }
     process.kill();
     let run = process.end();
     assert!(run.status.is_none() || run.status == Some(0), "{}", run.stderr);
@@ -49,8 +66,12 @@ fn kills_in_saves_leave_the_result_as_it_is() {
     let job = job(UPDATES).set("checkpoint.keep", 2);
     let (mut kills, mut torn) = (0, 0);
     for attempt in 0u64..12 {
-        // Moments spread over a save, which takes some milliseconds.
-        if !kill_in_a_save(&job, Duration::from_micros(attempt * 400)) {
+        // Spread over a save, which takes some milliseconds.
+        let moment = match attempt % 3 {
+            0 => Moment::Appearance,
+            _ => Moment::AfterBeginning(Duration::from_micros(attempt * 400)),
+        };
+        if !kill_in_a_save(&job, moment) {
             break;
         }
         kills += 1;
