@@ -1,12 +1,16 @@
 //! The training run: everything is opened and checked, then update follows update.
 
+mod files;
 mod open;
+mod report;
+mod run;
+mod start;
 mod step;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-pub use open::Run;
+pub use run::Run;
 use step::Outcome;
 
 use crate::exit::{Failure, Status};

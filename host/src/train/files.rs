@@ -1,0 +1,93 @@
+//! What a run writes: checkpoints, the final model, the picture of the loss.
+
+use mdt_plugin_api::HostView;
+
+use super::Run;
+use crate::checkpoint::State;
+use crate::exit::{Failure, Status};
+use crate::export::Export;
+use crate::gradient::all_finite;
+use crate::metrics;
+use crate::model::Parameters;
+use crate::progress;
+use crate::storage::Array;
+use crate::update::StateArray;
+
+impl Run<'_> {
+    /// Whether a checkpoint is due after this update.
+    pub(super) fn save_due(&self) -> bool {
+        let every = self.settings.checkpoint.save_steps;
+        every > 0 && self.done.is_multiple_of(every)
+    }
+
+    /// Writes a checkpoint of the present update, unless there is one.
+    pub(super) fn save(&mut self) -> Result<(), Failure> {
+        if self.saved == Some(self.done) {
+            return Ok(());
+        }
+        let state = State {
+            update: self.done,
+            config: self.job.resolved.canonical(),
+            data: self.fingerprint.clone(),
+            components: self.components.clone(),
+            metrics_bytes: self.metrics.bytes(),
+            progress: serde_json::Value::Null,
+        };
+        let states = self.updater.arrays(&self.parameters);
+        let states: Vec<_> =
+            states.iter().map(|StateArray { name, shape, data }| Array { name, shape, data }).collect();
+        with_arrays(&self.parameters, |parameters| {
+            // A finite gradient can still have been multiplied by too large a rate.
+            if let Some(array) = parameters.iter().find(|array| !all_finite(array.data)) {
+                let message = format!("`{}` is not finite after update {}", array.name, self.done);
+                return Err(Failure::new(Status::NonFinite, message)
+                    .because("this update is not saved; earlier checkpoints are as they were")
+                    .help("lower `optimizer.learning_rate`"));
+            }
+            self.store.save(&state, parameters, &states)
+        })?;
+        self.saved = Some(self.done);
+        Ok(())
+    }
+
+    /// Writes a checkpoint for an interrupted job; the failure says how to go on.
+    pub(super) fn interrupted(&mut self) -> Failure {
+        self.progress.finish();
+        match self.save() {
+            Err(failure) => failure,
+            Ok(()) => Failure::new(Status::Interrupted, format!("interrupted after update {}", self.done))
+                .at(self.store.path(self.done).display())
+                .help("run the same command again to go on from there"),
+        }
+    }
+
+    /// Writes the final model and the picture of the loss.
+    pub(super) fn export(&self) -> Result<(), Failure> {
+        let output = &self.settings.output_dir;
+        let tied = !self.parameters.specs().iter().any(|spec| spec.name == "lm_head.weight");
+        let model = with_arrays(&self.parameters, |parameters| {
+            let (source, config) = (self.directory.path(), self.directory.config());
+            Export { source, config, tie_word_embeddings: tied, parameters }.write(output)
+        })?;
+        let curve = metrics::read_losses(&output.join(metrics::FILE))?;
+        let picture = metrics::write_picture(output, &format!("Loss of {}", output.display()), &curve)?;
+        progress::note(&format!("wrote {} and {}", model.display(), picture.display()));
+        Ok(())
+    }
+}
+
+/// The parameters as arrays in host memory, for as long as `body` runs.
+fn with_arrays<T>(
+    parameters: &Parameters,
+    body: impl FnOnce(&[Array<'_>]) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let views: Vec<HostView<'_>> =
+        parameters.tensors().iter().map(|tensor| tensor.host_view()).collect::<Result<_, _>>()?;
+    let arrays: Vec<Array<'_>> = parameters
+        .specs()
+        .iter()
+        .zip(&views)
+        .map(|(spec, view)| Ok(Array { name: &spec.name, shape: &spec.shape, data: view.as_slice::<f32>()? }))
+        .collect::<Result<_, mdt_plugin_api::Error>>()?;
+    body(&arrays)
+}
