@@ -38,10 +38,20 @@ mod tests {
 
     /// Panics unless ‖got − want‖ ≤ tolerance · ‖want‖, with a floor for a reference that is zero.
     pub fn assert_close(got: &[f32], want: &[f64], tolerance: f64) {
+        assert_close_above(got, want, 1e-6, tolerance);
+    }
+
+    /// The same with a floor for ‖want‖: results whose terms cancel are as exact as the terms are.
+    pub fn assert_close_above(got: &[f32], want: &[f64], floor: f64, tolerance: f64) {
         assert_eq!(got.len(), want.len());
         let error = got.iter().zip(want).map(|(&g, &w)| (f64::from(g) - w).powi(2)).sum::<f64>().sqrt();
-        let norm = want.iter().map(|w| w * w).sum::<f64>().sqrt().max(1e-6);
+        let norm = norm(want).max(floor);
         assert!(error <= tolerance * norm, "relative error {} > {tolerance}", error / norm);
+    }
+
+    /// ‖values‖.
+    pub fn norm(values: &[f64]) -> f64 {
+        values.iter().map(|value| value * value).sum::<f64>().sqrt()
     }
 
     /// A hash of what several kernels give on this machine.
