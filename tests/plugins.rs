@@ -63,6 +63,36 @@ fn lion_takes_over_an_adamw_configuration_and_the_loss_falls() {
 }
 
 #[test]
+fn sgd_takes_over_an_adamw_configuration_and_the_loss_falls() {
+    let job = Job::new();
+    let config = adamw(&job);
+    let sgd = ["--config", &config, "--set", "optimizer=sgd"];
+
+    let values = shown(&job, &sgd);
+    assert_eq!(values["values"]["optimizer.use"], json!({ "value": "sgd", "from": "--set optimizer" }));
+    assert_eq!(values["values"]["optimizer.learning_rate"]["value"], 2e-3);
+    for (key, default) in [("momentum", json!(0.0)), ("dampening", json!(0.0)), ("nesterov", json!(false))] {
+        assert_eq!(values["values"][format!("optimizer.{key}")]["value"], default, "{key}");
+    }
+    let dropped = values["dropped"].as_array().expect("a list").iter().map(|dropped| &dropped["key"]);
+    assert_eq!(dropped.collect::<Vec<_>>(), ["optimizer.beta1", "optimizer.beta2", "optimizer.eps"]);
+
+    let keys = ["optimizer.learning_rate=0.1", "optimizer.momentum=0.9", "optimizer.nesterov=true"];
+    let keys = keys.map(|key| ["--set", key]).concat();
+    assert_says(&job.run_with(&[&sgd[..], &keys].concat()).success().stderr, &["optimizer sgd 0.1.0"]);
+    let losses = job.numbers("loss");
+    assert_eq!(losses.len(), 20);
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    assert!(mean(&losses[15..]) < 0.8 * mean(&losses[..5]), "{losses:?}");
+}
+
+#[test]
+fn keys_that_sgd_cannot_work_with_are_refused_by_name() {
+    let failure = Job::new().set("optimizer", "sgd").set("optimizer.nesterov", true).run().failure(2);
+    assert_says(&failure, &["nesterov needs a momentum above 0", "optimizer.nesterov"]);
+}
+
+#[test]
 fn switching_back_finds_every_key_where_it_was() {
     let job = job_with(&example_plugin("lion"));
     let config = adamw(&job);
@@ -100,16 +130,29 @@ fn lion_in_the_users_directory_is_found_by_its_name() {
 
 #[test]
 fn a_resumed_lion_is_bit_equal_to_one_that_never_stopped() {
-    let lion = |job: Job| job.set("optimizer", "lion").set("trainer.max_steps", 4).set("checkpoint.save_steps", 2);
     let library = example_plugin("lion");
-    let whole = lion(job_with(&library));
+    assert_resumes_to_the_same_bits(|| job_with(&library).set("optimizer", "lion"), "lion");
+}
+
+#[test]
+fn a_resumed_sgd_is_bit_equal_to_one_that_never_stopped_with_momentum_and_without() {
+    for momentum in [0.0, 0.9] {
+        let sgd = || Job::new().set("optimizer", "sgd").set("optimizer.momentum", momentum);
+        assert_resumes_to_the_same_bits(|| sgd().set("optimizer.dampening", 0.5), "sgd");
+    }
+}
+
+/// Four updates in one run, and two in a run that goes on from the checkpoint after two.
+fn assert_resumes_to_the_same_bits(job: impl Fn() -> Job, optimizer: &str) {
+    let job = || job().set("trainer.max_steps", 4).set("checkpoint.save_steps", 2);
+    let whole = job();
     whole.run().success();
-    let broken = lion(job_with(&library));
+    let broken = job();
     broken.run().success();
     let saved = broken.checkpoint(2);
     fs::remove_dir_all(broken.checkpoint(4)).expect("the last checkpoint");
     fs::remove_dir_all(broken.output().join("final")).expect("the final model");
-    assert!(fs::read_to_string(saved.join("state.json")).expect("a state").contains("lion"));
+    assert!(fs::read_to_string(saved.join("state.json")).expect("a state").contains(optimizer));
     assert_says(&broken.run().success().stderr, &["resuming from", "step-000002"]);
     assert!(broken.final_weights() == whole.final_weights());
     assert_eq!(broken.unmeasured(), whole.unmeasured());
@@ -197,6 +240,7 @@ fn every_built_in_component_is_listed_and_can_be_inspected() {
         ("model", "llama"),
         ("trainer", "sft"),
         ("optimizer", "adamw"),
+        ("optimizer", "sgd"),
         ("data", "jsonl"),
         ("comm", "local"),
     ] {

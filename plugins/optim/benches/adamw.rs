@@ -3,7 +3,8 @@
 //! Four arrays are read and three written, 28 bytes for each parameter; the throughput counts those.
 
 use divan::counter::BytesCount;
-use mdt_optim::{AdamW, Config};
+use mdt_optim::AdamW;
+use mdt_optim::adamw::Config;
 use mdt_plugin_api::{Optimizer, Update};
 
 const PARAMETERS: usize = 5_000_000;

@@ -1,9 +1,9 @@
-//! A hundred updates on given gradients agree with `torch.optim.AdamW`, moments included.
+//! A hundred updates on given gradients agree with `torch.optim.AdamW` and `torch.optim.SGD`, states included.
 
 use std::fs;
 use std::path::PathBuf;
 
-use mdt_optim::{AdamW, Config};
+use mdt_optim::{AdamW, Sgd, adamw, sgd};
 use mdt_plugin_api::{Optimizer, Update};
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -11,28 +11,52 @@ use serde_json::Value;
 const TOLERANCE: f64 = 1e-6;
 
 #[test]
-fn hundred_updates_agree_with_pytorch() {
-    let bytes = fs::read(fixture("adamw.safetensors")).unwrap();
+fn hundred_updates_of_adamw_agree_with_pytorch() {
+    let compared = compare("adamw", |case| {
+        let number = |key: &str| case[key].as_f64().unwrap();
+        let config = adamw::Config { beta1: number("beta1"), beta2: number("beta2"), eps: number("eps") };
+        AdamW::new(config).unwrap()
+    });
+    assert_eq!(compared, 2 * 3 * 3, "two cases, three arrays, after 1, 10 and 100 updates");
+}
+
+#[test]
+fn hundred_updates_of_sgd_agree_with_pytorch() {
+    let compared = compare("sgd", |case| {
+        let number = |key: &str| case[key].as_f64().unwrap();
+        let nesterov = case["nesterov"].as_bool().unwrap();
+        let config = sgd::Config { momentum: number("momentum"), dampening: number("dampening"), nesterov };
+        Sgd::new(config).unwrap()
+    });
+    assert_eq!(compared, (2 + 3 * 2) * 4, "two cases without and three with momentum, after 1, 2, 10 and 100 updates");
+}
+
+/// Makes the updates of every case of a fixture, and compares all arrays that the fixture has; returns how many.
+fn compare<O: Optimizer>(fixture: &str, create: impl Fn(&Value) -> O) -> usize {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(fixture);
+    let bytes = fs::read(directory.join(format!("{fixture}.safetensors"))).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let cases: Value = serde_json::from_slice(&fs::read(fixture("adamw.json")).unwrap()).unwrap();
+    let text = fs::read(directory.join(format!("{fixture}.json"))).unwrap();
+    let cases: Value = serde_json::from_slice(&text).unwrap();
 
     let mut compared = 0;
     for (name, case) in cases.as_object().unwrap() {
-        let number = |key: &str| case[key].as_f64().unwrap();
-        let config = Config { beta1: number("beta1"), beta2: number("beta2"), eps: number("eps") };
-        let adamw = AdamW::new(config).unwrap();
+        let optimizer = create(case);
+        let names: Vec<_> = optimizer.states().into_iter().map(|state| state.name).collect();
         let rates: Vec<f64> = serde_json::from_value(case["learning_rates"].clone()).unwrap();
+        let weight_decay = case["weight_decay"].as_f64().unwrap();
 
         let mut parameter = array(&tensors, "initial");
         let size = parameter.len();
-        let (mut mean, mut square) = (vec![0.0; size], vec![0.0; size]);
+        let mut states = vec![vec![0.0; size]; names.len()];
         let gradients = array(&tensors, "gradients");
         for ((step, &learning_rate), gradient) in (1..).zip(&rates).zip(gradients.chunks(size)) {
-            let update =
-                Update { name: "weight", shape: &[size], step, learning_rate, weight_decay: number("weight_decay") };
-            adamw.update(&update, &mut parameter, gradient, &mut [&mut mean, &mut square]).unwrap();
+            let update = Update { name: "weight", shape: &[size], step, learning_rate, weight_decay };
+            let mut slices: Vec<_> = states.iter_mut().map(Vec::as_mut_slice).collect();
+            optimizer.update(&update, &mut parameter, gradient, &mut slices).unwrap();
 
-            for (ours, theirs) in [(&parameter, "parameter"), (&mean, "exp_avg"), (&square, "exp_avg_sq")] {
+            let arrays = names.iter().map(String::as_str).zip(&states);
+            for (theirs, ours) in arrays.chain([("parameter", &parameter)]) {
                 let key = format!("{name}.{step}.{theirs}");
                 if tensors.tensor(&key).is_ok() {
                     let difference = relative_difference(ours, &array(&tensors, &key));
@@ -43,11 +67,7 @@ fn hundred_updates_agree_with_pytorch() {
             }
         }
     }
-    assert_eq!(compared, 2 * 3 * 3, "two cases, three arrays, after 1, 10 and 100 updates");
-}
-
-fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/adamw").join(name)
+    compared
 }
 
 fn array(tensors: &SafeTensors<'_>, name: &str) -> Vec<f32> {
