@@ -254,9 +254,13 @@ fn the_schema_has_the_keys_of_the_host_and_of_every_plugin_that_is_found() {
         ("data", "csv", &["train", "delimiter", "fields"]),
         ("trainer", "sft", &["batch_size", "max_seq_len", "chat_template"]),
         ("optimizer", "adamw", &["learning_rate", "no_decay", "beta1", "beta2", "eps"]),
+        ("optimizer", "sgd", &["learning_rate", "no_decay", "momentum", "dampening", "nesterov"]),
         ("optimizer", "lion", &["learning_rate", "no_decay", "beta1", "beta2"]),
         ("scheduler", "cosine", &["warmup_steps", "min_ratio"]),
         ("scheduler", "constant", &["warmup_steps"]),
+        ("scheduler", "linear", &["warmup_steps", "min_ratio"]),
+        ("scheduler", "polynomial", &["warmup_steps", "power", "min_ratio"]),
+        ("scheduler", "wsd", &["warmup_steps", "decay_ratio", "decay_steps", "min_ratio"]),
         ("comm", "local", &["world_size", "rank", "address", "port"]),
         ("compute", "mlx", &["device", "dtype", "threads"]),
     ] {

@@ -50,3 +50,24 @@ fn a_constant_rate_stays_at_the_peak_after_its_warm_up() {
     assert_close(rates[49], 5e-5);
     assert_eq!(rates[WARMUP - 1..], [1e-4; UPDATES - WARMUP + 1]);
 }
+
+#[test]
+fn a_wsd_rate_leaves_the_peak_only_for_its_decay() {
+    // A tenth of 120 updates, as nothing else is said.
+    let rates = rates("wsd", 1, 1);
+    assert_close(rates[0], 1e-6);
+    assert_eq!(rates[WARMUP - 1..UPDATES - 12], [1e-4; UPDATES - 12 - WARMUP + 1]);
+    for (index, &rate) in rates[UPDATES - 12..].iter().enumerate() {
+        assert_close(rate, 1e-4 * (12 - index) as f64 / 13.0);
+    }
+}
+
+#[test]
+fn a_linear_rate_falls_evenly_from_the_peak_and_a_polynomial_without_a_power_is_linear() {
+    let rates = ["linear", "polynomial"].map(|scheduler| rates(scheduler, 1, 1));
+    assert_eq!(rates[0], rates[1]);
+    assert_eq!(rates[0][WARMUP - 1], 1e-4);
+    for (index, &rate) in rates[0][WARMUP..].iter().enumerate() {
+        assert_close(rate, 1e-4 * (UPDATES - WARMUP - index) as f64 / 21.0);
+    }
+}

@@ -107,8 +107,8 @@ fn a_set_that_is_no_key_and_value_says_how_to_write_it() {
 
 #[test]
 fn an_unknown_scheduler_is_answered_with_the_known_ones() {
-    let failure = Job::new().set("scheduler", "linear").run().failure(2);
-    assert_says(&failure, &["there is no scheduler `linear`", "--set scheduler", "`constant`, `cosine`"]);
+    let failure = Job::new().set("scheduler", "step").run().failure(2);
+    assert_says(&failure, &["there is no scheduler `step`", "--set scheduler", "`constant`, `cosine`, `linear`"]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ mod scheduler;
 mod storage;
 
 pub use compute::{Comm, Compute, Dtype};
-pub use scheduler::{Constant, Cosine, Scheduler};
+pub use scheduler::{Constant, Cosine, Linear, Polynomial, Scheduler, Wsd};
 pub use storage::{Checkpoint, Metrics, Plugins, Resume};
 
 /// Every key that the host itself reads.

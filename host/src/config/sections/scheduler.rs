@@ -12,6 +12,12 @@ pub enum Scheduler {
     Constant(Constant),
     /// Half a cosine from the peak down to `min_ratio` of it, after the warm-up.
     Cosine(Cosine),
+    /// A straight line from the peak down to `min_ratio` of it, after the warm-up.
+    Linear(Linear),
+    /// A power of that line, after the warm-up.
+    Polynomial(Polynomial),
+    /// Warm-up, stable, decay: the peak, and at the end a straight line down to `min_ratio` of it.
+    Wsd(Wsd),
 }
 
 impl Default for Scheduler {
@@ -39,15 +45,82 @@ pub struct Cosine {
     pub min_ratio: f64,
 }
 
+/// Keys of `scheduler.use = "linear"`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Linear {
+    /// Updates over which the learning rate rises linearly to its peak. Default: 0.
+    pub warmup_steps: u64,
+    /// Part of the peak that the last update is left with, 0 to 1. Default: 0.0.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub min_ratio: f64,
+}
+
+/// Keys of `scheduler.use = "polynomial"`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Polynomial {
+    /// Updates over which the learning rate rises linearly to its peak. Default: 0.
+    pub warmup_steps: u64,
+    /// Power of the part of the updates that remains; 1 is a straight line, 0 stays at the peak. Default: 1.0.
+    #[schemars(range(min = 0.0))]
+    pub power: f64,
+    /// Part of the peak that the last update is left with, 0 to 1. Default: 0.0.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub min_ratio: f64,
+}
+
+impl Default for Polynomial {
+    fn default() -> Self {
+        Polynomial { warmup_steps: 0, power: 1.0, min_ratio: 0.0 }
+    }
+}
+
+/// Keys of `scheduler.use = "wsd"`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Wsd {
+    /// Updates over which the learning rate rises linearly to its peak. Default: 0.
+    pub warmup_steps: u64,
+    /// Part of all updates that the linear decay at the end takes, 0 to 1; never any of the warm-up's. Default: 0.1.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub decay_ratio: f64,
+    /// Updates that the decay takes, whatever `decay_ratio` says. Default: unset.
+    pub decay_steps: Option<u64>,
+    /// Part of the peak that the last update is left with, 0 to 1. Default: 0.0.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub min_ratio: f64,
+}
+
+impl Default for Wsd {
+    fn default() -> Self {
+        Wsd { warmup_steps: 0, decay_ratio: 0.1, decay_steps: None, min_ratio: 0.0 }
+    }
+}
+
 impl Scheduler {
     /// The names that `scheduler.use` may have.
-    pub const IDS: [&'static str; 2] = ["constant", "cosine"];
+    pub const IDS: [&'static str; 5] = ["constant", "cosine", "linear", "polynomial", "wsd"];
+
+    /// Updates over which the learning rate rises linearly to its peak, which every scheduler has.
+    pub fn warmup_steps(&self) -> u64 {
+        match self {
+            Scheduler::Constant(c) => c.warmup_steps,
+            Scheduler::Cosine(c) => c.warmup_steps,
+            Scheduler::Linear(c) => c.warmup_steps,
+            Scheduler::Polynomial(c) => c.warmup_steps,
+            Scheduler::Wsd(c) => c.warmup_steps,
+        }
+    }
 
     /// The JSON Schema of the keys of scheduler `id`; `None` where there is no such scheduler.
     pub(in crate::config) fn schema(id: &str) -> Option<Value> {
         match id {
             "constant" => Some(schemars::schema_for!(Constant).to_value()),
             "cosine" => Some(schemars::schema_for!(Cosine).to_value()),
+            "linear" => Some(schemars::schema_for!(Linear).to_value()),
+            "polynomial" => Some(schemars::schema_for!(Polynomial).to_value()),
+            "wsd" => Some(schemars::schema_for!(Wsd).to_value()),
             _ => None,
         }
     }

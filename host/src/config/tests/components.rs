@@ -67,6 +67,12 @@ fn schedulers_are_chosen_like_plugins() {
     let resolved = Desk::with(base).set("scheduler=constant").resolved();
     assert_eq!(resolved.settings.scheduler, Scheduler::Constant(Constant { warmup_steps: 10 }));
     assert_eq!(resolved.dropped[0].key, "scheduler.min_ratio");
+    let resolved = Desk::with(base).set("scheduler=polynomial").set("scheduler.power=2").resolved();
+    let polynomial = Polynomial { warmup_steps: 10, power: 2.0, min_ratio: 0.1 };
+    assert_eq!(resolved.settings.scheduler, Scheduler::Polynomial(polynomial));
+    let resolved = Desk::with(base).set("scheduler=wsd").set("scheduler.decay_steps=5").resolved();
+    let wsd = Wsd { warmup_steps: 10, decay_ratio: 0.1, decay_steps: Some(5), min_ratio: 0.1 };
+    assert_eq!(resolved.settings.scheduler, Scheduler::Wsd(wsd));
     assert_eq!(Desk::with("scheduler = 'step'").failure().status(), Status::Configuration);
 }
 
@@ -94,4 +100,17 @@ fn the_model_component_is_told_by_the_model_unless_it_is_chosen() {
     assert_eq!(both.failure().status(), Status::Plugin, "plugins are checked before models");
     let both = Desk::with("model = 'nowhere'\ntrainer.packing = 3\n");
     assert_eq!(both.failure().status(), Status::Configuration);
+}
+
+#[test]
+fn every_key_of_every_scheduler_states_its_meaning_and_its_default() {
+    for id in Scheduler::IDS {
+        let schema = Scheduler::schema(id).unwrap();
+        let resolved = Desk::with(&format!("scheduler = '{id}'")).resolved();
+        for (key, property) in schema["properties"].as_object().unwrap() {
+            let description = property["description"].as_str().unwrap_or_default();
+            assert!(description.contains("Default: "), "{id}.{key}");
+            assert!(resolved.entries().iter().any(|e| e.path == ["scheduler", key]), "{id}.{key}");
+        }
+    }
 }
