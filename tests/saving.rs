@@ -26,7 +26,15 @@ fn json(path: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(path).expect("a file")).expect("JSON")
 }
 
-const MODELS: [(&str, bool); 4] = [("llama2", false), ("llama3", true), ("linear_sharded", false), ("bf16", false)];
+const MODELS: [(&str, bool); 7] = [
+    ("llama2", false),
+    ("llama3", true),
+    ("linear_sharded", false),
+    ("bf16", false),
+    ("mistral", false),
+    ("qwen2", true),
+    ("qwen3", false),
+];
 const CONFIGS: [&str; 2] = ["config.json", "config.transformers4.json"];
 
 #[test]

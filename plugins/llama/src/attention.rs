@@ -30,16 +30,19 @@ pub fn attention(
     // [B, T, heads · D] → [B, heads, T, D]; -1 is T.
     let batch = x.shape()?[0] as i64;
     let project = |name: &str, heads: usize| -> Result<Tensor> {
-        ctx.linear(&format!("{prefix}.{name}"), x)?
-            .reshape(&[batch, -1, heads as i64, head_dim as i64])?
-            .transpose(&[0, 2, 1, 3])
+        ctx.linear(&format!("{prefix}.{name}"), x)?.reshape(&[batch, -1, heads as i64, head_dim as i64])
     };
-    let rotate = |heads: &Tensor| {
-        ctx.rope(heads, &rotation.inverse_frequencies, rotation.positions, rotation.offset, rotation.scale)
+    let rotated = |projection: &str, norm: &str, heads: usize| -> Result<Tensor> {
+        let mut projected = project(projection, heads)?;
+        if architecture.query_key_norm {
+            projected = ctx.rms_norm(&format!("{prefix}.{norm}"), &projected, architecture.rms_norm_eps)?;
+        }
+        let Rotation { inverse_frequencies, positions, offset, scale } = rotation;
+        ctx.rope(&projected.transpose(&[0, 2, 1, 3])?, inverse_frequencies, *positions, *offset, *scale)
     };
-    let queries = rotate(&project("q_proj", heads)?)?;
-    let keys = rotate(&project("k_proj", key_value_heads)?)?;
-    let values = project("v_proj", key_value_heads)?;
+    let queries = rotated("q_proj", "q_norm", heads)?;
+    let keys = rotated("k_proj", "k_norm", key_value_heads)?;
+    let values = project("v_proj", key_value_heads)?.transpose(&[0, 2, 1, 3])?;
 
     let scale = (head_dim as f64).powf(-0.5);
     let attended = match cache {

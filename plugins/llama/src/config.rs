@@ -1,12 +1,13 @@
-//! What a Llama is made of, read from a `config.json` as transformers 4 and 5 write it.
+//! What a model is made of, read from a `config.json` as transformers 4 and 5 write it.
 
 use mdt_plugin_api::Result;
 use mdt_plugin_api::serde_json::Value;
 
+use crate::family::{AttentionBias, Family};
 use crate::json::Object;
 use crate::rope::Rope;
 
-/// The architecture. Where a key is absent, transformers' default holds.
+/// The architecture. Where a key is absent, the default of the family's class in transformers holds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Architecture {
     /// Rows of the embedding.
@@ -25,10 +26,16 @@ pub struct Architecture {
     pub head_dim: usize,
     /// Added to the mean square in norms.
     pub rms_norm_eps: f64,
-    /// Whether q, k, v and o projections have biases.
-    pub attention_bias: bool,
+    /// Whether the q, k and v projections have biases.
+    pub query_key_value_bias: bool,
+    /// Whether the o projection has a bias.
+    pub output_bias: bool,
     /// Whether the MLP's projections have biases.
     pub mlp_bias: bool,
+    /// Whether queries and keys are normed, each head on its own, before they are rotated.
+    pub query_key_norm: bool,
+    /// How many tokens some layer sees at most, itself included; `None` where all see everything.
+    pub window: Option<usize>,
     /// Whether the head is the embedding.
     pub tie_word_embeddings: bool,
     /// Standard deviation of fresh weights.
@@ -38,22 +45,22 @@ pub struct Architecture {
 }
 
 impl Architecture {
-    /// Reads a `config.json`.
+    /// Reads a `config.json` of this family.
     ///
     /// # Errors
     /// A missing key, a wrong type, sizes that do not fit each other, or a feature that would change the mathematics
     /// and is not implemented; the error names the key.
-    pub fn read(json: &Value) -> Result<Self> {
+    pub fn read(json: &Value, family: &Family) -> Result<Self> {
         let config = Object::root(json)?;
-        refuse_other_mathematics(&config)?;
+        refuse_other_mathematics(&config, family)?;
         let size = |key: &str| config.required(key, config.size(key)?);
         let (hidden_size, heads) = (size("hidden_size")?, size("num_attention_heads")?);
-        let key_value_heads = config.size("num_key_value_heads")?.unwrap_or(heads);
+        let key_value_heads = key_value_heads(&config, family, heads)?;
         if heads % key_value_heads != 0 {
             let why = format!("is {key_value_heads}, which does not divide num_attention_heads, {heads}");
             return Err(config.refuse("num_key_value_heads", why));
         }
-        let head_dim = match config.size("head_dim")? {
+        let head_dim = match config.size("head_dim")?.or(family.head_dim) {
             Some(head_dim) => head_dim,
             None if hidden_size % heads == 0 => hidden_size / heads,
             None => {
@@ -64,28 +71,48 @@ impl Architecture {
         if head_dim % 2 != 0 {
             return Err(config.refuse("head_dim", format!("is {head_dim}; rotary positions need an even one")));
         }
+        let (query_key_value_bias, output_bias) = match family.attention_bias {
+            AttentionBias::Never => (false, false),
+            AttentionBias::Inputs => (true, false),
+            AttentionBias::Configured => {
+                let all = config.boolean("attention_bias")?.unwrap_or(false);
+                (all, all)
+            }
+        };
+        let layers = size("num_hidden_layers")?;
         Ok(Self {
             vocab_size: size("vocab_size")?,
             hidden_size,
             intermediate_size: size("intermediate_size")?,
-            layers: size("num_hidden_layers")?,
+            layers,
             heads,
             key_value_heads,
             head_dim,
             rms_norm_eps: config.positive("rms_norm_eps")?.unwrap_or(1e-6),
-            attention_bias: config.boolean("attention_bias")?.unwrap_or(false),
-            mlp_bias: config.boolean("mlp_bias")?.unwrap_or(false),
+            query_key_value_bias,
+            output_bias,
+            mlp_bias: family.reads_mlp_bias && config.boolean("mlp_bias")?.unwrap_or(false),
+            query_key_norm: family.query_key_norm,
+            window: family.window.read(&config, layers)?,
             tie_word_embeddings: config.boolean("tie_word_embeddings")?.unwrap_or(false),
             initializer_range: config.number("initializer_range")?.unwrap_or(0.02),
-            rope: Rope::read(&config, head_dim)?,
+            rope: Rope::read(&config, head_dim, family.max_positions)?,
         })
     }
 }
 
+/// Null is as many as query heads in every family; what an absent key is differs.
+fn key_value_heads(config: &Object<'_>, family: &Family, heads: usize) -> Result<usize> {
+    let given = config.size("num_key_value_heads")?;
+    let absent = if config.contains("num_key_value_heads") { None } else { family.key_value_heads };
+    Ok(given.or(absent).unwrap_or(heads))
+}
+
 /// Keys that other models and later versions put into the same file.
-fn refuse_other_mathematics(config: &Object<'_>) -> Result<()> {
-    if let Some(other) = config.text("model_type")?.filter(|&name| name != "llama") {
-        return Err(config.refuse("model_type", format!("is {other:?}; this model plugin reads \"llama\"")));
+fn refuse_other_mathematics(config: &Object<'_>, family: &Family) -> Result<()> {
+    if let Some(other) = config.text("model_type")?.filter(|&name| name != family.model_type) {
+        let why = format!("is {other:?}; this model component reads {:?}", family.model_type);
+        return Err(config.refuse("model_type", why));
     }
     if let Some(other) = config.text("hidden_act")?.filter(|&name| name != "silu") {
         return Err(config.refuse("hidden_act", format!("is {other:?}; only \"silu\" is implemented")));

@@ -36,6 +36,16 @@ impl<'a> Object<'a> {
         self.map.is_empty()
     }
 
+    /// Whether the key is there, if only as null.
+    pub fn contains(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
+    /// A whole number ≥ 0.
+    pub fn count(&self, key: &str) -> Result<Option<usize>> {
+        self.read(key, "a whole number", |value| value.as_u64().and_then(|number| usize::try_from(number).ok()))
+    }
+
     /// A whole number ≥ 1.
     pub fn size(&self, key: &str) -> Result<Option<usize>> {
         self.read(key, "a whole number, at least 1", |value| {
@@ -61,6 +71,11 @@ impl<'a> Object<'a> {
     /// A text.
     pub fn text(&self, key: &str) -> Result<Option<&'a str>> {
         self.read(key, "a text", |value| value.as_str())
+    }
+
+    /// A list of texts.
+    pub fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>> {
+        self.read(key, "a list of texts", |value| value.as_array()?.iter().map(Value::as_str).collect())
     }
 
     /// The value of a key that must be there.

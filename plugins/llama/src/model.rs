@@ -1,4 +1,6 @@
-//! The component `model llama`: the forward pass.
+//! The components `model llama`, `mistral`, `qwen2` and `qwen3`: one forward pass for all.
+
+use std::marker::PhantomData;
 
 use mdt_plugin_api::{
     Cache, Component, Error, HostArray, Model, ModelContext, ModelInput, ParameterSpec, Result, Setup, Tensor,
@@ -6,32 +8,36 @@ use mdt_plugin_api::{
 
 use crate::attention::{Rotation, attention};
 use crate::config::Architecture;
+use crate::family::Member;
 use crate::parameters::parameters;
+use crate::window::check_length;
 
 mdt_plugin_api::config! {
-    /// The model `llama` has no keys of its own: everything stands in its `config.json`.
+    /// The models have no keys of their own: everything stands in their `config.json`.
     pub struct Config {}
 }
 
-/// A Llama.
+/// A model of the family that `M` names.
 #[derive(Debug)]
-pub struct Llama {
+pub struct Decoder<M> {
     architecture: Architecture,
+    member: PhantomData<M>,
 }
 
-impl Component for Llama {
+impl<M: Member> Component for Decoder<M> {
     type Config = Config;
 
     fn create(_config: Config, setup: &Setup) -> Result<Self> {
-        let architecture = Architecture::read(&setup.model_config).map_err(|error| match &setup.model_path {
-            Some(path) => error.with("file", path.join("config.json").display()),
-            None => error,
-        })?;
-        Ok(Self { architecture })
+        let architecture =
+            Architecture::read(&setup.model_config, &M::FAMILY).map_err(|error| match &setup.model_path {
+                Some(path) => error.with("file", path.join("config.json").display()),
+                None => error,
+            })?;
+        Ok(Self { architecture, member: PhantomData })
     }
 }
 
-impl Model for Llama {
+impl<M: Member> Model for Decoder<M> {
     fn parameters(&self) -> Vec<ParameterSpec> {
         parameters(&self.architecture)
     }
@@ -49,6 +55,7 @@ impl Model for Llama {
             return Err(Error::plugin("token ids must have the shape [batch, length]"));
         };
         let offset = cache.as_ref().map_or(0, |cache| cache.length());
+        check_length(self.architecture.window, offset + length)?;
         let rotation = self.rotation(ctx, input.positions, offset, length)?;
         let eps = self.architecture.rms_norm_eps;
 
@@ -73,7 +80,7 @@ impl Model for Llama {
     }
 }
 
-impl Llama {
+impl<M: Member> Decoder<M> {
     /// The frequencies are made anew for each pass: a function that is differentiated may capture no tensor.
     fn rotation<'a>(
         &self,

@@ -1,4 +1,4 @@
-//! The parameters of a Llama, under the names that transformers gives them.
+//! The parameters of a model, under the names that transformers gives them.
 
 use mdt_plugin_api::{Init, ParameterSpec};
 
@@ -8,7 +8,7 @@ use crate::config::Architecture;
 pub fn parameters(architecture: &Architecture) -> Vec<ParameterSpec> {
     let Architecture { vocab_size, hidden_size: hidden, intermediate_size: inner, head_dim, .. } = *architecture;
     let (queries, keys) = (architecture.heads * head_dim, architecture.key_value_heads * head_dim);
-    let (attention_bias, mlp_bias) = (architecture.attention_bias, architecture.mlp_bias);
+    let Architecture { query_key_value_bias, output_bias, mlp_bias, .. } = *architecture;
     let normal = Init::Normal { std: architecture.initializer_range };
 
     let mut specs = Vec::new();
@@ -23,13 +23,18 @@ pub fn parameters(architecture: &Architecture) -> Vec<ParameterSpec> {
                 add(&format!("model.layers.{layer}.{name}.bias"), &shape[..1], Init::Zeros);
             }
         };
-        linear("self_attn.q_proj", [queries, hidden], attention_bias);
-        linear("self_attn.k_proj", [keys, hidden], attention_bias);
-        linear("self_attn.v_proj", [keys, hidden], attention_bias);
-        linear("self_attn.o_proj", [hidden, queries], attention_bias);
+        linear("self_attn.q_proj", [queries, hidden], query_key_value_bias);
+        linear("self_attn.k_proj", [keys, hidden], query_key_value_bias);
+        linear("self_attn.v_proj", [keys, hidden], query_key_value_bias);
+        linear("self_attn.o_proj", [hidden, queries], output_bias);
         linear("mlp.gate_proj", [inner, hidden], mlp_bias);
         linear("mlp.up_proj", [inner, hidden], mlp_bias);
         linear("mlp.down_proj", [hidden, inner], mlp_bias);
+        if architecture.query_key_norm {
+            for norm in ["q_norm", "k_norm"] {
+                add(&format!("model.layers.{layer}.self_attn.{norm}.weight"), &[head_dim], Init::Ones);
+            }
+        }
         for norm in ["input_layernorm", "post_attention_layernorm"] {
             add(&format!("model.layers.{layer}.{norm}.weight"), &[hidden], Init::Ones);
         }

@@ -62,12 +62,12 @@ pub struct Frequencies {
 
 impl Rope {
     /// Reads `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (transformers 4; `type` before
-    /// 4.43, `rope_type` since).
+    /// 4.43, `rope_type` since). Without `max_position_embeddings` the model is made for `max_positions`.
     ///
     /// # Errors
     /// An unknown type, missing or impossible numbers; the error names the key.
-    pub fn read(config: &Object<'_>, head_dim: usize) -> Result<Self> {
-        let max_positions = config.size("max_position_embeddings")?.unwrap_or(2048);
+    pub fn read(config: &Object<'_>, head_dim: usize, max_positions: usize) -> Result<Self> {
+        let max_positions = config.size("max_position_embeddings")?.unwrap_or(max_positions);
         // transformers 5 reads both names too, and prefers the older one where something stands in it.
         let older = config.object("rope_scaling")?.filter(|object| !object.is_empty());
         let parameters = older.or(config.object("rope_parameters")?);

@@ -1,6 +1,7 @@
 use mdt_plugin_api::serde_json::{Value, json};
 
 use super::Architecture;
+use crate::family::{Family, Llama, Member, Mistral, Qwen2, Qwen3};
 
 fn small() -> Value {
     json!({
@@ -23,31 +24,32 @@ fn fixture(model: &str, file: &str) -> Value {
 
 #[test]
 fn both_forms_of_transformers_give_the_same_model() {
-    let models = ["llama2", "llama3", "linear_sharded", "bf16", "extra_yarn", "extra_dynamic", "extra_biases"];
-    for model in models {
-        let newer = Architecture::read(&fixture(model, "config.json")).unwrap();
-        let older = Architecture::read(&fixture(model, "config.transformers4.json")).unwrap();
+    let llamas = ["llama2", "llama3", "linear_sharded", "bf16", "extra_yarn", "extra_dynamic", "extra_biases"];
+    let others = [("mistral", &Mistral::FAMILY), ("qwen2", &Qwen2::FAMILY), ("qwen3", &Qwen3::FAMILY)];
+    for (model, family) in llamas.map(|model| (model, &Llama::FAMILY)).into_iter().chain(others) {
+        let newer = Architecture::read(&fixture(model, "config.json"), family).unwrap();
+        let older = Architecture::read(&fixture(model, "config.transformers4.json"), family).unwrap();
         assert_eq!(newer, older, "{model}");
     }
-    let llama3 = Architecture::read(&fixture("llama3", "config.json")).unwrap();
+    let llama3 = Architecture::read(&fixture("llama3", "config.json"), &Llama::FAMILY).unwrap();
     assert_eq!((llama3.heads, llama3.key_value_heads, llama3.head_dim), (4, 2, 16));
-    assert!(llama3.tie_word_embeddings && !llama3.attention_bias && !llama3.mlp_bias);
+    assert!(llama3.tie_word_embeddings && !llama3.query_key_value_bias && !llama3.mlp_bias);
     assert_eq!(llama3.rms_norm_eps, 1e-5);
-    let biases = Architecture::read(&fixture("extra_biases", "config.json")).unwrap();
-    assert!(biases.attention_bias && biases.mlp_bias);
+    let biases = Architecture::read(&fixture("extra_biases", "config.json"), &Llama::FAMILY).unwrap();
+    assert!(biases.query_key_value_bias && biases.output_bias && biases.mlp_bias);
 }
 
 #[test]
 fn absent_and_null_keys_have_the_defaults_of_transformers() {
-    let plain = Architecture::read(&small()).unwrap();
+    let plain = Architecture::read(&small(), &Llama::FAMILY).unwrap();
     assert_eq!((plain.key_value_heads, plain.head_dim, plain.tie_word_embeddings), (4, 8, false));
     assert_eq!((plain.rms_norm_eps, plain.initializer_range), (1e-6, 0.02));
     let nulls = ["num_key_value_heads", "head_dim", "rope_scaling", "rope_parameters", "pad_token_id", "rms_norm_eps"];
     for key in nulls {
-        assert_eq!(Architecture::read(&with(key, Value::Null)).unwrap(), plain, "{key}");
+        assert_eq!(Architecture::read(&with(key, Value::Null), &Llama::FAMILY).unwrap(), plain, "{key}");
     }
     let explicit = with("rope_parameters", json!({ "rope_type": "default", "rope_theta": 10000.0 }));
-    assert_eq!(Architecture::read(&explicit).unwrap(), plain);
+    assert_eq!(Architecture::read(&explicit, &Llama::FAMILY).unwrap(), plain);
 }
 
 #[test]
@@ -83,10 +85,49 @@ fn what_cannot_work_is_refused_by_its_key() {
         (with("rope_parameters", json!({ "rope_type": "own" })), "rope_parameters.rope_type"),
     ];
     for (config, key) in cases {
-        let error = Architecture::read(&config).unwrap_err();
+        let error = Architecture::read(&config, &Llama::FAMILY).unwrap_err();
         assert!(error.context().contains(&("key".to_owned(), key.to_owned())), "{key}: {error:?}");
         assert!(error.message().contains(key), "{key}: {error}");
     }
-    let error = Architecture::read(&Value::Null).unwrap_err();
+    let error = Architecture::read(&Value::Null, &Llama::FAMILY).unwrap_err();
     assert!(error.message().contains("JSON object"), "{error}");
+}
+
+#[test]
+fn absent_keys_have_the_defaults_of_each_family() {
+    let read = |family: &Family, edit: fn(&mut Value)| {
+        let mut config = small();
+        config["model_type"] = json!(family.model_type);
+        config["num_attention_heads"] = json!(32);
+        config["hidden_size"] = json!(64);
+        edit(&mut config);
+        Architecture::read(&config, family).unwrap()
+    };
+    // Key/value heads, head_dim, biases of q, k, v and of o, norms of queries and keys, window.
+    let summary = |a: Architecture| {
+        (a.key_value_heads, a.head_dim, a.query_key_value_bias, a.output_bias, a.query_key_norm, a.window)
+    };
+    let absent: fn(&mut Value) = |_| ();
+    assert_eq!(summary(read(&Llama::FAMILY, absent)), (32, 2, false, false, false, None));
+    assert_eq!(summary(read(&Mistral::FAMILY, absent)), (8, 2, false, false, false, Some(4096)));
+    assert_eq!(summary(read(&Qwen2::FAMILY, absent)), (32, 2, true, false, false, None));
+    assert_eq!(summary(read(&Qwen3::FAMILY, absent)), (32, 128, false, false, true, None));
+    let null = read(&Mistral::FAMILY, |config| config["num_key_value_heads"] = Value::Null);
+    assert_eq!(null.key_value_heads, 32);
+    // Keys that the family's class does not read.
+    let biased: fn(&mut Value) = |config| {
+        config["attention_bias"] = json!(true);
+        config["mlp_bias"] = json!(true);
+    };
+    let biases = |a: Architecture| (a.query_key_value_bias, a.output_bias, a.mlp_bias);
+    assert_eq!(biases(read(&Llama::FAMILY, biased)), (true, true, true));
+    assert_eq!(biases(read(&Mistral::FAMILY, biased)), (false, false, false));
+    assert_eq!(biases(read(&Qwen2::FAMILY, biased)), (true, false, false));
+    assert_eq!(biases(read(&Qwen3::FAMILY, biased)), (true, true, false));
+}
+
+#[test]
+fn a_component_reads_its_own_family_only() {
+    let error = Architecture::read(&small(), &Qwen3::FAMILY).unwrap_err();
+    assert!(error.message().contains("\"llama\"") && error.message().contains("\"qwen3\""), "{error}");
 }

@@ -9,6 +9,7 @@ use mdt_plugin_api::serde_json::{self, Value};
 
 use super::parameters;
 use crate::config::Architecture;
+use crate::family::{Llama, Member, Mistral, Qwen2, Qwen3};
 
 /// Names and shapes of all tensors in a directory's safetensors files: 8 bytes of length, then a JSON header.
 fn stored(directory: &Path) -> BTreeMap<String, Vec<usize>> {
@@ -30,10 +31,12 @@ fn stored(directory: &Path) -> BTreeMap<String, Vec<usize>> {
 #[test]
 fn names_and_shapes_are_those_of_the_checkpoints() {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models");
-    for model in ["llama2", "llama3", "linear_sharded", "bf16", "extra_yarn", "extra_dynamic", "extra_biases"] {
+    let llamas = ["llama2", "llama3", "linear_sharded", "bf16", "extra_yarn", "extra_dynamic", "extra_biases"];
+    let others = [("mistral", &Mistral::FAMILY), ("qwen2", &Qwen2::FAMILY), ("qwen3", &Qwen3::FAMILY)];
+    for (model, family) in llamas.map(|model| (model, &Llama::FAMILY)).into_iter().chain(others) {
         let directory = models.join(model);
         let config: Value = serde_json::from_slice(&fs::read(directory.join("config.json")).unwrap()).unwrap();
-        let specs = parameters(&Architecture::read(&config).unwrap());
+        let specs = parameters(&Architecture::read(&config, family).unwrap());
         let count = specs.len();
         let ours: BTreeMap<_, _> = specs.into_iter().map(|spec| (spec.name, spec.shape)).collect();
         assert_eq!(ours.len(), count, "{model}: a name occurs twice");
@@ -45,9 +48,9 @@ fn names_and_shapes_are_those_of_the_checkpoints() {
 fn norms_start_at_one_biases_at_zero_and_weights_at_random() {
     let config = serde_json::json!({
         "vocab_size": 8, "hidden_size": 4, "intermediate_size": 6, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "attention_bias": true, "initializer_range": 0.5
+        "num_key_value_heads": 2, "attention_bias": true, "initializer_range": 0.5
     });
-    for spec in parameters(&Architecture::read(&config).unwrap()) {
+    for spec in parameters(&Architecture::read(&config, &Qwen3::FAMILY).unwrap()) {
         let expected = match &spec.name {
             name if name.ends_with(".bias") => Init::Zeros,
             name if name.contains("norm") => Init::Ones,

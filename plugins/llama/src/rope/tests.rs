@@ -7,7 +7,7 @@ use crate::json::Object;
 
 fn frequencies(max_positions: usize, parameters: Value, length: usize) -> Frequencies {
     let config = json!({ "max_position_embeddings": max_positions, "rope_parameters": parameters });
-    Rope::read(&Object::root(&config).unwrap(), 16).unwrap().frequencies(length)
+    Rope::read(&Object::root(&config).unwrap(), 16, 2048).unwrap().frequencies(length)
 }
 
 #[track_caller]
@@ -82,7 +82,7 @@ fn the_keys_of_transformers_4_are_read_too() {
         "max_position_embeddings": 128, "rope_theta": 500000.0,
         "rope_scaling": { "type": "linear", "factor": 2.0 }, "rope_parameters": { "rope_type": "default" }
     });
-    let rope = Rope::read(&Object::root(&config).unwrap(), 16).unwrap().frequencies(1);
+    let rope = Rope::read(&Object::root(&config).unwrap(), 16, 2048).unwrap().frequencies(1);
     assert_eq!(rope.inverse[0], 0.5);
     assert!((rope.inverse[7] - 0.5 * 500000f32.powf(-14.0 / 16.0)).abs() < 1e-11);
 }
