@@ -33,7 +33,7 @@ fn what_is_no_row_is_an_error_that_says_so() {
         (
             "{\"question\": \"a\", \"answer\": \"b\"}",
             &[
-                "none of `messages`, `prompt` + `completion`, `text`",
+                "none of `messages`, `prompt` + `completion`, `conversations`, `instruction` + `output`, `text`",
                 "keys found question, answer",
                 "line 2",
                 "data.fields = { prompt = \"question\", completion = \"answer\" }",
@@ -106,4 +106,16 @@ fn line_ends_and_a_byte_order_mark_change_nothing() {
     plain.run().success();
     windows.run().success();
     assert!(plain.final_weights() == windows.final_weights());
+}
+
+#[test]
+fn rows_in_one_array_train_as_rows_on_lines_do() {
+    let (lines, _) = job(ROW.repeat(5));
+    let (array, _) = job(format!("[\n{}\n]\n", [ROW.trim_end(); 5].join(",\n")));
+    lines.run().success();
+    array.run().success();
+    assert!(lines.final_weights() == array.final_weights());
+
+    let (job, file) = job(format!("[{},\n{{\"prompt\": \"a\"}}]", ROW.trim_end()));
+    assert_says(&job.run().failure(4), &["no `completion`", &file, "row 2", "line 2"]);
 }

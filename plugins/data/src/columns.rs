@@ -2,6 +2,7 @@
 
 mod advice;
 mod messages;
+mod sharegpt;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,11 @@ pub enum Format {
     Messages,
     /// A prompt and its answer.
     PromptCompletion,
+    /// A conversation of `{ from, value }`, as ShareGPT names them.
+    #[serde(rename = "sharegpt")]
+    ShareGpt,
+    /// An instruction, its input if it has one, and the output, as in Stanford Alpaca: a conversation of two turns.
+    Alpaca,
     /// Plain text.
     Text,
 }
@@ -40,6 +46,21 @@ mdt_plugin_api::config! {
         /// What it learns to say.
         #[serde(skip_serializing_if = "Option::is_none")]
         completion: Option<String> = None,
+        /// The conversation in ShareGPT's form: an array of `{ from, value }`, where turns of `{ role, content }` do too.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        conversations: Option<String> = None,
+        /// Alpaca: what is to be done.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        instruction: Option<String> = None,
+        /// Alpaca: what to do it with; rows may lack it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        input: Option<String> = None,
+        /// Alpaca: the answer.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        output: Option<String> = None,
+        /// Alpaca and ShareGPT: the system message; rows may lack it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        system: Option<String> = None,
         /// Plain text.
         #[serde(skip_serializing_if = "Option::is_none")]
         text: Option<String> = None,
@@ -70,8 +91,10 @@ impl Columns {
     /// # Errors
     /// A column is mapped that the format does not have, or prompt and completion are the same column.
     pub fn new(format: Format, fields: Fields) -> Result<Self> {
-        let all = [Format::Messages, Format::PromptCompletion, Format::Text];
+        // Text last: sets of the other forms often have their rows rendered in a column `text` as well.
+        let all = [Format::Messages, Format::PromptCompletion, Format::ShareGpt, Format::Alpaca, Format::Text];
         let mapped: Vec<Format> = all.into_iter().filter(|format| format.is_mapped(&fields)).collect();
+        refuse_unused_system(format, &mapped, &fields)?;
         let columns = match format {
             Format::Auto if mapped.is_empty() => Self { candidates: all.to_vec(), fields },
             Format::Auto => Self { candidates: mapped, fields },
@@ -119,6 +142,20 @@ impl Columns {
                 Ok(Content::PromptCompletion { prompt, completion: string(take("completion"))? })
             }
             Format::Text => Ok(Content::Text(string(take("text"))?)),
+            Format::ShareGpt => {
+                let (column, value) = take("conversations");
+                let turns = sharegpt::read(column.theirs, value)?;
+                with_system(optional(take("system"))?, turns)
+            }
+            Format::Alpaca => {
+                let instruction = string(take("instruction"))?;
+                let prompt = match optional(take("input"))? {
+                    Some(input) => format!("{instruction}\n\n{input}"),
+                    None => instruction,
+                };
+                let turns = vec![turn("user", prompt), turn("assistant", string(take("output"))?)];
+                with_system(optional(take("system"))?, turns)
+            }
             Format::Messages | Format::Auto => {
                 let (column, value) = take("messages");
                 Ok(Content::Messages(messages::read(column.theirs, value)?))
@@ -141,6 +178,8 @@ impl Format {
             Self::Auto => "auto",
             Self::Messages => "messages",
             Self::PromptCompletion => "prompt_completion",
+            Self::ShareGpt => "sharegpt",
+            Self::Alpaca => "alpaca",
             Self::Text => "text",
         }
     }
@@ -151,12 +190,21 @@ impl Format {
             Self::Auto => &[],
             Self::Messages => &["messages"],
             Self::PromptCompletion => &["prompt", "completion"],
+            Self::ShareGpt => &["conversations"],
+            Self::Alpaca => &["instruction", "output"],
             Self::Text => &["text"],
         }
     }
 
+    /// Whether a column is mapped that belongs to this format only; `system` tells nothing.
     fn is_mapped(self, fields: &Fields) -> bool {
-        self.columns().iter().any(|column| fields.get(column).is_some())
+        let own = if self == Self::Alpaca { &["input"][..] } else { &[] };
+        self.columns().iter().chain(own).any(|column| fields.get(column).is_some())
+    }
+
+    /// Whether rows of this format may have a column `system`.
+    fn has_system(self) -> bool {
+        matches!(self, Self::Auto | Self::ShareGpt | Self::Alpaca)
     }
 }
 
@@ -167,9 +215,53 @@ impl Fields {
             "messages" => self.messages.as_deref(),
             "prompt" => self.prompt.as_deref(),
             "completion" => self.completion.as_deref(),
+            "conversations" => self.conversations.as_deref(),
+            "instruction" => self.instruction.as_deref(),
+            "input" => self.input.as_deref(),
+            "output" => self.output.as_deref(),
+            "system" => self.system.as_deref(),
             "text" => self.text.as_deref(),
             _ => None,
         }
+    }
+}
+
+fn refuse_unused_system(format: Format, mapped: &[Format], fields: &Fields) -> Result<()> {
+    let looked_for = if format == Format::Auto { mapped } else { &[format] };
+    if fields.system.is_none() || looked_for.is_empty() || looked_for.iter().any(|format| format.has_system()) {
+        return Ok(());
+    }
+    Err(Error::config(format!(
+        "data.fields maps `system`, which rows of the format `{}` do not have",
+        looked_for[0].name()
+    ))
+    .with("key", "data.fields.system")
+    .help("it is read in the formats `alpaca` and `sharegpt`; in `messages` it is a turn of the conversation"))
+}
+
+fn turn(role: &str, content: String) -> Message {
+    Message { role: role.to_owned(), content, ..Message::default() }
+}
+
+/// The conversation, after the system message that its row has beside it.
+fn with_system(system: Option<String>, mut turns: Vec<Message>) -> Result<Content> {
+    if let Some(system) = system {
+        if turns.first().is_some_and(|first| first.role == "system") {
+            return Err(Error::input(
+                "the row has a system message in a column, and its conversation begins with another",
+            )
+            .help("to pass over the column, map it to one that is not there: data.fields = { system = \"none\" }"));
+        }
+        turns.insert(0, turn("system", system));
+    }
+    Ok(Content::Messages(turns))
+}
+
+/// A string that may be missing; an empty one counts as missing.
+fn optional((column, value): (Column<'_>, Value)) -> Result<Option<String>> {
+    match value {
+        Value::Null => Ok(None),
+        value => Ok(Some(string((column, value))?).filter(|text| !text.is_empty())),
     }
 }
 
@@ -179,7 +271,7 @@ fn string((column, value): (Column<'_>, Value)) -> Result<String> {
         other => {
             let error = advice::wrong_type(column.theirs, "a string", &other);
             Err(match other {
-                Value::Array(_) if column.ours != "text" => {
+                Value::Array(_) if ["prompt", "completion"].contains(&column.ours) => {
                     error.help("a prompt or completion of several turns is a conversation: use the format `messages`")
                 }
                 _ => error,

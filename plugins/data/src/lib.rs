@@ -1,14 +1,18 @@
 //! Data sources that come with `mdt-host`: [`Jsonl`], by the name `jsonl`.
 //!
-//! A row is one of three things, told apart by the keys that it has:
+//! A row is one of these, told apart by the keys that it has:
 //!
 //! | format | row | trained |
 //! |---|---|---|
 //! | `messages` | `{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}` | assistant turns |
 //! | `prompt_completion` | `{"prompt": "…", "completion": "…"}` | the completion |
+//! | `sharegpt` | `{"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}` | `gpt`'s turns |
+//! | `alpaca` | `{"instruction": "…", "input": "…", "output": "…"}`, `input` optional | the output |
 //! | `text` | `{"text": "…"}` | everything |
 //!
-//! `data.fields` maps columns that have other names, `data.format` forces one format; see [`Columns`].
+//! `sharegpt` and `alpaca` are read as conversations, so that the model's own chat template renders them: Alpaca's
+//! instruction and input, joined by a blank line, are the user's turn, without the preamble of the paper. Both may have a
+//! `system` column beside theirs. `data.fields` maps columns that have other names, `data.format` forces one format; see [`Columns`].
 
 mod columns;
 mod jsonl;

@@ -6,10 +6,12 @@ use mdt_plugin_api::serde_json::{Map, Value};
 use super::{Column, Columns, Format};
 
 /// Names that data sets in the wild give to our columns.
-const OTHER_NAMES: [(&str, &[&str]); 4] = [
+const OTHER_NAMES: [(&str, &[&str]); 6] = [
     ("messages", &["conversation", "conversations", "chat", "dialog", "dialogue", "turns"]),
+    ("conversations", &["conversation", "chat", "dialog", "dialogue", "turns", "messages"]),
     ("prompt", &["question", "instruction", "input", "query", "problem", "user"]),
     ("completion", &["answer", "output", "response", "target", "solution", "assistant"]),
+    ("output", &["response", "answer", "completion", "target", "solution"]),
     ("text", &["content", "body", "document"]),
 ];
 
@@ -19,7 +21,11 @@ const ALIKE: f64 = 0.7;
 /// The error for a row that has the columns of no format that is looked for.
 pub(super) fn missing_columns(columns: &Columns, row: &Map<String, Value>) -> Error {
     let missing = |format: Format| columns.columns(format).filter(|column| !row.contains_key(column.theirs));
-    let begun = columns.candidates.iter().find(|&&format| missing(format).count() < columns.columns(format).count());
+    // One column is enough to tell which format was meant, but for `output`, which is not only Alpaca's.
+    let begins = |format: Format, column: Column<'_>| {
+        row.contains_key(column.theirs) && !(format == Format::Alpaca && column.theirs == "output")
+    };
+    let begun = columns.candidates.iter().find(|&&format| columns.columns(format).any(|column| begins(format, column)));
     let message = match (begun, columns.candidates.as_slice()) {
         (Some(&format), _) | (None, &[format]) => format!("the row has no {}", quoted(missing(format), " and no ")),
         (None, formats) => {
@@ -79,7 +85,11 @@ fn mapping(columns: &Columns, format: Format, row: &Map<String, Value>) -> Optio
     let mut taken: Vec<&str> = columns.columns(format).map(|column| column.theirs).collect();
     let mut entries = Vec::new();
     for column in columns.columns(format) {
-        let free = || row.keys().map(String::as_str).filter(|key| !taken.contains(key));
+        let free = || {
+            row.iter()
+                .filter(|(key, value)| !taken.contains(&key.as_str()) && may_be(column, value))
+                .map(|(key, _)| key.as_str())
+        };
         let theirs = if row.contains_key(column.theirs) {
             column.theirs
         } else {
@@ -91,6 +101,16 @@ fn mapping(columns: &Columns, format: Format, row: &Map<String, Value>) -> Optio
         }
     }
     Some(entries.join(", "))
+}
+
+/// Whether the value could be of this column, so far as conversations are told apart by their turns.
+fn may_be(column: Column<'_>, value: &Value) -> bool {
+    let is_sharegpt = value.get(0).is_some_and(|turn| turn.get("from").is_some());
+    match column.ours {
+        "messages" => !is_sharegpt,
+        "conversations" => is_sharegpt,
+        _ => true,
+    }
 }
 
 fn is_other_name(column: Column<'_>, key: &str) -> bool {

@@ -29,24 +29,46 @@ pub(super) fn read(column: &str, value: Value) -> Result<Vec<Message>> {
 /// Reads one message; `place` is where it is, such as `messages[3]`.
 fn message(place: &str, mut turn: Map<String, Value>) -> Result<Message> {
     let found = keys(&turn);
-    let role = match turn.remove("role") {
-        Some(Value::String(role)) if ROLES.contains(&role.as_str()) => role,
-        Some(Value::String(role)) => return Err(unknown_role(place, &role)),
+    let role = match turn.shift_remove("role") {
+        Some(Value::String(role)) => role,
         Some(other) => return Err(wrong_type(&format!("{place}.role"), "a string", &other)),
-        None => return Err(Error::input(format!("`{place}` has no `role`")).with("keys found", found)),
+        None => {
+            let error = Error::input(format!("`{place}` has no `role`")).with("keys found", found);
+            return Err(match (turn.contains_key("from"), place.split_once('[')) {
+                (true, Some((column, _))) => error.help(format!(
+                    "turns with `from` are those of the format `sharegpt`: data.fields = {{ conversations = {column:?} }}"
+                )),
+                _ => error,
+            });
+        }
     };
-    let content = match turn.remove("content") {
+    let content = turn.shift_remove("content");
+    complete(place, role, ("content", content), turn, found)
+}
+
+/// Makes a message of its parts: `found` are the keys that it had, and the content is named as it was there.
+pub(super) fn complete(
+    place: &str,
+    role: String,
+    (key, content): (&str, Option<Value>),
+    extra: Map<String, Value>,
+    found: String,
+) -> Result<Message> {
+    if !ROLES.contains(&role.as_str()) {
+        return Err(unknown_role(place, &role));
+    }
+    let content = match content {
         Some(Value::String(content)) => content,
         // A turn may only call tools; its content is then null in OpenAI's form, or missing.
-        None | Some(Value::Null) if turn.get("tool_calls").is_some_and(|calls| !calls.is_null()) => String::new(),
-        None => return Err(Error::input(format!("`{place}` has no `content`")).with("keys found", found)),
+        None | Some(Value::Null) if extra.get("tool_calls").is_some_and(|calls| !calls.is_null()) => String::new(),
+        None => return Err(Error::input(format!("`{place}` has no `{key}`")).with("keys found", found)),
         Some(parts @ Value::Array(_)) => {
-            return Err(wrong_type(&format!("{place}.content"), "a string", &parts)
+            return Err(wrong_type(&format!("{place}.{key}"), "a string", &parts)
                 .help("content in parts is for images and audio, which are not supported: join parts of text"));
         }
-        Some(other) => return Err(wrong_type(&format!("{place}.content"), "a string", &other)),
+        Some(other) => return Err(wrong_type(&format!("{place}.{key}"), "a string", &other)),
     };
-    Ok(Message { role, content, extra: turn })
+    Ok(Message { role, content, extra })
 }
 
 fn unknown_role(place: &str, role: &str) -> Error {

@@ -80,11 +80,16 @@ fn a_row_that_fits_no_format_gets_the_mapping_that_would_fit() {
     for (row, mapping) in [
         (json!({"id": 7, "question": "a", "answer": "b"}), "prompt = \"question\", completion = \"answer\""),
         (json!({"Instruction": "a", "output": "b"}), "prompt = \"Instruction\", completion = \"output\""),
-        (json!({"conversations": []}), "messages = \"conversations\""),
+        (json!({"chat": [{"role": "user"}]}), "messages = \"chat\""),
+        (json!({"chat": [{"from": "human"}]}), "conversations = \"chat\""),
+        (json!({"input": "a", "output": "b"}), "prompt = \"input\", completion = \"output\""),
         (json!({"body": "a"}), "text = \"body\""),
     ] {
         let (message, advice) = complaint(read_auto(row));
-        assert_eq!(message, "the row has none of `messages`, `prompt` + `completion`, `text`");
+        assert_eq!(
+            message,
+            "the row has none of `messages`, `prompt` + `completion`, `conversations`, `instruction` + `output`, `text`"
+        );
         assert_eq!(advice, format!("if that is what it is, map it: data.fields = {{ {mapping} }}"));
     }
     let (_, advice) = complaint(read_auto(json!({"xyz": 1})));
@@ -168,4 +173,74 @@ fn an_unknown_field_is_refused_when_the_configuration_is_read() {
     let error = from_value::<Fields>(json!({"promt": "question"})).unwrap_err().to_string();
     assert!(error.contains("unknown field `promt`"), "{error}");
     assert_eq!(mdt_plugin_api::serde_json::to_value(Fields::default()).unwrap(), json!({}));
+}
+
+fn conversation(turns: &[(&str, &str)]) -> Content {
+    Content::Messages(turns.iter().map(|(role, content)| turn(role, (*content).to_owned())).collect())
+}
+
+#[test]
+fn alpaca_rows_are_conversations_of_two_turns() {
+    for (row, turns) in [
+        (
+            json!({"instruction": "Add", "input": "1 2", "output": "3"}),
+            &[("user", "Add\n\n1 2"), ("assistant", "3")][..],
+        ),
+        (json!({"instruction": "Go", "input": "", "output": "3", "text": "x"}), &[("user", "Go"), ("assistant", "3")]),
+        (json!({"instruction": "Go", "input": null, "output": "3"}), &[("user", "Go"), ("assistant", "3")]),
+        (
+            json!({"instruction": "Go", "output": "3", "system": "Be brief"}),
+            &[("system", "Be brief"), ("user", "Go"), ("assistant", "3")],
+        ),
+    ] {
+        assert_eq!(read_auto(row.clone()).unwrap(), conversation(turns));
+        assert_eq!(read(Format::Alpaca, json!({}), row).unwrap(), conversation(turns));
+    }
+    let (message, advice) = complaint(read_auto(json!({"instruction": "Go", "response": "3"})));
+    assert_eq!(message, "the row has no `output`");
+    assert!(advice.ends_with("data.fields = { output = \"response\" }"), "{advice}");
+    let (message, _) = complaint(read_auto(json!({"instruction": "Go", "input": 3, "output": "3"})));
+    assert_eq!(message, "`input` must be a string, not a number");
+}
+
+#[test]
+fn sharegpt_turns_are_read_by_either_names() {
+    let row = json!({"conversations": [
+        {"from": "system", "value": "s"},
+        {"from": "human", "value": "a", "role": null},
+        {"role": "assistant", "content": null, "tool_calls": [1]},
+        {"from": "tool", "content": "t"},
+        {"from": "gpt", "value": "b"},
+    ]});
+    let mut turns = vec![("system", "s"), ("user", "a"), ("assistant", ""), ("tool", "t"), ("assistant", "b")];
+    let Content::Messages(mut messages) = read_auto(row.clone()).unwrap() else { panic!("not messages") };
+    assert_eq!(Value::Object(std::mem::take(&mut messages[2].extra)), json!({"tool_calls": [1]}));
+    assert_eq!(Content::Messages(messages), conversation(&turns));
+
+    let row = json!({"system": "s", "chat": row["conversations"].as_array().unwrap()[1..2]});
+    turns.truncate(2);
+    assert_eq!(read(Format::Auto, json!({"conversations": "chat"}), row).unwrap(), conversation(&turns));
+}
+
+#[test]
+fn sharegpt_turns_that_cannot_be_read_are_named_by_their_place() {
+    for (turns, expected) in [
+        (json!([]), "`conversations` is empty"),
+        (json!("Hi"), "`conversations` must be an array of { from, value }, not a string"),
+        (json!([{"value": "a"}]), "`conversations[0]` has no `from` and no `role`"),
+        (json!([{"from": "human"}]), "`conversations[0]` has no `value`"),
+        (json!([{"from": "humn", "value": "a"}]), "`conversations[0]` has the unknown role \"humn\""),
+        (json!([{"from": "human", "value": 3}]), "`conversations[0].value` must be a string, not a number"),
+        (
+            json!([{"from": "human", "value": "a", "content": "b"}]),
+            "`conversations[0]` has both `value` and `content`, which differ",
+        ),
+    ] {
+        assert_eq!(complaint(read_auto(json!({ "conversations": turns }))).0, expected);
+    }
+    let (message, advice) = complaint(read_auto(json!({"messages": [{"from": "human", "value": "a"}]})));
+    assert_eq!(message, "`messages[0]` has no `role`");
+    assert!(advice.contains("data.fields = { conversations = \"messages\" }"), "{advice}");
+    let twice = json!({"system": "a", "conversations": [{"from": "system", "value": "b"}]});
+    assert!(complaint(read_auto(twice)).0.contains("begins with another"));
 }

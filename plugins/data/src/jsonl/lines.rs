@@ -6,7 +6,8 @@ use std::str::FromStr;
 
 use mdt_plugin_api::Error;
 
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// What some programs put before the text of a file in UTF-8.
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A place between two lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,14 +2,15 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use mdt_plugin_api::{Error, Result};
 
+use super::gzip::{self, Gzip};
+
 /// How files begin that are no JSON Lines but are given for them, and what to do with them.
-const FOREIGN: [(&[u8], &str, &str); 6] = [
-    (b"\x1f\x8b", "compressed with gzip", "decompress it first: gunzip FILE"),
+const FOREIGN: [(&[u8], &str, &str); 5] = [
     (b"\x28\xb5\x2f\xfd", "compressed with zstd", "decompress it first: unzstd FILE"),
     (b"PK\x03\x04", "a zip archive", "unpack it first: unzip FILE"),
     (b"PAR1", "a Parquet file", "choose a data plugin that reads Parquet"),
@@ -17,8 +18,35 @@ const FOREIGN: [(&[u8], &str, &str); 6] = [
     (b"\xfe\xff", "UTF-16", "save it as UTF-8, such as with: iconv -f UTF-16 -t UTF-8"),
 ];
 
+/// Where a tar archive says what it is, and how.
+const TAR: (usize, &[u8]) = (257, b"ustar");
+
+/// The text of a data file.
+pub(super) enum Data {
+    Plain(File),
+    Gzip(Box<Gzip>),
+}
+
+impl Read for Data {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(file) => file.read(buffer),
+            Self::Gzip(gzip) => gzip.read(buffer),
+        }
+    }
+}
+
+impl Seek for Data {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        match self {
+            Self::Plain(file) => file.seek(to),
+            Self::Gzip(gzip) => gzip.seek(to),
+        }
+    }
+}
+
 /// Opens a data file at its beginning.
-pub(super) fn file(path: &Path) -> Result<File> {
+pub(super) fn file(path: &Path) -> Result<Data> {
     if path.as_os_str().is_empty() {
         return Err(Error::config("the data source is empty; the name of a JSON Lines file is expected"));
     }
@@ -34,20 +62,45 @@ pub(super) fn file(path: &Path) -> Result<File> {
     if !kind.is_file() {
         return Err(Error::input("the data source is not a regular file").with("file", path.display()));
     }
-    let mut start = Vec::new();
-    file.by_ref().take(4).read_to_end(&mut start).map_err(|error| unreadable(path, &error))?;
-    if let Some((_, what, advice)) = FOREIGN.iter().find(|(magic, ..)| start.starts_with(magic)) {
-        return Err(Error::input(format!("the data file is {what}, not JSON Lines"))
-            .with("file", path.display())
-            .help(advice));
+    let start = beginning(&mut file).map_err(|error| unreadable(path, &error))?;
+    if !start.starts_with(gzip::MAGIC) {
+        refuse_foreign(path, &start, "")?;
+        return Ok(Data::Plain(file));
     }
-    file.rewind().map_err(|error| unreadable(path, &error))?;
-    Ok(file)
+    let mut gzip = Gzip::new(file);
+    let start = beginning(&mut gzip).map_err(|error| unreadable(path, &error))?;
+    refuse_foreign(path, &start, ", inside gzip")?;
+    Ok(Data::Gzip(Box::new(gzip)))
+}
+
+/// As many bytes as it takes to know a file's kind; what is read is then at its beginning again.
+fn beginning(file: &mut (impl Read + Seek)) -> io::Result<Vec<u8>> {
+    let mut start = Vec::new();
+    file.by_ref().take((TAR.0 + TAR.1.len()) as u64).read_to_end(&mut start)?;
+    file.rewind()?;
+    Ok(start)
+}
+
+fn refuse_foreign(path: &Path, start: &[u8], inside: &str) -> Result<()> {
+    let foreign = FOREIGN.iter().find(|(magic, ..)| start.starts_with(magic)).map(|&(_, what, advice)| (what, advice));
+    let tar = start.get(TAR.0..).is_some_and(|rest| rest.starts_with(TAR.1));
+    match foreign.or(tar.then_some(("a tar archive", "unpack it first: tar -xf FILE"))) {
+        Some((what, advice)) => Err(Error::input(format!("the data file is {what}{inside}, not JSON Lines"))
+            .with("file", path.display())
+            .help(advice)),
+        None => Ok(()),
+    }
 }
 
 /// The error for a file that is there and cannot be read.
 pub(super) fn unreadable(path: &Path, error: &io::Error) -> Error {
-    Error::input("the data file cannot be read").with("file", path.display()).caused_by(error)
+    let described = Error::input("the data file cannot be read").with("file", path.display()).caused_by(error);
+    match error.kind() {
+        io::ErrorKind::InvalidData => {
+            described.help("fetch or compress it again; gzip -t FILE says whether it is whole")
+        }
+        _ => described,
+    }
 }
 
 fn not_found(path: &Path) -> Error {

@@ -1,8 +1,9 @@
 //! Files as they are found: any line end, any place to continue at, and everything that can be wrong with them.
 
 use std::fs;
+use std::io::Write;
 
-use mdt_plugin_api::serde_json::json;
+use mdt_plugin_api::serde_json::{Value, from_str, json, to_string, to_string_pretty};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -35,6 +36,17 @@ impl Written {
             Err(error) => error,
         }
     }
+}
+
+/// Compressed, as two members where it is long enough.
+fn gz(text: &[u8]) -> Vec<u8> {
+    let (first, second) = text.split_at(text.len() / 2);
+    let member = |text: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    };
+    [member(first), member(second)].concat()
 }
 
 fn rest(source: &mut Jsonl) -> Result<Vec<Example>> {
@@ -137,8 +149,39 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), state: String) {
-        let written = Written::new(bytes);
+    fn gzip_and_arrays_give_the_same_rows_from_every_place(
+        rows in rows(),
+        pretty: bool,
+        compressed: bool,
+        array: bool,
+        place: prop::sample::Index,
+    ) {
+        let (mut text, mut examples) = file(&rows, "\n", false, true);
+        if array {
+            let values: Vec<Value> = text.lines().filter(|line| !line.trim().is_empty()).map(|line| from_str(line).unwrap()).collect();
+            text = if pretty { to_string_pretty(&values) } else { to_string(&values) }.unwrap();
+            for (example, number) in examples.iter_mut().zip(1..) {
+                example.row = number;
+            }
+        }
+        let written = Written::new(if compressed { gz(text.as_bytes()) } else { text.into_bytes() });
+        let mut source = written.open().unwrap();
+        prop_assert_eq!(source.len(), Some(examples.len() as u64));
+        let place = place.index(examples.len() + 1);
+        for example in &examples[..place] {
+            prop_assert_eq!(&source.next().unwrap().unwrap(), example);
+        }
+        let state = source.state().unwrap();
+        let mut restored = written.open().unwrap();
+        for _ in 0..2 {
+            restored.restore(&state).unwrap();
+            prop_assert_eq!(&rest(&mut restored).unwrap(), &examples[place..]);
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), state: String, compressed: bool) {
+        let written = Written::new(if compressed { gz(&bytes) } else { bytes });
         if let Ok(mut source) = written.open() {
             let _ = rest(&mut source);
             let _ = source.restore(&state);
@@ -176,11 +219,6 @@ fn the_excerpt_of_a_long_line_is_around_the_fault() {
 
 #[test]
 fn json_that_is_not_one_object_per_line_is_told_how_to_become_it() {
-    let array = Written::new("[\n  {\"text\": \"a\"}\n]\n").error();
-    assert!(context(&array, "help").contains("jq -c '.[]'"), "{array:?}");
-    let array = Written::new("[{\"text\": \"a\"}]").error();
-    assert_eq!(array.message(), "a line must be a JSON object");
-    assert!(context(&array, "help").contains("jq -c '.[]'"), "{array:?}");
     let spread = Written::new("{\n  \"text\": \"a\"\n}\n").error();
     assert!(context(&spread, "help").contains("jq -c ."), "{spread:?}");
     assert_eq!(context(&spread, "line"), "1");
@@ -189,7 +227,10 @@ fn json_that_is_not_one_object_per_line_is_told_how_to_become_it() {
 #[test]
 fn a_row_with_missing_columns_names_its_line() {
     let error = Written::new("{\"text\": \"a\"}\n\n{\"question\": \"a\", \"answer\": \"b\"}\n").error();
-    assert_eq!(error.message(), "the row has none of `messages`, `prompt` + `completion`, `text`");
+    assert_eq!(
+        error.message(),
+        "the row has none of `messages`, `prompt` + `completion`, `conversations`, `instruction` + `output`, `text`"
+    );
     assert_eq!((context(&error, "line"), context(&error, "keys found")), ("3", "question, answer"));
     assert!(context(&error, "help").contains("data.fields = { prompt = \"question\", completion = \"answer\" }"));
 }
@@ -212,8 +253,8 @@ fn a_file_without_rows_is_an_error() {
 #[test]
 fn files_of_other_formats_are_recognised() {
     for (start, what) in [
-        (&b"\x1f\x8b\x08\x00"[..], "compressed with gzip"),
-        (b"PAR1\x15\x04", "a Parquet file"),
+        (&b"PAR1\x15\x04"[..], "a Parquet file"),
+        (&gz(b"PAR1\x15\x04"), "a Parquet file, inside gzip"),
         (b"\xff\xfe{\0", "UTF-16"),
     ] {
         let error = Written::new(start).error();
@@ -250,4 +291,41 @@ fn a_state_that_does_not_fit_the_file_is_refused() {
         let error = source.restore(changed).unwrap_err();
         assert!(error.message().starts_with("the data file has changed: no line begins at byte"), "{error}");
     }
+}
+
+#[test]
+fn faults_in_an_array_name_row_line_and_column() {
+    for (file, message, [row, line, column]) in [
+        ("[{\"text\": \"a\"},\n {\"text\" 1}]", "not valid JSON: expected `:`", ["2", "2", "10"]),
+        ("[{\"text\": \"a\"}\n {\"text\": \"b\"}]", "not valid JSON: trailing characters", ["1", "2", "2"]),
+        ("[\n 3]", "an element of the array must be a JSON object", ["1", "2", "2"]),
+        ("[{\"text\": \"a\"}, ]", "a row is missing", ["2", "1", "17"]),
+        ("[{\"text\": \"a\"}", "the JSON array is not closed", ["1", "1", "15"]),
+        ("[{\"text\": \"a\"},\n{\"te", "not valid JSON: EOF", ["2", "2", "4"]),
+        ("[{\"text\": \"a\"}]\n {}", "something follows the JSON array", ["", "2", "2"]),
+        ("[\n{\"text\": 1}]", "`text` must be a string, not a number", ["1", "2", ""]),
+    ] {
+        let error = Written::new(file).error();
+        assert!(error.message().starts_with(message), "{file}: {error}");
+        assert_eq!(["row", "line", "column"].map(|key| context(&error, key)), [row, line, column], "{file}: {error}");
+    }
+    assert_eq!(Written::new("\u{feff}[ ]").error().message(), "the data file has no rows");
+    assert!(context(&Written::new("[{}").error(), "help").contains("may be cut off"));
+}
+
+#[test]
+fn a_gzip_file_that_is_cut_off_says_so() {
+    let whole = gz(&b"{\"text\": \"a\"}\n".repeat(100));
+    let error = Written::new(&whole[..whole.len() - 5]).error();
+    assert_eq!(error.message(), "the data file cannot be read");
+    assert!(error.to_string().contains("damaged or cut off"), "{error}");
+    assert!(context(&error, "help").contains("gzip -t"), "{error}");
+}
+
+#[test]
+fn a_state_that_does_not_fit_the_array_is_refused() {
+    let mut source = Written::new("[{\"text\": \"a\"}]").open().unwrap();
+    assert!(source.restore("byte 0 after 0 lines").unwrap_err().message().contains("one JSON array"));
+    let error = source.restore("after 2 rows of an array").unwrap_err();
+    assert_eq!(error.message(), "the data file has changed: it no longer has 2 rows");
 }

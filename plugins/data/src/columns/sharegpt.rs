@@ -1,0 +1,64 @@
+//! ShareGPT's conversations: turns of `from` and `value`, as they came from that site and as later sets mix them with
+//! `role` and `content`.
+
+use mdt_plugin_api::serde_json::{Map, Value};
+use mdt_plugin_api::{Error, Message, Result};
+
+use super::advice::{keys, wrong_type};
+use super::messages;
+
+/// What the speakers are called, and the role that each is.
+const SPEAKERS: [(&str, &str); 5] =
+    [("human", "user"), ("gpt", "assistant"), ("chatgpt", "assistant"), ("bot", "assistant"), ("model", "assistant")];
+
+/// Reads the column `column` as messages.
+pub(super) fn read(column: &str, value: Value) -> Result<Vec<Message>> {
+    let Value::Array(turns) = value else {
+        return Err(wrong_type(column, "an array of { from, value }", &value));
+    };
+    if turns.is_empty() {
+        return Err(Error::input(format!("`{column}` is empty")));
+    }
+    let message = |(index, turn)| match turn {
+        Value::Object(turn) => message(&format!("{column}[{index}]"), turn),
+        other => Err(wrong_type(&format!("{column}[{index}]"), "an object with from and value", &other)),
+    };
+    turns.into_iter().enumerate().map(message).collect()
+}
+
+/// Reads one turn; `place` is where it is, such as `conversations[3]`.
+fn message(place: &str, mut turn: Map<String, Value>) -> Result<Message> {
+    let found = keys(&turn);
+    // A table has all columns of all its rows, null where a turn has none.
+    turn.retain(|_, value| !value.is_null());
+    let role = match either(place, &mut turn, "from", "role")? {
+        Some((_, Value::String(role))) => {
+            SPEAKERS.iter().find(|(speaker, _)| *speaker == role).map_or(role, |(_, ours)| (*ours).to_owned())
+        }
+        Some((key, other)) => return Err(wrong_type(&format!("{place}.{key}"), "a string", &other)),
+        None => return Err(Error::input(format!("`{place}` has no `from` and no `role`")).with("keys found", found)),
+    };
+    let content = match either(place, &mut turn, "value", "content")? {
+        Some((key, content)) => (key, Some(content)),
+        None => ("value", None),
+    };
+    messages::complete(place, role, content, turn, found)
+}
+
+/// What a turn has under one of two names.
+fn either(
+    place: &str,
+    turn: &mut Map<String, Value>,
+    first: &'static str,
+    second: &'static str,
+) -> Result<Option<(&'static str, Value)>> {
+    match (turn.shift_remove(first), turn.shift_remove(second)) {
+        (Some(one), Some(other)) if one != other => {
+            Err(Error::input(format!("`{place}` has both `{first}` and `{second}`, which differ"))
+                .help("leave one of them"))
+        }
+        (Some(value), _) => Ok(Some((first, value))),
+        (None, Some(value)) => Ok(Some((second, value))),
+        (None, None) => Ok(None),
+    }
+}
