@@ -14,6 +14,7 @@ pub mod gradient;
 pub mod job;
 pub mod metrics;
 pub mod model;
+pub mod peers;
 pub mod plan;
 pub mod plugins;
 pub mod prefetch;

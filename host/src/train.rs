@@ -1,13 +1,15 @@
 //! The training run: everything is opened and checked, then update follows update.
 
+mod agree;
 mod files;
 mod open;
 mod report;
 mod run;
+mod share;
 mod start;
 mod step;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 pub use run::Run;
@@ -34,33 +36,39 @@ pub enum End {
 /// is [`Status::Interrupted`], after a checkpoint was written.
 pub fn train(job: &Job, cancelled: &AtomicBool) -> Result<End, Failure> {
     let mut run = Run::open(job)?;
-    if run.done == run.plan.total_updates() {
-        progress::note(&format!("all {} updates are done already", run.done));
-        run.export()?;
-        return Ok(End::AlreadyDone);
+    let outcome = run.to_the_end(cancelled);
+    if let Err(failure) = &outcome {
+        run.peers.abort(failure.message());
     }
-    run.announce();
-    let batches = prefetch::start(&run.plan, run.rank(), run.done + 1, &run.dataset, &run.trainer)
-        .map_err(|error| Failure::new(Status::Other, "no thread can be started").because(error))?;
-    let total = run.plan.total_updates();
-    while run.done < total {
-        let begin = Instant::now();
-        match run.update(&batches, cancelled)? {
-            Outcome::Updated(line) => run.report(line, begin.elapsed())?,
-            Outcome::Cancelled => return Err(run.interrupted()),
+    outcome
+}
+
+impl Run<'_> {
+    fn to_the_end(&mut self, cancelled: &AtomicBool) -> Result<End, Failure> {
+        let total = self.plan.total_updates();
+        if self.done == total {
+            progress::note(&format!("all {total} updates are done already"));
+            self.export()?;
+            return Ok(End::AlreadyDone);
         }
-        let last = run.done == total;
-        if run.evaluation_due() {
-            run.evaluate()?;
+        self.announce();
+        let batches = prefetch::start(&self.plan, self.peers.rank(), self.done + 1, &self.dataset, &self.trainer)
+            .map_err(|error| Failure::new(Status::Other, "no thread can be started").because(error))?;
+        while self.done < total {
+            let begin = Instant::now();
+            match self.update(&batches, cancelled)? {
+                Outcome::Updated(line) => self.report(line, begin.elapsed())?,
+                Outcome::Cancelled => return Err(self.interrupted()),
+            }
+            if self.evaluation_due() {
+                self.evaluate()?;
+            }
+            if self.done == total || self.save_due() {
+                self.save()?;
+            }
         }
-        if last || run.save_due() {
-            run.save()?;
-        }
-        if !last && cancelled.load(Ordering::Relaxed) {
-            return Err(run.interrupted());
-        }
+        self.progress.finish();
+        self.export()?;
+        Ok(End::Done)
     }
-    run.progress.finish();
-    run.export()?;
-    Ok(End::Done)
 }

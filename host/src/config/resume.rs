@@ -7,7 +7,11 @@ use std::collections::BTreeMap;
 
 /// Keys that no result depends on: where files go, how often they are written, and where ranks meet. Every other key
 /// must stay, those of components included, because the host cannot know what they do.
-const FREE: [&str; 7] = ["output_dir", "checkpoint", "metrics", "plugins", "comm.rank", "comm.address", "comm.port"];
+const FREE: [&str; 8] =
+    ["output_dir", "checkpoint", "metrics", "plugins", "comm.rank", "comm.address", "comm.port", "comm.timeout_s"];
+
+/// Keys that say where a rank reads what all ranks read. What is in there is compared by its content.
+const PLACES: [&str; 3] = ["model.path", "data.train", "data.eval"];
 
 /// A key whose value is not what it was.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,11 +38,15 @@ impl Resolved {
         values
     }
 
-    /// The part of [`Resolved::canonical`] that all ranks and runs of one job share, as text to take a digest of.
-    pub fn identity(&self) -> String {
+    /// The values that all ranks of one job share, by their full keys.
+    pub fn fixed_keys(&self) -> BTreeMap<String, Value> {
         let leaves = leaves(&self.canonical());
-        let fixed: BTreeMap<_, _> = leaves.into_iter().filter(|(key, _)| !may_change(key)).collect();
-        json!(fixed).to_string()
+        leaves.into_iter().filter(|(key, _)| !may_change(key) && !PLACES.contains(&key.as_str())).collect()
+    }
+
+    /// [`Resolved::fixed_keys`] as text, which makes a job's ranks known to each other.
+    pub fn identity(&self) -> String {
+        json!(self.fixed_keys()).to_string()
     }
 
     /// Checks that this configuration continues the job that `before`, a stored [`Resolved::canonical`], began.

@@ -2,12 +2,12 @@
 
 use mdt_plugin_api::HostView;
 
-use super::Run;
+use super::{Run, agree};
 use crate::checkpoint::State;
 use crate::exit::{Failure, Status};
 use crate::export::Export;
 use crate::gradient::all_finite;
-use crate::metrics;
+use crate::metrics::{self, Metrics};
 use crate::model::Parameters;
 use crate::progress;
 use crate::storage::Array;
@@ -20,7 +20,8 @@ impl Run<'_> {
         every > 0 && self.done.is_multiple_of(every)
     }
 
-    /// Writes a checkpoint of the present update, unless there is one.
+    /// Writes a checkpoint of the present update, unless there is one. All ranks call it and compare their weights; the
+    /// first one writes.
     pub(super) fn save(&mut self) -> Result<(), Failure> {
         if self.saved == Some(self.done) {
             return Ok(());
@@ -30,7 +31,7 @@ impl Run<'_> {
             config: self.job.resolved.canonical(),
             data: self.fingerprint.clone(),
             components: self.components.clone(),
-            metrics_bytes: self.metrics.bytes(),
+            metrics_bytes: self.metrics.as_ref().map_or(0, Metrics::bytes),
             progress: serde_json::Value::Null,
         };
         let states = self.updater.arrays(&self.parameters);
@@ -44,7 +45,9 @@ impl Run<'_> {
                     .because("this update is not saved; earlier checkpoints are as they were")
                     .help("lower `optimizer.learning_rate`"));
             }
-            self.store.save(&state, parameters, &states)
+            let what = format!("the weights after update {}", self.done);
+            agree::require_same_bits(&self.peers, &what, parameters.iter().map(|array| array.data))?;
+            self.store.as_ref().map_or(Ok(()), |store| store.save(&state, parameters, &states).map(drop))
         })?;
         self.saved = Some(self.done);
         Ok(())
@@ -55,14 +58,22 @@ impl Run<'_> {
         self.progress.finish();
         match self.save() {
             Err(failure) => failure,
-            Ok(()) => Failure::new(Status::Interrupted, format!("interrupted after update {}", self.done))
-                .at(self.store.path(self.done).display())
-                .help("run the same command again to go on from there"),
+            Ok(()) => {
+                let failure = Failure::new(Status::Interrupted, format!("interrupted after update {}", self.done));
+                let failure = match &self.store {
+                    Some(store) => failure.at(store.path(self.done).display()),
+                    None => failure,
+                };
+                failure.help("run the same command again to go on from there")
+            }
         }
     }
 
-    /// Writes the final model and the picture of the loss.
+    /// Writes the final model and the picture of the loss, on the first rank.
     pub(super) fn export(&self) -> Result<(), Failure> {
+        if !self.peers.is_first() {
+            return Ok(());
+        }
         let output = &self.settings.output_dir;
         let tied = !self.parameters.specs().iter().any(|spec| spec.name == "lm_head.weight");
         let model = with_arrays(&self.parameters, |parameters| {
@@ -77,7 +88,7 @@ impl Run<'_> {
 }
 
 /// The parameters as arrays in host memory, for as long as `body` runs.
-fn with_arrays<T>(
+pub(super) fn with_arrays<T>(
     parameters: &Parameters,
     body: impl FnOnce(&[Array<'_>]) -> Result<T, Failure>,
 ) -> Result<T, Failure> {

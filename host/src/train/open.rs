@@ -1,21 +1,25 @@
 //! Opening a run: everything that the job needs is loaded, read and checked, in the order of the exit statuses.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use mdt_plugin_api::{Bootstrap, Communicator, Dtype};
+use mdt_plugin_api::{Bootstrap, CommBackend, Dtype};
 
-use super::Run;
+use super::agree::{self, Card, Start};
 use super::start::{self, Source};
+use super::{Run, files, share};
 use crate::checkpoint::Store;
-use crate::config::{Init, Settings};
-use crate::data::Dataset;
+use crate::config::Init;
+use crate::data;
 use crate::exit::{Failure, Status};
 use crate::fold::Fold;
 use crate::gradient::Objective;
 use crate::job::Job;
 use crate::metrics::Metrics;
 use crate::model;
+use crate::peers::Peers;
 use crate::plan::Plan;
 use crate::progress::{self, Progress};
 use crate::schedule::Schedule;
@@ -33,29 +37,37 @@ impl<'a> Run<'a> {
         let components = job.component_names()?;
         let compute = job.compute()?;
         let optimizer = job.optimizer()?;
-        let communicator = communicator(job)?;
+        let backend = backend(job)?;
 
         let directory = job.model_directory()?;
         let model = job.model(&directory)?;
         let trainer = job.trainer(&directory)?;
         model::check_vocabulary(&*model, &directory, trainer.vocabulary()?.size)?;
-        let dataset = Arc::new(Dataset::read(job, &trainer, &settings.data.train)?);
-        let held_out = match settings.data.eval.as_slice() {
-            [] => None,
-            sources => Some(Dataset::read(job, &trainer, sources)?),
-        };
+        let (dataset, held_out) = data::read(job, &trainer)?;
+        let dataset = Arc::new(dataset);
         let fingerprint = dataset.fingerprint();
-        let plan = plan(settings, dataset.rows().len());
+        let mut data = BTreeMap::from([("the training data".to_owned(), fingerprint.clone())]);
+        data.extend(held_out.as_ref().map(|rows| ("the held-out data".to_owned(), rows.fingerprint())));
+        let plan = Plan::of(settings, dataset.rows().len());
         let schedule = Schedule::new(&settings.scheduler, settings.optimizer.learning_rate, plan.total_updates());
         let source = Source { directory: &directory, model: &model, compute: &compute, seed: settings.seed };
         if settings.model.init == Init::Pretrained {
             source.check()?;
         }
 
-        storage::check_output_dir(&settings.output_dir)?;
-        let store = Store::new(&settings.output_dir, settings.checkpoint.keep)?;
-        let resumed = start::find_checkpoint(job, &store, &fingerprint)?;
-        let parameters = match &resumed {
+        // The first rank alone touches the output directory, which others may share or not see.
+        let store = match settings.comm.rank {
+            0 => {
+                storage::check_output_dir(&settings.output_dir)?;
+                Some(Store::new(&settings.output_dir, settings.checkpoint.keep)?)
+            }
+            _ => None,
+        };
+        let resumed = match &store {
+            Some(store) => start::find_checkpoint(job, store, &fingerprint)?,
+            None => None,
+        };
+        let mut parameters = match &resumed {
             Some(checkpoint) => source.resume(checkpoint)?,
             None => source.begin(settings.model.init)?,
         };
@@ -66,18 +78,28 @@ impl<'a> Run<'a> {
                 progress::note(&format!("warning: resuming with {now}, the checkpoint was written with {before}"));
             }
         }
-        let done = resumed.as_ref().map_or(0, |checkpoint| checkpoint.state().update);
-        let metrics = match &resumed {
-            Some(checkpoint) => {
+
+        // Everything that this rank can check alone is checked: only now are the others kept waiting.
+        let peers = connect(job, &*backend)?;
+        let start = resumed.as_ref().map_or_else(Start::default, |checkpoint| Start::of(checkpoint.state()));
+        let start = Card::new(job, data, start)?.agree(&peers)?;
+        if start.resumed {
+            share::share_state(&peers, &compute, &mut parameters, &mut updater)?;
+        }
+        files::with_arrays(&parameters, |arrays| {
+            agree::require_same_bits(&peers, "the weights that training begins with", arrays.iter().map(|a| a.data))
+        })?;
+        let metrics = match (&store, &resumed) {
+            (None, _) => None,
+            (_, None) => Some(Metrics::create(&settings.output_dir)?),
+            (_, Some(checkpoint)) => {
+                progress::note(&format!("resuming from {}", checkpoint.path().display()));
                 let (metrics, warning) = Metrics::resume(&settings.output_dir, checkpoint.state().metrics_bytes)?;
                 warning.iter().for_each(|warning| progress::note(&format!("warning: {warning}")));
-                metrics
+                Some(metrics)
             }
-            None => Metrics::create(&settings.output_dir)?,
         };
-        if let Some(checkpoint) = &resumed {
-            progress::note(&format!("resuming from {}", checkpoint.path().display()));
-        }
+        let done = start.update;
         let progress = Progress::new(plan.total_updates(), done);
         let objective = Objective::new(Rc::clone(&compute), model, Arc::clone(&trainer));
         Ok(Self {
@@ -86,7 +108,7 @@ impl<'a> Run<'a> {
             directory,
             compute,
             trainer,
-            communicator,
+            peers,
             dataset,
             held_out,
             fingerprint,
@@ -100,13 +122,15 @@ impl<'a> Run<'a> {
             store,
             metrics,
             progress,
+            number_of_metrics: None,
             done,
-            saved: resumed.map(|_| done),
+            saved: start.resumed.then_some(done),
         })
     }
 }
 
-fn communicator(job: &Job) -> Result<Box<dyn Communicator>, Failure> {
+/// The backend, which can do what the job needs.
+fn backend(job: &Job) -> Result<Box<dyn CommBackend>, Failure> {
     let settings = &job.resolved.settings.comm;
     let backend = job.comm()?;
     let capabilities = backend.capabilities();
@@ -116,6 +140,19 @@ fn communicator(job: &Job) -> Result<Box<dyn Communicator>, Failure> {
             return Err(Failure::new(Status::Plugin, message));
         }
     }
+    if capabilities.max_world_size > 0 && settings.world_size > capabilities.max_world_size {
+        let message = format!(
+            "`comm.world_size` is {}, and the comm plugin `{}` connects {} at most",
+            settings.world_size, settings.id, capabilities.max_world_size
+        );
+        return Err(Failure::configuration(message).help("choose another backend: `--set comm.use=grpc`"));
+    }
+    Ok(backend)
+}
+
+/// Connects with the other ranks of the job.
+fn connect(job: &Job, backend: &dyn CommBackend) -> Result<Peers, Failure> {
+    let settings = &job.resolved.settings.comm;
     let bootstrap = Bootstrap {
         rank: settings.rank,
         world_size: settings.world_size,
@@ -123,17 +160,5 @@ fn communicator(job: &Job) -> Result<Box<dyn Communicator>, Failure> {
         port: settings.port,
         job: job.resolved.identity(),
     };
-    Ok(backend.open(&bootstrap)?)
-}
-
-fn plan(settings: &Settings, rows: usize) -> Plan {
-    Plan {
-        rows,
-        batch_size: settings.trainer.batch_size as usize,
-        accumulation: settings.trainer.gradient_accumulation_steps as usize,
-        world_size: settings.comm.world_size as usize,
-        epochs: u64::from(settings.trainer.num_epochs),
-        max_steps: settings.trainer.max_steps,
-        shuffle: settings.data.shuffle.then_some(settings.seed),
-    }
+    Ok(Peers::new(backend.open(&bootstrap)?, Duration::from_secs(settings.timeout_s)))
 }

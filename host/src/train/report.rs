@@ -60,7 +60,7 @@ impl Run<'_> {
         self.progress.update(&Line { step, loss, lr, tokens_per_s, grad_norm });
         let last = self.done == self.plan.total_updates();
         if last || self.done.is_multiple_of(self.settings.metrics.every.max(1)) {
-            self.metrics.update(&line)?;
+            self.metrics.as_mut().map_or(Ok(()), |metrics| metrics.update(&line))?;
         }
         Ok(())
     }
@@ -91,6 +91,6 @@ impl Run<'_> {
             extra: metrics::Extra::new(),
         };
         self.progress.note(&format!("held-out loss after update {}: {:.4}", self.done, line.eval_loss));
-        self.metrics.evaluation(&line)
+        self.metrics.as_mut().map_or(Ok(()), |metrics| metrics.evaluation(&line))
     }
 }

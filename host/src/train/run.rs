@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mdt_plugin_api::{Communicator, Compute, Trainer};
+use mdt_plugin_api::{Compute, Trainer};
 
 use crate::checkpoint::Store;
 use crate::config::Settings;
@@ -13,6 +13,7 @@ use crate::gradient::Objective;
 use crate::job::Job;
 use crate::metrics::Metrics;
 use crate::model::{Directory, Parameters};
+use crate::peers::Peers;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::schedule::Schedule;
@@ -25,7 +26,7 @@ pub struct Run<'a> {
     pub(super) directory: Directory,
     pub(super) compute: Rc<dyn Compute>,
     pub(super) trainer: Arc<dyn Trainer>,
-    pub(super) communicator: Box<dyn Communicator>,
+    pub(super) peers: Peers,
     pub(super) dataset: Arc<Dataset>,
     pub(super) held_out: Option<Dataset>,
     pub(super) fingerprint: String,
@@ -36,18 +37,14 @@ pub struct Run<'a> {
     pub(super) objective: Objective,
     pub(super) updater: Updater,
     pub(super) fold: Fold,
-    pub(super) store: Store,
-    pub(super) metrics: Metrics,
+    /// Checkpoints and metrics, which only the first rank writes.
+    pub(super) store: Option<Store>,
+    pub(super) metrics: Option<Metrics>,
     pub(super) progress: Progress,
+    /// How many metrics the trainer has, once the ranks have told each other.
+    pub(super) number_of_metrics: Option<usize>,
     /// Updates that are done.
     pub(super) done: u64,
     /// The update of the last checkpoint of this run, written or resumed from.
     pub(super) saved: Option<u64>,
-}
-
-impl Run<'_> {
-    /// This process, from 0.
-    pub(super) fn rank(&self) -> usize {
-        self.communicator.rank() as usize
-    }
 }

@@ -4,8 +4,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use mdt_plugin_api::{Buffer, Outcome as WorkOutcome, ReduceOp};
-
 use super::Run;
 use crate::exit::{Failure, Status};
 use crate::fold::Partial;
@@ -13,8 +11,9 @@ use crate::gradient::{self, LOSS, METRICS, SUPERVISED, TOKENS, WEIGHT};
 use crate::prefetch::MicroBatch;
 use crate::update;
 
-/// How long a collective may take before the job is given up.
-const COLLECTIVE_DEADLINE: Duration = Duration::from_secs(30);
+/// Scalars that follow the trainer's metrics in the sum over ranks: the number of bad rows, and of ranks that were told
+/// to stop.
+const FLAGS: usize = 2;
 
 /// What an update came to.
 pub(super) enum Outcome {
@@ -43,7 +42,7 @@ pub(super) struct UpdateLine {
 }
 
 impl Run<'_> {
-    /// Makes the next update.
+    /// Makes the next update, together with all other ranks.
     pub(super) fn update(
         &mut self,
         batches: &Receiver<MicroBatch>,
@@ -53,8 +52,9 @@ impl Run<'_> {
         let mut data_wait = Duration::ZERO;
         let mut bad_rows = Vec::new();
         for _ in 0..self.plan.accumulation {
+            // The others must hear of it: whoever left here would leave them waiting.
             if cancelled.load(Ordering::Relaxed) {
-                return Ok(Outcome::Cancelled);
+                break;
             }
             let begin = Instant::now();
             let MicroBatch { rows, batch } =
@@ -73,8 +73,13 @@ impl Run<'_> {
             }
             self.fold.push(partial);
         }
-        let Partial { mut gradient, scalars } = self.reduce(bad_rows.len())?;
-        self.guard(step, &scalars, &bad_rows)?;
+        let flags = [bad_rows.len() as f64, f64::from(u8::from(cancelled.load(Ordering::Relaxed)))];
+        let (Partial { mut gradient, scalars }, [all_bad_rows, all_cancelled]) = self.reduce(step, flags)?;
+        if all_cancelled > 0.0 {
+            self.fold.recycle(gradient);
+            return Ok(Outcome::Cancelled);
+        }
+        self.guard(step, &scalars, all_bad_rows > 0.0, &bad_rows)?;
 
         let weight = scalars[WEIGHT];
         let grad_norm = update::norm_of_mean(&gradient, weight);
@@ -100,37 +105,52 @@ impl Run<'_> {
         }))
     }
 
-    /// Sums over micro-batches and ranks. The last scalar is the number of bad rows of all ranks.
-    fn reduce(&mut self, bad_rows: usize) -> Result<Partial, Failure> {
+    /// Sums over micro-batches and ranks, the flags of this rank with it.
+    fn reduce(&mut self, step: u64, flags: [f64; FLAGS]) -> Result<(Partial, [f64; FLAGS]), Failure> {
+        let metrics = self.number_of_metrics()?;
+        // A rank without rows adds nothing to a bit of the others': x + -0.0 is x, and -0.0 + 0.0 would be 0.0.
         let mut partial = self.fold.finish().unwrap_or_else(|| Partial {
-            gradient: vec![0.0; self.parameters.elements()],
-            scalars: vec![0.0; METRICS + self.objective.metric_names().len()],
+            gradient: vec![-0.0; self.parameters.elements()],
+            scalars: vec![-0.0; METRICS + metrics],
         });
-        partial.scalars.push(bad_rows as f64);
-        let buffers = vec![Buffer::F32(partial.gradient), Buffer::F64(partial.scalars)];
-        let outcome = self.communicator.all_reduce(buffers, ReduceOp::Sum)?.wait(COLLECTIVE_DEADLINE)?;
-        let failure = |message: String| Failure::new(Status::Peer, message);
-        let WorkOutcome::Done(buffers) = outcome else {
-            return Err(failure(format!("a collective did not end within {} s", COLLECTIVE_DEADLINE.as_secs())));
-        };
-        match <[Buffer; 2]>::try_from(buffers) {
-            Ok([Buffer::F32(gradient), Buffer::F64(scalars)]) => Ok(Partial { gradient, scalars }),
-            _ => Err(failure("a collective gave other buffers back than it was given".to_owned())),
+        partial.scalars.extend(flags);
+        let what = format!("the gradients of update {step}");
+        let (gradient, mut scalars) = self.peers.sum(&what, partial.gradient, partial.scalars)?;
+        let flags = scalars.split_off(scalars.len() - FLAGS);
+        let flags = [flags[0], flags[1]];
+        Ok((Partial { gradient, scalars }, flags))
+    }
+
+    /// How many metrics the trainer has. A rank that has had no rows cannot know, and asks the others once.
+    fn number_of_metrics(&mut self) -> Result<usize, Failure> {
+        if let Some(number) = self.number_of_metrics {
+            return Ok(number);
         }
+        let own = self.objective.metric_names().len() as f64;
+        let all = self.peers.gather_numbers("the number of metrics", vec![own])?;
+        let number = all.into_iter().flatten().fold(0.0, f64::max) as usize;
+        Ok(*self.number_of_metrics.insert(number))
     }
 
     /// Stops before an update that would spoil the weights.
-    fn guard(&self, step: u64, scalars: &[f64], bad_rows: &[usize]) -> Result<(), Failure> {
-        let on_some_rank = scalars.last().is_some_and(|&count| count > 0.0);
-        let overflow = !scalars[LOSS].is_finite();
-        if !on_some_rank && !overflow {
+    fn guard(&self, step: u64, scalars: &[f64], bad: bool, bad_rows: &[usize]) -> Result<(), Failure> {
+        if !bad && scalars[LOSS].is_finite() {
             return Ok(());
         }
-        let mut failure =
-            Failure::new(Status::NonFinite, format!("the loss or gradient of update {step} is not finite"));
-        failure = match bad_rows {
-            [] => failure.at("another rank, or the sum over all micro-batches"),
-            rows => failure.at(self.dataset.name_rows(rows)),
+        let own = match bad_rows {
+            [] => String::new(),
+            rows => self.dataset.name_rows(rows),
+        };
+        let all = self.peers.gather_texts("the rows that are to blame", own)?;
+        let named = all.iter().enumerate().filter(|(_, rows)| !rows.is_empty());
+        let named: Vec<String> = match self.peers.world_size() {
+            1 => all.clone(),
+            _ => named.map(|(rank, rows)| format!("rank {rank}, {rows}")).collect(),
+        };
+        let failure = Failure::new(Status::NonFinite, format!("the loss or gradient of update {step} is not finite"));
+        let failure = match bad {
+            true => named.iter().fold(failure, Failure::at),
+            false => failure.at("the sum over all micro-batches"),
         };
         Err(failure
             .because("the update was not applied: the weights are those of the update before")

@@ -68,10 +68,13 @@ pub struct Comm {
     /// Port of rank 0. Default: 50051.
     #[schemars(range(min = 1))]
     pub port: u16,
+    /// Seconds that a collective may take before the job is given up. Default: 30.
+    #[schemars(range(min = 1))]
+    pub timeout_s: u64,
 }
 
 impl Default for Comm {
     fn default() -> Self {
-        Comm { id: "local".into(), world_size: 1, rank: 0, address: "127.0.0.1".into(), port: 50051 }
+        Comm { id: "local".into(), world_size: 1, rank: 0, address: "127.0.0.1".into(), port: 50051, timeout_s: 30 }
     }
 }

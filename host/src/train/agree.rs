@@ -1,0 +1,208 @@
+//! What all ranks must have in common, compared before the first update and at every save.
+
+use std::collections::BTreeMap;
+
+use mdt_plugin_api::Kind;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::checkpoint::State;
+use crate::checksum;
+use crate::exit::{Failure, Status};
+use crate::job::Job;
+use crate::peers::Peers;
+
+/// What one rank brings to the job.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Card {
+    /// Version of the program.
+    program: String,
+    /// Configuration keys that results depend on, with their values.
+    keys: BTreeMap<String, Value>,
+    /// Each component, as `optimizer adamw`, with its version and the checksum of its file.
+    plugins: BTreeMap<String, String>,
+    /// Fingerprints of the training and held-out data.
+    data: BTreeMap<String, String>,
+    /// Where the first rank resumes; the others follow it.
+    pub(super) start: Start,
+}
+
+/// Where a run starts, which the first rank's checkpoint decides.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Start {
+    /// Updates that are done.
+    pub(super) update: u64,
+    /// What the loop kept in the checkpoint beside arrays.
+    pub(super) progress: Value,
+    /// Whether weights and states are those of a checkpoint.
+    pub(super) resumed: bool,
+}
+
+impl Start {
+    /// Where a checkpoint with this state goes on.
+    pub(super) fn of(state: &State) -> Self {
+        Self { update: state.update, progress: state.progress.clone(), resumed: true }
+    }
+}
+
+impl Card {
+    pub(super) fn new(job: &Job, data: BTreeMap<String, String>, start: Start) -> Result<Self, Failure> {
+        let mut plugins = BTreeMap::new();
+        for kind in Kind::ALL {
+            let Some(chosen) = job.resolved.component(kind) else { continue };
+            let version = job.catalog.component(kind, &chosen.id)?.version().to_owned();
+            let checksum = job.catalog.checksum(kind, &chosen.id)?;
+            plugins.insert(format!("{kind} {}", chosen.id), format!("{version}, sha256 {checksum}"));
+        }
+        let program = env!("CARGO_PKG_VERSION").to_owned();
+        Ok(Self { program, keys: job.resolved.fixed_keys(), plugins, data, start })
+    }
+
+    /// Shows this rank's card to all others and compares theirs; gives the first rank's start.
+    ///
+    /// # Errors
+    /// The first difference from rank 0, with what else differs; the same on all ranks.
+    pub(super) fn agree(&self, peers: &Peers) -> Result<Start, Failure> {
+        let text = serde_json::to_string(self).map_err(|error| unreadable(peers.rank()).because(error))?;
+        let texts = peers.gather_texts("what each rank runs", text)?;
+        let cards = texts
+            .iter()
+            .enumerate()
+            .map(|(rank, text)| serde_json::from_str::<Card>(text).map_err(|error| unreadable(rank).because(error)));
+        let cards: Vec<Card> = cards.collect::<Result<_, _>>()?;
+        let Some((first, others)) = cards.split_first() else { return Ok(self.start.clone()) };
+        for (rank, card) in (1..).zip(others) {
+            first.require_same(card, rank)?;
+        }
+        Ok(first.start.clone())
+    }
+
+    fn require_same(&self, other: &Card, rank: usize) -> Result<(), Failure> {
+        let plain = |map: &BTreeMap<String, String>| -> BTreeMap<String, Value> {
+            map.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect()
+        };
+        let program = |card: &Card| BTreeMap::from([("version of mdt-host".to_owned(), card.program.clone().into())]);
+        let parts = [
+            (Status::Configuration, program(self), program(other), "run the same version on every rank"),
+            (Status::Configuration, self.keys.clone(), other.keys.clone(), "give every rank the same configuration"),
+            (Status::Plugin, plain(&self.plugins), plain(&other.plugins), "copy the same plugin files to every rank"),
+            (Status::Input, plain(&self.data), plain(&other.data), "give every rank the same data and tokenizer"),
+        ];
+        for (status, first, other, help) in parts {
+            let mut keys: Vec<&String> = first.keys().chain(other.keys()).collect();
+            keys.sort();
+            keys.dedup();
+            keys.retain(|key| first.get(*key) != other.get(*key));
+            let Some(key) = keys.first() else { continue };
+            let more = match keys.len() {
+                1 => String::new(),
+                count => format!(" and {} more", count - 1),
+            };
+            let message = format!("rank {rank} differs from rank 0 in `{key}`{more}");
+            let text = |map: &BTreeMap<String, Value>, key| map.get(key).map_or("unset".to_owned(), Value::to_string);
+            let failure = keys.iter().fold(Failure::new(status, message), |failure, &key| {
+                failure.because(format!(
+                    "{key} is {} on rank 0 and {} on rank {rank}",
+                    text(&first, key),
+                    text(&other, key)
+                ))
+            });
+            return Err(failure.help(help));
+        }
+        Ok(())
+    }
+}
+
+fn unreadable(rank: usize) -> Failure {
+    Failure::new(Status::Peer, format!("what rank {rank} runs cannot be read"))
+        .help("run the same version of mdt-host on every rank")
+}
+
+/// Checks that all ranks hold the same bits, `what` saying of what and when.
+///
+/// # Errors
+/// Names a rank whose bits are not those of rank 0; the same on all ranks.
+pub(super) fn require_same_bits<'a>(
+    peers: &Peers,
+    what: &str,
+    arrays: impl Iterator<Item = &'a [f32]>,
+) -> Result<(), Failure> {
+    if peers.world_size() == 1 {
+        return Ok(());
+    }
+    let digest = digest(arrays);
+    let digests = peers.gather_texts(&format!("the checksum of {what}"), digest.clone())?;
+    let Some(rank) = digests.iter().position(|other| *other != digests[0]) else {
+        return Ok(());
+    };
+    let mut failure = Failure::new(Status::Peer, format!("rank {rank} has not the same bits as rank 0 in {what}"));
+    for (rank, digest) in digests.iter().enumerate() {
+        failure = failure.because(format!("sha256 on rank {rank}: {digest}"));
+    }
+    Err(failure
+        .help("ranks with different processors, libraries or model files cannot promise equal bits; use equal ones"))
+}
+
+/// A checksum of all elements in order.
+pub(super) fn digest<'a>(arrays: impl Iterator<Item = &'a [f32]>) -> String {
+    use rayon::prelude::*;
+    const CHUNK: usize = 1 << 18;
+    let chunks: Vec<&[f32]> = arrays.flat_map(|array| array.chunks(CHUNK)).collect();
+    let leaves: Vec<_> = chunks
+        .into_par_iter()
+        .map(|chunk| {
+            let mut digest = Sha256::new();
+            let mut bytes = [0; 16 * 1024];
+            for part in chunk.chunks(bytes.len() / size_of::<f32>()) {
+                let bytes = &mut bytes[..size_of_val(part)];
+                for (to, from) in bytes.chunks_exact_mut(size_of::<f32>()).zip(part) {
+                    to.copy_from_slice(&from.to_le_bytes());
+                }
+                digest.update(bytes);
+            }
+            digest.finalize()
+        })
+        .collect();
+    let mut digest = Sha256::new();
+    leaves.iter().for_each(|leaf| digest.update(leaf));
+    checksum::hexadecimal(&digest.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn card(rate: f64, sha: &str) -> Card {
+        Card {
+            program: "1".to_owned(),
+            keys: BTreeMap::from([("optimizer.learning_rate".to_owned(), json!(rate))]),
+            plugins: BTreeMap::from([("optimizer adamw".to_owned(), sha.to_owned())]),
+            data: BTreeMap::new(),
+            start: Start::default(),
+        }
+    }
+
+    #[test]
+    fn a_difference_names_rank_key_and_both_values() {
+        assert!(card(0.1, "a").require_same(&card(0.1, "a"), 1).is_ok());
+        let failure = card(0.1, "a").require_same(&card(0.2, "b"), 3).unwrap_err();
+        assert_eq!(failure.status(), Status::Configuration);
+        let text = failure.to_string();
+        assert!(text.contains("rank 3 differs from rank 0 in `optimizer.learning_rate`"), "{text}");
+        assert!(text.contains("is 0.1 on rank 0 and 0.2 on rank 3"), "{text}");
+        let failure = card(0.1, "a").require_same(&card(0.1, "b"), 1).unwrap_err();
+        assert_eq!(failure.status(), Status::Plugin);
+    }
+
+    #[test]
+    fn the_digest_sees_every_bit_and_not_where_arrays_end_up_in_memory() {
+        let values: Vec<f32> = (0..600_000).map(|n| n as f32).collect();
+        let whole = digest(std::iter::once(values.as_slice()));
+        assert_eq!(whole, digest(std::iter::once(values.clone().as_slice())));
+        let mut other = values;
+        other[599_999] = -other[599_999];
+        assert_ne!(whole, digest(std::iter::once(other.as_slice())));
+    }
+}
