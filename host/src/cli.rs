@@ -2,7 +2,9 @@
 
 mod bench;
 mod config;
+mod data;
 mod generate;
+mod launch;
 mod output;
 mod plugin;
 mod run;
@@ -19,6 +21,7 @@ use crate::config::{Flag, Layers, Sources, process_environment};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::plugins::{Catalog, tiers};
+use crate::progress;
 use crate::services::LocalServices;
 
 /// Fine-tunes language models with MLX; every moving part is a plugin.
@@ -52,12 +55,17 @@ struct Common {
 enum Command {
     /// Runs the job (the same as no subcommand).
     Run,
+    /// Runs all ranks of the job on this machine.
+    Launch(launch::Arguments),
     /// Shows what a job is configured to, or checks it.
     #[command(subcommand)]
     Config(config::Command),
     /// Shows the plugins.
     #[command(subcommand)]
     Plugin(plugin::Command),
+    /// Shows what training sees of the data.
+    #[command(subcommand)]
+    Data(data::Command),
     /// Continues a prompt, or answers the rows of a data set.
     Generate(generate::Arguments),
     /// Measures.
@@ -71,8 +79,10 @@ pub fn main() -> ExitCode {
     quiet_panics();
     let outcome = panic::catch_unwind(|| match command.unwrap_or(Command::Run) {
         Command::Run => run::run(&common),
+        Command::Launch(arguments) => launch::run(&common, &arguments),
         Command::Config(command) => config::run(&common, &command),
         Command::Plugin(command) => plugin::run(&common, &command),
+        Command::Data(command) => data::run(&common, &command),
         Command::Generate(arguments) => generate::run(&common, &arguments),
         Command::Bench(command) => bench::run(&common, &command),
     });
@@ -88,9 +98,7 @@ pub fn main() -> ExitCode {
 /// Keeps panic text off the terminal: a user gets one error, whatever happened.
 fn quiet_panics() {
     panic::set_hook(Box::new(|info| {
-        if std::env::var_os("MDT_LOG").is_some_and(|level| level == "debug") {
-            eprintln!("{info}");
-        }
+        progress::debug(&info.to_string());
     }));
 }
 

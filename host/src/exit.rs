@@ -30,6 +30,20 @@ impl Status {
     pub fn code(self) -> u8 {
         self as u8
     }
+
+    /// The status of a process that exited with this number.
+    pub fn of_code(code: i32) -> Self {
+        let all = [
+            Status::Configuration,
+            Status::Plugin,
+            Status::Input,
+            Status::Peer,
+            Status::NonFinite,
+            Status::Storage,
+            Status::Interrupted,
+        ];
+        all.into_iter().find(|status| i32::from(status.code()) == code).unwrap_or(Status::Other)
+    }
 }
 
 impl From<Status> for ExitCode {
@@ -154,6 +168,7 @@ mod tests {
         ];
         for (status, code) in all {
             assert_eq!(status.code(), code);
+            assert_eq!(Status::of_code(i32::from(code)), status);
         }
     }
 }

@@ -8,6 +8,7 @@ pub use line::{Line, grouped};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pace::{Eta, Pace};
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ pub struct Progress {
 enum View {
     Bar(ProgressBar),
     Plain { out: Box<dyn Write + Send>, pace: Pace },
+    None,
 }
 
 /// Plain lines come no closer than this, the first and the last excepted.
@@ -29,17 +31,43 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// The bar that is on the terminal, so that [`note`] does not tear it.
 static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
+/// Whether only warnings are shown.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Shows nothing but warnings from now on: the first rank speaks for all.
+pub fn quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
 /// Prints a line of its own on standard error, above the bar where there is one. Any thread.
 pub fn note(line: &str) {
+    if QUIET.load(Ordering::Relaxed) && !line.starts_with("warning") {
+        return;
+    }
     match &*BAR.lock().unwrap_or_else(PoisonError::into_inner) {
         Some(bar) => bar.suspend(|| print(&mut io::stderr(), line)),
         None => print(&mut io::stderr(), line),
     }
 }
 
+/// Whether `MDT_LOG=debug` asks for what only developers read.
+pub fn debugging() -> bool {
+    std::env::var_os("MDT_LOG").is_some_and(|level| level == "debug")
+}
+
+/// Prints a line for developers, of any rank.
+pub fn debug(line: &str) {
+    if debugging() {
+        print(&mut io::stderr(), line);
+    }
+}
+
 impl Progress {
     /// Progress over `total` updates of which `done` were done before, on standard error.
     pub fn new(total: u64, done: u64) -> Self {
+        if QUIET.load(Ordering::Relaxed) {
+            return Progress { total, eta: Eta::new(done), view: View::None };
+        }
         if !io::stderr().is_terminal() {
             return Self::plain(total, done, Box::new(io::stderr()));
         }
@@ -72,6 +100,7 @@ impl Progress {
                     print(out, &text);
                 }
             }
+            View::None => {}
         }
     }
 
@@ -80,6 +109,7 @@ impl Progress {
         match &mut self.view {
             View::Bar(bar) => bar.suspend(|| print(&mut io::stderr(), line)),
             View::Plain { out, .. } => print(out, line),
+            View::None => note(line),
         }
     }
 

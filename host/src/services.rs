@@ -29,8 +29,8 @@ impl LocalServices {
 impl HostServices for LocalServices {
     fn log(&self, level: LogLevel, message: &str) {
         match level {
-            LogLevel::Debug if std::env::var_os("MDT_LOG").is_none_or(|level| level != "debug") => {}
-            LogLevel::Debug | LogLevel::Info => crate::progress::note(message),
+            LogLevel::Debug => crate::progress::debug(message),
+            LogLevel::Info => crate::progress::note(message),
             LogLevel::Warn => crate::progress::note(&format!("warning: {message}")),
         }
     }

@@ -8,6 +8,13 @@ use crate::{progress, signals, train};
 pub(super) fn run(common: &Common) -> Result<(), Failure> {
     let cancelled = signals::cancellation()?;
     let job = common.job(Vec::new(), cancelled.clone())?;
+    if job.resolved.settings.comm.rank > 0 {
+        progress::quiet();
+    }
+    for file in &job.resolved.flat_files {
+        let file = file.display();
+        progress::note(&format!("{file} is a flat file: keys that nothing sets have the defaults of flat files"));
+    }
     for dropped in &job.resolved.dropped {
         progress::note(&dropped.to_string());
     }

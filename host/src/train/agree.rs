@@ -12,6 +12,7 @@ use crate::checksum;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::peers::Peers;
+use crate::progress;
 
 /// What one rank brings to the job.
 #[derive(Debug, Serialize, Deserialize)]
@@ -132,6 +133,7 @@ pub(super) fn require_same_bits<'a>(
         return Ok(());
     }
     let digest = digest(arrays);
+    progress::debug(&format!("sha256 of {what}: {digest}"));
     let digests = peers.gather_texts(&format!("the checksum of {what}"), digest.clone())?;
     let Some(rank) = digests.iter().position(|other| *other != digests[0]) else {
         return Ok(());

@@ -1,0 +1,100 @@
+//! `mdt-host launch`: all ranks of a job on this machine.
+
+use std::ffi::OsString;
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::Common;
+use crate::config::{Flag, Origin};
+use crate::exit::{Failure, Status};
+use crate::job::Job;
+use crate::{launch, progress};
+
+/// The options of `launch`.
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// Number of ranks; `comm.world_size` where absent.
+    #[arg(short = 'n', long = "world-size", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    world_size: Option<u32>,
+}
+
+/// Checks the configuration once, then runs the job in one process per rank.
+pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure> {
+    let keys = keys(common, arguments)?;
+    let job = common.job(flags(&keys), Arc::default())?;
+    job.resolved.require_job()?;
+    let comm = &job.resolved.settings.comm;
+    let (ranks, threads) = (comm.world_size, job.threads());
+    let plural = if ranks == 1 { "rank" } else { "ranks" };
+    let per_rank = if threads == 1 { "1 thread each".to_owned() } else { format!("{threads} threads each") };
+    progress::note(&format!(
+        "launch   {ranks} {plural} here over {} at {}:{}, {per_rank}",
+        comm.id, comm.address, comm.port
+    ));
+    launch::launch((0..ranks).map(|rank| command_line(common, &keys, rank)))
+}
+
+/// What launching adds to the configuration, for every rank.
+///
+/// What the user has left open is filled in: the backend that connects processes, a port that is free, and each
+/// rank's part of the cores.
+fn keys(common: &Common, arguments: &Arguments) -> Result<Vec<(&'static str, Value)>, Failure> {
+    // Whatever rank a file names, it is not the one of all ranks.
+    let mut keys = vec![("comm.rank", json!(0))];
+    keys.extend(arguments.world_size.map(|world_size| ("comm.world_size", json!(world_size))));
+    let job = common.job(flags(&keys), Arc::default())?;
+    let settings = &job.resolved.settings;
+    let left_open = |key: &str| is_left_open(&job, key);
+    if settings.comm.world_size > 1 && left_open("comm.use") {
+        keys.push(("comm.use", json!("grpc")));
+    }
+    if left_open("comm.port") {
+        keys.push(("comm.port", json!(free_port(&settings.comm.address)?)));
+    }
+    if settings.compute.threads == 0 {
+        let each = settings.compute.thread_count() / settings.comm.world_size as usize;
+        keys.push(("compute.threads", json!(each.max(1))));
+    }
+    Ok(keys)
+}
+
+fn is_left_open(job: &Job, key: &str) -> bool {
+    matches!(job.resolved.origin(key), None | Some(Origin::Default | Origin::Component(_)))
+}
+
+fn flags(keys: &[(&'static str, Value)]) -> Vec<Flag> {
+    let flag = |(key, value): &(&'static str, Value)| Flag {
+        name: "launch".to_owned(),
+        key: (*key).to_owned(),
+        value: value.clone(),
+    };
+    keys.iter().map(flag).collect()
+}
+
+/// A port that nobody listens on now.
+fn free_port(address: &str) -> Result<u16, Failure> {
+    let port = TcpListener::bind((address, 0)).and_then(|listener| listener.local_addr());
+    port.map(|place| place.port()).map_err(|error| {
+        Failure::new(Status::Peer, format!("no port of `{address}` can be opened"))
+            .because(error)
+            .help("`comm.address` is an address of this machine, such as 127.0.0.1")
+    })
+}
+
+/// The arguments of one rank: this command's own, and what launching adds.
+fn command_line(common: &Common, keys: &[(&'static str, Value)], rank: u32) -> Vec<OsString> {
+    let mut line: Vec<OsString> = vec!["run".into()];
+    let mut option = |name: &str, value: OsString| line.extend([name.into(), value]);
+    common.config.iter().for_each(|path| option("--config", path.into()));
+    common.profile.iter().for_each(|name| option("--profile", name.into()));
+    common.plugin_dir.iter().for_each(|path| option("--plugin-dir", path.into()));
+    common.set.iter().for_each(|text| option("--set", text.into()));
+    for (key, value) in keys {
+        let value = if *key == "comm.rank" { json!(rank) } else { value.clone() };
+        option("--set", format!("{key}={value}").into());
+    }
+    line
+}
