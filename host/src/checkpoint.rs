@@ -1,17 +1,20 @@
 //! Checkpoints: everything a run needs to go on as if it had never stopped.
 //!
 //! ```text
-//! <output_dir>/checkpoints/step-000100/
-//!     model.safetensors       parameters, f32
-//!     optimizer.safetensors   optimizer state, `<parameter>.<state>`
-//!     state.json              update number, configuration, data, components
-//!     manifest.json           size and sha256 of the three; written last
+//! <output_dir>/checkpoints/
+//!     best.json                   the checkpoint with the lowest held-out loss, where that one is kept
+//!     step-000100/
+//!         model.safetensors       parameters, f32
+//!         optimizer.safetensors   optimizer state, `<parameter>.<state>`
+//!         state.json              update number, configuration, data, components
+//!         manifest.json           size and sha256 of the three; written last
 //! ```
 //!
 //! A checkpoint is written under a temporary name, synced and renamed, so what carries the name is whole. A process
 //! that is killed at any moment leaves the checkpoints before.
 
 mod arrays;
+mod best;
 mod directory;
 mod state;
 mod store;
@@ -20,6 +23,7 @@ mod tests;
 
 pub use crate::storage::{Array, check_output_dir};
 pub use arrays::{Tensors, copy_elements};
+pub use best::Best;
 pub use directory::Checkpoint;
 pub use state::State;
 pub use store::{Latest, Store};

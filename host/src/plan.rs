@@ -53,6 +53,9 @@ impl Plan {
         order
     }
 
+        if update == 0 {
+            return 0.0;
+        }
     /// Where in its epoch's order the rows of micro-batch `micro` (over all ranks, from 0) of an update are; empty
     /// where the rows have run out.
     pub fn micro_batch(&self, update: u64, micro: usize) -> std::ops::Range<usize> {

@@ -1,6 +1,9 @@
 //! The training run: everything is opened and checked, then update follows update.
 
 mod agree;
+mod best;
+mod connect;
+mod evaluate;
 mod files;
 mod open;
 mod report;
@@ -45,16 +48,16 @@ pub fn train(job: &Job, cancelled: &AtomicBool) -> Result<End, Failure> {
 
 impl Run<'_> {
     fn to_the_end(&mut self, cancelled: &AtomicBool) -> Result<End, Failure> {
-        let total = self.plan.total_updates();
-        if self.done == total {
-            progress::note(&format!("all {total} updates are done already"));
+        if self.is_finished() {
+            progress::note(&self.why_finished());
             self.export()?;
             return Ok(End::AlreadyDone);
         }
         self.announce();
         let batches = prefetch::start(&self.plan, self.peers.rank(), self.done + 1, &self.dataset, &self.trainer)
             .map_err(|error| Failure::new(Status::Other, "no thread can be started").because(error))?;
-        while self.done < total {
+        self.evaluate_at_start()?;
+        while !self.is_finished() {
             let begin = Instant::now();
             match self.update(&batches, cancelled)? {
                 Outcome::Updated(line) => self.report(line, begin.elapsed())?,
@@ -63,7 +66,7 @@ impl Run<'_> {
             if self.evaluation_due() {
                 self.evaluate()?;
             }
-            if self.done == total || self.save_due() {
+            if self.is_finished() || self.save_due() {
                 self.save()?;
             }
         }

@@ -1,5 +1,6 @@
 //! The checkpoints of one run.
 
+use super::best::{self, BEST, Best};
 use super::directory::{Checkpoint, MANIFEST, MODEL, OPTIMIZER, STATE};
 use super::state::{Manifest, State, to_json};
 use crate::exit::{Failure, Status};
@@ -50,14 +51,21 @@ impl Store {
         self.directory.join(name(update))
     }
 
-    /// Writes the checkpoint of `state.update` and deletes the oldest beyond the number to keep. An earlier one of the
-    /// same update is replaced. Returns where it is, when the disk has it.
+    /// Writes the checkpoint of `state.update` and deletes the oldest beyond the number to keep, but never the best, of
+    /// which `best.json` tells. An earlier one of the same update is replaced. Returns where it is, when the disk has
+    /// it.
     ///
     /// The arrays are written as they are, without a second copy in memory.
     ///
     /// # Errors
     /// Status 7, with the file and what to do about it. Nothing of this checkpoint is left then, and those before are.
-    pub fn save(&self, state: &State, parameters: &[Array<'_>], optimizer: &[Array<'_>]) -> Result<PathBuf, Failure> {
+    pub fn save(
+        &self,
+        state: &State,
+        parameters: &[Array<'_>],
+        optimizer: &[Array<'_>],
+        best: Option<Best>,
+    ) -> Result<PathBuf, Failure> {
         let target = self.path(state.update);
         let what = format!("the checkpoint of update {} cannot be written", state.update);
         let failed = |path: &Path, error: &io::Error| {
@@ -82,7 +90,13 @@ impl Store {
         let manifest = Manifest { update: state.update, files };
         write(MANIFEST, &|path| storage::write(path, &to_json(&manifest)?))?;
         staged.publish().map_err(|error| failed(&target, &error))?;
-        self.delete_before(state.update)
+        // Before the deletion: what the file names is there at every moment.
+        if let Some(best) = best {
+            best::write(&self.directory, best, &name(best.update)).map_err(|error| {
+                unwritable("the best checkpoint cannot be told", &self.directory.join(BEST), &error)
+            })?;
+        }
+        self.delete_before(state.update, best)
             .map_err(|error| unwritable("an old checkpoint cannot be deleted", &self.directory, &error))?;
         Ok(target)
     }
@@ -139,9 +153,11 @@ impl Store {
             for &update in &updates {
                 fs::rename(self.path(update), aside.join(DIRECTORY).join(name(update)))?;
             }
-            let metrics = self.output_dir.join(crate::metrics::FILE);
-            if metrics.exists() {
-                fs::rename(metrics, aside.join(crate::metrics::FILE))?;
+            for file in [Path::new(DIRECTORY).join(BEST), crate::metrics::FILE.into()] {
+                let path = self.output_dir.join(&file);
+                if path.exists() {
+                    fs::rename(path, aside.join(file))?;
+                }
             }
             storage::sync(&self.directory)
         };
@@ -169,16 +185,17 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes what is beyond the number to keep, of the checkpoints up to `newest`. Later ones, which are there after
-    /// a resume from an earlier one, are neither counted nor deleted.
-    fn delete_before(&self, newest: u64) -> io::Result<()> {
+    /// Deletes what is beyond the number to keep, of the checkpoints up to `newest`, the best excepted. Later ones,
+    /// which are there after a resume from an earlier one, are neither counted nor deleted.
+    fn delete_before(&self, newest: u64, best: Option<Best>) -> io::Result<()> {
         let mut updates = self.updates()?;
         updates.retain(|&update| update <= newest);
         let surplus = match self.keep {
             0 => 0,
             keep => updates.len().saturating_sub(keep as usize),
         };
-        updates.into_iter().take(surplus).try_for_each(|update| storage::remove(&self.path(update)))
+        let surplus = updates.into_iter().take(surplus).filter(|&update| best.is_none_or(|best| best.update != update));
+        surplus.into_iter().try_for_each(|update| storage::remove(&self.path(update)))
     }
 }
 

@@ -29,12 +29,18 @@ fn values(update: u64, length: usize) -> Vec<f32> {
 const LENGTH: usize = 6000;
 
 fn save(store: &Store, update: u64) -> Result<std::path::PathBuf, crate::exit::Failure> {
+    save_beside(store, update, None)
+}
+
+/// The same, while the checkpoint of update `best` is the best.
+fn save_beside(store: &Store, update: u64, best: Option<u64>) -> Result<std::path::PathBuf, crate::exit::Failure> {
     let (w, m, v) = (values(update, LENGTH), values(update + 1000, LENGTH), values(update + 2000, LENGTH));
     let shape: &[usize] = &[LENGTH / 2, 2];
     store.save(
         &state(update),
         &[Array { name: "w", shape, data: &w }, Array { name: "scale", shape: &[], data: &w[..1] }],
         &[Array { name: "w.m", shape, data: &m }, Array { name: "w.v", shape, data: &v }],
+        best.map(|update| Best { update, eval_loss: 0.5 }),
     )
 }
 
@@ -94,6 +100,27 @@ fn the_newest_k_are_kept_and_zero_keeps_all() {
 }
 
 #[test]
+fn the_best_is_kept_beside_the_newest_k_until_another_is_better() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::new(root.path(), 2).unwrap();
+    let best = [1, 2, 2, 2, 2, 6, 6];
+    for (update, best) in (1..).zip(best) {
+        save_beside(&store, update, Some(best)).unwrap();
+        let text = fs::read_to_string(root.path().join("checkpoints/best.json")).unwrap();
+        let told: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(told["step"], best);
+        assert_eq!(told["eval_loss"], 0.5);
+        let named = root.path().join("checkpoints").join(told["checkpoint"].as_str().unwrap());
+        assert_whole(&Checkpoint::open(&named).unwrap());
+        if update == 5 {
+            let expected = ["best.json", "step-000002", "step-000004", "step-000005"];
+            assert_eq!(names(&root.path().join("checkpoints")), expected);
+        }
+    }
+    assert_eq!(names(&root.path().join("checkpoints")), ["best.json", "step-000006", "step-000007"]);
+}
+
+#[test]
 fn a_run_that_went_back_keeps_what_it_saves_and_what_was_saved_later() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::new(root.path(), 1).unwrap();
@@ -130,14 +157,15 @@ fn an_earlier_run_is_set_aside_with_its_metrics_and_not_deleted() {
     let store = Store::new(root.path(), 3).unwrap();
     assert_eq!(store.set_aside_earlier().unwrap(), None);
     for number in 1..=2 {
-        save(&store, number).unwrap();
+        save_beside(&store, number, Some(number)).unwrap();
         fs::write(root.path().join("metrics.jsonl"), "{}\n").unwrap();
         let aside = store.set_aside_earlier().unwrap().unwrap();
         assert_eq!(aside, root.path().join(format!("earlier-{number}")));
         assert_whole(&Checkpoint::open(&aside.join(format!("checkpoints/step-{number:06}"))).unwrap());
         assert_eq!(fs::read_to_string(aside.join("metrics.jsonl")).unwrap(), "{}\n");
         assert!(store.latest().unwrap().checkpoint.is_none());
-        assert!(!root.path().join("metrics.jsonl").exists());
+        assert!(aside.join("checkpoints/best.json").exists());
+        assert!(!root.path().join("metrics.jsonl").exists() && !root.path().join("checkpoints/best.json").exists());
     }
 }
 

@@ -5,10 +5,30 @@ use crate::exit::Failure;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Keys that no result depends on: where files go, how often they are written, and where ranks meet. Every other key
-/// must stay, those of components included, because the host cannot know what they do.
-const FREE: [&str; 8] =
-    ["output_dir", "checkpoint", "metrics", "plugins", "comm.rank", "comm.address", "comm.port", "comm.timeout_s"];
+/// Keys that no update depends on: where files go, how often they are written, where ranks meet, and how many
+/// evaluations a job goes on without an improvement. Every other key must stay, those of components included, because
+/// the host cannot know what they do.
+const FREE: [&str; 10] = [
+    "output_dir",
+    "trainer.eval_at_start",
+    "trainer.early_stopping_patience",
+    "checkpoint",
+    "metrics",
+    "plugins",
+    "comm.rank",
+    "comm.address",
+    "comm.port",
+    "comm.timeout_s",
+];
+
+/// Those of them that say when all ranks do something together, and so must be the same on all ranks.
+const TOGETHER: [&str; 5] = [
+    "trainer.eval_at_start",
+    "trainer.early_stopping_patience",
+    "checkpoint.save_steps",
+    "checkpoint.keep_best",
+    "checkpoint.export",
+];
 
 /// Keys that say where a rank reads what all ranks read. What is in there is compared by its content.
 const PLACES: [&str; 3] = ["model.path", "data.train", "data.eval"];
@@ -24,7 +44,7 @@ pub struct Difference {
     pub now: Option<Value>,
 }
 
-/// Whether `key` may change between the runs of one job, or differ between its ranks, without changing a result.
+/// Whether `key` may change between the runs of one job without changing an update.
 pub fn may_change(key: &str) -> bool {
     FREE.iter().any(|free| key.strip_prefix(free).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
 }
@@ -40,8 +60,8 @@ impl Resolved {
 
     /// The values that all ranks of one job share, by their full keys.
     pub fn fixed_keys(&self) -> BTreeMap<String, Value> {
-        let leaves = leaves(&self.canonical());
-        leaves.into_iter().filter(|(key, _)| !may_change(key) && !PLACES.contains(&key.as_str())).collect()
+        let is_fixed = |key: &str| TOGETHER.contains(&key) || !may_change(key) && !PLACES.contains(&key);
+        leaves(&self.canonical()).into_iter().filter(|(key, _)| is_fixed(key)).collect()
     }
 
     /// [`Resolved::fixed_keys`] as text, which makes a job's ranks known to each other.

@@ -13,7 +13,7 @@ mod storage;
 
 pub use compute::{Comm, Compute, Dtype};
 pub use scheduler::{Constant, Cosine, Linear, Polynomial, Scheduler, Wsd};
-pub use storage::{Checkpoint, Metrics, Plugins, Resume};
+pub use storage::{Checkpoint, Exported, Metrics, Plugins, Resume};
 
 /// Every key that the host itself reads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -122,6 +122,14 @@ fn string_or_strings(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 }
 
 /// `trainer`: a string stands for `{ use = … }`.
+    /// Whether the held-out rows are evaluated before the first update as well. That loss is for comparison: it is no
+    /// candidate for the best, and early stopping does not count it. Default: false.
+    pub eval_at_start: bool,
+    /// Evaluations in a row without an improvement after which training ends; 0 never ends it early. Default: 0.
+    pub early_stopping_patience: u32,
+    /// How much below that of the last improvement a held-out loss must be to be the next one. Default: 0.0.
+    #[schemars(range(min = 0.0))]
+    pub early_stopping_min_delta: f64,
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Trainer {
@@ -135,6 +143,9 @@ pub struct Trainer {
     #[schemars(range(min = 1))]
     pub num_epochs: u32,
     /// Updates to make, whatever `num_epochs` says. Default: unset.
+            eval_at_start: false,
+            early_stopping_patience: 0,
+            early_stopping_min_delta: 0.0,
     #[schemars(range(min = 1))]
     pub max_steps: Option<u64>,
     /// Micro-steps per update. Default: 1.

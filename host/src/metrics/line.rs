@@ -45,11 +45,32 @@ pub struct Evaluation {
     pub step: u64,
     /// Passes over the data that were done, with their fraction.
     pub epoch: f64,
-    /// Mean over the supervised tokens of the evaluation data.
+    /// Mean over the supervised tokens of the held-out rows.
     pub eval_loss: f64,
+    /// `exp(eval_loss)`; null where that is too large for a number.
+    pub eval_perplexity: f64,
+    /// Supervised tokens of the held-out rows.
+    pub eval_tokens: u64,
+    /// Seconds that it took.
+    pub eval_s: f64,
     /// Further metrics.
     #[serde(skip)]
     pub extra: Extra,
+}
+
+/// The end of a run whose held-out loss no longer fell. Its line has neither `loss` nor `eval_loss`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EarlyStop {
+    /// Updates that were done.
+    pub step: u64,
+    /// Passes over the data that were done, with their fraction.
+    pub epoch: f64,
+    /// Evaluations since the last improvement.
+    pub evaluations_without_improvement: u32,
+    /// The update after which the held-out loss was lowest; null where it never was finite.
+    pub best_step: Option<u64>,
+    /// That loss.
+    pub best_eval_loss: Option<f64>,
 }
 
 impl Update {
@@ -63,6 +84,13 @@ impl Evaluation {
     /// The line, with its newline.
     pub(super) fn line(&self) -> String {
         line(self, &self.extra)
+    }
+}
+
+impl EarlyStop {
+    /// The line, with its newline.
+    pub(super) fn line(&self) -> String {
+        line(self, &Extra::new())
     }
 }
 
@@ -85,7 +113,7 @@ fn line(documented: &impl Serialize, extra: &Extra) -> String {
     line
 }
 
-const DOCUMENTED: [&str; 12] = [
+const DOCUMENTED: [&str; 15] = [
     "step",
     "epoch",
     "loss",
@@ -98,6 +126,9 @@ const DOCUMENTED: [&str; 12] = [
     "data_wait_s",
     "peak_memory_bytes",
     "eval_loss",
+    "eval_perplexity",
+    "eval_tokens",
+    "eval_s",
 ];
 
 #[cfg(test)]
@@ -119,6 +150,19 @@ pub(super) fn update(step: u64, loss: f64) -> Update {
 }
 
 #[cfg(test)]
+pub(super) fn evaluation(step: u64, eval_loss: f64) -> Evaluation {
+    Evaluation {
+        step,
+        epoch: 0.5,
+        eval_loss,
+        eval_perplexity: eval_loss.exp(),
+        eval_tokens: 7,
+        eval_s: 0.25,
+        extra: Extra::new(),
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -131,8 +175,29 @@ mod tests {
 
     #[test]
     fn an_evaluation_line_has_eval_loss_and_no_loss() {
-        let line = Evaluation { step: 3, epoch: 1.0, eval_loss: 0.25, extra: Extra::new() }.line();
-        assert_eq!(line, "{\"step\":3,\"epoch\":1.0,\"eval_loss\":0.25}\n");
+        let line = evaluation(3, 0.0).line();
+        let numbers = "\"eval_loss\":0.0,\"eval_perplexity\":1.0,\"eval_tokens\":7,\"eval_s\":0.25";
+        assert_eq!(line, format!("{{\"step\":3,\"epoch\":0.5,{numbers}}}\n"));
+    }
+
+    #[test]
+    fn a_perplexity_beyond_all_numbers_is_null_beside_its_loss() {
+        let value: Value = serde_json::from_str(&evaluation(3, 1000.0).line()).unwrap();
+        assert_eq!((&value["eval_loss"], &value["eval_perplexity"]), (&1000.0.into(), &Value::Null));
+    }
+
+    #[test]
+    fn the_line_of_an_early_stop_has_no_loss_of_its_own() {
+        let stop = EarlyStop {
+            step: 9,
+            epoch: 1.5,
+            evaluations_without_improvement: 3,
+            best_step: Some(3),
+            best_eval_loss: Some(0.5),
+        };
+        let value: Value = serde_json::from_str(&stop.line()).unwrap();
+        assert!(value.get("loss").is_none() && value.get("eval_loss").is_none(), "{value}");
+        assert_eq!((&value["step"], &value["best_step"]), (&9.into(), &3.into()));
     }
 
     #[test]

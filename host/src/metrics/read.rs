@@ -47,8 +47,8 @@ pub fn read_losses(path: &Path) -> Result<Curve, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::line::update;
-    use super::super::{Evaluation, Extra, FILE, Metrics};
+    use super::super::line::{evaluation, update};
+    use super::super::{FILE, Metrics};
     use super::*;
     use std::fs;
 
@@ -58,7 +58,7 @@ mod tests {
         let mut metrics = Metrics::create(root.path()).unwrap();
         metrics.update(&update(1, 3.25)).unwrap();
         metrics.update(&update(2, f64::NAN)).unwrap();
-        metrics.evaluation(&Evaluation { step: 2, epoch: 0.1, eval_loss: 2.5, extra: Extra::new() }).unwrap();
+        metrics.evaluation(&evaluation(2, 2.5)).unwrap();
         metrics.update(&update(3, 2.75)).unwrap();
         let path = root.path().join(FILE);
         let torn = fs::read_to_string(&path).unwrap() + "{\"step\":";

@@ -1,6 +1,6 @@
 //! The metrics file while a run writes it.
 
-use super::{Evaluation, FILE, Update};
+use super::{EarlyStop, Evaluation, FILE, Update};
 use crate::exit::Failure;
 use crate::storage::unwritable;
 use std::fs::{File, OpenOptions};
@@ -64,6 +64,14 @@ impl Metrics {
     /// Status 7: it cannot be written.
     pub fn evaluation(&mut self, evaluation: &Evaluation) -> Result<(), Failure> {
         self.append(&evaluation.line())
+    }
+
+    /// Appends the line of an early stop.
+    ///
+    /// # Errors
+    /// Status 7: it cannot be written.
+    pub fn early_stop(&mut self, stop: &EarlyStop) -> Result<(), Failure> {
+        self.append(&stop.line())
     }
 
     /// Length of the file, which a checkpoint remembers.

@@ -1,4 +1,4 @@
-//! What a run tells its user: start-up lines, the numbers of updates, held-out losses.
+//! What a run tells its user: start-up lines, the numbers of updates.
 
 use std::time::Duration;
 
@@ -6,7 +6,6 @@ use super::Run;
 use super::step::UpdateLine;
 use crate::config::Init;
 use crate::exit::Failure;
-use crate::gradient::{LOSS, WEIGHT};
 use crate::metrics;
 use crate::progress::{self, Line};
 
@@ -38,6 +37,12 @@ impl Run<'_> {
             self.plan.updates_per_epoch(),
             self.plan.batch_size * self.plan.accumulation * self.plan.world_size
         ));
+        let patience = self.settings.trainer.early_stopping_patience;
+        if patience > 0 {
+            let unkept = ", whose weights are not kept: `checkpoint.export = \"best\"` would";
+            let unkept = if self.settings.checkpoint.keeps_best() { "" } else { unkept };
+            progress::note(&format!("stop     {patience} evaluations after the last improvement{unkept}"));
+        }
     }
 
     /// Writes an update's numbers to metrics.jsonl and the terminal.
@@ -63,34 +68,5 @@ impl Run<'_> {
             self.metrics.as_mut().map_or(Ok(()), |metrics| metrics.update(&line))?;
         }
         Ok(())
-    }
-
-    /// Whether the held-out rows are to be looked at after this update.
-    pub(super) fn evaluation_due(&self) -> bool {
-        let every = match self.settings.trainer.eval_steps {
-            0 => self.plan.updates_per_epoch(),
-            steps => steps,
-        };
-        self.held_out.is_some() && (self.done.is_multiple_of(every) || self.done == self.plan.total_updates())
-    }
-
-    /// The loss of the held-out rows, per supervised token.
-    pub(super) fn evaluate(&mut self) -> Result<(), Failure> {
-        let Some(held_out) = &self.held_out else { return Ok(()) };
-        let (mut loss, mut weight) = (0.0, 0.0);
-        for rows in held_out.rows().chunks(self.plan.batch_size) {
-            let batch = self.trainer.collate(&rows.iter().collect::<Vec<_>>())?;
-            let scalars = self.objective.evaluate(&self.parameters, &batch)?;
-            loss += scalars[LOSS];
-            weight += scalars[WEIGHT];
-        }
-        let line = metrics::Evaluation {
-            step: self.done,
-            epoch: self.plan.epochs_after(self.done),
-            eval_loss: loss / weight,
-            extra: metrics::Extra::new(),
-        };
-        self.progress.note(&format!("held-out loss after update {}: {:.4}", self.done, line.eval_loss));
-        self.metrics.as_mut().map_or(Ok(()), |metrics| metrics.evaluation(&line))
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use mdt_plugin_api::{Compute, Trainer};
 
+use super::best::Evaluations;
 use crate::checkpoint::Store;
 use crate::config::Settings;
 use crate::data::Dataset;
@@ -43,6 +44,8 @@ pub struct Run<'a> {
     pub(super) progress: Progress,
     /// How many metrics the trainer has, once the ranks have told each other.
     pub(super) number_of_metrics: Option<usize>,
+    /// What the evaluations have come to.
+    pub(super) evaluations: Evaluations,
     /// Updates that are done.
     pub(super) done: u64,
     /// The update of the last checkpoint of this run, written or resumed from.

@@ -62,6 +62,26 @@ fn a_kill_after_any_step_of_a_save_leaves_a_whole_checkpoint_and_no_litter() {
 }
 
 #[test]
+fn a_kill_after_any_step_of_a_save_leaves_the_best_checkpoint_that_is_told() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::new(root.path(), 1).unwrap();
+    save_beside(&store, 1, Some(1)).unwrap();
+    save_beside(&store, 2, Some(1)).unwrap();
+    // The best stays, then another one takes its place and it is deleted.
+    for (update, best) in [(3, 1), (4, 4)] {
+        for (step, moment) in moments(root.path(), || drop(save_beside(&store, update, Some(best)).unwrap())) {
+            let store = Store::new(moment.path(), 1).unwrap();
+            let text = fs::read_to_string(moment.path().join("checkpoints/best.json")).unwrap();
+            let told: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let told = told["step"].as_u64().unwrap();
+            assert!([1, best].contains(&told), "{step}: {told}");
+            assert_whole(&Checkpoint::open(&store.path(told)).unwrap());
+            save_beside(&store, update, Some(best)).unwrap();
+        }
+    }
+}
+
+#[test]
 fn leftovers_of_a_killed_run_are_removed_and_strangers_files_are_not() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("checkpoints");

@@ -12,6 +12,10 @@ pub struct Checkpoint {
     pub save_steps: u64,
     /// Newest checkpoints that are kept; 0 keeps all. Default: 3.
     pub keep: u32,
+    /// Whether the checkpoint with the lowest held-out loss is written and kept, beside the newest ones. Default: false.
+    pub keep_best: bool,
+    /// Which weights `final` has at the end. Default: `last`.
+    pub export: Exported,
     /// What a run starts from: `auto` is the newest complete checkpoint in `output_dir` where there is one, `never` the
     /// model as given, anything else the directory of a checkpoint. Default: `auto`.
     #[schemars(length(min = 1))]
@@ -20,8 +24,26 @@ pub struct Checkpoint {
 
 impl Default for Checkpoint {
     fn default() -> Self {
-        Checkpoint { save_steps: 100, keep: 3, resume: Resume::Auto }
+        Checkpoint { save_steps: 100, keep: 3, keep_best: false, export: Exported::Last, resume: Resume::Auto }
     }
+}
+
+impl Checkpoint {
+    /// Whether the best checkpoint is written and kept, for itself or to be exported.
+    pub fn keeps_best(&self) -> bool {
+        self.keep_best || self.export == Exported::Best
+    }
+}
+
+/// Which weights are exported at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Exported {
+    /// Those of the last update.
+    #[default]
+    Last,
+    /// Those with the lowest held-out loss; their checkpoint is kept as with `keep_best`.
+    Best,
 }
 
 /// What a run starts from; written as one string.

@@ -1,0 +1,165 @@
+//! What the evaluations of a run have come to: the best of them, and how many have passed since one was better.
+//!
+//! It is a function of the held-out losses alone, which all ranks know, and part of every checkpoint. So all ranks, and
+//! a run that was stopped in between, decide alike.
+
+use serde::{Deserialize, Serialize};
+
+/// The standing of a run's evaluations.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Evaluations {
+    /// Fingerprint of the held-out rows; none where the job has none.
+    data: Option<String>,
+    /// The lowest held-out loss.
+    pub(super) best: Option<Evaluated>,
+    /// Whether the checkpoint of the best has been spared from deletion since it was written.
+    best_is_kept: bool,
+    /// The last evaluation that early stopping took for an improvement.
+    improved: Option<Evaluated>,
+    /// Evaluations since.
+    pub(super) without_improvement: u32,
+}
+
+/// One evaluation.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Evaluated {
+    /// The update after which it was made.
+    pub(super) update: u64,
+    /// Mean loss over the supervised tokens of the held-out rows.
+    #[serde(with = "exact")]
+    pub(super) eval_loss: f64,
+}
+
+impl Evaluations {
+    /// No evaluation yet of the held-out rows with this fingerprint.
+    pub(super) fn none_of(data: Option<String>) -> Self {
+        Self { data, ..Self::default() }
+    }
+
+    /// Whether they were made on the held-out rows with this fingerprint.
+    pub(super) fn are_of(&self, data: Option<&str>) -> bool {
+        self.data.as_deref() == data
+    }
+
+    /// Takes up the next evaluation.
+    ///
+    /// A loss is an improvement when it is more than `min_delta` below that of the last improvement, so that many small
+    /// steps add up to one. A loss that is not finite never is.
+    pub(super) fn add(&mut self, evaluated: Evaluated, min_delta: f64, keeps_best: bool) {
+        let loss = evaluated.eval_loss;
+        let below = |earlier: Option<Evaluated>, by: f64| {
+            loss.is_finite() && earlier.is_none_or(|earlier| loss < earlier.eval_loss - by)
+        };
+        self.keep_best(keeps_best);
+        if below(self.best.filter(|_| self.best_is_kept == keeps_best), 0.0) {
+            (self.best, self.best_is_kept) = (Some(evaluated), keeps_best);
+        }
+        if below(self.improved, min_delta) {
+            (self.improved, self.without_improvement) = (Some(evaluated), 0);
+        } else {
+            self.without_improvement += 1;
+        }
+    }
+
+    /// Says whether this run spares the best checkpoint from deletion.
+    pub(super) fn keep_best(&mut self, keeps_best: bool) {
+        self.best_is_kept &= keeps_best;
+    }
+
+    /// The best evaluation, where its checkpoint is kept.
+    pub(super) fn kept(&self) -> Option<Evaluated> {
+        self.best.filter(|_| self.best_is_kept)
+    }
+
+    /// What early stopping tells the user.
+    pub(super) fn course(&self) -> String {
+        let best = match self.best {
+            Some(Evaluated { update, eval_loss }) => format!("the lowest was {eval_loss:.4} after update {update}"),
+            None => "no evaluation had a finite loss".to_owned(),
+        };
+        let plural = if self.without_improvement == 1 { "evaluation" } else { "evaluations" };
+        format!("the held-out loss has not improved in {} {plural}; {best}", self.without_improvement)
+    }
+
+    /// Whether `patience` evaluations have passed without an improvement; never for a patience of 0.
+    pub(super) fn exhaust(&self, patience: u32) -> bool {
+        patience > 0 && self.without_improvement >= patience
+    }
+}
+
+/// A number as text: a JSON number may come back with its last bit changed, and a loss that is equal to the best would
+/// then be below it.
+mod exact {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(number)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(deserializer: D) -> Result<f64, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The standing after these losses, evaluated after updates 1, 2, ….
+    fn after(losses: &[f64], min_delta: f64, keeps_best: bool) -> Evaluations {
+        let mut evaluations = Evaluations::default();
+        for (update, &eval_loss) in (1..).zip(losses) {
+            evaluations.add(Evaluated { update, eval_loss }, min_delta, keeps_best);
+        }
+        evaluations
+    }
+
+    #[test]
+    fn the_best_is_the_first_of_the_lowest_finite_losses() {
+        let best = |losses: &[f64]| after(losses, 0.0, true).best.map(|best| (best.update, best.eval_loss));
+        assert_eq!(best(&[3.0, 2.0, 2.5, 2.0, f64::NAN, f64::NEG_INFINITY]), Some((2, 2.0)));
+        assert_eq!(best(&[f64::NAN, 4.0]), Some((2, 4.0)));
+        assert_eq!(best(&[f64::NAN, f64::INFINITY]), None);
+    }
+
+    #[test]
+    fn evaluations_without_improvement_are_counted_and_one_that_is_starts_anew() {
+        let waited = |losses: &[f64]| after(losses, 0.0, false).without_improvement;
+        assert_eq!(waited(&[3.0]), 0);
+        assert_eq!(waited(&[3.0, 3.0, 3.1, f64::NAN]), 3);
+        assert_eq!(waited(&[3.0, 3.1, 2.9]), 0);
+        assert!(after(&[3.0, 3.0, 3.0], 0.0, false).exhaust(2));
+        assert!(!after(&[3.0, 3.0, 3.0], 0.0, false).exhaust(3));
+        assert!(!after(&[3.0; 100], 0.0, false).exhaust(0));
+    }
+
+    #[test]
+    fn steps_smaller_than_the_minimum_add_up_and_are_still_the_best() {
+        // 0.4 below the last improvement, then 0.8, which counts.
+        let standing = after(&[3.0, 2.6, 2.2], 0.5, true);
+        assert_eq!((standing.without_improvement, standing.best.unwrap().update), (0, 3));
+        let standing = after(&[3.0, 2.6], 0.5, true);
+        assert_eq!((standing.without_improvement, standing.best.unwrap().update), (1, 2));
+    }
+
+    #[test]
+    fn a_best_whose_checkpoint_was_not_kept_is_no_best_to_keep() {
+        let mut standing = after(&[2.0], 0.0, false);
+        assert_eq!(standing.kept(), None);
+        standing.add(Evaluated { update: 2, eval_loss: 2.5 }, 0.0, true);
+        assert_eq!(standing.kept().unwrap().update, 2);
+        standing.keep_best(false);
+        assert_eq!(standing.kept(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_standing_comes_back_from_json_bit_for_bit(losses in prop::collection::vec(any::<f64>(), 0..5)) {
+            let standing = after(&losses, 0.0, true);
+            let text = serde_json::to_string(&standing).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Evaluations>(&text).unwrap(), standing);
+        }
+    }
+}
