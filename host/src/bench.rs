@@ -1,18 +1,16 @@
 //! Measurements of whole updates.
 
 use std::fmt;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use mdt_plugin_api::Encoded;
 use serde::Serialize;
 
-use crate::config::Init;
 use crate::exit::Failure;
 use crate::gradient::{Objective, WEIGHT};
-use crate::job::Job;
+use crate::job::{Job, OpenedModel};
 use crate::metrics;
-use crate::model::Parameters;
 use crate::random::Stream;
 use crate::update::{self, Updater};
 
@@ -42,14 +40,9 @@ pub struct TrainFigures {
 /// Plugins or model cannot be used.
 pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failure> {
     let settings = &job.resolved.settings;
-    let compute = job.compute()?;
-    let directory = job.model_directory()?;
-    let model = job.model(&directory)?;
-    let trainer = job.trainer(&directory)?;
-    let mut parameters = match settings.model.init {
-        Init::Random => Parameters::random(&compute, model.parameters(), settings.seed)?,
-        Init::Pretrained => Parameters::read(&compute, model.parameters(), &directory)?,
-    };
+    let opened = job.open_model(job.compute()?)?;
+    let mut parameters = opened.weights()?;
+    let OpenedModel { compute, model, trainer, .. } = opened;
     let mut updater = Updater::new(job.optimizer()?, &parameters, &settings.optimizer)?;
     let mut stream = Stream::new(settings.seed, "bench", 0);
     let vocabulary = model.vocabulary_size() as u64;
@@ -61,7 +54,7 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
         })
         .collect();
     let rows: Vec<&Encoded> = rows.iter().collect();
-    let objective = Objective::new(Rc::clone(&compute), model, trainer.clone());
+    let objective = Objective::new(compute, model, Arc::clone(&trainer));
     let (mut times, mut loss, mut buffer) = (Vec::new(), 0.0, vec![0.0; parameters.elements()]);
     for step in 0..=steps {
         let begin = Instant::now();

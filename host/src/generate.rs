@@ -3,8 +3,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mdt_plugin_api::{Cache, Compute, Example, HostArray, Model, ModelCalls, Result, Tensor, Trainer, Vocabulary};
+use mdt_plugin_api::{Cache, Compute, Example, HostArray, ModelCalls, Result, Tensor, Trainer, Vocabulary};
 
+use crate::job::OpenedModel;
 use crate::model::{Parameters, TrainedModel};
 
 /// A model that continues prompts. Compute thread only.
@@ -17,12 +18,8 @@ pub struct Generator {
 
 impl Generator {
     /// A generator over these weights.
-    pub fn new(
-        compute: &Rc<dyn Compute>,
-        model: &Rc<dyn Model>,
-        trainer: &Arc<dyn Trainer>,
-        parameters: &Parameters,
-    ) -> Result<Self> {
+    pub fn new(opened: &OpenedModel, parameters: &Parameters) -> Result<Self> {
+        let OpenedModel { compute, model, trainer, .. } = opened;
         Ok(Self {
             compute: Rc::clone(compute),
             model: TrainedModel::new(model, parameters.bind(), compute),

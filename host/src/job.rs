@@ -1,5 +1,7 @@
 //! A job: its resolved configuration, the plugins that it names, and the components made of them.
 
+mod opened;
+
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,9 +13,11 @@ use serde_json::Value;
 
 use crate::config::{Chosen, Dtype, Resolved};
 use crate::exit::{Failure, Status};
-use crate::model::Directory;
+use crate::model::{Directory, not_downloaded};
 use crate::plugins::{Catalog, Component};
 use crate::services::LocalServices;
+
+pub use opened::OpenedModel;
 
 /// A job that has been configured and not yet begun.
 pub struct Job {
@@ -43,9 +47,10 @@ impl Job {
     pub fn model_directory(&self) -> Result<Directory, Failure> {
         self.resolved.require_model()?;
         let model = &self.resolved.settings.model;
-        match &model.path {
-            Some(path) => Directory::open(path),
-            None => Err(Failure::configuration("there is no model: `model.path` is not set")
+        match (&model.path, &model.name) {
+            (Some(path), _) => Directory::open(path),
+            (None, Some(name)) => Err(not_downloaded(name)),
+            (None, None) => Err(Failure::configuration("there is no model: `model.path` is not set")
                 .help("set it in a --config file, or with `--set model.path=DIR`")),
         }
     }

@@ -10,11 +10,10 @@ use serde_json::json;
 
 use super::output::print;
 use super::{Common, on_compute_thread};
-use crate::config::{Flag, Init};
+use crate::config::Flag;
 use crate::exit::{Failure, Status};
 use crate::generate::Generator;
 use crate::job::Job;
-use crate::model::{self, Parameters};
 use crate::signals;
 
 /// The options of `generate`.
@@ -64,20 +63,12 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
 }
 
 fn answers(job: &Job, arguments: &Arguments, cancelled: &AtomicBool) -> Result<Vec<Answer>, Failure> {
-    let compute = job.compute()?;
-    let directory = job.model_directory()?;
-    let model = job.model(&directory)?;
-    let trainer = job.trainer(&directory)?;
-    model::check_vocabulary(&*model, &directory, trainer.vocabulary()?.size)?;
+    let opened = job.open_model(job.compute()?)?;
     let examples = match (&arguments.prompt, &arguments.data) {
-        (Some(prompt), _) => vec![prompt_example(prompt, directory.has_chat_template())],
+        (Some(prompt), _) => vec![prompt_example(prompt, opened.directory.has_chat_template())],
         (None, source) => rows(job, source.as_deref().unwrap_or_default(), arguments.limit)?,
     };
-    let parameters = match job.resolved.settings.model.init {
-        Init::Pretrained => Parameters::read(&compute, model.parameters(), &directory)?,
-        Init::Random => Parameters::random(&compute, model.parameters(), job.resolved.settings.seed)?,
-    };
-    let generator = Generator::new(&compute, &model, &trainer, &parameters)?;
+    let generator = Generator::new(&opened, &opened.weights()?)?;
     let mut answers = Vec::new();
     for example in examples {
         if cancelled.load(Ordering::Relaxed) {

@@ -1,14 +1,10 @@
-//! Where a run starts: from a checkpoint that belongs to the job, or from the model.
-
-use std::rc::Rc;
-
-use mdt_plugin_api::{Compute, Model};
+//! The checkpoint that a run goes on from, where there is one that belongs to the job.
 
 use crate::checkpoint::{self, Checkpoint, Store};
-use crate::config::{Init, Resume};
+use crate::config::Resume;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
-use crate::model::{Directory, Parameters};
+use crate::model::Parameters;
 use crate::progress;
 use crate::update::Updater;
 
@@ -53,36 +49,4 @@ pub(super) fn restore(updater: &mut Updater, parameters: &Parameters, checkpoint
     let arrays = tensors.arrays(&expected)?;
     states.into_iter().zip(arrays).for_each(|(state, array)| checkpoint::copy_elements(array, state.data));
     Ok(())
-}
-
-/// Where a run's weights come from.
-pub(super) struct Source<'a> {
-    pub(super) directory: &'a Directory,
-    pub(super) model: &'a Rc<dyn Model>,
-    pub(super) compute: &'a Rc<dyn Compute>,
-    pub(super) seed: u64,
-}
-
-impl Source<'_> {
-    /// Checks the weight files before anything is spent.
-    pub(super) fn check(&self) -> Result<(), Failure> {
-        Parameters::check(&self.model.parameters(), self.directory)
-    }
-
-    /// The weights that the job begins with.
-    pub(super) fn begin(&self, init: Init) -> Result<Parameters, Failure> {
-        match init {
-            Init::Random => Parameters::random(self.compute, self.model.parameters(), self.seed),
-            Init::Pretrained => Parameters::read(self.compute, self.model.parameters(), self.directory),
-        }
-    }
-
-    /// The weights of a checkpoint.
-    pub(super) fn resume(&self, checkpoint: &Checkpoint) -> Result<Parameters, Failure> {
-        let specs = self.model.parameters();
-        let tensors = checkpoint.parameters()?;
-        let expected: Vec<_> = specs.iter().map(|spec| (spec.name.as_str(), spec.shape.as_slice())).collect();
-        let arrays = tensors.arrays(&expected)?;
-        Parameters::from_arrays(self.compute, specs.clone(), &arrays)
-    }
 }

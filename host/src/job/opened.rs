@@ -1,0 +1,77 @@
+//! A job's model, opened: its directory, its code, the trainer that speaks its tokens, and where its weights come from.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mdt_plugin_api::{Compute, Model, Trainer};
+
+use super::Job;
+use crate::checkpoint::Checkpoint;
+use crate::config::Init;
+use crate::exit::Failure;
+use crate::model::{self, Directory, Parameters};
+
+/// A model without its weights. Compute thread only.
+pub struct OpenedModel {
+    /// What computes it.
+    pub compute: Rc<dyn Compute>,
+    /// Where it lies.
+    pub directory: Directory,
+    /// Its code.
+    pub model: Rc<dyn Model>,
+    /// What makes tokens for it.
+    pub trainer: Arc<dyn Trainer>,
+    init: Init,
+    seed: u64,
+}
+
+impl Job {
+    /// Opens the configured model on a device.
+    ///
+    /// # Errors
+    /// Its directory or plugins cannot be used; its tokenizer is another model's.
+    pub fn open_model(&self, compute: Rc<dyn Compute>) -> Result<OpenedModel, Failure> {
+        let directory = self.model_directory()?;
+        let model = self.model(&directory)?;
+        let trainer = self.trainer(&directory)?;
+        model::check_vocabulary(&*model, &directory, trainer.vocabulary()?.size)?;
+        let settings = &self.resolved.settings;
+        Ok(OpenedModel { compute, directory, model, trainer, init: settings.model.init, seed: settings.seed })
+    }
+}
+
+impl OpenedModel {
+    /// Checks the weight files that the job begins with, before anything is spent on them.
+    ///
+    /// # Errors
+    /// They are missing, damaged, or another model's.
+    pub fn check_weights(&self) -> Result<(), Failure> {
+        match self.init {
+            Init::Random => Ok(()),
+            Init::Pretrained => Parameters::check(&self.model.parameters(), &self.directory),
+        }
+    }
+
+    /// The weights that the job begins with: read, or drawn from its seed.
+    ///
+    /// # Errors
+    /// As [`OpenedModel::check_weights`].
+    pub fn weights(&self) -> Result<Parameters, Failure> {
+        match self.init {
+            Init::Random => Parameters::random(&self.compute, self.model.parameters(), self.seed),
+            Init::Pretrained => Parameters::read(&self.compute, self.model.parameters(), &self.directory),
+        }
+    }
+
+    /// The weights of a checkpoint.
+    ///
+    /// # Errors
+    /// They are damaged, or another model's.
+    pub fn weights_of(&self, checkpoint: &Checkpoint) -> Result<Parameters, Failure> {
+        let specs = self.model.parameters();
+        let tensors = checkpoint.parameters()?;
+        let expected: Vec<_> = specs.iter().map(|spec| (spec.name.as_str(), spec.shape.as_slice())).collect();
+        let arrays = tensors.arrays(&expected)?;
+        Parameters::from_arrays(&self.compute, specs.clone(), &arrays)
+    }
+}
