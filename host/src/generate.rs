@@ -14,17 +14,20 @@ pub struct Generator {
     model: TrainedModel,
     trainer: Arc<dyn Trainer>,
     vocabulary: Vocabulary,
+    /// What the model's weights are bound to; they live as long as it does.
+    _parameters: Parameters,
 }
 
 impl Generator {
     /// A generator over these weights.
-    pub fn new(opened: &OpenedModel, parameters: &Parameters) -> Result<Self> {
+    pub fn new(opened: &OpenedModel, parameters: Parameters) -> Result<Self> {
         let OpenedModel { compute, model, trainer, .. } = opened;
         Ok(Self {
             compute: Rc::clone(compute),
             model: TrainedModel::new(model, parameters.bind(), compute),
             trainer: Arc::clone(trainer),
             vocabulary: trainer.vocabulary()?,
+            _parameters: parameters,
         })
     }
 

@@ -68,7 +68,7 @@ fn answers(job: &Job, arguments: &Arguments, cancelled: &AtomicBool) -> Result<V
         (Some(prompt), _) => vec![prompt_example(prompt, opened.directory.has_chat_template())],
         (None, source) => rows(job, source.as_deref().unwrap_or_default(), arguments.limit)?,
     };
-    let generator = Generator::new(&opened, &opened.weights()?)?;
+    let generator = Generator::new(&opened, opened.weights()?)?;
     let mut answers = Vec::new();
     for example in examples {
         if cancelled.load(Ordering::Relaxed) {
