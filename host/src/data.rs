@@ -1,5 +1,8 @@
 //! The rows of a job: read from their sources, turned into tokens, counted.
 
+mod place;
+pub mod split;
+
 use std::sync::Arc;
 
 use mdt_plugin_api::{Encoded, Error, Example, Trainer};
@@ -9,6 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::checksum;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
+use place::Place;
 
 /// Rows of a chunk that is encoded in parallel.
 const CHUNK: usize = 1024;
@@ -22,13 +26,28 @@ pub struct Dataset {
     sources: Vec<String>,
     /// Rows in which nothing would be trained.
     dropped: Vec<Place>,
+    /// The number of rows before some were held out; none where that did not happen.
+    split_from: Option<usize>,
 }
 
-/// Where a row came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
-    source: u32,
-    row: u64,
+/// The rows that a job trains on, and those that it holds out for evaluation.
+///
+/// # Errors
+/// A source or row that cannot be used; nothing to train, or nothing to evaluate where the configuration wants to.
+pub fn read(job: &Job, trainer: &Arc<dyn Trainer>) -> Result<(Dataset, Option<Dataset>), Failure> {
+    let settings = &job.resolved.settings;
+    let data = &settings.data;
+    let train = Dataset::read(job, trainer, &data.train)?;
+    if let Some(split) = data.split()? {
+        let count = split::count(split, train.rows.len())?;
+        let (train, held_out) = train.split(count, settings.seed);
+        return Ok((train, Some(held_out)));
+    }
+    let held_out = match data.eval.as_slice() {
+        [] => None,
+        sources => Some(Dataset::read(job, trainer, sources)?),
+    };
+    Ok((train, held_out))
 }
 
 impl Dataset {
@@ -37,7 +56,7 @@ impl Dataset {
     /// # Errors
     /// A source or row that cannot be used; no row with anything to train.
     pub fn read(job: &Job, trainer: &Arc<dyn Trainer>, sources: &[String]) -> Result<Self, Failure> {
-        let mut dataset = Self { rows: Vec::new(), places: Vec::new(), sources: sources.to_vec(), dropped: Vec::new() };
+        let mut dataset = Self::empty(sources);
         for (number, name) in sources.iter().enumerate() {
             let mut source = job.data(name)?;
             loop {
@@ -62,6 +81,26 @@ impl Dataset {
             });
         }
         Ok(dataset)
+    }
+
+    fn empty(sources: &[String]) -> Self {
+        let sources = sources.to_vec();
+        Self { rows: Vec::new(), places: Vec::new(), sources, dropped: Vec::new(), split_from: None }
+    }
+
+    /// Holds out `count` rows, drawn by `seed`; both parts keep the order of the rows. Dropped rows stay with the
+    /// first part, whose file has them.
+    fn split(self, count: usize, seed: u64) -> (Self, Self) {
+        let total = Some(self.rows.len());
+        let marks = split::held_out(self.rows.len(), count, seed);
+        let mut train = Self { dropped: self.dropped, split_from: total, ..Self::empty(&self.sources) };
+        let mut held_out = Self { split_from: total, ..Self::empty(&self.sources) };
+        for ((row, place), mark) in self.rows.into_iter().zip(self.places).zip(marks) {
+            let part = if mark { &mut held_out } else { &mut train };
+            part.rows.push(row);
+            part.places.push(place);
+        }
+        (train, held_out)
     }
 
     fn read_chunk(&self, source: &mut dyn mdt_plugin_api::DataSource) -> Result<Vec<Example>, Failure> {
@@ -101,27 +140,29 @@ impl Dataset {
     }
 
     fn name_places(&self, places: &[Place]) -> String {
-        let mut text = String::new();
-        for (number, name) in self.sources.iter().enumerate() {
-            let rows: Vec<u64> =
-                places.iter().filter(|place| place.source == number as u32).map(|place| place.row).collect();
-            if rows.is_empty() {
-                continue;
-            }
-            let separator = if text.is_empty() { "" } else { "; " };
-            let plural = if rows.len() == 1 { "row" } else { "rows" };
-            let shown: Vec<_> = rows.iter().take(64).map(u64::to_string).collect();
-            let rest = if rows.len() > 64 { format!(" and {} more", rows.len() - 64) } else { String::new() };
-            text += &format!("{separator}{name} {plural} {}{rest}", shown.join(", "));
-        }
-        text
+        place::name(&self.sources, places)
+    }
+
+    /// The source of a row, and its row there as the source counts.
+    pub fn place(&self, row: usize) -> (&str, u64) {
+        self.place_of(&self.places[row])
+    }
+
+    /// The same for the rows that were dropped because nothing in them would be trained.
+    pub fn dropped(&self) -> impl ExactSizeIterator<Item = (&str, u64)> {
+        self.dropped.iter().map(|place| self.place_of(place))
+    }
+
+    fn place_of(&self, place: &Place) -> (&str, u64) {
+        (&self.sources[place.source as usize], place.row)
     }
 
     /// What was read, in a line for the user.
     pub fn summary(&self) -> String {
         let tokens: usize = self.rows.iter().map(|row| row.tokens.len()).sum();
         let supervised: usize = self.rows.iter().map(Encoded::supervised_tokens).sum();
-        let mut text = format!("{} rows, {tokens} tokens, {supervised} of them trained", self.rows.len());
+        let of = self.split_from.map_or(String::new(), |total| format!(" of {total}"));
+        let mut text = format!("{}{of} rows, {tokens} tokens, {supervised} of them trained", self.rows.len());
         let cut: u64 = self.rows.iter().map(|row| row.truncated).sum();
         if cut > 0 {
             let rows = self.rows.iter().filter(|row| row.truncated > 0).count();

@@ -1,5 +1,6 @@
 //! Which rows make which micro-batch: a pure function of the configuration, the seed and the number of rows.
 
+use crate::config::Settings;
 use crate::random::Stream;
 
 /// The course of a training run.
@@ -22,6 +23,19 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The plan of a job with so many rows.
+    pub fn of(settings: &Settings, rows: usize) -> Self {
+        Self {
+            rows,
+            batch_size: settings.trainer.batch_size as usize,
+            accumulation: settings.trainer.gradient_accumulation_steps as usize,
+            world_size: settings.comm.world_size as usize,
+            epochs: u64::from(settings.trainer.num_epochs),
+            max_steps: settings.trainer.max_steps,
+            shuffle: settings.data.shuffle.then_some(settings.seed),
+        }
+    }
+
     /// Updates of one epoch: every row is in exactly one of them, the last one may have fewer.
     pub fn updates_per_epoch(&self) -> u64 {
         self.rows.div_ceil(self.rows_per_update()) as u64
@@ -39,6 +53,9 @@ impl Plan {
 
     /// How much of the run's epochs is done after an update: 1.5 in the middle of the second.
     pub fn epochs_after(&self, update: u64) -> f64 {
+        if update == 0 {
+            return 0.0;
+        }
         let window = (update - 1) % self.updates_per_epoch() + 1;
         let rows = (window as usize * self.rows_per_update()).min(self.rows);
         self.epoch_of(update) as f64 + rows as f64 / self.rows as f64
@@ -53,9 +70,6 @@ impl Plan {
         order
     }
 
-        if update == 0 {
-            return 0.0;
-        }
     /// Where in its epoch's order the rows of micro-batch `micro` (over all ranks, from 0) of an update are; empty
     /// where the rows have run out.
     pub fn micro_batch(&self, update: u64, micro: usize) -> std::ops::Range<usize> {

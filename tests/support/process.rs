@@ -1,7 +1,7 @@
 //! A run of the program in the background, to be signalled or killed.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::process::{Child, Command};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -27,6 +27,16 @@ impl Process {
         let shared = |file: &File| file.try_clone().expect("a second handle");
         let child = command.stdout(shared(&stdout)).stderr(shared(&stderr)).spawn().expect("the program starts");
         Process { child, stdout, stderr }
+    }
+
+    /// The system's number of it.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has printed on standard error so far.
+    pub fn stderr(&self) -> String {
+        text(&self.stderr)
     }
 
     /// Whether it still runs.
@@ -59,11 +69,6 @@ impl Process {
     /// Waits for its end.
     pub fn end(mut self) -> Run {
         self.wait_until(|| false);
-        let text = |mut file: &File| {
-            let mut text = String::new();
-            file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_string(&mut text)).expect("what it printed");
-            text
-        };
         Run {
             status: self.child.wait().expect("it has ended").code(),
             stdout: text(&self.stdout),
@@ -78,4 +83,11 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What a file that others write to has in it by now. They share its position, so it is read from a place, not sought.
+fn text(file: &File) -> String {
+    let mut bytes = vec![0; file.metadata().expect("a file").len() as usize];
+    file.read_exact_at(&mut bytes, 0).expect("what it printed");
+    String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 mod compute;
+mod data;
 mod scheduler;
 mod storage;
 
 pub use compute::{Comm, Compute, Dtype};
+pub use data::{Data, EvalSplit};
 pub use scheduler::{Constant, Cosine, Linear, Polynomial, Scheduler, Wsd};
 pub use storage::{Checkpoint, Exported, Metrics, Plugins, Resume};
 
@@ -93,43 +95,7 @@ pub enum Init {
     Random,
 }
 
-/// `data`: a string stands for `{ use = … }`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct Data {
-    /// The data component. Default: `jsonl`.
-    #[serde(rename = "use")]
-    pub id: String,
-    /// Sources of training examples, read one after the other; a string stands for a list of one. Default: none.
-    #[schemars(schema_with = "string_or_strings")]
-    pub train: Vec<String>,
-    /// Sources of examples for evaluation; a string stands for a list of one. Default: none.
-    #[schemars(schema_with = "string_or_strings")]
-    pub eval: Vec<String>,
-    /// Whether each epoch has its own seeded order; otherwise rows keep the order of the files. Default: true.
-    pub shuffle: bool,
-}
-
-impl Default for Data {
-    fn default() -> Self {
-        Data { id: "jsonl".into(), train: Vec::new(), eval: Vec::new(), shuffle: true }
-    }
-}
-
-/// What a list of sources looks like in a file; the configuration turns the string into a list before it is merged.
-fn string_or_strings(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({ "type": ["array", "string"], "items": { "type": "string", "minLength": 1 } })
-}
-
 /// `trainer`: a string stands for `{ use = … }`.
-    /// Whether the held-out rows are evaluated before the first update as well. That loss is for comparison: it is no
-    /// candidate for the best, and early stopping does not count it. Default: false.
-    pub eval_at_start: bool,
-    /// Evaluations in a row without an improvement after which training ends; 0 never ends it early. Default: 0.
-    pub early_stopping_patience: u32,
-    /// How much below that of the last improvement a held-out loss must be to be the next one. Default: 0.0.
-    #[schemars(range(min = 0.0))]
-    pub early_stopping_min_delta: f64,
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Trainer {
@@ -143,9 +109,6 @@ pub struct Trainer {
     #[schemars(range(min = 1))]
     pub num_epochs: u32,
     /// Updates to make, whatever `num_epochs` says. Default: unset.
-            eval_at_start: false,
-            early_stopping_patience: 0,
-            early_stopping_min_delta: 0.0,
     #[schemars(range(min = 1))]
     pub max_steps: Option<u64>,
     /// Micro-steps per update. Default: 1.
@@ -157,8 +120,16 @@ pub struct Trainer {
     /// Global gradient norm above which gradients are scaled down to it; 0 turns clipping off. Default: 1.0.
     #[schemars(range(min = 0.0))]
     pub max_grad_norm: f64,
-    /// Updates between evaluations on `data.eval`; 0 evaluates at the end of each epoch. Default: 0.
+    /// Updates between evaluations on the held-out rows; 0 evaluates at the end of each epoch. Default: 0.
     pub eval_steps: u64,
+    /// Whether the held-out rows are evaluated before the first update as well. That loss is for comparison: it is no
+    /// candidate for the best, and early stopping does not count it. Default: false.
+    pub eval_at_start: bool,
+    /// Evaluations in a row without an improvement after which training ends; 0 never ends it early. Default: 0.
+    pub early_stopping_patience: u32,
+    /// How much below that of the last improvement a held-out loss must be to be the next one. Default: 0.0.
+    #[schemars(range(min = 0.0))]
+    pub early_stopping_min_delta: f64,
 }
 
 impl Default for Trainer {
@@ -172,6 +143,9 @@ impl Default for Trainer {
             max_seq_len: 2048,
             max_grad_norm: 1.0,
             eval_steps: 0,
+            eval_at_start: false,
+            early_stopping_patience: 0,
+            early_stopping_min_delta: 0.0,
         }
     }
 }

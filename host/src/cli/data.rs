@@ -1,0 +1,111 @@
+//! `mdt-host data`: what training sees of the data.
+
+use std::env;
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+
+use super::output::print;
+use super::{Common, on_compute_thread};
+use crate::exit::Failure;
+use crate::job::Job;
+use crate::preview::{Paint, Part, Preview, Row};
+use crate::progress;
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Shows rows as the model gets them - rendered text, tokens, what is trained - and the totals of all rows.
+    ///
+    /// Reads and encodes every row as training does, and loads no weights. With --json each line is one object: a line
+    /// for each row that is shown (`source`, `row`, `text`, `tokens`, `supervised`, `pieces`, `supervised_tokens`,
+    /// `truncated`), then one line `{"totals": {…}}`.
+    Preview(Arguments),
+}
+
+/// The options of `data preview`.
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// Rows to show, from the first one on; 0 shows the totals only.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    rows: usize,
+    /// Shows the row of this number (the line, in files of lines) instead, even if nothing in it is trained.
+    #[arg(long, value_name = "K", conflicts_with = "rows")]
+    row: Option<u64>,
+    /// Which rows: those that are trained, or those that are held out.
+    #[arg(long, value_name = "PART", default_value = "train")]
+    split: Split,
+    /// Prints JSON lines.
+    #[arg(long)]
+    json: bool,
+    /// Whether what is trained is shown by colour or by brackets; `auto` takes colour on a terminal, unless NO_COLOR
+    /// is set.
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    color: Color,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Split {
+    Train,
+    Eval,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+pub(super) fn run(common: &Common, command: &Command) -> Result<(), Failure> {
+    let Command::Preview(arguments) = command;
+    let job = common.job(Vec::new(), Arc::default())?;
+    job.resolved.dropped.iter().for_each(|dropped| progress::note(&dropped.to_string()));
+    // No device is made; the thread brings the job's number of threads for encoding.
+    on_compute_thread(&job, || preview(&job, arguments))
+}
+
+fn preview(job: &Job, arguments: &Arguments) -> Result<(), Failure> {
+    let part = match arguments.split {
+        Split::Train => Part::Train,
+        Split::Eval => Part::Eval,
+    };
+    let preview = Preview::open(job, part)?;
+    let paint = arguments.color.paint();
+    let show = |row: &Row| match arguments.json {
+        true => print(json!(row)),
+        false => print(paint.row(row)),
+    };
+    let legend = arguments.row.is_some() || arguments.rows > 0;
+    if legend && !arguments.json {
+        print(format_args!("{}\n", paint.legend()))?;
+    }
+    // Before all others are read: why a row is dropped or refused may be what the user wants to see.
+    if let Some(number) = arguments.row {
+        preview.find(number)?.iter().try_for_each(show)?;
+    }
+    let dataset = preview.read()?;
+    if arguments.row.is_none() {
+        for row in 0..arguments.rows.min(dataset.rows().len()) {
+            show(&preview.row(&dataset, row)?)?;
+        }
+    }
+    let totals = preview.totals(&dataset);
+    if arguments.json { print(json!({ "totals": totals })) } else { print(totals) }
+}
+
+impl Color {
+    fn paint(self) -> Paint {
+        let terminal = || {
+            let set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
+            let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
+            io::stdout().is_terminal() && !set("NO_COLOR") && !dumb
+        };
+        match self {
+            Self::Always => Paint::Colour,
+            Self::Auto if terminal() => Paint::Colour,
+            Self::Auto | Self::Never => Paint::Marks,
+        }
+    }
+}

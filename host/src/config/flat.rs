@@ -1,0 +1,79 @@
+//! Flat files: the form of the Python package `mlx_distributed_training`, whose keys all stand at the top.
+//!
+//! A file is flat when it has one of that package's own keys at the top. They move to their places in the sections,
+//! which may stand beside them: the package had no keys for data. `optimizer`, `scheduler` and `output_dir` mean the
+//! same in both forms and do not make a file flat. What no file sets then has the package's defaults, in a layer below
+//! all files. Profiles, the environment and `--set` take the keys of sections only.
+
+use super::layer::Layer;
+use super::origin::Origin;
+use crate::exit::Failure;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// A key of flat files, and where it belongs.
+#[derive(Debug)]
+pub(super) struct FlatKey {
+    pub(super) name: &'static str,
+    pub(super) section: &'static str,
+    pub(super) key: &'static str,
+}
+
+/// All keys that make a file flat.
+pub(super) const KEYS: [FlatKey; 10] = [
+    FlatKey::new("model_name", "model", "name"),
+    FlatKey::new("model_path", "model", "path"),
+    FlatKey::new("batch_size", "trainer", "batch_size"),
+    FlatKey::new("learning_rate", "optimizer", "learning_rate"),
+    FlatKey::new("num_epochs", "trainer", "num_epochs"),
+    FlatKey::new("gradient_accumulation_steps", "trainer", "gradient_accumulation_steps"),
+    FlatKey::new("world_size", "comm", "world_size"),
+    FlatKey::new("backend", "comm", "use"),
+    FlatKey::new("warmup_steps", "scheduler", "warmup_steps"),
+    FlatKey::new("save_steps", "checkpoint", "save_steps"),
+];
+
+impl FlatKey {
+    const fn new(name: &'static str, section: &'static str, key: &'static str) -> Self {
+        FlatKey { name, section, key }
+    }
+
+    /// The key in full, as other files have it.
+    pub(super) fn place(&self) -> String {
+        format!("{}.{}", self.section, self.key)
+    }
+}
+
+/// The layer of the package's defaults.
+pub(super) fn defaults() -> Result<Layer, Failure> {
+    let values = json!({
+        "batch_size": 8,
+        "learning_rate": 1e-4,
+        "num_epochs": 3,
+        "gradient_accumulation_steps": 1,
+        "world_size": 1,
+        "backend": "grpc",
+        "optimizer": "adamw",
+        "scheduler": "cosine",
+        "warmup_steps": 100,
+        "save_steps": 100,
+        "output_dir": "./outputs",
+    });
+    let values = values.as_object().cloned().unwrap_or_default();
+    Layer::of_file(Origin::Flat, values, BTreeMap::new())
+}
+
+/// The flat keys for the published schema, each described like the key that it stands for.
+pub(super) fn properties(host: &Value) -> impl Iterator<Item = (&'static str, Value)> {
+    KEYS.iter().map(|flat| {
+        let warmup = || Some(json!({ "type": "integer", "minimum": 0 })).filter(|_| flat.name == "warmup_steps");
+        let known = host["properties"][flat.section]["properties"].get(flat.key).cloned();
+        let mut property = known.or_else(warmup).unwrap_or(json!({}));
+        property["description"] = format!("In flat files: `{}`.", flat.place()).into();
+        if let Some(property) = property.as_object_mut() {
+            // Its default in a flat file is another one.
+            property.remove("default");
+        }
+        (flat.name, property)
+    })
+}

@@ -1,0 +1,112 @@
+//! `data`: what is trained on, and what is held out of it.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::exit::Failure;
+
+/// `data`: a string stands for `{ use = … }`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Data {
+    /// The data component. Default: `jsonl`.
+    #[serde(rename = "use")]
+    pub id: String,
+    /// Sources of training examples, read one after the other; a string stands for a list of one. Default: none.
+    #[schemars(schema_with = "string_or_strings")]
+    pub train: Vec<String>,
+    /// Sources of examples for evaluation; a string stands for a list of one. Default: none.
+    #[schemars(schema_with = "string_or_strings")]
+    pub eval: Vec<String>,
+    /// Rows of `train` that are held out for evaluation and never trained, drawn by `seed`: below 1 their share, from 1
+    /// on their number. Default: unset.
+    #[schemars(schema_with = "share_or_number")]
+    pub eval_split: Option<f64>,
+    /// Whether each epoch has its own seeded order; otherwise rows keep the order of the files. Default: true.
+    pub shuffle: bool,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Data { id: "jsonl".into(), train: Vec::new(), eval: Vec::new(), eval_split: None, shuffle: true }
+    }
+}
+
+/// How many of the training rows are held out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum EvalSplit {
+    /// This share of them, above 0 and below 1.
+    Share(f64),
+    /// So many.
+    Rows(u64),
+}
+
+impl EvalSplit {
+    /// The number of rows that are held out of `rows`, rounded to the nearest; perhaps more than there are.
+    pub fn of(self, rows: usize) -> u64 {
+        match self {
+            Self::Share(share) => (share * rows as f64).round() as u64,
+            Self::Rows(number) => number,
+        }
+    }
+}
+
+impl Data {
+    /// What `eval_split` says.
+    ///
+    /// # Errors
+    /// It is neither a share nor a whole number, or there is `eval` as well.
+    pub fn split(&self) -> Result<Option<EvalSplit>, Failure> {
+        let Some(split) = self.eval_split else { return Ok(None) };
+        if !self.eval.is_empty() {
+            return Err(Failure::configuration("`data.eval` and `data.eval_split` are both set")
+                .help("keep `data.eval` for rows of their own, or `data.eval_split` to draw them from `data.train`"));
+        }
+        if 0.0 < split && split < 1.0 {
+            return Ok(Some(EvalSplit::Share(split)));
+        }
+        // From 2^53 on, neighbouring numbers are the same f64.
+        if (1.0..=(1u64 << 53) as f64).contains(&split) && split.fract() == 0.0 {
+            return Ok(Some(EvalSplit::Rows(split as u64)));
+        }
+        Err(Failure::configuration(format!("`data.eval_split` is {split:?}, which is no share and no number of rows"))
+            .help("0.05 holds out a twentieth of the rows, 200 so many of them"))
+    }
+}
+
+/// What a list of sources looks like in a file; the configuration turns the string into a list before it is merged.
+fn string_or_strings(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": ["array", "string"], "items": { "type": "string", "minLength": 1 } })
+}
+
+/// Both types by name, so that a number of rows stays the integer that the user wrote.
+fn share_or_number(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": ["number", "integer", "null"], "exclusiveMinimum": 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(value: f64) -> Result<Option<EvalSplit>, Failure> {
+        Data { eval_split: Some(value), ..Data::default() }.split()
+    }
+
+    #[test]
+    fn below_1_a_split_is_a_share_and_from_1_on_a_number() {
+        assert_eq!(split(0.05), Ok(Some(EvalSplit::Share(0.05))));
+        assert_eq!(split(1.0), Ok(Some(EvalSplit::Rows(1))));
+        assert_eq!(split(200.0), Ok(Some(EvalSplit::Rows(200))));
+        assert_eq!(Data::default().split(), Ok(None));
+        for wrong in [0.0, -1.0, 1.5, f64::NAN, f64::INFINITY, 1e300] {
+            assert!(split(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_rounded_to_whole_rows() {
+        assert_eq!(EvalSplit::Share(0.07).of(100), 7);
+        assert_eq!(EvalSplit::Share(0.1).of(4), 0);
+        assert_eq!(EvalSplit::Rows(9).of(4), 9);
+    }
+}

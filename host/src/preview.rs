@@ -1,0 +1,158 @@
+//! What training sees of the data: rows as text and tokens, with what is trained, and the totals of all rows.
+//!
+//! Only the data and trainer components are made, no device and no weights.
+
+mod paint;
+mod pieces;
+mod special;
+mod totals;
+
+pub use paint::Paint;
+pub use pieces::Pieces;
+pub use totals::{Dropped, Lengths, Totals};
+
+use std::sync::Arc;
+
+use mdt_plugin_api::{Encoded, Trainer};
+use serde::Serialize;
+
+use crate::data::{self, Dataset};
+use crate::exit::{Failure, Status};
+use crate::job::Job;
+use crate::plan::Plan;
+
+/// Which rows are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Those that are trained.
+    Train,
+    /// Those that are held out for evaluation.
+    Eval,
+}
+
+/// One row as training sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// Its source: a file, as the configuration names it.
+    pub source: String,
+    /// Its row there, as the source counts; the line, for files of lines.
+    pub row: u64,
+    /// All of its text, special tokens included.
+    pub text: String,
+    /// Token ids.
+    pub tokens: Vec<u32>,
+    /// For each token, whether predicting it is trained.
+    pub supervised: Vec<bool>,
+    /// For each token its part of the text. A character that several tokens make stands at the last of them.
+    pub pieces: Vec<String>,
+    /// Number of tokens that are trained.
+    pub supervised_tokens: usize,
+    /// Number of tokens that were cut off at `trainer.max_seq_len`.
+    pub truncated: u64,
+}
+
+/// A job's data, read and encoded.
+pub struct Preview<'a> {
+    job: &'a Job,
+    part: Part,
+    trainer: Arc<dyn Trainer>,
+    pieces: Pieces,
+}
+
+impl<'a> Preview<'a> {
+    /// Opens the tokenizer of a job.
+    ///
+    /// # Errors
+    /// What is not configured; plugins or a model's directory that cannot be used.
+    pub fn open(job: &'a Job, part: Part) -> Result<Self, Failure> {
+        job.resolved.require_job()?;
+        let data = &job.resolved.settings.data;
+        if part == Part::Eval && data.eval.is_empty() && data.eval_split.is_none() {
+            return Err(Failure::configuration("there are no rows for evaluation")
+                .help("set `data.eval` to a file of them, or `data.eval_split` to hold out training rows"));
+        }
+        let directory = job.model_directory()?;
+        let trainer = job.trainer(&directory)?;
+        let pieces = Pieces::new(Arc::clone(&trainer), special::tokens(&directory)?);
+        Ok(Self { job, part, trainer, pieces })
+    }
+
+    /// Reads and encodes all rows.
+    ///
+    /// # Errors
+    /// As before training.
+    pub fn read(&self) -> Result<Dataset, Failure> {
+        let (train, held_out) = data::read(self.job, &self.trainer)?;
+        match self.part {
+            Part::Train => Ok(train),
+            Part::Eval => held_out.ok_or_else(|| Failure::configuration("there are no rows for evaluation")),
+        }
+    }
+
+    /// One row of a data set.
+    pub fn row(&self, dataset: &Dataset, row: usize) -> Result<Row, Failure> {
+        let (source, number) = dataset.place(row);
+        self.describe(source, number, &dataset.rows()[row])
+    }
+
+    /// The rows of this number in the sources, those with nothing to train too. Nothing else is encoded.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be used.
+    pub fn find(&self, number: u64) -> Result<Vec<Row>, Failure> {
+        let data = &self.job.resolved.settings.data;
+        let sources = if self.part == Part::Eval && !data.eval.is_empty() { &data.eval } else { &data.train };
+        let mut found = Vec::new();
+        for name in sources {
+            let mut source = self.job.data(name)?;
+            while let Some(example) = source.next()? {
+                if example.row == number {
+                    let at = |error| Failure::from(error).at(format!("{name} row {number}"));
+                    found.push(self.describe(name, number, &self.trainer.encode(&example).map_err(at)?)?);
+                    break;
+                }
+            }
+        }
+        if found.is_empty() {
+            return Err(Failure::new(Status::Configuration, format!("there is no row {number}")).at(sources.join(", ")));
+        }
+        Ok(found)
+    }
+
+    fn describe(&self, source: &str, row: u64, encoded: &Encoded) -> Result<Row, Failure> {
+        let pieces = self.pieces.of(&encoded.tokens)?;
+        Ok(Row {
+            source: source.to_owned(),
+            row,
+            text: pieces.concat(),
+            tokens: encoded.tokens.clone(),
+            supervised: encoded.supervised.clone(),
+            pieces,
+            supervised_tokens: encoded.supervised_tokens(),
+            truncated: encoded.truncated,
+        })
+    }
+
+    /// The totals of a data set under the job's batch size, accumulation, world size and order.
+    pub fn totals(&self, dataset: &Dataset) -> Totals {
+        let settings = &self.job.resolved.settings;
+        match self.part {
+            Part::Train => Totals::of_training(dataset, &Plan::of(settings, dataset.rows().len())),
+            Part::Eval => Totals::of_evaluation(dataset, settings.trainer.batch_size as usize),
+        }
+    }
+}
+
+impl Row {
+    /// The text in spans that are trained as a whole, or not at all.
+    pub fn spans(&self) -> Vec<(bool, String)> {
+        let mut spans: Vec<(bool, String)> = Vec::new();
+        for (&trained, piece) in self.supervised.iter().zip(&self.pieces) {
+            match spans.last_mut() {
+                Some((last, text)) if *last == trained => text.push_str(piece),
+                _ => spans.push((trained, piece.clone())),
+            }
+        }
+        spans
+    }
+}

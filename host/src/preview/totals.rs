@@ -1,0 +1,202 @@
+//! The totals of a data set: how much is trained, cut, dropped and padded.
+
+use std::fmt;
+
+use mdt_plugin_api::Encoded;
+use serde::Serialize;
+
+use crate::data::Dataset;
+use crate::plan::Plan;
+use crate::progress::grouped;
+
+/// Dropped rows that are named at most.
+const NAMED: usize = 20;
+
+/// What all rows come to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Totals {
+    /// Rows with something to train.
+    pub rows: usize,
+    /// Rows with nothing to train, which are left out.
+    pub dropped: Vec<Dropped>,
+    /// Rows that were cut at `trainer.max_seq_len`.
+    pub truncated_rows: usize,
+    /// Tokens that they lost.
+    pub truncated_tokens: u64,
+    /// Tokens of all rows.
+    pub tokens: u64,
+    /// Those of them that are trained.
+    pub supervised_tokens: u64,
+    /// Their share, from 0 to 1.
+    pub supervised_share: f64,
+    /// Tokens per row.
+    pub lengths: Lengths,
+    /// Rows of a micro-batch.
+    pub batch_size: usize,
+    /// The share, from 0 to 1, of an epoch's micro-batches that is padding to the longest row of each.
+    pub padding_share: f64,
+    /// Updates of an epoch; none where nothing is trained on these rows.
+    pub updates_per_epoch: Option<u64>,
+    /// Updates of the whole run.
+    pub updates: Option<u64>,
+}
+
+/// A row that was dropped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Dropped {
+    /// Its source.
+    pub source: String,
+    /// Its row there.
+    pub row: u64,
+}
+
+/// How long rows are, in tokens. A percentile is the length of the row at that place of the sorted rows (nearest rank).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Lengths {
+    /// Tokens by rows.
+    pub mean: f64,
+    /// The shortest row.
+    pub shortest: usize,
+    /// Half of the rows are at most this long.
+    pub p50: usize,
+    /// 90 % of them.
+    pub p90: usize,
+    /// 99 % of them.
+    pub p99: usize,
+    /// The longest row.
+    pub longest: usize,
+}
+
+impl Totals {
+    /// Totals of rows that are trained by this plan; padding is that of its first epoch.
+    pub fn of_training(dataset: &Dataset, plan: &Plan) -> Self {
+        let order = plan.order(0);
+        let per_update = plan.accumulation * plan.world_size;
+        let places = (1..=plan.updates_per_epoch())
+            .flat_map(|update| (0..per_update).map(move |micro| plan.micro_batch(update, micro)));
+        let batches = places.map(|place| order[place].to_vec());
+        Self {
+            updates_per_epoch: Some(plan.updates_per_epoch()),
+            updates: Some(plan.total_updates()),
+            ..Self::new(dataset, plan.batch_size, batches)
+        }
+    }
+
+    /// Totals of rows that are evaluated in their order.
+    pub fn of_evaluation(dataset: &Dataset, batch_size: usize) -> Self {
+        let places: Vec<usize> = (0..dataset.rows().len()).collect();
+        Self::new(dataset, batch_size, places.chunks(batch_size).map(<[usize]>::to_vec))
+    }
+
+    fn new(dataset: &Dataset, batch_size: usize, batches: impl Iterator<Item = Vec<usize>>) -> Self {
+        let rows = dataset.rows();
+        let lengths: Vec<usize> = rows.iter().map(|row| row.tokens.len()).collect();
+        let tokens = lengths.iter().sum::<usize>();
+        let supervised = rows.iter().map(Encoded::supervised_tokens).sum::<usize>();
+        Self {
+            rows: rows.len(),
+            dropped: dataset.dropped().map(|(source, row)| Dropped { source: source.to_owned(), row }).collect(),
+            truncated_rows: rows.iter().filter(|row| row.truncated > 0).count(),
+            truncated_tokens: rows.iter().map(|row| row.truncated).sum(),
+            tokens: tokens as u64,
+            supervised_tokens: supervised as u64,
+            supervised_share: share(supervised, tokens),
+            batch_size,
+            padding_share: padding(&lengths, batches),
+            lengths: Lengths::of(lengths),
+            updates_per_epoch: None,
+            updates: None,
+        }
+    }
+}
+
+impl Lengths {
+    /// The statistics of these lengths.
+    pub fn of(mut lengths: Vec<usize>) -> Self {
+        lengths.sort_unstable();
+        let (Some(&shortest), Some(&longest)) = (lengths.first(), lengths.last()) else { return Self::default() };
+        let percentile = |percent: usize| lengths[(lengths.len() * percent).div_ceil(100) - 1];
+        Self {
+            mean: lengths.iter().sum::<usize>() as f64 / lengths.len() as f64,
+            shortest,
+            p50: percentile(50),
+            p90: percentile(90),
+            p99: percentile(99),
+            longest,
+        }
+    }
+}
+
+/// The part of these batches of rows that is padding, each padded to its longest row.
+fn padding(lengths: &[usize], batches: impl Iterator<Item = Vec<usize>>) -> f64 {
+    let (mut tokens, mut places) = (0, 0);
+    for batch in batches {
+        tokens += batch.iter().map(|&row| lengths[row]).sum::<usize>();
+        places += batch.len() * batch.iter().map(|&row| lengths[row]).max().unwrap_or_default();
+    }
+    share(places - tokens, places)
+}
+
+fn share(part: usize, whole: usize) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |number: usize| grouped(number as u64);
+        write!(f, "rows      {}", count(self.rows))?;
+        if !self.dropped.is_empty() {
+            let named = self.dropped.iter().take(NAMED).map(|Dropped { source, row }| format!("{source}:{row}"));
+            let more = if self.dropped.len() > NAMED { ", …" } else { "" };
+            let names = named.collect::<Vec<_>>().join(", ");
+            write!(f, "; {} more dropped with nothing to train: {names}{more}", count(self.dropped.len()))?;
+        }
+        let share = 100.0 * self.supervised_share;
+        let supervised = grouped(self.supervised_tokens);
+        write!(f, "\ntokens    {}, {supervised} of them trained ({share:.1} %)", grouped(self.tokens))?;
+        let Lengths { mean, shortest, p50, p90, p99, longest } = self.lengths;
+        write!(
+            f,
+            "\nlengths   shortest {shortest}, median {p50}, mean {mean:.1}, 90 % up to {p90}, 99 % up to {p99}, "
+        )?;
+        write!(f, "longest {longest}")?;
+        if self.truncated_rows > 0 {
+            let plural = if self.truncated_rows == 1 { "row" } else { "rows" };
+            let lost = grouped(self.truncated_tokens);
+            write!(
+                f,
+                "\ncut       {} {plural} at trainer.max_seq_len, losing {lost} tokens",
+                count(self.truncated_rows)
+            )?;
+        }
+        let padding = 100.0 * self.padding_share;
+        write!(f, "\npadding   {padding:.1} % of micro-batches of {} rows", self.batch_size)?;
+        if let (Some(per_epoch), Some(updates)) = (self.updates_per_epoch, self.updates) {
+            write!(f, "\nupdates   {} per epoch, {} in all", grouped(per_epoch), grouped(updates))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_lengths_of_rows() {
+        let lengths = Lengths::of((1..=100).rev().collect());
+        assert_eq!((lengths.shortest, lengths.p50, lengths.p90, lengths.p99, lengths.longest), (1, 50, 90, 99, 100));
+        assert_eq!(lengths.mean, 50.5);
+        let one = Lengths::of(vec![7]);
+        assert_eq!((one.shortest, one.p50, one.p99, one.longest), (7, 7, 7, 7));
+        assert_eq!(Lengths::of(Vec::new()), Lengths::default());
+    }
+
+    #[test]
+    fn padding_is_what_the_longest_row_of_each_batch_leaves_empty() {
+        let lengths = [2, 4, 3];
+        assert_eq!(padding(&lengths, [vec![0, 1], vec![2]].into_iter()), 2.0 / 11.0);
+        assert_eq!(padding(&lengths, [vec![0], vec![1], vec![2]].into_iter()), 0.0);
+        assert_eq!(padding(&lengths, std::iter::empty()), 0.0);
+    }
+}

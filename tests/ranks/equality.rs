@@ -1,0 +1,93 @@
+//! Two ranks are one process with twice the micro-batches, bit for bit.
+
+use std::fs;
+
+use mdt_tests::Job;
+
+use super::{job, launch, lines_of, run};
+
+/// Everything of a checkpoint that is a number.
+fn arrays(job: &Job, update: u64) -> (Vec<u8>, Vec<u8>) {
+    let read = |name: &str| fs::read(job.checkpoint(update).join(name)).expect(name);
+    (read("model.safetensors"), read("optimizer.safetensors"))
+}
+
+/// The numbers of all updates and evaluations, which no rank changes.
+fn assert_same_course(one: &Job, other: &Job) {
+    let (one, other) = (one.unmeasured(), other.unmeasured());
+    assert_eq!(one.len(), other.len());
+    for (one, other) in one.iter().zip(&other) {
+        assert_eq!(one, other);
+    }
+}
+
+#[test]
+fn two_ranks_end_after_50_updates_with_the_bits_of_one_process_with_two_micro_batches() {
+    // 30 rows in updates of 4: the last update of each epoch leaves the second rank without rows.
+    let (one, two) = (job(2), job(1));
+    one.run().success();
+    let ended = run(&two, 2).success();
+    assert_same_course(&one, &two);
+    assert_eq!(arrays(&one, 50), arrays(&two, 50), "weights and optimizer states");
+    assert!(one.final_weights() == two.final_weights(), "the final model");
+    // One rank speaks for both.
+    assert!(lines_of(&ended, 1).is_empty(), "{}", ended.stderr);
+    assert_eq!(two.updates().len(), 50);
+}
+
+#[test]
+fn both_ranks_hold_the_same_bits() {
+    let job = job(1).set("trainer.max_steps", 6).set("checkpoint.save_steps", 2);
+    let run = mdt_tests::Process::start(launch(&job, 2).env("MDT_LOG", "debug")).end().success();
+    let checksums = |rank| {
+        let lines = lines_of(&run, rank).into_iter().filter(|line| line.starts_with("sha256 of the weights"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (first, second) = (checksums(0), checksums(1));
+    assert_eq!(first.len(), 4, "at the beginning and at each save:\n{}", run.stderr);
+    assert_eq!(first, second);
+    assert_ne!(first[0].split(": ").last(), first[3].split(": ").last(), "training changes them");
+}
+
+#[test]
+fn four_ranks_and_sgd_keep_the_bits_and_clip_the_sum_not_the_parts() {
+    // Trap 6: a norm far below what the gradients have, so that every update is clipped.
+    let sgd = |job: Job| {
+        let job = job.set("optimizer", "sgd").set("optimizer.momentum", 0.9).set("trainer.max_steps", 10);
+        job.set("trainer.max_grad_norm", 0.05).set("trainer.batch_size", 1)
+    };
+    let (one, four) = (sgd(job(4)), sgd(job(1)));
+    one.run().success();
+    run(&four, 4).success();
+    assert!(one.numbers("grad_norm").iter().all(|&norm| norm > 0.05));
+    assert_same_course(&one, &four);
+    assert_eq!(arrays(&one, 10), arrays(&four, 10));
+}
+
+#[test]
+fn three_ranks_follow_one_process_within_rounding_and_each_row_once() {
+    // Blocks of three leaves are no subtrees of the pairwise tree: equal within rounding is the promise here.
+    let (one, three) = (job(3).set("trainer.max_steps", 5), job(1).set("trainer.max_steps", 5));
+    one.run().success();
+    run(&three, 3).success();
+    for key in ["tokens", "supervised_tokens", "lr", "epoch"] {
+        assert_eq!(one.numbers(key), three.numbers(key), "{key}");
+    }
+    for (a, b) in one.numbers("loss").iter().zip(three.numbers("loss")) {
+        assert!((a - b).abs() < 1e-6 * a.abs(), "{a} {b}");
+    }
+}
+
+#[test]
+fn held_out_rows_are_shared_between_ranks_and_their_loss_has_the_bits_of_one_process() {
+    let evaluated = |job: Job| {
+        let held_out = mdt_tests::root().join("tests/fixtures/training/train.jsonl");
+        job.set("data.eval", held_out.display()).set("trainer.eval_steps", 3).set("trainer.max_steps", 6)
+    };
+    let (one, two) = (evaluated(job(2)), evaluated(job(1)));
+    one.run().success();
+    run(&two, 2).success();
+    let losses = |job: &Job| -> Vec<_> { job.metrics().iter().map(|line| line["eval_loss"].clone()).collect() };
+    assert_eq!(losses(&one), losses(&two));
+    assert_eq!(losses(&one).iter().filter(|loss| loss.is_f64()).count(), 2);
+}

@@ -1,0 +1,55 @@
+//! Several processes train as one: the same bits, the same stop, and the name of whoever went away.
+
+mod agreement;
+mod equality;
+mod faults;
+mod launching;
+
+use mdt_tests::{Job, Process, Run, command};
+
+/// A job of 50 updates, each of two micro-batches of two rows: over one rank or split over several.
+fn job(micro_batches: u32) -> Job {
+    Job::new()
+        .rows(0..30)
+        .set("trainer.batch_size", 2)
+        .set("trainer.gradient_accumulation_steps", micro_batches)
+        .set("trainer.max_steps", 50)
+        .set("data.shuffle", true)
+        .set("compute.threads", 1)
+}
+
+/// The command that starts a job with this many ranks.
+fn launch(job: &Job, ranks: u32) -> std::process::Command {
+    let mut command = command();
+    command.args(["launch", "-n", &ranks.to_string()]).args(job.arguments().iter().filter(|text| *text != "run"));
+    command.args(["--set", "comm.use=grpc"]);
+    command
+}
+
+/// Runs a job with this many ranks to its end.
+fn run(job: &Job, ranks: u32) -> Run {
+    Process::start(&mut launch(job, ranks)).end()
+}
+
+/// The lines that a rank of a launched job wrote, without its label.
+fn lines_of(run: &Run, rank: u32) -> Vec<&str> {
+    let label = format!("[rank {rank}] ");
+    run.stderr.lines().filter_map(|line| line.strip_prefix(&label)).collect()
+}
+
+/// The one error that a rank wrote: everything from it on.
+#[track_caller]
+fn error_of(run: &Run, rank: u32) -> String {
+    let lines = lines_of(run, rank);
+    let place = lines.iter().position(|line| line.starts_with("error:"));
+    let place = place.unwrap_or_else(|| panic!("rank {rank} has no error:\n{}", run.stderr));
+    lines[place..].join("\n")
+}
+
+/// What the launching process itself said in the end.
+#[track_caller]
+fn last_error(run: &Run) -> String {
+    let errors: Vec<&str> = run.stderr.lines().filter(|line| line.starts_with("error:")).collect();
+    assert_eq!(errors.len(), 1, "{}", run.stderr);
+    run.stderr[run.stderr.find("\nerror:").map_or(0, |place| place + 1)..].to_owned()
+}
