@@ -1,10 +1,13 @@
 //! From the columns of a row to what it holds: formats, column mapping, and what to say about rows that do not fit.
 
 mod advice;
+mod calls;
 mod messages;
+mod path;
 mod sharegpt;
 #[cfg(test)]
 mod tests;
+mod variables;
 
 use mdt_plugin_api::prelude::*;
 use mdt_plugin_api::schemars::JsonSchema;
@@ -35,6 +38,7 @@ pub enum Format {
 
 mdt_plugin_api::config! {
     /// The names of columns in the file, where they differ from ours: `{ prompt = "question", completion = "answer" }`.
+    /// A name with dots may lead into a column: `{ prompt = "turn.question", completion = "answers.0.text" }`.
     #[derive(PartialEq, Eq)]
     pub struct Fields {
         /// The conversation: an array of `{ role, content }`.
@@ -61,6 +65,13 @@ mdt_plugin_api::config! {
         /// Alpaca and ShareGPT: the system message; rows may lack it.
         #[serde(skip_serializing_if = "Option::is_none")]
         system: Option<String> = None,
+        /// Conversations: the tools that the model may call, an array or the text of one; rows may lack it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tools: Option<String> = None,
+        /// Conversations: further variables for the chat template, such as `{ "enable_thinking": false }`; rows may
+        /// lack it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        chat_template_kwargs: Option<String> = None,
         /// Plain text.
         #[serde(skip_serializing_if = "Option::is_none")]
         text: Option<String> = None,
@@ -78,6 +89,14 @@ pub struct Columns {
     fields: Fields,
 }
 
+/// Columns that rows may lack, and the formats that have them.
+const OPTIONAL: [(&str, &[Format]); 4] = [
+    ("input", &[Format::Alpaca]),
+    ("system", &[Format::ShareGpt, Format::Alpaca]),
+    ("tools", &[Format::Messages, Format::ShareGpt]),
+    ("chat_template_kwargs", &[Format::Messages, Format::ShareGpt]),
+];
+
 /// A column by our name, and by its name in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Column<'a> {
@@ -94,7 +113,7 @@ impl Columns {
         // Text last: sets of the other forms often have their rows rendered in a column `text` as well.
         let all = [Format::Messages, Format::PromptCompletion, Format::ShareGpt, Format::Alpaca, Format::Text];
         let mapped: Vec<Format> = all.into_iter().filter(|format| format.is_mapped(&fields)).collect();
-        refuse_unused_system(format, &mapped, &fields)?;
+        refuse_unused(format, &mapped, &fields)?;
         let columns = match format {
             Format::Auto if mapped.is_empty() => Self { candidates: all.to_vec(), fields },
             Format::Auto => Self { candidates: mapped, fields },
@@ -128,13 +147,13 @@ impl Columns {
     /// Columns that are missing or of another type; the caller adds where the row is.
     pub fn content(&self, mut row: Map<String, Value>) -> Result<Content> {
         row.retain(|_, value| !value.is_null());
-        let has_all = |format: &&Format| self.columns(**format).all(|column| row.contains_key(column.theirs));
+        let has_all = |format: &&Format| self.columns(**format).all(|column| path::get(&row, column.theirs).is_some());
         let Some(format) = self.candidates.iter().find(has_all) else {
             return Err(advice::missing_columns(self, &row));
         };
         let mut take = |column: &'static str| {
             let column = self.column(column);
-            (column, row.remove(column.theirs).unwrap_or_default())
+            (column, path::take(&mut row, column.theirs).unwrap_or_default())
         };
         match format {
             Format::PromptCompletion => {
@@ -145,7 +164,8 @@ impl Columns {
             Format::ShareGpt => {
                 let (column, value) = take("conversations");
                 let turns = sharegpt::read(column.theirs, value)?;
-                with_system(optional(take("system"))?, turns)
+                let turns = with_system(optional(take("system"))?, turns)?;
+                Ok(Content::Messages(variables::attach(turns, take("tools"), take("chat_template_kwargs"))?))
             }
             Format::Alpaca => {
                 let instruction = string(take("instruction"))?;
@@ -154,11 +174,12 @@ impl Columns {
                     None => instruction,
                 };
                 let turns = vec![turn("user", prompt), turn("assistant", string(take("output"))?)];
-                with_system(optional(take("system"))?, turns)
+                Ok(Content::Messages(with_system(optional(take("system"))?, turns)?))
             }
             Format::Messages | Format::Auto => {
                 let (column, value) = take("messages");
-                Ok(Content::Messages(messages::read(column.theirs, value)?))
+                let turns = messages::read(column.theirs, value)?;
+                Ok(Content::Messages(variables::attach(turns, take("tools"), take("chat_template_kwargs"))?))
             }
         }
     }
@@ -196,15 +217,10 @@ impl Format {
         }
     }
 
-    /// Whether a column is mapped that belongs to this format only; `system` tells nothing.
+    /// Whether a column is mapped that belongs to this format only.
     fn is_mapped(self, fields: &Fields) -> bool {
-        let own = if self == Self::Alpaca { &["input"][..] } else { &[] };
+        let own = OPTIONAL.iter().filter(|(_, formats)| *formats == [self]).map(|(column, _)| column);
         self.columns().iter().chain(own).any(|column| fields.get(column).is_some())
-    }
-
-    /// Whether rows of this format may have a column `system`.
-    fn has_system(self) -> bool {
-        matches!(self, Self::Auto | Self::ShareGpt | Self::Alpaca)
     }
 }
 
@@ -220,23 +236,27 @@ impl Fields {
             "input" => self.input.as_deref(),
             "output" => self.output.as_deref(),
             "system" => self.system.as_deref(),
+            "tools" => self.tools.as_deref(),
+            "chat_template_kwargs" => self.chat_template_kwargs.as_deref(),
             "text" => self.text.as_deref(),
             _ => None,
         }
     }
 }
 
-fn refuse_unused_system(format: Format, mapped: &[Format], fields: &Fields) -> Result<()> {
+/// Refuses a mapped column that none of the formats has which are looked for.
+fn refuse_unused(format: Format, mapped: &[Format], fields: &Fields) -> Result<()> {
     let looked_for = if format == Format::Auto { mapped } else { &[format] };
-    if fields.system.is_none() || looked_for.is_empty() || looked_for.iter().any(|format| format.has_system()) {
-        return Ok(());
-    }
-    Err(Error::config(format!(
-        "data.fields maps `system`, which rows of the format `{}` do not have",
-        looked_for[0].name()
-    ))
-    .with("key", "data.fields.system")
-    .help("it is read in the formats `alpaca` and `sharegpt`; in `messages` it is a turn of the conversation"))
+    let Some(first) = looked_for.first() else { return Ok(()) };
+    let unused = |(column, formats): &&(&str, &[Format])| {
+        fields.get(column).is_some() && !looked_for.iter().any(|format| formats.contains(format))
+    };
+    let Some((column, formats)) = OPTIONAL.iter().find(unused) else { return Ok(()) };
+    let readers: Vec<_> = formats.iter().map(|format| format!("`{}`", format.name())).collect();
+    let other = if *column == "system" { "; in `messages` it is a turn of the conversation" } else { "" };
+    Err(Error::config(format!("data.fields maps `{column}`, which rows of the format `{}` do not have", first.name()))
+        .with("key", format!("data.fields.{column}"))
+        .help(format!("it is read in the format {}{other}", readers.join(" and "))))
 }
 
 fn turn(role: &str, content: String) -> Message {
@@ -244,7 +264,7 @@ fn turn(role: &str, content: String) -> Message {
 }
 
 /// The conversation, after the system message that its row has beside it.
-fn with_system(system: Option<String>, mut turns: Vec<Message>) -> Result<Content> {
+fn with_system(system: Option<String>, mut turns: Vec<Message>) -> Result<Vec<Message>> {
     if let Some(system) = system {
         if turns.first().is_some_and(|first| first.role == "system") {
             return Err(Error::input(
@@ -254,7 +274,7 @@ fn with_system(system: Option<String>, mut turns: Vec<Message>) -> Result<Conten
         }
         turns.insert(0, turn("system", system));
     }
-    Ok(Content::Messages(turns))
+    Ok(turns)
 }
 
 /// A string that may be missing; an empty one counts as missing.

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use mdt_plugin_api::{Error, Message, Result};
-use minijinja::Value;
 
+use crate::conversation::Conversation;
 use crate::mask;
 use crate::plain::Masked;
 use crate::template::ChatTemplate;
@@ -21,14 +21,14 @@ const ASSISTANT: &str = "assistant";
 /// # Errors
 /// The template cannot render it; it is not clear where the answers are.
 pub fn encode(tokenizer: &Tokenizer, template: &ChatTemplate, messages: &[Message]) -> Result<Masked> {
-    let turns = template.turns(messages)?;
-    let conversation = template.render(&turns, false)?;
-    let pieces = tokenizer.pieces(&conversation.text)?;
+    let conversation = template.conversation(messages)?;
+    let whole = template.render(&conversation, messages.len(), false)?;
+    let pieces = tokenizer.pieces(&whole.text)?;
     let spans = if template.marks_answers() {
-        conversation.marked
+        whole.marked
     } else {
         let speaks = messages.iter().map(|message| message.role == ASSISTANT).collect::<Vec<_>>();
-        answers(tokenizer, template, &turns, &speaks, &conversation.text, &pieces)?
+        answers(tokenizer, template, &conversation, &speaks, &whole.text, &pieces)?
     };
     let mut supervised = mask::supervised(&pieces.offsets, &spans);
     if let Some(first) = supervised.first_mut() {
@@ -43,7 +43,7 @@ pub fn encode_prompt(tokenizer: &Tokenizer, template: &ChatTemplate, messages: &
         [given @ .., last] if last.role == ASSISTANT => given,
         all => all,
     };
-    let prompt = template.render(&template.turns(given)?, true)?;
+    let prompt = template.render(&template.conversation(given)?, given.len(), true)?;
     Ok(tokenizer.pieces(&prompt.text)?.ids)
 }
 
@@ -64,24 +64,24 @@ pub fn end_of_turn_token(tokenizer: &Tokenizer, template: &ChatTemplate) -> Opti
 fn answers(
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
-    turns: &[Value],
+    conversation: &Conversation,
     speaks: &[bool],
-    conversation: &str,
+    whole: &str,
     pieces: &Pieces,
 ) -> Result<Vec<Range<usize>>> {
     let mut spans = Vec::new();
-    for turn in (0..turns.len()).filter(|&turn| speaks[turn]) {
-        let prompt = template.render(&turns[..turn], true)?.text;
-        expect_beginning(template, conversation, &prompt, turn, "the prompt of an answer")?;
+    for turn in (0..speaks.len()).filter(|&turn| speaks[turn]) {
+        let prompt = template.render(conversation, turn, true)?.text;
+        expect_beginning(template, whole, &prompt, turn, "the prompt of an answer")?;
         let rendered;
-        let answered = if turn + 1 == turns.len() {
-            conversation
+        let answered = if turn + 1 == speaks.len() {
+            whole
         } else {
-            rendered = template.render(&turns[..=turn], false)?.text;
-            expect_beginning(template, conversation, &rendered, turn, "the conversation up to an answer")?;
+            rendered = template.render(conversation, turn + 1, false)?.text;
+            expect_beginning(template, whole, &rendered, turn, "the conversation up to an answer")?;
             &rendered
         };
-        let end = end_of_turn(tokenizer, conversation, pieces, prompt.len()..answered.len()).ok_or_else(|| {
+        let end = end_of_turn(tokenizer, whole, pieces, prompt.len()..answered.len()).ok_or_else(|| {
             template
                 .error(
                     "the chat template ends the assistant's turns with no special token, so that no answer would end",

@@ -5,6 +5,7 @@
 
 mod chat;
 mod collate;
+mod conversation;
 mod directory;
 mod generation_marks;
 mod loss;

@@ -9,10 +9,11 @@ use std::ops::Range;
 use jiff::civil::{Date, DateTime};
 use mdt_plugin_api::{Error, Message, Result};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Serde, ValueKind};
+use minijinja::value::ValueKind;
 use minijinja::{Environment, ErrorKind, Value, escape_formatter};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
+use crate::conversation::Conversation;
 use crate::{generation_marks, python_json};
 
 /// The text of a template and where it comes from.
@@ -29,6 +30,8 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     origin: String,
     marks_answers: bool,
+    shows_tools: bool,
+    shows_tool_calls: bool,
 }
 
 /// A conversation as text.
@@ -76,10 +79,14 @@ impl ChatTemplate {
         // transformers passes both, as None where a conversation has none.
         environment.add_global("tools", Value::from(()));
         environment.add_global("documents", Value::from(()));
+        let shows_tool_calls = text.contains("tool_calls");
         environment.add_template_owned(Self::NAME, text).map_err(|error| {
             Error::input("the chat template is not valid").with("template", &source.origin).caused_by(describe(&error))
         })?;
-        Ok(Self { environment, origin: source.origin.clone(), marks_answers })
+        let shows_tools = environment
+            .get_template(Self::NAME)
+            .is_ok_and(|template| template.undeclared_variables(false).contains("tools"));
+        Ok(Self { environment, origin: source.origin.clone(), marks_answers, shows_tools, shows_tool_calls })
     }
 
     /// Whether it marks what the assistant says with `{% generation %}`.
@@ -87,36 +94,41 @@ impl ChatTemplate {
         self.marks_answers
     }
 
-    /// The messages as a template sees them, to be rendered whole or in part.
+    /// The messages of a row as this template sees them, to be rendered whole or in part.
     ///
     /// # Errors
-    /// Text that contains the noncharacters by which answers are marked.
-    pub fn turns(&self, messages: &[Message]) -> Result<Vec<Value>> {
-        messages
-            .iter()
-            .map(|message| {
-                let mut turn = serde_json::Map::new();
-                turn.insert("role".into(), message.role.clone().into());
-                turn.insert("content".into(), message.content.clone().into());
-                turn.extend(message.extra.clone());
-                let turn = serde_json::Value::Object(turn);
-                if self.marks_answers && strings_contain_marks(&turn) {
-                    return Err(Error::input(
-                        "a message contains U+FDD0 or U+FDD1, which Unicode reserves for internal use",
-                    )
-                    .help("remove these noncharacters from the row"));
-                }
-                Ok(Value::from(Serde(turn)))
-            })
-            .collect()
+    /// What [`Conversation::new`] refuses; tools that the template would not show.
+    pub fn conversation(&self, messages: &[Message]) -> Result<Conversation> {
+        let conversation = Conversation::new(messages, |text| self.marks_answers && generation_marks::occur_in(text))?;
+        let has_tools = conversation.variables.get_attr("tools").is_ok_and(|tools| tools.is_true());
+        if has_tools && !self.shows_tools {
+            return Err(self.error("the row has tools, and the chat template never shows them to the model").help(
+                "choose a template that does (trainer.chat_template), or pass over the column by mapping it to one \
+                 that is not there: data.fields = { tools = \"none\" }",
+            ));
+        }
+        let calls = |message: &Message| message.extra.get("tool_calls").is_some_and(|calls| calls.get(0).is_some());
+        if !self.shows_tool_calls
+            && let Some(turn) = messages.iter().position(calls)
+        {
+            return Err(self
+                .error("a message calls tools, and the chat template would leave the calls out")
+                .with("message", turn + 1)
+                .help("choose a template that renders `tool_calls` (trainer.chat_template)"));
+        }
+        Ok(conversation)
     }
 
-    /// Renders turns; with `generation_prompt`, up to where the assistant would begin to answer.
+    /// Renders the first turns of a conversation; with `generation_prompt`, up to where the assistant would begin to
+    /// answer.
     ///
     /// # Errors
     /// The template refuses the conversation or fails on it.
-    pub fn render(&self, turns: &[Value], generation_prompt: bool) -> Result<Rendered> {
-        let context = minijinja::context! { messages => turns, add_generation_prompt => generation_prompt };
+    pub fn render(&self, conversation: &Conversation, turns: usize, generation_prompt: bool) -> Result<Rendered> {
+        let context = minijinja::context! {
+            messages => &conversation.turns[..turns], add_generation_prompt => generation_prompt,
+            ..conversation.variables.clone(),
+        };
         let rendered =
             self.environment.get_template(Self::NAME).and_then(|template| template.render(context)).map_err(
                 |error| self.error("the chat template cannot render the conversation").caused_by(describe(&error)),
@@ -157,17 +169,6 @@ fn python_constant(value: &Value) -> Option<&'static str> {
 fn strftime(time: DateTime, format: &str) -> Result<String, minijinja::Error> {
     jiff::fmt::strtime::format(format, time)
         .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {error}")))
-}
-
-fn strings_contain_marks(value: &serde_json::Value) -> bool {
-    match value {
-        serde_json::Value::String(text) => generation_marks::occur_in(text),
-        serde_json::Value::Array(items) => items.iter().any(strings_contain_marks),
-        serde_json::Value::Object(entries) => {
-            entries.iter().any(|(key, value)| generation_marks::occur_in(key) || strings_contain_marks(value))
-        }
-        _ => false,
-    }
 }
 
 /// The innermost reason, with its line: what `raise_exception` said, or what the engine could not do.

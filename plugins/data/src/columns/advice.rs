@@ -3,7 +3,7 @@
 use mdt_plugin_api::Error;
 use mdt_plugin_api::serde_json::{Map, Value};
 
-use super::{Column, Columns, Format};
+use super::{Column, Columns, Format, path};
 
 /// Names that data sets in the wild give to our columns.
 const OTHER_NAMES: [(&str, &[&str]); 6] = [
@@ -20,10 +20,10 @@ const ALIKE: f64 = 0.7;
 
 /// The error for a row that has the columns of no format that is looked for.
 pub(super) fn missing_columns(columns: &Columns, row: &Map<String, Value>) -> Error {
-    let missing = |format: Format| columns.columns(format).filter(|column| !row.contains_key(column.theirs));
+    let missing = |format: Format| columns.columns(format).filter(|column| path::get(row, column.theirs).is_none());
     // One column is enough to tell which format was meant, but for `output`, which is not only Alpaca's.
     let begins = |format: Format, column: Column<'_>| {
-        row.contains_key(column.theirs) && !(format == Format::Alpaca && column.theirs == "output")
+        path::get(row, column.theirs).is_some() && !(format == Format::Alpaca && column.theirs == "output")
     };
     let begun = columns.candidates.iter().find(|&&format| columns.columns(format).any(|column| begins(format, column)));
     let message = match (begun, columns.candidates.as_slice()) {
@@ -90,7 +90,7 @@ fn mapping(columns: &Columns, format: Format, row: &Map<String, Value>) -> Optio
                 .filter(|(key, value)| !taken.contains(&key.as_str()) && may_be(column, value))
                 .map(|(key, _)| key.as_str())
         };
-        let theirs = if row.contains_key(column.theirs) {
+        let theirs = if path::get(row, column.theirs).is_some() {
             column.theirs
         } else {
             free().find(|key| is_other_name(column, key)).or_else(|| nearest(column.ours, free()))?

@@ -4,6 +4,7 @@ use mdt_plugin_api::serde_json::{Map, Value};
 use mdt_plugin_api::{Error, Message, Result};
 
 use super::advice::{keys, nearest, wrong_type};
+use super::calls;
 
 /// The roles that chat templates know.
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
@@ -47,20 +48,26 @@ fn message(place: &str, mut turn: Map<String, Value>) -> Result<Message> {
 }
 
 /// Makes a message of its parts: `found` are the keys that it had, and the content is named as it was there.
+///
+/// A turn may only call tools; its content is then null in OpenAI's form, or missing. A `content` of null among the
+/// other keys says so, for templates that tell this from an empty one.
 pub(super) fn complete(
     place: &str,
     role: String,
     (key, content): (&str, Option<Value>),
-    extra: Map<String, Value>,
+    mut extra: Map<String, Value>,
     found: String,
 ) -> Result<Message> {
     if !ROLES.contains(&role.as_str()) {
         return Err(unknown_role(place, &role));
     }
+    let calls = calls::check(&format!("{place}.tool_calls"), extra.get("tool_calls"))?;
     let content = match content {
         Some(Value::String(content)) => content,
-        // A turn may only call tools; its content is then null in OpenAI's form, or missing.
-        None | Some(Value::Null) if extra.get("tool_calls").is_some_and(|calls| !calls.is_null()) => String::new(),
+        None | Some(Value::Null) if calls => {
+            extra.insert("content".to_owned(), Value::Null);
+            String::new()
+        }
         None => return Err(Error::input(format!("`{place}` has no `{key}`")).with("keys found", found)),
         Some(parts @ Value::Array(_)) => {
             return Err(wrong_type(&format!("{place}.{key}"), "a string", &parts)

@@ -5,11 +5,21 @@ use mdt_plugin_api::serde_json::{Map, Value};
 use mdt_plugin_api::{Error, Message, Result};
 
 use super::advice::{keys, wrong_type};
-use super::messages;
+use super::{calls, messages};
 
 /// What the speakers are called, and the role that each is.
-const SPEAKERS: [(&str, &str); 5] =
-    [("human", "user"), ("gpt", "assistant"), ("chatgpt", "assistant"), ("bot", "assistant"), ("model", "assistant")];
+const SPEAKERS: [(&str, &str); 7] = [
+    ("human", "user"),
+    ("gpt", "assistant"),
+    ("chatgpt", "assistant"),
+    ("bot", "assistant"),
+    ("model", "assistant"),
+    (CALLS, "assistant"),
+    ("observation", "tool"),
+];
+
+/// The speaker whose value is what the assistant calls.
+const CALLS: &str = "function_call";
 
 /// Reads the column `column` as messages.
 pub(super) fn read(column: &str, value: Value) -> Result<Vec<Message>> {
@@ -31,18 +41,22 @@ fn message(place: &str, mut turn: Map<String, Value>) -> Result<Message> {
     let found = keys(&turn);
     // A table has all columns of all its rows, null where a turn has none.
     turn.retain(|_, value| !value.is_null());
-    let role = match either(place, &mut turn, "from", "role")? {
-        Some((_, Value::String(role))) => {
-            SPEAKERS.iter().find(|(speaker, _)| *speaker == role).map_or(role, |(_, ours)| (*ours).to_owned())
-        }
+    let speaker = match either(place, &mut turn, "from", "role")? {
+        Some((_, Value::String(speaker))) => speaker,
         Some((key, other)) => return Err(wrong_type(&format!("{place}.{key}"), "a string", &other)),
         None => return Err(Error::input(format!("`{place}` has no `from` and no `role`")).with("keys found", found)),
     };
-    let content = match either(place, &mut turn, "value", "content")? {
+    let mut content = match either(place, &mut turn, "value", "content")? {
         Some((key, content)) => (key, Some(content)),
         None => ("value", None),
     };
-    messages::complete(place, role, content, turn, found)
+    if speaker == CALLS
+        && let (key, Some(value)) = &mut content
+    {
+        turn.insert("tool_calls".to_owned(), calls::read(&format!("{place}.{key}"), value.take())?);
+    }
+    let ours = SPEAKERS.iter().find(|(other, _)| *other == speaker).map(|(_, ours)| (*ours).to_owned());
+    messages::complete(place, ours.unwrap_or(speaker), content, turn, found)
 }
 
 /// What a turn has under one of two names.

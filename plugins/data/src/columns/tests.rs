@@ -130,7 +130,9 @@ fn messages_keep_what_else_the_template_may_want() {
     ]}));
     let Content::Messages(messages) = content.unwrap() else { panic!("not messages") };
     let extras: Vec<Value> = messages.iter().map(|message| Value::Object(message.extra.clone())).collect();
-    assert_eq!(extras, [json!({"name": "Ada"}), json!({"tool_calls": calls}), json!({"tool_call_id": "x"})]);
+    // A content of null says that there is none, which is not the same to a template as an empty one.
+    let called = json!({"tool_calls": calls, "content": null});
+    assert_eq!(extras, [json!({"name": "Ada"}), called, json!({"tool_call_id": "x"})]);
     assert_eq!(messages[1].content, "");
 }
 
@@ -148,6 +150,15 @@ fn messages_that_cannot_be_rendered_are_named_by_their_place() {
         (
             json!([first, {"role": "assistant", "content": null, "tool_calls": null}]),
             "`messages[1].content` must be a string, not null",
+        ),
+        (json!([first, {"role": "assistant", "tool_calls": []}]), "`messages[1]` has no `content`"),
+        (
+            json!([first, {"role": "assistant", "tool_calls": "f()"}]),
+            "`messages[1].tool_calls` must be an array of calls, not a string",
+        ),
+        (
+            json!([first, {"role": "assistant", "tool_calls": [{"function": {"arguments": {}}}]}]),
+            "`messages[1].tool_calls[0]` does not name the function that it calls",
         ),
         (
             json!([{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]),
@@ -208,13 +219,16 @@ fn sharegpt_turns_are_read_by_either_names() {
     let row = json!({"conversations": [
         {"from": "system", "value": "s"},
         {"from": "human", "value": "a", "role": null},
-        {"role": "assistant", "content": null, "tool_calls": [1]},
+        {"role": "assistant", "content": null, "tool_calls": [{"name": "f"}]},
         {"from": "tool", "content": "t"},
         {"from": "gpt", "value": "b"},
     ]});
     let mut turns = vec![("system", "s"), ("user", "a"), ("assistant", ""), ("tool", "t"), ("assistant", "b")];
     let Content::Messages(mut messages) = read_auto(row.clone()).unwrap() else { panic!("not messages") };
-    assert_eq!(Value::Object(std::mem::take(&mut messages[2].extra)), json!({"tool_calls": [1]}));
+    assert_eq!(
+        Value::Object(std::mem::take(&mut messages[2].extra)),
+        json!({"tool_calls": [{"name": "f"}], "content": null})
+    );
     assert_eq!(Content::Messages(messages), conversation(&turns));
 
     let row = json!({"system": "s", "chat": row["conversations"].as_array().unwrap()[1..2]});
@@ -243,4 +257,84 @@ fn sharegpt_turns_that_cannot_be_read_are_named_by_their_place() {
     assert!(advice.contains("data.fields = { conversations = \"messages\" }"), "{advice}");
     let twice = json!({"system": "a", "conversations": [{"from": "system", "value": "b"}]});
     assert!(complaint(read_auto(twice)).0.contains("begins with another"));
+}
+
+#[test]
+fn sharegpt_turns_may_be_calls_and_their_results() {
+    let call = json!({"name": "add", "arguments": {"a": 1}});
+    let wrapped = json!({"type": "function", "function": call});
+    for (value, calls) in [
+        (json!(call.to_string()), json!([wrapped])),
+        (call.clone(), json!([wrapped])),
+        (json!([call, call]), json!([wrapped, wrapped])),
+        (wrapped.clone(), json!([wrapped])),
+    ] {
+        let row = json!({"conversations": [
+            {"from": "human", "value": "1+1"},
+            {"from": "function_call", "value": value},
+            {"from": "observation", "value": "2"},
+        ]});
+        let Content::Messages(messages) = read_auto(row).unwrap() else { panic!("not messages") };
+        let roles: Vec<_> = messages.iter().map(|message| message.role.as_str()).collect();
+        assert_eq!(roles, ["user", "assistant", "tool"]);
+        assert_eq!(Value::Object(messages[1].extra.clone()), json!({"tool_calls": calls, "content": null}));
+    }
+    for (value, expected) in [
+        ("add(1)", "`conversations[0].value` is text that is no JSON"),
+        ("{}", "`conversations[0].tool_calls[0]` does not name the function that it calls"),
+    ] {
+        let row = json!({"conversations": [{"from": "function_call", "value": value}]});
+        assert_eq!(complaint(read_auto(row)).0, expected);
+    }
+}
+
+/// The variables that a row gives the chat template.
+fn variables(fields: Value, row: Value) -> Value {
+    let Content::Messages(mut messages) = read(Format::Auto, fields, row).unwrap() else { panic!("not messages") };
+    let variables = messages[0].extra.shift_remove("chat_template_kwargs").unwrap_or_default();
+    assert!(messages.iter().all(|message| message.extra.is_empty()));
+    variables
+}
+
+#[test]
+fn tools_and_variables_come_with_the_first_message() {
+    let turns = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]);
+    let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+    for given in [tools.clone(), json!(tools.to_string())] {
+        for column in ["messages", "conversations"] {
+            let row = json!({ column: turns, "tools": given });
+            assert_eq!(variables(json!({}), row), json!({ "tools": tools }));
+        }
+    }
+    for none in [json!(null), json!([]), json!(""), json!("[]")] {
+        assert_eq!(variables(json!({}), json!({ "messages": turns, "tools": none })), Value::Null);
+    }
+    let row = json!({"messages": turns, "chat_template_kwargs": {"enable_thinking": false}, "functions": tools});
+    let fields = json!({"messages": "messages", "tools": "functions"});
+    assert_eq!(variables(fields, row), json!({"enable_thinking": false, "tools": tools}));
+}
+
+#[test]
+fn tools_and_variables_that_are_none_are_named() {
+    for (column, value, expected) in [
+        ("tools", json!({}), "`tools` must be an array of tools, not an object"),
+        ("tools", json!([{}, "f"]), "`tools[1]` must be an object, not a string"),
+        ("tools", json!("f()"), "`tools` is text that is no JSON"),
+        ("chat_template_kwargs", json!([1]), "`chat_template_kwargs` must be an object, not an array"),
+    ] {
+        let row = json!({"messages": [{"role": "user", "content": "Hi"}], column: value});
+        assert_eq!(complaint(read_auto(row)).0, expected);
+    }
+    let error = read(Format::PromptCompletion, json!({"tools": "functions"}), json!({})).unwrap_err();
+    assert_eq!(error.message(), "data.fields maps `tools`, which rows of the format `prompt_completion` do not have");
+}
+
+#[test]
+fn a_mapped_name_may_lead_into_a_column() {
+    let row = json!({"id": 1, "qa": {"question": "a", "answers": [{"text": "b"}]}, "a.b": "c"});
+    let fields = json!({"prompt": "qa.question", "completion": "qa.answers.0.text"});
+    assert_eq!(read(Format::Auto, fields, row.clone()).unwrap(), pair("a", "b"));
+    assert_eq!(read(Format::Auto, json!({"text": "a.b"}), row.clone()).unwrap(), text("c"));
+    let (message, _) = complaint(read(Format::Auto, json!({"text": "qa.body"}), row));
+    assert_eq!(message, "the row has no `qa.body`");
 }

@@ -6,7 +6,9 @@ use mdt_plugin_api::prelude::*;
 use mdt_sft::Config;
 use serde_json::json;
 
-use crate::setup::{create, directory, example, fixtures, messages, prompt_completion, trainer, with_template};
+use crate::setup::{
+    conversation, create, directory, example, fixtures, messages, prompt_completion, trainer, with_template,
+};
 
 fn chatml() -> std::path::PathBuf {
     fixtures().join("chat/chatml")
@@ -72,6 +74,21 @@ fn the_noncharacters_that_mark_answers_are_refused_in_rows() {
     let chat = json!([{"role": "user", "content": "\u{FDD0}"}, {"role": "assistant", "content": "Ho"}]);
     let error = trainer.encode(&example(messages(&chat))).expect_err("refused");
     assert_says(&error, ErrorCode::Input, &["U+FDD0", "row: 812"]);
+}
+
+#[test]
+fn tools_and_calls_are_never_left_out_silently() {
+    let trainer = trainer(&chatml(), Config::default());
+    let turns = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]);
+    let tools = json!({"messages": turns, "tools": [{"type": "function", "function": {"name": "f"}}]});
+    let error = trainer.encode(&example(conversation(&tools))).expect_err("refused");
+    assert_says(&error, ErrorCode::Input, &["has tools", "tokenizer_config.json", "row: 812", "data.fields"]);
+    let none = json!({"messages": turns, "tools": []});
+    assert!(trainer.encode(&example(conversation(&none))).is_ok());
+
+    let calls = json!([turns[0], {"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]}]);
+    let error = trainer.encode(&example(messages(&calls))).expect_err("refused");
+    assert_says(&error, ErrorCode::Input, &["calls tools", "message: 2", "tokenizer_config.json", "row: 812"]);
 }
 
 #[test]

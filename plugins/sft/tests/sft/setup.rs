@@ -74,13 +74,29 @@ pub fn example(content: Content) -> Example {
 pub fn messages(turns: &Value) -> Content {
     let turns = turns.as_array().expect("a list").iter().map(|turn| {
         let mut extra = turn.as_object().expect("an object").clone();
-        let mut take = |key: &str| match extra.shift_remove(key) {
-            Some(Value::String(text)) => text,
+        // A content of null stays: it says that there is none.
+        let mut take = |key: &str| match extra.get(key) {
+            Some(Value::String(text)) => {
+                let text = text.clone();
+                extra.shift_remove(key);
+                text
+            }
             _ => String::new(),
         };
         Message { role: take("role"), content: take("content"), extra }
     });
     Content::Messages(turns.collect())
+}
+
+/// A row of the chat fixtures, with its tools and variables where a data source puts them.
+pub fn conversation(row: &Value) -> Content {
+    let Content::Messages(mut turns) = messages(&row["messages"]) else { unreachable!() };
+    let mut variables = row["chat_template_kwargs"].as_object().cloned().unwrap_or_default();
+    if let Some(tools) = row.get("tools") {
+        variables.insert("tools".into(), tools.clone());
+    }
+    turns[0].extra.insert("chat_template_kwargs".into(), variables.into());
+    Content::Messages(turns)
 }
 
 pub fn prompt_completion(prompt: &str, completion: &str) -> Example {

@@ -1,0 +1,164 @@
+//! A conversation as a chat template sees it: its messages as values, and the variables that come with them.
+
+use mdt_plugin_api::{Error, Message, Result};
+use minijinja::Value;
+use minijinja::value::Serde;
+use serde_json::{Map, Value as Json};
+
+/// Where a data source puts a row's own variables for the template (`tools`, `documents`, `enable_thinking`): an
+/// object under this key of the first message, which transformers' trainers have as a column of the same name.
+pub const VARIABLES: &str = "chat_template_kwargs";
+
+/// Variables that are the conversation itself.
+const RESERVED: [&str; 2] = ["messages", "add_generation_prompt"];
+
+/// What a message's reasoning may be called. Templates read the first; some read the second.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+/// Messages and variables, to be rendered whole or in part.
+#[derive(Debug)]
+pub struct Conversation {
+    /// One value for each message.
+    pub turns: Vec<Value>,
+    /// What else the row gives the template: a map by name.
+    pub variables: Value,
+}
+
+impl Conversation {
+    /// From the messages of a row. `forbidden` tells of text that must not occur in them.
+    ///
+    /// # Errors
+    /// Such text; variables that are no object, or that would replace the conversation.
+    pub fn new(messages: &[Message], forbidden: impl Fn(&str) -> bool) -> Result<Self> {
+        let mut messages = messages.to_vec();
+        let variables = match messages.first_mut().and_then(|first| first.extra.shift_remove(VARIABLES)) {
+            None | Some(Json::Null) => Map::new(),
+            Some(Json::Object(variables)) => variables,
+            Some(_) => return Err(Error::input(format!("`{VARIABLES}` is no object"))),
+        };
+        if let Some(name) = RESERVED.iter().find(|name| variables.contains_key(**name)) {
+            return Err(Error::input(format!("`{VARIABLES}` sets `{name}`, which is the conversation itself")));
+        }
+        let turns = messages.into_iter().map(turn).collect::<Vec<_>>();
+        if variables.values().chain(&turns).any(|value| any_text(value, &forbidden)) {
+            return Err(Error::input("the row contains U+FDD0 or U+FDD1, which Unicode reserves for internal use")
+                .help("remove these noncharacters from the row"));
+        }
+        Ok(Self {
+            turns: turns.into_iter().map(|turn| Value::from(Serde(turn))).collect(),
+            variables: Value::from(Serde(Json::Object(variables))),
+        })
+    }
+}
+
+/// A message with all its keys but those that are null, as transformers gives them to templates: these take a missing
+/// key better than a null. A `content` of null in `extra` therefore says that the message has none.
+fn turn(message: Message) -> Json {
+    let mut turn = Map::new();
+    turn.insert("role".into(), message.role.into());
+    turn.insert("content".into(), message.content.into());
+    turn.extend(message.extra);
+    turn.retain(|_, value| !value.is_null());
+    if let Some(reasoning) = REASONING.iter().find_map(|name| turn.get(*name).cloned()) {
+        turn.insert(REASONING[0].into(), reasoning.clone());
+        turn.entry(REASONING[1]).or_insert(reasoning);
+    }
+    if let Some(Json::Array(calls)) = turn.get_mut("tool_calls") {
+        calls.iter_mut().for_each(parse_arguments);
+    }
+    Json::Object(turn)
+}
+
+/// Arguments of a call as an object, where they are the text of one.
+///
+/// OpenAI's interface writes them as text, and templates are written for objects: `arguments | tojson` of text would
+/// teach the model to quote its arguments twice.
+fn parse_arguments(call: &mut Json) {
+    let has_function = call.get("function").is_some_and(Json::is_object);
+    let call = if has_function { &mut call["function"] } else { call };
+    let Some(arguments) = call.get_mut("arguments") else { return };
+    let object = arguments.as_str().and_then(|text| serde_json::from_str::<Map<String, Json>>(text).ok());
+    if let Some(object) = object {
+        *arguments = Json::Object(object);
+    }
+}
+
+/// Whether this is true of any text in the value, keys included.
+fn any_text(value: &Json, is: &impl Fn(&str) -> bool) -> bool {
+    match value {
+        Json::String(text) => is(text),
+        Json::Array(items) => items.iter().any(|item| any_text(item, is)),
+        Json::Object(entries) => entries.iter().any(|(key, value)| is(key) || any_text(value, is)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn message(extra: Json) -> Message {
+        let Json::Object(extra) = extra else { panic!("an object") };
+        Message { role: "assistant".into(), content: String::new(), extra }
+    }
+
+    fn calls(calls: Json) -> Json {
+        turn(message(json!({ "tool_calls": calls })))["tool_calls"].take()
+    }
+
+    #[test]
+    fn arguments_that_are_the_text_of_an_object_become_one() {
+        assert_eq!(
+            calls(json!([
+                {"id": "a", "function": {"name": "f", "arguments": "{\"b\": 1, \"a\": \"x\"}"}},
+                {"name": "g", "arguments": "{}"},
+                {"function": {"name": "h", "arguments": {"c": null}}},
+            ])),
+            json!([
+                {"id": "a", "function": {"name": "f", "arguments": {"b": 1, "a": "x"}}},
+                {"name": "g", "arguments": {}},
+                {"function": {"name": "h", "arguments": {"c": null}}},
+            ])
+        );
+        for other in [json!([{"name": "python", "arguments": "print(1)"}]), json!(["f()"]), json!([{"function": "f"}])]
+        {
+            assert_eq!(calls(other.clone()), other, "text of something else stays what it is");
+        }
+    }
+
+    #[test]
+    fn what_is_null_is_not_there() {
+        let message = message(json!({"content": null, "tool_calls": null, "name": "a"}));
+        assert_eq!(turn(message), json!({"role": "assistant", "name": "a"}));
+    }
+
+    #[test]
+    fn reasoning_is_found_under_the_names_that_templates_read() {
+        let names = |extra| turn(message(extra));
+        for other in ["reasoning", "thinking", "reasoning_content"] {
+            let turn = names(json!({ other: "hm" }));
+            assert_eq!((&turn["reasoning_content"], &turn["thinking"]), (&json!("hm"), &json!("hm")), "{other}");
+        }
+        let both = names(json!({"reasoning_content": "hm", "thinking": "ah"}));
+        assert_eq!((&both["reasoning_content"], &both["thinking"]), (&json!("hm"), &json!("ah")));
+    }
+
+    #[test]
+    fn variables_of_the_row_are_not_part_of_its_first_message() {
+        let messages = [message(json!({"name": "a", VARIABLES: {"tools": [1]}})), message(json!({}))];
+        let conversation = Conversation::new(&messages, |_| false).expect("read");
+        assert_eq!(conversation.variables.to_string(), "{'tools': [1]}");
+        assert_eq!(conversation.turns[0].get_attr("name").expect("an object").as_str(), Some("a"));
+        assert!(conversation.turns[0].get_attr(VARIABLES).expect("an object").is_undefined());
+    }
+
+    #[test]
+    fn variables_cannot_replace_the_conversation() {
+        for (variables, named) in [(json!({"messages": []}), "`messages`"), (json!([1]), "no object")] {
+            let error = Conversation::new(&[message(json!({ VARIABLES: variables }))], |_| false).expect_err("refused");
+            assert!(error.message().contains(named), "{error}");
+        }
+    }
+}
