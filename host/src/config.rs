@@ -7,14 +7,17 @@
 //!
 //! Lowest first: the host's defaults, the defaults of the chosen components, each `--config` file in order, the tables
 //! under `profile.NAME` in those files, `MDT_` variables, `--set`, and options that stand for a key. figment merges
-//! them and knows for each value which layer it came from.
+//! them and knows for each value which layer it came from. Where a file is flat (see `flat`), the defaults that such
+//! files had lie below all files.
 
 mod check;
 mod combine;
 mod complain;
 mod components;
 mod files;
+mod flat;
 mod layer;
+mod lines;
 mod normalise;
 mod origin;
 mod overrides;

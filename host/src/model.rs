@@ -5,5 +5,5 @@ mod files;
 mod random;
 mod weights;
 
-pub use directory::{Directory, model_type};
+pub use directory::{Directory, model_type, not_downloaded};
 pub use weights::{BoundWeights, Parameters, TrainedModel, check_vocabulary};

@@ -1,23 +1,23 @@
 //! The words for what is wrong with a configuration, and the nearest fix.
 
 use super::check::{Mismatch, describe};
-use super::layer::{Merged, Path};
-use super::origin::Origin;
+use super::flat;
+use super::layer::{Layer, Merged, Path};
 use super::schema::{Child, Shape};
 use super::sections::Comm;
 use super::suggest::nearest;
 use crate::exit::Failure;
 use serde_json::Value;
 
-/// A key that nobody knows. `schema` is the whole that was in force, `host` the host's own.
+/// A key of `layer` that nobody knows. `schema` is the whole that was in force, `host` the host's own.
 pub(super) fn unknown_key(
     host: &Value,
     schema: &Value,
     path: &Path,
     component: Option<&str>,
-    origin: Origin,
+    layer: &Layer,
 ) -> Failure {
-    let failure = Failure::configuration(format!("unknown key `{}`", path.join("."))).at(origin);
+    let failure = Failure::configuration(format!("unknown key `{}`", path.join("."))).at(layer.origin_of(path));
     let Some((last, around)) = path.split_last() else {
         return failure;
     };
@@ -32,7 +32,13 @@ pub(super) fn unknown_key(
         let mut holders = sections.filter(|(_, section)| section["properties"].get(last).is_some());
         holders.next().map(|(section, _)| format!("{section}.{last}"))
     };
-    let near = nearest(last, keys.iter().copied()).map(full);
+    let flat_keys = || flat::KEYS.iter().filter(|_| around.is_empty());
+    let near = nearest(last, keys.iter().copied().chain(flat_keys().map(|flat| flat.name)));
+    let near = near.map(|near| match flat_keys().find(|flat| flat.name == near) {
+        Some(flat) if layer.is_flat() => flat.name.to_owned(),
+        Some(flat) => flat.place(),
+        None => full(near),
+    });
     if let Some(near) = near.or_else(elsewhere) {
         return failure.help(format!("did you mean `{near}`?"));
     }

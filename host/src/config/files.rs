@@ -1,6 +1,7 @@
 //! Configuration files: TOML, YAML or JSON by their extension, and the profiles inside them.
 
 use super::layer::{Layer, Path, Table};
+use super::lines::by_indentation;
 use super::origin::Origin;
 use crate::exit::Failure;
 use serde_json::Value;
@@ -24,15 +25,19 @@ pub(super) fn read(path: &FilePath) -> Result<File, Failure> {
     })?;
     let (mut values, mut lines) = match path.extension().and_then(|e| e.to_str()) {
         Some("toml") => toml_values(path, &text)?,
-        Some("yaml" | "yml") => (yaml_values(path, &text)?, BTreeMap::new()),
-        Some("json") => (json_values(path, &text)?, BTreeMap::new()),
+        Some("yaml" | "yml") => with_lines(&text, yaml_values(path, &text)?),
+        Some("json") => with_lines(&text, json_values(path, &text)?),
         _ => {
             return Err(Failure::configuration(format!("`{}` is no configuration file", path.display()))
                 .help("configuration files end in .toml, .yaml, .yml or .json"));
         }
     };
-    let origin =
-        |profile: Option<&str>| Origin::File { path: path.to_owned(), line: None, profile: profile.map(str::to_owned) };
+    let origin = |profile: Option<&str>| Origin::File {
+        path: path.to_owned(),
+        line: None,
+        profile: profile.map(str::to_owned),
+        flat_key: None,
+    };
 
     let mut profiles = BTreeMap::new();
     for (name, table) in take_profiles(path, &mut values)? {
@@ -42,7 +47,12 @@ pub(super) fn read(path: &FilePath) -> Result<File, Failure> {
         profiles.insert(name, layer);
     }
     lines.retain(|at, _| at.first().is_some_and(|key| key != "profile"));
-    Ok(File { base: Layer::new(origin(None), values, lines)?, profiles })
+    Ok(File { base: Layer::of_file(origin(None), values, lines)?, profiles })
+}
+
+fn with_lines(text: &str, values: Table) -> (Table, BTreeMap<Path, usize>) {
+    let lines = by_indentation(text, &values);
+    (values, lines)
 }
 
 /// Takes the tables of `profile` out of a file's values.

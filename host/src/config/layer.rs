@@ -1,12 +1,15 @@
 //! One layer of configuration: a table of values, normalised, that knows where each came from.
 
+use super::check::describe;
+use super::flat::{self, FlatKey};
 use super::normalise::normalise;
 use super::origin::Origin;
 use crate::exit::Failure;
 use figment::value::{Dict, Map, Value as FigmentValue};
 use figment::{Figment, Metadata, Profile, Provider};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::path::Path as FilePath;
 
 /// A JSON object: the form that every file format, the environment and `--set` are read into.
 pub(super) type Table = serde_json::Map<String, Value>;
@@ -19,6 +22,8 @@ pub(super) type Path = Vec<String>;
 pub(super) struct Layer {
     origin: Origin,
     lines: BTreeMap<Path, usize>,
+    /// The values that stand under a flat key, and that key.
+    flat_keys: BTreeMap<Path, &'static str>,
     pub(super) values: Table,
 }
 
@@ -28,7 +33,7 @@ impl Layer {
     /// # Errors
     /// A section that is neither a table nor a string which stands for one.
     pub(super) fn new(origin: Origin, values: Table, lines: BTreeMap<Path, usize>) -> Result<Self, Failure> {
-        let mut layer = Layer { origin, lines, values: Table::new() };
+        let mut layer = Layer { origin, lines, flat_keys: BTreeMap::new(), values: Table::new() };
         match normalise(values) {
             Ok(values) => {
                 layer.values = values;
@@ -42,11 +47,60 @@ impl Layer {
         }
     }
 
+    /// The same of a file, which may be flat.
+    ///
+    /// # Errors
+    /// As [`Layer::new`]; a flat key and the key that it stands for have different values.
+    pub(super) fn of_file(origin: Origin, values: Table, lines: BTreeMap<Path, usize>) -> Result<Self, Failure> {
+        let mut layer = Self::new(origin, values, lines)?;
+        flat::KEYS.iter().try_for_each(|flat| layer.unflatten(flat))?;
+        Ok(layer)
+    }
+
+    fn unflatten(&mut self, flat: &FlatKey) -> Result<(), Failure> {
+        let Some(value) = self.values.shift_remove(flat.name) else {
+            return Ok(());
+        };
+        // Normalised, a section that is there is a table.
+        let section = self.values.entry(flat.section).or_insert_with(|| json!({}));
+        let there = &mut section[flat.key];
+        let path = vec![flat.section.to_owned(), flat.key.to_owned()];
+        if !there.is_null() && *there != value {
+            let (one, other) = (describe(&value), describe(there));
+            let message =
+                format!("`{}` is {one} and `{}` is {other}, but they are one setting", flat.name, flat.place());
+            return Err(Failure::configuration(message)
+                .at(self.origin_of(&[flat.name.to_owned()]))
+                .at(self.origin_of(&path))
+                .help("remove one of them"));
+        }
+        *there = value;
+        if let Some(line) = self.lines.remove(std::slice::from_ref(&flat.name.to_owned())) {
+            self.lines.insert(path.clone(), line);
+        }
+        self.flat_keys.insert(path, flat.name);
+        Ok(())
+    }
+
+    /// Whether the layer has flat keys.
+    pub(super) fn is_flat(&self) -> bool {
+        !self.flat_keys.is_empty()
+    }
+
+    /// The file, where the layer is a flat one.
+    pub(super) fn flat_file(&self) -> Option<&FilePath> {
+        match &self.origin {
+            Origin::File { path, .. } if self.is_flat() => Some(path),
+            _ => None,
+        }
+    }
+
     /// Where the value at `path` came from, or the nearest table around it.
     pub(super) fn origin_of(&self, path: &[String]) -> Origin {
         let mut origin = self.origin.clone();
-        if let Origin::File { line, .. } = &mut origin {
+        if let Origin::File { line, flat_key, .. } = &mut origin {
             *line = (1..=path.len()).rev().find_map(|n| self.lines.get(&path[..n]).copied());
+            *flat_key = self.flat_keys.get(path).copied();
         }
         origin
     }

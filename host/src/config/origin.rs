@@ -10,7 +10,9 @@ pub enum Origin {
     Default,
     /// The defaults of a chosen component, as `kind/id`.
     Component(String),
-    /// A `--config` file, and the line where the format tells it (TOML does).
+    /// The defaults of the package whose flat files are read.
+    Flat,
+    /// A `--config` file, and the line where it can be told.
     File {
         /// The file, as it was given.
         path: PathBuf,
@@ -18,6 +20,8 @@ pub enum Origin {
         line: Option<usize>,
         /// The profile of that file, where the value stands in one.
         profile: Option<String>,
+        /// The key that stands there, where the file is flat and has it for another.
+        flat_key: Option<&'static str>,
     },
     /// An environment variable.
     Environment(String),
@@ -34,14 +38,16 @@ impl fmt::Display for Origin {
         match self {
             Origin::Default => f.write_str("default"),
             Origin::Component(name) => write!(f, "default of {name}"),
-            Origin::File { path, line, profile } => {
+            Origin::Flat => f.write_str("default of flat files"),
+            Origin::File { path, line, profile, flat_key } => {
                 write!(f, "{}", path.display())?;
                 if let Some(line) = line {
                     write!(f, ":{line}")?;
                 }
-                match profile {
-                    Some(profile) => write!(f, " (profile {profile})"),
-                    None => Ok(()),
+                match (profile, flat_key) {
+                    (Some(profile), _) => write!(f, " (profile {profile})"),
+                    (None, Some(key)) => write!(f, " ({key})"),
+                    (None, None) => Ok(()),
                 }
             }
             Origin::Environment(name) => write!(f, "environment variable {name}"),

@@ -2,6 +2,7 @@
 
 use super::combine::{combine, host_schema};
 use super::components::{Components, SECTIONS};
+use super::flat;
 use super::layer::Table;
 use crate::exit::Failure;
 use serde_json::{Value, json};
@@ -43,16 +44,21 @@ pub fn schema(components: &dyn Components) -> (Value, Vec<Failure>) {
         properties[name]["additionalProperties"] = Value::Bool(false);
     }
     definitions.insert("layer".into(), json!({ "type": "object", "properties": properties }));
+    let mut top: Table = flat::properties(&host).map(|(name, property)| (name.to_owned(), property)).collect();
+    top.insert(
+        "profile".into(),
+        json!({
+            "description": "Tables that `--profile NAME` lays over the file.",
+            "type": "object",
+            "additionalProperties": { "$ref": "#/$defs/layer", "unevaluatedProperties": false },
+        }),
+    );
     let schema = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Configuration of mdt-host",
         "description": host["description"],
         "$ref": "#/$defs/layer",
-        "properties": { "profile": {
-            "description": "Tables that `--profile NAME` lays over the file.",
-            "type": "object",
-            "additionalProperties": { "$ref": "#/$defs/layer", "unevaluatedProperties": false },
-        } },
+        "properties": top,
         "unevaluatedProperties": false,
         "$defs": definitions,
     });

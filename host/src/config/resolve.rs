@@ -13,6 +13,7 @@ use super::sources::Layers;
 use crate::exit::Failure;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::path::Path as FilePath;
 
 impl Layers {
     /// Where plugins are found, which must be known before any plugin is.
@@ -59,7 +60,8 @@ impl Layers {
             return Err(complain::rank_outside_world(&settings.comm, &merged));
         }
         let components = choices.iter().filter_map(|choice| choice.component(&merged)).collect();
-        Ok(Resolved::new(settings, components, dropped, &schema, merged, undecided))
+        let flat_files = self.layers.iter().filter_map(Layer::flat_file).map(FilePath::to_owned).collect();
+        Ok(Resolved::new(settings, components, dropped, flat_files, &schema, merged, undecided))
     }
 }
 
@@ -95,7 +97,11 @@ fn choose(
                     id = Some(found);
                     place = Some(Origin::Model);
                 }
-                Err(failure) => undecided = Some(failure),
+                Err(failure) => {
+                    let key = if text("path").is_some() { "path" } else { "name" };
+                    let origin = merged.origin(&[section.name.to_owned(), key.to_owned()]);
+                    undecided = Some(origin.into_iter().fold(failure, Failure::at));
+                }
             }
         }
         let own = match &id {
@@ -178,7 +184,7 @@ impl Choice {
             let judge = judge.as_ref().unwrap_or(self);
             let path: Path = std::iter::once(name.to_owned()).chain(unknown.remove(0)).collect();
             let schema = whole_schema(host, std::slice::from_ref(judge));
-            return Err(complain::unknown_key(host, &schema, &path, judge.id.as_deref(), layer.origin_of(&path)));
+            return Err(complain::unknown_key(host, &schema, &path, judge.id.as_deref(), layer));
         }
         Ok(())
     }
@@ -214,7 +220,7 @@ fn refuse_unknown_host_keys(host: &Value, layers: &[Layer]) -> Result<(), Failur
             let chooses = SECTIONS.iter().any(|section| section.name == key);
             let table = if chooses { json!({ key: {} }) } else { json!({ key: value }) };
             if let Some(path) = Shape::of(host).unknown_keys(&table).into_iter().next() {
-                return Err(complain::unknown_key(host, host, &path, None, layer.origin_of(&path)));
+                return Err(complain::unknown_key(host, host, &path, None, layer));
             }
         }
     }

@@ -4,10 +4,11 @@ use super::components::Kind;
 use super::layer::{Merged, Path};
 use super::origin::Origin;
 use super::schema::{Child, Shape};
-use super::sections::Settings;
+use super::sections::{Exported, Settings};
 use crate::exit::Failure;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// The configuration of one job: checked, with every default in place.
 #[derive(Debug, Clone)]
@@ -16,6 +17,8 @@ pub struct Resolved {
     pub settings: Settings,
     /// What was dropped because a higher layer chose another component; a start-up line shows it.
     pub dropped: Vec<Dropped>,
+    /// The flat files among the layers, because of which defaults are others; a start-up line shows them.
+    pub flat_files: Vec<PathBuf>,
     components: BTreeMap<Kind, Chosen>,
     entries: Vec<Entry>,
     values: Value,
@@ -69,6 +72,7 @@ impl Resolved {
         settings: Settings,
         components: BTreeMap<Kind, Chosen>,
         dropped: Vec<Dropped>,
+        flat_files: Vec<PathBuf>,
         schema: &Value,
         merged: Merged,
         undecided: Option<Failure>,
@@ -77,7 +81,7 @@ impl Resolved {
         let mut origins = merged.origins;
         let values = Value::Object(merged.values);
         collect_entries(Some(&Shape::of(schema)), &values, &mut Path::new(), &mut origins, &mut entries);
-        Resolved { settings, dropped, components, entries, values, undecided }
+        Resolved { settings, dropped, flat_files, components, entries, values, undecided }
     }
 
     /// The component chosen for `kind`. Only a model may be without one: when neither `model.use` nor a model that
@@ -110,7 +114,35 @@ impl Resolved {
             return Err(Failure::configuration("there is nothing to train on: `data.train` is not set")
                 .help("set it in a --config file, or with `--set data.train=FILE`"));
         }
-        Ok(())
+        data.split().map_err(|failure| match self.origin("data.eval_split") {
+            Some(origin) => failure.at(origin),
+            None => failure,
+        })?;
+        self.require_held_out_rows()
+    }
+
+    /// Checks that there are held-out rows where their loss decides something.
+    fn require_held_out_rows(&self) -> Result<(), Failure> {
+        let Settings { data, trainer, checkpoint, .. } = &self.settings;
+        let keys = [
+            ("trainer.eval_at_start", trainer.eval_at_start),
+            ("trainer.early_stopping_patience", trainer.early_stopping_patience > 0),
+            ("checkpoint.keep_best", checkpoint.keep_best),
+            ("checkpoint.export", checkpoint.export == Exported::Best),
+        ];
+        let wanted = keys.into_iter().find(|&(_, wanted)| wanted);
+        let (Some((key, _)), true, None) = (wanted, data.eval.is_empty(), data.eval_split) else {
+            return Ok(());
+        };
+        let failure = Failure::configuration(format!("`{key}` is set, and there are no held-out rows"));
+        let failure = self.origin(key).into_iter().fold(failure, Failure::at);
+        Err(failure
+            .help("name a file of them with `data.eval`, or draw them from the training rows with `data.eval_split`"))
+    }
+
+    /// The layer that a value came from.
+    pub fn origin(&self, key: &str) -> Option<&Origin> {
+        self.entries.iter().find(|entry| entry.path.join(".") == key).map(|entry| &entry.origin)
     }
 
     /// Checks that the model could be read as far as its component needs it.

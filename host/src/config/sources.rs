@@ -2,7 +2,7 @@
 
 use super::layer::Layer;
 use super::overrides::{self, Flag};
-use super::{files, suggest};
+use super::{files, flat, suggest};
 use crate::exit::Failure;
 use std::path::PathBuf;
 
@@ -68,6 +68,9 @@ impl Layers {
                 None if profile_names.is_empty() => failure.help("a profile is a table `[profile.NAME]` in a file"),
                 None => failure.help(format!("the profiles are: {}", profile_names.join(", "))),
             });
+        }
+        if layers.iter().any(Layer::is_flat) {
+            layers.insert(0, flat::defaults()?);
         }
         layers.extend(chosen_profile);
         layers.extend(overrides::environment(&sources.environment)?);

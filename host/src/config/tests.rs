@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 mod components;
 mod every_key;
+mod flat;
 mod jobs;
 mod layers;
 mod refusals;
@@ -39,7 +40,7 @@ impl Components for Shelf {
             }),
             (Kind::Comm, "grpc") => json!({
                 "tls": { "anyOf": [{ "$ref": "#/$defs/Tls" }, { "type": "null" }], "default": null },
-                "timeout_s": { "type": "number", "default": 60 },
+                "heartbeat_s": { "type": "number", "default": 60 },
             }),
             (Kind::Model, "llama") => json!({ "rope_theta": { "type": ["number", "null"], "default": null } }),
             (Kind::Compute, "mlx") => {
@@ -148,9 +149,9 @@ fn origin(resolved: &Resolved, key: &str) -> String {
     let entry = resolved.entries().iter().find(|entry| entry.path.join(".") == key);
     let origin = &entry.unwrap_or_else(|| panic!("no entry {key}")).origin;
     match origin {
-        Origin::File { path, line, profile } => {
-            let path = path.file_name().map(Path::new).unwrap_or(path).to_owned();
-            Origin::File { path, line: *line, profile: profile.clone() }.to_string()
+        Origin::File { path, .. } => {
+            let directory = format!("{}/", path.parent().unwrap_or(Path::new("")).display());
+            origin.to_string().replace(&directory, "")
         }
         other => other.to_string(),
     }

@@ -82,10 +82,17 @@ impl Directory {
 pub fn model_type(path: Option<&str>, name: Option<&str>) -> Result<String, Failure> {
     match (path, name) {
         (Some(path), _) => Directory::open(Path::new(path))?.model_type(),
-        (None, name) => Err(Failure::configuration(format!(
-            "the model {} has no directory: models are not downloaded yet",
-            name.unwrap_or_default()
-        ))
-        .help("download it and set `model.path` to its directory")),
+        (None, name) => Err(not_downloaded(name.unwrap_or_default())),
     }
+}
+
+/// Why a model that is only named cannot be read.
+pub fn not_downloaded(name: &str) -> Failure {
+    let message = format!("`model.name` is {name:?}, a model of the Hugging Face Hub, and this version downloads none");
+    let failure = Failure::configuration(message);
+    if Path::new(name).is_dir() {
+        return failure
+            .help(format!("there is a directory {name:?}: if it is the model, set `model.path` to it instead"));
+    }
+    failure.help(format!("download it (`hf download {name} --local-dir DIR`) and set `model.path` to DIR"))
 }

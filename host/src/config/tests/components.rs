@@ -83,7 +83,7 @@ fn a_component_gets_its_own_keys_and_the_host_keys_it_names() {
     let config = |kind| resolved.component(kind).map(|chosen| chosen.config.clone()).unwrap();
     assert_eq!(config(Kind::Trainer), json!({ "max_seq_len": 1024, "packing": false, "template": null }));
     assert_eq!(resolved.settings.trainer.max_seq_len, 1024, "a component's default stands above the host's");
-    assert_eq!(config(Kind::Comm), json!({ "timeout_s": 60.0, "tls": { "cert": "c" } }));
+    assert_eq!(config(Kind::Comm), json!({ "heartbeat_s": 60.0, "tls": { "cert": "c" } }));
     assert_eq!(config(Kind::Optimizer)["beta1"].to_string(), "0.9");
     assert_eq!(config(Kind::Data), json!({ "format": "auto", "fields": {} }));
     assert_eq!(config(Kind::Model), json!({ "rope_theta": null }));

@@ -9,7 +9,7 @@ fn layers_override_each_other_in_the_documented_order() {
                 [profile.big.trainer]\nbatch_size = 32\n";
     let desk = Desk::with(base).file("lab.yaml", "seed: 2\ncomm: grpc\n");
     let resolved = desk.resolved();
-    assert_eq!((value(&resolved, "seed"), origin(&resolved, "seed")), (&json!(2), "lab.yaml".into()));
+    assert_eq!((value(&resolved, "seed"), origin(&resolved, "seed")), (&json!(2), "lab.yaml:1".into()));
     assert_eq!(origin(&resolved, "optimizer.eps"), "job.toml:5");
     assert_eq!(origin(&resolved, "optimizer.beta2"), "default of optimizer/adamw");
     assert_eq!(origin(&resolved, "trainer.batch_size"), "default");

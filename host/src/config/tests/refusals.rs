@@ -26,7 +26,6 @@ fn an_unknown_key_is_refused_in_every_source_with_the_nearest_one() {
 fn the_help_for_an_unknown_key_leads_to_the_right_one() {
     let helps = BTreeMap::from([
         ("sede = 1", "did you mean `seed`?"),
-        ("learning_rate = 1.0", "did you mean `optimizer.learning_rate`?"),
         ("trainer.learning_rate = 1.0", "did you mean `optimizer.learning_rate`?"),
         ("checkpoint.save_step = 1", "did you mean `checkpoint.save_steps`?"),
         ("comm = { use = 'grpc', tls = { crt = 'a' } }", "did you mean `comm.tls.cert`?"),
