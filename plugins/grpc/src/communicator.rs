@@ -1,0 +1,135 @@
+//! The communicator that the host holds: it hands calls to the engine, and waits on the host's thread.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
+use std::time::Duration;
+
+use mdt_plugin_api::{Buffer, Communicator, Error, ErrorCode, Outcome, ReduceOp, Result, Work};
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::call::{Kind, Request};
+use crate::engine::{Engine, Turn};
+use crate::job::Job;
+use crate::wire::Cause;
+
+/// How long closing waits for peers to hear the goodbye.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How long it then waits for the runtime's threads.
+const SHUTDOWN: Duration = Duration::from_millis(300);
+
+/// The ranks of a job, connected.
+pub(crate) struct Ranks {
+    job: Arc<Job>,
+    turns: mpsc::UnboundedSender<Turn>,
+    closed: watch::Sender<bool>,
+    /// Gives the readers of all streams when it ends. Both are taken when the communicator is dropped.
+    engine: Option<JoinHandle<Vec<JoinHandle<()>>>>,
+    runtime: Option<Runtime>,
+}
+
+impl Ranks {
+    pub(crate) fn new(runtime: Runtime, job: Arc<Job>, engine: Engine) -> Self {
+        let (turns, calls) = mpsc::unbounded_channel();
+        let (closed, is_closed) = watch::channel(false);
+        let engine = runtime.spawn(engine.run(calls, is_closed));
+        Self { job, turns, closed, engine: Some(engine), runtime: Some(runtime) }
+    }
+
+    fn begin(&self, buffers: Vec<Buffer>, kind: Kind) -> Result<Box<dyn Work>> {
+        let request = Request { buffers, kind };
+        request.check(self.job.world_size)?;
+        let (done, result) = sync_channel(1);
+        // Where the engine has ended, the result's channel says so.
+        let _ = self.turns.send(Turn { request, done });
+        Ok(Box::new(Waiting { result, arrived: None }))
+    }
+}
+
+impl Communicator for Ranks {
+    fn rank(&self) -> u32 {
+        self.job.rank
+    }
+
+    fn world_size(&self) -> u32 {
+        self.job.world_size
+    }
+
+    fn all_reduce(&self, buffers: Vec<Buffer>, op: ReduceOp) -> Result<Box<dyn Work>> {
+        self.begin(buffers, Kind::AllReduce(op))
+    }
+
+    fn all_gather(&self, buffer: Buffer) -> Result<Box<dyn Work>> {
+        self.begin(vec![buffer], Kind::AllGather)
+    }
+
+    fn broadcast(&self, buffers: Vec<Buffer>, root: u32) -> Result<Box<dyn Work>> {
+        self.begin(buffers, Kind::Broadcast { root })
+    }
+
+    fn barrier(&self) -> Result<Box<dyn Work>> {
+        self.begin(Vec::new(), Kind::Barrier)
+    }
+
+    fn abort(&self, reason: &str) {
+        self.job.fault.raise(Cause::aborted(self.job.rank, reason));
+    }
+}
+
+impl Drop for Ranks {
+    /// Says goodbye behind everything that was sent before, and waits until the peers have read it: about a round trip,
+    /// a second at most.
+    fn drop(&mut self) {
+        self.job.closing.store(true, Ordering::Release);
+        self.closed.send_replace(true);
+        let (Some(runtime), Some(engine)) = (self.runtime.take(), self.engine.take()) else { return };
+        let (ended, all_ended) = sync_channel::<()>(1);
+        runtime.spawn(async move {
+            for reader in engine.await.unwrap_or_default() {
+                let _ = reader.await;
+            }
+            drop(ended);
+        });
+        let _ = all_ended.recv_timeout(FAREWELL);
+        runtime.shutdown_timeout(SHUTDOWN);
+    }
+}
+
+/// A collective that the engine has been given.
+struct Waiting {
+    result: Receiver<Result<Vec<Buffer>>>,
+    /// The result, once it has been polled for.
+    arrived: Option<Result<Vec<Buffer>>>,
+}
+
+impl Work for Waiting {
+    fn poll(&mut self) -> bool {
+        if self.arrived.is_none() {
+            self.arrived = match self.result.try_recv() {
+                Ok(result) => Some(result),
+                Err(TryRecvError::Empty) => None,
+                Err(TryRecvError::Disconnected) => Some(Err(over())),
+            };
+        }
+        self.arrived.is_some()
+    }
+
+    fn wait(&mut self, deadline: Duration) -> Result<Outcome> {
+        let result = match self.arrived.take() {
+            Some(result) => result,
+            None => match self.result.recv_timeout(deadline) {
+                Ok(result) => result,
+                Err(RecvTimeoutError::Timeout) => return Ok(Outcome::TimedOut),
+                Err(RecvTimeoutError::Disconnected) => Err(over()),
+            },
+        };
+        result.map(Outcome::Done)
+    }
+}
+
+fn over() -> Error {
+    Error::new(ErrorCode::Peer, "the collective is over: its result was taken, or the communicator was closed")
+}

@@ -1,0 +1,86 @@
+//! Collectives, run one after the other in the order in which they were called.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use mdt_plugin_api::{Buffer, Result};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::call::Request;
+use crate::job::Job;
+use crate::link::{Link, Session};
+use crate::open::Server;
+use crate::operation::Operation;
+use crate::wire::Cause;
+
+/// A call that waits for its turn, and who waits for it.
+pub(crate) struct Turn {
+    pub(crate) request: Request,
+    pub(crate) done: SyncSender<Result<Vec<Buffer>>>,
+}
+
+/// What runs a communicator's collectives.
+pub(crate) struct Engine {
+    pub(crate) job: Arc<Job>,
+    pub(crate) session: Session,
+    /// In order of ranks.
+    pub(crate) links: Vec<Link>,
+    /// What the higher ranks are connected to, where there are any.
+    pub(crate) server: Option<Server>,
+}
+
+impl Engine {
+    /// Runs until the communicator is closed; then says goodbye and gives back what ends when the peers have heard it.
+    pub(crate) async fn run(
+        mut self,
+        mut turns: mpsc::UnboundedReceiver<Turn>,
+        mut closed: watch::Receiver<bool>,
+    ) -> Vec<JoinHandle<()>> {
+        let mut sequence = 0;
+        loop {
+            let Turn { request, done } = tokio::select! {
+                biased;
+                _ = closed.wait_for(|&closed| closed) => break,
+                turn = turns.recv() => match turn {
+                    Some(turn) => turn,
+                    None => break,
+                },
+            };
+            sequence += 1;
+            let result = tokio::select! {
+                biased;
+                _ = closed.wait_for(|&closed| closed) => break,
+                result = self.collective(request, sequence) => result,
+            };
+            // Nobody may be waiting any more.
+            let _ = done.send(result.map_err(|cause| cause.error()));
+        }
+        // Dropping the way out says goodbye. The server ends once its streams have.
+        drop(self.server);
+        self.links.into_iter().map(|link| link.reader).collect()
+    }
+
+    async fn collective(&mut self, request: Request, sequence: u64) -> Result<Vec<Buffer>, Cause> {
+        let Self { job, session, links, .. } = self;
+        let limit = Duration::from_secs_f64(job.config.timeout_s);
+        if let Some(cause) = job.fault.cause() {
+            return Err(cause);
+        }
+        let mut operation = Operation::new(job.rank, job.world_size, request, *session, sequence);
+        let outcome = tokio::select! {
+            biased;
+            cause = job.fault.raised() => Err(cause),
+            outcome = tokio::time::timeout(limit, poll_fn(|context| operation.poll(context, links))) => match outcome {
+                Ok(outcome) => outcome,
+                Err(_) => Err(operation.overdue(limit)),
+            },
+        };
+        match outcome {
+            Ok(()) => Ok(operation.finish()),
+            Err(cause) => Err(job.fault.raise(cause)),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The first thing that went wrong. It wins over everything that follows from it, on this rank and, passed on as it is,
+//! on all others, so that all of them name the rank that it began with.
+
+use mdt_plugin_api::{Error, ErrorCode};
+use tokio::sync::watch;
+
+use crate::wire::Cause;
+
+/// What to do when a rank is gone.
+const START_AGAIN: &str =
+    "its own output says why; start all ranks again, and the job goes on from its last checkpoint";
+
+impl Cause {
+    /// Something that began with no rank in particular.
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), rank: None, help: String::new() }
+    }
+
+    /// Something that began with this rank.
+    pub(crate) fn of(rank: u32, message: impl Into<String>) -> Self {
+        Self { rank: Some(rank), ..Self::new(message) }
+    }
+
+    /// Adds what a user can do about it.
+    pub(crate) fn help(self, advice: impl Into<String>) -> Self {
+        Self { help: advice.into(), ..self }
+    }
+
+    /// The connection to a rank ended without a goodbye.
+    pub(crate) fn lost(rank: u32, detail: &str) -> Self {
+        Self::of(rank, format!("rank {rank} was lost: {detail}")).help(START_AGAIN)
+    }
+
+    /// A rank's host gave up.
+    pub(crate) fn aborted(rank: u32, reason: &str) -> Self {
+        Self::of(rank, format!("rank {rank} aborted: {reason}"))
+    }
+
+    /// The error that a user sees.
+    pub(crate) fn error(&self) -> Error {
+        let mut error = Error::new(ErrorCode::Peer, &self.message);
+        if let Some(rank) = self.rank {
+            error = error.with("rank", rank);
+        }
+        match self.help.as_str() {
+            "" => error,
+            advice => error.help(advice),
+        }
+    }
+}
+
+/// Ranks as a sentence's subject, with the verb that goes with their number: `rank 2 has`, `ranks 1 and 3 have`.
+pub(crate) fn subject(ranks: &[u32], verbs: (&str, &str)) -> String {
+    match ranks {
+        [] => format!("no rank {}", verbs.0),
+        [rank] => format!("rank {rank} {}", verbs.0),
+        [first @ .., last] => {
+            let first: Vec<String> = first.iter().map(u32::to_string).collect();
+            format!("ranks {} and {last} {}", first.join(", "), verbs.1)
+        }
+    }
+}
+
+/// Where the first cause is kept.
+pub(crate) struct Fault(watch::Sender<Option<Cause>>);
+
+impl Default for Fault {
+    fn default() -> Self {
+        Self(watch::Sender::new(None))
+    }
+}
+
+impl Fault {
+    /// Reports something that went wrong; gives back what went wrong first.
+    pub(crate) fn raise(&self, cause: Cause) -> Cause {
+        let mut first = cause.clone();
+        self.0.send_if_modified(|kept| match kept {
+            Some(earlier) => {
+                first = earlier.clone();
+                false
+            }
+            None => {
+                *kept = Some(cause);
+                true
+            }
+        });
+        first
+    }
+
+    /// What went wrong first, if anything has.
+    pub(crate) fn cause(&self) -> Option<Cause> {
+        self.0.borrow().clone()
+    }
+
+    /// Waits until something goes wrong.
+    pub(crate) async fn raised(&self) -> Cause {
+        let mut kept = self.0.subscribe();
+        let cause = kept.wait_for(Option::is_some).await.ok().and_then(|cause| cause.clone());
+        // The sender is `self`, so the wait ends only with a cause.
+        cause.unwrap_or_default()
+    }
+
+    /// A view that changes once, when something goes wrong.
+    pub(crate) fn watch(&self) -> watch::Receiver<Option<Cause>> {
+        self.0.subscribe()
+    }
+}

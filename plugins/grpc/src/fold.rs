@@ -1,0 +1,114 @@
+//! What ranks contributed, folded by the pairwise tree over ranks.
+//!
+//! Rank r is leaf r. Neighbours are combined first, then neighbours of those: ((0+1)+(2+3))+((4+5)+…). A count that is
+//! no power of two is split at the largest one below it. The host folds its micro-batches by the same tree, so ranks that
+//! each hold a power of two of them continue it, and the bits do not depend on how many ranks there are.
+
+use mdt_plugin_api::ReduceOp;
+
+/// Elements that are folded at once: what a level of the tree keeps stays in the nearest cache.
+const BLOCK: usize = 512;
+
+/// One rank's elements as they came over the wire; nothing for this rank, whose elements are in place.
+pub(crate) type Leaf<'a> = Option<&'a [u8]>;
+
+/// A type whose elements can be combined.
+pub(crate) trait Number: Copy + Default + PartialOrd {
+    /// Its size in bytes.
+    const SIZE: usize;
+
+    /// Reads one that came over the wire.
+    fn from_wire(bytes: &[u8]) -> Self;
+
+    /// The sum.
+    fn add(self, other: Self) -> Self;
+
+    /// The larger; the first where they compare equal, and what is not a number wherever there is one.
+    fn max(self, other: Self) -> Self {
+        if self >= other || self.is_nan() { self } else { other }
+    }
+
+    /// The smaller; the first where they compare equal, and what is not a number wherever there is one.
+    fn min(self, other: Self) -> Self {
+        if self <= other || self.is_nan() { self } else { other }
+    }
+
+    /// Whether it compares with nothing.
+    fn is_nan(self) -> bool {
+        self.partial_cmp(&self).is_none()
+    }
+}
+
+macro_rules! numbers {
+    ($($type:ident, $sum:expr;)*) => { $(
+        impl Number for $type {
+            const SIZE: usize = size_of::<$type>();
+
+            fn from_wire(bytes: &[u8]) -> Self {
+                let mut array = [0; size_of::<$type>()];
+                array.copy_from_slice(bytes);
+                Self::from_le_bytes(array)
+            }
+
+            fn add(self, other: Self) -> Self {
+                $sum(self, other)
+            }
+        }
+    )* };
+}
+numbers! {
+    f32, std::ops::Add::add;
+    f64, std::ops::Add::add;
+    u64, u64::wrapping_add;
+}
+
+/// Folds all ranks' elements into `own`, which is this rank's leaf.
+pub(crate) fn fold<T: Number>(own: &mut [T], leaves: &[Leaf<'_>], op: ReduceOp) {
+    match op {
+        ReduceOp::Sum => fold_by(own, leaves, T::add),
+        ReduceOp::Max => fold_by(own, leaves, T::max),
+        ReduceOp::Min => fold_by(own, leaves, T::min),
+    }
+}
+
+fn fold_by<T: Number>(own: &mut [T], leaves: &[Leaf<'_>], combine: impl Fn(T, T) -> T + Copy) {
+    let mut folded = [T::default(); BLOCK];
+    for (index, own) in own.chunks_mut(BLOCK).enumerate() {
+        let folded = &mut folded[..own.len()];
+        tree(own, index * BLOCK, leaves, combine, folded);
+        own.copy_from_slice(folded);
+    }
+}
+
+/// Folds a block of these leaves, which begins at element `first`, into `folded`.
+fn tree<T: Number>(own: &[T], first: usize, leaves: &[Leaf<'_>], combine: impl Fn(T, T) -> T + Copy, folded: &mut [T]) {
+    let (left, right) = match leaves {
+        [] => return,
+        [leaf] => {
+            match leaf {
+                None => folded.copy_from_slice(own),
+                Some(bytes) => each(bytes, first, folded, |element, folded| *folded = element),
+            }
+            return;
+        }
+        leaves => leaves.split_at(leaves.len().next_power_of_two() / 2),
+    };
+    tree(own, first, left, combine, folded);
+    match right {
+        // The rightmost leaf of a subtree needs no memory of its own.
+        [None] => folded.iter_mut().zip(own).for_each(|(left, &right)| *left = combine(*left, right)),
+        [Some(bytes)] => each(bytes, first, folded, |right, left| *left = combine(*left, right)),
+        right => {
+            let mut memory = [T::default(); BLOCK];
+            let other = &mut memory[..folded.len()];
+            tree(own, first, right, combine, other);
+            folded.iter_mut().zip(&*other).for_each(|(left, &right)| *left = combine(*left, right));
+        }
+    }
+}
+
+/// Visits each element of a block of a leaf with its place.
+fn each<T: Number>(bytes: &[u8], first: usize, places: &mut [T], visit: impl Fn(T, &mut T)) {
+    let block = &bytes[first * T::SIZE..(first + places.len()) * T::SIZE];
+    block.chunks_exact(T::SIZE).zip(places).for_each(|(bytes, place)| visit(T::from_wire(bytes), place));
+}

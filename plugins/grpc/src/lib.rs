@@ -1,0 +1,106 @@
+//! Collectives between machines over gRPC: [`Grpc`], by the name `grpc`.
+//!
+//! The ranks of a job meet at rank 0 (`comm.address`, `comm.port`), which checks that all of them run the same job and
+//! hands out the roster. After that every two ranks share one HTTP/2 stream, and nobody is in the middle. The contract
+//! of both is `proto/mdt/collectives/v1/collectives.proto`.
+//!
+//! What a host may rely on:
+//!
+//! - Sums, maxima and minima are folded by the pairwise tree over ranks, each element by itself, so the bits depend on
+//!   the inputs only: not on timing, not on the sizes of buffers, and they are the same on every rank.
+//! - A collective ends when all ranks have joined it. If one has called something else, all get an error that says what
+//!   each called.
+//! - A rank that is killed is named by all others within a second, one that is stopped or cut off within four. The first
+//!   cause wins everywhere: who gives up because another rank was lost is not blamed.
+//! - A rank that is alive but does not come is named after `comm.timeout_s`, counted from when a rank has come itself.
+//!   A host that waits for a result should wait somewhat longer than that: its own limit names nobody.
+//! - After an error all later collectives fail with the same one, and the buffers that were given are gone.
+//! - Memory: a collective works in the buffers that it was given, and holds a few chunks of 1 MiB per peer besides.
+
+mod call;
+mod communicator;
+mod engine;
+mod fault;
+mod flat;
+mod fold;
+mod job;
+mod link;
+mod mesh;
+mod open;
+mod operation;
+mod rendezvous;
+mod transport;
+mod wire;
+
+use mdt_plugin_api::prelude::*;
+
+use crate::job::Job;
+
+/// The largest number of ranks: each holds a connection to every other.
+const MAX_WORLD_SIZE: u32 = 64;
+
+mdt_plugin_api::config! {
+    /// Keys of the backend `grpc`.
+    pub struct Config {
+        /// How long ranks wait for each other at the start, in seconds.
+        connect_timeout_s: f64 = 60.0,
+        /// How long a rank that has begun a collective waits for the others, in seconds.
+        timeout_s: f64 = 30.0,
+        /// Accept addresses that other machines can reach, although nothing is encrypted and nobody authenticated: for
+        /// networks that are trusted altogether.
+        insecure: bool = false,
+    }
+}
+
+/// The backend `grpc`.
+pub struct Grpc {
+    config: Config,
+    services: Services,
+}
+
+impl Component for Grpc {
+    type Config = Config;
+
+    fn create(config: Config, setup: &Setup) -> Result<Self> {
+        for (key, seconds) in [("connect_timeout_s", config.connect_timeout_s), ("timeout_s", config.timeout_s)] {
+            // A day is longer than anybody waits, and short enough for every clock.
+            if !(seconds > 0.0 && seconds <= 86400.0) {
+                return Err(Error::config(format!("comm.{key} must be above 0 and at most 86400, not {seconds}"))
+                    .with("key", format!("comm.{key}")));
+            }
+        }
+        Ok(Self { config, services: setup.services.clone() })
+    }
+}
+
+impl CommBackend for Grpc {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            dtypes: vec![Dtype::F32, Dtype::F64],
+            max_world_size: MAX_WORLD_SIZE,
+            deterministic: true,
+            abort: true,
+        }
+    }
+
+    /// # Errors
+    /// A rank or a world size that cannot be; an address that may not or cannot be used; ranks that do not come within
+    /// `connect_timeout_s`, or that do not belong to the job.
+    fn open(&self, bootstrap: &Bootstrap) -> Result<Box<dyn Communicator>> {
+        let &Bootstrap { rank, world_size, .. } = bootstrap;
+        if world_size == 0 || world_size > MAX_WORLD_SIZE {
+            return Err(Error::config(format!(
+                "the backend `grpc` connects 1 to {MAX_WORLD_SIZE} ranks, not {world_size}"
+            ))
+            .with("key", "comm.world_size"));
+        }
+        if rank >= world_size {
+            let last = world_size - 1;
+            return Err(Error::config(format!("comm.rank must be 0 to {last}, not {rank}")).with("key", "comm.rank"));
+        }
+        let job = Job::new(bootstrap, self.config.clone(), self.services.clone());
+        open::open(job, &bootstrap.address, bootstrap.port)
+    }
+}
+
+mdt_plugin_api::plugin! { comm "grpc" => Grpc; }

@@ -1,0 +1,167 @@
+//! Opening a communicator: from an address to a stream with every rank.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mdt_plugin_api::{Communicator, Error, ErrorCode, LogLevel, Result};
+use tokio::net::TcpListener;
+use tokio::runtime::Builder;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::communicator::Ranks;
+use crate::engine::Engine;
+use crate::job::Job;
+use crate::link::Session;
+use crate::mesh::{self, Door};
+use crate::rendezvous::coordinator::{Coordinator, Desk};
+use crate::rendezvous::join::join;
+use crate::transport;
+use crate::wire::collectives_server::CollectivesServer;
+use crate::wire::rendezvous_server::RendezvousServer;
+use crate::wire::{MAX_JOIN, MAX_MESSAGE};
+
+/// Threads that move and fold data. Two keep a connection and a fold busy at once.
+const THREADS: usize = 2;
+
+/// How long the threads may take to end when it came to nothing.
+const SHUTDOWN: Duration = Duration::from_millis(200);
+
+/// How often the host is asked whether the job is being cancelled.
+const CANCELLED: Duration = Duration::from_millis(100);
+
+/// Connects with the other ranks of the job.
+///
+/// # Errors
+/// An address that may not or cannot be used; ranks that do not come, or do not belong to the job.
+pub(crate) fn open(job: Job, address: &str, port: u16) -> Result<Box<dyn Communicator>> {
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .thread_name("mdt-grpc")
+        .enable_all()
+        .build()
+        .map_err(|error| Error::other("no threads for collectives can be started").caused_by(error))?;
+    let job = Arc::new(job);
+    let engine = runtime.block_on(async {
+        tokio::select! {
+            engine = connect(&job, address, port) => engine,
+            () = cancelled(&job) => Err(Error::new(ErrorCode::Cancelled, "cancelled while waiting for other ranks")),
+        }
+    });
+    match engine {
+        Ok(engine) => Ok(Box::new(Ranks::new(runtime, job, engine))),
+        Err(error) => {
+            runtime.shutdown_timeout(SHUTDOWN);
+            Err(error)
+        }
+    }
+}
+
+async fn cancelled(job: &Job) {
+    while !job.services.cancelled() {
+        tokio::time::sleep(CANCELLED).await;
+    }
+}
+
+async fn connect(job: &Arc<Job>, address: &str, port: u16) -> Result<Engine> {
+    if job.world_size == 1 {
+        return Ok(Engine { job: Arc::clone(job), session: Session::default(), links: Vec::new(), server: None });
+    }
+    let unknown = |error: std::io::Error| {
+        Error::config(format!("comm.address names no machine that is known here: {address:?}"))
+            .with("key", "comm.address")
+            .caused_by(error)
+    };
+    let addresses = transport::resolve(address, port).await.map_err(unknown)?;
+    transport::require_loopback(&addresses, job.config.insecure)?;
+
+    let engine = meet(job, &addresses).await?;
+    job.services.log(LogLevel::Debug, &format!("rank {} of {} is connected with all others", job.rank, job.world_size));
+    Ok(engine)
+}
+
+/// Goes to the rendezvous, and from there connects with everybody.
+async fn meet(job: &Arc<Job>, addresses: &[SocketAddr]) -> Result<Engine> {
+    let limit = Duration::from_secs_f64(job.config.connect_timeout_s);
+    let (session, known) = watch::channel(None);
+    let (door, arrived) = Door::new(Arc::clone(job), known);
+
+    let (roster, to_rank_0, server) = if job.rank == 0 {
+        let coordinator = Arc::new(Coordinator::new(Arc::clone(job)));
+        let desk = Desk(Arc::clone(&coordinator));
+        let server = Server::start(job, transport::listen(addresses).await?, door, Some(desk));
+        match coordinator.wait(limit).await {
+            Ok(roster) => (roster, None, Some(server)),
+            Err(cause) => {
+                coordinator.tell().await;
+                server.stop().await;
+                return Err(cause.error());
+            }
+        }
+    } else {
+        // Nobody dials the last rank.
+        let server = match job.rank + 1 < job.world_size {
+            true => Some(Server::start(job, transport::listen(&[data_address(job, addresses)?]).await?, door, None)),
+            false => None,
+        };
+        let reached_at = server.as_ref().map_or_else(String::new, |server| server.address.to_string());
+        let (roster, to_rank_0) = join(job, addresses, reached_at, limit).await.map_err(|cause| cause.error())?;
+        (roster, Some(to_rank_0), server)
+    };
+    let session_now = roster.session();
+    session.send_replace(Some(session_now));
+    let deadline = Instant::now() + limit;
+    let links = tokio::select! {
+        biased;
+        cause = job.fault.raised() => Err(cause),
+        links = mesh::connect(job, &roster, to_rank_0, arrived, deadline) => links,
+    };
+    let links = links.map_err(|cause| job.fault.raise(cause).error())?;
+    Ok(Engine { job: Arc::clone(job), session: session_now, links, server })
+}
+
+/// Where higher ranks reach this one: at the address from which it reaches rank 0.
+fn data_address(job: &Job, addresses: &[SocketAddr]) -> Result<SocketAddr> {
+    let way_to = |&address: &SocketAddr| {
+        let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect(address)?; // sends nothing
+        Ok::<_, std::io::Error>(SocketAddr::new(socket.local_addr()?.ip(), 0))
+    };
+    let own = addresses.iter().find_map(|address| way_to(address).ok()).ok_or_else(|| {
+        Error::config("this machine has no way to comm.address").with("key", "comm.address").with("rank", job.rank)
+    })?;
+    transport::require_loopback(&[own], job.config.insecure)?;
+    Ok(own)
+}
+
+/// What answers other ranks, as long as it is kept.
+pub(crate) struct Server {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    fn start(job: &Job, (listener, address): (TcpListener, SocketAddr), door: Door, desk: Option<Desk>) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let collectives = CollectivesServer::new(door).max_decoding_message_size(MAX_MESSAGE);
+        let rendezvous = desk.map(|desk| RendezvousServer::new(desk).max_decoding_message_size(MAX_JOIN));
+        let router = transport::server().add_service(collectives).add_optional_service(rendezvous);
+        let connections = transport::accept(listener, job.world_size);
+        let task = tokio::spawn(async move {
+            let stopped = async { drop(stopped.await) };
+            // What goes wrong with a connection is seen by those who use it.
+            let _ = router.serve_with_incoming_shutdown(connections, stopped).await;
+        });
+        Self { address, stop, task }
+    }
+
+    /// Ends it once everything is answered, within a second.
+    async fn stop(self) {
+        drop(self.stop);
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.task).await;
+    }
+}

@@ -1,0 +1,112 @@
+//! Ranks as threads of one process, connected over the loopback interface.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use mdt_grpc::{Config, Grpc};
+use mdt_plugin_api::HostServices;
+use mdt_plugin_api::prelude::*;
+
+/// Longer than anything here may take.
+pub const LONG: Duration = Duration::from_secs(20);
+
+/// A host that does nothing.
+struct NoHost;
+
+impl HostServices for NoHost {
+    fn log(&self, _level: LogLevel, _message: &str) {}
+    fn metric(&self, _name: &str, _value: f64) {}
+    fn put(&self, _key: &str, _value: &[u8]) -> Result<()> {
+        Ok(())
+    }
+    fn get(&self, _key: &str) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// A backend with this configuration.
+pub fn backend(config: Config) -> Result<Grpc> {
+    let setup = Setup {
+        services: Services::new(Arc::new(NoHost)),
+        seed: 0,
+        threads: 1,
+        model_path: None,
+        model_config: mdt_plugin_api::serde_json::Value::Null,
+        source: String::new(),
+    };
+    Grpc::create(config, &setup)
+}
+
+/// A job of this many ranks that meets at a free port.
+pub fn job(world_size: u32) -> Bootstrap {
+    Bootstrap { rank: 0, world_size, address: "127.0.0.1".into(), port: free_port(), job: r#"{"seed":0}"#.into() }
+}
+
+/// A port below those that the system gives out by itself, so that nobody else takes it meanwhile.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 10_000 + (std::process::id() * 61 % 20_000) as u16;
+    loop {
+        let port = first + NEXT.fetch_add(1, Ordering::Relaxed);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Runs every rank of a job in a thread of its own, and gives what they came to in order of ranks.
+pub fn run<T: Send>(job: &Bootstrap, rank: impl Fn(Box<dyn Communicator>) -> T + Sync) -> Vec<T> {
+    run_with(job, Config::default(), rank)
+}
+
+/// The same with a configuration.
+pub fn run_with<T: Send>(job: &Bootstrap, config: Config, rank: impl Fn(Box<dyn Communicator>) -> T + Sync) -> Vec<T> {
+    let bootstraps: Vec<_> = (0..job.world_size).map(|rank| Bootstrap { rank, ..job.clone() }).collect();
+    open_all(&bootstraps, &config, |communicator| rank(communicator.unwrap()))
+}
+
+/// Opens every one of these in a thread of its own, at once.
+pub fn open_all<T: Send>(
+    bootstraps: &[Bootstrap],
+    config: &Config,
+    rank: impl Fn(Result<Box<dyn Communicator>>) -> T + Sync,
+) -> Vec<T> {
+    thread::scope(|scope| {
+        let start = |bootstrap| {
+            let rank = &rank;
+            scope.spawn(move || rank(backend(config.clone()).unwrap().open(bootstrap)))
+        };
+        let ranks: Vec<_> = bootstraps.iter().map(start).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+/// The result of a collective.
+pub fn done(work: Result<Box<dyn Work>>) -> Vec<Buffer> {
+    finish(work).unwrap()
+}
+
+/// What became of a collective.
+pub fn finish(work: Result<Box<dyn Work>>) -> Result<Vec<Buffer>> {
+    match work?.wait(LONG)? {
+        Outcome::Done(buffers) => Ok(buffers),
+        Outcome::TimedOut => panic!("a collective hangs"),
+    }
+}
+
+/// What a collective failed with: its message, and the rank that it names.
+pub fn failure(work: Result<Box<dyn Work>>) -> (String, Option<u32>) {
+    blame(&finish(work).unwrap_err())
+}
+
+/// An error's message, and the rank that it names.
+pub fn blame(error: &Error) -> (String, Option<u32>) {
+    let rank = error.context().iter().find(|(key, _)| key == "rank").map(|(_, rank)| rank.parse().unwrap());
+    (error.message().to_owned(), rank)
+}
