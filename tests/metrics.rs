@@ -49,7 +49,7 @@ fn an_evaluation_has_a_line_with_eval_loss_and_no_loss() {
     for line in evaluations {
         let mut keys = keys(line);
         keys.sort_unstable();
-        assert_eq!(keys, ["epoch", "eval_loss", "step"]);
+        assert_eq!(keys, ["epoch", "eval_loss", "eval_perplexity", "eval_s", "eval_tokens", "step"]);
         assert!(line["eval_loss"].as_f64().is_some_and(|loss| loss > 0.0), "{line}");
     }
 }

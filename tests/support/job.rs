@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::{Process, Run, command, copy_files, root, run};
 
 /// Keys of metrics.jsonl that say how a run went on its machine, and so differ from run to run.
-const MEASURED: [&str; 4] = ["tokens_per_s", "step_s", "data_wait_s", "peak_memory_bytes"];
+const MEASURED: [&str; 5] = ["tokens_per_s", "step_s", "data_wait_s", "peak_memory_bytes", "eval_s"];
 
 /// The job of `tests/fixtures/training` with an output directory of its own; every key can be set.
 pub struct Job {
@@ -26,10 +26,17 @@ impl Default for Job {
 impl Job {
     /// The job as the fixture has it: 20 updates of two micro-batches of four rows, AdamW, warm-up, cosine, clipping.
     pub fn new() -> Self {
+        Job::of(&["training/job.toml"])
+    }
+
+    /// The job of these files of `tests/fixtures`, the later ones over the earlier ones.
+    pub fn of(layers: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let config = root().join("tests/fixtures/training/job.toml");
-        let arguments = vec!["--config".to_owned(), config.display().to_string()];
-        let mut job = Job { directory, arguments };
+        let mut job = Job { directory, arguments: Vec::new() };
+        for layer in layers {
+            let path = root().join("tests/fixtures").join(layer);
+            job.arguments.extend(["--config".to_owned(), path.display().to_string()]);
+        }
         let output = job.output().display().to_string();
         job.arguments.extend(["--set".to_owned(), format!("output_dir={output}")]);
         job
