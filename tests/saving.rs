@@ -3,15 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mdt_tests::{Job, LoadedModel, copy_files, integers, root};
+use mdt_tests::{Job, LoadedModel, arrays, copy_files, integers, root};
 use serde_json::Value;
 
-/// A directory with the tokenizer of one fixture and the model of another; three updates of it.
+/// A directory with a model of the fixtures, and a tokenizer from elsewhere where it has none; four updates of it.
 fn trained(model: &str, config: &str) -> (Job, PathBuf) {
     let job = Job::new().rows(0..8).set("trainer.batch_size", 2).set("trainer.gradient_accumulation_steps", 1);
     let source = job.directory().join("model");
     copy_files(&root().join("tests/fixtures/models").join(model), &source);
-    for file in ["tokenizer.json", "tokenizer_config.json"] {
+    for file in ["tokenizer.json", "tokenizer_config.json"].into_iter().filter(|file| !source.join(file).exists()) {
         fs::copy(root().join("tests/fixtures/training/model").join(file), source.join(file)).expect("the tokenizer");
     }
     if config != "config.json" {
@@ -26,11 +26,12 @@ fn json(path: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(path).expect("a file")).expect("JSON")
 }
 
-const MODELS: [(&str, bool); 7] = [
+const MODELS: [(&str, bool); 8] = [
     ("llama2", false),
     ("llama3", true),
     ("linear_sharded", false),
     ("bf16", false),
+    ("smollm", true),
     ("mistral", false),
     ("qwen2", true),
     ("qwen3", false),
@@ -45,11 +46,13 @@ fn the_saved_model_has_the_logits_of_the_trained_weights_tied_or_not() {
         for config in CONFIGS {
             let (job, source) = trained(name, config);
             let saved = LoadedModel::open(&job.output().join("final")).logits(2, &ids);
+            let trained = job.checkpoint(4).join("model.safetensors");
+            assert!(arrays(&job.output().join("final/model.safetensors")) == arrays(&trained), "{name}");
             // The weights as they were trained, under the config that they were trained with.
             let weights = job.directory().join("weights");
             fs::create_dir(&weights).expect("a directory");
             fs::copy(source.join("config.json"), weights.join("config.json")).expect("the config");
-            fs::copy(job.checkpoint(4).join("model.safetensors"), weights.join("model.safetensors")).expect("weights");
+            fs::copy(trained, weights.join("model.safetensors")).expect("weights");
             assert!(saved == LoadedModel::open(&weights).logits(2, &ids), "{name} with {config}");
             assert!(saved != LoadedModel::open(&source).logits(2, &ids), "{name} was not trained");
         }
@@ -62,7 +65,7 @@ fn tie_word_embeddings_is_written_as_it_is() {
         let (job, source) = trained(name, "config.json");
         assert_eq!(json(&source.join("config.json"))["tie_word_embeddings"], tied, "the fixture {name}");
         assert_eq!(json(&job.output().join("final/config.json"))["tie_word_embeddings"], tied, "{name}");
-        let weights = mdt_tests::arrays(&job.output().join("final/model.safetensors"));
+        let weights = arrays(&job.output().join("final/model.safetensors"));
         let head = weights.iter().any(|(tensor, _)| tensor == "lm_head.weight");
         assert_eq!(head, !tied, "{name}");
     }
