@@ -3,6 +3,7 @@
 mod bench;
 mod config;
 mod data;
+mod doctor;
 mod generate;
 mod launch;
 mod output;
@@ -68,6 +69,8 @@ enum Command {
     Data(data::Command),
     /// Continues a prompt, or answers the rows of a data set.
     Generate(generate::Arguments),
+    /// Looks whether this machine is ready for a job: devices, memory, plugins, ports, disk, launchers.
+    Doctor(doctor::Arguments),
     /// Measures.
     #[command(subcommand)]
     Bench(bench::Command),
@@ -84,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Plugin(command) => plugin::run(&common, &command),
         Command::Data(command) => data::run(&common, &command),
         Command::Generate(arguments) => generate::run(&common, &arguments),
+        Command::Doctor(arguments) => doctor::run(&common, &arguments),
         Command::Bench(command) => bench::run(&common, &command),
     });
     match outcome.unwrap_or_else(|_| Err(internal())) {

@@ -6,6 +6,7 @@ mod checksum;
 pub mod cli;
 pub mod config;
 pub mod data;
+pub mod doctor;
 pub mod exit;
 pub mod export;
 pub mod fold;

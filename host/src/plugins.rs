@@ -10,7 +10,7 @@ mod lock;
 mod manifest;
 mod tiers;
 
-pub use catalog::{Catalog, Found, Listed, Shadow};
+pub use catalog::{Catalog, Found, Listed, Searched, Shadow};
 pub use load::Component;
 pub use manifest::{Manifest, Record};
 pub use tiers::{Tier, tiers};

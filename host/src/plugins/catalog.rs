@@ -34,6 +34,17 @@ enum Contents {
     Files { plugins: Vec<(PathBuf, Manifest)>, others: Vec<(PathBuf, String)> },
 }
 
+/// What searching a directory came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Searched<'a> {
+    /// There is no such directory.
+    Missing,
+    /// It cannot be listed.
+    Unreadable(&'a str),
+    /// It has this number of plugins.
+    Plugins(usize),
+}
+
 /// Where a component is.
 #[derive(Clone, Copy)]
 pub struct Found<'a> {
@@ -119,6 +130,23 @@ impl Catalog {
     /// Libraries in the tiers that are no plugins, with the reason.
     pub fn passed_over(&self) -> impl Iterator<Item = (&Path, &str)> {
         self.tiers.iter().flat_map(|(_, contents)| contents.others()).map(|(path, why)| (path.as_path(), why.as_str()))
+    }
+
+    /// Every directory that was searched, nearest first.
+    pub fn searched(&self) -> impl Iterator<Item = (&Tier, Searched<'_>)> {
+        self.tiers.iter().map(|(tier, contents)| {
+            let searched = match contents {
+                Contents::Missing => Searched::Missing,
+                Contents::Unreadable(why) => Searched::Unreadable(why),
+                Contents::Files { plugins, .. } => Searched::Plugins(plugins.len()),
+            };
+            (tier, searched)
+        })
+    }
+
+    /// Compares every file that has components with the lock file; none where no lock file is configured.
+    pub fn check_lock(&self) -> Option<Vec<Result<(), Failure>>> {
+        self.lock.as_ref().map(|lock| self.files().map(|found| lock.check(found.path)).collect())
     }
 
     /// The files that have components, nearest first.

@@ -3,6 +3,9 @@
 use std::env;
 use std::path::PathBuf;
 
+/// The origins of directories that somebody has named.
+const NAMED: [&str; 3] = ["--plugin-dir", "plugins.dirs", "MDT_PLUGIN_PATH"];
+
 /// One place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tier {
@@ -10,6 +13,13 @@ pub struct Tier {
     pub origin: &'static str,
     /// The directory.
     pub directory: PathBuf,
+}
+
+impl Tier {
+    /// Whether somebody has named the directory, rather than that it is always searched.
+    pub fn is_named(&self) -> bool {
+        NAMED.contains(&self.origin)
+    }
 }
 
 /// All places in their order: `--plugin-dir`, the configuration, `MDT_PLUGIN_PATH`, beside the program, the user's, the

@@ -1,0 +1,53 @@
+//! `mdt-host doctor`: whether this machine is ready for a job.
+
+use clap::Args;
+use serde_json::json;
+
+use super::Common;
+use super::output::print;
+use crate::doctor::{CHECKS, Examined, Subject, Summary};
+use crate::exit::Failure;
+
+/// The options of `doctor`.
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// Prints JSON: `checks`, each with `name`, `description` and `findings` (`status`, `message`, `error`, `help`,
+    /// `facts`), and a `summary`.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure> {
+    let subject = Subject::new(common.layers(Vec::new()), &common.plugin_dir);
+    let width = CHECKS.iter().map(|check| check.name.len()).max().unwrap_or_default();
+    let mut examined = Vec::new();
+    for check in &CHECKS {
+        let found = check.examine(&subject);
+        // At once: a later check may take a while, or end the process with a plugin's crash.
+        if !arguments.json {
+            show(&found, width)?;
+        }
+        examined.push(found);
+    }
+    let summary = Summary::of(&examined);
+    let Summary { ok, warnings, failed, skipped, exit_status } = summary;
+    if arguments.json {
+        print(format_args!("{:#}", json!({ "checks": examined, "summary": summary })))?;
+    } else {
+        print(format_args!("\n{ok} ok, {warnings} warnings, {failed} failed, {skipped} skipped"))?;
+    }
+    if exit_status == 0 {
+        return Ok(());
+    }
+    let plural = if failed == 1 { "check" } else { "checks" };
+    Err(Failure::new(summary.status(), format!("{failed} {plural} failed")))
+}
+
+fn show(examined: &Examined, width: usize) -> Result<(), Failure> {
+    for finding in &examined.findings {
+        let begin = format!("{:<7}  {:<width$}  ", finding.status.name(), examined.name);
+        let indented = finding.text().replace('\n', &format!("\n{}", " ".repeat(begin.len())));
+        print(format_args!("{begin}{indented}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! Check `communication`.
+
+use std::sync::Arc;
+
+use mdt_plugin_api::{Capabilities, Dtype, HostServices, Kind, Services, Setup};
+use serde_json::{Value, json};
+
+use super::{Check, Finding, Subject};
+use crate::exit::Failure;
+use crate::job::Job;
+use crate::plugins::Shadow;
+use crate::services::LocalServices;
+
+pub(super) const CHECK: Check =
+    Check { name: "communication", description: "The backends that connect ranks, and what each can do.", run };
+
+fn run(subject: &Subject) -> Vec<Finding> {
+    let job = match subject.job() {
+        Ok(job) => job,
+        Err(skipped) => return vec![skipped],
+    };
+    let listed = job.catalog.list();
+    let backends = listed.iter().filter(|row| row.kind == Kind::Comm.name() && row.shadow == Shadow::None);
+    backends.map(|row| examine(job, row.id)).collect()
+}
+
+/// The configured backend must work; the others are made with their defaults, which may not be enough for them.
+fn examine(job: &Job, id: &str) -> Finding {
+    let chosen = job.resolved.component(Kind::Comm).filter(|chosen| chosen.id == id);
+    let config = chosen.map_or_else(|| json!({}), |chosen| chosen.config.clone());
+    match capabilities(job, id, &config) {
+        Ok(found) => describe(id, chosen.is_some(), &found),
+        Err(failure) if chosen.is_some() => Finding::failed(&failure),
+        Err(failure) => Finding::not_usable(&failure.at(format!("comm {id}, with its defaults"))),
+    }
+}
+
+fn capabilities(job: &Job, id: &str, config: &Value) -> Result<Capabilities, Failure> {
+    let services: Arc<dyn HostServices> = Arc::<LocalServices>::clone(&job.services);
+    let setup = Setup {
+        services: Services::new(services),
+        seed: job.resolved.settings.seed,
+        threads: job.threads(),
+        model_path: None,
+        model_config: Value::Null,
+        source: String::new(),
+    };
+    Ok(job.catalog.component(Kind::Comm, id)?.comm(config, &setup)?.capabilities())
+}
+
+fn describe(id: &str, chosen: bool, capabilities: &Capabilities) -> Finding {
+    let Capabilities { dtypes, max_world_size, deterministic, abort } = capabilities;
+    let dtypes: Vec<_> = dtypes.iter().copied().map(Dtype::name).collect();
+    let ranks = match max_world_size {
+        0 => "any number of ranks".to_owned(),
+        1 => "1 rank".to_owned(),
+        most => format!("up to {most} ranks"),
+    };
+    let folds = if *deterministic { "deterministic" } else { "not deterministic" };
+    let aborts = if *abort { "can abort" } else { "cannot abort" };
+    let note = if chosen { " (configured)" } else { "" };
+    Finding::ok(format!("{id}{note}: {ranks}; reduces {}; {folds}; {aborts}", dtypes.join(", ")))
+        .fact("id", id)
+        .fact("configured", chosen)
+        .fact("dtypes", json!(dtypes))
+        .fact("max_world_size", *max_world_size)
+        .fact("deterministic", *deterministic)
+        .fact("abort", *abort)
+}

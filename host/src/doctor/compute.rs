@@ -1,0 +1,69 @@
+//! Check `compute`.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use mdt_plugin_api::{Compute, DeviceInfo, HostArray, MemoryInfo, Tensor};
+
+use super::{Check, Finding, Subject};
+use crate::exit::{Failure, Status};
+use crate::job::Job;
+
+pub(super) const CHECK: Check = Check {
+    name: "compute",
+    description: "The device that would compute, and whether it multiplies matrices right.",
+    run,
+};
+
+fn run(subject: &Subject) -> Vec<Finding> {
+    let examined = subject.job().map(|job| examine(job).unwrap_or_else(|failure| Finding::failed(&failure)));
+    vec![examined.unwrap_or_else(|skipped| skipped)]
+}
+
+fn examine(job: &Job) -> Result<Finding, Failure> {
+    let compute = job.compute()?;
+    let DeviceInfo { kind, name, library, unified_memory, threads } = compute.device();
+    let begin = Instant::now();
+    multiply(&compute)?;
+    let milliseconds = begin.elapsed().as_secs_f64() * 1e3;
+    let MemoryInfo { active_bytes, peak_bytes, cached_bytes } = compute.memory();
+    let shared = if unified_memory { "shares memory with the host" } else { "has memory of its own" };
+    let plural = if threads == 1 { "thread" } else { "threads" };
+    let message = format!(
+        "{kind} {name} ({library}, {threads} {plural}), {shared}; it multiplies matrices right ({milliseconds:.1} ms)"
+    );
+    Ok(Finding::ok(message)
+        .fact("component", job.resolved.settings.compute.id.as_str())
+        .fact("kind", kind)
+        .fact("name", name)
+        .fact("library", library)
+        .fact("threads", threads)
+        .fact("unified_memory", unified_memory)
+        .fact("active_bytes", active_bytes)
+        .fact("peak_bytes", peak_bytes)
+        .fact("cached_bytes", cached_bytes))
+}
+
+/// Multiplies two matrices of small integers, for which single precision is exact.
+fn multiply(compute: &Rc<dyn Compute>) -> Result<(), Failure> {
+    const ROWS: usize = 48;
+    const INNER: usize = 64;
+    const COLUMNS: usize = 32;
+    let left: Vec<f32> = (0..ROWS * INNER).map(|place| (place * 3 % 7) as f32 - 3.0).collect();
+    let right: Vec<f32> = (0..INNER * COLUMNS).map(|place| (place * 5 % 11) as f32 - 5.0).collect();
+    let upload = |shape: [usize; 2], elements: &[f32]| Tensor::from_host(compute, &HostArray::new(&shape, elements)?);
+    let product = upload([ROWS, INNER], &left)?.matmul(&upload([INNER, COLUMNS], &right)?)?;
+    let mut found = vec![0.0f32; ROWS * COLUMNS];
+    product.host_view()?.copy_to(&mut found)?;
+    for (place, &found) in found.iter().enumerate() {
+        let (row, column) = (place / COLUMNS, place % COLUMNS);
+        let expected: f32 = (0..INNER).map(|k| left[row * INNER + k] * right[k * COLUMNS + column]).sum();
+        if found != expected {
+            return Err(Failure::new(Status::Other, "the device multiplies matrices wrongly")
+                .at(format!("row {row}, column {column}"))
+                .because(format!("the product is {found}, and should be {expected}"))
+                .help("set `compute.device` to another device, or get another build of the compute plugin"));
+        }
+    }
+    Ok(())
+}

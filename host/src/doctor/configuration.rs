@@ -1,0 +1,32 @@
+//! Check `configuration`.
+
+use serde_json::json;
+
+use super::{Check, Finding, Subject};
+use crate::config::Origin;
+
+pub(super) const CHECK: Check =
+    Check { name: "configuration", description: "Whether the configuration has errors, where there is one.", run };
+
+fn run(subject: &Subject) -> Vec<Finding> {
+    if let Some(failure) = subject.configuration() {
+        return vec![Finding::failed(failure)];
+    }
+    let job = match subject.job() {
+        Ok(job) => job,
+        Err(skipped) => return vec![skipped],
+    };
+    let entries = job.resolved.entries();
+    let is_default =
+        |origin: &Origin| matches!(origin, Origin::Default | Origin::Component(_) | Origin::Flat | Origin::Model);
+    let set = entries.iter().filter(|entry| !is_default(&entry.origin)).count();
+    let message = match set {
+        0 => "nothing is configured: the other checks take the defaults".to_owned(),
+        1 => format!("1 of {} keys is set", entries.len()),
+        set => format!("{set} of {} keys are set", entries.len()),
+    };
+    let mut findings = vec![Finding::ok(message).fact("keys", entries.len()).fact("set", json!(set))];
+    findings.extend(job.resolved.dropped.iter().map(|dropped| Finding::warning(dropped.to_string())));
+    findings.extend(job.resolved.require_model().err().map(|failure| Finding::not_usable(&failure)));
+    findings
+}

@@ -1,0 +1,116 @@
+//! What a check found.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::exit::{Failure, Status};
+
+/// What a finding means for a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// As it should be.
+    Ok,
+    /// A user should know of it; a job may still run.
+    Warning,
+    /// A job that needs it would stop.
+    Failed,
+    /// Not looked at; the message says why.
+    Skipped,
+}
+
+impl Verdict {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+/// One thing that a check found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// What it means.
+    pub status: Verdict,
+    /// The finding in one sentence.
+    pub message: String,
+    /// The whole error, with places and causes, where there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+    /// The same as values, for programs.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub facts: Map<String, Value>,
+    /// The exit status of a failure.
+    #[serde(skip)]
+    pub(super) exit: Option<Status>,
+}
+
+impl Finding {
+    fn new(status: Verdict, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), error: None, help: None, facts: Map::new(), exit: None }
+    }
+
+    /// As it should be.
+    pub(super) fn ok(message: impl Into<String>) -> Self {
+        Self::new(Verdict::Ok, message)
+    }
+
+    /// Something to know of.
+    pub(super) fn warning(message: impl Into<String>) -> Self {
+        Self::new(Verdict::Warning, message)
+    }
+
+    /// Not looked at.
+    pub(super) fn skipped(message: impl Into<String>) -> Self {
+        Self::new(Verdict::Skipped, message)
+    }
+
+    /// What a job would stop with.
+    pub(super) fn failed(failure: &Failure) -> Self {
+        Self { exit: Some(failure.status()), ..Self::because(Verdict::Failed, failure) }
+    }
+
+    /// A failure of something that a job may not need.
+    pub(super) fn not_usable(failure: &Failure) -> Self {
+        Self::because(Verdict::Warning, failure)
+    }
+
+    fn because(status: Verdict, failure: &Failure) -> Self {
+        let text = failure.to_string();
+        Self {
+            error: Some(text.trim_start_matches("error: ").to_owned()),
+            help: failure.help_text().map(str::to_owned),
+            ..Self::new(status, failure.message())
+        }
+    }
+
+    /// Says what to do about it.
+    #[must_use]
+    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// Adds a value for programs.
+    #[must_use]
+    pub(super) fn fact(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.facts.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// The finding for a person: what was found, where and why, what to do. The first line is the sentence.
+    pub fn text(&self) -> String {
+        match (&self.error, &self.help) {
+            (Some(error), _) => error.clone(),
+            (None, Some(help)) => format!("{}\n  help: {help}", self.message),
+            (None, None) => self.message.clone(),
+        }
+    }
+}

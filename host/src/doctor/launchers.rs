@@ -1,0 +1,61 @@
+//! Check `launchers`.
+
+use std::env;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::{Check, Finding, Subject};
+
+pub(super) const CHECK: Check = Check {
+    name: "launchers",
+    description: "Programs that start ranks on several machines, and the variables that such programs set.",
+    run,
+};
+
+const PROGRAMS: [&str; 4] = ["mpirun", "mlx.launch", "srun", "ssh"];
+/// Variables by which launchers tell a process its place among the others.
+const NAMES: [&str; 5] = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"];
+const PREFIXES: [&str; 5] = ["OMPI_COMM_WORLD_", "PMI_", "PMIX_", "SLURM_", "MLX_"];
+
+fn run(_: &Subject) -> Vec<Finding> {
+    let paths = env::var_os("PATH").unwrap_or_default();
+    let directories: Vec<_> = env::split_paths(&paths).collect();
+    let found = |name: &str| directories.iter().map(|place| place.join(name)).find(|path| is_program(path));
+    let programs: Vec<(&str, Option<PathBuf>)> = PROGRAMS.iter().map(|&name| (name, found(name))).collect();
+    let names = |present: bool| {
+        let chosen = programs.iter().filter(|(_, path)| path.is_some() == present).map(|(name, _)| *name);
+        chosen.collect::<Vec<_>>().join(", ")
+    };
+    let message = match (names(true), names(false)) {
+        (present, absent) if absent.is_empty() => present,
+        (present, absent) if present.is_empty() => format!("not on PATH: {absent}"),
+        (present, absent) => format!("{present}; not on PATH: {absent}"),
+    };
+    let path = |(name, path): &(&str, Option<PathBuf>)| (String::from(*name), json!(path));
+    let facts: Map<_, _> = programs.iter().map(path).collect();
+    vec![Finding::ok(message).fact("programs", Value::Object(facts)), variables()]
+}
+
+fn is_program(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+fn variables() -> Finding {
+    let is_launchers = |name: &str| NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    let all = env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value));
+    // Numbers are shown; anything else might be a secret of the launcher's.
+    let shown = |name: String, value: std::ffi::OsString| match value.to_str().map(str::parse::<u32>) {
+        Some(Ok(number)) => format!("{name}={number}"),
+        _ => name,
+    };
+    let mut set: Vec<String> =
+        all.filter(|(name, _)| is_launchers(name)).map(|(name, value)| shown(name, value)).collect();
+    set.sort();
+    let message = match set.as_slice() {
+        [] => "no launcher has started this process".to_owned(),
+        set => format!("a launcher's variables are set: {}", set.join(", ")),
+    };
+    Finding::ok(message).fact("variables", json!(set))
+}

@@ -1,0 +1,73 @@
+//! Check `output-directory`.
+
+use std::path::Path;
+
+use super::machine::gibibytes;
+use super::{Check, Finding, Subject};
+use crate::exit::Failure;
+use crate::storage;
+
+pub(super) const CHECK: Check =
+    Check { name: "output-directory", description: "Whether results could be written, and the space for them.", run };
+
+/// Less free space than this is worth a word: a checkpoint has the weights and, with AdamW, twice as much besides.
+const LITTLE: u64 = 1 << 30;
+
+fn run(subject: &Subject) -> Vec<Finding> {
+    let examined = subject.job().map(|job| {
+        let output = &job.resolved.settings.output_dir;
+        examine(output).unwrap_or_else(|failure| Finding::failed(&failure)).fact("output_dir", output.to_string_lossy())
+    });
+    vec![examined.unwrap_or_else(|skipped| skipped)]
+}
+
+/// Writes and removes a small file where the directory is, or where it would be created.
+fn examine(output: &Path) -> Result<Finding, Failure> {
+    let place = existing(output);
+    storage::check_output_dir(place)?;
+    let shown = output.display();
+    let exists = if place == output { "can be written to" } else { "can be created" };
+    let Some(free) = free_bytes(place) else { return Ok(Finding::ok(format!("{shown} {exists}"))) };
+    let message = format!("{shown} {exists}; {} are free", gibibytes(free));
+    let finding = if free < LITTLE {
+        Finding::warning(message).help("free space, or set `output_dir` to another file system")
+    } else {
+        Finding::ok(message)
+    };
+    Ok(finding.fact("free_bytes", free))
+}
+
+/// The nearest part of a path that is there.
+fn existing(path: &Path) -> &Path {
+    let there = path.ancestors().find(|part| part.exists());
+    // The last ancestor of a relative path is empty, and stands for the working directory.
+    there.unwrap_or(Path::new("."))
+}
+
+/// What an ordinary user may still write on the file system of a directory.
+fn free_bytes(place: &Path) -> Option<u64> {
+    let file_system = rustix::fs::statvfs(place).ok()?;
+    file_system.f_bavail.checked_mul(file_system.f_frsize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_is_not_there_yet_is_not_created() {
+        let root = tempfile::tempdir().unwrap();
+        let finding = examine(&root.path().join("a/b")).unwrap();
+        assert!(finding.message.contains("can be created"), "{}", finding.message);
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
+        assert_eq!(existing(Path::new("no/such/directory")), Path::new("."));
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_a_failure() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("out"), "mine").unwrap();
+        assert!(examine(&root.path().join("out")).is_err());
+        assert!(examine(&root.path().join("out/below")).is_err());
+    }
+}

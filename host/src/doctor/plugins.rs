@@ -1,0 +1,67 @@
+//! Check `plugins`.
+
+use std::path::Path;
+
+use mdt_plugin_api::Kind;
+use serde_json::json;
+
+use super::{Check, Finding, Subject};
+use crate::exit::Failure;
+use crate::plugins::{Catalog, Found, Record};
+
+pub(super) const CHECK: Check = Check {
+    name: "plugins",
+    description: "Whether every plugin that is found loads, with all of its components.",
+    run,
+};
+
+fn run(subject: &Subject) -> Vec<Finding> {
+    let Ok(catalog) = subject.catalog() else {
+        return vec![Finding::skipped("the plugin directories cannot be read")];
+    };
+    let mut findings: Vec<_> = catalog.files().map(|found| describe(catalog, found)).collect();
+    findings.extend(catalog.passed_over().map(|(path, why)| passed_over(path, why)));
+    if findings.is_empty() {
+        findings.push(
+            Finding::warning("no plugin is found")
+                .help("copy plugins into one of the directories above, or name their directory with --plugin-dir"),
+        );
+    }
+    findings
+}
+
+fn describe(catalog: &Catalog, found: Found<'_>) -> Finding {
+    let (manifest, path) = (found.manifest, found.path.display());
+    let names: Vec<_> = manifest.components.iter().map(|Record { kind, id, .. }| format!("{kind} {id}")).collect();
+    let what = format!("{path}: {} ({} {})", names.join(", "), manifest.package, manifest.version);
+    let (reached, hidden): (Vec<_>, Vec<_>) =
+        manifest.components.iter().partition(|record| is_reached(catalog, record, found.path));
+    let unknown: Vec<_> = hidden.iter().filter(|record| Kind::from_name(&record.kind).is_none()).collect();
+    let finding = if let Err(failure) = reached.iter().try_for_each(|record| load(catalog, record)) {
+        Finding::failed(&failure)
+    } else if let Some(record) = unknown.first() {
+        Finding::warning(format!("{what}: this host does not know the kind `{}`", record.kind))
+    } else if reached.is_empty() {
+        Finding::skipped(format!("{what}: not loaded, earlier directories have all of it"))
+    } else {
+        Finding::ok(what)
+    };
+    finding.fact("file", found.path.to_string_lossy()).fact("components", json!(manifest.components))
+}
+
+/// Whether the component's name leads to this file.
+fn is_reached(catalog: &Catalog, record: &Record, path: &Path) -> bool {
+    Kind::from_name(&record.kind)
+        .and_then(|kind| catalog.find(kind, &record.id).ok())
+        .is_some_and(|found| found.path == path)
+}
+
+fn load(catalog: &Catalog, record: &&Record) -> Result<(), Failure> {
+    let Some(kind) = Kind::from_name(&record.kind) else { return Ok(()) };
+    catalog.component(kind, &record.id)?.schema()?;
+    Ok(())
+}
+
+fn passed_over(path: &Path, why: &str) -> Finding {
+    Finding::warning(format!("{}: passed over: {why}", path.display())).fact("file", path.to_string_lossy())
+}

@@ -1,0 +1,66 @@
+//! What is examined: the configuration and the plugins, as far as they can be read.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::Finding;
+use crate::config::{Layers, Plugins};
+use crate::exit::Failure;
+use crate::job::Job;
+use crate::plugins::{Catalog, tiers};
+use crate::services::LocalServices;
+
+/// What the checks look at. Where one part cannot be read, the others still can.
+pub struct Subject {
+    /// Why the configuration cannot be used.
+    configuration: Option<Failure>,
+    reached: Reached,
+}
+
+/// How far the way to a job led.
+enum Reached {
+    Job(Box<Job>),
+    Plugins(Catalog),
+    Nothing(Failure),
+}
+
+impl Subject {
+    /// Reads what there is.
+    pub fn new(layers: Result<Layers, Failure>, plugin_dirs: &[PathBuf]) -> Self {
+        let configured = layers.as_ref().map_err(Failure::clone).and_then(Layers::plugins);
+        let Plugins { dirs, lock } = configured.as_ref().map(Plugins::clone).unwrap_or_default();
+        let catalog = match Catalog::scan(tiers(plugin_dirs, &dirs), lock.as_deref()) {
+            Ok(catalog) => catalog,
+            Err(failure) => return Self { configuration: configured.err(), reached: Reached::Nothing(failure) },
+        };
+        match layers.and_then(|layers| layers.resolve(&catalog)) {
+            Ok(resolved) => {
+                let job = Job::new(resolved, catalog, Arc::new(LocalServices::default()));
+                Self { configuration: None, reached: Reached::Job(Box::new(job)) }
+            }
+            Err(failure) => Self { configuration: Some(failure), reached: Reached::Plugins(catalog) },
+        }
+    }
+
+    /// Why the configuration cannot be used, where that is so.
+    pub(super) fn configuration(&self) -> Option<&Failure> {
+        self.configuration.as_ref()
+    }
+
+    /// The plugins, or why there are none.
+    pub(super) fn catalog(&self) -> Result<&Catalog, &Failure> {
+        match &self.reached {
+            Reached::Job(job) => Ok(&job.catalog),
+            Reached::Plugins(catalog) => Ok(catalog),
+            Reached::Nothing(failure) => Err(failure),
+        }
+    }
+
+    /// The configured job, or the finding of a check that needs one.
+    pub(super) fn job(&self) -> Result<&Job, Finding> {
+        match &self.reached {
+            Reached::Job(job) => Ok(job),
+            _ => Err(Finding::skipped("it needs a configuration without errors, and plugins that load")),
+        }
+    }
+}
