@@ -26,7 +26,7 @@ fn every_value_is_shown_with_its_layer_as_it_always_was() {
     let other = shown.lines().zip(golden.lines()).find(|(now, before)| now != before);
     assert!(
         shown == golden,
-        "`config show` has changed; where that is meant, write {FIXTURES}/show.txt anew with UPDATE_GOLDEN=1\n\
-         the first line that differs, now and in the file: {other:#?}\nall of it now:\n{shown}"
+        "`config show` has changed, first from what is on the right to what is on the left: {other:#?}\n\
+         where that is meant, write {FIXTURES}/show.txt anew with UPDATE_GOLDEN=1"
     );
 }

@@ -68,6 +68,26 @@ fn an_optimizer_of_others_is_one_argument() {
 }
 
 #[test]
+fn another_backend_is_one_layer_and_ranks_still_meet_where_they_did() {
+    let grpc = "[comm]\nuse = 'grpc'\nworld_size = 1\naddress = 'localhost'\nport = 50077\nconnect_timeout_s = 9.0\n";
+    let job = Job::new();
+    let file = job.file("grpc.toml", grpc).display().to_string();
+    let job = job.argument("--config").argument(&file);
+    let upwards = shown(&job, &[]);
+    assert_eq!(upwards["values"]["comm.use"], json!({ "value": "grpc", "from": format!("{file}:2") }));
+    assert_eq!(upwards["values"]["comm.connect_timeout_s"]["value"], 9.0);
+    assert_eq!(upwards["dropped"], json!([]));
+
+    let downwards = shown(&job, &["--set", "comm=local"]);
+    assert_dropped(&downwards, &["comm.connect_timeout_s"], "local");
+    for (key, value, line) in [("comm.address", json!("localhost"), 4), ("comm.port", json!(50077), 5)] {
+        assert_eq!(downwards["values"][key], json!({ "value": value, "from": format!("{file}:{line}") }), "{key}");
+    }
+    let started = job.run_with(&["--set", "comm=local", "--set", "trainer.max_steps=1"]).success().stderr;
+    assert_says(&started, &[&format!("dropped comm.connect_timeout_s = 9.0 ({file}:6): `local` has no such key")]);
+}
+
+#[test]
 fn a_cluster_is_one_layer_over_any_job() {
     let layers = ["--config", "configs/sft.toml", "--config", "configs/clusters/two-local.toml"];
     let shown = run(layers.iter().copied().chain(["config", "show", "--json"])).success().stdout;

@@ -57,3 +57,31 @@ fn changed_data_are_refused() {
     fs::write(&path, text.replace("\", \"", "\",\"") + "\n").expect("the rows");
     job.run().success();
 }
+
+#[test]
+fn data_may_move_between_runs() {
+    let files = |name: &str| (format!("data.train={name}/train.jsonl"), format!("data.eval={name}/eval.jsonl"));
+    let job = job(4);
+    let here = job.directory().join("here").display().to_string();
+    let (train, eval) = files(&here);
+    let rows = fs::read(job.directory().join("train.jsonl")).expect("the rows");
+    job.file("here/train.jsonl", &rows);
+    job.file("here/eval.jsonl", &rows);
+    let straight = job.run_with(&["--set", &train, "--set", &eval]).success();
+    assert!(straight.stderr.contains("held-out loss after update 4"), "{}", straight.stderr);
+    let (weights, lines) = (job.final_weights(), job.unmeasured());
+
+    rewind(&job, 2, 4);
+    let there = job.directory().join("there");
+    fs::rename(&here, &there).expect("a directory that can be moved");
+    let (train, eval) = files(&there.display().to_string());
+    job.run_with(&["--set", &train, "--set", &eval]).success();
+    assert!(job.final_weights() == weights && job.unmeasured() == lines);
+
+    rewind(&job, 2, 4);
+    let other = String::from_utf8_lossy(&rows).lines().rev().collect::<Vec<_>>().join("\n");
+    job.file("there/eval.jsonl", other);
+    let error = job.run_with(&["--set", &train, "--set", &eval]).failure(2);
+    assert!(error.contains("the held-out data has changed since the checkpoint was written"), "{error}");
+    assert!(error.contains("there/eval.jsonl"), "{error}");
+}

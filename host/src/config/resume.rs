@@ -33,6 +33,10 @@ const TOGETHER: [&str; 5] = [
 /// Keys that say where a rank reads what all ranks read. What is in there is compared by its content.
 const PLACES: [&str; 3] = ["model.path", "data.train", "data.eval"];
 
+/// Those of them whose content has a fingerprint in checkpoints, so that they may change between runs too. A model has
+/// none: its tokenizer and its `config.json` count beside the weights.
+const FINGERPRINTED: [&str; 2] = ["data.train", "data.eval"];
+
 /// A key whose value is not what it was.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
@@ -97,7 +101,7 @@ pub fn differences(before: &Value, now: &Value) -> Vec<Difference> {
     keys.sort();
     keys.dedup();
     keys.into_iter()
-        .filter(|key| !may_change(key) && before.get(*key) != now.get(*key))
+        .filter(|key| !may_change(key) && !FINGERPRINTED.contains(&key.as_str()) && before.get(*key) != now.get(*key))
         .map(|key| Difference { key: key.clone(), before: before.get(key).cloned(), now: now.get(key).cloned() })
         .collect()
 }

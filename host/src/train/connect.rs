@@ -39,5 +39,5 @@ pub(super) fn connect(job: &Job, backend: &dyn CommBackend) -> Result<Peers, Fai
         port: settings.port,
         job: job.resolved.identity(),
     };
-    Ok(Peers::new(backend.open(&bootstrap)?, Duration::from_secs(settings.timeout_s)))
+    Ok(Peers::new(backend.open(&bootstrap)?, Duration::from_secs_f64(settings.timeout_s)))
 }

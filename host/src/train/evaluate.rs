@@ -41,9 +41,7 @@ impl Run<'_> {
         if !self.stopped_early() || self.done == self.plan.total_updates() {
             return Ok(());
         }
-        if self.peers.is_first() {
-            self.progress.note(&format!("stopping early after update {}: {}", self.done, self.evaluations.course()));
-        }
+        self.progress.note(&format!("stopping early after update {}: {}", self.done, self.evaluations.course()));
         let line = metrics::EarlyStop {
             step: self.done,
             epoch: self.plan.epochs_after(self.done),
@@ -98,19 +96,15 @@ impl Run<'_> {
             eval_s: begin.elapsed().as_secs_f64(),
             extra: names.zip(sums[METRICS..].iter().copied()).collect(),
         };
-        if self.peers.is_first() {
-            let when = match self.done {
-                0 => "before the first update".to_owned(),
-                update => format!("after update {update}"),
-            };
-            let perplexity = shown(line.eval_perplexity);
-            self.progress.note(&format!("held-out loss {when}: {eval_loss:.4}, perplexity {perplexity}"));
-            if let Some(batch) = batches.iter().position(|batch| !batch[LOSS].is_finite()) {
-                let first = batch * self.plan.batch_size;
-                let rows: Vec<usize> = (first..held_out.rows().len()).take(self.plan.batch_size).collect();
-                let rows = held_out.name_rows(&rows);
-                self.progress.note(&format!("warning: the held-out loss is not finite, first in {rows}"));
-            }
+        let when = match self.done {
+            0 => "before the first update".to_owned(),
+            update => format!("after update {update}"),
+        };
+        let perplexity = shown(line.eval_perplexity);
+        self.progress.note(&format!("held-out loss {when}: {eval_loss:.4}, perplexity {perplexity}"));
+        if let Some(batch) = batches.iter().position(|batch| !batch[LOSS].is_finite()) {
+            let rows = name_batch(held_out, self.plan.batch_size, batch);
+            self.progress.note(&format!("warning: the held-out loss is not finite, first in {rows}"));
         }
         self.metrics.as_mut().map_or(Ok(()), |metrics| metrics.evaluation(&line))?;
         Ok(eval_loss)
@@ -119,14 +113,17 @@ impl Run<'_> {
     /// The scalars of every batch of the held-out rows, in their order. Rank r of n computes batches r, r + n, r + 2n, …;
     /// which ones it has changes no bit of any.
     fn evaluate_batches(&self, held_out: &Dataset) -> Result<Vec<Vec<f64>>, Failure> {
-        let batches = held_out.rows().chunks(self.plan.batch_size);
+        let size = self.plan.batch_size;
+        let what = format!("the evaluation after update {}", self.done);
+        let batches = held_out.rows().chunks(size);
         let count = batches.len();
         let mut own = Vec::new();
-        for rows in batches.skip(self.peers.rank()).step_by(self.peers.world_size()) {
-            let batch = self.trainer.collate(&rows.iter().collect::<Vec<_>>())?;
-            own.extend(self.objective.evaluate(&self.parameters, &batch)?);
+        for (batch, rows) in batches.enumerate().skip(self.peers.rank()).step_by(self.peers.world_size()) {
+            let collated = self.trainer.collate(&rows.iter().collect::<Vec<_>>());
+            let scalars = collated.and_then(|batch| self.objective.evaluate(&self.parameters, &batch));
+            let failed = |error| Failure::from(error).at(format!("{what}, {}", name_batch(held_out, size, batch)));
+            own.extend(scalars.map_err(failed)?);
         }
-        let what = format!("the evaluation after update {}", self.done);
         let ranks = self.peers.gather_numbers(&what, own)?;
         in_order(&ranks, count)
             .ok_or_else(|| Failure::new(Status::Peer, "the ranks did not evaluate the same batches").at(what))
@@ -150,6 +147,7 @@ pub(super) fn resume(
         .map_err(|error| Failure::new(Status::Storage, "the checkpoint's `progress` is damaged").because(error))?;
     if !evaluations.are_of(data.as_deref()) {
         return Err(Failure::configuration("the held-out data has changed since the checkpoint was written")
+            .at(settings.data.eval.join(", "))
             .because("its evaluations cannot be compared with those that follow")
             .help("bring the data back; or start anew with `--set checkpoint.resume=never` and another `output_dir`"));
     }
@@ -159,6 +157,12 @@ pub(super) fn resume(
 
 /// The key of the evaluations in what a checkpoint keeps of the loop.
 pub(super) const PROGRESS: &str = "evaluations";
+
+/// Where the rows of a batch came from.
+fn name_batch(held_out: &Dataset, batch_size: usize, batch: usize) -> String {
+    let rows = batch * batch_size..held_out.rows().len().min((batch + 1) * batch_size);
+    held_out.name_rows(&rows.collect::<Vec<_>>())
+}
 
 /// The scalars of `count` batches from what each of the ranks brought of them.
 fn in_order(ranks: &[Vec<f64>], count: usize) -> Option<Vec<Vec<f64>>> {

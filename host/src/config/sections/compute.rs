@@ -51,7 +51,7 @@ pub enum Dtype {
 }
 
 /// `comm`: a string stands for `{ use = … }`. All keys here say how ranks find each other and survive another `use`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Comm {
     /// The collectives component. Default: `local`.
@@ -69,12 +69,12 @@ pub struct Comm {
     #[schemars(range(min = 1))]
     pub port: u16,
     /// Seconds that a collective may take before the job is given up. Default: 30.
-    #[schemars(range(min = 1))]
-    pub timeout_s: u64,
+    #[schemars(range(min = 0.1, max = 86400.0))]
+    pub timeout_s: f64,
 }
 
 impl Default for Comm {
     fn default() -> Self {
-        Comm { id: "local".into(), world_size: 1, rank: 0, address: "127.0.0.1".into(), port: 50051, timeout_s: 30 }
+        Comm { id: "local".into(), world_size: 1, rank: 0, address: "127.0.0.1".into(), port: 50051, timeout_s: 30.0 }
     }
 }

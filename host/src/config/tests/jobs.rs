@@ -58,6 +58,7 @@ fn a_job_continues_under_keys_that_change_no_result() {
         .set("metrics.every=2")
         .set("plugins.dirs=['p']")
         .set("comm.port=6000")
+        .set("data.train=elsewhere.jsonl")
         .set(&format!("compute.threads={}", before.settings.compute.thread_count()))
         .resolved();
     same.require_same_job(&before.canonical()).unwrap();
