@@ -1,7 +1,9 @@
 //! What hosts may rely on: every test is named for the promise it keeps.
 
+mod faults;
 mod gathers;
 mod mismatches;
+mod processes;
 mod reductions;
 mod rendezvous;
 mod setup;
