@@ -60,7 +60,7 @@ pub fn end_of_turn_token(tokenizer: &Tokenizer, template: &ChatTemplate) -> Opti
 ///
 /// An answer begins where the conversation so far, rendered with the generation prompt, ends; it ends with the
 /// end-of-turn token of the conversation so far, rendered with the answer. Both renderings have to be beginnings of
-/// the whole conversation: only then is what is trained what the model will see.
+/// the whole conversation (see [`shared`]): only then is what is trained what the model will see.
 fn answers(
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
@@ -72,16 +72,21 @@ fn answers(
     let mut spans = Vec::new();
     for turn in (0..speaks.len()).filter(|&turn| speaks[turn]) {
         let prompt = template.render(conversation, turn, true)?.text;
-        expect_beginning(template, whole, &prompt, turn, "the prompt of an answer")?;
-        let rendered;
-        let answered = if turn + 1 == speaks.len() {
-            whole
+        if !whole.starts_with(&prompt) {
+            return Err(difference(template, whole, &prompt, turn, "the prompt of an answer"));
+        }
+        let end = if turn + 1 == speaks.len() {
+            whole.len()
         } else {
-            rendered = template.render(conversation, turn + 1, false)?.text;
-            expect_beginning(template, whole, &rendered, turn, "the conversation up to an answer")?;
-            &rendered
+            let rendered = template.render(conversation, turn + 1, false)?.text;
+            match shared(tokenizer, whole, pieces, &rendered)? {
+                Some(end) => end,
+                None => {
+                    return Err(difference(template, whole, &rendered, turn, "the conversation up to an answer"));
+                }
+            }
         };
-        let end = end_of_turn(tokenizer, whole, pieces, prompt.len()..answered.len()).ok_or_else(|| {
+        let end = end_of_turn(tokenizer, whole, pieces, prompt.len()..end).ok_or_else(|| {
             template
                 .error(
                     "the chat template ends the assistant's turns with no special token, so that no answer would end",
@@ -109,24 +114,34 @@ fn end_of_turn(tokenizer: &Tokenizer, text: &str, pieces: &Pieces, turn: Range<u
     text.get(end..turn.end).unwrap_or_default().trim().is_empty().then_some(end)
 }
 
-/// Checks that one rendering is the beginning of another.
-fn expect_beginning(template: &ChatTemplate, whole: &str, beginning: &str, turn: usize, what: &str) -> Result<()> {
-    if whole.starts_with(beginning) {
-        return Ok(());
+/// How many bytes of a rendering are how the whole conversation begins, if that is all of it but special tokens and
+/// white space: a template may close whatever it renders, as Phi-3's does with an end of text.
+fn shared(tokenizer: &Tokenizer, whole: &str, pieces: &Pieces, rendered: &str) -> Result<Option<usize>> {
+    if whole.starts_with(rendered) {
+        return Ok(Some(rendered.len()));
     }
-    let same = whole.chars().zip(beginning.chars()).take_while(|(a, b)| a == b).count();
-    Err(differs(template, what, turn)
-        .with("there", excerpt(beginning, same))
-        .with("in the whole conversation", excerpt(whole, same)))
+    let own = tokenizer.pieces(rendered)?;
+    let same = own.ids.iter().zip(&pieces.ids).take_while(|(a, b)| a == b).count();
+    let closes = |token: usize| {
+        let (start, end) = own.offsets[token];
+        tokenizer.is_special(own.ids[token]) || rendered.get(start..end).is_some_and(|text| text.trim().is_empty())
+    };
+    let closed = same < own.ids.len() && (same..own.ids.len()).all(closes);
+    Ok(closed.then(|| own.offsets[same].0))
 }
 
-fn differs(template: &ChatTemplate, what: &str, turn: usize) -> Error {
+/// The error for a rendering that is no beginning of the whole conversation.
+fn difference(template: &ChatTemplate, whole: &str, rendered: &str, turn: usize, what: &str) -> Error {
+    let same = whole.chars().zip(rendered.chars()).take_while(|(a, b)| a == b).count();
     template
         .error(format!("the chat template renders {what} differently from the same messages in the whole conversation"))
         .with("message", turn + 1)
+        .with("there", excerpt(rendered, same))
+        .with("in the whole conversation", excerpt(whole, same))
         .help(
-            "the template changes earlier turns (it may drop reasoning from them): give the row up to one answer only, \
-             or mark what is to be trained with {% generation %} in a template of your own (trainer.chat_template)",
+            "the template changes earlier turns (it may drop reasoning from them, see trainer.chat_template_kwargs): \
+             give the row up to one answer only, or mark what is to be trained with {% generation %} in a template of \
+             your own (trainer.chat_template)",
         )
 }
 

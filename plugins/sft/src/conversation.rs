@@ -10,7 +10,7 @@ use serde_json::{Map, Value as Json};
 pub const VARIABLES: &str = "chat_template_kwargs";
 
 /// Variables that are the conversation itself.
-const RESERVED: [&str; 2] = ["messages", "add_generation_prompt"];
+pub const RESERVED: [&str; 2] = ["messages", "add_generation_prompt"];
 
 /// What a message's reasoning may be called. Templates read the first; some read the second.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
@@ -25,11 +25,15 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// From the messages of a row. `forbidden` tells of text that must not occur in them.
+    /// From the messages of a row. `objects` says whether arguments of calls that are the text of an object are to
+    /// become one, `forbidden` which text must not occur.
+    ///
+    /// OpenAI's interface writes them as text, and most templates are written for objects: `arguments | tojson` of text
+    /// would teach the model to quote its arguments twice.
     ///
     /// # Errors
     /// Such text; variables that are no object, or that would replace the conversation.
-    pub fn new(messages: &[Message], forbidden: impl Fn(&str) -> bool) -> Result<Self> {
+    pub fn new(messages: &[Message], objects: bool, forbidden: impl Fn(&str) -> bool) -> Result<Self> {
         let mut messages = messages.to_vec();
         let variables = match messages.first_mut().and_then(|first| first.extra.shift_remove(VARIABLES)) {
             None | Some(Json::Null) => Map::new(),
@@ -39,7 +43,7 @@ impl Conversation {
         if let Some(name) = RESERVED.iter().find(|name| variables.contains_key(**name)) {
             return Err(Error::input(format!("`{VARIABLES}` sets `{name}`, which is the conversation itself")));
         }
-        let turns = messages.into_iter().map(turn).collect::<Vec<_>>();
+        let turns = messages.into_iter().map(|message| turn(message, objects)).collect::<Vec<_>>();
         if variables.values().chain(&turns).any(|value| any_text(value, &forbidden)) {
             return Err(Error::input("the row contains U+FDD0 or U+FDD1, which Unicode reserves for internal use")
                 .help("remove these noncharacters from the row"));
@@ -53,7 +57,7 @@ impl Conversation {
 
 /// A message with all its keys but those that are null, as transformers gives them to templates: these take a missing
 /// key better than a null. A `content` of null in `extra` therefore says that the message has none.
-fn turn(message: Message) -> Json {
+fn turn(message: Message, objects: bool) -> Json {
     let mut turn = Map::new();
     turn.insert("role".into(), message.role.into());
     turn.insert("content".into(), message.content.into());
@@ -63,16 +67,13 @@ fn turn(message: Message) -> Json {
         turn.insert(REASONING[0].into(), reasoning.clone());
         turn.entry(REASONING[1]).or_insert(reasoning);
     }
-    if let Some(Json::Array(calls)) = turn.get_mut("tool_calls") {
+    if objects && let Some(Json::Array(calls)) = turn.get_mut("tool_calls") {
         calls.iter_mut().for_each(parse_arguments);
     }
     Json::Object(turn)
 }
 
 /// Arguments of a call as an object, where they are the text of one.
-///
-/// OpenAI's interface writes them as text, and templates are written for objects: `arguments | tojson` of text would
-/// teach the model to quote its arguments twice.
 fn parse_arguments(call: &mut Json) {
     let has_function = call.get("function").is_some_and(Json::is_object);
     let call = if has_function { &mut call["function"] } else { call };
@@ -105,7 +106,7 @@ mod tests {
     }
 
     fn calls(calls: Json) -> Json {
-        turn(message(json!({ "tool_calls": calls })))["tool_calls"].take()
+        turn(message(json!({ "tool_calls": calls })), true)["tool_calls"].take()
     }
 
     #[test]
@@ -131,12 +132,12 @@ mod tests {
     #[test]
     fn what_is_null_is_not_there() {
         let message = message(json!({"content": null, "tool_calls": null, "name": "a"}));
-        assert_eq!(turn(message), json!({"role": "assistant", "name": "a"}));
+        assert_eq!(turn(message, true), json!({"role": "assistant", "name": "a"}));
     }
 
     #[test]
     fn reasoning_is_found_under_the_names_that_templates_read() {
-        let names = |extra| turn(message(extra));
+        let names = |extra| turn(message(extra), true);
         for other in ["reasoning", "thinking", "reasoning_content"] {
             let turn = names(json!({ other: "hm" }));
             assert_eq!((&turn["reasoning_content"], &turn["thinking"]), (&json!("hm"), &json!("hm")), "{other}");
@@ -148,7 +149,7 @@ mod tests {
     #[test]
     fn variables_of_the_row_are_not_part_of_its_first_message() {
         let messages = [message(json!({"name": "a", VARIABLES: {"tools": [1]}})), message(json!({}))];
-        let conversation = Conversation::new(&messages, |_| false).expect("read");
+        let conversation = Conversation::new(&messages, true, |_| false).expect("read");
         assert_eq!(conversation.variables.to_string(), "{'tools': [1]}");
         assert_eq!(conversation.turns[0].get_attr("name").expect("an object").as_str(), Some("a"));
         assert!(conversation.turns[0].get_attr(VARIABLES).expect("an object").is_undefined());
@@ -157,7 +158,8 @@ mod tests {
     #[test]
     fn variables_cannot_replace_the_conversation() {
         for (variables, named) in [(json!({"messages": []}), "`messages`"), (json!([1]), "no object")] {
-            let error = Conversation::new(&[message(json!({ VARIABLES: variables }))], |_| false).expect_err("refused");
+            let error =
+                Conversation::new(&[message(json!({ VARIABLES: variables }))], true, |_| false).expect_err("refused");
             assert!(error.message().contains(named), "{error}");
         }
     }

@@ -15,8 +15,12 @@ mod python_json;
 mod template;
 mod tokenizer;
 
-use mdt_plugin_api::prelude::*;
+use std::collections::BTreeMap;
 
+use mdt_plugin_api::prelude::*;
+use serde_json::Value;
+
+use crate::conversation::RESERVED;
 use crate::directory::ModelDirectory;
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
@@ -28,6 +32,9 @@ mdt_plugin_api::config! {
         max_seq_len: usize = 2048,
         /// A chat template to use instead of the model's: the path of a Jinja file, or the template itself.
         chat_template: Option<String> = None,
+        /// Further variables for the chat template, such as `{ enable_thinking = false }`; those of a row, in its column
+        /// `chat_template_kwargs`, come before them.
+        chat_template_kwargs: BTreeMap<String, Value> = BTreeMap::new(),
         /// The day, as YYYY-MM-DD, that a chat template is told when it asks for the date. A fixed one: what a row is
         /// trained on must not depend on the day of the run. The default is what Llama's own templates fall back on.
         template_date: String = "2024-07-26".into(),
@@ -68,8 +75,15 @@ impl Component for Sft {
             Some(value) => Some(directory::configured_template(value)?),
             None => directory.chat_template()?,
         };
-        let template =
+        let mut template =
             source.map(|source| ChatTemplate::compile(&source, &directory.special_tokens(), date)).transpose()?;
+        if let Some(name) = RESERVED.iter().find(|name| config.chat_template_kwargs.contains_key(**name)) {
+            return Err(Error::config("a variable of the chat template that is the conversation itself")
+                .with("key", format!("trainer.chat_template_kwargs.{name}")));
+        }
+        if let Some(template) = &mut template {
+            template.set(config.chat_template_kwargs);
+        }
         let stop = stop_tokens(&directory, &tokenizer, template.as_ref());
         Ok(Self { max_seq_len: config.max_seq_len, tokenizer, template, stop })
     }

@@ -24,7 +24,7 @@ pub fn tojson(value: &Value, arguments: Kwargs) -> Result<String, Error> {
     match (indent, separators.as_deref()) {
         (Some(indent), None) => {
             let spaces = " ".repeat(indent);
-            write(&json, PrettyFormatter::with_indent(spaces.as_bytes()))
+            write(&json, Indented(PrettyFormatter::with_indent(spaces.as_bytes())))
         }
         (None, None) => write(&json, Separated { item: ", ", key: ": " }),
         (None, Some([item, key])) => write(&json, Separated { item, key }),
@@ -59,6 +59,10 @@ impl Separated<'_> {
 }
 
 impl Formatter for Separated<'_> {
+    fn write_f64<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+        writer.write_all(float(value).as_bytes())
+    }
+
     fn begin_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
         self.between(writer, first)
     }
@@ -72,6 +76,63 @@ impl Formatter for Separated<'_> {
     }
 }
 
+/// Several lines, with Python's floats.
+struct Indented<'a>(PrettyFormatter<'a>);
+
+impl Formatter for Indented<'_> {
+    fn write_f64<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+        writer.write_all(float(value).as_bytes())
+    }
+
+    fn begin_array<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.begin_array(writer)
+    }
+
+    fn end_array<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.end_array(writer)
+    }
+
+    fn begin_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        self.0.begin_array_value(writer, first)
+    }
+
+    fn end_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.end_array_value(writer)
+    }
+
+    fn begin_object<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.begin_object(writer)
+    }
+
+    fn end_object<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.end_object(writer)
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        self.0.begin_object_key(writer, first)
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.begin_object_value(writer)
+    }
+
+    fn end_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.end_object_value(writer)
+    }
+}
+
+/// A float as Python's `repr` has it: an exponent, of two digits, below 1e-4 and from 1e16 on.
+pub fn float(value: f64) -> String {
+    let scientific = format!("{value:e}");
+    match scientific.split_once('e').and_then(|(digits, exponent)| Some((digits, exponent.parse::<i32>().ok()?))) {
+        Some((digits, exponent)) if !(-4..16).contains(&exponent) => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{digits}e{sign}{:02}", exponent.abs())
+        }
+        _ => format!("{value:?}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use minijinja::value::Serde;
@@ -80,19 +141,39 @@ mod tests {
     fn rendered(expression: &str) -> String {
         let mut environment = Environment::new();
         environment.add_filter("tojson", super::tojson);
-        let value = Serde(serde_json::json!({"b": [1, 2.5, true, null], "a": "<ü> & 'x'"}));
+        let value = Serde(serde_json::json!({"b": [1, 2.5e-7, true, null], "a": "<ü> & 'x'"}));
         environment.render_str(&format!("{{{{ value | {expression} }}}}"), context! { value }).expect("renders")
+    }
+
+    #[test]
+    fn floats_are_those_of_python() {
+        // Made with repr(value).
+        for (value, expected) in [
+            (1e-7, "1e-07"),
+            (0.0001, "0.0001"),
+            (0.00012, "0.00012"),
+            (0.000099, "9.9e-05"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (-1.5e22, "-1.5e+22"),
+            (1e100, "1e+100"),
+            (48.86, "48.86"),
+            (3.0, "3.0"),
+            (-0.0, "-0.0"),
+        ] {
+            assert_eq!(super::float(value), expected);
+        }
     }
 
     #[test]
     fn writes_what_python_writes() {
         // Made with json.dumps(value, ensure_ascii=False, …).
-        assert_eq!(rendered("tojson"), r#"{"b": [1, 2.5, true, null], "a": "<ü> & 'x'"}"#);
-        assert_eq!(rendered("tojson(separators=(',', ':'))"), r#"{"b":[1,2.5,true,null],"a":"<ü> & 'x'"}"#);
-        assert_eq!(rendered("tojson(sort_keys=true)"), r#"{"a": "<ü> & 'x'", "b": [1, 2.5, true, null]}"#);
+        assert_eq!(rendered("tojson"), r#"{"b": [1, 2.5e-07, true, null], "a": "<ü> & 'x'"}"#);
+        assert_eq!(rendered("tojson(separators=(',', ':'))"), r#"{"b":[1,2.5e-07,true,null],"a":"<ü> & 'x'"}"#);
+        assert_eq!(rendered("tojson(sort_keys=true)"), r#"{"a": "<ü> & 'x'", "b": [1, 2.5e-07, true, null]}"#);
         assert_eq!(
             rendered("tojson(indent=2)"),
-            "{\n  \"b\": [\n    1,\n    2.5,\n    true,\n    null\n  ],\n  \"a\": \"<ü> & 'x'\"\n}"
+            "{\n  \"b\": [\n    1,\n    2.5e-07,\n    true,\n    null\n  ],\n  \"a\": \"<ü> & 'x'\"\n}"
         );
     }
 }

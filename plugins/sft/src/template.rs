@@ -3,15 +3,18 @@
 //! Templates are written for transformers, which renders them with Jinja in Python, so this environment is set up as
 //! that one is: trimmed blocks, loop controls, Python's string methods, `raise_exception`, `strftime_now`, `tojson`.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::ops::Range;
 
 use jiff::civil::{Date, DateTime};
 use mdt_plugin_api::{Error, Message, Result};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::ValueKind;
+use minijinja::value::{Serde, ValueKind};
 use minijinja::{Environment, ErrorKind, Value, escape_formatter};
 use minijinja_contrib::pycompat::unknown_method_callback;
+use serde_json::json;
 
 use crate::conversation::Conversation;
 use crate::{generation_marks, python_json};
@@ -32,6 +35,7 @@ pub struct ChatTemplate {
     marks_answers: bool,
     shows_tools: bool,
     shows_tool_calls: bool,
+    takes_objects: bool,
 }
 
 /// A conversation as text.
@@ -60,8 +64,8 @@ impl ChatTemplate {
         let mut environment = Environment::new();
         environment.set_syntax(syntax());
         environment.set_unknown_method_callback(unknown_method_callback);
-        environment.set_formatter(|out, state, value| match python_constant(value) {
-            Some(text) => Ok(out.write_str(text)?),
+        environment.set_formatter(|out, state, value| match python_text(value) {
+            Some(text) => Ok(out.write_str(&text)?),
             None => escape_formatter(out, state, value),
         });
         environment.add_filter("tojson", python_json::tojson);
@@ -86,7 +90,29 @@ impl ChatTemplate {
         let shows_tools = environment
             .get_template(Self::NAME)
             .is_ok_and(|template| template.undeclared_variables(false).contains("tools"));
-        Ok(Self { environment, origin: source.origin.clone(), marks_answers, shows_tools, shows_tool_calls })
+        let mut template = Self {
+            environment,
+            origin: source.origin.clone(),
+            marks_answers,
+            shows_tools,
+            shows_tool_calls,
+            takes_objects: false,
+        };
+        let renders = |content| template.renders_arguments_of(&probe(content));
+        template.takes_objects = template.shows_tool_calls && [None, Some("")].into_iter().any(renders);
+        Ok(template)
+    }
+
+    /// Gives the template further variables for all rows; those of a row come before them.
+    pub fn set(&mut self, variables: BTreeMap<String, serde_json::Value>) {
+        for (name, value) in variables {
+            self.environment.add_global(name, Value::from(Serde(value)));
+        }
+    }
+
+    /// Whether it renders a conversation with a call whose arguments name [`PROBE`].
+    fn renders_arguments_of(&self, conversation: &Conversation) -> bool {
+        self.render(conversation, conversation.turns.len(), false).is_ok_and(|rendered| rendered.text.contains(PROBE))
     }
 
     /// Whether it marks what the assistant says with `{% generation %}`.
@@ -99,7 +125,9 @@ impl ChatTemplate {
     /// # Errors
     /// What [`Conversation::new`] refuses; tools that the template would not show.
     pub fn conversation(&self, messages: &[Message]) -> Result<Conversation> {
-        let conversation = Conversation::new(messages, |text| self.marks_answers && generation_marks::occur_in(text))?;
+        let conversation = Conversation::new(messages, self.takes_objects, |text| {
+            self.marks_answers && generation_marks::occur_in(text)
+        })?;
         let has_tools = conversation.variables.get_attr("tools").is_ok_and(|tools| tools.is_true());
         if has_tools && !self.shows_tools {
             return Err(self.error("the row has tools, and the chat template never shows them to the model").help(
@@ -148,6 +176,30 @@ impl ChatTemplate {
     }
 }
 
+/// A word that no template has of its own.
+const PROBE: &str = "probe_of_arguments";
+
+/// A conversation with a call whose arguments are an object, in a turn with this content. Templates that put the text
+/// of arguments together fail on it.
+fn probe(content: Option<&str>) -> Conversation {
+    let arguments = json!({ PROBE: 1 });
+    let call = json!({"id": "000000000", "type": "function", "function": {"name": "f", "arguments": arguments}});
+    let mut calls = json!({"role": "assistant", "tool_calls": [call]});
+    if let Some(content) = content {
+        calls["content"] = content.into();
+    }
+    let turns = [
+        json!({"role": "user", "content": "a"}),
+        calls,
+        json!({"role": "tool", "content": "1", "name": "f", "tool_call_id": "000000000"}),
+        json!({"role": "assistant", "content": "b"}),
+    ];
+    Conversation {
+        turns: turns.into_iter().map(|turn| Value::from(Serde(turn))).collect(),
+        variables: Value::from(Serde(json!({}))),
+    }
+}
+
 /// As transformers sets it.
 pub(crate) fn syntax() -> SyntaxConfig {
     let mut syntax = SyntaxConfig::builder();
@@ -156,13 +208,14 @@ pub(crate) fn syntax() -> SyntaxConfig {
 }
 
 /// How Python prints the values that it spells differently.
-fn python_constant(value: &Value) -> Option<&'static str> {
-    if value.is_none() {
-        Some("None")
-    } else if value.kind() == ValueKind::Bool {
-        Some(if value.is_true() { "True" } else { "False" })
-    } else {
-        None
+fn python_text(value: &Value) -> Option<Cow<'static, str>> {
+    match value.kind() {
+        ValueKind::None => Some("None".into()),
+        ValueKind::Bool => Some(if value.is_true() { "True" } else { "False" }.into()),
+        ValueKind::Number if !value.is_integer() => {
+            f64::try_from(value.clone()).ok().map(|n| python_json::float(n).into())
+        }
+        _ => None,
     }
 }
 

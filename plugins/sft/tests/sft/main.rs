@@ -4,3 +4,4 @@ mod golden;
 mod refusals;
 mod rows;
 mod setup;
+mod templates;
