@@ -97,8 +97,14 @@ impl Ranks {
             ));
         }
         let mut failed: Vec<(Instant, usize, Status)> = self.0.iter().filter_map(Child::failure).collect();
-        // A rank that lost a peer failed because of the other, whoever ended first.
-        failed.sort_by_key(|&(when, rank, status)| (status == Status::Peer, when, rank));
+        // A rank that lost a peer failed because of the other, whoever ended first; and one that was interrupted says
+        // nothing of those that were not.
+        let consequence = |status| match status {
+            Status::Interrupted => 2,
+            Status::Peer => 1,
+            _ => 0,
+        };
+        failed.sort_by_key(|&(when, rank, status)| (consequence(status), when, rank));
         match failed.first() {
             None => Ok(()),
             Some((_, _, Status::Interrupted)) => {

@@ -40,8 +40,11 @@ pub enum End {
 pub fn train(job: &Job, cancelled: &AtomicBool) -> Result<End, Failure> {
     let mut run = Run::open(job)?;
     let outcome = run.to_the_end(cancelled);
-    if let Err(failure) = &outcome {
-        run.peers.abort(failure.message());
+    match &outcome {
+        // All ranks stop by these, each by itself: one that is done first must not stop another that still saves.
+        Ok(_) => {}
+        Err(failure) if matches!(failure.status(), Status::Interrupted | Status::NonFinite) => {}
+        Err(failure) => run.peers.abort(failure.message()),
     }
     outcome
 }
