@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mdt_tests::{Job, arrays, relative_difference, root};
+use mdt_tests::{Job, LoadedModel, arrays, integers, relative_difference, root};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
@@ -19,6 +19,8 @@ const CURVE: f64 = 3e-5;
 const WEIGHTS: f64 = 5e-6;
 /// The same of all that the updates have added to the weights [3.7e-6].
 const CHANGE: f64 = 2e-5;
+/// Logits of the trained model [5.4e-6].
+const LOGITS: f64 = 2e-5;
 /// Biases of keys under AdamW [2.5e-5, where PyTorch is 1.9e-5 away from itself in f64]. Where rotations are slow such
 /// a bias shifts all scores alike, which changes nothing: its gradient is rounding, and AdamW makes whole steps of it.
 const KEY_BIASES: f64 = 1e-4;
@@ -59,9 +61,19 @@ fn architecture(name: &str, start: &str) {
     for optimizer in ["adamw", "sgd"] {
         let file = |extension: &str| format!("architectures/{name}/{optimizer}.{extension}");
         let job = Job::of(&[&format!("architectures/{name}/job.toml"), &file("toml")]);
-        let start = format!("models/{start}");
-        follows_pytorch(&format!("{name}, {optimizer}"), &job, &file("json"), &start, &file("safetensors"));
+        let (name, start) = (format!("{name}, {optimizer}"), format!("models/{start}"));
+        follows_pytorch(&name, &job, &file("json"), &start, &file("safetensors"));
+        has_the_logits(&name, &job.output().join("final"), &fixture(&file("logits.safetensors")));
     }
+}
+
+/// Loads what was trained and compares it with what transformers has trained.
+fn has_the_logits(name: &str, directory: &Path, expected: &Path) {
+    let [(_, theirs)] = <[_; 1]>::try_from(arrays(expected)).expect("one array of f32");
+    let ours = LoadedModel::open(directory).logits(1, &integers(expected, "input_ids"));
+    let difference = relative_difference(&ours, &theirs);
+    println!("{name}: logits {difference:.1e}");
+    assert!(difference <= LOGITS, "{name}: the logits are {difference:e} apart");
 }
 
 /// Runs the job and compares it with what PyTorch and transformers have in these fixtures.
