@@ -71,12 +71,13 @@ impl Engine {
         }
         let mut operation = Operation::new(job.rank, job.world_size, request, *session, sequence);
         let outcome = tokio::select! {
+            // What has arrived counts, even if its sender has failed since.
             biased;
-            cause = job.fault.raised() => Err(cause),
             outcome = tokio::time::timeout(limit, poll_fn(|context| operation.poll(context, links))) => match outcome {
                 Ok(outcome) => outcome,
                 Err(_) => Err(operation.overdue(limit)),
             },
+            cause = job.fault.raised() => Err(cause),
         };
         match outcome {
             Ok(()) => Ok(operation.finish()),

@@ -92,15 +92,19 @@ impl Stream for Outgoing {
         if let Some(hello) = this.hello.take() {
             return Poll::Ready(Some(Body::Hello(hello).into()));
         }
+        // An abort does not overtake what a collective that has ended here still has to send.
+        let is_closed = match this.chunks.poll_recv(context) {
+            Poll::Ready(Some(chunk)) => return Poll::Ready(Some(Body::Chunk(chunk).into())),
+            Poll::Ready(None) => true,
+            Poll::Pending => false,
+        };
         while let Poll::Ready(Some(cause)) = Pin::new(&mut this.fault).poll_next(context) {
             if let Some(cause) = cause {
                 return this.last(Body::Abort(cause));
             }
         }
-        match this.chunks.poll_recv(context) {
-            Poll::Ready(Some(chunk)) => return Poll::Ready(Some(Body::Chunk(chunk).into())),
-            Poll::Ready(None) => return this.last(Body::Goodbye(Goodbye {})),
-            Poll::Pending => {}
+        if is_closed {
+            return this.last(Body::Goodbye(Goodbye {}));
         }
         if Pin::new(&mut this.ended).poll(context).is_ready() {
             this.over = true;
@@ -137,6 +141,7 @@ impl Reader {
             match self.stream.message().await.map(|envelope| envelope.and_then(|envelope| envelope.body)) {
                 Ok(Some(Body::Chunk(chunk))) => {
                     tokio::select! {
+                        biased;
                         _ = self.chunks.send(chunk) => {}
                         _ = self.job.fault.raised() => {} // nobody takes chunks any more
                     }

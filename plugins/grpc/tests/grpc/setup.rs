@@ -1,8 +1,8 @@
 //! Ranks as threads of one process, connected over the loopback interface.
 
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
@@ -71,16 +71,21 @@ pub fn run_with<T: Send>(job: &Bootstrap, config: Config, rank: impl Fn(Box<dyn 
     open_all(&bootstraps, &config, |communicator| rank(communicator.unwrap()))
 }
 
-/// Opens every one of these in a thread of its own, at once.
+/// Opens every one of these in a thread of its own, at once, and goes on when all are open or have failed.
 pub fn open_all<T: Send>(
     bootstraps: &[Bootstrap],
     config: &Config,
     rank: impl Fn(Result<Box<dyn Communicator>>) -> T + Sync,
 ) -> Vec<T> {
+    let opened = Barrier::new(bootstraps.len());
     thread::scope(|scope| {
         let start = |bootstrap| {
-            let rank = &rank;
-            scope.spawn(move || rank(backend(config.clone()).unwrap().open(bootstrap)))
+            let (rank, opened) = (&rank, &opened);
+            scope.spawn(move || {
+                let communicator = backend(config.clone()).unwrap().open(bootstrap);
+                opened.wait();
+                rank(communicator)
+            })
         };
         let ranks: Vec<_> = bootstraps.iter().map(start).collect();
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
