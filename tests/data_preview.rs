@@ -180,3 +180,10 @@ fn what_is_wrong_has_the_status_of_a_run() {
     let failure = Job::new().run_with(&["data", "preview", "--split", "eval"]).failure(2);
     assert_says(&failure, &["there are no rows for evaluation", "data.eval_split"]);
 }
+
+#[test]
+fn keys_set_before_and_after_the_subcommand_add_up() {
+    let job = over(&[json!({ "prompt": "a ", "completion": "b" })]);
+    let (rows, totals) = preview(&job, &["--set", "trainer.batch_size=3"]);
+    assert_eq!((&rows[0]["text"], &totals["batch_size"]), (&json!("<s>a b</s>"), &json!(3)));
+}

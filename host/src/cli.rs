@@ -4,6 +4,7 @@ mod bench;
 mod config;
 mod data;
 mod doctor;
+mod gather;
 mod generate;
 mod launch;
 mod output;
@@ -78,7 +79,7 @@ enum Command {
 
 /// Runs the command of this process.
 pub fn main() -> ExitCode {
-    let Cli { common, command } = Cli::parse();
+    let Cli { common, command } = Cli::parse_from(gather::gather(std::env::args_os()));
     quiet_panics();
     let outcome = panic::catch_unwind(|| match command.unwrap_or(Command::Run) {
         Command::Run => run::run(&common),
