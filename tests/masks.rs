@@ -2,21 +2,21 @@
 
 use std::path::PathBuf;
 
-use mdt_plugin_api::{Content, Example, Message};
-use mdt_tests::{Job, library_job, root};
+use mdt_tests::{Job, assert_says, library_job, root};
 use serde_json::{Value, json};
 
-const TEMPLATES: [&str; 3] = ["chatml", "llama3", "llama2"];
+const TEMPLATES: [&str; 6] = ["chatml", "llama3", "llama2", "mistral", "qwen", "qwen3"];
 /// Rows of the embedding: more than any of the tokenizers has ids.
-const VOCABULARY: usize = 304;
+const VOCABULARY: usize = 320;
 
 fn chat(template: &str) -> PathBuf {
     root().join("tests/fixtures/chat").join(template)
 }
 
-/// What transformers made of a conversation.
+/// A conversation, and what transformers made of it.
 struct Conversation {
-    messages: Value,
+    /// As a row of a data file has it: messages, tools, variables.
+    row: Value,
     ids: Vec<u32>,
     mask: Vec<bool>,
 }
@@ -25,40 +25,64 @@ impl Conversation {
     fn supervised(&self) -> usize {
         self.mask.iter().filter(|&&trained| trained).count()
     }
+
+    /// The token that ends each answer.
+    fn ends(&self) -> Vec<u32> {
+        let ends = |&t: &usize| self.mask[t] && self.mask.get(t + 1) != Some(&true);
+        (0..self.ids.len()).filter(ends).map(|t| self.ids[t]).collect()
+    }
+
+    fn answers(&self) -> usize {
+        let turns = self.row["messages"].as_array().expect("a list");
+        turns.iter().filter(|message| message["role"] == "assistant").count()
+    }
 }
 
-/// The golden conversations of a template, and the id of the token that ends a turn.
-fn conversations(template: &str) -> Vec<Conversation> {
+/// The golden conversations of a template, plain or with its answers marked. Those that the plain one has no mask for
+/// are the second list.
+fn conversations(template: &str, marked: bool) -> (Vec<Conversation>, Vec<Value>) {
     let text = std::fs::read_to_string(chat(template).join("expected.json")).expect("the fixture");
     let expected: Value = serde_json::from_str(&text).expect("JSON");
     let numbers = |value: &Value| -> Vec<u32> {
         value.as_array().expect("a list").iter().map(|number| number.as_u64().expect("a number") as u32).collect()
     };
-    let conversations = expected["conversations"].as_object().expect("conversations").values();
-    conversations
-        .map(|conversation| Conversation {
-            messages: conversation["messages"].clone(),
-            ids: numbers(&conversation["input_ids"]),
-            mask: numbers(&conversation["assistant_mask"]).into_iter().map(|mark| mark == 1).collect(),
-        })
-        .collect()
+    let (mut trained, mut refused) = (Vec::new(), Vec::new());
+    for case in expected["conversations"].as_object().expect("conversations").values() {
+        let mut row = case.clone();
+        row.as_object_mut()
+            .expect("an object")
+            .retain(|key, _| ["messages", "tools", "chat_template_kwargs"].contains(&key.as_str()));
+        match &case[if marked { "assistant_mask" } else { "plain_mask" }] {
+            Value::Null => refused.push(row),
+            mask => trained.push(Conversation {
+                row,
+                ids: numbers(&case["input_ids"]),
+                mask: numbers(mask).into_iter().map(|mark| mark == 1).collect(),
+            }),
+        }
+    }
+    (trained, refused)
 }
 
-/// A job over these conversations, with the template as the tokenizer has it or with its assistant's words marked.
-fn job(template: &str, marked: bool, conversations: &[Conversation]) -> Job {
+/// A job over these rows, with the template as the tokenizer has it or with its assistant's words marked.
+fn job<'a>(template: &str, marked: bool, rows: impl IntoIterator<Item = &'a Value>) -> Job {
     let job = Job::new().tiny_llama(&chat(template), VOCABULARY);
-    let rows: Vec<_> = conversations.iter().map(|row| json!({ "messages": row.messages }).to_string()).collect();
+    let rows: Vec<_> = rows.into_iter().map(Value::to_string).collect();
     let data = job.file("chat.jsonl", rows.join("\n"));
-    let job = job.set("data.train", data.display()).set("trainer.max_seq_len", 256);
+    let job = job.set("data.train", data.display()).set("trainer.max_seq_len", 1024);
     if marked { job.set("trainer.chat_template", chat(template).join("generation.jinja").display()) } else { job }
+}
+
+fn rows(conversations: &[Conversation]) -> impl Iterator<Item = &Value> {
+    conversations.iter().map(|conversation| &conversation.row)
 }
 
 #[test]
 fn every_template_trains_the_spans_that_transformers_marks_in_all_turns() {
     for template in TEMPLATES {
-        let conversations = conversations(template);
         for marked in [false, true] {
-            let job = job(template, marked, &conversations)
+            let (conversations, _) = conversations(template, marked);
+            let job = job(template, marked, rows(&conversations))
                 .set("trainer.batch_size", 1)
                 .set("trainer.gradient_accumulation_steps", 1);
             job.run().success();
@@ -78,43 +102,76 @@ fn every_template_trains_the_spans_that_transformers_marks_in_all_turns() {
 #[test]
 fn every_template_gives_the_ids_and_masks_of_transformers() {
     for template in TEMPLATES {
-        let conversations = conversations(template);
         for marked in [false, true] {
-            let files = job(template, marked, &conversations);
-            let keys = files.arguments().chunks(2).filter(|pair| pair[0] == "--set").map(|pair| pair[1].clone());
+            let (conversations, _) = conversations(template, marked);
+            let job = job(template, marked, rows(&conversations));
+            let keys = job.arguments().chunks(2).filter(|pair| pair[0] == "--set").map(|pair| pair[1].clone());
             let library = library_job(&keys.collect::<Vec<_>>());
             let trainer = library.trainer(&library.model_directory().expect("a directory")).expect("the trainer");
-            for (conversation, row) in conversations.iter().zip(1..) {
-                let text = |value: &Value| value.as_str().expect("text").to_owned();
-                let messages = conversation.messages.as_array().expect("a list").iter().map(|message| Message {
-                    role: text(&message["role"]),
-                    content: text(&message["content"]),
-                    ..Message::default()
-                });
-                let example = Example { row, content: Content::Messages(messages.collect()) };
+            let file = job.directory().join("chat.jsonl").display().to_string();
+            let mut source = library.data(&file).expect("the rows");
+            for conversation in &conversations {
+                let example = source.next().expect("a row").expect("a row");
                 let encoded = trainer.encode(&example).expect("a row");
-                assert_eq!(encoded.tokens, conversation.ids, "{template}, marked: {marked}, row {row}");
-                assert_eq!(encoded.supervised, conversation.mask, "{template}, marked: {marked}, row {row}");
+                let row = format!("{template}, marked: {marked}, row {}", example.row);
+                assert_eq!(encoded.tokens, conversation.ids, "{row}");
+                assert_eq!(encoded.supervised, conversation.mask, "{row}");
             }
+            assert!(source.next().expect("the end").is_none());
         }
     }
 }
 
 #[test]
+fn the_last_trained_token_of_every_answer_is_the_same_end_of_turn() {
+    for template in TEMPLATES {
+        for marked in [false, true] {
+            let (conversations, _) = conversations(template, marked);
+            let end = conversations[0].ends()[0];
+            for conversation in &conversations {
+                assert_eq!(conversation.ends(), vec![end; conversation.answers()], "{template}, marked: {marked}");
+            }
+            let most = conversations.iter().map(Conversation::answers).max();
+            assert!(most >= Some(4) || (template == "qwen3" && !marked), "four answers in one row");
+        }
+    }
+}
+
+#[test]
+fn a_template_that_changes_earlier_turns_is_an_error_that_names_template_and_row() {
+    let (trained, refused) = conversations("qwen3", false);
+    let mut rows: Vec<_> = rows(&trained).take(2).collect();
+    rows.push(&refused[0]);
+    let job = job("qwen3", false, rows);
+    let file = job.directory().join("chat.jsonl").display().to_string();
+    let failure = job.run().failure(4);
+    assert_says(
+        &failure,
+        &["differently from the same messages", "chat_template.jinja", &file, "row 3", "message 2", "{% generation %}"],
+    );
+}
+
+#[test]
+fn tools_that_the_template_would_leave_out_are_an_error_that_names_template_and_row() {
+    let (conversations, _) = conversations("qwen", false);
+    let row = rows(&conversations).find(|row| row.get("tools").is_some()).expect("a row with tools");
+    let failure = job("chatml", false, [row]).run().failure(4);
+    assert_says(
+        &failure,
+        &["never shows them", "tokenizer_config.json", "row 1", "data.fields = { tools = \"none\" }"],
+    );
+}
+
+#[test]
 fn the_end_of_every_answer_is_trained_where_padding_is_the_same_token() {
     // llama3's padding is <|eot_id|>, id 4. All rows in one batch, so that the shorter ones are padded with it.
-    let conversations = conversations("llama3");
-    let ends = |row: &Conversation| row.ids.iter().zip(&row.mask).filter(|&(&id, &trained)| id == 4 && trained).count();
-    let turns = |row: &Conversation| {
-        row.messages.as_array().expect("a list").iter().filter(|message| message["role"] == "assistant").count()
-    };
-    assert!(conversations.iter().all(|row| ends(row) == turns(row)), "the fixture");
+    let (conversations, _) = conversations("llama3", false);
+    assert!(conversations.iter().all(|row| row.ends() == vec![4; row.answers()]), "the fixture");
     let lengths: Vec<_> = conversations.iter().map(|row| row.ids.len()).collect();
     assert!(lengths.iter().any(|&length| length != lengths[0]), "the fixture");
 
-    let rows = conversations.len();
-    let job = job("llama3", false, &conversations)
-        .set("trainer.batch_size", rows)
+    let job = job("llama3", false, rows(&conversations))
+        .set("trainer.batch_size", conversations.len())
         .set("trainer.gradient_accumulation_steps", 1);
     job.run().success();
     let total = conversations.iter().map(Conversation::supervised).sum::<usize>() as f64;
