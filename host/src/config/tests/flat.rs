@@ -157,3 +157,14 @@ fn a_number_that_python_reads_as_text_is_a_number() {
     let quoted = Desk::new().file("old.yaml", "learning_rate: '1e-4'\n");
     assert!(quoted.message().ends_with("help: write it without quotes: 1e-4"), "{}", quoted.message());
 }
+
+#[test]
+fn the_published_schema_lets_a_file_be_flat_and_a_profile_not() {
+    let (schema, _) = schema(&Shelf);
+    for flat in &super::super::flat::KEYS {
+        let property = &schema["properties"][flat.name];
+        assert!(property["description"].as_str().is_some_and(|text| text.contains(&flat.place())), "{}", flat.name);
+        assert!(property.get("type").is_some() && property.get("default").is_none(), "{property}");
+        assert!(schema["$defs"]["layer"]["properties"].get(flat.name).is_none(), "{}", flat.name);
+    }
+}
