@@ -3,12 +3,14 @@
 mod directory;
 mod failure;
 mod file;
+mod mapped;
 pub(crate) mod steps;
 mod tensors;
 
 pub(crate) use directory::{Staged, leftover_of, recover, remove, sync};
 pub(crate) use failure::{unreadable, unwritable};
 pub(crate) use file::{Written, copy, write};
+pub(crate) use mapped::MappedTensors;
 pub use tensors::Array;
 pub(crate) use tensors::write_tensors;
 

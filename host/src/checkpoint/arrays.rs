@@ -1,35 +1,20 @@
 //! The arrays of a checkpoint, memory-mapped.
 
 use crate::exit::Failure;
-use crate::storage::unreadable;
+use crate::storage::{MappedTensors, unreadable};
 use mdt_plugin_api::{Dtype, HostArrayRef};
-use memmap2::Mmap;
-use safetensors::SafeTensors;
-use safetensors::tensor::Metadata;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A memory-mapped safetensors file of f32 arrays.
 #[derive(Debug)]
-pub struct Tensors {
-    path: PathBuf,
-    bytes: Mmap,
-    /// Where the elements begin.
-    start: usize,
-    metadata: Metadata,
-}
+pub struct Tensors(MappedTensors);
 
 impl Tensors {
     /// Maps a file and reads its header.
     pub(super) fn open(path: &Path) -> Result<Self, Failure> {
-        let damaged = |error: &dyn std::fmt::Display| unreadable("a file of the checkpoint is damaged", path, error);
-        let file = File::open(path).map_err(|error| damaged(&error))?;
-        // SAFETY: the bytes are only read, and everything that is read is checked against the mapped length. A file
-        // that somebody truncates while it is mapped ends the process, as it would any reader of mapped files.
-        let bytes = unsafe { Mmap::map(&file) }.map_err(|error| damaged(&error))?;
-        let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(&error))?;
-        Ok(Tensors { path: path.to_owned(), start: header + 8, metadata, bytes })
+        let mapped = MappedTensors::open(path);
+        mapped.map(Self).map_err(|error| unreadable("a file of the checkpoint is damaged", path, error))
     }
 
     /// The arrays `expected`, names and shapes, in that order.
@@ -37,7 +22,7 @@ impl Tensors {
     /// # Errors
     /// Names the arrays that the file lacks, has beyond them, or has with another shape or element type.
     pub fn arrays<'a>(&'a self, expected: &[(&str, &[usize])]) -> Result<Vec<HostArrayRef<'a>>, Failure> {
-        let mut found: BTreeMap<_, _> = self.metadata.tensors().into_iter().collect();
+        let mut found: BTreeMap<_, _> = self.0.metadata().tensors().into_iter().collect();
         let mut wrong = Vec::new();
         let mut arrays = Vec::with_capacity(expected.len());
         for &(name, shape) in expected {
@@ -50,9 +35,7 @@ impl Tensors {
                     wrong.push(format!("`{name}` has type {:?}, expected F32", info.dtype));
                 }
                 Some(info) => {
-                    let (begin, end) = info.data_offsets;
-                    let bytes = &self.bytes[self.start + begin..self.start + end];
-                    arrays.push(HostArrayRef { dtype: Dtype::F32, shape: &info.shape, bytes });
+                    arrays.push(HostArrayRef { dtype: Dtype::F32, shape: &info.shape, bytes: self.0.bytes_of(info) });
                 }
             }
         }
@@ -67,7 +50,7 @@ impl Tensors {
             wrong.push(format!("and {} more", all - wrong.len()));
         }
         let what = "the checkpoint does not belong to this model and optimizer";
-        Err(unreadable(what, &self.path, wrong.join("; "))
+        Err(unreadable(what, self.0.path(), wrong.join("; "))
             .help("resume with the model and the optimizer that wrote it, or `checkpoint.resume = \"never\"`"))
     }
 }

@@ -2,30 +2,22 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use mdt_plugin_api::{Dtype, HostArrayRef, ParameterSpec};
-use memmap2::Mmap;
-use safetensors::SafeTensors;
-use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
 
 use crate::exit::{Failure, Status};
+use crate::storage::MappedTensors;
 
 /// The memory-mapped weight files of a directory and what is in them.
 pub(super) struct Files {
-    files: Vec<OpenFile>,
+    files: Vec<MappedTensors>,
     /// Which file has the tensor of a name.
     index: HashMap<String, usize>,
-}
-
-struct OpenFile {
-    path: PathBuf,
-    bytes: Mmap,
-    /// Where the tensors' bytes begin.
-    start: usize,
-    metadata: Metadata,
 }
 
 /// `model.safetensors.index.json`.
@@ -51,10 +43,10 @@ impl Files {
                     "convert the model to safetensors, or train from random weights with `model.init = \"random\"`",
                 ));
         };
-        let files = names.into_iter().map(OpenFile::open).collect::<Result<Vec<_>, _>>()?;
+        let files = names.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
         let mut index = HashMap::new();
         for (number, file) in files.iter().enumerate() {
-            for name in file.metadata.tensors().into_keys() {
+            for name in file.metadata().tensors().into_keys() {
                 index.insert(name, number);
             }
         }
@@ -75,19 +67,20 @@ impl Files {
             };
             let nearest = self.index.keys().min_by_key(|name| (likeness(name), *name));
             let failure = input(format!("the model's weights have no tensor `{}`", spec.name));
-            let failure = self.files.iter().fold(failure, |failure, file| failure.at(file.path.display()));
+            let failure = self.files.iter().fold(failure, |failure, file| failure.at(file.path().display()));
             match nearest {
                 Some(near) => failure.help(format!("the nearest name there is `{near}`")),
                 None => failure,
             }
         })?;
-        let TensorInfo { dtype, shape, data_offsets } = file
-            .metadata
+        let info = file
+            .metadata()
             .info(&spec.name)
-            .ok_or_else(|| input(format!("tensor `{}` is gone", spec.name)).at(file.path.display()))?;
+            .ok_or_else(|| input(format!("tensor `{}` is gone", spec.name)).at(file.path().display()))?;
+        let TensorInfo { dtype, shape, .. } = info;
         if *shape != spec.shape {
             return Err(input(format!("tensor `{}` has shape {shape:?}, the model needs {:?}", spec.name, spec.shape))
-                .at(file.path.display())
+                .at(file.path().display())
                 .help("the weights do not belong to this config.json"));
         }
         let dtype = match dtype {
@@ -96,29 +89,24 @@ impl Files {
             safetensors::Dtype::BF16 => Dtype::BF16,
             other => {
                 return Err(input(format!("tensor `{}` has type {other:?}", spec.name))
-                    .at(file.path.display())
+                    .at(file.path().display())
                     .help("weights may be F32, F16 or BF16"));
             }
         };
-        let bytes = &file.bytes[file.start + data_offsets.0..file.start + data_offsets.1];
-        Ok(HostArrayRef { dtype, shape, bytes })
+        Ok(HostArrayRef { dtype, shape, bytes: file.bytes_of(info) })
     }
 }
 
-impl OpenFile {
-    fn open(path: PathBuf) -> Result<Self, Failure> {
-        let failure = |message: &str, cause: &dyn std::fmt::Display| {
-            Failure::new(Status::Input, message.to_owned()).at(path.display()).because(cause)
-        };
-        let file = File::open(&path).map_err(|error| failure("a weights file cannot be read", &error))?;
-        // SAFETY: the bytes are only read, and the metadata below is checked against the file's length. A file that
-        // somebody truncates while it is mapped ends the process, as it would any reader of mapped files.
-        let bytes = unsafe { Mmap::map(&file) }.map_err(|error| failure("a weights file cannot be mapped", &error))?;
-        let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| {
-            failure("a weights file is damaged", &error).help("it is truncated or no safetensors file: get it again")
-        })?;
-        Ok(Self { start: header + 8, metadata, bytes, path })
-    }
+fn open(path: &Path) -> Result<MappedTensors, Failure> {
+    MappedTensors::open(path).map_err(|error| {
+        let failure = |message: &str| Failure::new(Status::Input, message).at(path.display()).because(&error);
+        match error.kind() {
+            io::ErrorKind::InvalidData => {
+                failure("a weights file is damaged").help("it is truncated or no safetensors file: get it again")
+            }
+            _ => failure("a weights file cannot be read"),
+        }
+    })
 }
 
 fn shards(directory: &Path, index_path: &Path) -> Result<Vec<PathBuf>, Failure> {
