@@ -15,13 +15,11 @@ pub(super) const CHECK: Check =
     Check { name: "communication", description: "The backends that connect ranks, and what each can do.", run };
 
 fn run(subject: &Subject) -> Vec<Finding> {
-    let job = match subject.job() {
-        Ok(job) => job,
-        Err(skipped) => return vec![skipped],
-    };
-    let listed = job.catalog.list();
-    let backends = listed.iter().filter(|row| row.kind == Kind::Comm.name() && row.shadow == Shadow::None);
-    backends.map(|row| examine(job, row.id)).collect()
+    subject.of_job(|job| {
+        let listed = job.catalog.list();
+        let backends = listed.iter().filter(|row| row.kind == Kind::Comm.name() && row.shadow == Shadow::None);
+        backends.map(|row| examine(job, row.id)).collect()
+    })
 }
 
 /// The configured backend must work; the others are made with their defaults, which may not be enough for them.

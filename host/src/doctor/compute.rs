@@ -16,8 +16,7 @@ pub(super) const CHECK: Check = Check {
 };
 
 fn run(subject: &Subject) -> Vec<Finding> {
-    let examined = subject.job().map(|job| examine(job).unwrap_or_else(|failure| Finding::failed(&failure)));
-    vec![examined.unwrap_or_else(|skipped| skipped)]
+    subject.of_job(|job| vec![examine(job).unwrap_or_else(|failure| Finding::failed(&failure))])
 }
 
 fn examine(job: &Job) -> Result<Finding, Failure> {

@@ -4,18 +4,19 @@ use serde_json::json;
 
 use super::{Check, Finding, Subject};
 use crate::config::Origin;
+use crate::job::Job;
 
 pub(super) const CHECK: Check =
     Check { name: "configuration", description: "Whether the configuration has errors, where there is one.", run };
 
 fn run(subject: &Subject) -> Vec<Finding> {
-    if let Some(failure) = subject.configuration() {
-        return vec![Finding::failed(failure)];
+    match subject.configuration() {
+        Some(failure) => vec![Finding::failed(failure)],
+        None => subject.of_job(examine),
     }
-    let job = match subject.job() {
-        Ok(job) => job,
-        Err(skipped) => return vec![skipped],
-    };
+}
+
+fn examine(job: &Job) -> Vec<Finding> {
     let entries = job.resolved.entries();
     let is_default =
         |origin: &Origin| matches!(origin, Origin::Default | Origin::Component(_) | Origin::Flat | Origin::Model);

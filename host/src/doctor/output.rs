@@ -14,11 +14,11 @@ pub(super) const CHECK: Check =
 const LITTLE: u64 = 1 << 30;
 
 fn run(subject: &Subject) -> Vec<Finding> {
-    let examined = subject.job().map(|job| {
+    subject.of_job(|job| {
         let output = &job.resolved.settings.output_dir;
-        examine(output).unwrap_or_else(|failure| Finding::failed(&failure)).fact("output_dir", output.to_string_lossy())
-    });
-    vec![examined.unwrap_or_else(|skipped| skipped)]
+        let finding = examine(output).unwrap_or_else(|failure| Finding::failed(&failure));
+        vec![finding.fact("output_dir", output.to_string_lossy())]
+    })
 }
 
 /// Writes and removes a small file where the directory is, or where it would be created.

@@ -9,16 +9,17 @@ pub(super) const CHECK: Check =
     Check { name: "port", description: "Whether the first rank could listen where the ranks are to meet.", run };
 
 fn run(subject: &Subject) -> Vec<Finding> {
-    let comm = match subject.job() {
-        Ok(job) => &job.resolved.settings.comm,
-        Err(skipped) => return vec![skipped],
-    };
-    let (address, port) = (comm.address.as_str(), comm.port);
-    let finding = match TcpListener::bind((address, port)) {
+    subject.of_job(|job| {
+        let comm = &job.resolved.settings.comm;
+        vec![examine(&comm.address, comm.port).fact("address", comm.address.as_str()).fact("port", comm.port)]
+    })
+}
+
+fn examine(address: &str, port: u16) -> Finding {
+    match TcpListener::bind((address, port)) {
         Ok(_) => Finding::ok(format!("{address}:{port} is free")),
         Err(error) => refused(&format!("{address}:{port}"), &error),
-    };
-    vec![finding.fact("address", address).fact("port", port)]
+    }
 }
 
 /// Never a failure: the port is needed by the first rank only, and perhaps it is a job of this user that has it.

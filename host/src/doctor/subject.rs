@@ -28,7 +28,7 @@ impl Subject {
     /// Reads what there is.
     pub fn new(layers: Result<Layers, Failure>, plugin_dirs: &[PathBuf]) -> Self {
         let configured = layers.as_ref().map_err(Failure::clone).and_then(Layers::plugins);
-        let Plugins { dirs, lock } = configured.as_ref().map(Plugins::clone).unwrap_or_default();
+        let Plugins { dirs, lock } = configured.clone().unwrap_or_default();
         let catalog = match Catalog::scan(tiers(plugin_dirs, &dirs), lock.as_deref()) {
             Ok(catalog) => catalog,
             Err(failure) => return Self { configuration: configured.err(), reached: Reached::Nothing(failure) },
@@ -56,11 +56,11 @@ impl Subject {
         }
     }
 
-    /// The configured job, or the finding of a check that needs one.
-    pub(super) fn job(&self) -> Result<&Job, Finding> {
+    /// What a check finds of the configured job; without one it is skipped.
+    pub(super) fn of_job(&self, examine: impl FnOnce(&Job) -> Vec<Finding>) -> Vec<Finding> {
         match &self.reached {
-            Reached::Job(job) => Ok(job),
-            _ => Err(Finding::skipped("it needs a configuration without errors, and plugins that load")),
+            Reached::Job(job) => examine(job),
+            _ => vec![Finding::skipped("it needs a configuration without errors, and plugins that load")],
         }
     }
 }
