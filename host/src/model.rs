@@ -3,6 +3,7 @@
 mod directory;
 mod files;
 mod random;
+mod tied;
 mod weights;
 
 pub use directory::{Directory, model_type, not_downloaded};

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use mdt_tests::{Job, assert_says, copy_files, root};
+use mdt_tests::{Job, arrays, assert_says, copy_files, root};
 use serde_json::{Value, json};
 
 const WEIGHT: &str = "model.layers.1.mlp.up_proj.weight";
@@ -136,6 +136,32 @@ fn tensors_that_do_not_fit_the_config_are_named() {
     let spoiled = Spoiled::new();
     spoiled.edit_header(|header| header[WEIGHT]["shape"] = json!([48, 96]));
     spoiled.fails(&[&format!("`{WEIGHT}` has shape [48, 96], the model needs [96, 48]"), "model.safetensors"]);
+}
+
+#[test]
+fn an_output_layer_that_a_tied_config_would_drop_is_refused_unless_it_is_a_copy_of_the_embedding() {
+    let with_head = |head: fn(f32) -> f32| {
+        let spoiled = Spoiled::new();
+        let weights = fs::read(spoiled.model.join("model.safetensors")).expect("the weights");
+        let (_, embedding) = arrays(&spoiled.model.join("model.safetensors"))
+            .into_iter()
+            .find(|(name, _)| name == "model.embed_tokens.weight")
+            .expect("the embedding");
+        let head: Vec<u8> = embedding.into_iter().flat_map(|element| head(element).to_le_bytes()).collect();
+        spoiled.write("model.safetensors", [weights, head].concat());
+        spoiled.edit_header(|header| {
+            let end = |tensor: &Value| tensor["data_offsets"][1].as_u64();
+            let end = header.as_object().and_then(|tensors| tensors.values().filter_map(end).max()).expect("tensors");
+            let mut head = header["model.embed_tokens.weight"].clone();
+            let length = head["data_offsets"].as_array().expect("offsets");
+            let length = length[1].as_u64().expect("an offset") - length[0].as_u64().expect("an offset");
+            head["data_offsets"] = json!([end, end + length]);
+            header["lm_head.weight"] = head;
+        });
+        spoiled
+    };
+    with_head(|element| element).job.run().success();
+    with_head(|element| element / 2.0).fails(&["`lm_head.weight` that is not the embedding", "tie_word_embeddings"]);
 }
 
 #[test]

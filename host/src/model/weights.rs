@@ -10,7 +10,7 @@ use mdt_plugin_api::{
 };
 
 use super::files::Files;
-use super::{Directory, random};
+use super::{Directory, random, tied};
 use crate::exit::{Failure, Status};
 
 /// All parameters of a model: owned f32 tensors, made once and updated in place.
@@ -24,9 +24,10 @@ impl Parameters {
     /// Reads every parameter from the model's weight files, converted to f32.
     ///
     /// # Errors
-    /// Damaged files, a missing tensor, a wrong shape; each names file and tensor.
+    /// Damaged files, a missing tensor, a wrong shape, an output layer that would be dropped; each names its tensor.
     pub fn read(compute: &Rc<dyn Compute>, specs: Vec<ParameterSpec>, directory: &Directory) -> Result<Self, Failure> {
         let files = Files::open(directory.path())?;
+        tied::check(&files, &specs)?;
         // Everything is looked at before any memory is spent.
         let arrays = specs.iter().map(|spec| files.read(spec)).collect::<Result<Vec<_>, _>>()?;
         let tensors = arrays.into_iter().map(|array| {
@@ -45,6 +46,7 @@ impl Parameters {
     /// As [`Parameters::read`].
     pub fn check(specs: &[ParameterSpec], directory: &Directory) -> Result<(), Failure> {
         let files = Files::open(directory.path())?;
+        tied::check(&files, specs)?;
         specs.iter().try_for_each(|spec| files.read(spec).map(drop))
     }
 
