@@ -89,7 +89,7 @@ fn what_only_a_component_can_judge_is_named_by_its_key() {
         ("optimizer.beta1", "7", &["beta1 must be at least 0 and less than 1", "optimizer adamw"][..]),
         ("trainer.template_date", "yesterday", &["trainer.template_date", "YYYY-MM-DD"]),
         ("trainer.chat_template", "missing.jinja", &["trainer.chat_template", "missing.jinja"]),
-        ("comm.world_size", "2", &["`local` connects nothing", "comm.world_size"]),
+        ("comm.world_size", "2", &["`comm.world_size` is 2", "`local` connects 1 at most"]),
         ("compute.dtype", "float16", &["`compute.dtype` may only be \"float32\""]),
     ] {
         assert_says(&Job::new().set(key, value).run().failure(2), parts);
