@@ -26,9 +26,10 @@ impl Cause {
         Self { help: advice.into(), ..self }
     }
 
-    /// The connection to a rank ended without a goodbye.
+    /// The stream to a rank ended without a goodbye.
     pub(crate) fn lost(rank: u32, detail: &str) -> Self {
-        Self::of(rank, format!("rank {rank} was lost: {detail}")).help(START_AGAIN)
+        let message = format!("rank {rank} was lost: its process ended, stopped or is cut off ({detail})");
+        Self::of(rank, message).help(START_AGAIN)
     }
 
     /// A rank's host gave up.

@@ -15,7 +15,8 @@
 //! - A rank that is alive but does not come is named after `comm.timeout_s`, counted from when a rank has come itself.
 //!   A host that waits for a result should wait somewhat longer than that: its own limit names nobody.
 //! - After an error all later collectives fail with the same one, and the buffers that were given are gone.
-//! - Memory: a collective works in the buffers that it was given, and holds a few chunks of 1 MiB per peer besides.
+//! - Memory: a collective works in the buffers that it was given. Besides, it holds a few chunks of 1 MiB per peer, and
+//!   where peers are slow to take what this rank has folded, up to its slice: 1/n of the payload.
 
 mod call;
 mod communicator;

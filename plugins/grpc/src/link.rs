@@ -154,7 +154,7 @@ impl Reader {
                 Ok(Some(Body::Hello(_))) => {
                     self.job.fault.raise(Cause::of(self.rank, format!("rank {} said hello twice", self.rank)));
                 }
-                Ok(None) => break self.lost("its connection was closed without a goodbye"),
+                Ok(None) => break self.lost("no goodbye"),
                 Err(status) => break self.lost(&reason(&status)),
             }
         };

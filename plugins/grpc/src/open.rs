@@ -26,6 +26,9 @@ use crate::wire::{MAX_JOIN, MAX_MESSAGE};
 /// Threads that move and fold data. Two keep a connection and a fold busy at once.
 const THREADS: usize = 2;
 
+/// How long ranks may take to connect with each other once all of them have come.
+const MESH: Duration = Duration::from_secs(10);
+
 /// How long the threads may take to end when it came to nothing.
 const SHUTDOWN: Duration = Duration::from_millis(200);
 
@@ -112,7 +115,7 @@ async fn meet(job: &Arc<Job>, addresses: &[SocketAddr]) -> Result<Engine> {
     };
     let session_now = roster.session();
     session.send_replace(Some(session_now));
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + MESH;
     let links = tokio::select! {
         biased;
         cause = job.fault.raised() => Err(cause),

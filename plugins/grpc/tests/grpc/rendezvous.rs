@@ -1,12 +1,13 @@
 //! How ranks meet, and what they are told when one does not belong.
 
-use std::net::TcpListener;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use mdt_grpc::Config;
 use mdt_plugin_api::prelude::*;
 
-use crate::setup::{backend, blame, done, job, open_all, run};
+use crate::setup::{LONG, backend, blame, cancelled_backend, done, job, open_all, run};
 
 fn patient(seconds: f64) -> Config {
     Config { connect_timeout_s: seconds, ..Config::default() }
@@ -124,6 +125,48 @@ fn a_name_that_no_machine_has_is_a_configuration_error() {
     let error = backend(Config::default()).unwrap().open(&bootstrap).err().unwrap();
     assert_eq!(error.code(), ErrorCode::Config);
     assert!(error.message().contains("no-such-machine.invalid"), "{error}");
+}
+
+#[test]
+fn a_cancelled_job_does_not_wait_for_ranks() {
+    for rank in 0..2 {
+        let begin = Instant::now();
+        let error = cancelled_backend().open(&Bootstrap { rank, ..job(2) }).err().unwrap();
+        assert_eq!(error.code(), ErrorCode::Cancelled);
+        assert!(begin.elapsed() < Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn times_that_cannot_be_are_configuration_errors() {
+    for seconds in [0.0, -1.0, f64::NAN, 1e9] {
+        let error = backend(patient(seconds)).err().unwrap();
+        assert_eq!(error.code(), ErrorCode::Config);
+        assert!(error.message().starts_with("comm.connect_timeout_s must be above 0"), "{error}");
+    }
+}
+
+#[test]
+fn strangers_at_the_port_disturb_nobody() {
+    let job = job(2);
+    std::thread::scope(|scope| {
+        let start = |rank| {
+            let bootstrap = Bootstrap { rank, ..job.clone() };
+            scope.spawn(move || done(backend(patient(10.0)).unwrap().open(&bootstrap).unwrap().barrier()))
+        };
+        let first = start(0);
+        let knock = || TcpStream::connect((job.address.as_str(), job.port));
+        let begin = Instant::now();
+        while knock().is_err() {
+            assert!(begin.elapsed() < LONG);
+        }
+        let mut strangers: Vec<_> = (0..8).map(|_| knock().unwrap()).collect();
+        for (index, stranger) in strangers.iter_mut().enumerate() {
+            let _ = stranger.write_all(if index % 2 == 0 { b"GET / HTTP/1.1\r\n\r\n" } else { &[0xff; 100_000] });
+        }
+        assert!(start(1).join().unwrap().is_empty());
+        assert!(first.join().unwrap().is_empty());
+    });
 }
 
 #[test]

@@ -13,10 +13,12 @@ use mdt_plugin_api::prelude::*;
 /// Longer than anything here may take.
 pub const LONG: Duration = Duration::from_secs(20);
 
-/// A host that does nothing.
-struct NoHost;
+/// A host that does nothing but say whether the job is being cancelled.
+struct Host {
+    cancelled: bool,
+}
 
-impl HostServices for NoHost {
+impl HostServices for Host {
     fn log(&self, _level: LogLevel, _message: &str) {}
     fn metric(&self, _name: &str, _value: f64) {}
     fn put(&self, _key: &str, _value: &[u8]) -> Result<()> {
@@ -26,14 +28,23 @@ impl HostServices for NoHost {
         Ok(None)
     }
     fn cancelled(&self) -> bool {
-        false
+        self.cancelled
     }
 }
 
 /// A backend with this configuration.
 pub fn backend(config: Config) -> Result<Grpc> {
+    backend_of(Host { cancelled: false }, config)
+}
+
+/// The same in a job that is being cancelled.
+pub fn cancelled_backend() -> Grpc {
+    backend_of(Host { cancelled: true }, Config::default()).unwrap()
+}
+
+fn backend_of(host: Host, config: Config) -> Result<Grpc> {
     let setup = Setup {
-        services: Services::new(Arc::new(NoHost)),
+        services: Services::new(Arc::new(host)),
         seed: 0,
         threads: 1,
         model_path: None,
