@@ -37,6 +37,9 @@ fn collect(root: &Value, prefix: &str, table: &Value, keys: &mut Vec<Key>) {
             keys.push(Key { path, value: property["const"].clone(), chooses: true });
         } else if resolved["properties"].is_object() {
             collect(root, &path, resolved, keys);
+        } else if resolved["type"] == "object" {
+            // A table of any keys.
+            keys.push(Key { path: format!("{path}.x"), value: json!("x"), chooses: false });
         } else {
             keys.push(Key { value: another(&path, resolved, &property["default"]), path, chooses: false });
         }
