@@ -81,7 +81,9 @@ fn rows(conversations: &[Conversation]) -> impl Iterator<Item = &Value> {
 fn every_template_trains_the_spans_that_transformers_marks_in_all_turns() {
     for template in TEMPLATES {
         for marked in [false, true] {
-            let (conversations, _) = conversations(template, marked);
+            let (mut conversations, _) = conversations(template, marked);
+            // The longer ones, with tools, take most of the time and are compared token by token below.
+            conversations.retain(|conversation| conversation.ids.len() < 200);
             let job = job(template, marked, rows(&conversations))
                 .set("trainer.batch_size", 1)
                 .set("trainer.gradient_accumulation_steps", 1);
@@ -149,6 +151,21 @@ fn a_template_that_changes_earlier_turns_is_an_error_that_names_template_and_row
         &failure,
         &["differently from the same messages", "chat_template.jinja", &file, "row 3", "message 2", "{% generation %}"],
     );
+}
+
+#[test]
+fn variables_for_the_template_come_from_the_configuration_or_the_row() {
+    let turns = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]);
+    let row = json!({ "messages": turns });
+    let thinks = json!({"messages": turns, "chat_template_kwargs": {"enable_thinking": true}});
+    let job = job("qwen3", false, [&row, &thinks])
+        .set("trainer.batch_size", 1)
+        .set("trainer.gradient_accumulation_steps", 1)
+        .set("trainer.chat_template_kwargs.enable_thinking", false);
+    job.run().success();
+    // `Ho<|im_end|>`, and with an empty thought before it.
+    let trained = job.numbers("supervised_tokens");
+    assert!(trained[0] == 3.0 && trained[1] > 3.0, "{trained:?}");
 }
 
 #[test]

@@ -3,10 +3,15 @@
 use mdt_tests::{Job, assert_says};
 use serde_json::{Value, json};
 
-use crate::written::{lines, messages, over, pairs, preview};
+use crate::written::{Pair, lines, messages, over, pairs, preview};
+
+/// Keys of the configuration with their values.
+type Keys<'a> = &'a [(&'a str, &'a str)];
+/// How rows are written, and the keys that make them readable.
+type Mapping<'a> = (&'a dyn Fn(&Pair) -> Value, Keys<'a>);
 
 /// What a job on rows of this form sees.
-fn seen(form: impl Fn(&(String, String)) -> Value, set: &[(&str, &str)]) -> Vec<(Value, Value)> {
+fn seen(form: impl Fn(&Pair) -> Value, set: Keys<'_>) -> Vec<(Value, Value)> {
     let rows: Vec<Value> = pairs(3).iter().map(form).collect();
     let job = over("train.jsonl", lines(&rows));
     preview(&set.iter().fold(job, |job, (key, value)| job.set(key, value))).0
@@ -15,9 +20,10 @@ fn seen(form: impl Fn(&(String, String)) -> Value, set: &[(&str, &str)]) -> Vec<
 #[test]
 fn columns_of_other_names_and_within_others_are_mapped() {
     let expected = seen(messages, &[]);
-    let turns = |(question, answer): &(String, String)| json!([{"role": "user", "content": question}, {"role": "assistant", "content": answer}]);
-    let shared = |(question, answer): &(String, String)| json!([{"from": "human", "value": question}, {"from": "gpt", "value": answer}]);
-    let mapped: [(&dyn Fn(&(String, String)) -> Value, &[(&str, &str)]); 6] = [
+    let turns = |(question, answer): &Pair| json!([{"role": "user", "content": question}, {"role": "assistant", "content": answer}]);
+    let shared =
+        |(question, answer): &Pair| json!([{"from": "human", "value": question}, {"from": "gpt", "value": answer}]);
+    let mapped: [Mapping<'_>; 6] = [
         (&|pair| json!({"chat": turns(pair)}), &[("data.fields.messages", "chat")]),
         (&|pair| json!({"data": {"turns": turns(pair)}}), &[("data.fields.messages", "data.turns")]),
         (&|pair| json!({"data": [{"turns": shared(pair)}]}), &[("data.fields.conversations", "data.0.turns")]),
@@ -39,21 +45,22 @@ fn columns_of_other_names_and_within_others_are_mapped() {
 
 #[test]
 fn a_named_format_is_taken_where_a_row_has_the_columns_of_several() {
-    let both = |(question, answer): &(String, String)| {
+    let both = |(question, answer): &Pair| {
         let mut row = messages(&(question.clone(), answer.clone()));
         row["prompt"] = json!(question);
         row["completion"] = json!("Z");
         row
     };
     assert_eq!(seen(both, &[]), seen(messages, &[]));
-    let pair = |(question, _): &(String, String)| json!({"prompt": question, "completion": "Z"});
+    let pair = |(question, _): &Pair| json!({"prompt": question, "completion": "Z"});
     assert_eq!(seen(both, &[("data.format", "prompt_completion")]), seen(pair, &[]));
 }
 
 #[test]
 fn an_input_follows_its_instruction_and_a_system_column_precedes_both() {
-    let alpaca = |(question, answer): &(String, String)| json!({"instruction": "Shout", "input": question, "output": answer, "system": "S"});
-    let turns = |(question, answer): &(String, String)| {
+    let alpaca =
+        |(question, answer): &Pair| json!({"instruction": "Shout", "input": question, "output": answer, "system": "S"});
+    let turns = |(question, answer): &Pair| {
         json!({"messages": [
             {"role": "system", "content": "S"},
             {"role": "user", "content": format!("Shout\n\n{question}")},

@@ -57,11 +57,11 @@ fn a_prompt_longer_than_max_seq_len_is_dropped_counted_and_named() {
 
 /// A conversation of some turns as a row of `messages`, and as one of ShareGPT.
 fn conversation(turns: usize) -> (Value, Value) {
-    let says = |turn: usize| if turn % 2 == 0 { "a".repeat(3 * turn + 1) } else { "b".repeat(turn) };
+    let asks = |turn: usize| turn.is_multiple_of(2);
+    let says = |turn: usize| if asks(turn) { "a".repeat(3 * turn + 1) } else { "b".repeat(turn) };
     let messages =
-        (0..turns).map(|turn| json!({"role": if turn % 2 == 0 { "user" } else { "assistant" }, "content": says(turn)}));
-    let shared =
-        (0..turns).map(|turn| json!({"from": if turn % 2 == 0 { "human" } else { "gpt" }, "value": says(turn)}));
+        (0..turns).map(|turn| json!({"role": if asks(turn) { "user" } else { "assistant" }, "content": says(turn)}));
+    let shared = (0..turns).map(|turn| json!({"from": if asks(turn) { "human" } else { "gpt" }, "value": says(turn)}));
     (json!({"messages": messages.collect::<Vec<_>>()}), json!({"conversations": shared.collect::<Vec<_>>()}))
 }
 

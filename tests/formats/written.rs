@@ -7,6 +7,9 @@ use flate2::write::GzEncoder;
 use mdt_tests::{Job, root};
 use serde_json::{Value, json};
 
+/// A question and its answer.
+pub type Pair = (String, String);
+
 /// One row for each line.
 pub fn lines(rows: &[Value]) -> Vec<u8> {
     rows.iter().map(|row| format!("{row}\n")).collect::<String>().into_bytes()
@@ -24,7 +27,7 @@ pub fn gzip(text: &[u8]) -> Vec<u8> {
 }
 
 /// The first questions and answers of the training fixture.
-pub fn pairs(count: usize) -> Vec<(String, String)> {
+pub fn pairs(count: usize) -> Vec<Pair> {
     let text = std::fs::read_to_string(root().join("tests/fixtures/training/train.jsonl")).expect("the fixture");
     let pair = |line: &str| {
         let row: Value = serde_json::from_str(line).expect("JSON");
@@ -35,24 +38,24 @@ pub fn pairs(count: usize) -> Vec<(String, String)> {
 }
 
 /// A question and its answer as a row of each format. The fixture's chat template ends a question with a newline.
-pub fn messages((question, answer): &(String, String)) -> Value {
+pub fn messages((question, answer): &Pair) -> Value {
     json!({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
 }
 
-pub fn prompt_completion((question, answer): &(String, String)) -> Value {
+pub fn prompt_completion((question, answer): &Pair) -> Value {
     json!({"prompt": format!("{question}\n"), "completion": answer})
 }
 
-pub fn sharegpt((question, answer): &(String, String)) -> Value {
+pub fn sharegpt((question, answer): &Pair) -> Value {
     json!({"id": 1, "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]})
 }
 
-pub fn alpaca((question, answer): &(String, String)) -> Value {
+pub fn alpaca((question, answer): &Pair) -> Value {
     json!({"instruction": question, "input": "", "output": answer})
 }
 
 /// Makes one row of a format of a question and its answer.
-pub type Form = fn(&(String, String)) -> Value;
+pub type Form = fn(&Pair) -> Value;
 
 pub const FORMS: [(&str, Form); 4] =
     [("messages", messages), ("prompt_completion", prompt_completion), ("sharegpt", sharegpt), ("alpaca", alpaca)];
