@@ -1,5 +1,7 @@
 //! The ranks of a job, as one of them sees the others: collectives begun, waited for and taken apart.
 
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
 use std::time::Duration;
 
 use mdt_plugin_api::{Buffer, Communicator, Outcome, ReduceOp, Work};
@@ -9,6 +11,10 @@ use crate::exit::{Failure, Status};
 /// How much longer than the backend's own deadline the host waits: a backend that keeps deadlines can say which rank
 /// is late, the host cannot.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// What the first rank says while the others wait for it, and when it is done.
+const STILL_AT_IT: f64 = 0.0;
+const DONE: f64 = 1.0;
 
 /// The communicator of a run. Every method that talks to the others must be called by all ranks, in the same order.
 pub struct Peers {
@@ -73,6 +79,41 @@ impl Peers {
         }
     }
 
+    /// Runs `body` on the first rank while the others wait for it, however long it takes: in between they hear from it,
+    /// so that no deadline passes. Gives the others nothing.
+    ///
+    /// # Errors
+    /// What `body` came to, on the first rank; the others hear of it when that rank ends.
+    pub fn on_first<T: Send>(
+        &self,
+        what: &str,
+        body: impl FnOnce() -> Result<T, Failure> + Send,
+    ) -> Result<Option<T>, Failure> {
+        if self.world_size() == 1 {
+            return body().map(Some);
+        }
+        if !self.is_first() {
+            while self.gather_numbers(what, vec![STILL_AT_IT])?[0] == [STILL_AT_IT] {}
+            return Ok(None);
+        }
+        let beat = self.deadline / 8;
+        thread::scope(|scope| {
+            let (done, ended) = channel::<()>();
+            let work = scope.spawn(move || {
+                let _done = done; // dropped at the end, also by a panic
+                body()
+            });
+            while ended.recv_timeout(beat) == Err(RecvTimeoutError::Timeout) {
+                self.gather_numbers(what, vec![STILL_AT_IT])?;
+            }
+            let outcome = work.join().unwrap_or_else(|_| Err(Failure::new(Status::Other, format!("{what} broke off"))));
+            if outcome.is_ok() {
+                self.gather_numbers(what, vec![DONE])?;
+            }
+            outcome.map(Some)
+        })
+    }
+
     /// Tells the others that this rank gives the job up, and why. Does not wait.
     pub fn abort(&self, reason: &str) {
         self.communicator.abort(reason);
@@ -99,4 +140,88 @@ impl Peers {
 
 fn other_buffers(what: &str) -> Failure {
     Failure::new(Status::Plugin, "the comm plugin gave other buffers back than it was given").at(what)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Barrier, Mutex};
+    use std::time::Instant;
+
+    use mdt_plugin_api::{Finished, Result};
+
+    use super::*;
+
+    /// Ranks that are threads. Every collective is a gather of numbers; one that is late fails.
+    struct Threads {
+        rank: u32,
+        ranks: u32,
+        shared: Arc<(Barrier, Mutex<Vec<Vec<f64>>>)>,
+        longest_wait: Arc<Mutex<Duration>>,
+    }
+
+    impl Communicator for Threads {
+        fn rank(&self) -> u32 {
+            self.rank
+        }
+
+        fn world_size(&self) -> u32 {
+            self.ranks
+        }
+
+        fn all_gather(&self, buffer: Buffer) -> Result<Box<dyn Work>> {
+            let Buffer::F64(numbers) = buffer else { unreachable!("numbers only") };
+            let begin = Instant::now();
+            let (barrier, numbers_of) = &*self.shared;
+            numbers_of.lock().unwrap()[self.rank as usize] = numbers;
+            barrier.wait();
+            let all = numbers_of.lock().unwrap().clone();
+            barrier.wait();
+            let mut longest = self.longest_wait.lock().unwrap();
+            *longest = longest.max(begin.elapsed());
+            Ok(Box::new(Finished(Some(all.into_iter().map(Buffer::F64).collect()))))
+        }
+
+        fn all_reduce(&self, _: Vec<Buffer>, _: ReduceOp) -> Result<Box<dyn Work>> {
+            unreachable!()
+        }
+
+        fn broadcast(&self, _: Vec<Buffer>, _: u32) -> Result<Box<dyn Work>> {
+            unreachable!()
+        }
+
+        fn barrier(&self) -> Result<Box<dyn Work>> {
+            unreachable!()
+        }
+
+        fn abort(&self, _: &str) {}
+    }
+
+    #[test]
+    fn ranks_wait_for_slow_work_of_the_first_without_any_collective_waiting_long() {
+        let shared = Arc::new((Barrier::new(3), Mutex::new(vec![Vec::new(); 3])));
+        let longest_wait = Arc::new(Mutex::new(Duration::ZERO));
+        let work = Duration::from_millis(900);
+        let peers = |rank| Peers {
+            communicator: Box::new(Threads {
+                rank,
+                ranks: 3,
+                shared: Arc::clone(&shared),
+                longest_wait: Arc::clone(&longest_wait),
+            }),
+            deadline: Duration::from_millis(400),
+        };
+        let ranks: Vec<_> = (0..3).map(peers).collect();
+        let results: Vec<_> = thread::scope(|scope| {
+            let run = |peers: Peers| {
+                peers.on_first("a save", || {
+                    thread::sleep(work);
+                    Ok(7)
+                })
+            };
+            let ranks: Vec<_> = ranks.into_iter().map(|peers| scope.spawn(move || run(peers).unwrap())).collect();
+            ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+        });
+        assert_eq!(results, [Some(7), None, None]);
+        assert!(*longest_wait.lock().unwrap() < work / 2, "{longest_wait:?}");
+    }
 }

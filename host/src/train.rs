@@ -39,7 +39,7 @@ pub enum End {
 /// is [`Status::Interrupted`], after a checkpoint was written.
 pub fn train(job: &Job, cancelled: &AtomicBool) -> Result<End, Failure> {
     let mut run = Run::open(job)?;
-    let outcome = run.to_the_end(cancelled);
+    let outcome = run.finish(cancelled);
     match &outcome {
         // All ranks stop by these, each by itself: one that is done first must not stop another that still saves.
         Ok(_) => {}
@@ -50,7 +50,8 @@ pub fn train(job: &Job, cancelled: &AtomicBool) -> Result<End, Failure> {
 }
 
 impl Run<'_> {
-    fn to_the_end(&mut self, cancelled: &AtomicBool) -> Result<End, Failure> {
+    /// Makes the updates that remain.
+    fn finish(&mut self, cancelled: &AtomicBool) -> Result<End, Failure> {
         if self.is_finished() {
             progress::note(&self.why_finished());
             self.export()?;

@@ -52,7 +52,10 @@ impl Run<'_> {
             }
             let what = format!("the weights after update {}", self.done);
             agree::require_same_bits(&self.peers, &what, parameters.iter().map(|array| array.data))?;
-            self.store.as_ref().map_or(Ok(()), |store| store.save(&state, parameters, &states, best).map(drop))
+            let store = self.store.as_ref();
+            self.peers.on_first(&format!("the checkpoint of update {}", self.done), || {
+                store.map_or(Ok(()), |store| store.save(&state, parameters, &states, best).map(drop))
+            })
         })?;
         self.saved = Some(self.done);
         Ok(())
