@@ -112,3 +112,39 @@ fn each<T: Number>(bytes: &[u8], first: usize, places: &mut [T], visit: impl Fn(
     let block = &bytes[first * T::SIZE..(first + places.len()) * T::SIZE];
     block.chunks_exact(T::SIZE).zip(places).for_each(|(bytes, place)| visit(T::from_wire(bytes), place));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The tree as its definition has it.
+    fn defined(leaves: &[f32]) -> f32 {
+        match leaves {
+            [leaf] => *leaf,
+            leaves => {
+                let (left, right) = leaves.split_at(leaves.len().next_power_of_two() / 2);
+                defined(left) + defined(right)
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_number_of_ranks_folds_by_the_tree_whichever_of_them_folds(
+            (ranks, own) in (1usize..=20).prop_flat_map(|count| {
+                (prop::collection::vec(prop::collection::vec(-1e3f32..1e3, BLOCK + 9), count), 0..count)
+            }),
+        ) {
+            let leaf = |(rank, values): (usize, &Vec<f32>)| (rank != own).then(|| bytemuck::cast_slice(values).to_vec());
+            let leaves: Vec<Option<Vec<u8>>> = ranks.iter().enumerate().map(leaf).collect();
+            let leaves: Vec<Leaf<'_>> = leaves.iter().map(Option::as_deref).collect();
+            let mut folded = ranks[own].clone();
+            fold(&mut folded, &leaves, ReduceOp::Sum);
+            for (index, folded) in folded.iter().enumerate() {
+                let leaves: Vec<f32> = ranks.iter().map(|values| values[index]).collect();
+                prop_assert_eq!(folded.to_bits(), defined(&leaves).to_bits());
+            }
+        }
+    }
+}

@@ -87,19 +87,20 @@ impl Operation {
         loop {
             let mut progress = false;
             for (index, link) in links.iter_mut().enumerate() {
+                // Who does not listen any more has said why, or its stream has ended: that is read below.
+                let mut listens = true;
                 while self.peers[index].has_outgoing() {
                     match link.outgoing.poll_reserve(context) {
-                        Poll::Ready(Ok(())) => {}
-                        Poll::Ready(Err(_)) => return Poll::Ready(Err(self.left(link.rank))),
+                        Poll::Ready(reserved) => listens = reserved.is_ok(),
                         Poll::Pending => break,
                     }
-                    let chunk = self.next_chunk(index);
-                    if link.outgoing.send_item(chunk).is_err() {
-                        return Poll::Ready(Err(self.left(link.rank)));
+                    if !listens || link.outgoing.send_item(self.next_chunk(index)).is_err() {
+                        listens = false;
+                        break;
                     }
                     progress = true;
                 }
-                while self.peers[index].expects_more() && self.work.waiting(link.rank) < WAITING {
+                while !listens || self.peers[index].expects_more() && self.work.waiting(link.rank) < WAITING {
                     match link.incoming.poll_recv(context) {
                         Poll::Ready(Some(chunk)) => self.take(index, chunk)?,
                         Poll::Ready(None) => return Poll::Ready(Err(self.left(link.rank))),
