@@ -125,7 +125,8 @@ fn launch_that_is_killed_leaves_no_rank_behind() {
 #[test]
 fn numbers_that_are_not_finite_on_one_rank_stop_all_ranks_before_the_update_and_name_its_rows() {
     // A rate that ruins the weights: the gradients of the next update are not finite.
-    let job = job(1).set("optimizer.learning_rate", "1e30").set("scheduler", "constant").set("checkpoint.save_steps", 0);
+    let job =
+        job(1).set("optimizer.learning_rate", "1e30").set("scheduler", "constant").set("checkpoint.save_steps", 0);
     let ended = run(&job, 2);
     assert_eq!(ended.status, Some(6), "{}", ended.stderr);
     for rank in 0..2 {
