@@ -14,7 +14,7 @@ const PLAIN: &str = "\x1b[0m";
 pub enum Paint {
     /// Green, by the escape sequences that terminals know.
     Colour,
-    /// ⟦brackets⟧ around text, [brackets] around tokens.
+    /// `⟦brackets⟧` around text, `[brackets]` around tokens.
     Marks,
 }
 
