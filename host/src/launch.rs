@@ -16,6 +16,9 @@ use crate::exit::{Failure, Status};
 use child::{Child, Ended};
 use view::View;
 
+/// The variable by which a rank knows that it was launched, so that the first one speaks for it.
+pub const LAUNCHED: &str = "MDT_LAUNCHED";
+
 /// How long ranks may go on after another has failed: longer than it takes them to notice by themselves and say so.
 const GRACE: Duration = Duration::from_secs(8);
 /// How long a rank may take to end once it was told to.

@@ -50,6 +50,11 @@ pub fn note(line: &str) {
     }
 }
 
+/// Prints a line whether others are shown or not.
+pub fn tell(line: &str) {
+    print(&mut io::stderr(), line);
+}
+
 /// Whether `MDT_LOG=debug` asks for what only developers read.
 pub fn debugging() -> bool {
     std::env::var_os("MDT_LOG").is_some_and(|level| level == "debug")

@@ -1,6 +1,5 @@
 //! A rank that goes away is named within a second, nothing hangs, and the job goes on from its checkpoint.
 
-use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -15,14 +14,14 @@ fn long_job() -> Job {
 
 /// The process of a rank: the child of the launching one whose arguments say so.
 fn process_of(launcher: &Process, rank: u32) -> u32 {
-    let output = Command::new("pgrep").args(["-P", &launcher.id().to_string()]).output().expect("the command pgrep");
-    let children = String::from_utf8_lossy(&output.stdout).into_owned();
-    let of_rank = |id: &&str| {
-        let arguments = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&arguments).contains(&format!("comm.rank={rank}\0"))
+    let output = Command::new("ps").args(["-A", "-ww", "-o", "pid=,ppid=,command="]).output().expect("the command ps");
+    let (parent, key) = (launcher.id().to_string(), format!("comm.rank={rank}"));
+    let of_rank = |line: &str| {
+        let mut words = line.split_whitespace();
+        let id = words.next()?.parse().ok()?;
+        (words.next()? == parent && words.any(|word| word == key)).then_some(id)
     };
-    let id = children.split_whitespace().find(of_rank).expect("the rank runs");
-    id.parse().expect("a number")
+    String::from_utf8_lossy(&output.stdout).lines().find_map(of_rank).expect("the rank runs")
 }
 
 fn signal(process: u32, name: &str) {
@@ -103,6 +102,7 @@ fn a_stopped_rank_is_named_within_seconds() {
     assert_says(&error_of(&ended, 0), &["rank 1"]);
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn launch_that_is_killed_leaves_no_rank_behind() {
     let job = long_job();
@@ -113,7 +113,7 @@ fn launch_that_is_killed_leaves_no_rank_behind() {
     let begin = Instant::now();
     // A process that has ended may still wait to be reaped by the system.
     let runs = |id: &u32| {
-        let state = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        let state = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
         state.rsplit(')').next().is_some_and(|rest| rest.trim().starts_with(['R', 'S', 'D', 'T']))
     };
     while ranks.iter().any(runs) {

@@ -2,14 +2,22 @@
 
 use super::{Common, on_compute_thread};
 use crate::exit::Failure;
-use crate::{progress, signals, train};
+use crate::{launch, progress, signals, train};
 
 /// Runs the configured job to its end.
 pub(super) fn run(common: &Common) -> Result<(), Failure> {
     let cancelled = signals::cancellation()?;
     let job = common.job(Vec::new(), cancelled.clone())?;
-    if job.resolved.settings.comm.rank > 0 {
+    let comm = &job.resolved.settings.comm;
+    if comm.rank > 0 {
         progress::quiet();
+        if std::env::var_os(launch::LAUNCHED).is_none() {
+            let (rank, world_size) = (comm.rank, comm.world_size);
+            progress::tell(&format!(
+                "rank {rank} of {world_size}: meeting at {}:{}; rank 0 shows how it goes",
+                comm.address, comm.port
+            ));
+        }
     }
     for file in &job.resolved.flat_files {
         let file = file.display();

@@ -8,6 +8,7 @@ use std::process::{self, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use super::LAUNCHED;
 use super::view::View;
 use crate::exit::Status;
 
@@ -35,7 +36,7 @@ impl Child {
     pub(super) fn start(program: &Path, arguments: &[OsString], rank: usize, view: &View) -> io::Result<Self> {
         let mut command = Command::new(program);
         // Its own process group: Ctrl-C reaches this program only, which passes it on once.
-        command.args(arguments).stdin(Stdio::null()).process_group(0);
+        command.args(arguments).env(LAUNCHED, "1").stdin(Stdio::null()).process_group(0);
         if view.has_the_terminal(rank) {
             command.stdout(Stdio::inherit()).stderr(Stdio::inherit());
         } else {

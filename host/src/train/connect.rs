@@ -7,6 +7,7 @@ use mdt_plugin_api::{Bootstrap, CommBackend, Dtype};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::peers::Peers;
+use crate::progress;
 
 /// The backend, which can do what the job needs.
 pub(super) fn backend(job: &Job) -> Result<Box<dyn CommBackend>, Failure> {
@@ -39,5 +40,15 @@ pub(super) fn connect(job: &Job, backend: &dyn CommBackend) -> Result<Peers, Fai
         port: settings.port,
         job: job.resolved.identity(),
     };
+    match settings.world_size - 1 {
+        0 => {}
+        others => progress::note(&format!(
+            "waiting  for {others} other {} over {} at {}:{}",
+            if others == 1 { "rank" } else { "ranks" },
+            settings.id,
+            settings.address,
+            settings.port
+        )),
+    }
     Ok(Peers::new(backend.open(&bootstrap)?, Duration::from_secs_f64(settings.timeout_s)))
 }
