@@ -91,3 +91,29 @@ fn held_out_rows_are_shared_between_ranks_and_their_loss_has_the_bits_of_one_pro
     assert_eq!(losses(&one), losses(&two));
     assert_eq!(losses(&one).iter().filter(|loss| loss.is_f64()).count(), 2);
 }
+
+#[test]
+fn ranks_with_5_and_1_supervised_tokens_are_weighted_by_their_tokens() {
+    let rows = [r#"{"prompt": "Shout adc\n", "completion": "ADC!"}"#, r#"{"prompt": "Shout adc\n", "completion": ""}"#];
+    let training_on = |rows: &[&str]| {
+        let job = Job::new().set("trainer.batch_size", 1).set("trainer.gradient_accumulation_steps", 1);
+        let file = job.file("rows.jsonl", rows.join("\n"));
+        job.set("data.train", file.display()).set("data.shuffle", false).set("compute.threads", 1)
+    };
+    let loss = |job: &Job| job.numbers("loss")[0];
+    let [long, short] = rows.map(|row| {
+        let job = training_on(&[row]);
+        job.run().success();
+        job
+    });
+    assert_eq!([&long, &short].map(|job| job.numbers("supervised_tokens")[0]), [5.0, 1.0]);
+    let (one, two) = (training_on(&rows).set("trainer.gradient_accumulation_steps", 2), training_on(&rows));
+    one.run().success();
+    run(&two, 2).success();
+    assert_same_course(&one, &two);
+    assert!(one.final_weights() == two.final_weights(), "the final model");
+    let mean = (5.0 * loss(&long) + loss(&short)) / 6.0;
+    assert!((loss(&two) - mean).abs() < 1e-6 * mean, "{} and {mean}", loss(&two));
+    let mean_of_means = (loss(&long) + loss(&short)) / 2.0;
+    assert!((loss(&two) - mean_of_means).abs() > 1e-2 * mean, "the test could not tell them apart");
+}
