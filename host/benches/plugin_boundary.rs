@@ -6,14 +6,11 @@
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use mdt_host::plugins::{Catalog, Tier};
-use mdt_host::services::LocalServices;
-use mdt_plugin_api::{HostServices, Kind, Optimizer, Services, Setup, Update};
+use mdt_plugin_api::{Kind, Optimizer, Setup, Update};
 use serde_json::json;
 
 const LOADS: usize = 31;
@@ -63,17 +60,8 @@ fn loading(plugin: &Path) {
 fn calling(built: &Path) {
     let tier = Tier { origin: "benchmark", directory: built.to_owned() };
     let catalog = Catalog::scan(vec![tier], None).expect("a catalog");
-    let services: Arc<dyn HostServices> = Arc::new(LocalServices::new(Arc::new(AtomicBool::new(false))));
-    let setup = Setup {
-        services: Services::new(services),
-        seed: 0,
-        threads: 1,
-        model_path: None,
-        model_config: json!(null),
-        source: String::new(),
-    };
     let component = catalog.component(Kind::Optimizer, "adamw").expect("the plugin loads");
-    let loaded = component.optimizer(&json!({}), &setup).expect("an optimizer");
+    let loaded = component.optimizer(&json!({}), &Setup::default()).expect("an optimizer");
     let linked: Box<dyn Optimizer> = Box::new(Nothing);
     for (name, optimizer) in [("linked in", &linked), ("loaded", &loaded)] {
         let mut times: Vec<_> = (0..LOADS).map(|_| per_call(|| _ = black_box(optimizer.granularity()))).collect();

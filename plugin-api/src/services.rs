@@ -77,3 +77,38 @@ pub struct Setup {
     /// Where a data source reads: a file, a directory, a name. Empty for other kinds.
     pub source: String,
 }
+
+/// Outside of a host, for a component's own tests and benchmarks: nothing is logged or kept, one thread, no model.
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            services: Services::new(Arc::new(NoHost)),
+            seed: 0,
+            threads: 1,
+            model_path: None,
+            model_config: serde_json::Value::Null,
+            source: String::new(),
+        }
+    }
+}
+
+/// Where there is no host.
+struct NoHost;
+
+impl HostServices for NoHost {
+    fn log(&self, _level: LogLevel, _message: &str) {}
+
+    fn metric(&self, _name: &str, _value: f64) {}
+
+    fn put(&self, _key: &str, _value: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn get(&self, _key: &str) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
+    fn cancelled(&self) -> bool {
+        false
+    }
+}

@@ -39,9 +39,7 @@ fn capabilities(job: &Job, id: &str, config: &Value) -> Result<Capabilities, Fai
         services: Services::new(services),
         seed: job.resolved.settings.seed,
         threads: job.threads(),
-        model_path: None,
-        model_config: Value::Null,
-        source: String::new(),
+        ..Setup::default()
     };
     Ok(job.catalog.component(Kind::Comm, id)?.comm(config, &setup)?.capabilities())
 }

@@ -4,33 +4,15 @@
 //!     cargo bench -p mdt-plugin-grpc [-- RANKS...]
 
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use mdt_grpc::{Config, Grpc};
-use mdt_plugin_api::HostServices;
 use mdt_plugin_api::prelude::*;
 
 /// Payloads in bytes, each with the number of times that it is reduced.
 const SIZES: [(usize, usize); 6] =
     [(1 << 10, 2000), (64 << 10, 1000), (1 << 20, 200), (16 << 20, 40), (64 << 20, 15), (256 << 20, 5)];
-
-struct NoHost;
-
-impl HostServices for NoHost {
-    fn log(&self, _level: LogLevel, _message: &str) {}
-    fn metric(&self, _name: &str, _value: f64) {}
-    fn put(&self, _key: &str, _value: &[u8]) -> Result<()> {
-        Ok(())
-    }
-    fn get(&self, _key: &str) -> Result<Option<Vec<u8>>> {
-        Ok(None)
-    }
-    fn cancelled(&self) -> bool {
-        false
-    }
-}
 
 fn main() {
     let ranks: Vec<u32> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
@@ -47,15 +29,7 @@ fn main() {
 }
 
 fn measure(bootstrap: &Bootstrap) {
-    let setup = Setup {
-        services: Services::new(Arc::new(NoHost)),
-        seed: 0,
-        threads: 1,
-        model_path: None,
-        model_config: mdt_plugin_api::serde_json::Value::Null,
-        source: String::new(),
-    };
-    let communicator = Grpc::create(Config::default(), &setup).unwrap().open(bootstrap).unwrap();
+    let communicator = Grpc::create(Config::default(), &Setup::default()).unwrap().open(bootstrap).unwrap();
     for (bytes, times) in SIZES {
         let mut buffers = vec![Buffer::F32(vec![1.0; bytes / 4])];
         let mut taken = Vec::new();

@@ -108,14 +108,15 @@ impl Compute for Mlx {
     fn eval(&self, tensors: &[Handle]) -> Result<()> {
         self.outside_of_tracing("eval")?;
         let arrays = self.arrays(tensors)?;
-        transforms::eval(&arrays)
-            .and_then(|()| fused::trim_buffers())
-            .map_err(|exception| Error::other(format!("evaluation: {}", Fault::from(exception))))
+        transforms::eval(&arrays).and_then(|()| fused::trim_buffers()).map_err(failed_evaluation)
     }
 
     fn host_view(&self, tensor: Handle) -> Result<RawHostView> {
         self.outside_of_tracing("reading a tensor's values")?;
-        host_view::read(self.handles.borrow().get(tensor)?)
+        let view = host_view::read(self.handles.borrow().get(tensor)?)?;
+        // Reading evaluates too.
+        fused::trim_buffers().map_err(failed_evaluation)?;
+        Ok(view)
     }
 
     fn host_view_mut(&self, tensor: Handle) -> Result<RawHostView> {
@@ -146,4 +147,8 @@ impl Compute for Mlx {
             cached_bytes: bytes(memory::cache_memory),
         }
     }
+}
+
+fn failed_evaluation(exception: mlx_rs::error::Exception) -> Error {
+    Error::other(format!("evaluation: {}", Fault::from(exception)))
 }

@@ -5,42 +5,14 @@ mod lifetime;
 mod memory;
 
 use std::rc::Rc;
-use std::sync::Arc;
 
-use mdt_plugin_api::{Component, Compute, Element, HostArray, HostServices, LogLevel, Result, Services, Setup, Tensor};
+use mdt_plugin_api::{Component, Compute, Element, HostArray, Setup, Tensor};
 
 use crate::{Config, DeviceChoice, Mlx};
 
-struct NoHost;
-
-impl HostServices for NoHost {
-    fn log(&self, _level: LogLevel, _message: &str) {}
-    fn metric(&self, _name: &str, _value: f64) {}
-    fn put(&self, _key: &str, _value: &[u8]) -> Result<()> {
-        Ok(())
-    }
-    fn get(&self, _key: &str) -> Result<Option<Vec<u8>>> {
-        Ok(None)
-    }
-    fn cancelled(&self) -> bool {
-        false
-    }
-}
-
-fn setup() -> Setup {
-    Setup {
-        services: Services::new(Arc::new(NoHost)),
-        seed: 0,
-        threads: 1,
-        model_path: None,
-        model_config: mdt_plugin_api::serde_json::Value::Null,
-        source: String::new(),
-    }
-}
-
 /// The component on the CPU.
 pub fn cpu() -> Rc<dyn Compute> {
-    Rc::new(Mlx::create(Config { device: DeviceChoice::Cpu, threads: 1 }, &setup()).unwrap())
+    Rc::new(Mlx::create(Config { device: DeviceChoice::Cpu, threads: 1 }, &Setup::default()).unwrap())
 }
 
 /// A tensor of these elements.

@@ -43,14 +43,7 @@ pub fn cancelled_backend() -> Grpc {
 }
 
 fn backend_of(host: Host, config: Config) -> Result<Grpc> {
-    let setup = Setup {
-        services: Services::new(Arc::new(host)),
-        seed: 0,
-        threads: 1,
-        model_path: None,
-        model_config: mdt_plugin_api::serde_json::Value::Null,
-        source: String::new(),
-    };
+    let setup = Setup { services: Services::new(Arc::new(host)), ..Setup::default() };
     Grpc::create(config, &setup)
 }
 

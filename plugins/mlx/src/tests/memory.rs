@@ -147,3 +147,15 @@ fn memory_is_counted() {
     assert!(during.peak_bytes >= 8 << 20);
     assert!(during.active_bytes >= 8 << 20, "{before:?} {during:?}");
 }
+
+#[test]
+fn reading_values_of_ever_new_shapes_keeps_no_more_than_was_once_in_use() {
+    let compute = cpu();
+    for rows in 1..60 {
+        let x = tensor(&compute, &[rows, 1 << 16], &vec![1f32; rows << 16]);
+        assert_eq!((&x + &x).unwrap().sum().unwrap().item().unwrap(), (rows << 17) as f64);
+    }
+    let memory = compute.memory();
+    // Other tests use the same counters at the same time.
+    assert!(memory.cached_bytes <= memory.peak_bytes + (64 << 20), "{memory:?}");
+}

@@ -2,9 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use mdt_plugin_api::HostServices;
 use mdt_plugin_api::prelude::*;
 use mdt_sft::{Config, Sft};
 use serde_json::{Value, json};
@@ -32,14 +30,7 @@ pub fn ones(mask: &[bool]) -> Vec<u32> {
 }
 
 pub fn create(directory: &Path, config: Config) -> Result<Sft> {
-    let setup = Setup {
-        services: Services::new(Arc::new(Quiet)),
-        seed: 0,
-        threads: 1,
-        model_path: Some(directory.to_owned()),
-        model_config: json!({}),
-        source: String::new(),
-    };
+    let setup = Setup { model_path: Some(directory.to_owned()), model_config: json!({}), ..Setup::default() };
     Sft::create(config, &setup)
 }
 
@@ -112,24 +103,4 @@ pub fn trained(directory: &Path, encoded: &Encoded) -> Vec<String> {
         .filter(|run| *run[0].1)
         .map(|run| tokenizer.decode(&run.iter().map(|(token, _)| **token).collect::<Vec<_>>(), false).expect("text"))
         .collect()
-}
-
-struct Quiet;
-
-impl HostServices for Quiet {
-    fn log(&self, _level: LogLevel, _message: &str) {}
-
-    fn metric(&self, _name: &str, _value: f64) {}
-
-    fn put(&self, _key: &str, _value: &[u8]) -> Result<()> {
-        Ok(())
-    }
-
-    fn get(&self, _key: &str) -> Result<Option<Vec<u8>>> {
-        Ok(None)
-    }
-
-    fn cancelled(&self) -> bool {
-        false
-    }
 }
