@@ -15,6 +15,7 @@ mod step;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+pub use connect::backend;
 pub use run::Run;
 use step::Outcome;
 

@@ -11,7 +11,7 @@ use super::Common;
 use crate::config::{Flag, Origin};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
-use crate::{launch, progress};
+use crate::{launch, progress, train};
 
 /// The options of `launch`.
 #[derive(Args)]
@@ -26,6 +26,7 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
     let keys = keys(common, arguments)?;
     let job = common.job(flags(&keys), Arc::default())?;
     job.resolved.require_job()?;
+    train::backend(&job)?;
     let comm = &job.resolved.settings.comm;
     let (ranks, threads) = (comm.world_size, job.threads());
     let plural = if ranks == 1 { "rank" } else { "ranks" };

@@ -9,8 +9,11 @@ use crate::job::Job;
 use crate::peers::Peers;
 use crate::progress;
 
-/// The backend, which can do what the job needs.
-pub(super) fn backend(job: &Job) -> Result<Box<dyn CommBackend>, Failure> {
+/// The backend of a job.
+///
+/// # Errors
+/// It cannot be used, or lacks what the job needs.
+pub fn backend(job: &Job) -> Result<Box<dyn CommBackend>, Failure> {
     let settings = &job.resolved.settings.comm;
     let backend = job.comm()?;
     let capabilities = backend.capabilities();
@@ -30,7 +33,7 @@ pub(super) fn backend(job: &Job) -> Result<Box<dyn CommBackend>, Failure> {
     Ok(backend)
 }
 
-/// Connects with the other ranks of the job.
+/// Meets the other ranks of the job.
 pub(super) fn connect(job: &Job, backend: &dyn CommBackend) -> Result<Peers, Failure> {
     let settings = &job.resolved.settings.comm;
     let bootstrap = Bootstrap {
