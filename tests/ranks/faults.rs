@@ -134,3 +134,17 @@ fn numbers_that_are_not_finite_on_one_rank_stop_all_ranks_before_the_update_and_
     }
     assert_says(&last_error(&ended), &["status 6"]);
 }
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_ends_all_ranks_with_the_status_and_reason_of_the_first() {
+    let job = job(1).set("checkpoint.save_steps", 2);
+    // Room for the weights, 180 KiB, and not for the optimizer's states.
+    let limited = launch(&job, 2);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' XFSZ; ulimit -f 400; exec \"$@\"", "sh"]).current_dir(mdt_tests::root());
+    let ended = Process::start(shell.arg(limited.get_program()).args(limited.get_args())).end();
+    assert_eq!(ended.status, Some(7), "{}", ended.stderr);
+    assert_says(&error_of(&ended, 0), &["the checkpoint of update 2 cannot be written", "ulimit -f"]);
+    assert_says(&error_of(&ended, 1), &["rank 0 aborted", "the checkpoint of update 2 cannot be written"]);
+    assert_says(&last_error(&ended), &["rank 0 ended with status 7"]);
+}

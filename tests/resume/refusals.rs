@@ -85,3 +85,14 @@ fn data_may_move_between_runs() {
     assert!(error.contains("the held-out data has changed since the checkpoint was written"), "{error}");
     assert!(error.contains("there/eval.jsonl"), "{error}");
 }
+
+#[test]
+fn numbers_of_seventeen_digits_are_the_same_when_they_come_back() {
+    // Read with one rounding too many, each of these comes back as its neighbour.
+    for rate in ["0.0072585260144651526", "4.3276706790505336e-07", "0.0009364405867994597"] {
+        let job = job(2).set("optimizer.learning_rate", rate);
+        job.run().success();
+        let again = job.run().success();
+        assert!(again.stderr.contains("all 2 updates are done already"), "{rate}: {}", again.stderr);
+    }
+}

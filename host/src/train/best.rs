@@ -27,7 +27,6 @@ pub struct Evaluated {
     /// The update after which it was made.
     pub(super) update: u64,
     /// Mean loss over the supervised tokens of the held-out rows.
-    #[serde(with = "exact")]
     pub(super) eval_loss: f64,
 }
 
@@ -85,20 +84,6 @@ impl Evaluations {
     /// Whether `patience` evaluations have passed without an improvement; never for a patience of 0.
     pub(super) fn exhaust(&self, patience: u32) -> bool {
         patience > 0 && self.without_improvement >= patience
-    }
-}
-
-/// A number as text: a JSON number may come back with its last bit changed, and a loss that is equal to the best would
-/// then be below it.
-mod exact {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(number)
-    }
-
-    pub(super) fn deserialize<'a, D: Deserializer<'a>>(deserializer: D) -> Result<f64, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
 
