@@ -37,7 +37,7 @@ pub use origin::Origin;
 pub use overrides::Flag;
 pub use publish::schema;
 pub use resolved::{Chosen, Dropped, Entry, Resolved};
-pub use resume::{Difference, differences, may_change};
+pub use resume::{Difference, differences, differing, may_change};
 pub use sections::*;
 pub use sources::{Layers, Sources, process_environment};
 

@@ -98,6 +98,11 @@ impl Job {
         Ok(component.comm(config, &self.setup(None, ""))?)
     }
 
+    /// Makes any communication component there is, with a configuration of its own.
+    pub fn other_comm(&self, id: &str, config: &Value) -> Result<Box<dyn CommBackend>, Failure> {
+        Ok(self.catalog.component(Kind::Comm, id)?.comm(config, &self.setup(None, ""))?)
+    }
+
     /// The components that the job uses, as `optimizer adamw 0.1.0`, for checkpoints.
     pub fn component_names(&self) -> Result<Vec<String>, Failure> {
         let chosen = Kind::ALL.iter().filter_map(|&kind| Some((kind, self.resolved.component(kind)?)));

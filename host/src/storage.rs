@@ -12,7 +12,7 @@ pub(crate) use failure::{unreadable, unwritable};
 pub(crate) use file::{Written, copy, write};
 pub(crate) use mapped::MappedTensors;
 pub use tensors::Array;
-pub(crate) use tensors::write_tensors;
+pub(crate) use tensors::{as_bytes, write_tensors};
 
 use crate::exit::Failure;
 use std::fs;

@@ -21,7 +21,7 @@ fn job(micro_batches: u32) -> Job {
 /// The command that starts a job with this many ranks.
 fn launch(job: &Job, ranks: u32) -> std::process::Command {
     let mut command = command();
-    command.args(["launch", "-n", &ranks.to_string()]).args(job.arguments().iter().filter(|text| *text != "run"));
+    command.args(["launch", "-n", &ranks.to_string()]).args(job.arguments());
     command.args(["--set", "comm.use=grpc"]);
     command
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::Common;
-use crate::config::{Flag, Origin};
+use crate::config::{Flag, Origin, Resolved, Settings};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::{launch, progress, train};
@@ -23,8 +23,15 @@ pub(super) struct Arguments {
 
 /// Checks the configuration once, then runs the job in one process per rank.
 pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure> {
-    let keys = keys(common, arguments)?;
-    let job = common.job(flags(&keys), Arc::default())?;
+    // Whatever rank a file names, it is not the one of all ranks.
+    let mut keys = vec![("comm.rank", json!(0))];
+    keys.extend(arguments.world_size.map(|world_size| ("comm.world_size", json!(world_size))));
+    let layers = common.layers(flags(&keys))?;
+    let catalog = common.catalog(&layers)?;
+    keys.extend(left_open(&layers.resolve(&catalog)?)?);
+
+    let resolved = common.layers(flags(&keys))?.resolve(&catalog)?;
+    let job = Job::new(resolved, catalog, Arc::default());
     job.resolved.require_job()?;
     train::backend(&job)?;
     let comm = &job.resolved.settings.comm;
@@ -38,32 +45,23 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
     launch::launch((0..ranks).map(|rank| command_line(common, &keys, rank)))
 }
 
-/// What launching adds to the configuration, for every rank.
-///
-/// What the user has left open is filled in: the backend that connects processes, a port that is free, and each
-/// rank's part of the cores.
-fn keys(common: &Common, arguments: &Arguments) -> Result<Vec<(&'static str, Value)>, Failure> {
-    // Whatever rank a file names, it is not the one of all ranks.
-    let mut keys = vec![("comm.rank", json!(0))];
-    keys.extend(arguments.world_size.map(|world_size| ("comm.world_size", json!(world_size))));
-    let job = common.job(flags(&keys), Arc::default())?;
-    let settings = &job.resolved.settings;
-    let left_open = |key: &str| is_left_open(&job, key);
-    if settings.comm.world_size > 1 && left_open("comm.use") {
+/// What the user has left open, filled in for all ranks: the backend that connects processes, a port that is free, and
+/// each rank's part of the cores.
+fn left_open(resolved: &Resolved) -> Result<Vec<(&'static str, Value)>, Failure> {
+    let Settings { comm, compute, .. } = &resolved.settings;
+    let is_open = |key| matches!(resolved.origin(key), None | Some(Origin::Default | Origin::Component(_)));
+    let mut keys = Vec::new();
+    if comm.world_size > 1 && is_open("comm.use") {
         keys.push(("comm.use", json!("grpc")));
     }
-    if left_open("comm.port") {
-        keys.push(("comm.port", json!(free_port(&settings.comm.address)?)));
+    if is_open("comm.port") {
+        keys.push(("comm.port", json!(free_port(&comm.address)?)));
     }
-    if settings.compute.threads == 0 {
-        let each = settings.compute.thread_count() / settings.comm.world_size as usize;
+    if compute.threads == 0 {
+        let each = compute.thread_count() / comm.world_size as usize;
         keys.push(("compute.threads", json!(each.max(1))));
     }
     Ok(keys)
-}
-
-fn is_left_open(job: &Job, key: &str) -> bool {
-    matches!(job.resolved.origin(key), None | Some(Origin::Default | Origin::Component(_)))
 }
 
 fn flags(keys: &[(&'static str, Value)]) -> Vec<Flag> {

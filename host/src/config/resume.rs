@@ -48,6 +48,14 @@ pub struct Difference {
     pub now: Option<Value>,
 }
 
+impl Difference {
+    /// Both values in words, what was before first.
+    pub fn values(&self) -> [String; 2] {
+        let text = |value: &Option<Value>| value.as_ref().map_or("unset".to_owned(), Value::to_string);
+        [text(&self.before), text(&self.now)]
+    }
+}
+
 /// Whether `key` may change between the runs of one job without changing an update.
 pub fn may_change(key: &str) -> bool {
     FREE.iter().any(|free| key.strip_prefix(free).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
@@ -86,9 +94,9 @@ impl Resolved {
             1 => format!("`{}` has changed since the checkpoint was written", first.key),
             n => format!("`{}` and {} more keys have changed since the checkpoint was written", first.key, n - 1),
         });
-        for Difference { key, before, now } in &differences {
-            let text = |value: &Option<Value>| value.as_ref().map_or("unset".to_owned(), Value::to_string);
-            failure = failure.because(format!("{key} was {} and is {}", text(before), text(now)));
+        for difference in &differences {
+            let (key, [before, now]) = (&difference.key, difference.values());
+            failure = failure.because(format!("{key} was {before} and is {now}"));
         }
         Err(failure.help("set it back; or start anew with `--set checkpoint.resume=never` and another `output_dir`"))
     }
@@ -96,12 +104,18 @@ impl Resolved {
 
 /// The keys that differ and must not, sorted.
 pub fn differences(before: &Value, now: &Value) -> Vec<Difference> {
-    let (before, now) = (leaves(before), leaves(now));
+    let mut differences = differing(&leaves(before), &leaves(now));
+    differences.retain(|Difference { key, .. }| !may_change(key) && !FINGERPRINTED.contains(&key.as_str()));
+    differences
+}
+
+/// The keys whose values differ between two maps, sorted.
+pub fn differing(before: &BTreeMap<String, Value>, now: &BTreeMap<String, Value>) -> Vec<Difference> {
     let mut keys: Vec<&String> = before.keys().chain(now.keys()).collect();
     keys.sort();
     keys.dedup();
     keys.into_iter()
-        .filter(|key| !may_change(key) && !FINGERPRINTED.contains(&key.as_str()) && before.get(*key) != now.get(*key))
+        .filter(|key| before.get(*key) != now.get(*key))
         .map(|key| Difference { key: key.clone(), before: before.get(key).cloned(), now: now.get(key).cloned() })
         .collect()
 }

@@ -1,15 +1,11 @@
 //! Check `communication`.
 
-use std::sync::Arc;
-
-use mdt_plugin_api::{Capabilities, Dtype, HostServices, Kind, Services, Setup};
-use serde_json::{Value, json};
+use mdt_plugin_api::{Capabilities, Dtype, Kind};
+use serde_json::json;
 
 use super::{Check, Finding, Subject};
-use crate::exit::Failure;
 use crate::job::Job;
 use crate::plugins::Shadow;
-use crate::services::LocalServices;
 
 pub(super) const CHECK: Check =
     Check { name: "communication", description: "The backends that connect ranks, and what each can do.", run };
@@ -26,22 +22,11 @@ fn run(subject: &Subject) -> Vec<Finding> {
 fn examine(job: &Job, id: &str) -> Finding {
     let chosen = job.resolved.component(Kind::Comm).filter(|chosen| chosen.id == id);
     let config = chosen.map_or_else(|| json!({}), |chosen| chosen.config.clone());
-    match capabilities(job, id, &config) {
-        Ok(found) => describe(id, chosen.is_some(), &found),
+    match job.other_comm(id, &config) {
+        Ok(backend) => describe(id, chosen.is_some(), &backend.capabilities()),
         Err(failure) if chosen.is_some() => Finding::failed(&failure),
         Err(failure) => Finding::not_usable(&failure.at(format!("comm {id}, with its defaults"))),
     }
-}
-
-fn capabilities(job: &Job, id: &str, config: &Value) -> Result<Capabilities, Failure> {
-    let services: Arc<dyn HostServices> = Arc::<LocalServices>::clone(&job.services);
-    let setup = Setup {
-        services: Services::new(services),
-        seed: job.resolved.settings.seed,
-        threads: job.threads(),
-        ..Setup::default()
-    };
-    Ok(job.catalog.component(Kind::Comm, id)?.comm(config, &setup)?.capabilities())
 }
 
 fn describe(id: &str, chosen: bool, capabilities: &Capabilities) -> Finding {

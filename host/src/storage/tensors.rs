@@ -8,7 +8,7 @@ use super::file::{self, Written};
 use safetensors::tensor::{Metadata, TensorInfo};
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 /// A named row-major f32 array of somebody else's.
@@ -38,7 +38,7 @@ pub(crate) fn write_tensors(path: &Path, arrays: &[Array<'_>], metadata: &[(&str
     file::write_with(path, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
-        arrays.iter().try_for_each(|array| write_elements(file, array.data))
+        arrays.iter().try_for_each(|array| as_bytes(array.data, |bytes| file.write_all(bytes)))
     })
 }
 
@@ -62,14 +62,15 @@ fn header(arrays: &[Array<'_>], metadata: &[(&str, &str)]) -> Result<Vec<u8>, Bo
     Ok(header)
 }
 
-fn write_elements(file: &mut dyn Write, elements: &[f32]) -> io::Result<()> {
+/// Gives the elements to `take` as little-endian bytes, block by block.
+pub(crate) fn as_bytes<E>(elements: &[f32], mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
     let mut bytes = [0; 16 * 1024];
     for chunk in elements.chunks(bytes.len() / size_of::<f32>()) {
         let bytes = &mut bytes[..size_of_val(chunk)];
         for (to, from) in bytes.chunks_exact_mut(size_of::<f32>()).zip(chunk) {
             to.copy_from_slice(&from.to_le_bytes());
         }
-        file.write_all(bytes)?;
+        take(bytes)?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! What all ranks must have in common, compared before the first update and at every save.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 
 use mdt_plugin_api::Kind;
 use serde::{Deserialize, Serialize};
@@ -9,10 +10,12 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::State;
 use crate::checksum;
+use crate::config::{self, Difference};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::peers::Peers;
 use crate::progress;
+use crate::storage;
 
 /// What one rank brings to the job.
 #[derive(Debug, Serialize, Deserialize)]
@@ -91,23 +94,16 @@ impl Card {
             (Status::Input, plain(&self.data), plain(&other.data), "give every rank the same data and tokenizer"),
         ];
         for (status, first, other, help) in parts {
-            let mut keys: Vec<&String> = first.keys().chain(other.keys()).collect();
-            keys.sort();
-            keys.dedup();
-            keys.retain(|key| first.get(*key) != other.get(*key));
-            let Some(key) = keys.first() else { continue };
-            let more = match keys.len() {
+            let differences = config::differing(&first, &other);
+            let Some(Difference { key, .. }) = differences.first() else { continue };
+            let more = match differences.len() {
                 1 => String::new(),
                 count => format!(" and {} more", count - 1),
             };
             let message = format!("rank {rank} differs from rank 0 in `{key}`{more}");
-            let text = |map: &BTreeMap<String, Value>, key| map.get(key).map_or("unset".to_owned(), Value::to_string);
-            let failure = keys.iter().fold(Failure::new(status, message), |failure, &key| {
-                failure.because(format!(
-                    "{key} is {} on rank 0 and {} on rank {rank}",
-                    text(&first, key),
-                    text(&other, key)
-                ))
+            let failure = differences.iter().fold(Failure::new(status, message), |failure, difference| {
+                let (key, [first, other]) = (&difference.key, difference.values());
+                failure.because(format!("{key} is {first} on rank 0 and {other} on rank {rank}"))
             });
             return Err(failure.help(help));
         }
@@ -155,14 +151,10 @@ pub(super) fn digest<'a>(arrays: impl Iterator<Item = &'a [f32]>) -> String {
         .into_par_iter()
         .map(|chunk| {
             let mut digest = Sha256::new();
-            let mut bytes = [0; 16 * 1024];
-            for part in chunk.chunks(bytes.len() / size_of::<f32>()) {
-                let bytes = &mut bytes[..size_of_val(part)];
-                for (to, from) in bytes.chunks_exact_mut(size_of::<f32>()).zip(part) {
-                    to.copy_from_slice(&from.to_le_bytes());
-                }
+            let Ok(()) = storage::as_bytes(chunk, |bytes| -> Result<(), Infallible> {
                 digest.update(bytes);
-            }
+                Ok(())
+            });
             digest.finalize()
         })
         .collect();
