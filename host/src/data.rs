@@ -1,6 +1,6 @@
 //! The rows of a job: read from their sources, turned into tokens, counted.
 
-mod place;
+mod row_location;
 pub mod split;
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::checksum;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
-use place::Place;
+use row_location::RowLocation;
 
 /// Rows of a chunk that is encoded in parallel.
 const CHUNK: usize = 1024;
@@ -22,10 +22,10 @@ const NAMED: usize = 5;
 /// All rows that can be trained, as tokens.
 pub struct Dataset {
     rows: Vec<Encoded>,
-    places: Vec<Place>,
+    places: Vec<RowLocation>,
     sources: Vec<String>,
     /// Rows in which nothing would be trained.
-    dropped: Vec<Place>,
+    dropped: Vec<RowLocation>,
     /// The number of rows before some were held out; none where that did not happen.
     split_from: Option<usize>,
 }
@@ -117,7 +117,7 @@ impl Dataset {
     fn encode(&mut self, trainer: &dyn Trainer, source: u32, chunk: &[Example]) -> Result<(), Failure> {
         let encoded: Vec<Result<Encoded, Error>> = chunk.par_iter().map(|example| trainer.encode(example)).collect();
         for (example, encoded) in chunk.iter().zip(encoded) {
-            let place = Place { source, row: example.row };
+            let place = RowLocation { source, row: example.row };
             let encoded = encoded.map_err(|error| Failure::from(error).at(self.name_places(&[place])))?;
             if encoded.supervised_tokens() == 0 {
                 self.dropped.push(place);
@@ -139,8 +139,8 @@ impl Dataset {
         self.name_places(&rows.iter().map(|&row| self.places[row]).collect::<Vec<_>>())
     }
 
-    fn name_places(&self, places: &[Place]) -> String {
-        place::name(&self.sources, places)
+    fn name_places(&self, places: &[RowLocation]) -> String {
+        row_location::describe(&self.sources, places)
     }
 
     /// The source of a row, and its row there as the source counts.
@@ -153,7 +153,7 @@ impl Dataset {
         self.dropped.iter().map(|place| self.place_of(place))
     }
 
-    fn place_of(&self, place: &Place) -> (&str, u64) {
+    fn place_of(&self, place: &RowLocation) -> (&str, u64) {
         (&self.sources[place.source as usize], place.row)
     }
 

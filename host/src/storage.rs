@@ -1,10 +1,10 @@
 //! Files and directories of results: whole or not there at all, whatever happens while they are written.
 
+pub(crate) mod crash_points;
 mod directory;
 mod failure;
 mod file;
 mod mapped;
-pub(crate) mod steps;
 mod tensors;
 
 pub(crate) use directory::{Staged, leftover_of, recover, remove, sync};

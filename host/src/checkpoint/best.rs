@@ -31,6 +31,6 @@ pub(super) fn write(directory: &Path, best: Best, checkpoint: &str) -> io::Resul
     let temporary = directory.join(format!(".{BEST}.tmp"));
     storage::write(&temporary, &text)?;
     fs::rename(temporary, directory.join(BEST))?;
-    storage::steps::reached("best.json renamed");
+    storage::crash_points::reached("best.json renamed");
     storage::sync(directory)
 }

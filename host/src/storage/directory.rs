@@ -3,7 +3,7 @@
 //! Beside a directory `NAME` there are, for moments: `.NAME.tmp`, being written; `.NAME.old`, the one that is being
 //! replaced, whole; `.NAME.gone`, being deleted. A killed process leaves them behind and [`recover`] settles them.
 
-use super::steps::reached;
+use super::crash_points::reached;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -156,7 +156,7 @@ mod tests {
         };
         publish("first");
         let place = target.clone();
-        super::super::steps::observe(
+        super::super::crash_points::observe(
             move |step| {
                 // What a start after a kill finds: here, without moving the files under the running replacement.
                 let old = Leftover::Replaced.beside(&place);

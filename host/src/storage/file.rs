@@ -29,7 +29,7 @@ pub(super) fn write_with(path: &Path, content: impl FnOnce(&mut dyn Write) -> io
     drop(buffered);
     let written = Written { bytes: digesting.bytes, sha256: hexadecimal(&digesting.digest.finalize()) };
     file.sync_all()?;
-    super::steps::reached("file written");
+    super::crash_points::reached("file written");
     Ok(written)
 }
 

@@ -1,7 +1,7 @@
 //! A process that is killed at any moment of a save leaves a whole checkpoint.
 
 use super::*;
-use crate::storage::steps;
+use crate::storage::crash_points;
 use std::cell::RefCell;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
@@ -24,7 +24,7 @@ fn copy_tree(from: &Path, to: &Path) {
 fn moments(root: &Path, work: impl FnOnce()) -> Vec<(&'static str, tempfile::TempDir)> {
     let taken = Rc::new(RefCell::new(Vec::new()));
     let (root, into) = (root.to_owned(), Rc::clone(&taken));
-    steps::observe(
+    crash_points::observe(
         move |step| {
             let moment = tempfile::tempdir().unwrap();
             copy_tree(&root, moment.path());

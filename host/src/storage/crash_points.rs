@@ -1,9 +1,9 @@
-//! Points between the file operations of a save. Tests look at the disk there: what they find is what a process that
-//! was killed at that moment leaves behind.
+//! Points between the file operations of a save, at which a test may copy the directory: the copy is what a process
+//! that is killed at that moment leaves behind.
 
-/// Says that a file operation is done.
+/// Reports that a file operation is done. Does nothing outside of tests.
 #[cfg(not(test))]
-pub(crate) fn reached(_step: &'static str) {}
+pub(crate) fn reached(_point: &'static str) {}
 
 #[cfg(test)]
 pub(crate) use observed::{observe, reached};
@@ -18,10 +18,10 @@ mod observed {
         static OBSERVER: RefCell<Option<Observer>> = const { RefCell::new(None) };
     }
 
-    pub(crate) fn reached(step: &'static str) {
+    pub(crate) fn reached(point: &'static str) {
         OBSERVER.with_borrow_mut(|observer| {
             if let Some(observer) = observer {
-                observer(step);
+                observer(point);
             }
         });
     }

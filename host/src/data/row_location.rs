@@ -1,23 +1,23 @@
-//! Where rows came from, for messages.
+//! The source and row number of each example, and how messages name them.
 
-/// Rows that a text names at most.
+/// The most rows that one text names.
 const NAMED: usize = 64;
 
-/// Where a row came from.
+/// The source that a row was read from, and its number there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    /// Its source, as a number in the list of sources.
+pub(super) struct RowLocation {
+    /// Index of its source in the list of sources.
     pub(super) source: u32,
-    /// Its row there, as the source counts.
+    /// Its row number, as the source counts.
     pub(super) row: u64,
 }
 
-/// Places in words: `train.jsonl rows 3, 17; more.jsonl row 2`.
-pub(super) fn name(sources: &[String], places: &[Place]) -> String {
+/// Locations as text: `train.jsonl rows 3, 17; more.jsonl row 2`.
+pub(super) fn describe(sources: &[String], locations: &[RowLocation]) -> String {
     let mut text = String::new();
     for (number, name) in sources.iter().enumerate() {
         let rows: Vec<u64> =
-            places.iter().filter(|place| place.source == number as u32).map(|place| place.row).collect();
+            locations.iter().filter(|location| location.source == number as u32).map(|location| location.row).collect();
         if rows.is_empty() {
             continue;
         }
