@@ -11,7 +11,7 @@ use super::Common;
 use crate::config::{Flag, Origin, Resolved, Settings};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
-use crate::{launch, progress, train};
+use crate::{progress, rank_processes, train};
 
 /// The options of `launch`.
 #[derive(Args)]
@@ -42,7 +42,7 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
         "launch   {ranks} {plural} here over {} at {}:{}, {per_rank}",
         comm.id, comm.address, comm.port
     ));
-    launch::launch((0..ranks).map(|rank| command_line(common, &keys, rank)))
+    rank_processes::run((0..ranks).map(|rank| command_line(common, &keys, rank)))
 }
 
 /// What the user has left open, filled in for all ranks: the backend that connects processes, a port that is free, and

@@ -2,7 +2,7 @@
 
 use super::{Common, on_compute_thread};
 use crate::exit::Failure;
-use crate::{launch, progress, signals, train};
+use crate::{progress, rank_processes, signals, train};
 
 /// Runs the configured job to its end.
 pub(super) fn run(common: &Common) -> Result<(), Failure> {
@@ -11,7 +11,7 @@ pub(super) fn run(common: &Common) -> Result<(), Failure> {
     let comm = &job.resolved.settings.comm;
     if comm.rank > 0 {
         progress::quiet();
-        if std::env::var_os(launch::LAUNCHED).is_none() {
+        if std::env::var_os(rank_processes::LAUNCHED).is_none() {
             let (rank, world_size) = (comm.rank, comm.world_size);
             progress::tell(&format!(
                 "rank {rank} of {world_size}: meeting at {}:{}; rank 0 shows how it goes",

@@ -17,9 +17,9 @@ use crate::peers::Peers;
 use crate::progress;
 use crate::storage;
 
-/// What one rank brings to the job.
+/// What each rank reports before training, so that ranks can be compared.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Card {
+pub(super) struct RankManifest {
     /// Version of the program.
     program: String,
     /// Configuration keys that results depend on, with their values.
@@ -50,7 +50,7 @@ impl Start {
     }
 }
 
-impl Card {
+impl RankManifest {
     pub(super) fn new(job: &Job, data: BTreeMap<String, String>, start: Start) -> Result<Self, Failure> {
         let mut plugins = BTreeMap::new();
         for kind in Kind::ALL {
@@ -63,30 +63,31 @@ impl Card {
         Ok(Self { program, keys: job.resolved.fixed_keys(), plugins, data, start })
     }
 
-    /// Shows this rank's card to all others and compares theirs; gives the first rank's start.
+    /// Exchanges manifests with all other ranks and compares them. Returns the start of rank 0, which all ranks follow.
     ///
     /// # Errors
     /// The first difference from rank 0, with what else differs; the same on all ranks.
     pub(super) fn agree(&self, peers: &Peers) -> Result<Start, Failure> {
         let text = serde_json::to_string(self).map_err(|error| unreadable(peers.rank()).because(error))?;
         let texts = peers.gather_texts("what each rank runs", text)?;
-        let cards = texts
-            .iter()
-            .enumerate()
-            .map(|(rank, text)| serde_json::from_str::<Card>(text).map_err(|error| unreadable(rank).because(error)));
-        let cards: Vec<Card> = cards.collect::<Result<_, _>>()?;
-        let Some((first, others)) = cards.split_first() else { return Ok(self.start.clone()) };
-        for (rank, card) in (1..).zip(others) {
-            first.require_same(card, rank)?;
+        let manifests = texts.iter().enumerate().map(|(rank, text)| {
+            serde_json::from_str::<RankManifest>(text).map_err(|error| unreadable(rank).because(error))
+        });
+        let manifests: Vec<RankManifest> = manifests.collect::<Result<_, _>>()?;
+        let Some((first, others)) = manifests.split_first() else { return Ok(self.start.clone()) };
+        for (rank, other) in (1..).zip(others) {
+            first.require_same(other, rank)?;
         }
         Ok(first.start.clone())
     }
 
-    fn require_same(&self, other: &Card, rank: usize) -> Result<(), Failure> {
+    fn require_same(&self, other: &RankManifest, rank: usize) -> Result<(), Failure> {
         let plain = |map: &BTreeMap<String, String>| -> BTreeMap<String, Value> {
             map.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect()
         };
-        let program = |card: &Card| BTreeMap::from([("version of mdt-host".to_owned(), card.program.clone().into())]);
+        let program = |manifest: &RankManifest| {
+            BTreeMap::from([("version of mdt-host".to_owned(), manifest.program.clone().into())])
+        };
         let parts = [
             (Status::Configuration, program(self), program(other), "run the same version on every rank"),
             (Status::Configuration, self.keys.clone(), other.keys.clone(), "give every rank the same configuration"),
@@ -168,8 +169,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn card(rate: f64, sha: &str) -> Card {
-        Card {
+    fn manifest(rate: f64, sha: &str) -> RankManifest {
+        RankManifest {
             program: "1".to_owned(),
             keys: BTreeMap::from([("optimizer.learning_rate".to_owned(), json!(rate))]),
             plugins: BTreeMap::from([("optimizer adamw".to_owned(), sha.to_owned())]),
@@ -180,13 +181,13 @@ mod tests {
 
     #[test]
     fn a_difference_names_rank_key_and_both_values() {
-        assert!(card(0.1, "a").require_same(&card(0.1, "a"), 1).is_ok());
-        let failure = card(0.1, "a").require_same(&card(0.2, "b"), 3).unwrap_err();
+        assert!(manifest(0.1, "a").require_same(&manifest(0.1, "a"), 1).is_ok());
+        let failure = manifest(0.1, "a").require_same(&manifest(0.2, "b"), 3).unwrap_err();
         assert_eq!(failure.status(), Status::Configuration);
         let text = failure.to_string();
         assert!(text.contains("rank 3 differs from rank 0 in `optimizer.learning_rate`"), "{text}");
         assert!(text.contains("is 0.1 on rank 0 and 0.2 on rank 3"), "{text}");
-        let failure = card(0.1, "a").require_same(&card(0.1, "b"), 1).unwrap_err();
+        let failure = manifest(0.1, "a").require_same(&manifest(0.1, "b"), 1).unwrap_err();
         assert_eq!(failure.status(), Status::Plugin);
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::agree::{self, Card, Start};
+use super::agree::{self, RankManifest, Start};
 use super::{Run, connect, evaluate, files, share, start};
 use crate::checkpoint::{Checkpoint, Store};
 use crate::data;
@@ -70,7 +70,7 @@ impl<'a> Run<'a> {
         // Everything that this rank can check alone is checked: only now are the others kept waiting.
         let peers = connect::connect(job, &*backend)?;
         let start = resumed.as_ref().map_or_else(Start::default, |checkpoint| Start::of(checkpoint.state()));
-        let start = Card::new(job, data, start)?.agree(&peers)?;
+        let start = RankManifest::new(job, data, start)?.agree(&peers)?;
         let evaluations = evaluate::resume(&start.progress, settings, held_out.as_ref())?;
         if start.resumed {
             share::share_state(&peers, &opened.compute, &mut parameters, &mut updater)?;

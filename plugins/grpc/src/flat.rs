@@ -8,7 +8,7 @@ use std::ops::Range;
 use bytes::{BufMut, Bytes, BytesMut};
 use mdt_plugin_api::{Buffer, ReduceOp};
 
-use crate::fold::{self, Leaf};
+use crate::pairwise_reduction::{Leaf, reduce};
 use crate::wire::ElementType;
 
 /// Where a buffer may begin.
@@ -75,9 +75,9 @@ impl Flat {
                 leaves.iter().map(|leaf| leaf.as_ref().map(|payload| &payload[from..from + part.len()])).collect();
             let elements = |size: usize| part.start / size..part.end / size;
             match &mut self.buffers[buffer] {
-                Buffer::F32(values) => fold::fold(&mut values[elements(4)], &leaves, op),
-                Buffer::F64(values) => fold::fold(&mut values[elements(8)], &leaves, op),
-                Buffer::U64(values) => fold::fold(&mut values[elements(8)], &leaves, op),
+                Buffer::F32(values) => reduce(&mut values[elements(4)], &leaves, op),
+                Buffer::F64(values) => reduce(&mut values[elements(8)], &leaves, op),
+                Buffer::U64(values) => reduce(&mut values[elements(8)], &leaves, op),
                 Buffer::Bytes(_) => {} // refused when the collective was begun
             }
         }

@@ -63,15 +63,15 @@ numbers! {
 }
 
 /// Folds all ranks' elements into `own`, which is this rank's leaf.
-pub(crate) fn fold<T: Number>(own: &mut [T], leaves: &[Leaf<'_>], op: ReduceOp) {
+pub(crate) fn reduce<T: Number>(own: &mut [T], leaves: &[Leaf<'_>], op: ReduceOp) {
     match op {
-        ReduceOp::Sum => fold_by(own, leaves, T::add),
-        ReduceOp::Max => fold_by(own, leaves, T::max),
-        ReduceOp::Min => fold_by(own, leaves, T::min),
+        ReduceOp::Sum => reduce_by(own, leaves, T::add),
+        ReduceOp::Max => reduce_by(own, leaves, T::max),
+        ReduceOp::Min => reduce_by(own, leaves, T::min),
     }
 }
 
-fn fold_by<T: Number>(own: &mut [T], leaves: &[Leaf<'_>], combine: impl Fn(T, T) -> T + Copy) {
+fn reduce_by<T: Number>(own: &mut [T], leaves: &[Leaf<'_>], combine: impl Fn(T, T) -> T + Copy) {
     let mut folded = [T::default(); BLOCK];
     for (index, own) in own.chunks_mut(BLOCK).enumerate() {
         let folded = &mut folded[..own.len()];
@@ -140,7 +140,7 @@ mod tests {
             let leaves: Vec<Option<Vec<u8>>> = ranks.iter().enumerate().map(leaf).collect();
             let leaves: Vec<Leaf<'_>> = leaves.iter().map(Option::as_deref).collect();
             let mut folded = ranks[own].clone();
-            fold(&mut folded, &leaves, ReduceOp::Sum);
+            reduce(&mut folded, &leaves, ReduceOp::Sum);
             for (index, folded) in folded.iter().enumerate() {
                 let leaves: Vec<f32> = ranks.iter().map(|values| values[index]).collect();
                 prop_assert_eq!(folded.to_bits(), defined(&leaves).to_bits());

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::LAUNCHED;
-use super::view::View;
+use super::output::RankOutput;
 use crate::exit::Status;
 
 /// A rank that was started.
@@ -33,7 +33,7 @@ pub(super) enum Ended {
 }
 
 impl Child {
-    pub(super) fn start(program: &Path, arguments: &[OsString], rank: usize, view: &View) -> io::Result<Self> {
+    pub(super) fn start(program: &Path, arguments: &[OsString], rank: usize, view: &RankOutput) -> io::Result<Self> {
         let mut command = Command::new(program);
         // Its own process group: Ctrl-C reaches this program only, which passes it on once.
         command.args(arguments).env(LAUNCHED, "1").stdin(Stdio::null()).process_group(0);

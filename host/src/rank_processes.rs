@@ -1,7 +1,7 @@
 //! Several ranks of a job as child processes of this one: started, watched, stopped together.
 
 mod child;
-mod view;
+mod output;
 
 use std::ffi::OsString;
 use std::io;
@@ -14,7 +14,7 @@ use signal_hook::low_level::signal_name;
 
 use crate::exit::{Failure, Status};
 use child::{Child, Ended};
-use view::View;
+use output::RankOutput;
 
 /// The variable by which a rank knows that it was launched, so that the first one speaks for it.
 pub const LAUNCHED: &str = "MDT_LAUNCHED";
@@ -33,11 +33,11 @@ const TICK: Duration = Duration::from_millis(10);
 ///
 /// # Errors
 /// A rank cannot be started; a rank was killed ([`Status::Peer`]) or failed (its own status), named.
-pub fn launch(arguments: impl Iterator<Item = Vec<OsString>>) -> Result<(), Failure> {
+pub fn run(arguments: impl Iterator<Item = Vec<OsString>>) -> Result<(), Failure> {
     let failed = |what: &str, error: io::Error| Failure::new(Status::Other, what.to_owned()).because(error);
     let program = std::env::current_exe().map_err(|error| failed("this program's file cannot be found", error))?;
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(|error| failed("signals cannot be handled", error))?;
-    let view = View::new();
+    let view = RankOutput::new();
     let mut ranks = Ranks::default();
     for (rank, arguments) in arguments.enumerate() {
         let child = Child::start(&program, &arguments, rank, &view)

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where the ranks' output goes.
-pub(super) struct View {
+pub(super) struct RankOutput {
     terminal: bool,
 }
 
-impl View {
+impl RankOutput {
     pub(super) fn new() -> Self {
         Self { terminal: io::stderr().is_terminal() }
     }
