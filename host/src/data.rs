@@ -1,6 +1,8 @@
 //! The rows of a job: read from their sources, turned into tokens, counted.
 
+pub mod prefetch;
 mod row_location;
+mod row_order;
 pub mod split;
 
 use std::sync::Arc;
@@ -12,7 +14,9 @@ use sha2::{Digest, Sha256};
 use crate::checksum;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
+pub use prefetch::MicroBatch;
 use row_location::RowLocation;
+pub use row_order::Plan;
 
 /// Rows of a chunk that is encoded in parallel.
 const CHUNK: usize = 1024;

@@ -16,10 +16,10 @@ use std::sync::Arc;
 use mdt_plugin_api::{Encoded, Trainer};
 use serde::Serialize;
 
+use crate::data::Plan;
 use crate::data::{self, Dataset};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
-use crate::plan::Plan;
 
 /// Which rows are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,9 +5,9 @@ use serde_json::json;
 
 use super::output::print;
 use super::{Common, on_compute_thread};
-use crate::bench;
 use crate::exit::Failure;
 use crate::signals;
+use crate::train::bench;
 
 #[derive(Subcommand)]
 pub(super) enum Command {

@@ -6,7 +6,7 @@ use mdt_plugin_api::Encoded;
 use serde::Serialize;
 
 use crate::data::Dataset;
-use crate::plan::Plan;
+use crate::data::Plan;
 use crate::progress::grouped;
 
 /// Dropped rows that are named at most.

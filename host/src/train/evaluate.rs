@@ -6,10 +6,10 @@ use serde_json::Value;
 
 use super::Run;
 use super::best::{Evaluated, Evaluations};
+use super::gradient::{LOSS, METRICS, SUPERVISED, WEIGHT};
 use crate::config::Settings;
 use crate::data::Dataset;
 use crate::exit::{Failure, Status};
-use crate::gradient::{LOSS, METRICS, SUPERVISED, WEIGHT};
 use crate::metrics;
 
 impl Run<'_> {

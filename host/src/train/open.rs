@@ -5,20 +5,20 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::accumulate::Fold;
 use super::agree::{self, RankManifest, Start};
-use super::{Run, connect, evaluate, files, share, start};
+use super::checkpointing::with_arrays;
+use super::gradient::Objective;
+use super::optimizer::Updater;
+use super::schedule::Schedule;
+use super::{Run, connect, evaluate, share, start};
 use crate::checkpoint::{Checkpoint, Store};
-use crate::data;
+use crate::data::{self, Plan};
 use crate::exit::Failure;
-use crate::fold::Fold;
-use crate::gradient::Objective;
 use crate::job::{Job, OpenedModel};
 use crate::metrics::Metrics;
-use crate::plan::Plan;
 use crate::progress::{self, Progress};
-use crate::schedule::Schedule;
 use crate::storage;
-use crate::update::Updater;
 
 impl<'a> Run<'a> {
     /// Opens a job, at its beginning or at the checkpoint that it resumes from.
@@ -75,7 +75,7 @@ impl<'a> Run<'a> {
         if start.resumed {
             share::share_state(&peers, &opened.compute, &mut parameters, &mut updater)?;
         }
-        files::with_arrays(&parameters, |arrays| {
+        with_arrays(&parameters, |arrays| {
             agree::require_same_bits(&peers, "the weights that training begins with", arrays.iter().map(|a| a.data))
         })?;
         let metrics = open_metrics(&settings.output_dir, peers.is_first(), resumed.as_ref())?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Run;
-use super::step::UpdateLine;
+use super::update::UpdateLine;
 use crate::config::Init;
 use crate::exit::Failure;
 use crate::metrics;

@@ -4,10 +4,10 @@ use std::rc::Rc;
 
 use mdt_plugin_api::{Compute, HostArray};
 
+use super::optimizer::Updater;
 use crate::exit::Failure;
 use crate::model::Parameters;
 use crate::peers::Peers;
-use crate::update::Updater;
 
 /// Gives every rank the first rank's parameters and optimizer states, bit by bit. All ranks call it.
 pub(super) fn share_state(

@@ -1,12 +1,12 @@
 //! The checkpoint that a run goes on from, where there is one that belongs to the job.
 
+use super::optimizer::Updater;
 use crate::checkpoint::{self, Checkpoint, Store};
 use crate::config::Resume;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::model::Parameters;
 use crate::progress;
-use crate::update::Updater;
 
 /// The checkpoint that the job resumes from, checked against the job.
 pub(super) fn find_checkpoint(job: &Job, store: &Store, fingerprint: &str) -> Result<Option<Checkpoint>, Failure> {

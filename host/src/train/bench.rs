@@ -7,12 +7,13 @@ use std::time::Instant;
 use mdt_plugin_api::Encoded;
 use serde::Serialize;
 
+use super::clip;
+use super::gradient::{Objective, WEIGHT};
+use super::optimizer::Updater;
 use crate::exit::Failure;
-use crate::gradient::{Objective, WEIGHT};
 use crate::job::{Job, OpenedModel};
 use crate::metrics;
 use crate::random::Stream;
-use crate::update::{self, Updater};
 
 /// The figures of [`train`].
 #[derive(Debug, Serialize)]
@@ -61,8 +62,8 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
         let batch = trainer.collate(&rows)?;
         let mut partial = objective.gradient(&parameters, &batch, buffer)?;
         let weight = partial.scalars[WEIGHT];
-        let norm = update::norm_of_mean(&partial.gradient, weight);
-        update::scale(&mut partial.gradient, weight, norm, settings.trainer.max_grad_norm);
+        let norm = clip::norm_of_mean(&partial.gradient, weight);
+        clip::scale(&mut partial.gradient, weight, norm, settings.trainer.max_grad_norm);
         updater.apply(&mut parameters, &partial.gradient, u64::from(step) + 1, settings.optimizer.learning_rate)?;
         loss = partial.scalars[0] / weight;
         buffer = partial.gradient;

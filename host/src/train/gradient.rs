@@ -8,7 +8,7 @@ use mdt_plugin_api::{Batch, Compute, Error, Handle, HostBatch, Model, Result, Te
 
 use rayon::prelude::*;
 
-use crate::fold::Partial;
+use super::accumulate::Partial;
 use crate::model::{Parameters, TrainedModel};
 
 /// Position of the summed loss among a partial result's scalars.

@@ -1,20 +1,17 @@
-//! What a run writes: checkpoints, the final model, the picture of the loss.
+//! When a checkpoint is due, and what it is made of.
 
 use mdt_plugin_api::HostView;
 use serde_json::json;
 
 use super::best::Evaluated;
+use super::gradient::all_finite;
+use super::optimizer::StateArray;
 use super::{Run, agree, evaluate};
-use crate::checkpoint::{Best, Checkpoint, State, copy_elements};
-use crate::config::Exported;
+use crate::checkpoint::{Best, State};
 use crate::exit::{Failure, Status};
-use crate::export::Export;
-use crate::gradient::all_finite;
-use crate::metrics::{self, Metrics};
+use crate::metrics::Metrics;
 use crate::model::Parameters;
-use crate::progress;
 use crate::storage::Array;
-use crate::update::StateArray;
 
 impl Run<'_> {
     /// Whether a checkpoint is due after this update.
@@ -76,64 +73,6 @@ impl Run<'_> {
             }
         }
     }
-
-    /// Writes the final model and the picture of the loss, on the first rank.
-    pub(super) fn export(&mut self) -> Result<(), Failure> {
-        let Some(store) = &self.store else { return Ok(()) };
-        let output = &self.settings.output_dir;
-        let tied = !self.parameters.specs().iter().any(|spec| spec.name == "lm_head.weight");
-        let (source, config) = (self.directory.path(), self.directory.config());
-        let write =
-            |parameters: &[Array<'_>]| Export { source, config, tie_word_embeddings: tied, parameters }.write(output);
-        let best = match self.settings.checkpoint.export {
-            Exported::Last => None,
-            Exported::Best => Some(self.evaluations.best.ok_or_else(no_best)?),
-        };
-        let model = match best {
-            Some(best) if best.update != self.done => {
-                let checkpoint = Checkpoint::open(&store.path(best.update)).map_err(|failure| {
-                    failure.because("it is the best one, which `checkpoint.export` asks for").help(EXPORT_LAST)
-                })?;
-                let memory = self.fold.buffer(self.parameters.elements());
-                with_checkpoint(&checkpoint, &self.parameters, memory, write)?
-            }
-            _ => with_arrays(&self.parameters, write)?,
-        };
-        let curve = metrics::read_losses(&output.join(metrics::FILE))?;
-        let picture = metrics::write_picture(output, &format!("Loss of {}", output.display()), &curve)?;
-        let which = best.map_or(String::new(), |Evaluated { update, eval_loss }| {
-            format!(" (the best: held-out loss {eval_loss:.4} after update {update})")
-        });
-        progress::note(&format!("wrote {}{which} and {}", model.display(), picture.display()));
-        Ok(())
-    }
-}
-
-const EXPORT_LAST: &str = "export the last weights: run the same command with `--set checkpoint.export=last`";
-
-fn no_best() -> Failure {
-    Failure::new(Status::Storage, "no evaluation had a finite loss, so there is no best checkpoint to export")
-        .help(EXPORT_LAST)
-}
-
-/// The parameters of a checkpoint as arrays in `memory`, which has room for all, for as long as `body` runs.
-fn with_checkpoint<T>(
-    checkpoint: &Checkpoint,
-    parameters: &Parameters,
-    mut memory: Vec<f32>,
-    body: impl FnOnce(&[Array<'_>]) -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    let tensors = checkpoint.parameters()?;
-    let expected: Vec<_> = parameters.specs().iter().map(|spec| (spec.name.as_str(), spec.shape.as_slice())).collect();
-    let mut rest = memory.as_mut_slice();
-    let mut arrays = Vec::with_capacity(expected.len());
-    for (&(name, shape), from) in expected.iter().zip(tensors.arrays(&expected)?) {
-        let (data, behind) = rest.split_at_mut(shape.iter().product());
-        copy_elements(from, data);
-        arrays.push(Array { name, shape, data });
-        rest = behind;
-    }
-    body(&arrays)
 }
 
 /// The parameters as arrays in host memory, for as long as `body` runs.

@@ -6,8 +6,7 @@ use std::thread;
 
 use mdt_plugin_api::{Encoded, Error, HostBatch, Trainer};
 
-use crate::data::Dataset;
-use crate::plan::Plan;
+use super::{Dataset, Plan};
 
 /// How many micro-batches wait at most.
 const AHEAD: usize = 4;

@@ -4,12 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use super::Run;
+use super::accumulate::Partial;
+use super::gradient::{self, LOSS, METRICS, SUPERVISED, TOKENS, WEIGHT};
+use super::{Run, clip};
+use crate::data::MicroBatch;
 use crate::exit::{Failure, Status};
-use crate::fold::Partial;
-use crate::gradient::{self, LOSS, METRICS, SUPERVISED, TOKENS, WEIGHT};
-use crate::prefetch::MicroBatch;
-use crate::update;
 
 /// Scalars that follow the trainer's metrics in the sum over ranks: the number of bad rows, and of ranks that were told
 /// to stop.
@@ -82,8 +81,8 @@ impl Run<'_> {
         self.guard(step, &scalars, all_bad_rows > 0.0, &bad_rows)?;
 
         let weight = scalars[WEIGHT];
-        let grad_norm = update::norm_of_mean(&gradient, weight);
-        update::scale(&mut gradient, weight, grad_norm, self.settings.trainer.max_grad_norm);
+        let grad_norm = clip::norm_of_mean(&gradient, weight);
+        clip::scale(&mut gradient, weight, grad_norm, self.settings.trainer.max_grad_norm);
         let learning_rate = self.schedule.learning_rate(step);
         self.updater
             .apply(&mut self.parameters, &gradient, step, learning_rate)
