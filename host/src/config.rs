@@ -11,35 +11,36 @@
 //! files had lie below all files.
 
 mod check;
-mod combine;
-mod complain;
 mod components;
+mod errors;
 mod files;
 mod flat;
+mod full_schema;
 mod layer;
+mod layers;
 mod lines;
+mod merge;
 mod normalise;
 mod origin;
 mod overrides;
 mod pattern;
-mod publish;
 mod resolve;
 mod resolved;
 mod resume;
 mod schema;
+mod section_schema;
 mod sections;
 mod show;
-mod sources;
-mod suggest;
+mod value;
 
 pub use components::{Components, Kind};
+pub use full_schema::schema;
+pub use layers::{Layers, Sources, process_environment};
 pub use origin::Origin;
 pub use overrides::Flag;
-pub use publish::schema;
 pub use resolved::{Chosen, Dropped, Entry, Resolved};
 pub use resume::{Difference, differences, differing, may_change};
 pub use sections::*;
-pub use sources::{Layers, Sources, process_environment};
 
 #[cfg(test)]
 mod tests;

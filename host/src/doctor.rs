@@ -2,6 +2,7 @@
 //!
 //! Nothing is written or changed: what a check has to create, it removes. Plugins are loaded, so their code runs.
 
+mod check;
 mod comm;
 mod compute;
 mod configuration;
@@ -17,21 +18,13 @@ mod port;
 mod subject;
 mod version;
 
+pub use check::{Check, Examined};
 pub use finding::{Finding, Verdict};
 pub use subject::Subject;
 
 use serde::Serialize;
 
 use crate::exit::Status;
-
-/// One thing to look at.
-pub struct Check {
-    /// Its name, in kebab case.
-    pub name: &'static str,
-    /// What it looks at, in one sentence.
-    pub description: &'static str,
-    run: fn(&Subject) -> Vec<Finding>,
-}
 
 /// All checks in their order, which is that of the exit statuses where a job has one.
 pub const CHECKS: [Check; 12] = [
@@ -48,24 +41,6 @@ pub const CHECKS: [Check; 12] = [
     launchers::CHECK,
     output::CHECK,
 ];
-
-/// A check with what it found.
-#[derive(Debug, Serialize)]
-pub struct Examined {
-    /// The check's name.
-    pub name: &'static str,
-    /// What it looks at.
-    pub description: &'static str,
-    /// What it found; at least one thing.
-    pub findings: Vec<Finding>,
-}
-
-impl Check {
-    /// Looks.
-    pub fn examine(&self, subject: &Subject) -> Examined {
-        Examined { name: self.name, description: self.description, findings: (self.run)(subject) }
-    }
-}
 
 /// How many findings there are of each kind, and the exit status that they make.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]

@@ -81,6 +81,12 @@ impl Failure {
         Self::new(Status::Configuration, message)
     }
 
+    /// A bug of this program.
+    pub fn internal() -> Self {
+        Self::new(Status::Other, "mdt-host has a bug and stopped; checkpoints already written are intact")
+            .help("run it again with MDT_LOG=debug and report what it prints")
+    }
+
     /// Adds where it happened: a file and line, a key, a row, a rank. Outer places come last.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {

@@ -12,6 +12,7 @@ pub mod generate;
 pub mod job;
 pub mod metrics;
 pub mod model;
+mod nearest;
 pub mod peers;
 pub mod plugins;
 pub mod preview;

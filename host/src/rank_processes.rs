@@ -13,11 +13,9 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
 
 use crate::exit::{Failure, Status};
+pub use child::LAUNCHED;
 use child::{Child, Ended};
 use output::RankOutput;
-
-/// The variable by which a rank knows that it was launched, so that the first one speaks for it.
-pub const LAUNCHED: &str = "MDT_LAUNCHED";
 
 /// How long ranks may go on after another has failed: longer than it takes them to notice by themselves and say so.
 const GRACE: Duration = Duration::from_secs(8);

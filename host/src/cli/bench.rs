@@ -3,8 +3,8 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::common::{Common, on_compute_thread};
 use super::output::print;
-use super::{Common, on_compute_thread};
 use crate::exit::Failure;
 use crate::signals;
 use crate::train::bench;

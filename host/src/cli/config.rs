@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::Common;
+use super::common::Common;
 use super::output::print;
 use crate::config;
 use crate::exit::Failure;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
+use super::common::{Common, on_compute_thread};
 use super::output::print;
-use super::{Common, on_compute_thread};
 use crate::exit::Failure;
 use crate::job::Job;
 use crate::preview::{Paint, Part, Preview, Row};

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::Common;
+use super::common::Common;
 use super::output::print;
 use crate::doctor::{CHECKS, Examined, Subject, Summary};
 use crate::exit::Failure;

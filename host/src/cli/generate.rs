@@ -8,8 +8,8 @@ use clap::Args;
 use mdt_plugin_api::{Content, Example, Message};
 use serde_json::json;
 
+use super::common::{Common, on_compute_thread};
 use super::output::print;
-use super::{Common, on_compute_thread};
 use crate::config::Flag;
 use crate::exit::{Failure, Status};
 use crate::generate::Generator;

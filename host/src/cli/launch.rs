@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::Common;
+use super::common::Common;
 use crate::config::{Flag, Origin, Resolved, Settings};
 use crate::exit::{Failure, Status};
 use crate::job::Job;

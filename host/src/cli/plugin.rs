@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::Common;
+use super::common::Common;
 use super::output::print;
 use crate::exit::{Failure, Status};
 use crate::plugins::{Catalog, Listed, Shadow};

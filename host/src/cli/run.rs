@@ -1,6 +1,6 @@
 //! `mdt-host run`: trains.
 
-use super::{Common, on_compute_thread};
+use super::common::{Common, on_compute_thread};
 use crate::exit::Failure;
 use crate::{progress, rank_processes, signals, train};
 

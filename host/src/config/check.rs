@@ -3,8 +3,8 @@
 //! Types, enumerations, bounds and lengths are checked here, because the user can be told the file and the key. Whatever
 //! else a component's schema says, the component checks when it is created.
 
-use super::layer::Path;
 use super::schema::{Child, Shape, target};
+use super::value::Path;
 use serde_json::{Number, Value};
 
 /// A value that its schema does not allow.
@@ -205,19 +205,6 @@ fn in_words(root: &Value, node: &Value, json_type: &str) -> String {
                 },
             }
         }
-    }
-}
-
-/// What a value is, in words: `the string "8"`.
-pub(super) fn describe(value: &Value) -> String {
-    match value {
-        Value::Null => "null".into(),
-        Value::Bool(b) => b.to_string(),
-        Value::Number(n) if n.is_f64() => format!("the number {n}"),
-        Value::Number(n) => format!("the integer {n}"),
-        Value::String(_) => format!("the string {value}"),
-        Value::Array(_) => "a list".into(),
-        Value::Object(_) => "a table".into(),
     }
 }
 

@@ -1,8 +1,10 @@
 //! Configuration files: TOML, YAML or JSON by their extension, and the profiles inside them.
 
-use super::layer::{Layer, Path, Table};
+use super::flat;
+use super::layer::Layer;
 use super::lines::by_indentation;
 use super::origin::Origin;
+use super::value::{Path, Table, describe, finite, from_toml};
 use crate::exit::Failure;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -47,7 +49,7 @@ pub(super) fn read(path: &FilePath) -> Result<File, Failure> {
         profiles.insert(name, layer);
     }
     lines.retain(|at, _| at.first().is_some_and(|key| key != "profile"));
-    Ok(File { base: Layer::of_file(origin(None), values, lines)?, profiles })
+    Ok(File { base: flat::layer(origin(None), values, lines)?, profiles })
 }
 
 fn with_lines(text: &str, values: Table) -> (Table, BTreeMap<Path, usize>) {
@@ -58,7 +60,7 @@ fn with_lines(text: &str, values: Table) -> (Table, BTreeMap<Path, usize>) {
 /// Takes the tables of `profile` out of a file's values.
 fn take_profiles(path: &FilePath, values: &mut Table) -> Result<Vec<(String, Table)>, Failure> {
     let no_table = |key: String, found: &Value| {
-        let found = super::check::describe(found);
+        let found = describe(found);
         Failure::configuration(format!("`{key}` is {found}, where a table is expected")).at(path.display())
     };
     let profiles = match values.remove("profile") {
@@ -114,29 +116,6 @@ fn not_parsed(path: &FilePath, line: Option<usize>, format: &str, message: &str)
     Failure::configuration(format!("not valid {format}: {message}")).at(place)
 }
 
-/// A TOML value as JSON; dates become strings.
-///
-/// # Errors
-/// nan and the infinities, which no setting can be.
-pub(super) fn from_toml(value: toml::Value) -> Result<Value, String> {
-    Ok(match value {
-        toml::Value::String(s) => s.into(),
-        toml::Value::Integer(i) => i.into(),
-        toml::Value::Float(f) => finite(f)?,
-        toml::Value::Boolean(b) => b.into(),
-        toml::Value::Datetime(d) => d.to_string().into(),
-        toml::Value::Array(items) => items.into_iter().map(from_toml).collect::<Result<_, _>>()?,
-        toml::Value::Table(table) => {
-            let entries = table.into_iter().map(|(key, value)| Ok((key, from_toml(value)?)));
-            Value::Object(entries.collect::<Result<_, String>>()?)
-        }
-    })
-}
-
-fn finite(number: f64) -> Result<Value, String> {
-    serde_json::Number::from_f64(number).map(Value::Number).ok_or_else(|| format!("{number} is not a finite number"))
-}
-
 fn yaml_values(path: &FilePath, text: &str) -> Result<Table, Failure> {
     let broken = |e: serde_norway::Error| {
         let line = e.location().map(|l| l.line());
@@ -183,6 +162,6 @@ fn json_values(path: &FilePath, text: &str) -> Result<Table, Failure> {
 }
 
 fn no_table(path: &FilePath, found: &Value) -> Failure {
-    let found = super::check::describe(found);
+    let found = describe(found);
     Failure::configuration(format!("a configuration file is a table, and this one is {found}")).at(path.display())
 }

@@ -7,6 +7,7 @@
 
 use super::layer::Layer;
 use super::origin::Origin;
+use super::value::{Path, Table, describe};
 use crate::exit::Failure;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -38,10 +39,45 @@ impl FlatKey {
         FlatKey { name, section, key }
     }
 
+    fn move_to_section(&self, layer: &mut Layer) -> Result<(), Failure> {
+        let Some(value) = layer.values.shift_remove(self.name) else {
+            return Ok(());
+        };
+        // Normalised, a section that is there is a table.
+        let section = layer.values.entry(self.section).or_insert_with(|| json!({}));
+        let there = &mut section[self.key];
+        let path = vec![self.section.to_owned(), self.key.to_owned()];
+        if !there.is_null() && *there != value {
+            let (one, other) = (describe(&value), describe(there));
+            let message =
+                format!("`{}` is {one} and `{}` is {other}, but they are one setting", self.name, self.place());
+            return Err(Failure::configuration(message)
+                .at(layer.origin_of(&[self.name.to_owned()]))
+                .at(layer.origin_of(&path))
+                .help("remove one of them"));
+        }
+        *there = value;
+        if let Some(line) = layer.lines.remove(std::slice::from_ref(&self.name.to_owned())) {
+            layer.lines.insert(path.clone(), line);
+        }
+        layer.flat_keys.insert(path, self.name);
+        Ok(())
+    }
+
     /// The key in full, as other files have it.
     pub(super) fn place(&self) -> String {
         format!("{}.{}", self.section, self.key)
     }
+}
+
+/// The layer of a file, which may be flat: flat keys move to their places.
+///
+/// # Errors
+/// As [`Layer::new`]; a flat key and the key that it stands for have different values.
+pub(super) fn layer(origin: Origin, values: Table, lines: BTreeMap<Path, usize>) -> Result<Layer, Failure> {
+    let mut layer = Layer::new(origin, values, lines)?;
+    KEYS.iter().try_for_each(|flat| flat.move_to_section(&mut layer))?;
+    Ok(layer)
 }
 
 /// The layer of the package's defaults.
@@ -60,7 +96,7 @@ pub(super) fn defaults() -> Result<Layer, Failure> {
         "output_dir": "./outputs",
     });
     let values = values.as_object().cloned().unwrap_or_default();
-    Layer::of_file(Origin::Flat, values, BTreeMap::new())
+    layer(Origin::Flat, values, BTreeMap::new())
 }
 
 /// The flat keys for the published schema, each described like the key that it stands for.

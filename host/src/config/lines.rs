@@ -3,7 +3,7 @@
 //! Read off the indentation, which is how both are written by people. What that cannot tell has no line: the lines are
 //! for messages, and a wrong one would be worse than none.
 
-use super::layer::{Path, Table};
+use super::value::{Path, Table};
 use std::collections::BTreeMap;
 
 /// The line of each key of `values` that stands first on a line of its own, counted from 1.

@@ -6,7 +6,7 @@
 //! empty table.
 
 use super::components::SECTIONS;
-use super::layer::Table;
+use super::value::{Table, describe};
 use serde_json::{Value, json};
 
 /// Sections without a component.
@@ -38,7 +38,7 @@ pub(super) fn normalise(mut table: Table) -> Result<Table, NotATable> {
                 return Err(NotATable {
                     key: key.clone(),
                     expected: if chooses { "a table or a string" } else { "a table" },
-                    found: super::check::describe(other),
+                    found: describe(other),
                 });
             }
         }

@@ -1,8 +1,8 @@
 //! Layers above the files: the environment, `--set`, and options of the command line that stand for a key.
 
-use super::files::from_toml;
-use super::layer::{Layer, Table};
+use super::layer::Layer;
 use super::origin::Origin;
+use super::value::{Table, from_toml};
 use crate::exit::Failure;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

@@ -1,15 +1,17 @@
 //! From layers to one configuration: choose components, drop or refuse keys, merge, check.
 
 use super::check::{check, settle_numbers};
-use super::combine::{Combined, combine, host_schema};
-use super::complain;
 use super::components::{Components, SECTIONS, Section};
-use super::layer::{Layer, Merged, Path, Stack, Table};
+use super::errors;
+use super::layer::Layer;
+use super::layers::Layers;
+use super::merge::{Merged, Stack};
 use super::origin::Origin;
 use super::resolved::{Chosen, Dropped, Resolved};
 use super::schema::{Child, Shape};
+use super::section_schema::{Combined, combine, host_schema};
 use super::sections::{Plugins, Settings};
-use super::sources::Layers;
+use super::value::{Path, Table};
 use crate::exit::Failure;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -57,7 +59,7 @@ impl Layers {
         let merged = merge(&schema, defaults.iter().chain(&layers))?;
         let settings: Settings = typed(&merged)?;
         if settings.comm.rank >= settings.comm.world_size {
-            return Err(complain::rank_outside_world(&settings.comm, &merged));
+            return Err(errors::rank_outside_world(&settings.comm, &merged));
         }
         let components = choices.iter().filter_map(|choice| choice.component(&merged)).collect();
         let flat_files = self.layers.iter().filter_map(Layer::flat_file).map(FilePath::to_owned).collect();
@@ -184,7 +186,7 @@ impl Choice {
             let judge = judge.as_ref().unwrap_or(self);
             let path: Path = std::iter::once(name.to_owned()).chain(unknown.remove(0)).collect();
             let schema = whole_schema(host, std::slice::from_ref(judge));
-            return Err(complain::unknown_key(host, &schema, &path, judge.id.as_deref(), layer));
+            return Err(errors::unknown_key(host, &schema, &path, judge.id.as_deref(), layer));
         }
         Ok(())
     }
@@ -220,7 +222,7 @@ fn refuse_unknown_host_keys(host: &Value, layers: &[Layer]) -> Result<(), Failur
             let chooses = SECTIONS.iter().any(|section| section.name == key);
             let table = if chooses { json!({ key: {} }) } else { json!({ key: value }) };
             if let Some(path) = Shape::of(host).unknown_keys(&table).into_iter().next() {
-                return Err(complain::unknown_key(host, host, &path, None, layer));
+                return Err(errors::unknown_key(host, host, &path, None, layer));
             }
         }
     }
@@ -270,7 +272,7 @@ fn merge<'a>(schema: &Value, layers: impl IntoIterator<Item = &'a Layer>) -> Res
     if let Value::Object(values) = values {
         merged.values = values;
     }
-    verdict.map_err(|mismatch| complain::mismatch(&mismatch, &merged))?;
+    verdict.map_err(|mismatch| errors::mismatch(&mismatch, &merged))?;
     Ok(merged)
 }
 

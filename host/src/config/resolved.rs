@@ -1,10 +1,11 @@
 //! The configuration of one job, resolved.
 
 use super::components::Kind;
-use super::layer::{Merged, Path};
+use super::merge::Merged;
 use super::origin::Origin;
 use super::schema::{Child, Shape};
 use super::sections::{Exported, Settings};
+use super::value::Path;
 use crate::exit::Failure;
 use serde_json::Value;
 use std::collections::BTreeMap;

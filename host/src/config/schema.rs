@@ -4,7 +4,7 @@
 //! `allOf`, `anyOf`, `oneOf`, whose branches are taken together. One rule is stricter than the draft: a schema that
 //! lists `properties` knows no others unless it says so, because a misspelt key must never pass.
 
-use super::layer::{Path, Table};
+use super::value::{Path, Table};
 use serde_json::Value;
 
 /// Tables nested deeper than this in one another are taken for a schema that contains itself.

@@ -9,7 +9,7 @@ mod components;
 mod every_key;
 mod flat;
 mod jobs;
-mod layers;
+mod order;
 mod refusals;
 
 /// Two optimizers that share some keys, and one component of each other kind.

@@ -8,9 +8,11 @@ use std::process::{self, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use super::LAUNCHED;
 use super::output::RankOutput;
 use crate::exit::Status;
+
+/// The variable by which a rank knows that it was launched, so that the first one speaks for it.
+pub const LAUNCHED: &str = "MDT_LAUNCHED";
 
 /// A rank that was started.
 pub(super) struct Child {

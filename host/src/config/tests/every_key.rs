@@ -77,7 +77,7 @@ fn every_key_changes_the_configuration_from_every_source() {
 #[test]
 fn every_listed_key_is_resolved_to_something() {
     let resolved = Desk::with("model = 'm'\ncomm = 'grpc'\n").resolved();
-    let host = super::super::combine::host_schema();
+    let host = super::super::section_schema::host_schema();
     for (name, section) in host["properties"].as_object().unwrap() {
         for key in section["properties"].as_object().into_iter().flatten().map(|(key, _)| key) {
             let there = resolved.entries().iter().any(|e| e.path[0] == *name && e.path[1] == *key);
@@ -88,7 +88,7 @@ fn every_listed_key_is_resolved_to_something() {
 
 #[test]
 fn every_key_states_its_meaning_and_its_default() {
-    let host = super::super::combine::host_schema();
+    let host = super::super::section_schema::host_schema();
     for (name, section) in host["properties"].as_object().unwrap() {
         assert!(section["description"].is_string(), "{name}");
         for (key, property) in section["properties"].as_object().into_iter().flatten() {
@@ -104,7 +104,7 @@ fn components_of(resolved: &Resolved) -> String {
 
 /// The schema of one key, of whichever component has it.
 fn schema_of(path: &[String]) -> Value {
-    let host = &super::super::combine::host_schema()["properties"];
+    let host = &super::super::section_schema::host_schema()["properties"];
     let [section, key, ..] = path else {
         return host[&path[0]].clone();
     };

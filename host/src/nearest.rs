@@ -1,7 +1,7 @@
 //! The nearest valid name to a misspelt one.
 
 /// The candidate that `name` is most likely a misspelling of, where one is near enough to be worth saying.
-pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let likeness = |candidate: &str| strsim::jaro_winkler(name, candidate);
     candidates
         .into_iter()

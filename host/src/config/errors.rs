@@ -1,12 +1,14 @@
 //! The words for what is wrong with a configuration, and the nearest fix.
 
-use super::check::{Mismatch, describe};
+use super::check::Mismatch;
 use super::flat;
-use super::layer::{Layer, Merged, Path};
+use super::layer::Layer;
+use super::merge::Merged;
 use super::schema::{Child, Shape};
 use super::sections::Comm;
-use super::suggest::nearest;
+use super::value::{Path, describe, from_toml};
 use crate::exit::Failure;
+use crate::nearest::nearest;
 use serde_json::Value;
 
 /// A key of `layer` that nobody knows. `schema` is the whole that was in force, `host` the host's own.
@@ -71,7 +73,7 @@ pub(super) fn mismatch(mismatch: &Mismatch, merged: &Merged) -> Failure {
         }
         Value::String(text) if expected.contains("number") || expected.contains("integer") => {
             // As TOML reads it: nan and integers beyond 64 bits are no better without quotes.
-            match text.parse().map(super::files::from_toml) {
+            match text.parse().map(from_toml) {
                 Ok(Ok(Value::Number(_))) => failure.help(format!("write it without quotes: {text}")),
                 _ => failure,
             }

@@ -1,9 +1,9 @@
 //! `config schema`: one JSON Schema for the host and all plugins, for editors and for people.
 
-use super::combine::{combine, host_schema};
 use super::components::{Components, SECTIONS};
 use super::flat;
-use super::layer::Table;
+use super::section_schema::{combine, host_schema};
+use super::value::Table;
 use crate::exit::Failure;
 use serde_json::{Value, json};
 

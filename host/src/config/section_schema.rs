@@ -1,8 +1,8 @@
 //! One schema for a section: the host's keys and those of the component that it chooses.
 
-use super::layer::Table;
 use super::schema::Shape;
 use super::sections::Settings;
+use super::value::Table;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 

@@ -1,9 +1,10 @@
-//! Everything a configuration is read from, and the layers it becomes.
+//! The layers of a configuration in their order, and the sources that they are read from.
 
 use super::layer::Layer;
 use super::overrides::{self, Flag};
-use super::{files, flat, suggest};
+use super::{files, flat};
 use crate::exit::Failure;
+use crate::nearest::nearest;
 use std::path::PathBuf;
 
 /// Everything a configuration is read from, as the command line gives it.
@@ -63,7 +64,7 @@ impl Layers {
         }
         if let Some(name) = sources.profile.as_ref().filter(|_| chosen_profile.is_empty()) {
             let failure = Failure::configuration(format!("no configuration file has a profile `{name}`"));
-            return Err(match suggest::nearest(name, profile_names.iter().map(String::as_str)) {
+            return Err(match nearest(name, profile_names.iter().map(String::as_str)) {
                 Some(near) => failure.help(format!("did you mean `--profile {near}`?")),
                 None if profile_names.is_empty() => failure.help("a profile is a table `[profile.NAME]` in a file"),
                 None => failure.help(format!("the profiles are: {}", profile_names.join(", "))),

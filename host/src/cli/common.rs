@@ -1,0 +1,72 @@
+//! What every subcommand shares: its options, the job that they describe, and the thread that computes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::Args;
+
+use crate::config::{Flag, Layers, Sources, process_environment};
+use crate::exit::{Failure, Status};
+use crate::job::Job;
+use crate::plugins::{Catalog, tiers};
+use crate::services::LocalServices;
+
+/// Options of every subcommand.
+#[derive(Args, Clone, Default)]
+pub(super) struct Common {
+    /// A configuration file (TOML, YAML or JSON); later ones stand above earlier ones.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) config: Vec<PathBuf>,
+    /// Adds the tables under `profile.NAME` of the configuration files.
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(super) profile: Option<String>,
+    /// Sets one key: `--set optimizer=lion`, `--set optimizer.learning_rate=3e-5`.
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    pub(super) set: Vec<String>,
+    /// A directory with plugins, searched before all others.
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(super) plugin_dir: Vec<PathBuf>,
+}
+
+impl Common {
+    pub(super) fn layers(&self, flags: Vec<Flag>) -> Result<Layers, Failure> {
+        Layers::read(&Sources {
+            files: self.config.clone(),
+            profile: self.profile.clone(),
+            environment: process_environment()?,
+            set: self.set.clone(),
+            flags,
+        })
+    }
+
+    /// The plugins in all tiers.
+    pub(super) fn catalog(&self, layers: &Layers) -> Result<Catalog, Failure> {
+        let configured = layers.plugins()?;
+        Catalog::scan(tiers(&self.plugin_dir, &configured.dirs), configured.lock.as_deref())
+    }
+
+    /// The job that the configuration describes.
+    pub(super) fn job(&self, flags: Vec<Flag>, cancelled: Arc<AtomicBool>) -> Result<Job, Failure> {
+        let layers = self.layers(flags)?;
+        let catalog = self.catalog(&layers)?;
+        let resolved = layers.resolve(&catalog)?;
+        Ok(Job::new(resolved, catalog, Arc::new(LocalServices::new(cancelled))))
+    }
+}
+
+/// Runs `body` on the compute thread of a job, with the job's number of threads for host work.
+pub(super) fn on_compute_thread<T: Send>(
+    job: &Job,
+    body: impl FnOnce() -> Result<T, Failure> + Send,
+) -> Result<T, Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::new(Status::Other, "no thread can be started").because(error);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(job.threads()).thread_name(|n| format!("host-{n}"));
+    pool.build_global().map_err(|error| failed(&error))?;
+    std::thread::scope(|scope| {
+        // Differentiation recurses through the graph of a deep model.
+        let thread = std::thread::Builder::new().name("compute".to_owned()).stack_size(64 << 20);
+        let handle = thread.spawn_scoped(scope, body).map_err(|error| failed(&error))?;
+        handle.join().unwrap_or_else(|_| Err(Failure::internal()))
+    })
+}
