@@ -5,7 +5,7 @@ use mdt_plugin_api::serde_json::Value;
 
 use crate::family::{AttentionBias, Family};
 use crate::json::Object;
-use crate::rope::Rope;
+use crate::rope_frequencies::Rope;
 
 /// The architecture. Where a key is absent, the default of the family's class in transformers holds.
 #[derive(Clone, Debug, PartialEq)]

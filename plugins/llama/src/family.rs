@@ -3,7 +3,7 @@
 //! The source is each model's configuration and modeling file in transformers. A key that a class there does not read
 //! has no effect here either. What is not listed here is the same for all of them, defaults too.
 
-use crate::window::WindowRule;
+use crate::sliding_window::WindowRule;
 
 /// One architecture.
 #[derive(Debug)]

@@ -10,12 +10,12 @@ mod family;
 mod json;
 mod model;
 mod parameters;
-mod rope;
-mod window;
+mod rope_frequencies;
+mod sliding_window;
 
 pub use family::{AttentionBias, Family, Llama, Member, Mistral, Qwen2, Qwen3};
 pub use model::{Config, Decoder};
-pub use window::WindowRule;
+pub use sliding_window::WindowRule;
 
 mdt_plugin_api::plugin! {
     model "llama" => Decoder<Llama>;

@@ -10,7 +10,7 @@ use crate::attention::{Rotation, attention};
 use crate::config::Architecture;
 use crate::family::Member;
 use crate::parameters::parameters;
-use crate::window::check_length;
+use crate::sliding_window::check_length;
 
 mdt_plugin_api::config! {
     /// The models have no keys of their own: everything stands in their `config.json`.

@@ -5,12 +5,13 @@ use std::ops::Range;
 use mdt_plugin_api::{Error, Message, Result};
 
 use crate::conversation::Conversation;
+use crate::end_of_turn::end_of_turn;
 use crate::mask;
 use crate::plain::Masked;
 use crate::template::ChatTemplate;
 use crate::tokenizer::{Pieces, Tokenizer};
 
-const ASSISTANT: &str = "assistant";
+pub const ASSISTANT: &str = "assistant";
 
 /// A conversation's tokens, as the template renders them and nothing added, and which of them are trained: every
 /// assistant turn with its end-of-turn token.
@@ -45,15 +46,6 @@ pub fn encode_prompt(tokenizer: &Tokenizer, template: &ChatTemplate, messages: &
     };
     let prompt = template.render(&template.conversation(given)?, given.len(), true)?;
     Ok(tokenizer.pieces(&prompt.text)?.ids)
-}
-
-/// The special token with which the template ends an answer, found out on a short conversation; `None` where the
-/// template does not render that one.
-pub fn end_of_turn_token(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<u32> {
-    let say = |role: &str| Message { role: role.into(), content: "Hello".into(), ..Message::default() };
-    let (ids, supervised) = encode(tokenizer, template, &[say("user"), say(ASSISTANT)]).ok()?;
-    let last = supervised.iter().rposition(|&trained| trained)?;
-    Some(ids[last]).filter(|&id| tokenizer.is_special(id))
 }
 
 /// Where the assistant speaks, for a template that does not say so.
@@ -100,18 +92,6 @@ fn answers(
         spans.push(prompt.len()..end);
     }
     Ok(spans)
-}
-
-/// Where the last special token of a turn ends, provided that nothing but white space follows it in the turn.
-///
-/// White space after it (ChatML's newline) belongs to the template: the model has stopped before it.
-fn end_of_turn(tokenizer: &Tokenizer, text: &str, pieces: &Pieces, turn: Range<usize>) -> Option<usize> {
-    let last = (0..pieces.ids.len())
-        .rev()
-        .filter(|&token| turn.contains(&pieces.offsets[token].0))
-        .find(|&token| tokenizer.is_special(pieces.ids[token]))?;
-    let end = pieces.offsets[last].1;
-    text.get(end..turn.end).unwrap_or_default().trim().is_empty().then_some(end)
 }
 
 /// How many bytes of a rendering are how the whole conversation begins, if that is all of it but special tokens and

@@ -7,6 +7,7 @@ mod chat;
 mod collate;
 mod conversation;
 mod directory;
+mod end_of_turn;
 mod generation_marks;
 mod loss;
 mod mask;
@@ -22,6 +23,7 @@ use serde_json::Value;
 
 use crate::conversation::RESERVED;
 use crate::directory::ModelDirectory;
+use crate::end_of_turn::stop_tokens;
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 
@@ -145,16 +147,6 @@ impl Trainer for Sft {
     fn loss(&self, ctx: &TrainerContext, batch: &Batch) -> Result<Loss> {
         loss::loss(ctx, batch)
     }
-}
-
-/// The tokens that end an answer: end of sequence, what the model's configuration names, and what the chat template
-/// ends an answer with.
-fn stop_tokens(directory: &ModelDirectory, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Vec<u32> {
-    let mut stop: Vec<u32> = tokenizer.eos().into_iter().chain(directory.stop_ids()).collect();
-    stop.extend(template.and_then(|template| chat::end_of_turn_token(tokenizer, template)));
-    stop.sort_unstable();
-    stop.dedup();
-    stop
 }
 
 mdt_plugin_api::plugin! { trainer "sft" => Sft; }
