@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use mdt_plugin_api::Error;
+
 /// Why the command ended without success. The numbers are a contract with scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -141,6 +143,34 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// A plugin's failure ends the command with the status of its error code.
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let status = match error.code() as u8 {
+            2 => Status::Configuration,
+            3 => Status::Plugin,
+            4 => Status::Input,
+            5 => Status::Peer,
+            6 => Status::NonFinite,
+            7 => Status::Storage,
+            130 => Status::Interrupted,
+            _ => Status::Other,
+        };
+        let mut failure = Self::new(status, error.message());
+        for (key, value) in error.context() {
+            failure = match &**key {
+                "help" => failure.help(value),
+                "file" | "at" => failure.at(value),
+                key => failure.at(format!("{key} {value}")),
+            };
+        }
+        if let Some(component) = error.component() {
+            failure = failure.at(component);
+        }
+        error.causes().iter().fold(failure, |failure, cause| failure.because(cause))
+    }
+}
 
 /// Lines after the first start under the text of the first.
 fn indented(text: &str, width: usize) -> String {

@@ -23,12 +23,11 @@ mod services;
 mod tests;
 mod trainer;
 mod types;
+mod version;
 
 pub use component::LoadedComponent;
 pub use root::{Entry, OnLoad, Root, entry, load};
-
-/// The version of the boundary. While it is 0.x, a plugin must have been built for exactly this one.
-pub const ABI_VERSION: &str = crate::__abi_version!();
+pub use version::ABI_VERSION;
 
 /// The name of the entry symbol.
 pub const ENTRY_SYMBOL: &str = "MDT_PLUGIN_ENTRY";

@@ -169,36 +169,3 @@ macro_rules! __record {
         };
     };
 }
-
-/// The version of the boundary as a literal, for records.
-#[doc(hidden)]
-#[macro_export]
-macro_rules! __abi_version {
-    () => {
-        "0.1"
-    };
-}
-
-/// The version of a kind's trait as a literal; [`Kind::version`](crate::Kind::version) says the same.
-#[doc(hidden)]
-#[macro_export]
-macro_rules! __kind_version {
-    (compute) => {
-        1
-    };
-    (model) => {
-        1
-    };
-    (trainer) => {
-        1
-    };
-    (optimizer) => {
-        1
-    };
-    (data) => {
-        1
-    };
-    (comm) => {
-        1
-    };
-}

@@ -1,4 +1,5 @@
-//! Compiles the fused CPU primitives in `native/` against MLX's C++ headers, where MLX is a shared library (Linux; not macOS).
+//! Compiles the fused CPU primitives in `native/primitives/` against MLX's C++ headers, where MLX is a shared library (Linux; not
+//! macOS). `native/libmlxc/` is compiled by `cargo xtask setup`.
 
 use std::path::Path;
 
@@ -17,7 +18,7 @@ fn main() {
     println!("cargo::rustc-check-cfg=cfg(mdt_native)");
     println!("cargo::rerun-if-env-changed=DEP_MLX_LIB");
     println!("cargo::rerun-if-env-changed=DEP_MLX_INCLUDE");
-    println!("cargo::rerun-if-changed=native");
+    println!("cargo::rerun-if-changed=native/primitives");
     // The links override of the Linux set-up gives this key; mlx-sys's own build, on macOS, does not.
     let Some(lib) = std::env::var_os("DEP_MLX_LIB") else { return };
     println!("cargo::rustc-cfg=mdt_native");
@@ -34,7 +35,7 @@ fn main() {
     for define in std::env::var("DEP_MLX_DEFINES").unwrap_or_default().split_whitespace() {
         build.define(define, None);
     }
-    build.files(SOURCES.map(|source| Path::new("native").join(source)));
+    build.files(SOURCES.map(|source| Path::new("native/primitives").join(source)));
     build.compile("mdt_mlx_native");
     // After the archive that needs it.
     println!("cargo::rustc-link-search=native={}", Path::new(&lib).display());

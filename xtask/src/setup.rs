@@ -32,7 +32,9 @@ use crate::{
 
 /// The folders that the steps of the set-up share.
 struct Folders {
-    /// `xtask/native`: requirements and the C++ sources of our own.
+    /// `xtask/wheels`: which wheels, with their checksums.
+    wheels: PathBuf,
+    /// `plugins/mlx/native/libmlxc`: what `libmlxc.so` holds beside mlx-c.
     native: PathBuf,
     /// mlx-c's source in the mlx-sys package.
     mlx_c: PathBuf,
@@ -65,7 +67,8 @@ pub fn run() -> Result<()> {
     }
     let root = workspace::root();
     let folders = Folders {
-        native: root.join("xtask/native"),
+        wheels: root.join("xtask/wheels"),
+        native: root.join("plugins/mlx/native/libmlxc"),
         mlx_c: Metadata::read()?.package_directory("mlx-sys")?.join("src/mlx-c"),
         out: root.join("target/mlx"),
     };
@@ -102,6 +105,7 @@ fn stamp(root: &Path, folders: &Folders) -> Result<String> {
     // The steps themselves count: a changed flag or key is a changed result.
     hash_folder(&root.join("xtask/src/setup"), &mut hasher)?;
     hash_file(&root.join("xtask/bindings/src/main.rs"), &mut hasher)?;
+    hash_folder(&folders.wheels, &mut hasher)?;
     hash_folder(&folders.native, &mut hasher)?;
     Ok(format!("{:016x}\n", hasher.finish()))
 }

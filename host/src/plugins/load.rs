@@ -117,30 +117,3 @@ fn refuse_writable(path: &Path) -> Result<(), Failure> {
     }
     Ok(())
 }
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        let status = match error.code() as u8 {
-            2 => Status::Configuration,
-            3 => Status::Plugin,
-            4 => Status::Input,
-            5 => Status::Peer,
-            6 => Status::NonFinite,
-            7 => Status::Storage,
-            130 => Status::Interrupted,
-            _ => Status::Other,
-        };
-        let mut failure = Self::new(status, error.message());
-        for (key, value) in error.context() {
-            failure = match &**key {
-                "help" => failure.help(value),
-                "file" | "at" => failure.at(value),
-                key => failure.at(format!("{key} {value}")),
-            };
-        }
-        if let Some(component) = error.component() {
-            failure = failure.at(component);
-        }
-        error.causes().iter().fold(failure, |failure, cause| failure.because(cause))
-    }
-}

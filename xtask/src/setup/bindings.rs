@@ -18,7 +18,7 @@ pub fn generate(folders: &Folders) -> Result<()> {
     cargo.arg(&folders.mlx_c).arg(out.join("bindings.rs"));
     if env::var_os("LIBCLANG_PATH").is_none() {
         let libclang = folders.out.join("libclang");
-        wheels::unpack(folders, "requirements-libclang.txt", &libclang)?;
+        wheels::unpack(folders, "libclang.txt", &libclang)?;
         let version = fs::read_dir(&libclang)?.filter_map(|entry| entry.ok());
         let data = version
             .map(|entry| entry.path())

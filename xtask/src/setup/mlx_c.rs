@@ -35,17 +35,17 @@ fn check_versions(folders: &Folders) -> Result<()> {
         return Ok(());
     }
     Err(format!(
-        "mlx-c needs MLX {wanted}, xtask/native/requirements.txt pins mlx-cpu=={found}: change it together with mlx-sys"
+        "mlx-c needs MLX {wanted}, xtask/wheels/mlx.txt pins mlx-cpu=={found}: change it together with mlx-sys"
     )
     .into())
 }
 
 /// The version of MLX that the requirements pin.
 pub fn mlx_version(folders: &Folders) -> Result<String> {
-    let requirements = fs::read_to_string(folders.native.join("requirements.txt"))?;
+    let requirements = fs::read_to_string(folders.wheels.join("mlx.txt"))?;
     let pin = requirements.lines().find_map(|line| line.strip_prefix("mlx-cpu=="));
     let version = pin.and_then(|pin| pin.split_whitespace().next());
-    Ok(version.ok_or("xtask/native/requirements.txt pins no mlx-cpu")?.to_owned())
+    Ok(version.ok_or("xtask/wheels/mlx.txt pins no mlx-cpu")?.to_owned())
 }
 
 /// Compiles mlx-c and every source of our own, all at the same time; returns the objects.

@@ -12,7 +12,7 @@ use crate::{
 pub fn fetch(folders: &Folders) -> Result<()> {
     let wheel = folders.out.join("wheel");
     let lib = folders.lib();
-    if unpack(folders, "requirements.txt", &wheel)? == Unpacked::Before && lib.exists() {
+    if unpack(folders, "mlx.txt", &wheel)? == Unpacked::Before && lib.exists() {
         return Ok(());
     }
     remove_folder(&lib)?;
@@ -46,9 +46,9 @@ pub enum Unpacked {
     Before,
 }
 
-/// Downloads the wheels that `native/<requirements>` lists for this machine, and unpacks them into `destination`.
+/// Downloads the wheels that `wheels/<requirements>` lists for this machine, and unpacks them into `destination`.
 pub fn unpack(folders: &Folders, requirements: &str, destination: &Path) -> Result<Unpacked> {
-    let wanted = fs::read(folders.native.join(requirements))?;
+    let wanted = fs::read(folders.wheels.join(requirements))?;
     let record = destination.join(requirements);
     if fs::read(&record).is_ok_and(|unpacked| unpacked == wanted) {
         return Ok(Unpacked::Before);
@@ -58,7 +58,7 @@ pub fn unpack(folders: &Folders, requirements: &str, destination: &Path) -> Resu
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check"]);
     pip.args(["--no-deps", "--only-binary=:all:", "--require-hashes", "--dest"]);
-    pip.arg(&wheels).arg("--requirement").arg(folders.native.join(requirements));
+    pip.arg(&wheels).arg("--requirement").arg(folders.wheels.join(requirements));
     command::output(&mut pip).map_err(|error| {
         format!(
             "{error}\n  the wheels exist for 64-bit x86 and ARM with glibc 2.35 or newer (Debian 12, Ubuntu 22.04); \

@@ -1,13 +1,13 @@
-//! The kernels under C names, for the MLX primitives in `native/`. This is the only place where raw memory becomes slices.
+//! The kernels under C names, for the MLX primitives in `native/primitives/`. This is the only place where raw memory becomes slices.
 //!
-//! Every function here has the same contract: the pointers are those of MLX arrays of the sizes given (`native/kernels.h`),
+//! Every function here has the same contract: the pointers are those of MLX arrays of the sizes given (`native/primitives/kernels.h`),
 //! outputs overlap nothing unless said otherwise, and MLX runs a stream's work in order, so nobody else writes meanwhile.
 //! Sizes were checked when the graph was built. A panic would be a bug here, and aborts: it must not unwind into C++.
 
 use super::attention::{self, Gradients, Mask};
 use super::{View4, cross_entropy, embedding, rms_norm, rope, swiglu};
 
-/// `MdtView` of `native/kernels.h`.
+/// `MdtView` of `native/primitives/kernels.h`.
 #[repr(C)]
 pub struct RawView {
     data: *const f32,
@@ -16,7 +16,7 @@ pub struct RawView {
     strides: [usize; 4],
 }
 
-/// `MdtAttention` of `native/kernels.h`.
+/// `MdtAttention` of `native/primitives/kernels.h`.
 #[repr(C)]
 pub struct RawAttention {
     query: RawView,
