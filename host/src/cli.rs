@@ -15,6 +15,7 @@ mod run;
 use std::panic;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 
 use self::common::Common;
@@ -57,7 +58,10 @@ enum Command {
 
 /// Runs the command of this process.
 pub fn main() -> ExitCode {
-    let Cli { common, command } = Cli::parse_from(gather::gather(std::env::args_os()));
+    let Cli { common, command } = match Cli::try_parse_from(gather::gather(std::env::args_os())) {
+        Ok(cli) => cli,
+        Err(error) => return refused(&error),
+    };
     quiet_panics();
     let outcome = panic::catch_unwind(|| match command.unwrap_or(Command::Run) {
         Command::Run => run::run(&common),
@@ -71,11 +75,30 @@ pub fn main() -> ExitCode {
     });
     match outcome.unwrap_or_else(|_| Err(Failure::internal())) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("{failure}");
-            failure.status().into()
-        }
+        Err(failure) => failed(&failure),
     }
+}
+
+fn failed(failure: &Failure) -> ExitCode {
+    progress::tell(&failure.to_string());
+    failure.status().into()
+}
+
+/// Prints what is wrong with the command line. A configuration file that stands where no file belongs is not a
+/// misspelt subcommand.
+fn refused(error: &clap::Error) -> ExitCode {
+    let argument =
+        [ContextKind::InvalidSubcommand, ContextKind::InvalidArg].into_iter().find_map(|kind| error.get(kind));
+    if let Some(ContextValue::String(argument)) = argument
+        && [".toml", ".yaml", ".yml", ".json"].iter().any(|extension| argument.ends_with(extension))
+    {
+        let failure =
+            Failure::configuration(format!("`{argument}` is a file, where a subcommand or an option is expected"));
+        return failed(&failure.help(format!("write `mdt-host --config {argument}`")));
+    }
+    // That it cannot be printed is told by the status all the same.
+    let _ = error.print();
+    ExitCode::from(error.exit_code() as u8)
 }
 
 /// Keeps panic text off the terminal: a user gets one error, whatever happened.

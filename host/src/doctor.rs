@@ -6,10 +6,12 @@ mod check;
 mod comm;
 mod compute;
 mod configuration;
+mod data;
 mod environment;
 mod finding;
 mod launchers;
 mod machine;
+mod model;
 mod output;
 mod plugin_directories;
 mod plugin_lock;
@@ -27,7 +29,7 @@ use serde::Serialize;
 use crate::exit::Status;
 
 /// All checks in their order, which is that of the exit statuses where a job has one.
-pub const CHECKS: [Check; 12] = [
+pub const CHECKS: [Check; 14] = [
     version::CHECK,
     machine::CHECK,
     environment::CHECK,
@@ -39,6 +41,8 @@ pub const CHECKS: [Check; 12] = [
     comm::CHECK,
     port::CHECK,
     launchers::CHECK,
+    model::CHECK,
+    data::CHECK,
     output::CHECK,
 ];
 

@@ -22,4 +22,6 @@ mod rank_processes;
 pub mod services;
 pub mod signals;
 mod storage;
+mod terminal;
+mod text_file;
 pub mod train;

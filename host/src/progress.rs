@@ -1,12 +1,11 @@
 //! What the user sees of a run, on standard error: a bar on a terminal, plain lines elsewhere.
 
 mod line;
-mod pace;
 
-pub use line::{Line, grouped};
+pub use line::Line;
 
+use crate::terminal::printable;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pace::{Eta, Pace};
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -15,18 +14,22 @@ use std::time::{Duration, Instant};
 /// The progress of one run.
 pub struct Progress {
     total: u64,
-    eta: Eta,
+    /// Counts, estimates the time left, and is drawn on terminals.
+    bar: ProgressBar,
     view: View,
 }
 
 enum View {
-    Bar(ProgressBar),
-    Plain { out: Box<dyn Write + Send>, pace: Pace },
+    Bar,
+    Plain { out: Box<dyn Write + Send>, last: Option<Instant> },
     None,
 }
 
 /// Plain lines come no closer than this, the first and the last excepted.
 const INTERVAL: Duration = Duration::from_secs(2);
+
+/// Terminals narrower than this have no room for the bar beside its text.
+const NARROW: u16 = 60;
 
 /// The bar that is on the terminal, so that [`note`] does not tear it.
 static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
@@ -71,38 +74,49 @@ impl Progress {
     /// Progress over `total` updates of which `done` were done before, on standard error.
     pub fn new(total: u64, done: u64) -> Self {
         if QUIET.load(Ordering::Relaxed) {
-            return Progress { total, eta: Eta::new(done), view: View::None };
+            return Self::over(total, done, View::None);
         }
         if !io::stderr().is_terminal() {
             return Self::plain(total, done, Box::new(io::stderr()));
         }
-        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_position(done);
-        let style =
-            ProgressStyle::with_template("{bar:24.blue} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
-        bar.set_style(style);
-        Progress { total, eta: Eta::new(done), view: View::Bar(bar) }
+        let progress = Self::over(total, done, View::Bar);
+        // A wide element is cut at the width of the terminal, so that no line is broken into two.
+        let is_narrow =
+            rustix::termios::tcgetwinsize(io::stderr()).is_ok_and(|size| (1..NARROW).contains(&size.ws_col));
+        let template = if is_narrow { "{wide_msg}" } else { "{bar:24.blue} {wide_msg}" };
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        progress.bar.set_style(style);
+        progress.bar.set_draw_target(ProgressDrawTarget::stderr());
+        progress
     }
 
     /// The same as plain lines to `out`.
     pub fn plain(total: u64, done: u64, out: Box<dyn Write + Send>) -> Self {
-        Progress { total, eta: Eta::new(done), view: View::Plain { out, pace: Pace::new(INTERVAL) } }
+        Self::over(total, done, View::Plain { out, last: None })
+    }
+
+    fn over(total: u64, done: u64, view: View) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
+        bar.set_position(done);
+        // Updates of an earlier run say nothing about the speed of this one.
+        bar.reset_eta();
+        Progress { total, bar, view }
     }
 
     /// Shows an update.
     pub fn update(&mut self, line: &Line) {
-        let now = Instant::now();
-        let remaining = self.eta.remaining(line.step, self.total, now);
-        let text = line.text(self.total, remaining);
+        if let View::Bar = self.view {
+            // From the first update on: before it, lines would be printed around an empty bar.
+            BAR.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| self.bar.clone());
+        }
+        self.bar.set_position(line.step);
+        let text = line.text(self.total, self.bar.eta());
         match &mut self.view {
-            View::Bar(bar) => {
-                // From the first update on: before it, lines would be printed around an empty bar.
-                BAR.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| bar.clone());
-                bar.set_message(text);
-                bar.set_position(line.step);
-            }
-            View::Plain { out, pace } => {
-                if pace.due(line.step == self.total, now) {
+            View::Bar => self.bar.set_message(text),
+            View::Plain { out, last } => {
+                if line.step == self.total || last.is_none_or(|last| last.elapsed() >= INTERVAL) {
                     print(out, &text);
+                    *last = Some(Instant::now());
                 }
             }
             View::None => {}
@@ -112,18 +126,17 @@ impl Progress {
     /// Prints a line of its own, above the bar where there is one.
     pub fn note(&mut self, line: &str) {
         match &mut self.view {
-            View::Bar(bar) => bar.suspend(|| print(&mut io::stderr(), line)),
             View::Plain { out, .. } => print(out, line),
-            View::None => note(line),
+            View::Bar | View::None => note(line),
         }
     }
 
     /// Leaves the bar as it stands. Later notes come below it.
     pub fn finish(&mut self) {
-        let View::Bar(bar) = &self.view else { return };
+        let View::Bar = self.view else { return };
         let shown = BAR.lock().unwrap_or_else(PoisonError::into_inner).take();
         if shown.is_some() {
-            bar.abandon();
+            self.bar.abandon();
             // The bar leaves the cursor behind it.
             print(&mut io::stderr(), "");
         }
@@ -137,9 +150,9 @@ impl Drop for Progress {
     }
 }
 
-/// Nobody can be told that standard error is closed, and training goes on without it.
+/// Prints a line. That the output is closed is no error: training goes on without it.
 fn print(out: &mut dyn Write, line: &str) {
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    let _ = writeln!(out, "{}", printable(line)).and_then(|()| out.flush());
 }
 
 #[cfg(test)]

@@ -1,14 +1,14 @@
 //! `mdt-host data`: what training sees of the data.
 
-use std::env;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::sync::Arc;
 
+use anstream::{AutoStream, ColorChoice};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::common::{Common, on_compute_thread};
-use super::output::print;
+use super::output::{print, print_painted};
 use crate::exit::Failure;
 use crate::job::Job;
 use crate::preview::{Paint, Part, Preview, Row};
@@ -75,11 +75,11 @@ fn preview(job: &Job, arguments: &Arguments) -> Result<(), Failure> {
     let paint = arguments.color.paint();
     let show = |row: &Row| match arguments.json {
         true => print(json!(row)),
-        false => print(paint.row(row)),
+        false => print_painted(paint.row(row)),
     };
     let legend = arguments.row.is_some() || arguments.rows > 0;
     if legend && !arguments.json {
-        print(format_args!("{}\n", paint.legend()))?;
+        print_painted(format_args!("{}\n", paint.legend()))?;
     }
     // Before all others are read: why a row is dropped or refused may be what the user wants to see.
     if let Some(number) = arguments.row {
@@ -97,15 +97,11 @@ fn preview(job: &Job, arguments: &Arguments) -> Result<(), Failure> {
 
 impl Color {
     fn paint(self) -> Paint {
-        let terminal = || {
-            let set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
-            let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
-            io::stdout().is_terminal() && !set("NO_COLOR") && !dumb
+        let is_coloured = match self {
+            Self::Auto => AutoStream::choice(&io::stdout()) != ColorChoice::Never,
+            Self::Always => true,
+            Self::Never => false,
         };
-        match self {
-            Self::Always => Paint::Colour,
-            Self::Auto if terminal() => Paint::Colour,
-            Self::Auto | Self::Never => Paint::Marks,
-        }
+        if is_coloured { Paint::Colour } else { Paint::Marks }
     }
 }

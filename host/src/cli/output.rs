@@ -4,12 +4,22 @@ use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 
 use crate::exit::{Failure, Status};
+use crate::terminal::printable;
 
-/// Writes a text and a line break to standard output. That nobody reads it any more, as under `| head`, is no failure.
+/// Writes a text and a line break to standard output, with what would command a terminal escaped. That the reader has
+/// gone away, as under `| head`, is no failure.
 ///
 /// # Errors
 /// Standard output cannot be written, such as a file on a full disk.
 pub(super) fn print(text: impl Display) -> Result<(), Failure> {
+    print_painted(printable(&text.to_string()))
+}
+
+/// The same of a text that has colours in it, and whose other control characters are escaped already.
+///
+/// # Errors
+/// As [`print`].
+pub(super) fn print_painted(text: impl Display) -> Result<(), Failure> {
     match writeln!(io::stdout().lock(), "{text}") {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(Failure::new(Status::Other, "standard output cannot be written").because(error))

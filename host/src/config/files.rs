@@ -1,14 +1,17 @@
 //! Configuration files: TOML, YAML or JSON by their extension, and the profiles inside them.
 
-use super::flat;
 use super::layer::Layer;
-use super::lines::by_indentation;
 use super::origin::Origin;
-use super::value::{Path, Table, describe, finite, from_toml};
+use super::value::{Path, Table, describe, from_toml};
+use super::{flat, yaml};
 use crate::exit::Failure;
+use crate::text_file;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path as FilePath;
+
+/// Configuration files may have this many bytes.
+const LIMIT: u64 = 1 << 20;
 
 /// What one `--config` file holds.
 pub(super) struct File {
@@ -22,13 +25,13 @@ pub(super) struct File {
 /// # Errors
 /// The file cannot be read or parsed, has another extension, or its sections are no tables.
 pub(super) fn read(path: &FilePath) -> Result<File, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|e| {
+    let text = text_file::read(path, LIMIT).map_err(|e| {
         Failure::configuration(format!("cannot read the configuration file `{}`", path.display())).because(e)
     })?;
     let (mut values, mut lines) = match path.extension().and_then(|e| e.to_str()) {
         Some("toml") => toml_values(path, &text)?,
-        Some("yaml" | "yml") => with_lines(&text, yaml_values(path, &text)?),
-        Some("json") => with_lines(&text, json_values(path, &text)?),
+        Some("yaml" | "yml") => yaml_values(path, &text)?,
+        Some("json") => json_values(path, &text)?,
         _ => {
             return Err(Failure::configuration(format!("`{}` is no configuration file", path.display()))
                 .help("configuration files end in .toml, .yaml, .yml or .json"));
@@ -50,11 +53,6 @@ pub(super) fn read(path: &FilePath) -> Result<File, Failure> {
     }
     lines.retain(|at, _| at.first().is_some_and(|key| key != "profile"));
     Ok(File { base: flat::layer(origin(None), values, lines)?, profiles })
-}
-
-fn with_lines(text: &str, values: Table) -> (Table, BTreeMap<Path, usize>) {
-    let lines = by_indentation(text, &values);
-    (values, lines)
 }
 
 /// Takes the tables of `profile` out of a file's values.
@@ -116,47 +114,22 @@ fn not_parsed(path: &FilePath, line: Option<usize>, format: &str, message: &str)
     Failure::configuration(format!("not valid {format}: {message}")).at(place)
 }
 
-fn yaml_values(path: &FilePath, text: &str) -> Result<Table, Failure> {
-    let broken = |e: serde_norway::Error| {
-        let line = e.location().map(|l| l.line());
-        not_parsed(path, line, "YAML", &e.to_string())
-    };
-    let mut value: serde_norway::Value = serde_norway::from_str(text).map_err(broken)?;
-    value.apply_merge().map_err(broken)?;
-    match from_yaml(value).map_err(|message| not_parsed(path, None, "YAML", &message))? {
-        Value::Object(table) => Ok(table),
-        Value::Null => Ok(Table::new()),
+fn yaml_values(path: &FilePath, text: &str) -> Result<(Table, BTreeMap<Path, usize>), Failure> {
+    let yaml::Document { value, lines } =
+        yaml::parse(text).map_err(|broken| not_parsed(path, Some(broken.line), "YAML", &broken.message))?;
+    match value {
+        Value::Object(table) => Ok((table, lines)),
+        Value::Null => Ok((Table::new(), lines)),
         other => Err(no_table(path, &other)),
     }
 }
 
-fn from_yaml(value: serde_norway::Value) -> Result<Value, String> {
-    use serde_norway::Value as Yaml;
-    Ok(match value {
-        Yaml::Null => Value::Null,
-        Yaml::Bool(b) => b.into(),
-        Yaml::Number(n) => match (n.as_i64(), n.as_u64(), n.as_f64()) {
-            (Some(i), _, _) => i.into(),
-            (_, Some(u), _) => u.into(),
-            (_, _, real) => finite(real.unwrap_or(f64::NAN))?,
-        },
-        Yaml::String(s) => s.into(),
-        Yaml::Sequence(items) => items.into_iter().map(from_yaml).collect::<Result<_, _>>()?,
-        Yaml::Mapping(mapping) => {
-            let entries = mapping.into_iter().map(|(key, value)| match key {
-                Yaml::String(key) => Ok((key, from_yaml(value)?)),
-                other => Err(format!("the key {other:?} is not a string")),
-            });
-            Value::Object(entries.collect::<Result<_, String>>()?)
-        }
-        Yaml::Tagged(tagged) => return Err(format!("the tag {} means nothing here", tagged.tag)),
-    })
-}
-
-fn json_values(path: &FilePath, text: &str) -> Result<Table, Failure> {
+fn json_values(path: &FilePath, text: &str) -> Result<(Table, BTreeMap<Path, usize>), Failure> {
     let value = serde_json::from_str(text).map_err(|e| not_parsed(path, Some(e.line()), "JSON", &e.to_string()))?;
+    // Where they cannot be told, messages have no line.
+    let lines = yaml::parse(text).map(|document| document.lines).unwrap_or_default();
     match value {
-        Value::Object(table) => Ok(table),
+        Value::Object(table) => Ok((table, lines)),
         other => Err(no_table(path, &other)),
     }
 }

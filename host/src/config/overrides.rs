@@ -91,10 +91,11 @@ fn choices_first(mut layers: Vec<Layer>) -> Vec<Layer> {
     layers
 }
 
-/// A TOML value where the text is one, else the text itself.
+/// A TOML value where the text is one, else the text itself. TOML's integers end below 2^63, seeds do not.
 fn value(text: &str) -> Value {
     let parsed = text.trim().parse::<toml::Value>().ok().and_then(|value| from_toml(value).ok());
-    parsed.unwrap_or_else(|| text.into())
+    let large = || text.parse::<u64>().ok().filter(|number| *number > i64::MAX as u64).map(Value::from);
+    parsed.or_else(large).unwrap_or_else(|| text.into())
 }
 
 /// The parts of a TOML key; parts with dots in them can be quoted.
@@ -144,6 +145,7 @@ mod tests {
     #[test]
     fn a_value_is_toml_where_it_can_be_and_text_where_it_cannot() {
         assert_eq!(value("3"), json!(3));
+        assert_eq!(value("18446744073709551615"), json!(u64::MAX));
         assert_eq!(value("2e-5"), json!(2e-5));
         assert_eq!(value("true"), json!(true));
         assert_eq!(value("[\"*.bias\", 'b']"), json!(["*.bias", "b"]));

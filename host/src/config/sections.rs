@@ -6,6 +6,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use wildmatch::WildMatch;
 
 mod compute;
 mod data;
@@ -176,7 +177,7 @@ impl Default for Optimizer {
 impl Optimizer {
     /// The weight decay of the parameter called `name`: 0 where a pattern of `no_decay` matches it.
     pub fn weight_decay_of(&self, name: &str) -> f64 {
-        let spared = self.no_decay.iter().any(|p| super::pattern::matches(p, name));
+        let spared = self.no_decay.iter().any(|p| WildMatch::new(p).matches(name));
         if spared { 0.0 } else { self.weight_decay }
     }
 }

@@ -28,6 +28,10 @@ fn examine(job: &Job) -> Vec<Finding> {
     };
     let mut findings = vec![Finding::ok(message).fact("keys", entries.len()).fact("set", json!(set))];
     findings.extend(job.resolved.dropped.iter().map(|dropped| Finding::warning(dropped.to_string())));
-    findings.extend(job.resolved.require_model().err().map(|failure| Finding::not_usable(&failure)));
+    let settings = &job.resolved.settings;
+    // Without a model or data there is no job to check, only a machine.
+    if (settings.model.path.is_some() || settings.model.name.is_some()) && !settings.data.train.is_empty() {
+        findings.extend(job.resolved.require_job().err().map(|failure| Finding::failed(&failure)));
+    }
     findings
 }

@@ -1,6 +1,5 @@
 //! The weights of a model directory: one safetensors file or several, memory-mapped.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
@@ -11,6 +10,7 @@ use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
 
 use crate::exit::{Failure, Status};
+use crate::nearest::nearest;
 use crate::storage::MappedTensors;
 
 /// The memory-mapped weight files of a directory and what is in them.
@@ -60,12 +60,7 @@ impl Files {
     pub(super) fn read(&self, spec: &ParameterSpec) -> Result<HostArrayRef<'_>, Failure> {
         let input = |message: String| Failure::new(Status::Input, message);
         let file = self.index.get(&spec.name).map(|&number| &self.files[number]).ok_or_else(|| {
-            // Of equally near names the one that begins alike: the same place in the model.
-            let likeness = |name: &str| {
-                let alike = name.bytes().zip(spec.name.bytes()).take_while(|(a, b)| a == b).count();
-                (strsim::damerau_levenshtein(name, &spec.name), Reverse(alike))
-            };
-            let nearest = self.index.keys().min_by_key(|name| (likeness(name), *name));
+            let nearest = nearest(&spec.name, self.index.keys().map(String::as_str));
             let failure = input(format!("the model's weights have no tensor `{}`", spec.name));
             let failure = self.files.iter().fold(failure, |failure, file| failure.at(file.path().display()));
             match nearest {

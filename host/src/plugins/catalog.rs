@@ -16,6 +16,7 @@ use super::tiers::Tier;
 use crate::checksum;
 use crate::config::Components;
 use crate::exit::{Failure, Status};
+use crate::nearest::nearest;
 
 /// What was found where.
 pub struct Catalog {
@@ -175,8 +176,7 @@ impl Catalog {
             }
         }
         let known = self.ids(kind);
-        let nearest = known.iter().min_by_key(|known| strsim::damerau_levenshtein(known, id));
-        match nearest.filter(|known| strsim::damerau_levenshtein(known, id) <= 2) {
+        match nearest(id, known.iter().map(String::as_str)) {
             Some(near) => failure.help(format!("did you mean `{near}`?")),
             None => failure
                 .help("copy the plugin's file into one of these directories, or name its directory with --plugin-dir"),

@@ -2,12 +2,14 @@
 
 use std::fmt::Write;
 
+use anstyle::{AnsiColor, Style};
+
 use super::Row;
+use crate::terminal::printable;
 
 /// Columns that a line of tokens fills at most.
 const WIDTH: usize = 100;
-const GREEN: &str = "\x1b[32m";
-const PLAIN: &str = "\x1b[0m";
+const GREEN: Style = AnsiColor::Green.on_default();
 
 /// How trained text is set apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +24,7 @@ impl Paint {
     /// What the signs mean.
     pub fn legend(self) -> String {
         match self {
-            Self::Colour => format!("what is trained is {GREEN}green{PLAIN}"),
+            Self::Colour => format!("what is trained is {GREEN}green{GREEN:#}"),
             Self::Marks => "what is trained is in brackets: ⟦text⟧, [token]".to_owned(),
         }
     }
@@ -30,7 +32,8 @@ impl Paint {
     /// A row: where it is from, its text, its tokens.
     pub fn row(self, row: &Row) -> String {
         let tokens = row.tokens.len();
-        let mut text = format!("{}:{}  {tokens} tokens, {} trained", row.source, row.row, row.supervised_tokens);
+        let source = printable(&row.source);
+        let mut text = format!("{source}:{}  {tokens} tokens, {} trained", row.row, row.supervised_tokens);
         if row.supervised_tokens == 0 {
             text += ": nothing to train, dropped";
         }
@@ -46,10 +49,11 @@ impl Paint {
     /// The text, its own line breaks kept. A colour ends with its line, so that pagers show it on every one.
     fn text(self, row: &Row) -> String {
         let paint = |(trained, span): (bool, String)| match (trained, self) {
-            (false, _) => printable(&span),
+            (false, _) => printable(&span).into_owned(),
             (true, Self::Marks) => format!("⟦{}⟧", printable(&span)),
             (true, Self::Colour) => {
-                let lines: Vec<_> = printable(&span).split('\n').map(|line| format!("{GREEN}{line}{PLAIN}")).collect();
+                let lines: Vec<_> =
+                    printable(&span).split('\n').map(|line| format!("{GREEN}{line}{GREEN:#}")).collect();
                 lines.join("\n")
             }
         };
@@ -64,7 +68,7 @@ impl Paint {
             let (shown, columns) = match (trained, self) {
                 (false, _) => (bare.clone(), bare.chars().count()),
                 (true, Self::Marks) => (format!("[{bare}]"), bare.chars().count() + 2),
-                (true, Self::Colour) => (format!("{GREEN}{bare}{PLAIN}"), bare.chars().count()),
+                (true, Self::Colour) => (format!("{GREEN}{bare}{GREEN:#}"), bare.chars().count()),
             };
             if width > 0 && width + 2 + columns > WIDTH {
                 lines.push(String::new());
@@ -79,19 +83,6 @@ impl Paint {
         }
         lines
     }
-}
-
-/// Text without what would command a terminal: control characters are escaped, line breaks and tabs kept.
-fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '\n' | '\t' => shown.push(character),
-            control if control.is_control() => shown.extend(control.escape_default()),
-            other => shown.push(other),
-        }
-    }
-    shown
 }
 
 #[cfg(test)]
@@ -120,7 +111,7 @@ mod tests {
             lines,
             [
                 "a.jsonl:3  7 tokens, 4 trained, 2 more cut off at trainer.max_seq_len",
-                "  │ <s>Say\\u{1b}[31m⟦a",
+                "  │ <s>Say\\u001b[31m⟦a",
                 "  │ €</s>⟧",
                 r#"  1 "<s>"  2 "Say"  3 "\u{1b}[31m"  [4 "a\n"]  [5 ""]  [6 "€"]  [7 "</s>"]"#,
             ]
@@ -130,9 +121,9 @@ mod tests {
     #[test]
     fn colours_end_with_their_line_and_are_the_only_escape_sequences() {
         let shown = Paint::Colour.row(&row());
-        assert!(shown.contains("  │ <s>Say\\u{1b}[31m\x1b[32ma\x1b[0m\n  │ \x1b[32m€</s>\x1b[0m\n"), "{shown:?}");
+        assert!(shown.contains("  │ <s>Say\\u001b[31m\x1b[32ma\x1b[0m\n  │ \x1b[32m€</s>\x1b[0m\n"), "{shown:?}");
         assert!(!shown.contains('⟦') && !shown.contains("[4 "), "{shown}");
-        assert_eq!(shown.matches('\x1b').count(), shown.matches(GREEN).count() + shown.matches(PLAIN).count());
+        assert_eq!(shown.matches('\x1b').count(), shown.matches("\x1b[32m").count() + shown.matches("\x1b[0m").count());
     }
 
     #[test]

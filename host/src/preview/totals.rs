@@ -2,12 +2,12 @@
 
 use std::fmt;
 
+use indicatif::HumanCount;
 use mdt_plugin_api::Encoded;
 use serde::Serialize;
 
 use crate::data::Dataset;
 use crate::data::Plan;
-use crate::progress::grouped;
 
 /// Dropped rows that are named at most.
 const NAMED: usize = 20;
@@ -143,7 +143,7 @@ fn share(part: usize, whole: usize) -> f64 {
 
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = |number: usize| grouped(number as u64);
+        let count = |number: usize| HumanCount(number as u64);
         write!(f, "rows      {}", count(self.rows))?;
         if !self.dropped.is_empty() {
             let named = self.dropped.iter().take(NAMED).map(|Dropped { source, row }| format!("{source}:{row}"));
@@ -152,8 +152,8 @@ impl fmt::Display for Totals {
             write!(f, "; {} more dropped with nothing to train: {names}{more}", count(self.dropped.len()))?;
         }
         let share = 100.0 * self.supervised_share;
-        let supervised = grouped(self.supervised_tokens);
-        write!(f, "\ntokens    {}, {supervised} of them trained ({share:.1} %)", grouped(self.tokens))?;
+        let supervised = HumanCount(self.supervised_tokens);
+        write!(f, "\ntokens    {}, {supervised} of them trained ({share:.1} %)", HumanCount(self.tokens))?;
         let Lengths { mean, shortest, p50, p90, p99, longest } = self.lengths;
         write!(
             f,
@@ -162,7 +162,7 @@ impl fmt::Display for Totals {
         write!(f, "longest {longest}")?;
         if self.truncated_rows > 0 {
             let plural = if self.truncated_rows == 1 { "row" } else { "rows" };
-            let lost = grouped(self.truncated_tokens);
+            let lost = HumanCount(self.truncated_tokens);
             write!(
                 f,
                 "\ncut       {} {plural} at trainer.max_seq_len, losing {lost} tokens",
@@ -172,7 +172,7 @@ impl fmt::Display for Totals {
         let padding = 100.0 * self.padding_share;
         write!(f, "\npadding   {padding:.1} % of micro-batches of {} rows", self.batch_size)?;
         if let (Some(per_epoch), Some(updates)) = (self.updates_per_epoch, self.updates) {
-            write!(f, "\nupdates   {} per epoch, {} in all", grouped(per_epoch), grouped(updates))?;
+            write!(f, "\nupdates   {} per epoch, {} in all", HumanCount(per_epoch), HumanCount(updates))?;
         }
         Ok(())
     }

@@ -5,6 +5,8 @@ use std::process::{ChildStderr, ChildStdout};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::terminal::printable;
+
 /// How long output that a rank's own children still hold open is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -73,10 +75,8 @@ fn spawn(
 
 /// `[rank 1] text`, with a line break at its end.
 fn labelled(rank: usize, begin: &str, line: &[u8]) -> Vec<u8> {
-    let mut text = format!("{begin}[rank {rank}] ").into_bytes();
-    text.extend_from_slice(line.strip_suffix(b"\n").unwrap_or(line));
-    text.push(b'\n');
-    text
+    let line = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(line));
+    format!("{begin}[rank {rank}] {}\n", printable(&line)).into_bytes()
 }
 
 #[cfg(test)]
@@ -87,5 +87,6 @@ mod tests {
     fn every_line_has_its_rank_and_an_end() {
         assert_eq!(labelled(1, "", b"step 3\n"), b"[rank 1] step 3\n");
         assert_eq!(labelled(12, "", b"torn"), b"[rank 12] torn\n");
+        assert_eq!(labelled(0, "", b"\x1b[2J\xff\n"), "[rank 0] \\u001b[2J\u{fffd}\n".as_bytes());
     }
 }

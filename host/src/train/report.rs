@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use indicatif::HumanCount;
+
 use super::Run;
 use super::update::UpdateLine;
 use crate::config::Init;
@@ -21,7 +23,7 @@ impl Run<'_> {
         progress::note(&format!(
             "model    {} ({} parameters, {})",
             self.directory.path().display(),
-            progress::grouped(self.parameters.elements() as u64),
+            HumanCount(self.parameters.elements() as u64),
             match self.settings.model.init {
                 Init::Random => "from random weights",
                 Init::Pretrained => "pretrained",

@@ -40,7 +40,7 @@ fn a_misspelt_key_is_refused_even_where_it_would_have_been_dropped() {
     let desk = Desk::with("[optimizer]\nuse = 'adamw'\nbeta3 = 0.8\n").set("optimizer=lion");
     assert_eq!(
         desk.message(),
-        "error: unknown key `optimizer.beta3`\n  at: job.toml:3\n  help: did you mean `optimizer.beta2`?"
+        "error: unknown key `optimizer.beta3`\n  at: job.toml:3\n  help: did you mean `optimizer.beta1`?"
     );
 }
 

@@ -1,0 +1,22 @@
+//! Text files that users name: regular files of a bounded size.
+
+use std::fs::{self, File};
+use std::io::{self, Error, ErrorKind, Read};
+use std::path::Path;
+
+/// The text of a file of at most `limit` bytes.
+///
+/// # Errors
+/// It cannot be read, is no regular file (a named pipe would wait for a writer, a device may have no end), is longer
+/// than `limit`, or is not UTF-8.
+pub(crate) fn read(path: &Path, limit: u64) -> io::Result<String> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    let mut text = String::new();
+    File::open(path)?.take(limit + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > limit {
+        return Err(Error::new(ErrorKind::FileTooLarge, format!("it is longer than {limit} bytes")));
+    }
+    Ok(text)
+}
