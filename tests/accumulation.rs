@@ -125,3 +125,16 @@ fn no_tail_is_dropped_where_rows_do_not_fill_the_last_batch() {
         assert_eq!(total("supervised_tokens"), 2.0 * supervised.iter().sum::<f64>());
     }
 }
+
+#[test]
+fn an_accumulation_far_beyond_the_rows_costs_nothing() {
+    let job = |accumulation: u32| {
+        let job = Job::new().rows(0..6).set("trainer.num_epochs", 2);
+        job.set("trainer.gradient_accumulation_steps", accumulation)
+    };
+    let (all, enough) = (job(u32::MAX), job(2));
+    all.run().success();
+    enough.run().success();
+    assert_eq!(all.unmeasured(), enough.unmeasured());
+    assert!(all.final_weights() == enough.final_weights());
+}

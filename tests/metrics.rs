@@ -71,3 +71,60 @@ fn fewer_lines_are_written_on_request_and_the_last_update_always() {
     job.run().success();
     assert_eq!(job.numbers("step"), [3.0, 6.0, 7.0]);
 }
+
+/// The job with the trainer `bytes`, on four rows of 9, 4, 3 and 6 supervised tokens: one row to a micro-batch.
+fn bytes() -> Job {
+    let job = Job::new().set("trainer", "bytes").set("trainer.batch_size", 1);
+    let row = |letters: usize| {
+        let word = "abcdefghi".get(..letters).expect("letters");
+        format!("{{\"prompt\": \"{word}\", \"completion\": \"{word}\"}}\n")
+    };
+    let rows = job.file("rows.jsonl", [9, 4, 3, 6].map(row).concat());
+    job.set("data.train", rows.display())
+}
+
+#[test]
+fn a_trainers_metrics_are_matched_by_name_wherever_micro_batches_differ_in_them() {
+    let job = bytes().set("trainer.metrics", true).set("trainer.gradient_accumulation_steps", 4);
+    job.run().success();
+    let line = &job.updates()[0];
+    assert_eq!((&line["all"], &line["odd"], &line["even"]), (&4.0.into(), &2.0.into(), &2.0.into()));
+
+    // One row to an update: a metric that no micro-batch has is not in the line.
+    let job = bytes().set("trainer.metrics", true).set("trainer.gradient_accumulation_steps", 1);
+    job.run().success();
+    let has: Vec<_> =
+        job.updates().iter().map(|line| (line.get("odd").is_some(), line.get("even").is_some())).collect();
+    assert_eq!(has, [(true, false), (false, true), (true, false), (false, true)]);
+}
+
+#[test]
+fn held_out_metrics_are_matched_by_name() {
+    let job = bytes().set("trainer.metrics", true);
+    let job = job.set("data.eval", job.directory().join("rows.jsonl").display());
+    job.run().success();
+    let line = job.metrics().into_iter().find(|line| line.get("eval_loss").is_some()).expect("an evaluation");
+    assert_eq!((&line["eval_all"], &line["eval_odd"], &line["eval_even"]), (&4.0.into(), &2.0.into(), &2.0.into()));
+}
+
+#[test]
+fn a_metric_that_is_nan_is_null_and_training_goes_on() {
+    let job = bytes().set("trainer.undefined_metric", true).set("trainer.metrics", true);
+    let run = job.run().success();
+    assert!(job.updates().len() > 1);
+    for line in job.updates() {
+        assert!(line["undefined"].is_null() && line.get("undefined").is_some(), "{line}");
+        assert!(line["loss"].is_f64() && line["all"].is_f64(), "{line}");
+    }
+    let warnings = run.stderr.lines().filter(|line| line.contains("`undefined`")).collect::<Vec<_>>();
+    assert!(matches!(warnings[..], [one] if one.contains("null")), "said once: {warnings:?}");
+}
+
+#[test]
+fn numbers_that_plugins_report_are_averaged_over_the_updates_of_a_line() {
+    let job = Job::new().rows(0..16).set("trainer.max_steps", 7).set("metrics.every", 3);
+    let job = job.set("optimizer", "states").set("optimizer.reports", true);
+    job.run().success();
+    assert_eq!(job.numbers("step"), [3.0, 6.0, 7.0]);
+    assert_eq!(job.numbers("update_number"), [2.0, 5.0, 7.0], "of updates 1 to 3, 4 to 6, and 7");
+}

@@ -71,3 +71,18 @@ fn a_linear_rate_falls_evenly_from_the_peak_and_a_polynomial_without_a_power_is_
         assert_close(rate, 1e-4 * (UPDATES - WARMUP - index) as f64 / 21.0);
     }
 }
+
+#[test]
+fn without_a_warm_up_the_first_update_has_the_peak() {
+    for scheduler in ["constant", "cosine", "linear", "polynomial", "wsd"] {
+        let rates = |updates: usize| {
+            let job = Job::new().rows(0..2).set("scheduler.use", scheduler).set("scheduler.warmup_steps", 0);
+            let job = job.set("optimizer.learning_rate", 1e-4).set("trainer.max_steps", updates);
+            job.run().success();
+            job.numbers("lr")
+        };
+        assert_eq!(rates(1), [1e-4], "{scheduler}: a job of one update");
+        let rates = rates(5);
+        assert!(rates[0] == 1e-4 && rates[4] > 0.0, "{scheduler}: {rates:?}");
+    }
+}

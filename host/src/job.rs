@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::config::{Chosen, Dtype, Resolved};
 use crate::exit::{Failure, Status};
-use crate::model::{Directory, not_downloaded};
+use crate::model::{Directory, check_parameters, not_downloaded};
 use crate::plugins::{Catalog, Component};
 use crate::services::LocalServices;
 
@@ -66,10 +66,11 @@ impl Job {
         Ok(component.compute(config, &self.setup(None, ""))?)
     }
 
-    /// Makes the model component, on the compute thread.
+    /// Makes the model component, on the compute thread, and checks the parameters that it declares.
     pub fn model(&self, directory: &Directory) -> Result<Rc<dyn Model>, Failure> {
         let (component, config) = self.component(Kind::Model)?;
         let model = component.model(config, &self.setup(Some(directory), ""))?;
+        check_parameters(&self.chosen(Kind::Model)?.id, &model.parameters())?;
         Ok(Rc::from(model))
     }
 
@@ -115,11 +116,13 @@ impl Job {
     }
 
     fn component(&self, kind: Kind) -> Result<(Component, &Value), Failure> {
-        let Chosen { id, config } = self
-            .resolved
-            .component(kind)
-            .ok_or_else(|| Failure::new(Status::Configuration, format!("no {kind} component is chosen")))?;
+        let Chosen { id, config } = self.chosen(kind)?;
         Ok((self.catalog.component(kind, id)?, config))
+    }
+
+    fn chosen(&self, kind: Kind) -> Result<&Chosen, Failure> {
+        let chosen = self.resolved.component(kind);
+        chosen.ok_or_else(|| Failure::new(Status::Configuration, format!("no {kind} component is chosen")))
     }
 
     fn setup(&self, directory: Option<&Directory>, source: &str) -> Setup {

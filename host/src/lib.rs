@@ -8,6 +8,7 @@ pub mod data;
 pub mod doctor;
 pub mod exit;
 pub mod export;
+mod finite;
 pub mod generate;
 pub mod job;
 pub mod metrics;

@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: one line per update, and what can be drawn from it.
+//! `metrics.jsonl`: its lines, writing and reading it, and the picture of the loss.
 
 mod line;
 mod memory;

@@ -3,8 +3,10 @@
 mod directory;
 mod files;
 mod random;
+mod specs;
 mod tied;
 mod weights;
 
 pub use directory::{Directory, model_type, not_downloaded};
+pub use specs::check_parameters;
 pub use weights::{BoundWeights, Parameters, TrainedModel, check_vocabulary};

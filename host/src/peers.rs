@@ -43,13 +43,21 @@ impl Peers {
         self.rank() == 0
     }
 
-    /// The sum over all ranks, of single precision and of double precision numbers. `what` names it in errors, as in
-    /// "the gradients of update 3".
-    pub fn sum(&self, what: &str, singles: Vec<f32>, doubles: Vec<f64>) -> Result<(Vec<f32>, Vec<f64>), Failure> {
-        let buffers = vec![Buffer::F32(singles), Buffer::F64(doubles)];
+    /// The sums over all ranks of a gradient and of `N` numbers. `what` names them in errors, as in "the gradients of
+    /// update 3".
+    pub fn sum<const N: usize>(
+        &self,
+        what: &str,
+        gradient: Vec<f32>,
+        numbers: [f64; N],
+    ) -> Result<(Vec<f32>, [f64; N]), Failure> {
+        let length = gradient.len();
+        let buffers = vec![Buffer::F32(gradient), Buffer::F64(numbers.to_vec())];
         let work = self.communicator.all_reduce(buffers, ReduceOp::Sum);
         match <[Buffer; 2]>::try_from(self.finish(what, work)?) {
-            Ok([Buffer::F32(singles), Buffer::F64(doubles)]) => Ok((singles, doubles)),
+            Ok([Buffer::F32(gradient), Buffer::F64(numbers)]) if gradient.len() == length => {
+                numbers.try_into().map(|numbers| (gradient, numbers)).map_err(|_| other_buffers(what))
+            }
             _ => Err(other_buffers(what)),
         }
     }

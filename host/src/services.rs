@@ -1,4 +1,4 @@
-//! The services that the host offers to plugins.
+//! The services that the host offers to plugins: log, metrics, a store, cancellation.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,12 +15,12 @@ pub struct LocalServices {
 }
 
 impl LocalServices {
-    /// Services that see this flag as the order to stop.
+    /// Services that read this flag for [`HostServices::cancelled`].
     pub fn new(cancelled: Arc<AtomicBool>) -> Self {
         Self { cancelled, ..Self::default() }
     }
 
-    /// The numbers that plugins have reported since the last call.
+    /// The metrics that plugins of this process have reported since the last call.
     pub fn take_metrics(&self) -> Vec<(String, f64)> {
         std::mem::take(&mut *self.metrics.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -9,8 +9,10 @@ mod connect;
 mod evaluate;
 mod final_model;
 mod gradient;
+mod guard;
 mod open;
 mod optimizer;
+mod plugin_metrics;
 mod report;
 mod run;
 mod schedule;
@@ -21,4 +23,4 @@ mod update;
 pub mod bench;
 
 pub use connect::backend;
-pub use run::{End, Run, train};
+pub use run::{Run, RunResult, train};

@@ -14,11 +14,11 @@ pub enum Granularity {
 /// A state that the host keeps for every parameter, saves in checkpoints and shards.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StateSpec {
-    /// Its name in checkpoints: `momentum`.
+    /// Its name in checkpoints: `momentum`. No two states of an optimizer have the same.
     pub name: String,
     /// How large it is.
     pub shape: StateShape,
-    /// What every element starts as.
+    /// What every element starts as: a finite number. A state that is not finite is never saved; the job ends.
     pub initial: f32,
 }
 

@@ -23,7 +23,8 @@ pub trait HostServices: Send + Sync {
     /// A line for the user's log.
     fn log(&self, level: LogLevel, message: &str);
 
-    /// A number for the next line of metrics.jsonl.
+    /// A number for the next line of metrics.jsonl. The line has the mean of all numbers of this name that plugins have
+    /// reported since the line before, on all ranks; null where that is not finite.
     fn metric(&self, name: &str, value: f64);
 
     /// Stores a value that the other processes of the job can read: for rendezvous.

@@ -59,14 +59,16 @@ impl Batch {
     }
 }
 
-/// What a micro-batch came to. The host divides the sum of all sums by the sum of all weights.
+/// The loss of a micro-batch. The host divides the sum of all sums by the sum of all weights.
 #[derive(Debug)]
 pub struct Loss {
     /// Sum of the losses of all supervised tokens, a scalar; it is what is differentiated.
     pub sum: Tensor,
-    /// What the sum is to be divided by in the end: the number of supervised tokens, a scalar f32.
+    /// What the sum is to be divided by in the end: the number of supervised tokens, a scalar f32. It is never negative,
+    /// and the sum over all micro-batches is above 0; the host refuses other updates.
     pub weight: Tensor,
-    /// Further scalars for the log, summed over micro-batches and ranks like the loss.
+    /// Further scalars for the log, summed by name over micro-batches and ranks. Batches may differ in their names, and a
+    /// metric may be NaN.
     pub metrics: Vec<(String, Tensor)>,
 }
 

@@ -39,3 +39,44 @@ fn a_panic_at_update_three_leaves_the_checkpoint_of_update_two_whole() {
     assert_says(&failure, &["optimizer.use was \"panics_at_three\" and is \"adamw\"", "step-000002"]);
     assert_eq!(tree(&job.checkpoint(2)), before);
 }
+
+#[test]
+fn optimizer_states_that_cannot_be_saved_are_refused_at_the_start() {
+    let states = |key: &str, value: &str| Job::new().set("optimizer", "states").set(key, value);
+    let twice = states("optimizer.names", r#"["momentum", "variance", "momentum"]"#);
+    assert_says(&twice.run().failure(3), &["the optimizer `states`", "two states", "`momentum`"]);
+    let undefined = states("optimizer.initial", "nan").set("optimizer.names", r#"["momentum"]"#);
+    assert_says(&undefined.run().failure(3), &["the optimizer `states`", "`momentum`", "NaN"]);
+    for job in [twice, undefined] {
+        assert!(!job.output().exists(), "nothing is written before everything is checked");
+    }
+}
+
+#[test]
+fn parameters_that_cannot_be_kept_are_refused_at_the_start() {
+    let declares = |names: &str, shape: &str| {
+        let job = Job::new().set("model.use", "declares").set("model.init", "random");
+        job.set("model.names", names).set("model.shape", shape)
+    };
+    let twice = declares(r#"["a.weight", "b.weight", "a.weight"]"#, "[2]");
+    assert_says(&twice.run().failure(3), &["the model `declares`", "two parameters", "`a.weight`"]);
+    let huge = declares(r#"["a.weight"]"#, "[4294967296, 4294967296]");
+    assert_says(&huge.run().failure(3), &["the model `declares`", "`a.weight`", "[4294967296, 4294967296]"]);
+    let sum = declares(r#"["a", "b", "c", "d", "e", "f", "g", "h", "i"]"#, "[536870912, 536870912]");
+    assert_says(&sum.run().failure(3), &["the model `declares`", "more elements"]);
+    for job in [twice, huge, sum] {
+        assert!(!job.output().exists(), "nothing is written before everything is checked");
+    }
+}
+
+#[test]
+fn an_optimizer_state_that_is_not_finite_is_never_saved() {
+    let job = Job::new().set("optimizer", "states").set("optimizer.names", r#"["momentum"]"#);
+    let job = job.set("optimizer.undefined_from", 2);
+    let failure = job.run().failure(6);
+    assert_says(
+        &failure,
+        &["the optimizer state `", ".momentum` is not finite after update", "optimizer states", "is not saved"],
+    );
+    assert!(!job.output().join("final").exists() && !job.checkpoint(3).exists());
+}

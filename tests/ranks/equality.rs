@@ -51,7 +51,7 @@ fn both_ranks_hold_the_same_bits() {
 
 #[test]
 fn four_ranks_and_sgd_keep_the_bits_and_clip_the_sum_not_the_parts() {
-    // Trap 6: a norm far below what the gradients have, so that every update is clipped.
+    // A norm far below what the gradients have, so that every update is clipped.
     let sgd = |job: Job| {
         let job = job.set("optimizer", "sgd").set("optimizer.momentum", 0.9).set("trainer.max_steps", 10);
         job.set("trainer.max_grad_norm", 0.05).set("trainer.batch_size", 1)

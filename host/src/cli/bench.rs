@@ -1,4 +1,4 @@
-//! `mdt-host bench`: what an update costs.
+//! `mdt-host bench`: benchmarks.
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -11,20 +11,20 @@ use crate::train::bench;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Full updates of the configured model on random tokens, all of them trained.
+    /// Measure full updates of the configured model on random tokens.
     Train(Train),
 }
 
 /// The options of `bench train`.
 #[derive(Args)]
 pub(super) struct Train {
-    /// Tokens of a row; the rows of an update are `trainer.batch_size`.
+    /// Tokens of a row; an update has `trainer.batch_size` rows per micro-batch.
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..))]
     tokens: u32,
-    /// Updates that are measured, after one that is not.
+    /// Number of measured updates; one more goes first.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
-    /// Prints JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }

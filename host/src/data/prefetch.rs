@@ -13,14 +13,14 @@ const AHEAD: usize = 4;
 
 /// One micro-batch of this rank.
 pub struct MicroBatch {
-    /// The rows in it, as numbers of the data set; empty where the epoch's rows have run out.
+    /// The rows in it, as numbers of the data set.
     pub rows: Vec<usize>,
-    /// What the trainer made of them.
+    /// The result of the trainer's `collate`.
     pub batch: Result<HostBatch, Error>,
 }
 
-/// Starts making the micro-batches of `rank` from update `first` on, in the order of their use. The thread ends when
-/// the receiver is dropped or the plan is done.
+/// Starts making the micro-batches of `rank` from update `first` on, in the order of their use: for each update as many
+/// as [`Plan::micro_batches`] has. The thread ends when the receiver is dropped or the last update's are made.
 pub fn start(
     plan: &Plan,
     rank: usize,
@@ -37,10 +37,10 @@ pub fn start(
             if order.0 != epoch {
                 order = (epoch, plan.order(epoch));
             }
-            for micro in rank * plan.accumulation..(rank + 1) * plan.accumulation {
-                let rows = order.1[plan.micro_batch(update, micro)].to_vec();
+            for places in plan.micro_batches(update, rank) {
+                let rows = order.1[places].to_vec();
                 let encoded: Vec<&Encoded> = rows.iter().map(|&row| &dataset.rows()[row]).collect();
-                let batch = if rows.is_empty() { Ok(HostBatch::default()) } else { trainer.collate(&encoded) };
+                let batch = trainer.collate(&encoded);
                 if sender.send(MicroBatch { rows, batch }).is_err() {
                     return;
                 }

@@ -1,9 +1,12 @@
-//! Which rows make which micro-batch: a pure function of the configuration, the seed and the number of rows.
+//! The order of rows in an epoch, and which of them each micro-batch has: a pure function of the configuration, the
+//! seed and the number of rows.
+
+use std::ops::Range;
 
 use crate::config::Settings;
 use crate::random::Stream;
 
-/// The course of a training run.
+/// Which rows each update of a run trains on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Rows of an epoch.
@@ -43,7 +46,7 @@ impl Plan {
 
     /// Updates of the whole run.
     pub fn total_updates(&self) -> u64 {
-        self.max_steps.unwrap_or(self.epochs * self.updates_per_epoch())
+        self.max_steps.unwrap_or(self.epochs.saturating_mul(self.updates_per_epoch()))
     }
 
     /// The epoch, from 0, that update number `update`, from 1, is in.
@@ -57,7 +60,7 @@ impl Plan {
             return 0.0;
         }
         let window = (update - 1) % self.updates_per_epoch() + 1;
-        let rows = (window as usize * self.rows_per_update()).min(self.rows);
+        let rows = (window as usize).saturating_mul(self.rows_per_update()).min(self.rows);
         self.epoch_of(update) as f64 + rows as f64 / self.rows as f64
     }
 
@@ -70,16 +73,20 @@ impl Plan {
         order
     }
 
-    /// Where in its epoch's order the rows of micro-batch `micro` (over all ranks, from 0) of an update are; empty
-    /// where the rows have run out.
-    pub fn micro_batch(&self, update: u64, micro: usize) -> std::ops::Range<usize> {
+    /// Where in its epoch's order the rows of a rank's micro-batches of an update are. There are as many micro-batches
+    /// as accumulation asks for, or fewer where the rows run out; the last one may have fewer rows.
+    pub fn micro_batches(&self, update: u64, rank: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let window = ((update - 1) % self.updates_per_epoch()) as usize;
-        let start = window * self.rows_per_update() + micro * self.batch_size;
-        start.min(self.rows)..(start + self.batch_size).min(self.rows)
+        let rank_rows = self.batch_size.saturating_mul(self.accumulation);
+        let start = window.saturating_mul(self.rows_per_update()).saturating_add(rank.saturating_mul(rank_rows));
+        let end = start.saturating_add(rank_rows).min(self.rows);
+        let batch_size = self.batch_size;
+        (start.min(end)..end).step_by(batch_size).map(move |first| first..first.saturating_add(batch_size).min(end))
     }
 
-    fn rows_per_update(&self) -> usize {
-        self.batch_size * self.accumulation * self.world_size
+    /// Rows of one update, where it is not the last one of an epoch.
+    pub fn rows_per_update(&self) -> usize {
+        self.batch_size.saturating_mul(self.accumulation).saturating_mul(self.world_size)
     }
 }
 
@@ -115,8 +122,9 @@ mod tests {
             let first = epoch * plan.updates_per_epoch() + 1;
             let order = plan.order(epoch);
             let mut seen: Vec<usize> = (first..first + plan.updates_per_epoch())
-                .flat_map(|update| (0..accumulation * world_size).flat_map(move |micro| [(update, micro)]))
-                .flat_map(|(update, micro)| order[plan.micro_batch(update, micro)].to_vec())
+                .flat_map(|update| (0..world_size).flat_map(move |rank| [(update, rank)]))
+                .flat_map(|(update, rank)| plan.micro_batches(update, rank))
+                .flat_map(|places| order[places].to_vec())
                 .collect();
             seen.sort_unstable();
             prop_assert_eq!(seen, (0..rows).collect::<Vec<_>>());
@@ -126,9 +134,18 @@ mod tests {
         fn splitting_micro_batches_over_ranks_changes_no_rows(rows in 1usize..200, batch_size in 1usize..9, update in 1u64..20) {
             let one = Plan { accumulation: 4, ..plan(rows, batch_size, 4) };
             let two = Plan { accumulation: 2, world_size: 2, ..plan(rows, batch_size, 2) };
-            for micro in 0..4 {
-                prop_assert_eq!(one.micro_batch(update, micro), two.micro_batch(update, micro));
-            }
+            let halves = two.micro_batches(update, 0).chain(two.micro_batches(update, 1));
+            prop_assert!(one.micro_batches(update, 0).eq(halves));
+        }
+
+        #[test]
+        fn any_accumulation_beyond_the_rows_is_one_update_of_all_of_them(
+            rows in 1usize..20, batch_size in 1usize..9, beyond in prop::sample::select(vec![40, u32::MAX as usize]),
+        ) {
+            let plan = plan(rows, batch_size, beyond);
+            prop_assert_eq!((plan.updates_per_epoch(), plan.epochs_after(2)), (1, 2.0));
+            prop_assert_eq!(plan.micro_batches(2, 0).collect::<Vec<_>>().len(), rows.div_ceil(batch_size));
+            prop_assert!(plan.micro_batches(2, 1).next().is_none());
         }
     }
 }

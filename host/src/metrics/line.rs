@@ -4,8 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
-/// Further metrics of a line, from the trainer and the optimizer. One that has the name of a documented key is written
-/// as `extra.<name>`.
+/// Metrics of plugins in a line. One that has the name of a documented key is written as `extra.<name>`.
 pub type Extra = BTreeMap<String, f64>;
 
 /// One update. A number that is not finite is written as null, which is what JSON has for it.
@@ -23,7 +22,7 @@ pub struct Update {
     pub lr: f64,
     /// Tokens of the update, all ranks, without padding.
     pub tokens: u64,
-    /// Those of them that were trained.
+    /// Supervised tokens of the update, all ranks.
     pub supervised_tokens: u64,
     /// `tokens / step_s`.
     pub tokens_per_s: f64,
@@ -33,7 +32,7 @@ pub struct Update {
     pub data_wait_s: f64,
     /// Peak memory of the process, see [`super::peak_memory_bytes`]; null where the system does not tell.
     pub peak_memory_bytes: Option<u64>,
-    /// Further metrics.
+    /// Metrics of plugins.
     #[serde(skip)]
     pub extra: Extra,
 }
@@ -51,14 +50,14 @@ pub struct Evaluation {
     pub eval_perplexity: f64,
     /// Supervised tokens of the held-out rows.
     pub eval_tokens: u64,
-    /// Seconds that it took.
+    /// Seconds of the evaluation.
     pub eval_s: f64,
-    /// Further metrics.
+    /// Metrics of plugins.
     #[serde(skip)]
     pub extra: Extra,
 }
 
-/// The end of a run whose held-out loss no longer fell. Its line has neither `loss` nor `eval_loss`.
+/// An early stop, because the held-out loss no longer fell. Its line has neither `loss` nor `eval_loss`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EarlyStop {
     /// Updates that were done.
@@ -67,7 +66,7 @@ pub struct EarlyStop {
     pub epoch: f64,
     /// Evaluations since the last improvement.
     pub evaluations_without_improvement: u32,
-    /// The update after which the held-out loss was lowest; null where it never was finite.
+    /// The update after which the held-out loss was lowest; null where it was never finite.
     pub best_step: Option<u64>,
     /// That loss.
     pub best_eval_loss: Option<f64>,
@@ -155,7 +154,7 @@ pub(super) fn evaluation(step: u64, eval_loss: f64) -> Evaluation {
         step,
         epoch: 0.5,
         eval_loss,
-        eval_perplexity: eval_loss.exp(),
+        eval_perplexity: libm::exp(eval_loss),
         eval_tokens: 7,
         eval_s: 0.25,
         extra: Extra::new(),

@@ -1,4 +1,4 @@
-//! `loss.svg`: the loss over the updates, drawn without a plotting library.
+//! `loss.svg`: the loss over the updates. The lines, axes and dots of one picture need no plotting library.
 
 use super::read::Curve;
 use crate::exit::Failure;
@@ -27,7 +27,7 @@ const BOTTOM: f64 = 52.0;
 /// More points than pixels cost space and show nothing.
 const MOST_POINTS: usize = 2000;
 
-/// The picture as SVG: the loss of each update faint, its smoothed course over it, evaluations as dots.
+/// The picture as SVG: the loss of each update as a faint line, the smoothed loss over it, evaluations as dots.
 fn draw(title: &str, curve: &Curve) -> String {
     let steps = curve.train.iter().chain(&curve.eval).map(|point| point.0);
     let losses = || curve.train.iter().chain(&curve.eval).map(|point| point.1);

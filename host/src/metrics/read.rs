@@ -16,7 +16,7 @@ pub struct Curve {
     pub eval: Vec<(u64, f64)>,
 }
 
-/// Reads the losses of a metrics file. Lines without one, with null, or torn at the end of the file are passed over.
+/// Reads the losses of a metrics file. Lines without a loss, with null, or incomplete at the end of the file are skipped.
 ///
 /// # Errors
 /// Status 7: the file cannot be read, or a line before the last is not JSON.

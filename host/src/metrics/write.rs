@@ -16,7 +16,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// A new file. An earlier one is emptied: see `Store::set_aside_earlier`, which keeps it.
+    /// Creates the file, or empties an earlier one: see `Store::set_aside_earlier`, which keeps it.
     ///
     /// # Errors
     /// Status 7: the file cannot be made.
@@ -25,9 +25,9 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// The file of a run that goes on, cut back to the length that it had at the checkpoint. Where it is not what the
-    /// checkpoint says, because somebody edited or deleted it, the run goes on and the text says so: no result
-    /// depends on metrics.
+    /// Opens the file of a resumed run and cuts it back to the length that it had at the checkpoint. Where its length is
+    /// not the checkpoint's, because somebody edited or deleted it, the run goes on with the warning that is returned: no
+    /// result depends on metrics.
     ///
     /// # Errors
     /// Status 7: the file cannot be opened or cut.

@@ -90,6 +90,14 @@ impl Files {
         };
         Ok(HostArrayRef { dtype, shape, bytes: file.bytes_of(info) })
     }
+
+    /// The failure of a tensor with numbers that are not finite.
+    pub(super) fn not_finite(&self, name: &str) -> Failure {
+        let failure = Failure::new(Status::Input, format!("tensor `{name}` has numbers that are not finite"));
+        let file = self.index.get(name).map(|&number| &self.files[number]);
+        file.map_or(failure.clone(), |file| failure.at(file.path().display()))
+            .help("the model is damaged, or its training diverged: get it again, or choose an earlier checkpoint")
+    }
 }
 
 fn open(path: &Path) -> Result<MappedTensors, Failure> {

@@ -12,6 +12,7 @@ use mdt_plugin_api::{
 use super::files::Files;
 use super::{Directory, random, tied};
 use crate::exit::{Failure, Status};
+use crate::finite::all_finite;
 
 /// All parameters of a model: owned f32 tensors, made once and updated in place.
 pub struct Parameters {
@@ -24,19 +25,23 @@ impl Parameters {
     /// Reads every parameter from the model's weight files, converted to f32.
     ///
     /// # Errors
-    /// Damaged files, a missing tensor, a wrong shape, an output layer that would be dropped; each names its tensor.
+    /// Damaged files, a missing tensor, a wrong shape, a number that is not finite, an output layer that would be dropped;
+    /// each names its tensor.
     pub fn read(compute: &Rc<dyn Compute>, specs: Vec<ParameterSpec>, directory: &Directory) -> Result<Self, Failure> {
         let files = Files::open(directory.path())?;
         tied::check(&files, &specs)?;
         // Everything is looked at before any memory is spent.
         let arrays = specs.iter().map(|spec| files.read(spec)).collect::<Result<Vec<_>, _>>()?;
-        let tensors = arrays.into_iter().map(|array| {
+        let tensors = specs.iter().zip(arrays).map(|(spec, array)| {
             let tensor = Tensor::from_handle(compute, compute.from_host(array)?);
             let tensor = if array.dtype == Dtype::F32 { tensor } else { tensor.cast(Dtype::F32)? };
             tensor.eval()?;
+            if !all_finite(tensor.host_view()?.as_slice()?) {
+                return Err(files.not_finite(&spec.name));
+            }
             Ok(tensor)
         });
-        let tensors = tensors.collect::<Result<Vec<_>>>()?;
+        let tensors = tensors.collect::<Result<Vec<_>, Failure>>()?;
         Ok(Self::new(specs, tensors))
     }
 

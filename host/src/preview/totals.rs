@@ -71,9 +71,8 @@ impl Totals {
     /// Totals of rows that are trained by this plan; padding is that of its first epoch.
     pub fn of_training(dataset: &Dataset, plan: &Plan) -> Self {
         let order = plan.order(0);
-        let per_update = plan.accumulation * plan.world_size;
         let places = (1..=plan.updates_per_epoch())
-            .flat_map(|update| (0..per_update).map(move |micro| plan.micro_batch(update, micro)));
+            .flat_map(|update| (0..plan.world_size).flat_map(move |rank| plan.micro_batches(update, rank)));
         let batches = places.map(|place| order[place].to_vec());
         Self {
             updates_per_epoch: Some(plan.updates_per_epoch()),

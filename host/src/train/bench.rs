@@ -1,18 +1,23 @@
-//! Measurements of whole updates.
+//! `mdt-host bench train`: how long an update takes, and the memory that it needs.
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
-use mdt_plugin_api::Encoded;
+use mdt_plugin_api::{Bootstrap, Encoded};
 use serde::Serialize;
+use serde_json::json;
 
-use super::clip;
-use super::gradient::{Objective, WEIGHT};
-use super::optimizer::Updater;
+use super::gradient::Objective;
+use super::optimizer::{StatefulOptimizer, check_states};
+use super::run::Stop;
+use super::update::{Learner, Outcome};
+use crate::data::MicroBatch;
 use crate::exit::Failure;
 use crate::job::{Job, OpenedModel};
 use crate::metrics;
+use crate::peers::Peers;
 use crate::random::Stream;
 
 /// The figures of [`train`].
@@ -20,31 +25,38 @@ use crate::random::Stream;
 pub struct TrainFigures {
     /// Tokens of an update by its median time.
     pub tokens_per_s: f64,
-    /// The median, shortest and longest time of an update, in seconds.
+    /// Median time of an update in seconds.
     pub step_s_median: f64,
-    /// The shortest.
+    /// Shortest time of an update in seconds.
     pub step_s_min: f64,
-    /// The longest.
+    /// Longest time of an update in seconds.
     pub step_s_max: f64,
-    /// The most memory that the process had.
+    /// Peak memory of the process.
     pub peak_memory_bytes: Option<u64>,
     /// Number of parameters.
     pub parameters: usize,
-    /// Loss of the last update: falls where learning works, since the rows stay the same.
+    /// Loss of the last update. The rows of all updates are the same, so it falls.
     pub loss: f64,
 }
 
-/// Full updates on `batch_size` rows of `tokens` random tokens each: upload, forward, backward, norm, clipping,
-/// optimizer. One update goes unmeasured.
+/// Full updates, as training makes them on one rank, on micro-batches of `batch_size` rows of `tokens` random tokens
+/// each: collate, upload, forward, backward, accumulation, reduction, guard, clipping, optimizer. One update is not
+/// measured.
 ///
 /// # Errors
-/// Plugins or model cannot be used.
+/// Plugins or model cannot be used; the loss or gradient is not finite.
 pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failure> {
     let settings = &job.resolved.settings;
     let opened = job.open_model(job.compute()?)?;
-    let mut parameters = opened.weights()?;
+    let optimizer = job.optimizer()?;
+    check_states(&*optimizer, &settings.optimizer.id, &opened.model.parameters())?;
+    let parameters = opened.weights()?;
+    let optimizer = StatefulOptimizer::new(optimizer, &parameters, &settings.optimizer);
+    let backend = job.other_comm("local", &json!({}))?;
+    let bootstrap = Bootstrap { rank: 0, world_size: 1, address: String::new(), port: 0, job: String::new() };
+    let peers = Peers::new(backend.open(&bootstrap)?, Duration::from_secs(1));
+
     let OpenedModel { compute, model, trainer, .. } = opened;
-    let mut updater = Updater::new(job.optimizer()?, &parameters, &settings.optimizer)?;
     let mut stream = Stream::new(settings.seed, "bench", 0);
     let vocabulary = model.vocabulary_size() as u64;
     let rows: Vec<Encoded> = (0..settings.trainer.batch_size)
@@ -55,31 +67,33 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
         })
         .collect();
     let rows: Vec<&Encoded> = rows.iter().collect();
+    let micro_batches = || {
+        let micro_batch = |_| MicroBatch { rows: Vec::new(), batch: trainer.collate(&rows) };
+        (0..settings.trainer.gradient_accumulation_steps).map(micro_batch).map(Ok)
+    };
     let objective = Objective::new(compute, model, Arc::clone(&trainer));
-    let (mut times, mut loss, mut buffer) = (Vec::new(), 0.0, vec![0.0; parameters.elements()]);
-    for step in 0..=steps {
+    let mut learner = Learner::new(settings, u64::from(steps) + 1, parameters, objective, optimizer);
+    let (mut times, mut loss, mut tokens) = (Vec::new(), 0.0, 0);
+    for update in 1..=u64::from(steps) + 1 {
         let begin = Instant::now();
-        let batch = trainer.collate(&rows)?;
-        let mut partial = objective.gradient(&parameters, &batch, buffer)?;
-        let weight = partial.scalars[WEIGHT];
-        let norm = clip::norm_of_mean(&partial.gradient, weight);
-        clip::scale(&mut partial.gradient, weight, norm, settings.trainer.max_grad_norm);
-        updater.apply(&mut parameters, &partial.gradient, u64::from(step) + 1, settings.optimizer.learning_rate)?;
-        loss = partial.scalars[0] / weight;
-        buffer = partial.gradient;
-        if step > 0 {
+        let name_rows = |_: &[usize]| "random rows".to_owned();
+        let outcome = learner.update(update, &peers, micro_batches(), &name_rows, &AtomicBool::new(false));
+        if let Outcome::Updated(numbers) = outcome.map_err(Stop::into_failure)? {
+            (loss, tokens) = (numbers.loss, numbers.tokens);
+        }
+        if update > 1 {
             times.push(begin.elapsed().as_secs_f64());
         }
     }
     times.sort_by(f64::total_cmp);
     let median = times.get(times.len() / 2).copied().unwrap_or_default();
     Ok(TrainFigures {
-        tokens_per_s: (rows.len() * tokens) as f64 / median,
+        tokens_per_s: tokens as f64 / median,
         step_s_median: median,
         step_s_min: times.first().copied().unwrap_or_default(),
         step_s_max: times.last().copied().unwrap_or_default(),
         peak_memory_bytes: metrics::peak_memory_bytes(),
-        parameters: parameters.elements(),
+        parameters: learner.parameters.elements(),
         loss,
     })
 }

@@ -4,11 +4,13 @@ use mdt_plugin_api::HostView;
 use serde_json::json;
 
 use super::best::Evaluated;
-use super::gradient::all_finite;
 use super::optimizer::StateArray;
+use super::run::Stop;
+use super::update::Learner;
 use super::{Run, agree, evaluate};
 use crate::checkpoint::{Best, State};
 use crate::exit::{Failure, Status};
+use crate::finite::all_finite;
 use crate::metrics::Metrics;
 use crate::model::Parameters;
 use crate::storage::Array;
@@ -16,62 +18,74 @@ use crate::storage::Array;
 impl Run<'_> {
     /// Whether a checkpoint is due after this update.
     pub(super) fn save_due(&self) -> bool {
-        let every = self.settings.checkpoint.save_steps;
+        let every = self.settings().checkpoint.save_steps;
         let is_best = self.evaluations.kept().is_some_and(|best| best.update == self.done);
         is_best || every > 0 && self.done.is_multiple_of(every)
     }
 
     /// Writes a checkpoint of the present update, unless there is one. All ranks call it and compare their weights; the
     /// first one writes.
-    pub(super) fn save(&mut self) -> Result<(), Failure> {
-        if self.saved == Some(self.done) {
+    pub(super) fn save(&mut self) -> Result<(), Stop> {
+        let update = self.done;
+        if self.output.saved == Some(update) {
             return Ok(());
         }
         let state = State {
-            update: self.done,
+            update,
             config: self.job.resolved.canonical(),
-            data: self.fingerprint.clone(),
-            components: self.components.clone(),
-            metrics_bytes: self.metrics.as_ref().map_or(0, Metrics::bytes),
+            data: self.rows.fingerprint.clone(),
+            components: self.job.component_names()?,
+            metrics_bytes: self.output.metrics.as_ref().map_or(0, Metrics::bytes),
             progress: json!({ evaluate::PROGRESS: self.evaluations }),
         };
         let best = self.evaluations.kept().map(|Evaluated { update, eval_loss }| Best { update, eval_loss });
-        let states = self.updater.arrays(&self.parameters);
+        let Learner { parameters, optimizer, .. } = &self.learner;
+        let states = optimizer.arrays(parameters);
         let states: Vec<_> =
             states.iter().map(|StateArray { name, shape, data }| Array { name, shape, data }).collect();
-        with_arrays(&self.parameters, |parameters| {
-            // A finite gradient can still have been multiplied by too large a rate.
-            if let Some(array) = parameters.iter().find(|array| !all_finite(array.data)) {
-                let message = format!("`{}` is not finite after update {}", array.name, self.done);
-                return Err(Failure::new(Status::NonFinite, message)
-                    .because("this update is not saved; earlier checkpoints are as they were")
-                    .help("lower `optimizer.learning_rate`"));
-            }
-            let what = format!("the weights after update {}", self.done);
+        if let Some((name, help)) = with_arrays(parameters, |parameters| Ok(find_not_finite(parameters, &states)))? {
+            let failure = Failure::new(Status::NonFinite, format!("{name} is not finite after update {update}"))
+                .at(format!("optimizer {}", self.settings().optimizer.id))
+                .because("this update is not saved; earlier checkpoints are as they were");
+            return Err(Stop::Together(failure.help(help)));
+        }
+        with_arrays(parameters, |parameters| {
+            let what = format!("the weights after update {update}");
             agree::require_same_bits(&self.peers, &what, parameters.iter().map(|array| array.data))?;
-            let store = self.store.as_ref();
-            self.peers.on_first(&format!("the checkpoint of update {}", self.done), || {
+            let store = self.output.store.as_ref();
+            self.peers.on_first(&format!("the checkpoint of update {update}"), || {
                 store.map_or(Ok(()), |store| store.save(&state, parameters, &states, best).map(drop))
             })
         })?;
-        self.saved = Some(self.done);
+        self.output.saved = Some(update);
         Ok(())
     }
 
     /// Writes a checkpoint for an interrupted job; the failure says how to go on.
-    pub(super) fn interrupted(&mut self) -> Failure {
-        self.progress.finish();
-        match self.save() {
-            Err(failure) => failure,
-            Ok(()) => {
-                let failure = Failure::new(Status::Interrupted, format!("interrupted after update {}", self.done));
-                let failure = match &self.store {
-                    Some(store) => failure.at(store.path(self.done).display()),
-                    None => failure,
-                };
-                failure.help("run the same command again to go on from there")
-            }
+    pub(super) fn interrupted(&mut self) -> Stop {
+        self.output.progress.finish();
+        if let Err(stop) = self.save() {
+            return stop;
         }
+        let failure = Failure::new(Status::Interrupted, format!("interrupted after update {}", self.done));
+        let failure = match &self.output.store {
+            Some(store) => failure.at(store.path(self.done).display()),
+            None => failure,
+        };
+        Stop::Together(failure.help("run the same command again to go on from there"))
+    }
+}
+
+/// The first array with a number that is not finite, and what to do about it. A finite gradient can still have been
+/// multiplied by too large a rate.
+fn find_not_finite(parameters: &[Array<'_>], states: &[Array<'_>]) -> Option<(String, &'static str)> {
+    let first = |arrays: &[Array<'_>]| arrays.iter().find(|array| !all_finite(array.data)).map(|a| a.name.to_owned());
+    match first(parameters) {
+        Some(name) => Some((format!("the weight `{name}`"), "lower `optimizer.learning_rate`")),
+        None => first(states).map(|name| {
+            let help = "lower `optimizer.learning_rate`, or report this to the author of the optimizer";
+            (format!("the optimizer state `{name}`"), help)
+        }),
     }
 }
 

@@ -5,7 +5,8 @@ use rayon::prelude::*;
 /// Elements of one term of the norm. Fixed, so that its bits do not depend on the number of threads.
 const CHUNK: usize = 1 << 16;
 
-/// The global norm of `gradient / weight`, taken in f64 in a fixed order.
+/// The global norm of `gradient / weight`, taken in f64 in a fixed order. It is finite exactly where all elements are:
+/// squares of f32 do not overflow in f64.
 pub fn norm_of_mean(gradient: &[f32], weight: f64) -> f64 {
     let squares: Vec<f64> = gradient
         .par_chunks(CHUNK)
@@ -22,11 +23,19 @@ pub fn norm_of_mean(gradient: &[f32], weight: f64) -> f64 {
     squares.iter().sum::<f64>().sqrt() / weight
 }
 
-/// Divides by the weight and scales down to `max_norm` where the norm is above it (0: never). PyTorch's rule:
-/// the factor is `max_norm / (norm + 1e-6)`, at most 1.
-pub fn scale(gradient: &mut [f32], weight: f64, norm: f64, max_norm: f64) {
+/// What the summed gradient is multiplied by: it divides by the weight, and scales down to `max_norm` where the norm is
+/// above it (0: never). PyTorch's rule: the factor is `max_norm / (norm + 1e-6)`, at most 1.
+///
+/// None where the product would not be finite f32 numbers.
+pub fn factor(weight: f64, norm: f64, max_norm: f64) -> Option<f32> {
     let clip = if max_norm > 0.0 { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
     let factor = (clip / weight) as f32;
+    // No element of the product is larger than its norm.
+    (factor.is_finite() && norm * clip < f64::from(f32::MAX)).then_some(factor)
+}
+
+/// Multiplies by the factor.
+pub fn scale(gradient: &mut [f32], factor: f32) {
     gradient.par_chunks_mut(CHUNK).for_each(|chunk| chunk.iter_mut().for_each(|value| *value *= factor));
 }
 
@@ -36,15 +45,16 @@ mod tests {
 
     #[test]
     fn clipping_is_of_the_mean_by_its_global_norm() {
-        let mut gradient = vec![3.0, 4.0];
-        let norm = norm_of_mean(&gradient, 2.0);
-        assert_eq!(norm, 2.5);
-        scale(&mut gradient, 2.0, norm, 1.0);
-        let clipped = gradient.iter().map(|value| value * value).sum::<f32>().sqrt();
+        let scaled = |max_norm| {
+            let mut gradient = vec![3.0, 4.0];
+            let norm = norm_of_mean(&gradient, 2.0);
+            assert_eq!(norm, 2.5);
+            scale(&mut gradient, factor(2.0, norm, max_norm).unwrap());
+            gradient
+        };
+        let clipped = scaled(1.0).iter().map(|value| value * value).sum::<f32>().sqrt();
         assert!((clipped - 1.0).abs() < 1e-5, "{clipped}");
-        let mut gradient = vec![3.0, 4.0];
-        scale(&mut gradient, 2.0, norm, 0.0);
-        assert_eq!(gradient, [1.5, 2.0]);
+        assert_eq!(scaled(0.0), [1.5, 2.0]);
     }
 
     #[test]
@@ -55,5 +65,17 @@ mod tests {
             pool.install(|| norm_of_mean(&gradient, 3.0).to_bits())
         };
         assert_eq!(norm(1), norm(3));
+    }
+
+    #[test]
+    fn there_is_no_factor_where_the_mean_gradient_would_not_be_finite() {
+        assert_eq!(norm_of_mean(&[f32::MAX; 9], 1.0), 3.0 * f64::from(f32::MAX));
+        for norm in [f64::NAN, f64::INFINITY] {
+            assert_eq!(factor(1.0, norm, 0.0), None);
+            assert_eq!(factor(1.0, norm, 1.0), None);
+        }
+        assert_eq!(factor(1e-45, 1.0, 0.0), None, "1 / weight overflows");
+        assert_eq!(factor(1e-30, 1e39, 0.0), None, "the mean overflows");
+        assert_eq!(factor(1e-30, 1e39, 1.0), Some(1e-9), "clipped, it does not");
     }
 }

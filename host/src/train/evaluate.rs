@@ -1,70 +1,72 @@
-//! Evaluation: the loss of the held-out rows, in the same bits for every number of ranks, and what follows from it.
+//! Evaluation: the loss of the held-out rows, with the same bits for every number of ranks, and early stopping.
 
 use std::time::Instant;
 
 use serde_json::Value;
 
-use super::Run;
+use super::accumulate::Sums;
 use super::best::{Evaluated, Evaluations};
-use super::gradient::{LOSS, METRICS, SUPERVISED, WEIGHT};
+use super::plugin_metrics::ByName;
+use super::update::Learner;
+use super::{Run, plugin_metrics};
 use crate::config::Settings;
 use crate::data::Dataset;
 use crate::exit::{Failure, Status};
 use crate::metrics;
 
 impl Run<'_> {
-    /// Whether the held-out rows are to be looked at after this update.
+    /// Whether an evaluation is due after this update.
     pub(super) fn evaluation_due(&self) -> bool {
-        let every = match self.settings.trainer.eval_steps {
-            0 => self.plan.updates_per_epoch(),
+        let every = match self.settings().trainer.eval_steps {
+            0 => self.rows.plan.updates_per_epoch(),
             steps => steps,
         };
-        self.held_out.is_some() && (self.done.is_multiple_of(every) || self.done == self.plan.total_updates())
+        self.rows.held_out.is_some() && (self.done.is_multiple_of(every) || self.done == self.rows.plan.total_updates())
     }
 
-    /// Looks at the held-out rows before the first update, where that is wanted.
+    /// Evaluates before the first update, where `trainer.eval_at_start` asks for it.
     pub(super) fn evaluate_at_start(&mut self) -> Result<(), Failure> {
         // A run that was interrupted before its first update has the line already.
-        if self.settings.trainer.eval_at_start && self.saved.is_none() {
+        if self.settings().trainer.eval_at_start && self.output.saved.is_none() {
             self.held_out_loss()?;
         }
         Ok(())
     }
 
-    /// Looks at the held-out rows, and whether this is the best evaluation, or one too many without an improvement. All
-    /// ranks call it and come to the same.
+    /// Evaluates, and decides whether this is the best evaluation and whether training stops early. All ranks call it and
+    /// decide the same.
     pub(super) fn evaluate(&mut self) -> Result<(), Failure> {
         let evaluated = Evaluated { update: self.done, eval_loss: self.held_out_loss()? };
-        let min_delta = self.settings.trainer.early_stopping_min_delta;
-        self.evaluations.add(evaluated, min_delta, self.settings.checkpoint.keeps_best());
+        let min_delta = self.settings().trainer.early_stopping_min_delta;
+        self.evaluations.add(evaluated, min_delta, self.settings().checkpoint.keeps_best());
         // The last update ends the run anyway.
-        if !self.stopped_early() || self.done == self.plan.total_updates() {
+        if !self.stopped_early() || self.done == self.rows.plan.total_updates() {
             return Ok(());
         }
-        self.progress.note(&format!("stopping early after update {}: {}", self.done, self.evaluations.course()));
+        self.output.progress.note(&format!("stopping early after update {}: {}", self.done, self.evaluations.course()));
         let line = metrics::EarlyStop {
             step: self.done,
-            epoch: self.plan.epochs_after(self.done),
+            epoch: self.rows.plan.epochs_after(self.done),
             evaluations_without_improvement: self.evaluations.without_improvement,
             best_step: self.evaluations.best.map(|best| best.update),
             best_eval_loss: self.evaluations.best.map(|best| best.eval_loss),
         };
-        self.metrics.as_mut().map_or(Ok(()), |metrics| metrics.early_stop(&line))
+        self.output.metrics.as_mut().map_or(Ok(()), |metrics| metrics.early_stop(&line))
     }
 
-    /// Whether training ends before its last update, because the held-out loss no longer falls.
+    /// Whether training stops before its last update, because the held-out loss no longer falls.
     pub(super) fn stopped_early(&self) -> bool {
-        self.evaluations.exhaust(self.settings.trainer.early_stopping_patience)
+        self.evaluations.exhaust(self.settings().trainer.early_stopping_patience)
     }
 
-    /// Whether no further update is to be made.
+    /// Whether no update remains.
     pub(super) fn is_finished(&self) -> bool {
-        self.done == self.plan.total_updates() || self.stopped_early()
+        self.done == self.rows.plan.total_updates() || self.stopped_early()
     }
 
-    /// Why there is nothing to do for a run that begins finished.
+    /// Why nothing remains to be done, for a run that was finished when it began.
     pub(super) fn why_finished(&self) -> String {
-        if self.done == self.plan.total_updates() {
+        if self.done == self.rows.plan.total_updates() {
             return format!("all {} updates are done already", self.done);
         }
         let course = self.evaluations.course();
@@ -74,66 +76,66 @@ impl Run<'_> {
         )
     }
 
-    /// The mean loss over the supervised tokens of the held-out rows, which the user is told.
+    /// The mean loss over the supervised tokens of the held-out rows; writes its line.
     fn held_out_loss(&mut self) -> Result<f64, Failure> {
-        let Some(held_out) = &self.held_out else {
+        let Some(held_out) = &self.rows.held_out else {
             return Err(Failure::new(Status::Other, "there is nothing to evaluate"));
         };
         let begin = Instant::now();
-        let batches = self.evaluate_batches(held_out)?;
-        let mut sums = vec![0.0; batches.iter().map(Vec::len).max().unwrap_or(METRICS)];
-        for batch in &batches {
-            sums.iter_mut().zip(batch).for_each(|(sum, scalar)| *sum += scalar);
-        }
-        let eval_loss = sums[LOSS] / sums[WEIGHT];
-        let names = self.objective.metric_names().into_iter().map(|name| format!("eval_{name}"));
+        let (batches, metrics) = self.evaluate_batches(held_out)?;
+        let mut sums = Sums::of_numbers([0.0; 4]);
+        batches.iter().for_each(|&batch| sums.add(Sums::of_numbers(batch)));
+        let eval_loss = sums.loss / sums.weight;
         let line = metrics::Evaluation {
             step: self.done,
-            epoch: self.plan.epochs_after(self.done),
+            epoch: self.rows.plan.epochs_after(self.done),
             eval_loss,
-            eval_perplexity: eval_loss.exp(),
-            eval_tokens: sums[SUPERVISED] as u64,
+            eval_perplexity: libm::exp(eval_loss),
+            eval_tokens: sums.supervised_tokens as u64,
             eval_s: begin.elapsed().as_secs_f64(),
-            extra: names.zip(sums[METRICS..].iter().copied()).collect(),
+            extra: metrics.into_iter().map(|(name, value)| (format!("eval_{name}"), value)).collect(),
         };
         let when = match self.done {
             0 => "before the first update".to_owned(),
             update => format!("after update {update}"),
         };
         let perplexity = shown(line.eval_perplexity);
-        self.progress.note(&format!("held-out loss {when}: {eval_loss:.4}, perplexity {perplexity}"));
-        if let Some(batch) = batches.iter().position(|batch| !batch[LOSS].is_finite()) {
-            let rows = name_batch(held_out, self.plan.batch_size, batch);
-            self.progress.note(&format!("warning: the held-out loss is not finite, first in {rows}"));
+        self.output.progress.note(&format!("held-out loss {when}: {eval_loss:.4}, perplexity {perplexity}"));
+        if let Some(batch) = batches.iter().position(|[loss, ..]| !loss.is_finite()) {
+            let rows = name_batch(held_out, self.rows.plan.batch_size, batch);
+            self.output.progress.note(&format!("warning: the held-out loss is not finite, first in {rows}"));
         }
-        self.metrics.as_mut().map_or(Ok(()), |metrics| metrics.evaluation(&line))?;
+        self.output.metrics.as_mut().map_or(Ok(()), |metrics| metrics.evaluation(&line))?;
         Ok(eval_loss)
     }
 
-    /// The scalars of every batch of the held-out rows, in their order. Rank r of n computes batches r, r + n, r + 2n, …;
-    /// which ones it has changes no bit of any.
-    fn evaluate_batches(&self, held_out: &Dataset) -> Result<Vec<Vec<f64>>, Failure> {
-        let size = self.plan.batch_size;
+    /// The numbers of every batch of the held-out rows, in their order, and the metrics of all. Rank r of n computes
+    /// batches r, r + n, r + 2n, …; which ones it has changes no bit of any.
+    fn evaluate_batches(&self, held_out: &Dataset) -> Result<(Vec<[f64; 4]>, ByName), Failure> {
+        let size = self.rows.plan.batch_size;
         let what = format!("the evaluation after update {}", self.done);
         let batches = held_out.rows().chunks(size);
         let count = batches.len();
+        let Learner { objective, parameters, .. } = &self.learner;
         let mut own = Vec::new();
         for (batch, rows) in batches.enumerate().skip(self.peers.rank()).step_by(self.peers.world_size()) {
-            let collated = self.trainer.collate(&rows.iter().collect::<Vec<_>>());
-            let scalars = collated.and_then(|batch| self.objective.evaluate(&self.parameters, &batch));
+            let collated = objective.trainer.collate(&rows.iter().collect::<Vec<_>>());
+            let sums = collated.and_then(|batch| objective.evaluate(parameters, &batch));
             let failed = |error| Failure::from(error).at(format!("{what}, {}", name_batch(held_out, size, batch)));
-            own.extend(scalars.map_err(failed)?);
+            own.push(sums.map_err(failed)?);
         }
-        let ranks = self.peers.gather_numbers(&what, own)?;
-        in_order(&ranks, count)
-            .ok_or_else(|| Failure::new(Status::Peer, "the ranks did not evaluate the same batches").at(what))
+        let ranks = self.peers.gather_numbers(&what, own.iter().flat_map(Sums::numbers).collect())?;
+        let metrics = plugin_metrics::of_evaluation(&own, count, &what, &self.peers)?;
+        let numbers = in_order(&ranks, count)
+            .ok_or_else(|| Failure::new(Status::Peer, "the ranks did not evaluate the same batches").at(what))?;
+        Ok((numbers, metrics))
     }
 }
 
-/// The standing that a run begins with, which is that of its checkpoint where it resumes.
+/// The evaluations that a run begins with: those of its checkpoint where it resumes.
 ///
 /// # Errors
-/// The held-out rows are others than those of the evaluations so far.
+/// The held-out rows are not those of the evaluations so far.
 pub(super) fn resume(
     progress: &Value,
     settings: &Settings,
@@ -155,7 +157,7 @@ pub(super) fn resume(
     Ok(evaluations)
 }
 
-/// The key of the evaluations in what a checkpoint keeps of the loop.
+/// The key of the evaluations in a checkpoint's `progress`.
 pub(super) const PROGRESS: &str = "evaluations";
 
 /// Where the rows of a batch came from.
@@ -164,18 +166,16 @@ fn name_batch(held_out: &Dataset, batch_size: usize, batch: usize) -> String {
     held_out.name_rows(&rows.collect::<Vec<_>>())
 }
 
-/// The scalars of `count` batches from what each of the ranks brought of them.
-fn in_order(ranks: &[Vec<f64>], count: usize) -> Option<Vec<Vec<f64>>> {
-    let all: usize = ranks.iter().map(Vec::len).sum();
-    let width = all / count;
-    let batch = |batch: usize| {
-        let place = batch / ranks.len() * width;
-        ranks[batch % ranks.len()].get(place..place + width).map(<[f64]>::to_vec)
-    };
-    (width >= METRICS && all == width * count).then(|| (0..count).map(batch).collect())?
+/// The numbers of `count` batches from those of each rank.
+fn in_order(ranks: &[Vec<f64>], count: usize) -> Option<Vec<[f64; 4]>> {
+    let ranks: Vec<_> = ranks.iter().map(|numbers| numbers.as_chunks::<4>()).collect();
+    let all: usize = ranks.iter().map(|(batches, _)| batches.len()).sum();
+    let whole = all == count && ranks.iter().all(|(_, rest)| rest.is_empty());
+    let batch = |batch: usize| ranks[batch % ranks.len()].0.get(batch / ranks.len()).copied();
+    whole.then(|| (0..count).map(batch).collect())?
 }
 
-/// A perplexity, which soon has more digits than anybody reads.
+/// A perplexity as text: large ones as powers of ten.
 fn shown(perplexity: f64) -> String {
     if perplexity < 1e6 { format!("{perplexity:.3}") } else { format!("{perplexity:.2e}") }
 }
@@ -185,26 +185,27 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What rank `rank` of `ranks` brings of batches whose scalars are their number and their place in it.
-    fn brought(rank: usize, ranks: usize, count: usize, width: usize) -> Vec<f64> {
+    /// The numbers of rank `rank` of `ranks`, for batches whose numbers are their own number and their place in it.
+    fn numbers(rank: usize, ranks: usize, count: usize) -> Vec<f64> {
         let own = (0..count).skip(rank).step_by(ranks);
-        own.flat_map(|batch| (0..width).map(move |scalar| (batch * 100 + scalar) as f64)).collect()
+        own.flat_map(|batch| (0..4).map(move |number| (batch * 100 + number) as f64)).collect()
     }
 
     proptest! {
         #[test]
-        fn batches_come_in_their_order_from_any_number_of_ranks(ranks in 1usize..9, count in 1usize..20, width in 4usize..7) {
-            let brought: Vec<_> = (0..ranks).map(|rank| self::brought(rank, ranks, count, width)).collect();
-            let alone = in_order(&[self::brought(0, 1, count, width)], count).unwrap();
+        fn batches_come_in_their_order_from_any_number_of_ranks(ranks in 1usize..9, count in 1usize..20) {
+            let numbers: Vec<_> = (0..ranks).map(|rank| self::numbers(rank, ranks, count)).collect();
+            let alone = in_order(&[self::numbers(0, 1, count)], count).unwrap();
             prop_assert_eq!(alone.len(), count);
-            prop_assert_eq!(in_order(&brought, count).unwrap(), alone);
+            prop_assert_eq!(in_order(&numbers, count).unwrap(), alone);
         }
     }
 
     #[test]
-    fn numbers_that_are_no_whole_batches_are_refused() {
+    fn numbers_that_are_not_whole_batches_are_refused() {
         assert_eq!(in_order(&[vec![0.0; 9]], 2), None);
         assert_eq!(in_order(&[vec![0.0; 8], vec![]], 2), None);
+        assert_eq!(in_order(&[vec![0.0; 3], vec![0.0; 5]], 2), None);
         assert_eq!(in_order(&[vec![]], 1), None);
     }
 

@@ -3,6 +3,7 @@
 use super::Run;
 use super::best::Evaluated;
 use super::checkpointing::with_arrays;
+use super::update::Learner;
 use crate::checkpoint::{Checkpoint, copy_elements};
 use crate::config::Exported;
 use crate::exit::{Failure, Status};
@@ -15,13 +16,14 @@ use crate::storage::Array;
 impl Run<'_> {
     /// Writes the final model and the picture of the loss, on the first rank.
     pub(super) fn export(&mut self) -> Result<(), Failure> {
-        let Some(store) = &self.store else { return Ok(()) };
-        let output = &self.settings.output_dir;
-        let tied = !self.parameters.specs().iter().any(|spec| spec.name == "lm_head.weight");
-        let (source, config) = (self.directory.path(), self.directory.config());
+        let Some(store) = &self.output.store else { return Ok(()) };
+        let output = &self.settings().output_dir;
+        let Learner { parameters, accumulator, .. } = &mut self.learner;
+        let tied = !parameters.specs().iter().any(|spec| spec.name == "lm_head.weight");
+        let (source, config) = (self.model.path(), self.model.config());
         let write =
             |parameters: &[Array<'_>]| Export { source, config, tie_word_embeddings: tied, parameters }.write(output);
-        let best = match self.settings.checkpoint.export {
+        let best = match self.job.resolved.settings.checkpoint.export {
             Exported::Last => None,
             Exported::Best => Some(self.evaluations.best.ok_or_else(no_best)?),
         };
@@ -30,10 +32,10 @@ impl Run<'_> {
                 let checkpoint = Checkpoint::open(&store.path(best.update)).map_err(|failure| {
                     failure.because("it is the best one, which `checkpoint.export` asks for").help(EXPORT_LAST)
                 })?;
-                let memory = self.fold.buffer(self.parameters.elements());
-                with_checkpoint(&checkpoint, &self.parameters, memory, write)?
+                let memory = accumulator.buffer(parameters.elements());
+                with_checkpoint(&checkpoint, parameters, memory, write)?
             }
-            _ => with_arrays(&self.parameters, write)?,
+            _ => with_arrays(parameters, write)?,
         };
         let curve = metrics::read_losses(&output.join(metrics::FILE))?;
         let picture = metrics::write_picture(output, &format!("Loss of {}", output.display()), &curve)?;

@@ -1,16 +1,16 @@
-//! Opening a run: everything that the job needs is loaded, read and checked, in the order of the exit statuses.
+//! Opens a run: loads, reads and checks everything that the job needs, in the order of the exit statuses.
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::Arc;
 
-use super::accumulate::Fold;
 use super::agree::{self, RankManifest, Start};
 use super::checkpointing::with_arrays;
 use super::gradient::Objective;
-use super::optimizer::Updater;
-use super::schedule::Schedule;
+use super::optimizer::{StatefulOptimizer, check_states};
+use super::plugin_metrics::PluginMetrics;
+use super::run::{Output, Rows};
+use super::update::Learner;
 use super::{Run, connect, evaluate, share, start};
 use crate::checkpoint::{Checkpoint, Store};
 use crate::data::{self, Plan};
@@ -34,13 +34,13 @@ impl<'a> Run<'a> {
         let backend = connect::backend(job)?;
 
         let opened = job.open_model(compute)?;
+        check_states(&*optimizer, &settings.optimizer.id, &opened.model.parameters())?;
         let (dataset, held_out) = data::read(job, &opened.trainer)?;
         let dataset = Arc::new(dataset);
         let fingerprint = dataset.fingerprint();
         let mut data = BTreeMap::from([("the training data".to_owned(), fingerprint.clone())]);
         data.extend(held_out.as_ref().map(|rows| ("the held-out data".to_owned(), rows.fingerprint())));
         let plan = Plan::of(settings, dataset.rows().len());
-        let schedule = Schedule::new(&settings.scheduler, settings.optimizer.learning_rate, plan.total_updates());
         opened.check_weights()?;
 
         // The first rank alone touches the output directory, which others may share or not see.
@@ -59,9 +59,9 @@ impl<'a> Run<'a> {
             Some(checkpoint) => opened.weights_of(checkpoint)?,
             None => opened.weights()?,
         };
-        let mut updater = Updater::new(optimizer, &parameters, &settings.optimizer)?;
+        let mut optimizer = StatefulOptimizer::new(optimizer, &parameters, &settings.optimizer);
         if let Some(checkpoint) = &resumed {
-            start::restore(&mut updater, &parameters, checkpoint)?;
+            start::restore(&mut optimizer, &parameters, checkpoint)?;
             for (now, before) in components.iter().zip(&checkpoint.state().components).filter(|(a, b)| a != b) {
                 progress::note(&format!("warning: resuming with {now}, the checkpoint was written with {before}"));
             }
@@ -73,7 +73,7 @@ impl<'a> Run<'a> {
         let start = RankManifest::new(job, data, start)?.agree(&peers)?;
         let evaluations = evaluate::resume(&start.progress, settings, held_out.as_ref())?;
         if start.resumed {
-            share::share_state(&peers, &opened.compute, &mut parameters, &mut updater)?;
+            share::share_state(&peers, &opened.compute, &mut parameters, &mut optimizer)?;
         }
         with_arrays(&parameters, |arrays| {
             agree::require_same_bits(&peers, "the weights that training begins with", arrays.iter().map(|a| a.data))
@@ -82,31 +82,22 @@ impl<'a> Run<'a> {
         let done = start.update;
         let progress = Progress::new(plan.total_updates(), done);
         let OpenedModel { compute, directory, model, trainer, .. } = opened;
-        let objective = Objective::new(Rc::clone(&compute), model, Arc::clone(&trainer));
+        let objective = Objective::new(compute, model, trainer);
         Ok(Self {
             job,
-            settings,
-            directory,
-            compute,
-            trainer,
             peers,
-            dataset,
-            held_out,
-            fingerprint,
-            components,
-            plan,
-            schedule,
-            parameters,
-            objective,
-            updater,
-            fold: Fold::default(),
-            store,
-            metrics,
-            progress,
-            number_of_metrics: None,
+            model: directory,
+            learner: Learner::new(settings, plan.total_updates(), parameters, objective, optimizer),
+            rows: Rows { train: dataset, held_out, fingerprint, plan },
+            output: Output {
+                store,
+                metrics,
+                plugin_metrics: PluginMetrics::default(),
+                progress,
+                saved: start.resumed.then_some(done),
+            },
             evaluations,
             done,
-            saved: start.resumed.then_some(done),
         })
     }
 }

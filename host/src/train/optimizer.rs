@@ -1,5 +1,7 @@
 //! The optimizer with its states: new weights from the mean gradient, over slices of host memory.
 
+use std::collections::HashSet;
+
 use mdt_plugin_api::{
     Error, Granularity, HostViewMut, Optimizer, ParameterSpec, Result, StateShape, StateSpec, Tensor, Update,
 };
@@ -12,8 +14,8 @@ use crate::model::Parameters;
 /// Elements of a slice that one task updates.
 const CHUNK: usize = 1 << 16;
 
-/// An optimizer with its state for every parameter.
-pub struct Updater {
+/// An optimizer with the states of every parameter.
+pub struct StatefulOptimizer {
     optimizer: Box<dyn Optimizer>,
     specs: Vec<StateSpec>,
     granularity: Granularity,
@@ -23,26 +25,11 @@ pub struct Updater {
     decay: Vec<f64>,
 }
 
-impl Updater {
-    /// An optimizer at its beginning.
-    ///
-    /// # Errors
-    /// Its states cannot be kept the way it declares them.
-    pub fn new(
-        optimizer: Box<dyn Optimizer>,
-        parameters: &Parameters,
-        settings: &config::Optimizer,
-    ) -> Result<Self, Failure> {
+impl StatefulOptimizer {
+    /// An optimizer whose states have their initial values. [`check_states`] has passed.
+    pub fn new(optimizer: Box<dyn Optimizer>, parameters: &Parameters, settings: &config::Optimizer) -> Self {
         let specs = optimizer.states();
         let granularity = optimizer.granularity();
-        let scalar = specs.iter().find(|spec| spec.shape == StateShape::Scalar);
-        if let (Some(spec), Granularity::Element) = (scalar, granularity) {
-            let message =
-                format!("the optimizer `{}` declares the scalar state `{}` and slices", settings.id, spec.name);
-            return Err(Failure::new(Status::Plugin, message)
-                .because("every slice would update the same number")
-                .help("its author declares `Granularity::Tensor`"));
-        }
         let states = specs
             .iter()
             .map(|spec| {
@@ -54,7 +41,7 @@ impl Updater {
             })
             .collect();
         let decay = parameters.specs().iter().map(|spec| settings.weight_decay_of(&spec.name)).collect();
-        Ok(Self { optimizer, specs, granularity, states, decay })
+        Self { optimizer, specs, granularity, states, decay }
     }
 
     /// Updates every parameter in place. `gradient` is the clipped mean, all parameters one after another.
@@ -119,6 +106,42 @@ impl Updater {
     }
 }
 
+/// Checks, before training, that the states of the optimizer `id` can be kept and saved.
+///
+/// # Errors
+/// Status 3: two have the same name in checkpoints, one does not start as a finite number, or slices would share one.
+pub fn check_states(optimizer: &dyn Optimizer, id: &str, parameters: &[ParameterSpec]) -> Result<(), Failure> {
+    let failure = |what: String| Failure::new(Status::Plugin, format!("the optimizer `{id}` declares {what}"));
+    let specs = optimizer.states();
+    let mut names = HashSet::new();
+    for spec in &specs {
+        if !spec.initial.is_finite() {
+            return Err(failure(format!("the state `{}`, which starts as {}", spec.name, spec.initial))
+                .help("a state starts as a finite number"));
+        }
+        if spec.shape == StateShape::Scalar && optimizer.granularity() == Granularity::Element {
+            return Err(failure(format!("the scalar state `{}` and updates slices of parameters", spec.name))
+                .because("every slice would update the same number")
+                .help("its author declares `Granularity::Tensor`"));
+        }
+        if !names.insert(spec.name.clone()) {
+            return Err(failure(format!("two states of the name `{}`", spec.name)));
+        }
+    }
+    names.clear();
+    for name in parameters.iter().flat_map(|parameter| specs.iter().map(|state| array_name(parameter, state))) {
+        if let Some(name) = names.replace(name) {
+            return Err(failure(format!("states of which two would be saved as `{name}`")));
+        }
+    }
+    Ok(())
+}
+
+/// The name of a state in checkpoints.
+fn array_name(parameter: &ParameterSpec, state: &StateSpec) -> String {
+    format!("{}.{}", parameter.name, state.name)
+}
+
 /// One state of one parameter.
 pub struct StateArray<T> {
     /// `<parameter>.<state>`.
@@ -141,7 +164,7 @@ fn state_arrays<T>(
             StateShape::Scalar => vec![1],
         };
         let data = take(shape.iter().product())?;
-        Some(StateArray { name: format!("{}.{}", parameter.name, spec.name), shape, data })
+        Some(StateArray { name: array_name(parameter, spec), shape, data })
     };
     parameters.specs().iter().filter_map(array).collect()
 }

@@ -1,67 +1,88 @@
 //! The loop: update after update, with evaluations and checkpoints between them.
 
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use mdt_plugin_api::{Compute, Trainer};
-
-use super::accumulate::Fold;
 use super::best::Evaluations;
-use super::gradient::Objective;
-use super::optimizer::Updater;
-use super::schedule::Schedule;
-use super::update::Outcome;
+use super::plugin_metrics::PluginMetrics;
+use super::update::{Learner, Outcome};
 use crate::checkpoint::Store;
 use crate::config::Settings;
 use crate::data::{Dataset, Plan, prefetch};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
-use crate::metrics::Metrics;
-use crate::model::{Directory, Parameters};
+use crate::metrics::{self, Metrics};
+use crate::model::Directory;
 use crate::peers::Peers;
 use crate::progress::{self, Progress};
 
 /// A training run, between two updates. Compute thread only.
 pub struct Run<'a> {
     pub(super) job: &'a Job,
-    pub(super) settings: &'a Settings,
-    pub(super) directory: Directory,
-    pub(super) compute: Rc<dyn Compute>,
-    pub(super) trainer: Arc<dyn Trainer>,
     pub(super) peers: Peers,
-    pub(super) dataset: Arc<Dataset>,
-    pub(super) held_out: Option<Dataset>,
-    pub(super) fingerprint: String,
-    pub(super) components: Vec<String>,
-    pub(super) plan: Plan,
-    pub(super) schedule: Schedule,
-    pub(super) parameters: Parameters,
-    pub(super) objective: Objective,
-    pub(super) updater: Updater,
-    pub(super) fold: Fold,
-    /// Checkpoints and metrics, which only the first rank writes.
-    pub(super) store: Option<Store>,
-    pub(super) metrics: Option<Metrics>,
-    pub(super) progress: Progress,
-    /// How many metrics the trainer has, once the ranks have told each other.
-    pub(super) number_of_metrics: Option<usize>,
-    /// What the evaluations have come to.
+    /// The directory of the model that training begins with.
+    pub(super) model: Directory,
+    pub(super) learner: Learner,
+    pub(super) rows: Rows,
+    pub(super) output: Output,
+    /// The evaluations so far.
     pub(super) evaluations: Evaluations,
     /// Updates that are done.
     pub(super) done: u64,
+}
+
+/// The rows of a run.
+pub(super) struct Rows {
+    pub(super) train: Arc<Dataset>,
+    pub(super) held_out: Option<Dataset>,
+    /// Fingerprint of the rows that are trained.
+    pub(super) fingerprint: String,
+    pub(super) plan: Plan,
+}
+
+/// What a run writes and shows.
+pub(super) struct Output {
+    /// Checkpoints, which only the first rank writes.
+    pub(super) store: Option<Store>,
+    /// metrics.jsonl, which only the first rank writes.
+    pub(super) metrics: Option<Metrics>,
+    pub(super) plugin_metrics: PluginMetrics,
+    pub(super) progress: Progress,
     /// The update of the last checkpoint of this run, written or resumed from.
     pub(super) saved: Option<u64>,
 }
 
-/// How a run ended well.
+/// Why a run ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum RunResult {
     /// All updates are done, and the final model is written.
     Done,
     /// They were done before this run began.
     AlreadyDone,
+}
+
+/// Why a run ended early.
+pub(super) enum Stop {
+    /// A reason that every rank finds by itself: none has to tell the others.
+    Together(Failure),
+    /// A failure of this rank, which the others have to be told.
+    Alone(Failure),
+}
+
+impl Stop {
+    /// The failure, for whoever has no other ranks.
+    pub(super) fn into_failure(self) -> Failure {
+        match self {
+            Self::Together(failure) | Self::Alone(failure) => failure,
+        }
+    }
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Alone(failure)
+    }
 }
 
 /// Trains. Call it on the thread that is to be the compute thread.
@@ -69,34 +90,43 @@ pub enum End {
 /// # Errors
 /// Anything that is wrong with the job, before anything is spent; then what goes wrong while it runs. An interruption
 /// is [`Status::Interrupted`], after a checkpoint was written.
-pub fn train(job: &Job, cancelled: &AtomicBool) -> Result<End, Failure> {
+pub fn train(job: &Job, cancelled: &AtomicBool) -> Result<RunResult, Failure> {
     let mut run = Run::open(job)?;
-    let outcome = run.finish(cancelled);
-    match &outcome {
-        // All ranks stop by these, each by itself: one that is done first must not stop another that still saves.
-        Ok(_) => {}
-        Err(failure) if matches!(failure.status(), Status::Interrupted | Status::NonFinite) => {}
-        Err(failure) => run.peers.abort(failure.message()),
-    }
-    outcome
+    run.finish(cancelled).map_err(|stop| {
+        // Where all stop together, none aborts the others: one that is first must not end another that still saves.
+        if let Stop::Alone(failure) = &stop {
+            run.peers.abort(failure.message());
+        }
+        stop.into_failure()
+    })
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
     /// Makes the updates that remain.
-    fn finish(&mut self, cancelled: &AtomicBool) -> Result<End, Failure> {
+    fn finish(&mut self, cancelled: &AtomicBool) -> Result<RunResult, Stop> {
         if self.is_finished() {
             progress::note(&self.why_finished());
             self.export()?;
-            return Ok(End::AlreadyDone);
+            return Ok(RunResult::AlreadyDone);
         }
-        self.announce();
-        let batches = prefetch::start(&self.plan, self.peers.rank(), self.done + 1, &self.dataset, &self.trainer)
+        self.announce()?;
+        let Rows { train, plan, .. } = &self.rows;
+        let rank = self.peers.rank();
+        let (train, plan) = (Arc::clone(train), plan.clone());
+        let batches = prefetch::start(&plan, rank, self.done + 1, &train, &self.learner.objective.trainer)
             .map_err(|error| Failure::new(Status::Other, "no thread can be started").because(error))?;
+        let ended = || Failure::new(Status::Other, "the thread that makes batches has ended");
         self.evaluate_at_start()?;
         while !self.is_finished() {
             let begin = Instant::now();
-            match self.update(&batches, cancelled)? {
-                Outcome::Updated(line) => self.report(line, begin.elapsed())?,
+            let update = self.done + 1;
+            let micro_batches = plan.micro_batches(update, rank).map(|_| batches.recv().map_err(|_| ended()));
+            let name_rows = |rows: &[usize]| train.name_rows(rows);
+            match self.learner.update(update, &self.peers, micro_batches, &name_rows, cancelled)? {
+                Outcome::Updated(numbers) => {
+                    self.done = update;
+                    self.report(numbers, begin.elapsed())?;
+                }
                 Outcome::Cancelled => return Err(self.interrupted()),
             }
             if self.evaluation_due() {
@@ -106,8 +136,16 @@ impl Run<'_> {
                 self.save()?;
             }
         }
-        self.progress.finish();
+        self.output.progress.finish();
         self.export()?;
-        Ok(End::Done)
+        if let Some(bytes) = metrics::peak_memory_bytes() {
+            progress::debug(&format!("peak memory: {bytes} bytes"));
+        }
+        Ok(RunResult::Done)
+    }
+
+    /// The job's settings.
+    pub(super) fn settings(&self) -> &'a Settings {
+        &self.job.resolved.settings
     }
 }

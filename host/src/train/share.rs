@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use mdt_plugin_api::{Compute, HostArray};
 
-use super::optimizer::Updater;
+use super::optimizer::StatefulOptimizer;
 use crate::exit::Failure;
 use crate::model::Parameters;
 use crate::peers::Peers;
@@ -14,7 +14,7 @@ pub(super) fn share_state(
     peers: &Peers,
     compute: &Rc<dyn Compute>,
     parameters: &mut Parameters,
-    updater: &mut Updater,
+    updater: &mut StatefulOptimizer,
 ) -> Result<(), Failure> {
     if peers.world_size() == 1 {
         return Ok(());

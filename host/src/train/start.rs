@@ -1,6 +1,6 @@
 //! The checkpoint that a run goes on from, where there is one that belongs to the job.
 
-use super::optimizer::Updater;
+use super::optimizer::StatefulOptimizer;
 use crate::checkpoint::{self, Checkpoint, Store};
 use crate::config::Resume;
 use crate::exit::{Failure, Status};
@@ -41,7 +41,11 @@ pub(super) fn find_checkpoint(job: &Job, store: &Store, fingerprint: &str) -> Re
 }
 
 /// Puts a checkpoint's optimizer states in their places.
-pub(super) fn restore(updater: &mut Updater, parameters: &Parameters, checkpoint: &Checkpoint) -> Result<(), Failure> {
+pub(super) fn restore(
+    updater: &mut StatefulOptimizer,
+    parameters: &Parameters,
+    checkpoint: &Checkpoint,
+) -> Result<(), Failure> {
     let tensors = checkpoint.optimizer()?;
     let states = updater.arrays_mut(parameters);
     let expected: Vec<_> = states.iter().map(|state| (state.name.clone(), state.shape.clone())).collect();

@@ -1,29 +1,32 @@
-//! One update: micro-batches, the fold, the collective, the guard, clipping, the optimizer.
+//! One update: micro-batches, their sum over ranks, the guard, clipping, the optimizer.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use super::accumulate::Partial;
-use super::gradient::{self, LOSS, METRICS, SUPERVISED, TOKENS, WEIGHT};
-use super::{Run, clip};
+use super::accumulate::{Accumulator, Partial, Sums};
+use super::clip;
+use super::gradient::Objective;
+use super::guard::{Context, Guard};
+use super::optimizer::StatefulOptimizer;
+use super::run::Stop;
+use super::schedule::Schedule;
+use crate::config::Settings;
 use crate::data::MicroBatch;
-use crate::exit::{Failure, Status};
+use crate::exit::Failure;
+use crate::model::Parameters;
+use crate::peers::Peers;
 
-/// Scalars that follow the trainer's metrics in the sum over ranks: the number of bad rows, and of ranks that were told
-/// to stop.
-const FLAGS: usize = 2;
-
-/// What an update came to.
+/// The result of one update.
 pub(super) enum Outcome {
     /// The weights are updated.
-    Updated(UpdateLine),
+    Updated(UpdateNumbers),
     /// The job was cancelled, and the weights are those of the last update.
     Cancelled,
 }
 
 /// The numbers of an update.
-pub(super) struct UpdateLine {
+pub(super) struct UpdateNumbers {
     /// Mean loss over all supervised tokens of the update.
     pub(super) loss: f64,
     /// Global norm of the mean gradient, before clipping.
@@ -36,123 +39,100 @@ pub(super) struct UpdateLine {
     pub(super) supervised_tokens: u64,
     /// How long this rank waited for its rows.
     pub(super) data_wait: Duration,
-    /// The trainer's and other plugins' own numbers.
-    pub(super) metrics: Vec<(String, f64)>,
+    /// The trainer's metrics, summed over this rank's micro-batches.
+    pub(super) metrics: BTreeMap<String, f64>,
 }
 
-impl Run<'_> {
-    /// Makes the next update, together with all other ranks.
+/// What learns: the parameters, and all that an update of them takes. Compute thread only.
+pub(super) struct Learner {
+    pub(super) parameters: Parameters,
+    pub(super) objective: Objective,
+    pub(super) optimizer: StatefulOptimizer,
+    pub(super) accumulator: Accumulator,
+    schedule: Schedule,
+    max_grad_norm: f64,
+    /// The component that losses come from.
+    trainer: String,
+}
+
+impl Learner {
+    /// A learner of a job with so many updates.
+    pub(super) fn new(
+        settings: &Settings,
+        total_updates: u64,
+        parameters: Parameters,
+        objective: Objective,
+        optimizer: StatefulOptimizer,
+    ) -> Self {
+        Self {
+            parameters,
+            objective,
+            optimizer,
+            accumulator: Accumulator::default(),
+            schedule: Schedule::new(&settings.scheduler, settings.optimizer.learning_rate, total_updates),
+            max_grad_norm: settings.trainer.max_grad_norm,
+            trainer: settings.trainer.id.clone(),
+        }
+    }
+
+    /// Makes update number `update`, from 1, together with all other ranks. `name_rows` names rows of the micro-batches
+    /// for messages.
     pub(super) fn update(
         &mut self,
-        batches: &Receiver<MicroBatch>,
+        update: u64,
+        peers: &Peers,
+        mut micro_batches: impl Iterator<Item = Result<MicroBatch, Failure>>,
+        name_rows: &dyn Fn(&[usize]) -> String,
         cancelled: &AtomicBool,
-    ) -> Result<Outcome, Failure> {
-        let step = self.done + 1;
+    ) -> Result<Outcome, Stop> {
         let mut data_wait = Duration::ZERO;
-        let mut bad_rows = Vec::new();
-        for _ in 0..self.plan.accumulation {
-            // The others must hear of it: whoever left here would leave them waiting.
-            if cancelled.load(Ordering::Relaxed) {
-                break;
-            }
+        let mut guard = Guard::default();
+        // A rank that is cancelled goes on to the reduction, which tells the others: they would wait for it.
+        while !cancelled.load(Ordering::Relaxed) {
             let begin = Instant::now();
-            let MicroBatch { rows, batch } =
-                batches.recv().map_err(|_| Failure::new(Status::Other, "the thread that makes batches has ended"))?;
+            let Some(micro_batch) = micro_batches.next() else { break };
+            let MicroBatch { rows, batch } = micro_batch?;
             data_wait += begin.elapsed();
-            if rows.is_empty() {
-                continue;
-            }
-            let name = |failure: Failure| failure.at(format!("update {step}, {}", self.dataset.name_rows(&rows)));
-            let batch = batch.map_err(|error| name(error.into()))?;
-            let buffer = self.fold.buffer(self.parameters.elements());
+            let at_rows = |failure: Failure| failure.at(format!("update {update}, {}", name_rows(&rows)));
+            let batch = batch.map_err(|error| at_rows(error.into()))?;
+            let buffer = self.accumulator.buffer(self.parameters.elements());
             let partial =
-                self.objective.gradient(&self.parameters, &batch, buffer).map_err(|error| name(error.into()))?;
-            if !gradient::is_finite(&partial) {
-                bad_rows.extend(rows);
-            }
-            self.fold.push(partial);
+                self.objective.gradient(&self.parameters, &batch, buffer).map_err(|error| at_rows(error.into()))?;
+            guard.inspect(&rows, &partial);
+            self.accumulator.push(partial);
         }
-        let flags = [bad_rows.len() as f64, f64::from(u8::from(cancelled.load(Ordering::Relaxed)))];
-        let (Partial { mut gradient, scalars }, [all_bad_rows, all_cancelled]) = self.reduce(step, flags)?;
-        if all_cancelled > 0.0 {
-            self.fold.recycle(gradient);
+
+        let Partial { gradient, sums } = self.accumulator.finish(self.parameters.elements());
+        let ([loss, weight, tokens, supervised], flags) = (sums.numbers(), guard.flags());
+        let cancelled = f64::from(u8::from(cancelled.load(Ordering::Relaxed)));
+        let numbers = [loss, weight, tokens, supervised, flags[0], flags[1], cancelled];
+        let (mut gradient, numbers) = peers.sum(&format!("the gradients of update {update}"), gradient, numbers)?;
+        let [loss, weight, tokens, supervised, not_finite, bad_weights, cancelled] = numbers;
+        if cancelled > 0.0 {
+            self.accumulator.recycle(gradient);
             return Ok(Outcome::Cancelled);
         }
-        self.guard(step, &scalars, all_bad_rows > 0.0, &bad_rows)?;
 
-        let weight = scalars[WEIGHT];
         let grad_norm = clip::norm_of_mean(&gradient, weight);
-        clip::scale(&mut gradient, weight, grad_norm, self.settings.trainer.max_grad_norm);
-        let learning_rate = self.schedule.learning_rate(step);
-        self.updater
-            .apply(&mut self.parameters, &gradient, step, learning_rate)
-            .map_err(|error| Failure::from(error).at(format!("update {step}")))?;
-        self.fold.recycle(gradient);
-        self.done = step;
+        let factor = clip::factor(weight, grad_norm, self.max_grad_norm);
+        let context = Context { update, trainer: &self.trainer, parameters: &self.parameters, peers, name_rows };
+        let all = Sums::of_numbers([loss, weight, tokens, supervised]);
+        let factor = guard.check(&context, &all, [not_finite, bad_weights], factor)?;
+        clip::scale(&mut gradient, factor);
+        let learning_rate = self.schedule.learning_rate(update);
+        self.optimizer
+            .apply(&mut self.parameters, &gradient, update, learning_rate)
+            .map_err(|error| Failure::from(error).at(format!("update {update}")))?;
+        self.accumulator.recycle(gradient);
 
-        let names = self.objective.metric_names().into_iter();
-        let mut metrics: Vec<_> = names.zip(scalars[METRICS..].iter().copied()).collect();
-        metrics.extend(self.job.services.take_metrics());
-        Ok(Outcome::Updated(UpdateLine {
-            loss: scalars[LOSS] / weight,
+        Ok(Outcome::Updated(UpdateNumbers {
+            loss: loss / weight,
             grad_norm,
             learning_rate,
-            tokens: scalars[TOKENS] as u64,
-            supervised_tokens: scalars[SUPERVISED] as u64,
+            tokens: tokens as u64,
+            supervised_tokens: supervised as u64,
             data_wait,
-            metrics,
+            metrics: sums.metrics,
         }))
-    }
-
-    /// Sums over micro-batches and ranks, the flags of this rank with it.
-    fn reduce(&mut self, step: u64, flags: [f64; FLAGS]) -> Result<(Partial, [f64; FLAGS]), Failure> {
-        let metrics = self.number_of_metrics()?;
-        // A rank without rows adds nothing to a bit of the others': x + -0.0 is x, and -0.0 + 0.0 would be 0.0.
-        let mut partial = self.fold.finish().unwrap_or_else(|| Partial {
-            gradient: vec![-0.0; self.parameters.elements()],
-            scalars: vec![-0.0; METRICS + metrics],
-        });
-        partial.scalars.extend(flags);
-        let what = format!("the gradients of update {step}");
-        let (gradient, mut scalars) = self.peers.sum(&what, partial.gradient, partial.scalars)?;
-        let flags = scalars.split_off(scalars.len() - FLAGS);
-        let flags = [flags[0], flags[1]];
-        Ok((Partial { gradient, scalars }, flags))
-    }
-
-    /// How many metrics the trainer has. A rank that has had no rows cannot know, and asks the others once.
-    fn number_of_metrics(&mut self) -> Result<usize, Failure> {
-        if let Some(number) = self.number_of_metrics {
-            return Ok(number);
-        }
-        let own = self.objective.metric_names().len() as f64;
-        let all = self.peers.gather_numbers("the number of metrics", vec![own])?;
-        let number = all.into_iter().flatten().fold(0.0, f64::max) as usize;
-        Ok(*self.number_of_metrics.insert(number))
-    }
-
-    /// Stops before an update that would spoil the weights.
-    fn guard(&self, step: u64, scalars: &[f64], bad: bool, bad_rows: &[usize]) -> Result<(), Failure> {
-        if !bad && scalars[LOSS].is_finite() {
-            return Ok(());
-        }
-        let own = match bad_rows {
-            [] => String::new(),
-            rows => self.dataset.name_rows(rows),
-        };
-        let all = self.peers.gather_texts("the rows that are to blame", own)?;
-        let named = all.iter().enumerate().filter(|(_, rows)| !rows.is_empty());
-        let named: Vec<String> = match self.peers.world_size() {
-            1 => all.clone(),
-            _ => named.map(|(rank, rows)| format!("rank {rank}, {rows}")).collect(),
-        };
-        let failure = Failure::new(Status::NonFinite, format!("the loss or gradient of update {step} is not finite"));
-        let failure = match bad {
-            true => named.iter().fold(failure, Failure::at),
-            false => failure.at("the sum over all micro-batches"),
-        };
-        Err(failure
-            .because("the update was not applied: the weights are those of the update before")
-            .help("lower `optimizer.learning_rate`, lengthen `scheduler.warmup_steps`, or look at these rows"))
     }
 }

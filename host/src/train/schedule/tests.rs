@@ -75,6 +75,20 @@ fn a_constant_schedule_without_warm_up_is_the_peak_from_the_first_update() {
 }
 
 #[test]
+fn without_a_warm_up_the_first_update_has_the_peak_and_a_job_of_one_trains_at_it() {
+    for scheduler in all(0) {
+        assert_eq!(Schedule::new(&scheduler, 1e-4, 1).learning_rate(1), 1e-4, "{scheduler:?}");
+        for update in 1..=9 {
+            let rates = [0, 1].map(|warmup| {
+                let position = all(0).iter().position(|other| *other == scheduler).unwrap();
+                Schedule::new(&all(warmup)[position], 1e-4, 9).learning_rate(update)
+            });
+            assert_eq!(rates[0], rates[1], "no warm-up is a warm-up of one: {scheduler:?}");
+        }
+    }
+}
+
+#[test]
 fn a_linear_schedule_falls_by_the_same_step_each_time() {
     let scheduler = Scheduler::Linear(Linear { warmup_steps: 2, min_ratio: 0.5 });
     let schedule = Schedule::new(&scheduler, 1.0, 5);
@@ -110,7 +124,7 @@ proptest! {
     fn cosine_follows_the_textbook_formula(
         warmup in 0u64..50, length in 1u64..500, min_ratio in 0.0f64..=1.0, part in 0.0f64..1.0,
     ) {
-        let total = warmup + length;
+        let (warmup, total) = (warmup.max(1), warmup.max(1) + length);
         let update = warmup + 1 + (part * length as f64) as u64;
         let angle = PI * (update - warmup) as f64 / (total - warmup + 1) as f64;
         let expected = 1e-4 * (min_ratio + (1.0 - min_ratio) * 0.5 * (1.0 + angle.cos()));
@@ -122,7 +136,7 @@ proptest! {
     fn polynomial_follows_the_textbook_formula(
         warmup in 0u64..50, length in 1u64..500, power in 0.0f64..4.0, min_ratio in 0.0f64..=1.0, part in 0.0f64..1.0,
     ) {
-        let total = warmup + length;
+        let (warmup, total) = (warmup.max(1), warmup.max(1) + length);
         let update = warmup + 1 + (part * length as f64) as u64;
         let progress = (update - warmup) as f64 / (length + 1) as f64;
         let expected = 1e-4 * (min_ratio + (1.0 - min_ratio) * (1.0 - progress).powf(power));

@@ -1,5 +1,9 @@
 //! Components that misbehave, each in one way.
 
+mod model;
+mod states;
+mod trainer;
+
 use mdt_plugin_api::prelude::*;
 
 mdt_plugin_api::config! {
@@ -61,4 +65,7 @@ impl Optimizer for PanicsWhenMade {
 mdt_plugin_api::plugin! {
     optimizer "panics_at_three" => PanicsAtThree;
     optimizer "panics_when_made" => PanicsWhenMade;
+    optimizer "states" => states::States;
+    trainer "bytes" => trainer::Bytes;
+    model "declares" => model::Declares;
 }

@@ -1,0 +1,115 @@
+//! Metrics of plugins in the lines of metrics.jsonl, matched by name over micro-batches, updates and ranks.
+//!
+//! A metric that a trainer returns with its loss is summed over the update's micro-batches, or the batches of an
+//! evaluation, on all ranks. A number that a plugin reports through the host's services is averaged over all reports
+//! since the line before, of all ranks; so lines that are further apart (`metrics.every`) drop none.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::accumulate::{Accumulator, Partial, Sums};
+use crate::exit::{Failure, Status};
+use crate::peers::Peers;
+use crate::progress;
+
+/// Numbers by the name of their metric.
+pub(super) type ByName = BTreeMap<String, f64>;
+
+/// Metrics of plugins between two lines.
+#[derive(Default)]
+pub(super) struct PluginMetrics {
+    reports: Reports,
+    /// Metrics that the user was told are not finite.
+    told: BTreeSet<String>,
+}
+
+/// Reports by name: their sum and their number.
+type Reports = BTreeMap<String, (f64, u64)>;
+
+impl PluginMetrics {
+    /// Adds what plugins of this rank have reported.
+    pub(super) fn add_reports(&mut self, mut reports: Vec<(String, f64)>) {
+        // Threads report in any order; the sum has one.
+        reports.sort_by(|(a, x), (b, y)| a.cmp(b).then(x.total_cmp(y)));
+        for (name, value) in reports {
+            add_report(&mut self.reports, name, (value, 1));
+        }
+    }
+
+    /// The metrics of the line of this update, from all ranks. All ranks call it.
+    pub(super) fn line(&mut self, update: u64, trainer: ByName, peers: &Peers) -> Result<ByName, Failure> {
+        let what = format!("the metrics of update {update}");
+        let reports = std::mem::take(&mut self.reports).into_iter();
+        let reports = reports.map(|(name, (sum, count))| (name, (sum.to_string(), count))).collect();
+        let ranks = exchange(&RankMetrics { trainer: shown(&trainer), reports }, &what, peers)?;
+        let (mut sums, mut reports) = (Accumulator::default(), Reports::new());
+        for rank in ranks {
+            let metrics = numbers(rank.trainer, &what)?;
+            sums.push(Partial { gradient: Vec::new(), sums: Sums { metrics, ..Sums::NONE } });
+            for (name, (sum, count)) in rank.reports {
+                add_report(&mut reports, name, (number(&sum, &what)?, count));
+            }
+        }
+        let mut line: ByName = reports.into_iter().map(|(name, (sum, count))| (name, sum / count as f64)).collect();
+        line.extend(sums.finish(0).sums.metrics);
+        for (name, value) in line.iter().filter(|(_, value)| !value.is_finite()) {
+            if peers.is_first() && self.told.insert(name.clone()) {
+                progress::note(&format!(
+                    "warning: the metric `{name}` is {value} in update {update}; metrics.jsonl has null for numbers that \
+                     are not finite"
+                ));
+            }
+        }
+        Ok(line)
+    }
+}
+
+fn add_report(reports: &mut Reports, name: String, (sum, count): (f64, u64)) {
+    let entry = reports.entry(name).or_insert((-0.0, 0));
+    *entry = (entry.0 + sum, entry.1 + count);
+}
+
+/// The metrics of the batches of an evaluation, added in the order of the batches. Rank r of n has batches r, r + n, …;
+/// all ranks call it.
+pub(super) fn of_evaluation(own: &[Sums], count: usize, what: &str, peers: &Peers) -> Result<ByName, Failure> {
+    let own: Vec<_> = own.iter().map(|sums| shown(&sums.metrics)).collect();
+    let mut ranks = exchange(&own, what, peers)?;
+    let mut all = Sums::NONE;
+    for batch in 0..count {
+        let (rank, place) = (batch % ranks.len(), batch / ranks.len());
+        let metrics = ranks[rank].get_mut(place).map(std::mem::take).unwrap_or_default();
+        all.add(Sums { metrics: numbers(metrics, what)?, ..Sums::NONE });
+    }
+    Ok(all.metrics)
+}
+
+/// One rank's metrics on their way to the others. JSON has no NaN, so numbers are text; every digit is kept.
+#[derive(Serialize, Deserialize)]
+struct RankMetrics {
+    trainer: BTreeMap<String, String>,
+    reports: BTreeMap<String, (String, u64)>,
+}
+
+/// Every rank's value, in order of ranks.
+fn exchange<T: Serialize + for<'de> Deserialize<'de>>(own: &T, what: &str, peers: &Peers) -> Result<Vec<T>, Failure> {
+    let text = serde_json::to_string(own).map_err(|error| unreadable(what).because(error))?;
+    let texts = peers.gather_texts(what, text)?;
+    texts.iter().map(|text| serde_json::from_str(text).map_err(|error| unreadable(what).because(error))).collect()
+}
+
+fn shown(metrics: &ByName) -> BTreeMap<String, String> {
+    metrics.iter().map(|(name, value)| (name.clone(), value.to_string())).collect()
+}
+
+fn numbers(metrics: BTreeMap<String, String>, what: &str) -> Result<ByName, Failure> {
+    metrics.into_iter().map(|(name, text)| Ok((name, number(&text, what)?))).collect()
+}
+
+fn number(text: &str, what: &str) -> Result<f64, Failure> {
+    text.parse().map_err(|error| unreadable(what).because(error))
+}
+
+fn unreadable(what: &str) -> Failure {
+    Failure::new(Status::Peer, "the metrics of another rank cannot be read").at(what)
+}

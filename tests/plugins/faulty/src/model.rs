@@ -1,0 +1,43 @@
+//! A model that declares the parameters of its configuration and computes nothing.
+
+use mdt_plugin_api::prelude::*;
+
+mdt_plugin_api::config! {
+    /// Keys of the model `declares`.
+    pub struct DeclaresConfig {
+        /// The names of its parameters.
+        names: Vec<String> = Vec::new(),
+        /// The shape of each.
+        shape: Vec<usize> = Vec::new(),
+    }
+}
+
+/// The model.
+pub struct Declares(DeclaresConfig);
+
+impl Component for Declares {
+    type Config = DeclaresConfig;
+
+    fn create(config: DeclaresConfig, _setup: &Setup) -> Result<Self> {
+        Ok(Self(config))
+    }
+}
+
+impl Model for Declares {
+    fn parameters(&self) -> Vec<ParameterSpec> {
+        let spec = |name: &String| ParameterSpec { name: name.clone(), shape: self.0.shape.clone(), init: Init::Ones };
+        self.0.names.iter().map(spec).collect()
+    }
+
+    fn vocabulary_size(&self) -> usize {
+        1 << 20
+    }
+
+    fn hidden(&self, _: &ModelContext, _: &ModelInput<'_>, _: Option<&mut Cache>) -> Result<Tensor> {
+        Err(Error::other("this model computes nothing"))
+    }
+
+    fn head(&self, _: &ModelContext, _: &Tensor) -> Result<Tensor> {
+        Err(Error::other("this model computes nothing"))
+    }
+}

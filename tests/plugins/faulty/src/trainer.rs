@@ -1,0 +1,117 @@
+//! A trainer over bytes whose loss can be given other numbers than it should have.
+
+use mdt_plugin_api::prelude::*;
+
+mdt_plugin_api::config! {
+    /// Keys of the trainer `bytes`.
+    pub struct BytesConfig {
+        /// The weight of every loss instead of the number of supervised tokens.
+        weight: Option<f64> = None,
+        /// The weight of a loss with an odd number of supervised tokens instead of that number.
+        odd_weight: Option<f64> = None,
+        /// A factor of the loss.
+        scale: f64 = 1.0,
+        /// Whether the loss has metrics: `all`, and `odd` or `even` by the number of supervised tokens.
+        metrics: bool = false,
+        /// Whether the loss has the metric `undefined`, which is NaN.
+        undefined_metric: bool = false,
+        /// Whether `collate` reports `odd_tokens` or `even_tokens`: their number of supervised tokens.
+        reports: bool = false,
+    }
+}
+
+/// Each byte of prompt and completion is a token; the completion is trained.
+pub struct Bytes {
+    config: BytesConfig,
+    services: Services,
+}
+
+impl Component for Bytes {
+    type Config = BytesConfig;
+
+    fn create(config: BytesConfig, setup: &Setup) -> Result<Self> {
+        Ok(Self { config, services: setup.services.clone() })
+    }
+}
+
+fn tokens(text: &str) -> impl Iterator<Item = u32> {
+    text.bytes().map(|byte| u32::from(byte % 100))
+}
+
+impl Trainer for Bytes {
+    fn vocabulary(&self) -> Result<Vocabulary> {
+        Ok(Vocabulary { size: 100, stop: Vec::new() })
+    }
+
+    fn encode(&self, example: &Example) -> Result<Encoded> {
+        let Content::PromptCompletion { prompt, completion } = &example.content else {
+            return Err(Error::input("the row is no prompt with its completion"));
+        };
+        let tokens: Vec<u32> = tokens(prompt).chain(tokens(completion)).collect();
+        let supervised = (0..tokens.len()).map(|place| place >= prompt.len()).collect();
+        Ok(Encoded { tokens, supervised, truncated: 0 })
+    }
+
+    fn encode_prompt(&self, example: &Example) -> Result<Vec<u32>> {
+        self.encode(example).map(|encoded| encoded.tokens)
+    }
+
+    fn decode(&self, _tokens: &[u32]) -> Result<String> {
+        Ok(String::new())
+    }
+
+    fn collate(&self, rows: &[&Encoded]) -> Result<HostBatch> {
+        let length = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
+        let mut tokens = vec![0; rows.len() * length];
+        let (mut places, mut targets) = (Vec::new(), Vec::new());
+        for (start, row) in (0..).step_by(length).zip(rows) {
+            for (at, (&token, &supervised)) in row.tokens.iter().zip(&row.supervised).enumerate() {
+                tokens[start + at] = token as i32;
+                if supervised {
+                    places.push((start + at - 1) as i32);
+                    targets.push(token as i32);
+                }
+            }
+        }
+        if self.config.reports {
+            let name = if targets.len() % 2 == 1 { "odd_tokens" } else { "even_tokens" };
+            self.services.metric(name, targets.len() as f64);
+        }
+        Ok(HostBatch {
+            tokens: rows.iter().map(|row| row.tokens.len() as u64).sum(),
+            supervised_tokens: targets.len() as u64,
+            arrays: vec![
+                ("tokens".into(), HostArray::new(&[rows.len(), length], &tokens)?),
+                ("places".into(), HostArray::new(&[places.len()], &places)?),
+                ("targets".into(), HostArray::new(&[targets.len()], &targets)?),
+            ],
+        })
+    }
+
+    fn loss(&self, ctx: &TrainerContext, batch: &Batch) -> Result<Loss> {
+        let targets = batch.get("targets")?;
+        let hidden = ctx.hidden(batch.get("tokens")?, None, None)?;
+        let width = hidden.shape()?.last().copied().unwrap_or(1);
+        let supervised = hidden.reshape(&[-1, width as i64])?.take(batch.get("places")?, 0)?;
+        let losses = ctx.head(&supervised)?.cross_entropy(targets)?;
+        let number = |value: f64| Tensor::full(ctx.compute(), &[], value, Dtype::F32);
+        let count: usize = targets.shape()?.iter().product();
+        let odd = count % 2 == 1;
+        let mut metrics = Vec::new();
+        if self.config.metrics {
+            // Their order and their names are not those of every micro-batch.
+            let own = (if odd { "odd" } else { "even" }.to_owned(), number(1.0)?);
+            metrics.push(("all".to_owned(), number(1.0)?));
+            metrics.insert(usize::from(odd), own);
+        }
+        if self.config.undefined_metric {
+            metrics.push(("undefined".to_owned(), number(f64::NAN)?));
+        }
+        let given = self.config.odd_weight.filter(|_| odd).or(self.config.weight);
+        Ok(Loss {
+            sum: Tensor::op(OpKind::MULTIPLY, &[&losses.sum()?, &number(self.config.scale)?], &[])?,
+            weight: number(given.unwrap_or(count as f64))?,
+            metrics,
+        })
+    }
+}
