@@ -52,12 +52,17 @@ impl Cause {
 
 /// Ranks as a sentence's subject, with the verb that goes with their number: `rank 2 has`, `ranks 1 and 3 have`.
 pub(crate) fn subject(ranks: &[u32], verbs: (&str, &str)) -> String {
+    format!("{} {}", named(ranks), if ranks.len() > 1 { verbs.1 } else { verbs.0 })
+}
+
+/// Ranks in words: `rank 2`, `ranks 1 and 3`.
+pub(crate) fn named(ranks: &[u32]) -> String {
     match ranks {
-        [] => format!("no rank {}", verbs.0),
-        [rank] => format!("rank {rank} {}", verbs.0),
+        [] => "no rank".to_owned(),
+        [rank] => format!("rank {rank}"),
         [first @ .., last] => {
             let first: Vec<String> = first.iter().map(u32::to_string).collect();
-            format!("ranks {} and {last} {}", first.join(", "), verbs.1)
+            format!("ranks {} and {last}", first.join(", "))
         }
     }
 }

@@ -1,11 +1,13 @@
 //! What all parts of a communicator share.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::{Mutex, PoisonError};
 
 use mdt_plugin_api::{Bootstrap, Services};
 
 use crate::Config;
 use crate::fault::Fault;
+use crate::token::Token;
 
 /// This rank's place in its job, and what has become of the job.
 pub(crate) struct Job {
@@ -15,20 +17,28 @@ pub(crate) struct Job {
     pub(crate) identity: String,
     pub(crate) config: Config,
     pub(crate) services: Services,
+    pub(crate) token: Token,
     pub(crate) fault: Fault,
+    /// Processes with another token or another version that have been turned away.
+    pub(crate) turned_away: AtomicU32,
+    /// The ranks that this one waits for, until all are connected.
+    awaited: Mutex<Vec<u32>>,
     /// Set when the communicator is dropped: what ends after that was not lost.
     pub(crate) closing: AtomicBool,
 }
 
 impl Job {
-    pub(crate) fn new(bootstrap: &Bootstrap, config: Config, services: Services) -> Self {
+    pub(crate) fn new(bootstrap: &Bootstrap, config: Config, services: Services, token: Token) -> Self {
         Self {
             rank: bootstrap.rank,
             world_size: bootstrap.world_size,
             identity: bootstrap.job.clone(),
             config,
             services,
+            token,
             fault: Fault::default(),
+            turned_away: AtomicU32::new(0),
+            awaited: Mutex::default(),
             closing: AtomicBool::new(false),
         }
     }
@@ -37,5 +47,15 @@ impl Job {
     pub(crate) fn peers(&self) -> impl Iterator<Item = u32> {
         let own = self.rank;
         (0..self.world_size).filter(move |&rank| rank != own)
+    }
+
+    /// Notes which ranks this one waits for, for the error when the job is cancelled meanwhile.
+    pub(crate) fn waits_for(&self, ranks: Vec<u32>) {
+        *self.awaited.lock().unwrap_or_else(PoisonError::into_inner) = ranks;
+    }
+
+    /// The ranks that this one waits for.
+    pub(crate) fn awaited(&self) -> Vec<u32> {
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -1,8 +1,9 @@
 //! Collectives between machines over gRPC: [`Grpc`], by the name `grpc`.
 //!
 //! The ranks of a job meet at rank 0 (`comm.address`, `comm.port`), which checks that all of them run the same job and
-//! hands out the roster. After that every two ranks share one HTTP/2 stream, and nobody is in the middle. The contract
-//! of both is `proto/mdt/collectives/v1/collectives.proto`.
+//! hands out the roster. After that every two ranks share one HTTP/2 stream, without a rank in the middle. The contract
+//! of both is `proto/mdt/collectives/v1/collectives.proto`. Every connection begins with a handshake in which both
+//! ranks prove that they know the job token; nothing else is said to a process that does not.
 //!
 //! What a host may rely on:
 //!
@@ -18,11 +19,15 @@
 //! - Memory: a collective works in the buffers that it was given. Besides, it holds a few chunks of 1 MiB per peer, and
 //!   where peers are slow to take what this rank has folded, up to its slice: 1/n of the payload.
 
+mod accept;
+mod address;
 mod call;
 mod communicator;
+mod connection;
 mod engine;
 mod fault;
 mod flat;
+mod handshake;
 mod job;
 mod link;
 mod mesh;
@@ -30,12 +35,14 @@ mod open;
 mod operation;
 mod pairwise_reduction;
 mod rendezvous;
+mod token;
 mod transport;
 mod wire;
 
 use mdt_plugin_api::prelude::*;
 
 use crate::job::Job;
+use crate::token::Token;
 
 /// The largest number of ranks: each holds a connection to every other.
 const MAX_WORLD_SIZE: u32 = 64;
@@ -47,9 +54,11 @@ mdt_plugin_api::config! {
         connect_timeout_s: f64 = 60.0,
         /// How long a rank that has begun a collective waits for the others, in seconds.
         timeout_s: f64 = 30.0,
-        /// Accept addresses that other machines can reach, although nothing is encrypted and nobody authenticated: for
-        /// networks that are trusted altogether.
+        /// Accept addresses that other machines can reach, although nothing is encrypted: for networks that you trust.
         insecure: bool = false,
+        /// A file with the job token, the secret by which the ranks of a job know each other. Only its owner may have
+        /// access to it. Default: the token is in the environment variable `MDT_JOB_TOKEN`, which `mdt-host launch` sets.
+        token_file: Option<String> = None,
     }
 }
 
@@ -99,7 +108,11 @@ impl CommBackend for Grpc {
             let last = world_size - 1;
             return Err(Error::config(format!("comm.rank must be 0 to {last}, not {rank}")).with("key", "comm.rank"));
         }
-        let job = Job::new(bootstrap, self.config.clone(), self.services.clone());
+        let token = match world_size {
+            1 => Token::unshared()?,
+            _ => Token::load(self.config.token_file.as_deref())?,
+        };
+        let job = Job::new(bootstrap, self.config.clone(), self.services.clone(), token);
         open::open(job, &bootstrap.address, bootstrap.port)
     }
 }

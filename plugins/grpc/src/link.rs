@@ -31,19 +31,35 @@ pub(crate) struct Link {
 
 /// The side of a stream that this rank speaks on, not yet connected to a peer.
 pub(crate) struct Speaker {
+    hello: oneshot::Sender<Hello>,
     chunks: mpsc::Sender<Chunk>,
     end: oneshot::Sender<()>,
 }
 
 impl Speaker {
-    /// Everything that will be said, and who can say it. It begins with a hello.
-    pub(crate) fn new(job: &Job, hello: Hello) -> (Self, Outgoing) {
+    /// Everything that will be said, and who can say it.
+    pub(crate) fn new(job: &Job) -> (Self, Outgoing) {
+        let (hello, introduced) = oneshot::channel();
         let (chunks, said) = mpsc::channel(UNDER_WAY);
         let (end, ended) = oneshot::channel();
         let fault = WatchStream::new(job.fault.watch());
-        (Self { chunks, end }, Outgoing { hello: Some(hello), fault, chunks: said, ended, over: false })
+        (Self { hello, chunks, end }, Outgoing { hello: Some(introduced), fault, chunks: said, ended, over: false })
     }
 
+    /// Says hello, which is the first thing that is said.
+    pub(crate) fn introduce(self, hello: Hello) -> Introduced {
+        let _ = self.hello.send(hello); // the stream may have ended
+        Introduced { chunks: self.chunks, end: self.end }
+    }
+}
+
+/// A side that has said hello.
+pub(crate) struct Introduced {
+    chunks: mpsc::Sender<Chunk>,
+    end: oneshot::Sender<()>,
+}
+
+impl Introduced {
     /// A link to `rank`, whose hello has been read from `stream`. `connection` is kept as long as the stream.
     pub(crate) fn link<C: Send + 'static>(
         self,
@@ -65,7 +81,8 @@ impl Speaker {
 /// What this rank says to a peer: a hello, chunks, and last an abort when something went wrong, a goodbye when the
 /// communicator is closed, or nothing more when the peer has ended its side.
 pub(crate) struct Outgoing {
-    hello: Option<Hello>,
+    /// None once it has been said.
+    hello: Option<oneshot::Receiver<Hello>>,
     fault: WatchStream<Option<Cause>>,
     chunks: mpsc::Receiver<Chunk>,
     ended: oneshot::Receiver<()>,
@@ -89,8 +106,12 @@ impl Stream for Outgoing {
         if this.over {
             return Poll::Ready(None);
         }
-        if let Some(hello) = this.hello.take() {
-            return Poll::Ready(Some(Body::Hello(hello).into()));
+        if let Some(hello) = &mut this.hello {
+            let Poll::Ready(hello) = Pin::new(hello).poll(context) else { return Poll::Pending };
+            this.hello = None;
+            // Without a hello the attempt was given up.
+            this.over = hello.is_err();
+            return Poll::Ready(hello.ok().map(|hello| Body::Hello(hello).into()));
         }
         // An abort does not overtake what a collective that has ended here still has to send.
         let is_closed = match this.chunks.poll_recv(context) {
@@ -186,9 +207,9 @@ pub(crate) fn reason(error: &(dyn std::error::Error + 'static)) -> String {
     }
 }
 
-/// Who this rank is, as it introduces itself.
-pub(crate) fn hello(job: &Job, session: &Session) -> Hello {
-    Hello { session: session.session, generation: session.generation, rank: job.rank }
+/// How a side introduces itself.
+pub(crate) fn hello(session: Session) -> Hello {
+    Hello { session: session.session, generation: session.generation }
 }
 
 /// The roster's identity.

@@ -1,6 +1,8 @@
 //! Opening a communicator: from an address to a stream with every rank.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::convert::Infallible;
+use std::future::pending;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,17 +13,21 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::accept::accept;
+use crate::address;
 use crate::communicator::Ranks;
 use crate::engine::Engine;
+use crate::fault::named;
 use crate::job::Job;
-use crate::link::Session;
+use crate::link::{Session, SessionWatch};
 use crate::mesh::{self, Door};
 use crate::rendezvous::coordinator::{Coordinator, Desk};
 use crate::rendezvous::join::join;
+use crate::token::random;
 use crate::transport;
 use crate::wire::collectives_server::CollectivesServer;
 use crate::wire::rendezvous_server::RendezvousServer;
-use crate::wire::{MAX_JOIN, MAX_MESSAGE};
+use crate::wire::{Cause, MAX_JOIN, MAX_MESSAGE};
 
 /// Threads that move and fold data. Two keep a connection and a fold busy at once.
 const THREADS: usize = 2;
@@ -50,7 +56,7 @@ pub(crate) fn open(job: Job, address: &str, port: u16) -> Result<Box<dyn Communi
     let engine = runtime.block_on(async {
         tokio::select! {
             engine = connect(&job, address, port) => engine,
-            () = cancelled(&job) => Err(Error::new(ErrorCode::Cancelled, "cancelled while waiting for other ranks")),
+            never = stop_when_cancelled(&job) => match never {},
         }
     });
     match engine {
@@ -62,56 +68,65 @@ pub(crate) fn open(job: Job, address: &str, port: u16) -> Result<Box<dyn Communi
     }
 }
 
-async fn cancelled(job: &Job) {
+/// Raises a fault when the host cancels the job, which ends all waiting and tells the ranks that have come.
+async fn stop_when_cancelled(job: &Job) -> Infallible {
     while !job.services.cancelled() {
         tokio::time::sleep(CANCELLED).await;
     }
+    let awaited = named(&job.awaited());
+    job.fault.raise(Cause::of(job.rank, format!("rank {} was stopped while it waited for {awaited}", job.rank)));
+    pending().await
 }
 
 async fn connect(job: &Arc<Job>, address: &str, port: u16) -> Result<Engine> {
     if job.world_size == 1 {
         return Ok(Engine { job: Arc::clone(job), session: Session::default(), links: Vec::new(), server: None });
     }
-    let unknown = |error: std::io::Error| {
-        Error::config(format!("comm.address names no machine that is known here: {address:?}"))
-            .with("key", "comm.address")
-            .caused_by(error)
-    };
-    let addresses = transport::resolve(address, port).await.map_err(unknown)?;
-    transport::require_loopback(&addresses, job.config.insecure)?;
-
+    let addresses = address::resolve(address, port).await?;
+    address::require_loopback(&addresses, job.config.insecure)?;
     let engine = meet(job, &addresses).await?;
     job.services.log(LogLevel::Debug, &format!("rank {} of {} is connected with all others", job.rank, job.world_size));
     Ok(engine)
 }
 
-/// Goes to the rendezvous, and from there connects with everybody.
+/// Goes to the rendezvous, and from there connects with all other ranks.
 async fn meet(job: &Arc<Job>, addresses: &[SocketAddr]) -> Result<Engine> {
     let limit = Duration::from_secs_f64(job.config.connect_timeout_s);
     let (session, known) = watch::channel(None);
-    let (door, arrived) = Door::new(Arc::clone(job), known);
+    let (door, arrived) = Door::new(Arc::clone(job), known.clone());
+    let error = |cause: Cause| match job.services.cancelled() {
+        true => Error::new(ErrorCode::Cancelled, format!("cancelled while waiting for {}", named(&job.awaited()))),
+        false => cause.error(),
+    };
 
-    let (roster, to_rank_0, server) = if job.rank == 0 {
-        let coordinator = Arc::new(Coordinator::new(Arc::clone(job)));
+    let (roster, met, server) = if job.rank == 0 {
+        let number = random().map_err(|error| Error::other("no session can be made").caused_by(error))?;
+        let coordinator = Arc::new(Coordinator::new(Arc::clone(job), u64::from_le_bytes(number)));
         let desk = Desk(Arc::clone(&coordinator));
-        let server = Server::start(job, transport::listen(addresses).await?, door, Some(desk));
+        let server = Server::start(job, address::listen(addresses).await?, known, door, Some(desk));
         match coordinator.wait(limit).await {
             Ok(roster) => (roster, None, Some(server)),
             Err(cause) => {
                 coordinator.tell().await;
                 server.stop().await;
-                return Err(cause.error());
+                return Err(error(cause));
             }
         }
     } else {
         // Nobody dials the last rank.
         let server = match job.rank + 1 < job.world_size {
-            true => Some(Server::start(job, transport::listen(&[data_address(job, addresses)?]).await?, door, None)),
+            true => {
+                let own = address::of_this_rank(job, addresses)?;
+                Some(Server::start(job, address::listen(&[own]).await?, known, door, None))
+            }
             false => None,
         };
-        let reached_at = server.as_ref().map_or_else(String::new, |server| server.address.to_string());
-        let (roster, to_rank_0) = join(job, addresses, reached_at, limit).await.map_err(|cause| cause.error())?;
-        (roster, Some(to_rank_0), server)
+        let reached_at = server.as_ref().map_or_else(String::new, |server| address::to_text(server.address));
+        let met = tokio::select! {
+            met = join(job, addresses, reached_at, limit) => met.map_err(error)?,
+            cause = job.fault.raised() => return Err(error(cause)),
+        };
+        (met.roster, Some((met.channel, met.address)), server)
     };
     let session_now = roster.session();
     session.send_replace(Some(session_now));
@@ -119,25 +134,10 @@ async fn meet(job: &Arc<Job>, addresses: &[SocketAddr]) -> Result<Engine> {
     let links = tokio::select! {
         biased;
         cause = job.fault.raised() => Err(cause),
-        links = mesh::connect(job, &roster, to_rank_0, arrived, deadline) => links,
+        links = mesh::connect(job, &roster, met, arrived, deadline) => links,
     };
-    let links = links.map_err(|cause| job.fault.raise(cause).error())?;
+    let links = links.map_err(|cause| error(job.fault.raise(cause)))?;
     Ok(Engine { job: Arc::clone(job), session: session_now, links, server })
-}
-
-/// Where higher ranks reach this one: at the address from which it reaches rank 0.
-fn data_address(job: &Job, addresses: &[SocketAddr]) -> Result<SocketAddr> {
-    let way_to = |&address: &SocketAddr| {
-        let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let socket = UdpSocket::bind((any, 0))?;
-        socket.connect(address)?; // sends nothing
-        Ok::<_, std::io::Error>(SocketAddr::new(socket.local_addr()?.ip(), 0))
-    };
-    let own = addresses.iter().find_map(|address| way_to(address).ok()).ok_or_else(|| {
-        Error::config("this machine has no way to comm.address").with("key", "comm.address").with("rank", job.rank)
-    })?;
-    transport::require_loopback(&[own], job.config.insecure)?;
-    Ok(own)
 }
 
 /// What answers other ranks, as long as it is kept.
@@ -148,12 +148,18 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    fn start(job: &Job, (listener, address): (TcpListener, SocketAddr), door: Door, desk: Option<Desk>) -> Self {
+    fn start(
+        job: &Arc<Job>,
+        (listener, address): (TcpListener, SocketAddr),
+        session: SessionWatch,
+        door: Door,
+        desk: Option<Desk>,
+    ) -> Self {
         let (stop, stopped) = oneshot::channel();
         let collectives = CollectivesServer::new(door).max_decoding_message_size(MAX_MESSAGE);
         let rendezvous = desk.map(|desk| RendezvousServer::new(desk).max_decoding_message_size(MAX_JOIN));
         let router = transport::server().add_service(collectives).add_optional_service(rendezvous);
-        let connections = transport::accept(listener, job.world_size);
+        let connections = accept(listener, Arc::clone(job), session);
         let task = tokio::spawn(async move {
             let stopped = async { drop(stopped.await) };
             // What goes wrong with a connection is seen by those who use it.

@@ -4,8 +4,8 @@
 
 tonic::include_proto!("mdt.collectives.v1");
 
-/// The version of the contract.
-pub(crate) const PROTOCOL: u32 = 1;
+/// The version of the contract: the handshake's and that of all messages.
+pub(crate) const PROTOCOL: u8 = 2;
 
 /// Payload of one chunk.
 pub(crate) const CHUNK: usize = 1 << 20;
@@ -13,7 +13,7 @@ pub(crate) const CHUNK: usize = 1 << 20;
 /// The largest message between ranks: a chunk and what describes it.
 pub(crate) const MAX_MESSAGE: usize = 2 * CHUNK;
 
-/// The largest request to join. It comes from somebody who is not known yet, so it is small.
+/// The largest request to join: a job identity and what belongs to it.
 pub(crate) const MAX_JOIN: usize = 512 << 10;
 
 /// The largest job identity that is sent whole.

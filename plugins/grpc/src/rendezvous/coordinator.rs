@@ -1,101 +1,153 @@
-//! Rank 0's side: it waits for the others, checks that they belong to the job, and answers all of them at once.
+//! Rank 0's side of the rendezvous: it waits for the others, checks that they belong to the job, and gives all of them
+//! the same answer.
 
 use std::collections::BTreeMap;
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{difference, digest};
+use super::{REJOIN, difference, digest};
+use crate::connection::Proved;
 use crate::fault::subject;
 use crate::job::Job;
 use crate::wire::join_reply::Outcome;
 use crate::wire::rendezvous_server::Rendezvous;
-use crate::wire::{Cause, JoinReply, JoinRequest, PROTOCOL, Roster};
+use crate::wire::{Cause, JoinReply, JoinRequest, Roster, Waiting};
 
 /// How long ranks that come late are still told what went wrong before.
 const LATECOMERS: Duration = Duration::from_secs(2);
 
-/// What all ranks are told.
+/// What all ranks are told in the end.
 type Verdict = Result<Roster, Cause>;
 
-/// Who has come, and what became of it.
+/// The rendezvous, as rank 0 sees it.
 pub(crate) struct Coordinator {
     job: Arc<Job>,
-    /// Where each rank that has come is reached.
-    joined: Mutex<BTreeMap<u32, String>>,
-    verdict: watch::Sender<Option<Verdict>>,
-    /// A permit for every rank that was told.
+    session: u64,
+    meeting: watch::Sender<Meeting>,
+    /// A permit for every rank that was told the verdict.
     told: Semaphore,
 }
 
+/// Who has come, and the verdict once there is one.
+#[derive(Default)]
+struct Meeting {
+    members: BTreeMap<u32, Member>,
+    verdict: Option<Verdict>,
+    /// Calls so far.
+    calls: u64,
+}
+
+/// A rank that has come.
+struct Member {
+    process: u64,
+    /// Where it is reached.
+    address: String,
+    /// The call that it waits in.
+    call: u64,
+    /// Whether it still waits there.
+    waits: bool,
+}
+
 impl Coordinator {
-    pub(crate) fn new(job: Arc<Job>) -> Self {
-        let verdict = watch::Sender::new(None);
-        let coordinator = Self { job, joined: Mutex::default(), verdict, told: Semaphore::new(0) };
-        coordinator.close_when_all_have_come(&coordinator.joined());
-        coordinator
+    /// A rendezvous to which nobody has come. `session` is a random number.
+    pub(crate) fn new(job: Arc<Job>, session: u64) -> Self {
+        Self { job, session, meeting: watch::Sender::default(), told: Semaphore::new(0) }
     }
 
-    /// Waits until all have come, at most `limit`.
+    /// Waits until all ranks have come, at most `limit`.
     pub(crate) async fn wait(&self, limit: Duration) -> Verdict {
-        let mut verdict = self.verdict.subscribe();
-        if tokio::time::timeout(limit, verdict.wait_for(Option::is_some)).await.is_err() {
-            self.decide(Err(self.absent(limit)));
+        let mut meeting = self.meeting.subscribe();
+        let decided = async {
+            loop {
+                {
+                    let meeting = meeting.borrow_and_update();
+                    if let Some(verdict) = &meeting.verdict {
+                        return verdict.clone();
+                    }
+                    self.job.waits_for(self.absent(&meeting));
+                }
+                // The sender is `self`, so the wait ends only with a change.
+                let _ = meeting.changed().await;
+            }
+        };
+        tokio::select! {
+            verdict = decided => verdict,
+            cause = self.job.fault.raised() => self.end(cause),
+            () = tokio::time::sleep(limit) => {
+                let cause = self.overdue(&self.absent(&self.meeting.borrow()), limit);
+                self.decide(Err(cause))
+            }
         }
-        let verdict = self.verdict.borrow().clone();
-        verdict.unwrap_or_else(|| Err(Cause::new("the rendezvous came to no end")))
     }
 
-    /// After a refusal: waits until every rank has heard it, two seconds at most.
+    /// After a refusal: waits until every rank has come and has been told, two seconds at most.
     pub(crate) async fn tell(&self) {
         let _ = tokio::time::timeout(LATECOMERS, self.told.acquire_many(self.job.world_size - 1)).await;
     }
 
-    fn absent(&self, limit: Duration) -> Cause {
-        let joined = self.joined();
-        let absent: Vec<u32> = self.job.peers().filter(|rank| !joined.contains_key(rank)).collect();
-        let message = format!("{} not come within {} s", subject(&absent, ("has", "have")), limit.as_secs_f64());
+    /// Decides if nobody has yet, and gives the verdict.
+    fn decide(&self, verdict: Verdict) -> Verdict {
+        let mut first = verdict.clone();
+        self.meeting.send_modify(|meeting| first = meeting.verdict.get_or_insert(verdict).clone());
+        first
+    }
+
+    /// Decides that the ranks do not run, and that ranks that have not come yet are not waited for to be told.
+    fn end(&self, cause: Cause) -> Verdict {
+        self.told.close();
+        self.decide(Err(cause))
+    }
+
+    fn absent(&self, meeting: &Meeting) -> Vec<u32> {
+        self.job.peers().filter(|rank| !meeting.members.get(rank).is_some_and(|member| member.waits)).collect()
+    }
+
+    fn overdue(&self, absent: &[u32], limit: Duration) -> Cause {
+        let message = format!("{} not come within {} s", subject(absent, ("has", "have")), limit.as_secs_f64());
         Cause { rank: absent.first().copied(), ..Cause::new(message) }.help(
-            "start every rank with the same comm.address and comm.port; `comm.connect_timeout_s` is how long ranks wait",
+            "start every rank with the same comm.address, comm.port and job token; `comm.connect_timeout_s` is how \
+             long ranks wait",
         )
     }
 
-    /// The first verdict stands.
-    fn decide(&self, verdict: Verdict) {
-        self.verdict.send_if_modified(|decided| {
-            let first = decided.is_none();
-            if first {
-                *decided = Some(verdict);
+    /// Takes a rank in, unless something keeps it out; gives the number of its call. What keeps a rank out ends the
+    /// rendezvous for all, unless that has ended well: then it is the error of this rank alone.
+    fn take_in(&self, rank: u32, request: JoinRequest) -> Result<u64, Cause> {
+        let mut outcome = Ok(0);
+        self.meeting.send_modify(|meeting| {
+            meeting.calls += 1;
+            outcome = Ok(meeting.calls);
+            if let Some(objection) = self.objection(rank, &request, &meeting.members) {
+                match &meeting.verdict {
+                    Some(Ok(_)) => outcome = Err(objection),
+                    Some(Err(_)) => {}
+                    None => meeting.verdict = Some(Err(objection)),
+                }
+                return;
             }
-            first
+            let JoinRequest { process, data_address: address, .. } = request;
+            meeting.members.insert(rank, Member { process, address, call: meeting.calls, waits: true });
+            if meeting.verdict.is_none() && self.absent(meeting).is_empty() {
+                let rank_0 = std::iter::once(String::new());
+                meeting.verdict = Some(Ok(Roster {
+                    session: self.session,
+                    generation: 1,
+                    data_addresses: rank_0
+                        .chain(meeting.members.values().map(|member| member.address.clone()))
+                        .collect(),
+                }));
+            }
         });
-    }
-
-    fn close_when_all_have_come(&self, joined: &BTreeMap<u32, String>) {
-        if joined.len() as u32 + 1 < self.job.world_size {
-            return;
-        }
-        let rank_0 = std::iter::once(String::new());
-        self.decide(Ok(Roster {
-            session: RandomState::new().hash_one(&self.job.identity),
-            generation: 1,
-            data_addresses: rank_0.chain(joined.values().cloned()).collect(),
-        }));
+        outcome
     }
 
     /// What keeps a rank out of this job; `None` where nothing does.
-    fn objection(&self, request: &JoinRequest, joined: &BTreeMap<u32, String>) -> Option<Cause> {
-        let &JoinRequest { protocol, rank, world_size, .. } = request;
-        let own = &self.job;
-        if protocol != PROTOCOL {
-            let message =
-                format!("rank {rank} speaks version {protocol} of the protocol, and rank 0 version {PROTOCOL}");
-            return Some(Cause::of(rank, message).help("install the same version of the plugin on all ranks"));
-        }
+    fn objection(&self, rank: u32, request: &JoinRequest, members: &BTreeMap<u32, Member>) -> Option<Cause> {
+        let (world_size, own) = (request.world_size, &self.job);
         if world_size != own.world_size {
             let message = format!("comm.world_size is {} on rank 0 and {world_size} on rank {rank}", own.world_size);
             return Some(Cause::of(rank, message).help("give all ranks the same comm.world_size"));
@@ -109,28 +161,50 @@ impl Coordinator {
             let message = difference::between(&own.identity, &request.job, rank);
             return Some(Cause::of(rank, message).help("start all ranks with the same configuration"));
         }
-        joined.contains_key(&rank).then(|| {
+        members.get(&rank).is_some_and(|member| member.waits && member.process != request.process).then(|| {
             Cause::of(rank, format!("two processes came as rank {rank}"))
                 .help("give each process a comm.rank of its own")
         })
     }
 
-    /// Nothing panics while the lock is held, and what it guards is whole at any time.
-    fn joined(&self) -> MutexGuard<'_, BTreeMap<u32, String>> {
-        self.joined.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What a rank that waits is told now.
+    fn reply(&self, meeting: &Meeting) -> Outcome {
+        match &meeting.verdict {
+            None => Outcome::Waiting(Waiting { ranks: self.absent(meeting) }),
+            Some(Ok(roster)) => Outcome::Roster(roster.clone()),
+            Some(Err(cause)) => Outcome::Refusal(cause.clone()),
+        }
     }
-}
 
-/// Takes a rank off the list when it goes before all have come.
-struct Place<'a> {
-    coordinator: &'a Coordinator,
-    rank: u32,
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        if self.coordinator.verdict.borrow().is_none() {
-            self.coordinator.joined().remove(&self.rank);
+    /// Answers a call until there is a verdict, or until the caller is gone.
+    async fn attend(&self, rank: u32, call: u64, replies: mpsc::Sender<Result<JoinReply, Status>>) {
+        let mut meeting = self.meeting.subscribe();
+        loop {
+            let outcome = self.reply(&meeting.borrow_and_update());
+            let is_last = !matches!(outcome, Outcome::Waiting(_));
+            let sent = replies.send(Ok(JoinReply { outcome: Some(outcome) })).await.is_ok();
+            if is_last {
+                self.told.add_permits(1);
+                return;
+            }
+            tokio::select! {
+                // The sender is `self`, so the wait ends only with a change.
+                _ = meeting.changed(), if sent => {}
+                () = replies.closed() => break,
+            }
+        }
+        // The call has ended early: the rank is lost, unless it calls again soon.
+        let is_of_call = |meeting: &Meeting| meeting.members.get(&rank).is_some_and(|member| member.call == call);
+        self.meeting.send_modify(|meeting| {
+            if is_of_call(meeting)
+                && let Some(member) = meeting.members.get_mut(&rank)
+            {
+                member.waits = false;
+            }
+        });
+        tokio::time::sleep(REJOIN).await;
+        if is_of_call(&self.meeting.borrow()) {
+            let _ = self.end(Cause::lost(rank, "while the ranks were meeting"));
         }
     }
 }
@@ -140,32 +214,18 @@ pub(crate) struct Desk(pub(crate) Arc<Coordinator>);
 
 #[tonic::async_trait]
 impl Rendezvous for Desk {
-    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
-        let coordinator = &*self.0;
-        let mut verdict = coordinator.verdict.subscribe();
-        let request = request.into_inner();
-        let place = {
-            let mut joined = coordinator.joined();
-            match coordinator.objection(&request, &joined) {
-                // A roster that is complete stays: whoever comes too many is sent away alone.
-                Some(objection) if matches!(&*verdict.borrow(), Some(Ok(_))) => {
-                    return Ok(Response::new(JoinReply { outcome: Some(Outcome::Refusal(objection)) }));
-                }
-                Some(objection) => {
-                    coordinator.decide(Err(objection));
-                    None
-                }
-                None => {
-                    joined.insert(request.rank, request.data_address);
-                    coordinator.close_when_all_have_come(&joined);
-                    Some(Place { coordinator, rank: request.rank })
-                }
+    type JoinStream = ReceiverStream<Result<JoinReply, Status>>;
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<Self::JoinStream>, Status> {
+        let rank = Proved::rank_of(&request)?;
+        let coordinator = Arc::clone(&self.0);
+        let (replies, stream) = mpsc::channel(1);
+        match coordinator.take_in(rank, request.into_inner()) {
+            Ok(call) => drop(tokio::spawn(async move { coordinator.attend(rank, call, replies).await })),
+            Err(objection) => {
+                let _ = replies.try_send(Ok(JoinReply { outcome: Some(Outcome::Refusal(objection)) }));
             }
-        };
-        let decided = verdict.wait_for(Option::is_some).await.ok().and_then(|verdict| verdict.clone());
-        drop(place);
-        coordinator.told.add_permits(1);
-        let outcome = decided.map(|verdict| verdict.map_or_else(Outcome::Refusal, Outcome::Roster));
-        Ok(Response::new(JoinReply { outcome }))
+        }
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
 }

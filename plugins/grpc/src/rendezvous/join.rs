@@ -1,18 +1,19 @@
-//! The other ranks' side: they try until rank 0 is there, and then wait for its answer.
+//! The other ranks' side of the rendezvous: they try until rank 0 is there, and then wait for its answer.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
+use tonic::Status;
 use tonic::transport::Channel;
 
-use super::request;
+use super::{REJOIN, request};
 use crate::job::Job;
 use crate::link::reason;
-use crate::transport;
+use crate::transport::{self, Failed};
 use crate::wire::join_reply::Outcome;
 use crate::wire::rendezvous_client::RendezvousClient;
-use crate::wire::{Cause, Roster};
+use crate::wire::{Cause, JoinRequest, Roster};
 
 /// The time between two attempts, at first and at most.
 const SOON: Duration = Duration::from_millis(20);
@@ -21,45 +22,81 @@ const LATER: Duration = Duration::from_millis(500);
 /// How much longer than rank 0 itself a rank that has joined waits for the verdict.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Joins the job at rank 0. Gives the connection back too: it is also the one that collectives use.
+/// What a rank leaves the rendezvous with.
+pub(crate) struct Met {
+    pub(crate) roster: Roster,
+    /// The connection with rank 0, which collectives use too, and where that rank was met.
+    pub(crate) channel: Channel,
+    pub(crate) address: SocketAddr,
+}
+
+/// Joins the job at rank 0.
 ///
 /// # Errors
-/// Rank 0 is not reached within `limit`, or it refuses: then with the reason that all ranks get.
+/// Rank 0 is not reached within `limit`, it is lost, or it refuses: then with the reason that all ranks get.
 pub(crate) async fn join(
     job: &Job,
     addresses: &[SocketAddr],
     data_address: String,
     limit: Duration,
-) -> Result<(Roster, Channel), Cause> {
-    let request = request(job, data_address);
-    let deadline = Instant::now() + limit;
+) -> Result<Met, Cause> {
+    let request = request(job, data_address).map_err(|error| Cause::of(job.rank, error.to_string()))?;
+    let mut deadline = Instant::now() + limit;
     let mut pause = SOON;
+    let mut was_lost = false;
     loop {
+        job.waits_for(vec![0]);
         let mut failure = String::from("its name has no address");
+        let mut has_joined = false;
         for &address in addresses {
             let attempt = async {
-                let channel = transport::dial(address).await.map_err(|error| reason(&error))?;
-                let mut client = RendezvousClient::new(channel.clone());
-                let reply = tokio::time::timeout(limit + GRACE, client.join(request.clone())).await;
-                let reply = reply.map_err(|_| "it gives no answer".to_owned())?.map_err(|status| reason(&status))?;
-                Ok((reply.into_inner().outcome, channel))
+                let channel = transport::dial(job, address, 0, 0).await?;
+                let roster = wait(job, channel.clone(), request.clone(), &mut has_joined);
+                let late = |_| Failed::Again("it gives no answer".to_owned());
+                let roster = timeout(limit + GRACE, roster).await.map_err(late)??;
+                Ok(Met { roster, channel, address })
             };
             match attempt.await {
-                Ok((Some(Outcome::Roster(roster)), channel)) => return Ok((roster, channel)),
-                Ok((Some(Outcome::Refusal(cause)), _)) => return Err(cause),
-                Ok((None, _)) => failure = "it gives no answer that is known here".into(),
-                Err(reason) => failure = reason,
+                Ok(met) => return Ok(met),
+                Err(Failed::Refused(cause)) => return Err(cause),
+                Err(Failed::Again(reason)) => failure = reason,
             }
         }
+        if has_joined {
+            // Rank 0 gives a rank that it has lost the same time to come back.
+            (was_lost, deadline, pause) = (true, Instant::now() + REJOIN, SOON);
+        }
         if Instant::now() + pause > deadline {
-            let place = addresses.first().map_or_else(String::new, |address| format!(" at {address}"));
-            let message = format!("rank 0 was not reached{place} within {} s: {failure}", limit.as_secs_f64());
-            return Err(Cause::of(0, message).help(
-                "start rank 0 with the same comm.address and comm.port, and look at its output; \
-                 `comm.connect_timeout_s` is how long ranks wait",
-            ));
+            return Err(match was_lost {
+                true => Cause::lost(0, &failure),
+                false => unreached(addresses, limit, &failure),
+            });
         }
         tokio::time::sleep(pause).await;
         pause = LATER.min(2 * pause);
     }
+}
+
+/// Joins over this connection and waits until all ranks have come.
+async fn wait(job: &Job, channel: Channel, request: JoinRequest, has_joined: &mut bool) -> Result<Roster, Failed> {
+    let again = |status: Status| Failed::Again(reason(&status));
+    let mut replies = RendezvousClient::new(channel).join(request).await.map_err(again)?.into_inner();
+    loop {
+        match replies.message().await.map_err(again)?.and_then(|reply| reply.outcome) {
+            Some(Outcome::Waiting(waiting)) => job.waits_for(waiting.ranks),
+            Some(Outcome::Roster(roster)) => return Ok(roster),
+            Some(Outcome::Refusal(cause)) => return Err(Failed::Refused(cause)),
+            None => return Err(Failed::Again("it gave no answer".to_owned())),
+        }
+        *has_joined = true;
+    }
+}
+
+fn unreached(addresses: &[SocketAddr], limit: Duration, failure: &str) -> Cause {
+    let place = addresses.first().map_or_else(String::new, |address| format!(" at {address}"));
+    let message = format!("rank 0 was not reached{place} within {} s: {failure}", limit.as_secs_f64());
+    Cause::of(0, message).help(
+        "start rank 0 with the same comm.address and comm.port, and look at its output; `comm.connect_timeout_s` is how \
+         long ranks wait",
+    )
 }

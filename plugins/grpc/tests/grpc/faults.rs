@@ -8,7 +8,7 @@ use mdt_plugin_api::prelude::*;
 
 use crate::processes::Role::{Computes, Reduces};
 use crate::processes::{Rank, after};
-use crate::setup::{LONG, done, failure, job, run, run_with};
+use crate::setup::{LONG, config, done, failure, job, run, run_with};
 
 fn assert_named(rank: u32, survivors: Vec<(String, Duration)>, limit: Duration) {
     for (said, time) in survivors {
@@ -64,8 +64,8 @@ fn who_gives_up_because_of_another_rank_is_not_blamed() {
 
 #[test]
 fn a_rank_that_does_not_come_in_time_is_named() {
-    let config = Config { timeout_s: 0.4, ..Config::default() };
-    let errors = run_with(&job(3), config, |communicator| {
+    let limits = Config { timeout_s: 0.4, ..config() };
+    let errors = run_with(&job(3), limits, |communicator| {
         if communicator.rank() == 1 {
             thread::sleep(Duration::from_millis(900));
         }
@@ -77,8 +77,8 @@ fn a_rank_that_does_not_come_in_time_is_named() {
 
 #[test]
 fn time_that_a_rank_computes_between_collectives_does_not_count_against_it() {
-    let config = Config { timeout_s: 0.5, ..Config::default() };
-    run_with(&job(2), config, |communicator| {
+    let limits = Config { timeout_s: 0.5, ..config() };
+    run_with(&job(2), limits, |communicator| {
         done(communicator.barrier());
         thread::sleep(Duration::from_millis(800)); // both
         done(communicator.barrier());

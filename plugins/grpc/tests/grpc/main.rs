@@ -5,5 +5,8 @@ mod gathers;
 mod mismatches;
 mod processes;
 mod reductions;
+mod relay;
 mod rendezvous;
 mod setup;
+mod strangers;
+mod tokens;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use mdt_grpc::Config;
 use mdt_plugin_api::prelude::*;
 
-use crate::setup::{backend, blame, finish, job};
+use crate::setup::{TOKEN, backend, blame, finish, job};
 
 /// Says which rank a process is, of how many, at which port, and what it does once all are connected.
 const ROLE: &str = "MDT_GRPC_TEST_ROLE";
@@ -36,20 +36,23 @@ impl Rank {
     /// Starts a job with these roles in order of ranks, and waits until all are connected.
     pub fn start(roles: &[Role]) -> Vec<Self> {
         let job = job(roles.len() as u32);
-        let start = |(rank, role): (usize, &Role)| {
-            let mut process = Command::new(env::current_exe().unwrap())
-                .args(["--exact", "processes::a_rank_in_a_process_of_its_own", "--ignored", "--nocapture"])
-                .env(ROLE, format!("{rank} {} {} {role:?}", job.world_size, job.port))
-                .stdout(Stdio::piped())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            let lines = BufReader::new(process.stdout.take().unwrap());
-            Self { process, lines }
-        };
-        let mut ranks: Vec<_> = roles.iter().enumerate().map(start).collect();
+        let mut ranks: Vec<_> = (0..).zip(roles).map(|(rank, role)| Self::of(&job, rank, *role)).collect();
         ranks.iter_mut().for_each(|rank| assert_eq!(rank.says(), "connected"));
         ranks
+    }
+
+    /// Starts one rank of a job, which has the job token in its environment.
+    pub fn of(job: &Bootstrap, rank: u32, role: Role) -> Self {
+        let mut process = Command::new(env::current_exe().unwrap())
+            .args(["--exact", "processes::a_rank_in_a_process_of_its_own", "--ignored", "--nocapture"])
+            .env(ROLE, format!("{rank} {} {} {role:?}", job.world_size, job.port))
+            .env("MDT_JOB_TOKEN", TOKEN)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap());
+        Self { process, lines }
     }
 
     /// The next line.
@@ -101,7 +104,13 @@ fn a_rank_in_a_process_of_its_own() {
     let words: Vec<&str> = role.split(' ').collect();
     let number = |index: usize| words[index].parse().unwrap();
     let bootstrap = Bootstrap { rank: number(0), world_size: number(1), port: number(2) as u16, ..job(1) };
-    let communicator = backend(Config::default()).unwrap().open(&bootstrap).unwrap();
+    let communicator = match backend(Config::default()).unwrap().open(&bootstrap) {
+        Ok(communicator) => communicator,
+        Err(error) => {
+            let (message, rank) = blame(&error);
+            return println!("{MARK}{rank:?} {message}");
+        }
+    };
     let reduce = || finish(communicator.all_reduce(vec![Buffer::F32(vec![1.0; 1 << 20])], ReduceOp::Sum));
     reduce().unwrap();
     println!("{MARK}connected");

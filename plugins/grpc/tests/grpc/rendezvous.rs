@@ -1,16 +1,20 @@
 //! How ranks meet, and what they are told when one does not belong.
 
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv6Addr, TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mdt_grpc::Config;
 use mdt_plugin_api::prelude::*;
 
-use crate::setup::{LONG, backend, blame, cancelled_backend, done, job, open_all, run};
+use crate::processes::{Rank, Role};
+use crate::relay::{HANDSHAKE, Relay};
+use crate::setup::{Host, LONG, backend, backend_of, blame, config, done, job, open_all, run, run_with};
 
 fn patient(seconds: f64) -> Config {
-    Config { connect_timeout_s: seconds, ..Config::default() }
+    Config { connect_timeout_s: seconds, ..config() }
 }
 
 /// Opens these at once and gives the errors that they all must end with.
@@ -27,7 +31,7 @@ fn ranks_meet_in_whatever_order_they_start() {
             let bootstrap = Bootstrap { rank, ..late.clone() };
             scope.spawn(move || {
                 std::thread::sleep(Duration::from_millis(delay));
-                let communicator = backend(Config::default()).unwrap().open(&bootstrap).unwrap();
+                let communicator = backend(config()).unwrap().open(&bootstrap).unwrap();
                 done(communicator.all_reduce(vec![Buffer::U64(vec![1])], ReduceOp::Sum))
             })
         };
@@ -94,7 +98,7 @@ fn a_missing_rank_0_is_named_with_its_address() {
 fn a_port_that_is_taken_is_named_with_what_to_do() {
     let job = job(2);
     let _taken = TcpListener::bind((job.address.as_str(), job.port)).unwrap();
-    let error = backend(Config::default()).unwrap().open(&job).err().unwrap();
+    let error = backend(config()).unwrap().open(&job).err().unwrap();
     assert_eq!(error.code(), ErrorCode::Config);
     assert_eq!(error.message(), format!("port {} of 127.0.0.1 is taken by another process", job.port));
     assert!(error.context().iter().any(|(key, advice)| key == "help" && advice.contains("choose another comm.port")));
@@ -104,16 +108,16 @@ fn a_port_that_is_taken_is_named_with_what_to_do() {
 fn addresses_that_other_machines_reach_are_refused_unless_accepted() {
     let all_interfaces = |rank| Bootstrap { rank, address: "0.0.0.0".into(), ..job(2) };
     for rank in 0..2 {
-        let error = backend(Config::default()).unwrap().open(&all_interfaces(rank)).err().unwrap();
+        let error = backend(config()).unwrap().open(&all_interfaces(rank)).err().unwrap();
         assert_eq!(error.code(), ErrorCode::Config);
         assert!(error.message().starts_with("0.0.0.0 is not a loopback address"), "{error}");
         assert!(error.context().iter().any(|(key, advice)| key == "help" && advice.contains("comm.insecure = true")));
     }
 
-    let config = Config { insecure: true, ..patient(10.0) };
+    let accepted = Config { insecure: true, ..patient(10.0) };
     let first = all_interfaces(0);
     let second = Bootstrap { rank: 1, address: "127.0.0.1".into(), ..first.clone() };
-    let sums = open_all(&[first, second], &config, |communicator| {
+    let sums = open_all(&[first, second], &accepted, |communicator| {
         done(communicator.unwrap().all_reduce(vec![Buffer::U64(vec![1])], ReduceOp::Sum))
     });
     assert_eq!(sums, [[Buffer::U64(vec![2])], [Buffer::U64(vec![2])]]);
@@ -122,7 +126,7 @@ fn addresses_that_other_machines_reach_are_refused_unless_accepted() {
 #[test]
 fn a_name_that_no_machine_has_is_a_configuration_error() {
     let bootstrap = Bootstrap { address: "no-such-machine.invalid".into(), ..job(2) };
-    let error = backend(Config::default()).unwrap().open(&bootstrap).err().unwrap();
+    let error = backend(config()).unwrap().open(&bootstrap).err().unwrap();
     assert_eq!(error.code(), ErrorCode::Config);
     assert!(error.message().contains("no-such-machine.invalid"), "{error}");
 }
@@ -130,10 +134,108 @@ fn a_name_that_no_machine_has_is_a_configuration_error() {
 #[test]
 fn a_cancelled_job_does_not_wait_for_ranks() {
     for rank in 0..2 {
+        let host = Host { cancelled: true.into(), ..Host::default() };
         let begin = Instant::now();
-        let error = cancelled_backend().open(&Bootstrap { rank, ..job(2) }).err().unwrap();
+        let error = backend_of(host.into(), config()).unwrap().open(&Bootstrap { rank, ..job(2) }).err().unwrap();
         assert_eq!(error.code(), ErrorCode::Cancelled);
+        assert_eq!(error.message(), format!("cancelled while waiting for rank {}", 1 - rank));
         assert!(begin.elapsed() < Duration::from_secs(1));
+    }
+}
+
+/// Two of three ranks wait for the last one; then one of the two is cancelled. Gives what both end with.
+fn cancelled(victim: usize) -> [(ErrorCode, String); 2] {
+    let (job, hosts) = (job(3), [0, 1].map(|_| Arc::<Host>::default()));
+    std::thread::scope(|scope| {
+        let start = |rank: u32| {
+            let (host, bootstrap) = (Arc::clone(&hosts[rank as usize]), Bootstrap { rank, ..job.clone() });
+            scope.spawn(move || backend_of(host, patient(10.0)).unwrap().open(&bootstrap).err().unwrap())
+        };
+        let ranks = [start(0), start(1)];
+        std::thread::sleep(Duration::from_millis(500)); // both have come
+        let begin = Instant::now();
+        hosts[victim].cancelled.store(true, Ordering::Relaxed);
+        let errors = ranks.map(|rank| rank.join().unwrap());
+        assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+        errors.map(|error| (error.code(), error.message().to_owned()))
+    })
+}
+
+#[test]
+fn a_rank_that_is_cancelled_while_ranks_meet_says_whom_it_waited_for_and_the_others_name_it() {
+    let waited = || (ErrorCode::Cancelled, "cancelled while waiting for rank 2".to_owned());
+    let stopped = || (ErrorCode::Peer, "rank 0 was stopped while it waited for rank 2".to_owned());
+    assert_eq!(cancelled(0), [waited(), stopped()]);
+    let [first, second] = cancelled(1);
+    assert!(first.1.starts_with("rank 1 was lost"), "{}", first.1);
+    assert_eq!(second, waited());
+}
+
+#[test]
+fn a_rank_that_dies_while_ranks_meet_is_named_by_the_others_within_a_second() {
+    for victim in [0, 1] {
+        let job = job(3);
+        let mut ranks = [0, 1].map(|rank| Rank::of(&job, rank, Role::Reduces));
+        std::thread::sleep(Duration::from_millis(700)); // both have come
+        let begin = Instant::now();
+        ranks[victim].signal(libc::SIGKILL);
+        let said = ranks[1 - victim].says();
+        assert!(said.starts_with(&format!("Some({victim}) rank {victim} was lost: ")), "{said}");
+        assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    }
+}
+
+#[test]
+fn a_stream_that_breaks_before_it_is_open_on_both_sides_is_opened_again() {
+    let job = job(2);
+    // Cut when rank 1 has asked for the stream of collectives, its second request, and has read no answer.
+    let relay = Relay::start(job.port, |bytes| requests(bytes) == 2);
+    let one = Bootstrap { rank: 1, port: relay.port, ..job.clone() };
+    let results = open_all(&[job, one], &patient(10.0), |communicator| done(communicator.unwrap().barrier()));
+    assert_eq!(results, [const { Vec::<Buffer>::new() }; 2]);
+    assert_eq!(relay.connections(), 2);
+}
+
+/// The number of requests that a dialler has sent on a connection: HTTP/2 HEADERS frames behind the handshake and the
+/// preface.
+fn requests(bytes: &[u8]) -> usize {
+    let mut rest = bytes.get(HANDSHAKE + 24..).unwrap_or_default();
+    let mut requests = 0;
+    while let [a, b, c, kind, ..] = *rest {
+        let length = 9 + u32::from_be_bytes([0, a, b, c]) as usize;
+        requests += usize::from(kind == 1);
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    requests
+}
+
+#[test]
+fn the_name_of_this_machine_is_refused_where_others_could_not_reach_it() {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+    let known = (name.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<_>>).unwrap_or_default();
+    if known.is_empty() || known.iter().any(|address| !address.ip().is_loopback()) {
+        return; // this machine knows itself by an address of its network, or not at all
+    }
+    let error = backend(patient(1.0)).unwrap().open(&Bootstrap { address: name, ..job(2) }).err().unwrap();
+    assert_eq!(error.code(), ErrorCode::Config);
+    assert!(error.message().contains("which this machine knows as 127."), "{error}");
+}
+
+#[test]
+fn ranks_meet_at_ipv6_addresses_with_a_scope() {
+    let interfaces = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+    let fields = interfaces.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let link_local = fields.filter(|fields| fields[3] == "20").find_map(|fields| {
+        let number = u128::from_str_radix(fields[0], 16).ok()?;
+        Some(format!("{}%{}", Ipv6Addr::from_bits(number), fields[5]))
+    });
+    for address in ["::1%1".to_owned()].into_iter().chain(link_local) {
+        let job = Bootstrap { address, ..job(3) };
+        if TcpListener::bind((job.address.as_str(), 0)).is_err() {
+            continue; // IPv6 is off
+        }
+        let limits = Config { insecure: true, ..patient(5.0) };
+        run_with(&job, limits, |communicator| done(communicator.barrier()));
     }
 }
 

@@ -1,8 +1,11 @@
 //! Ranks as threads of one process, connected over the loopback interface.
 
+use std::fs::{self, Permissions};
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, Barrier};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Arc, Barrier, LazyLock, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -13,13 +16,22 @@ use mdt_plugin_api::prelude::*;
 /// Longer than anything here may take.
 pub const LONG: Duration = Duration::from_secs(20);
 
-/// A host that does nothing but say whether the job is being cancelled.
-struct Host {
-    cancelled: bool,
+/// The job token of all tests.
+pub const TOKEN: &str = "6a09e667f3bcc908b2fb1366ea957d3e3adec17512775099da2f590b0667322a";
+
+/// A host that keeps warnings, and says whether the job is being cancelled.
+#[derive(Default)]
+pub struct Host {
+    pub cancelled: AtomicBool,
+    pub warnings: Mutex<Vec<String>>,
 }
 
 impl HostServices for Host {
-    fn log(&self, _level: LogLevel, _message: &str) {}
+    fn log(&self, level: LogLevel, message: &str) {
+        if level == LogLevel::Warn {
+            self.warnings.lock().unwrap().push(message.to_owned());
+        }
+    }
     fn metric(&self, _name: &str, _value: f64) {}
     fn put(&self, _key: &str, _value: &[u8]) -> Result<()> {
         Ok(())
@@ -28,22 +40,32 @@ impl HostServices for Host {
         Ok(None)
     }
     fn cancelled(&self) -> bool {
-        self.cancelled
+        self.cancelled.load(Ordering::Relaxed)
     }
+}
+
+/// A configuration with the job token of all tests.
+pub fn config() -> Config {
+    static FILE: LazyLock<String> = LazyLock::new(|| token_file("token", TOKEN, 0o600));
+    Config { token_file: Some(FILE.clone()), ..Config::default() }
+}
+
+/// Writes a token file with this mode; gives its path.
+pub fn token_file(name: &str, token: &str, mode: u32) -> String {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+    fs::write(&path, token).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+    path.to_str().unwrap().to_owned()
 }
 
 /// A backend with this configuration.
 pub fn backend(config: Config) -> Result<Grpc> {
-    backend_of(Host { cancelled: false }, config)
+    backend_of(Arc::default(), config)
 }
 
-/// The same in a job that is being cancelled.
-pub fn cancelled_backend() -> Grpc {
-    backend_of(Host { cancelled: true }, Config::default()).unwrap()
-}
-
-fn backend_of(host: Host, config: Config) -> Result<Grpc> {
-    let setup = Setup { services: Services::new(Arc::new(host)), ..Setup::default() };
+/// The same with a host that the test keeps.
+pub fn backend_of(host: Arc<Host>, config: Config) -> Result<Grpc> {
+    let setup = Setup { services: Services::new(host), ..Setup::default() };
     Grpc::create(config, &setup)
 }
 
@@ -52,8 +74,8 @@ pub fn job(world_size: u32) -> Bootstrap {
     Bootstrap { rank: 0, world_size, address: "127.0.0.1".into(), port: free_port(), job: r#"{"seed":0}"#.into() }
 }
 
-/// A port below those that the system gives out by itself, so that nobody else takes it meanwhile.
-fn free_port() -> u16 {
+/// A port below those that the system gives out by itself, so that no other process takes it meanwhile.
+pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 10_000 + (std::process::id() * 61 % 20_000) as u16;
     loop {
@@ -66,7 +88,7 @@ fn free_port() -> u16 {
 
 /// Runs every rank of a job in a thread of its own, and gives what they came to in order of ranks.
 pub fn run<T: Send>(job: &Bootstrap, rank: impl Fn(Box<dyn Communicator>) -> T + Sync) -> Vec<T> {
-    run_with(job, Config::default(), rank)
+    run_with(job, config(), rank)
 }
 
 /// The same with a configuration.

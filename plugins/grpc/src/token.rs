@@ -1,0 +1,102 @@
+//! The job token: the secret that all ranks of a job share, and by which they know each other.
+//!
+//! It comes from the environment or from a file, never from the configuration itself, and only a key derived from it is
+//! kept. Nothing here prints it.
+
+use std::env;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+
+use hmac::{Hmac, KeyInit};
+use mdt_plugin_api::{Error, Result};
+use sha2::Sha256;
+
+/// The variable that holds the token.
+const VARIABLE: &str = "MDT_JOB_TOKEN";
+
+/// The fewest characters that hold 128 random bits, when they are hexadecimal digits.
+const SHORTEST: usize = 32;
+
+/// The largest file that is read.
+const LARGEST_FILE: u64 = 4096;
+
+/// What to do about a token that is missing or cannot be used.
+const MAKE_ONE: &str = "make one with `export MDT_JOB_TOKEN=$(openssl rand -hex 32)` and set the same on every rank, or \
+                        keep it in a file that only you can read and name that with `comm.token_file`; `mdt-host \
+                        launch` makes its own";
+
+/// The key of proofs. It has no `Debug`, so that it cannot be printed.
+#[derive(Clone)]
+pub(crate) struct Token(Hmac<Sha256>);
+
+impl Token {
+    /// The token in `file`, else in `MDT_JOB_TOKEN`.
+    ///
+    /// # Errors
+    /// There is none, it is too short, or others can read the file.
+    pub(crate) fn load(file: Option<&str>) -> Result<Self> {
+        let (text, place) = match (file, env::var_os(VARIABLE).filter(|value| !value.is_empty())) {
+            (Some(path), _) => (read(path)?, "comm.token_file"),
+            (None, Some(value)) => (value.into_encoded_bytes(), VARIABLE),
+            (None, None) => {
+                let message = "the ranks of a job need a job token, and this rank has none";
+                return Err(Error::config(message).with("key", "comm.token_file").help(MAKE_ONE));
+            }
+        };
+        Self::new(text.trim_ascii()).ok_or_else(|| {
+            Error::config(format!("the job token in {place} has fewer than {SHORTEST} characters")).help(MAKE_ONE)
+        })
+    }
+
+    /// A token that nobody else knows, for a rank that is alone.
+    ///
+    /// # Errors
+    /// The system gives no random numbers.
+    pub(crate) fn unshared() -> Result<Self> {
+        let secret = random::<SHORTEST>().map_err(|error| Error::other("no job token can be made").caused_by(error))?;
+        Self::new(&secret).ok_or_else(|| Error::other("no job token can be made"))
+    }
+
+    fn new(text: &[u8]) -> Option<Self> {
+        let key = Hmac::new_from_slice(text).ok()?;
+        (text.len() >= SHORTEST).then_some(Self(key))
+    }
+
+    /// Begins an HMAC-SHA256 with this key.
+    pub(crate) fn mac(&self) -> Hmac<Sha256> {
+        self.0.clone()
+    }
+}
+
+/// Random bytes of the operating system.
+///
+/// # Errors
+/// The system gives none.
+pub(crate) fn random<const N: usize>() -> std::io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads a token file that nobody but its owner may read.
+fn read(path: &str) -> Result<Vec<u8>> {
+    let unreadable = |error| {
+        Error::config(format!("comm.token_file: {path} cannot be read")).with("key", "comm.token_file").caused_by(error)
+    };
+    let refused = |why: &str, help: &str| {
+        Err(Error::config(format!("comm.token_file: {path} {why}")).with("key", "comm.token_file").help(help))
+    };
+    // Asked before the file is opened: opening a pipe would wait for its writer.
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+        return refused("is not a regular file", MAKE_ONE);
+    }
+    let file = File::open(path).map_err(unreadable)?;
+    let mode = file.metadata().map_err(unreadable)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return refused(&format!("is open to other users (mode {mode:o})"), &format!("run `chmod 600 {path}`"));
+    }
+    let mut text = Vec::new();
+    file.take(LARGEST_FILE).read_to_end(&mut text).map_err(unreadable)?;
+    Ok(text)
+}
