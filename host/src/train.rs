@@ -18,6 +18,7 @@ mod run;
 mod schedule;
 mod share;
 mod start;
+mod stop;
 mod update;
 
 pub mod bench;

@@ -13,6 +13,7 @@ use super::files::Files;
 use super::{Directory, random, tied};
 use crate::exit::{Failure, Status};
 use crate::finite::all_finite;
+use crate::storage::Array;
 
 /// All parameters of a model: owned f32 tensors, made once and updated in place.
 pub struct Parameters {
@@ -96,6 +97,16 @@ impl Parameters {
     /// The tensors, for writing.
     pub fn tensors_mut(&mut self) -> &mut [Tensor] {
         &mut self.tensors
+    }
+
+    /// The parameters as arrays in host memory, for as long as `body` runs.
+    pub fn with_arrays<T>(&self, body: impl FnOnce(&[Array<'_>]) -> Result<T, Failure>) -> Result<T, Failure> {
+        let views = self.tensors.iter().map(Tensor::host_view).collect::<Result<Vec<_>>>()?;
+        let mut arrays = Vec::with_capacity(views.len());
+        for (spec, view) in self.specs.iter().zip(&views) {
+            arrays.push(Array { name: &spec.name, shape: &spec.shape, data: view.as_slice::<f32>()? });
+        }
+        body(&arrays)
     }
 
     /// Their handles.

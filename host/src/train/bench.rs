@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::gradient::Objective;
 use super::optimizer::{StatefulOptimizer, check_states};
-use super::run::Stop;
+use super::stop::Stop;
 use super::update::{Learner, Outcome};
 use crate::data::MicroBatch;
 use crate::exit::Failure;

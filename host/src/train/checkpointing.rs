@@ -1,18 +1,16 @@
 //! When a checkpoint is due, and what it is made of.
 
-use mdt_plugin_api::HostView;
 use serde_json::json;
 
 use super::best::Evaluated;
 use super::optimizer::StateArray;
-use super::run::Stop;
+use super::stop::Stop;
 use super::update::Learner;
 use super::{Run, agree, evaluate};
 use crate::checkpoint::{Best, State};
 use crate::exit::{Failure, Status};
 use crate::finite::all_finite;
 use crate::metrics::Metrics;
-use crate::model::Parameters;
 use crate::storage::Array;
 
 impl Run<'_> {
@@ -43,13 +41,13 @@ impl Run<'_> {
         let states = optimizer.arrays(parameters);
         let states: Vec<_> =
             states.iter().map(|StateArray { name, shape, data }| Array { name, shape, data }).collect();
-        if let Some((name, help)) = with_arrays(parameters, |parameters| Ok(find_not_finite(parameters, &states)))? {
+        if let Some((name, help)) = parameters.with_arrays(|parameters| Ok(find_not_finite(parameters, &states)))? {
             let failure = Failure::new(Status::NonFinite, format!("{name} is not finite after update {update}"))
                 .at(format!("optimizer {}", self.settings().optimizer.id))
                 .because("this update is not saved; earlier checkpoints are as they were");
             return Err(Stop::Together(failure.help(help)));
         }
-        with_arrays(parameters, |parameters| {
+        parameters.with_arrays(|parameters| {
             let what = format!("the weights after update {update}");
             agree::require_same_bits(&self.peers, &what, parameters.iter().map(|array| array.data))?;
             let store = self.output.store.as_ref();
@@ -87,20 +85,4 @@ fn find_not_finite(parameters: &[Array<'_>], states: &[Array<'_>]) -> Option<(St
             (format!("the optimizer state `{name}`"), help)
         }),
     }
-}
-
-/// The parameters as arrays in host memory, for as long as `body` runs.
-pub(super) fn with_arrays<T>(
-    parameters: &Parameters,
-    body: impl FnOnce(&[Array<'_>]) -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    let views: Vec<HostView<'_>> =
-        parameters.tensors().iter().map(|tensor| tensor.host_view()).collect::<Result<_, _>>()?;
-    let arrays: Vec<Array<'_>> = parameters
-        .specs()
-        .iter()
-        .zip(&views)
-        .map(|(spec, view)| Ok(Array { name: &spec.name, shape: &spec.shape, data: view.as_slice::<f32>()? }))
-        .collect::<Result<_, mdt_plugin_api::Error>>()?;
-    body(&arrays)
 }

@@ -2,7 +2,6 @@
 
 use super::Run;
 use super::best::Evaluated;
-use super::checkpointing::with_arrays;
 use super::update::Learner;
 use crate::checkpoint::{Checkpoint, copy_elements};
 use crate::config::Exported;
@@ -35,7 +34,7 @@ impl Run<'_> {
                 let memory = accumulator.buffer(parameters.elements());
                 with_checkpoint(&checkpoint, parameters, memory, write)?
             }
-            _ => with_arrays(parameters, write)?,
+            _ => parameters.with_arrays(write)?,
         };
         let curve = metrics::read_losses(&output.join(metrics::FILE))?;
         let picture = metrics::write_picture(output, &format!("Loss of {}", output.display()), &curve)?;

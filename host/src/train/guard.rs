@@ -2,9 +2,8 @@
 //! the same sums.
 
 use super::accumulate::{Partial, Sums};
-use super::checkpointing::with_arrays;
 use super::gradient;
-use super::run::Stop;
+use super::stop::Stop;
 use crate::exit::{Failure, Status};
 use crate::finite::all_finite;
 use crate::model::Parameters;
@@ -15,8 +14,10 @@ use crate::peers::Peers;
 enum Fault {
     /// The loss or gradient of a micro-batch is not finite.
     NotFinite,
-    /// A weight is not a positive number.
+    /// A weight is negative or not finite.
     Weight,
+    /// All weights are 0.
+    NoWeight,
     /// Every micro-batch is finite, their sum or mean is not.
     Overflow,
 }
@@ -64,7 +65,8 @@ impl Guard {
     ) -> Result<f32, Stop> {
         let fault = match factor {
             _ if flags[0] > 0.0 || !sums.loss.is_finite() => Fault::NotFinite,
-            _ if flags[1] > 0.0 || !(sums.weight.is_finite() && sums.weight > 0.0) => Fault::Weight,
+            _ if flags[1] > 0.0 || !sums.weight.is_finite() => Fault::Weight,
+            _ if sums.weight <= 0.0 => Fault::NoWeight,
             None => Fault::Overflow,
             Some(factor) => return Ok(factor),
         };
@@ -79,14 +81,14 @@ impl Guard {
         let Context { update, peers, name_rows, .. } = context;
         let own = match fault {
             Fault::NotFinite => name_rows(&self.rows_not_finite),
-            Fault::Weight => {
-                let weights =
-                    self.weights.iter().map(|(weight, rows)| format!("weight {weight} of {}", name_rows(rows)));
-                weights.collect::<Vec<_>>().join("; ")
+            Fault::Weight | Fault::NoWeight => {
+                let weights = self.weights.iter().filter(|(weight, _)| (*weight == 0.0) == (fault == Fault::NoWeight));
+                let named = weights.map(|(weight, rows)| format!("weight {weight} of {}", name_rows(rows)));
+                named.collect::<Vec<_>>().join("; ")
             }
             Fault::Overflow => name_rows(&self.rows),
         };
-        let all = peers.gather_texts("the rows that are to blame", own)?;
+        let all = peers.gather_texts("the rows that the update was refused for", own)?;
         let named = all.iter().enumerate().filter(|(_, rows)| !rows.is_empty()).map(|(rank, rows)| match all.len() {
             1 => rows.clone(),
             _ => format!("rank {rank}, {rows}"),
@@ -95,10 +97,10 @@ impl Guard {
             Fault::NotFinite => {
                 Failure::new(Status::NonFinite, format!("the loss or gradient of update {update} is not finite"))
             }
-            Fault::Weight => {
-                let trainer = context.trainer;
-                let message =
-                    format!("the trainer `{trainer}` gave a loss of update {update} a weight that is not above 0");
+            Fault::Weight | Fault::NoWeight => {
+                let which =
+                    if fault == Fault::Weight { "a weight that is negative or not finite" } else { "no weight" };
+                let message = format!("the trainer `{}` gave losses of update {update} {which}", context.trainer);
                 Failure::new(Status::Plugin, message)
             }
             Fault::Overflow => {
@@ -107,7 +109,7 @@ impl Guard {
             }
         };
         let failure = named.fold(failure, Failure::at);
-        let not_finite = with_arrays(context.parameters, |arrays| {
+        let not_finite = context.parameters.with_arrays(|arrays| {
             Ok(arrays.iter().find(|array| !all_finite(array.data)).map(|array| array.name.to_owned()))
         })?;
         let before = match update {
@@ -119,7 +121,7 @@ impl Guard {
             (Some(name), _) => failure
                 .because(format!("`{name}` was not finite before it"))
                 .help("lower `optimizer.learning_rate` or lengthen `scheduler.warmup_steps`"),
-            (None, Fault::Weight) => failure.help(
+            (None, Fault::Weight | Fault::NoWeight) => failure.help(
                 "the mean loss is the sum of the losses divided by the sum of their weights, the numbers of supervised \
                  tokens: report this to the author of the trainer",
             ),

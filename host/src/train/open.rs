@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::agree::{self, RankManifest, Start};
-use super::checkpointing::with_arrays;
 use super::gradient::Objective;
 use super::optimizer::{StatefulOptimizer, check_states};
 use super::plugin_metrics::PluginMetrics;
@@ -75,7 +74,7 @@ impl<'a> Run<'a> {
         if start.resumed {
             share::share_state(&peers, &opened.compute, &mut parameters, &mut optimizer)?;
         }
-        with_arrays(&parameters, |arrays| {
+        parameters.with_arrays(|arrays| {
             agree::require_same_bits(&peers, "the weights that training begins with", arrays.iter().map(|a| a.data))
         })?;
         let metrics = open_metrics(&settings.output_dir, peers.is_first(), resumed.as_ref())?;

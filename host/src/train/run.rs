@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::best::Evaluations;
 use super::plugin_metrics::PluginMetrics;
+use super::stop::Stop;
 use super::update::{Learner, Outcome};
 use crate::checkpoint::Store;
 use crate::config::Settings;
@@ -60,29 +61,6 @@ pub enum RunResult {
     Done,
     /// They were done before this run began.
     AlreadyDone,
-}
-
-/// Why a run ended early.
-pub(super) enum Stop {
-    /// A reason that every rank finds by itself: none has to tell the others.
-    Together(Failure),
-    /// A failure of this rank, which the others have to be told.
-    Alone(Failure),
-}
-
-impl Stop {
-    /// The failure, for whoever has no other ranks.
-    pub(super) fn into_failure(self) -> Failure {
-        match self {
-            Self::Together(failure) | Self::Alone(failure) => failure,
-        }
-    }
-}
-
-impl From<Failure> for Stop {
-    fn from(failure: Failure) -> Self {
-        Self::Alone(failure)
-    }
 }
 
 /// Trains. Call it on the thread that is to be the compute thread.
