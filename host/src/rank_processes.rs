@@ -12,6 +12,7 @@ use signal_hook::consts::{SIGINT, SIGKILL, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
 
+use crate::checksum;
 use crate::exit::{Failure, Status};
 pub use child::LAUNCHED;
 use child::{Child, Ended};
@@ -35,10 +36,13 @@ pub fn run(arguments: impl Iterator<Item = Vec<OsString>>) -> Result<(), Failure
     let failed = |what: &str, error: io::Error| Failure::new(Status::Other, what.to_owned()).because(error);
     let program = std::env::current_exe().map_err(|error| failed("this program's file cannot be found", error))?;
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(|error| failed("signals cannot be handled", error))?;
+    let mut token = [0; 32];
+    getrandom::fill(&mut token).map_err(|error| failed("no job token can be made", error.into()))?;
+    let token = checksum::hexadecimal(&token);
     let view = RankOutput::new();
     let mut ranks = Ranks::default();
     for (rank, arguments) in arguments.enumerate() {
-        let child = Child::start(&program, &arguments, rank, &view)
+        let child = Child::start(&program, &arguments, rank, &token, &view)
             .map_err(|error| failed(&format!("rank {rank} cannot be started"), error))?;
         ranks.0.push(child);
     }

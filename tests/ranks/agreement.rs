@@ -13,6 +13,7 @@ fn meet(first: &Job, second: &Job) -> [Run; 2] {
         let mut command = command();
         command.args(job.arguments()).args(["--set", "comm.use=grpc", "--set", "comm.world_size=2"]);
         command.args(["--set", &format!("comm.rank={rank}"), "--set", &format!("comm.port={}", free.port())]);
+        command.env("MDT_JOB_TOKEN", "the same secret on all ranks, 32 characters or more");
         Process::start(&mut command)
     };
     let ranks = [start(first, 0), start(second, 1)];

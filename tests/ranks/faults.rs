@@ -13,7 +13,7 @@ fn long_job() -> Job {
 }
 
 /// The process of a rank: the child of the launching one whose arguments say so.
-fn process_of(launcher: &Process, rank: u32) -> u32 {
+pub(super) fn process_of(launcher: &Process, rank: u32) -> u32 {
     let output = Command::new("ps").args(["-A", "-ww", "-o", "pid=,ppid=,command="]).output().expect("the command ps");
     let (parent, key) = (launcher.id().to_string(), format!("comm.rank={rank}"));
     let of_rank = |line: &str| {

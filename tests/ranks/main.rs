@@ -4,6 +4,7 @@ mod agreement;
 mod equality;
 mod faults;
 mod launching;
+mod tokens;
 mod uneven;
 
 use mdt_tests::{Job, Process, Run, command};

@@ -7,8 +7,9 @@ use crate::exit::Failure;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Variables that begin like configuration keys and are none: where plugins are searched and what is logged.
-const RESERVED: [&str; 2] = ["MDT_PLUGIN_PATH", "MDT_LOG"];
+/// Variables that begin like configuration keys and are none: where plugins are searched, what is logged, and the
+/// secret that the ranks of a job share.
+const RESERVED: [&str; 3] = ["MDT_PLUGIN_PATH", "MDT_LOG", "MDT_JOB_TOKEN"];
 
 /// Beginnings of further such variables: the host's own and the launcher's.
 const RESERVED_PREFIXES: [&str; 2] = ["MDT_HOST", "MDT_LAUNCH"];
@@ -137,7 +138,17 @@ mod tests {
 
     #[test]
     fn variables_of_other_purpose_are_no_keys() {
-        for name in ["MDT_PLUGIN_PATH", "MDT_LOG", "MDT_HOST", "MDT_HOST_X", "MDT_LAUNCH_ID", "PATH", "XMDT_SEED"] {
+        let variables = [
+            "MDT_PLUGIN_PATH",
+            "MDT_LOG",
+            "MDT_JOB_TOKEN",
+            "MDT_HOST",
+            "MDT_HOST_X",
+            "MDT_LAUNCH_ID",
+            "PATH",
+            "XMDT_SEED",
+        ];
+        for name in variables {
             assert!(environment(&variable(name, "1")).unwrap().is_empty(), "{name}");
         }
     }

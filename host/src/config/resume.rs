@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 /// Keys that no update depends on: where files go, how often they are written, where ranks meet, and how many
 /// evaluations a job goes on without an improvement. Every other key must stay, those of components included, because
 /// the host cannot know what they do.
-const FREE: [&str; 10] = [
+const FREE: [&str; 11] = [
     "output_dir",
     "trainer.eval_at_start",
     "trainer.early_stopping_patience",
@@ -19,6 +19,7 @@ const FREE: [&str; 10] = [
     "comm.address",
     "comm.port",
     "comm.timeout_s",
+    "comm.token_file",
 ];
 
 /// Those of them that say when all ranks do something together, and so must be the same on all ranks.

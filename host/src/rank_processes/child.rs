@@ -14,6 +14,9 @@ use crate::exit::Status;
 /// The variable by which a rank knows that it was launched, so that the first one speaks for it.
 pub const LAUNCHED: &str = "MDT_LAUNCHED";
 
+/// The variable with the secret by which the ranks of a job know each other. A backend may need it.
+const JOB_TOKEN: &str = "MDT_JOB_TOKEN";
+
 /// A rank that was started.
 pub(super) struct Child {
     rank: usize,
@@ -35,10 +38,17 @@ pub(super) enum Ended {
 }
 
 impl Child {
-    pub(super) fn start(program: &Path, arguments: &[OsString], rank: usize, view: &RankOutput) -> io::Result<Self> {
+    /// Starts a rank. The token goes through the environment, which other users cannot read as they can arguments.
+    pub(super) fn start(
+        program: &Path,
+        arguments: &[OsString],
+        rank: usize,
+        token: &str,
+        view: &RankOutput,
+    ) -> io::Result<Self> {
         let mut command = Command::new(program);
         // Its own process group: Ctrl-C reaches this program only, which passes it on once.
-        command.args(arguments).env(LAUNCHED, "1").stdin(Stdio::null()).process_group(0);
+        command.args(arguments).env(LAUNCHED, "1").env(JOB_TOKEN, token).stdin(Stdio::null()).process_group(0);
         if view.has_the_terminal(rank) {
             command.stdout(Stdio::inherit()).stderr(Stdio::inherit());
         } else {

@@ -3,7 +3,9 @@
 //!
 //!     cargo bench -p mdt-plugin-grpc [-- RANKS...]
 
+use std::fs::Permissions;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,20 +18,27 @@ const SIZES: [(usize, usize); 6] =
 
 fn main() {
     let ranks: Vec<u32> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
+    // No secret: the ranks are threads of this process.
+    let token = std::env::temp_dir().join(format!("mdt-bench-token-{}", std::process::id()));
+    std::fs::write(&token, "0".repeat(64)).unwrap();
+    std::fs::set_permissions(&token, Permissions::from_mode(0o600)).unwrap();
+    let config = Config { token_file: Some(token.to_str().unwrap().to_owned()), ..Config::default() };
     println!("ranks      bytes       median     bus bandwidth");
     for &world_size in if ranks.is_empty() { &[2, 4] } else { ranks.as_slice() } {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         thread::scope(|scope| {
             for rank in 0..world_size {
                 let bootstrap = Bootstrap { rank, world_size, address: "127.0.0.1".into(), port, job: String::new() };
-                scope.spawn(move || measure(&bootstrap));
+                let config = config.clone();
+                scope.spawn(move || measure(&bootstrap, config));
             }
         });
     }
+    std::fs::remove_file(token).unwrap();
 }
 
-fn measure(bootstrap: &Bootstrap) {
-    let communicator = Grpc::create(Config::default(), &Setup::default()).unwrap().open(bootstrap).unwrap();
+fn measure(bootstrap: &Bootstrap, config: Config) {
+    let communicator = Grpc::create(config, &Setup::default()).unwrap().open(bootstrap).unwrap();
     for (bytes, times) in SIZES {
         let mut buffers = vec![Buffer::F32(vec![1.0; bytes / 4])];
         let mut taken = Vec::new();

@@ -54,7 +54,7 @@ pub(crate) fn accept(
             }
             let (job, session, ranks) = (Arc::clone(&job), session.clone(), ranks.clone());
             places.push_back(handshakes.spawn(async move {
-                if let Some(connection) = admit(stream, address, &job, session).await {
+                if let Some(connection) = authenticate(stream, address, &job, session).await {
                     let _ = ranks.send(Ok(connection)); // the server has ended
                 }
             }));
@@ -63,8 +63,13 @@ pub(crate) fn accept(
     UnboundedReceiverStream::new(connections)
 }
 
-/// Lets the dialler prove itself; tells the user once of a rank with another token or another version.
-async fn admit(mut stream: TcpStream, address: SocketAddr, job: &Job, mut session: SessionWatch) -> Option<Connection> {
+/// Runs the handshake with a dialler; warns the user once of a rank with another token or another version.
+async fn authenticate(
+    mut stream: TcpStream,
+    address: SocketAddr,
+    job: &Job,
+    mut session: SessionWatch,
+) -> Option<Connection> {
     let _ = stream.set_nodelay(true);
     let session = async {
         // Ranks come to rank 0 before there is a session.
@@ -88,7 +93,7 @@ async fn admit(mut stream: TcpStream, address: SocketAddr, job: &Job, mut sessio
             job.rank
         ),
     };
-    // One warning: whoever can connect could fill the output.
+    // One warning is enough: a stranger could fill the output with more.
     if job.turned_away.fetch_add(1, Ordering::Relaxed) == 0 {
         job.services.log(LogLevel::Warn, &warning);
     }

@@ -34,7 +34,7 @@ impl Kind {
     }
 
     /// Whether ranks may have different numbers of elements of this type.
-    fn may_differ(self, element_type: ElementType) -> bool {
+    pub(crate) fn may_differ(self, element_type: ElementType) -> bool {
         match self {
             Self::AllGather => true,
             Self::Broadcast { .. } => element_type == ElementType::Bytes,
@@ -173,7 +173,7 @@ impl Described {
             [] => self.what.clone(),
             [_] => format!("{} of {}", self.what, self.buffer(0)),
             [.., _] => {
-                let elements: u64 = self.buffers.iter().map(|(_, length)| length).sum();
+                let elements = self.buffers.iter().fold(0u64, |sum, (_, length)| sum.saturating_add(*length));
                 format!(
                     "{} of {} buffers with {elements} elements, the first {}",
                     self.what,

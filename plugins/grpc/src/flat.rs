@@ -20,26 +20,53 @@ const _: () = assert!(cfg!(target_endian = "little"), "payloads are the memory o
 #[derive(Default)]
 pub(crate) struct Flat {
     buffers: Vec<Buffer>,
-    /// Where each begins.
-    starts: Vec<usize>,
+    /// Where each lies.
+    places: Vec<Range<usize>>,
     length: usize,
 }
 
 impl Flat {
     pub(crate) fn new(buffers: Vec<Buffer>) -> Self {
-        let mut length = 0;
-        let mut start = |buffer| {
-            let start = length;
-            length = (start + bytes(buffer).len()).next_multiple_of(ALIGNMENT);
-            start
-        };
-        let starts = buffers.iter().map(&mut start).collect();
-        Self { buffers, starts, length }
+        let mut flat = Self::default();
+        for buffer in buffers {
+            let length = bytes(&buffer).len();
+            flat.push(buffer, length);
+        }
+        flat
+    }
+
+    /// Buffers of these numbers of elements, of which nothing has come yet. Those that are there already are used where
+    /// they have the right length; others grow with what is written to them. `None` where no machine has so much memory.
+    pub(crate) fn announced(buffers: Vec<Buffer>, lengths: &[u64]) -> Option<Self> {
+        let mut flat = Self::default();
+        for (mut buffer, &elements) in buffers.into_iter().zip(lengths) {
+            let bytes = usize::try_from(elements).ok()?.checked_mul(element_size(&buffer))?;
+            if length(&buffer) as u64 != elements {
+                buffer = empty(&buffer);
+            }
+            if flat.length.checked_add(bytes)? > isize::MAX as usize - ALIGNMENT {
+                return None;
+            }
+            flat.push(buffer, bytes);
+        }
+        Some(flat)
+    }
+
+    /// Adds a buffer that has, or will have, this many bytes.
+    fn push(&mut self, buffer: Buffer, bytes: usize) {
+        let end = self.length + bytes;
+        self.places.push(self.length..end);
+        self.length = end.next_multiple_of(ALIGNMENT);
+        self.buffers.push(buffer);
     }
 
     /// Bytes of all buffers and of the gaps between them.
     pub(crate) fn len(&self) -> usize {
         self.length
+    }
+
+    pub(crate) fn buffers(&self) -> &[Buffer] {
+        &self.buffers
     }
 
     pub(crate) fn into_buffers(self) -> Vec<Buffer> {
@@ -50,7 +77,7 @@ impl Flat {
     pub(crate) fn read(&self, range: Range<usize>) -> Bytes {
         let mut copy = BytesMut::with_capacity(range.len());
         for (buffer, part) in self.parts(&range) {
-            copy.put_bytes(0, self.starts[buffer] + part.start - range.start - copy.len());
+            copy.put_bytes(0, self.places[buffer].start + part.start - range.start - copy.len());
             copy.put_slice(&bytes(&self.buffers[buffer])[part]);
         }
         copy.put_bytes(0, range.len() - copy.len());
@@ -61,8 +88,9 @@ impl Flat {
     pub(crate) fn write(&mut self, start: usize, payload: &[u8]) {
         let range = start..start + payload.len();
         for (buffer, part) in self.parts(&range).collect::<Vec<_>>() {
-            let from = self.starts[buffer] + part.start - start;
+            let from = self.places[buffer].start + part.start - start;
             let source = &payload[from..from + part.len()];
+            grow(&mut self.buffers[buffer], part.end, self.places[buffer].len());
             bytes_mut(&mut self.buffers[buffer])[part].copy_from_slice(source);
         }
     }
@@ -70,7 +98,7 @@ impl Flat {
     /// Folds this range of all ranks, in their order, into this one's place. `leaves` has nothing for this rank.
     pub(crate) fn fold(&mut self, range: Range<usize>, leaves: &[Option<Bytes>], op: ReduceOp) {
         for (buffer, part) in self.parts(&range).collect::<Vec<_>>() {
-            let from = self.starts[buffer] + part.start - range.start;
+            let from = self.places[buffer].start + part.start - range.start;
             let leaves: Vec<Leaf<'_>> =
                 leaves.iter().map(|leaf| leaf.as_ref().map(|payload| &payload[from..from + part.len()])).collect();
             let elements = |size: usize| part.start / size..part.end / size;
@@ -86,10 +114,10 @@ impl Flat {
     /// The buffers that overlap this range, each with the part of its own bytes that does.
     fn parts(&self, range: &Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
         let range = range.clone();
-        let first = self.starts.partition_point(|&start| start <= range.start).saturating_sub(1);
-        let last = self.starts.partition_point(|&start| start < range.end);
+        let first = self.places.partition_point(|place| place.start <= range.start).saturating_sub(1);
+        let last = self.places.partition_point(|place| place.start < range.end);
         (first..last.max(first)).filter_map(move |index| {
-            let (start, length) = (self.starts[index], bytes(&self.buffers[index]).len());
+            let (start, length) = (self.places[index].start, self.places[index].len());
             let part = range.start.saturating_sub(start).min(length)..(range.end - start).min(length);
             (!part.is_empty()).then_some((index, part))
         })
@@ -108,30 +136,44 @@ pub(crate) fn element_type(buffer: &Buffer) -> ElementType {
 
 /// Number of elements.
 pub(crate) fn length(buffer: &Buffer) -> usize {
+    bytes(buffer).len() / element_size(buffer)
+}
+
+fn element_size(buffer: &Buffer) -> usize {
     match buffer {
-        Buffer::F32(values) => values.len(),
-        Buffer::F64(values) => values.len(),
-        Buffer::U64(values) => values.len(),
-        Buffer::Bytes(values) => values.len(),
+        Buffer::F32(_) => 4,
+        Buffer::F64(_) | Buffer::U64(_) => 8,
+        Buffer::Bytes(_) => 1,
     }
 }
 
-/// A buffer of zeros; nothing where the type is no buffer's, or there is no memory for so many.
-pub(crate) fn zeros(element_type: ElementType, length: u64) -> Option<Buffer> {
-    fn vector<T: Clone + Default>(length: u64) -> Option<Vec<T>> {
-        let length = usize::try_from(length).ok()?;
-        let mut values = Vec::new();
-        values.try_reserve_exact(length).ok()?;
-        values.resize(length, T::default());
-        Some(values)
+/// A buffer of the same type, without elements.
+pub(crate) fn empty(buffer: &Buffer) -> Buffer {
+    match buffer {
+        Buffer::F32(_) => Buffer::F32(Vec::new()),
+        Buffer::F64(_) => Buffer::F64(Vec::new()),
+        Buffer::U64(_) => Buffer::U64(Vec::new()),
+        Buffer::Bytes(_) => Buffer::Bytes(Vec::new()),
     }
-    Some(match element_type {
-        ElementType::F32 => Buffer::F32(vector(length)?),
-        ElementType::F64 => Buffer::F64(vector(length)?),
-        ElementType::U64 => Buffer::U64(vector(length)?),
-        ElementType::Bytes => Buffer::Bytes(vector(length)?),
-        ElementType::Unspecified | ElementType::Mixed => return None,
-    })
+}
+
+/// Makes room for the first `end` bytes of a buffer that is announced to have `whole` in the end.
+fn grow(buffer: &mut Buffer, end: usize, whole: usize) {
+    fn vector<T: Clone + Default>(values: &mut Vec<T>, end: usize, whole: usize) {
+        let (end, whole) = (end / size_of::<T>(), whole / size_of::<T>());
+        if end > values.capacity() {
+            values.reserve_exact(whole.min(2 * end) - values.len());
+        }
+        if end > values.len() {
+            values.resize(end, T::default());
+        }
+    }
+    match buffer {
+        Buffer::F32(values) => vector(values, end, whole),
+        Buffer::F64(values) => vector(values, end, whole),
+        Buffer::U64(values) => vector(values, end, whole),
+        Buffer::Bytes(values) => vector(values, end, whole),
+    }
 }
 
 fn bytes(buffer: &Buffer) -> &[u8] {
@@ -165,6 +207,19 @@ mod tests {
         ]
     }
 
+    #[test]
+    fn memory_grows_with_what_has_come_and_not_with_what_is_announced() {
+        let mut flat = Flat::announced(vec![Buffer::F64(Vec::new())], &[1 << 29]).unwrap();
+        for (chunk, start) in (0..4 << 20).step_by(1 << 20).enumerate() {
+            flat.write(start, &[1; 1 << 20]);
+            let Buffer::F64(values) = &flat.buffers[0] else { unreachable!("the type that was announced") };
+            assert_eq!(values.len(), (chunk + 1) << 17);
+            assert!(values.capacity() <= 2 * values.len(), "{}", values.capacity());
+        }
+        assert!(Flat::announced(vec![Buffer::F64(Vec::new())], &[u64::MAX]).is_none());
+        assert!(Flat::announced(vec![Buffer::U64(Vec::new()); 2], &[1 << 60; 2]).is_none());
+    }
+
     proptest! {
         #[test]
         fn what_is_read_in_pieces_and_written_elsewhere_is_the_same(
@@ -172,8 +227,8 @@ mod tests {
             piece in 1usize..6,
         ) {
             let source = Flat::new(buffers);
-            let empty = source.buffers.iter().map(|buffer| zeros(element_type(buffer), length(buffer) as u64).unwrap());
-            let mut copy = Flat::new(empty.collect());
+            let lengths: Vec<u64> = source.buffers.iter().map(|buffer| length(buffer) as u64).collect();
+            let mut copy = Flat::announced(source.buffers.iter().map(empty).collect(), &lengths).unwrap();
             prop_assert_eq!(copy.len(), source.len());
             for start in (0..source.len()).step_by(piece * ALIGNMENT) {
                 let end = source.len().min(start + piece * ALIGNMENT);

@@ -1,4 +1,4 @@
-//! What all parts of a communicator share.
+//! The job as one rank sees it: what all parts of a communicator share.
 
 use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,7 @@ use crate::Config;
 use crate::fault::Fault;
 use crate::token::Token;
 
-/// This rank's place in its job, and what has become of the job.
+/// One rank's view of its job.
 pub(crate) struct Job {
     pub(crate) rank: u32,
     pub(crate) world_size: u32,
@@ -23,7 +23,7 @@ pub(crate) struct Job {
     pub(crate) turned_away: AtomicU32,
     /// The ranks that this one waits for, until all are connected.
     awaited: Mutex<Vec<u32>>,
-    /// Set when the communicator is dropped: what ends after that was not lost.
+    /// Set when the communicator is dropped: a stream that ends after that is no fault.
     pub(crate) closing: AtomicBool,
 }
 

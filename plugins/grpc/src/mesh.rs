@@ -20,21 +20,21 @@ use crate::wire::collectives_server::Collectives;
 use crate::wire::envelope::Body;
 use crate::wire::{Cause, Envelope, MAX_MESSAGE, Roster};
 
-/// How long a rank may take to introduce itself.
+/// How long a rank may take to say hello.
 const INTRODUCTION: Duration = Duration::from_secs(5);
 
 /// The pause between attempts to reach a rank.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Where higher ranks come in.
-pub(crate) struct Door {
+/// The service by which higher ranks open their streams to this one.
+pub(crate) struct ExchangeService {
     job: Arc<Job>,
     session: SessionWatch,
     links: mpsc::UnboundedSender<Link>,
 }
 
-impl Door {
-    /// A door, and the links to those who have come in. It lets nobody in before there is a session.
+impl ExchangeService {
+    /// The service, and the links that are opened through it. It waits until there is a session.
     pub(crate) fn new(job: Arc<Job>, session: SessionWatch) -> (Self, mpsc::UnboundedReceiver<Link>) {
         let (links, arrived) = mpsc::unbounded_channel();
         (Self { job, session, links }, arrived)
@@ -42,7 +42,7 @@ impl Door {
 }
 
 #[tonic::async_trait]
-impl Collectives for Door {
+impl Collectives for ExchangeService {
     type ExchangeStream = Answers;
 
     async fn exchange(&self, request: Request<Streaming<Envelope>>) -> Result<Response<Answers>, Status> {

@@ -1,7 +1,5 @@
 //! Opening a communicator: from an address to a stream with every rank.
 
-use std::convert::Infallible;
-use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +18,8 @@ use crate::engine::Engine;
 use crate::fault::named;
 use crate::job::Job;
 use crate::link::{Session, SessionWatch};
-use crate::mesh::{self, Door};
-use crate::rendezvous::coordinator::{Coordinator, Desk};
+use crate::mesh::{self, ExchangeService};
+use crate::rendezvous::coordinator::{Coordinator, RendezvousService};
 use crate::rendezvous::join::join;
 use crate::token::random;
 use crate::transport;
@@ -35,11 +33,12 @@ const THREADS: usize = 2;
 /// How long ranks may take to connect with each other once all of them have come.
 const MESH: Duration = Duration::from_secs(10);
 
-/// How long the threads may take to end when it came to nothing.
+/// How long the threads may take to end when opening has failed.
 const SHUTDOWN: Duration = Duration::from_millis(200);
 
-/// How often the host is asked whether the job is being cancelled.
+/// How often the host is asked whether the job is being cancelled, and how long the other ranks are told of it.
 const CANCELLED: Duration = Duration::from_millis(100);
+const TELLING: Duration = Duration::from_secs(2);
 
 /// Connects with the other ranks of the job.
 ///
@@ -56,7 +55,7 @@ pub(crate) fn open(job: Job, address: &str, port: u16) -> Result<Box<dyn Communi
     let engine = runtime.block_on(async {
         tokio::select! {
             engine = connect(&job, address, port) => engine,
-            never = stop_when_cancelled(&job) => match never {},
+            error = stop_when_cancelled(&job) => Err(error),
         }
     });
     match engine {
@@ -68,14 +67,19 @@ pub(crate) fn open(job: Job, address: &str, port: u16) -> Result<Box<dyn Communi
     }
 }
 
-/// Raises a fault when the host cancels the job, which ends all waiting and tells the ranks that have come.
-async fn stop_when_cancelled(job: &Job) -> Infallible {
+/// Raises a fault when the host cancels the job, which ends waiting and tells the ranks that have come.
+async fn stop_when_cancelled(job: &Job) -> Error {
     while !job.services.cancelled() {
         tokio::time::sleep(CANCELLED).await;
     }
     let awaited = named(&job.awaited());
     job.fault.raise(Cause::of(job.rank, format!("rank {} was stopped while it waited for {awaited}", job.rank)));
-    pending().await
+    tokio::time::sleep(TELLING).await;
+    cancelled(job)
+}
+
+fn cancelled(job: &Job) -> Error {
+    Error::new(ErrorCode::Cancelled, format!("cancelled while waiting for {}", named(&job.awaited())))
 }
 
 async fn connect(job: &Arc<Job>, address: &str, port: u16) -> Result<Engine> {
@@ -89,21 +93,21 @@ async fn connect(job: &Arc<Job>, address: &str, port: u16) -> Result<Engine> {
     Ok(engine)
 }
 
-/// Goes to the rendezvous, and from there connects with all other ranks.
+/// Meets the other ranks at rank 0, then connects with all of them.
 async fn meet(job: &Arc<Job>, addresses: &[SocketAddr]) -> Result<Engine> {
     let limit = Duration::from_secs_f64(job.config.connect_timeout_s);
     let (session, known) = watch::channel(None);
-    let (door, arrived) = Door::new(Arc::clone(job), known.clone());
+    let (exchange, arrived) = ExchangeService::new(Arc::clone(job), known.clone());
     let error = |cause: Cause| match job.services.cancelled() {
-        true => Error::new(ErrorCode::Cancelled, format!("cancelled while waiting for {}", named(&job.awaited()))),
+        true => cancelled(job),
         false => cause.error(),
     };
 
     let (roster, met, server) = if job.rank == 0 {
         let number = random().map_err(|error| Error::other("no session can be made").caused_by(error))?;
         let coordinator = Arc::new(Coordinator::new(Arc::clone(job), u64::from_le_bytes(number)));
-        let desk = Desk(Arc::clone(&coordinator));
-        let server = Server::start(job, address::listen(addresses).await?, known, door, Some(desk));
+        let rendezvous = RendezvousService(Arc::clone(&coordinator));
+        let server = Server::start(job, address::listen(addresses).await?, known, exchange, Some(rendezvous));
         match coordinator.wait(limit).await {
             Ok(roster) => (roster, None, Some(server)),
             Err(cause) => {
@@ -117,16 +121,16 @@ async fn meet(job: &Arc<Job>, addresses: &[SocketAddr]) -> Result<Engine> {
         let server = match job.rank + 1 < job.world_size {
             true => {
                 let own = address::of_this_rank(job, addresses)?;
-                Some(Server::start(job, address::listen(&[own]).await?, known, door, None))
+                Some(Server::start(job, address::listen(&[own]).await?, known, exchange, None))
             }
             false => None,
         };
         let reached_at = server.as_ref().map_or_else(String::new, |server| address::to_text(server.address));
-        let met = tokio::select! {
-            met = join(job, addresses, reached_at, limit) => met.map_err(error)?,
+        let joined = tokio::select! {
+            joined = join(job, addresses, reached_at, limit) => joined.map_err(error)?,
             cause = job.fault.raised() => return Err(error(cause)),
         };
-        (met.roster, Some((met.channel, met.address)), server)
+        (joined.roster, Some((joined.channel, joined.address)), server)
     };
     let session_now = roster.session();
     session.send_replace(Some(session_now));
@@ -140,7 +144,7 @@ async fn meet(job: &Arc<Job>, addresses: &[SocketAddr]) -> Result<Engine> {
     Ok(Engine { job: Arc::clone(job), session: session_now, links, server })
 }
 
-/// What answers other ranks, as long as it is kept.
+/// The server that answers other ranks. It runs until it is dropped.
 pub(crate) struct Server {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
@@ -152,23 +156,23 @@ impl Server {
         job: &Arc<Job>,
         (listener, address): (TcpListener, SocketAddr),
         session: SessionWatch,
-        door: Door,
-        desk: Option<Desk>,
+        exchange: ExchangeService,
+        rendezvous: Option<RendezvousService>,
     ) -> Self {
         let (stop, stopped) = oneshot::channel();
-        let collectives = CollectivesServer::new(door).max_decoding_message_size(MAX_MESSAGE);
-        let rendezvous = desk.map(|desk| RendezvousServer::new(desk).max_decoding_message_size(MAX_JOIN));
+        let collectives = CollectivesServer::new(exchange).max_decoding_message_size(MAX_MESSAGE);
+        let rendezvous = rendezvous.map(|service| RendezvousServer::new(service).max_decoding_message_size(MAX_JOIN));
         let router = transport::server().add_service(collectives).add_optional_service(rendezvous);
         let connections = accept(listener, Arc::clone(job), session);
         let task = tokio::spawn(async move {
             let stopped = async { drop(stopped.await) };
-            // What goes wrong with a connection is seen by those who use it.
+            // An error of a connection reaches the stream that uses it.
             let _ = router.serve_with_incoming_shutdown(connections, stopped).await;
         });
         Self { address, stop, task }
     }
 
-    /// Ends it once everything is answered, within a second.
+    /// Stops it when all requests are answered, or after a second.
     async fn stop(self) {
         drop(self.stop);
         let _ = tokio::time::timeout(Duration::from_secs(1), self.task).await;

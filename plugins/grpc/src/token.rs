@@ -49,7 +49,7 @@ impl Token {
         })
     }
 
-    /// A token that nobody else knows, for a rank that is alone.
+    /// A token that no other process knows, for a rank that is alone.
     ///
     /// # Errors
     /// The system gives no random numbers.
@@ -79,7 +79,7 @@ pub(crate) fn random<const N: usize>() -> std::io::Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// Reads a token file that nobody but its owner may read.
+/// Reads a token file that only its owner may access.
 fn read(path: &str) -> Result<Vec<u8>> {
     let unreadable = |error| {
         Error::config(format!("comm.token_file: {path} cannot be read")).with("key", "comm.token_file").caused_by(error)

@@ -50,7 +50,7 @@ pub(crate) fn server() -> Server {
 /// Connects to the rank that listens at an address. `session` is what both must know, 0 where that rank is rank 0.
 ///
 /// # Errors
-/// Nobody listens there, nobody answers in time, or it is not that rank of this job.
+/// No process listens there or answers in time, or it is not that rank of this job.
 pub(crate) async fn dial(job: &Job, address: SocketAddr, rank: u32, session: u64) -> Result<Channel, Failed> {
     let again = |error: io::Error| Failed::Again(error.to_string());
     let late = |_| Failed::Again("it does not answer".to_owned());

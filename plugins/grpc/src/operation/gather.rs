@@ -45,20 +45,22 @@ impl Gather {
         }
         let theirs = &mut self.others[rank as usize];
         if theirs.is_none() {
-            let types: Vec<ElementType> = chunk.element_types().collect();
-            if types.len() != chunk.lengths.len() {
+            let own = self.own.buffers();
+            let is_alike = |(buffer, (element_type, &length)): (&Buffer, (ElementType, &u64))| {
+                let may_differ = self.kind.may_differ(element_type);
+                element_type == flat::element_type(buffer) && (may_differ || flat::length(buffer) as u64 == length)
+            };
+            let announced = chunk.element_types().zip(&chunk.lengths);
+            let counts = [chunk.element_types.len(), chunk.lengths.len()];
+            if counts != [own.len(); 2] || !own.iter().zip(announced).all(is_alike) {
                 return None;
             }
-            // A broadcast goes into the memory that is there, where that has the root's size.
-            let mut own = match self.kind {
-                Kind::Broadcast { .. } => std::mem::take(&mut self.own).into_buffers().into_iter(),
-                _ => Vec::new().into_iter(),
+            let room = match self.kind {
+                // A broadcast goes into the memory that is there.
+                Kind::Broadcast { .. } => std::mem::take(&mut self.own).into_buffers(),
+                _ => own.iter().map(flat::empty).collect(),
             };
-            let place = |(element_type, &length): (ElementType, &u64)| match own.next() {
-                Some(buffer) if flat::length(&buffer) as u64 == length => Some(buffer),
-                _ => flat::zeros(element_type, length),
-            };
-            *theirs = Some(Flat::new(types.into_iter().zip(&chunk.lengths).map(place).collect::<Option<_>>()?));
+            *theirs = Some(Flat::announced(room, &chunk.lengths)?);
         }
         theirs.as_ref().map(|theirs| 0..theirs.len())
     }
@@ -85,5 +87,29 @@ impl Gather {
             }
             _ => self.own.into_buffers(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn announce(kind: Kind, own: Buffer, element_type: ElementType, lengths: &[u64]) -> Option<Range<usize>> {
+        let mut chunk = Chunk { lengths: lengths.to_vec(), ..Chunk::default() };
+        chunk.element_types = vec![element_type.into(); lengths.len()];
+        Gather::new(0, 2, vec![own], kind).expected(1, &chunk)
+    }
+
+    #[test]
+    fn what_a_peer_announces_is_checked_against_what_this_rank_has_called() {
+        let broadcast = Kind::Broadcast { root: 1 };
+        let floats = || Buffer::F32(vec![0.0; 3]);
+        assert_eq!(announce(broadcast, floats(), ElementType::F32, &[3]), Some(0..16));
+        assert_eq!(announce(broadcast, floats(), ElementType::F32, &[1 << 29]), None);
+        assert_eq!(announce(broadcast, floats(), ElementType::F64, &[3]), None);
+        assert_eq!(announce(broadcast, floats(), ElementType::F32, &[3, 3]), None);
+        assert_eq!(announce(broadcast, Buffer::Bytes(vec![1]), ElementType::Bytes, &[9]), Some(0..16));
+        assert_eq!(announce(Kind::AllGather, floats(), ElementType::F32, &[5]), Some(0..24));
+        assert_eq!(announce(Kind::AllGather, floats(), ElementType::U64, &[5]), None);
     }
 }

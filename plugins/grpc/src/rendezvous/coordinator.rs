@@ -17,13 +17,13 @@ use crate::wire::join_reply::Outcome;
 use crate::wire::rendezvous_server::Rendezvous;
 use crate::wire::{Cause, JoinReply, JoinRequest, Roster, Waiting};
 
-/// How long ranks that come late are still told what went wrong before.
+/// How long ranks that come late are still told what went wrong.
 const LATECOMERS: Duration = Duration::from_secs(2);
 
-/// What all ranks are told in the end.
+/// The outcome of the rendezvous, the same for all ranks.
 type Verdict = Result<Roster, Cause>;
 
-/// The rendezvous, as rank 0 sees it.
+/// The rendezvous as rank 0 runs it.
 pub(crate) struct Coordinator {
     job: Arc<Job>,
     session: u64,
@@ -37,7 +37,7 @@ pub(crate) struct Coordinator {
 struct Meeting {
     members: BTreeMap<u32, Member>,
     verdict: Option<Verdict>,
-    /// Calls so far.
+    /// The number of calls so far.
     calls: u64,
 }
 
@@ -53,7 +53,7 @@ struct Member {
 }
 
 impl Coordinator {
-    /// A rendezvous to which nobody has come. `session` is a random number.
+    /// A rendezvous to which no rank has come. `session` is a random number.
     pub(crate) fn new(job: Arc<Job>, session: u64) -> Self {
         Self { job, session, meeting: watch::Sender::default(), told: Semaphore::new(0) }
     }
@@ -89,14 +89,14 @@ impl Coordinator {
         let _ = tokio::time::timeout(LATECOMERS, self.told.acquire_many(self.job.world_size - 1)).await;
     }
 
-    /// Decides if nobody has yet, and gives the verdict.
+    /// Sets the verdict if there is none yet; gives the one that stands.
     fn decide(&self, verdict: Verdict) -> Verdict {
         let mut first = verdict.clone();
         self.meeting.send_modify(|meeting| first = meeting.verdict.get_or_insert(verdict).clone());
         first
     }
 
-    /// Decides that the ranks do not run, and that ranks that have not come yet are not waited for to be told.
+    /// Ends the rendezvous with an error, without waiting for ranks that have not come yet to tell them.
     fn end(&self, cause: Cause) -> Verdict {
         self.told.close();
         self.decide(Err(cause))
@@ -114,9 +114,9 @@ impl Coordinator {
         )
     }
 
-    /// Takes a rank in, unless something keeps it out; gives the number of its call. What keeps a rank out ends the
-    /// rendezvous for all, unless that has ended well: then it is the error of this rank alone.
-    fn take_in(&self, rank: u32, request: JoinRequest) -> Result<u64, Cause> {
+    /// Admits a rank and gives the number of its call. A rank that has the token and does not fit the job ends the
+    /// rendezvous for all, unless all ranks have come already: then the error is for that call alone.
+    fn admit(&self, rank: u32, request: JoinRequest) -> Result<u64, Cause> {
         let mut outcome = Ok(0);
         self.meeting.send_modify(|meeting| {
             meeting.calls += 1;
@@ -145,7 +145,7 @@ impl Coordinator {
         outcome
     }
 
-    /// What keeps a rank out of this job; `None` where nothing does.
+    /// Why a rank does not fit this job; `None` where it does.
     fn objection(&self, rank: u32, request: &JoinRequest, members: &BTreeMap<u32, Member>) -> Option<Cause> {
         let (world_size, own) = (request.world_size, &self.job);
         if world_size != own.world_size {
@@ -167,7 +167,7 @@ impl Coordinator {
         })
     }
 
-    /// What a rank that waits is told now.
+    /// What a waiting rank is told now.
     fn reply(&self, meeting: &Meeting) -> Outcome {
         match &meeting.verdict {
             None => Outcome::Waiting(Waiting { ranks: self.absent(meeting) }),
@@ -176,8 +176,8 @@ impl Coordinator {
         }
     }
 
-    /// Answers a call until there is a verdict, or until the caller is gone.
-    async fn attend(&self, rank: u32, call: u64, replies: mpsc::Sender<Result<JoinReply, Status>>) {
+    /// Answers a call until there is a verdict or the call ends.
+    async fn serve(&self, rank: u32, call: u64, replies: mpsc::Sender<Result<JoinReply, Status>>) {
         let mut meeting = self.meeting.subscribe();
         loop {
             let outcome = self.reply(&meeting.borrow_and_update());
@@ -210,18 +210,18 @@ impl Coordinator {
 }
 
 /// The service of a coordinator.
-pub(crate) struct Desk(pub(crate) Arc<Coordinator>);
+pub(crate) struct RendezvousService(pub(crate) Arc<Coordinator>);
 
 #[tonic::async_trait]
-impl Rendezvous for Desk {
+impl Rendezvous for RendezvousService {
     type JoinStream = ReceiverStream<Result<JoinReply, Status>>;
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<Self::JoinStream>, Status> {
         let rank = Proved::rank_of(&request)?;
         let coordinator = Arc::clone(&self.0);
         let (replies, stream) = mpsc::channel(1);
-        match coordinator.take_in(rank, request.into_inner()) {
-            Ok(call) => drop(tokio::spawn(async move { coordinator.attend(rank, call, replies).await })),
+        match coordinator.admit(rank, request.into_inner()) {
+            Ok(call) => drop(tokio::spawn(async move { coordinator.serve(rank, call, replies).await })),
             Err(objection) => {
                 let _ = replies.try_send(Ok(JoinReply { outcome: Some(Outcome::Refusal(objection)) }));
             }

@@ -1,4 +1,4 @@
-//! What differs between the jobs of two ranks, in words.
+//! Describes how the jobs of two ranks differ.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ const NAMED: usize = 3;
 /// The longest value that is shown whole.
 const LONGEST: usize = 120;
 
-/// Says which keys differ between the job of rank 0 and that of another rank. A job's identity is its configuration as
-/// one JSON object; other texts only differ.
+/// Says which keys differ between the job of rank 0 and that of another rank. The identity of a job is its configuration
+/// as one JSON object; of any other text, the message only says that it differs.
 pub(crate) fn between(ours: &str, theirs: &str, rank: u32) -> String {
     let (Some(ours), Some(theirs)) = (keys(ours), keys(theirs)) else {
         return format!("rank {rank} was started for another job than rank 0");
@@ -38,8 +38,8 @@ pub(crate) fn between(ours: &str, theirs: &str, rank: u32) -> String {
         more => format!(", and {more} more keys differ"),
     };
     match named.as_slice() {
-        [] => format!("rank {rank} has the configuration of rank 0 in another spelling"),
-        named => format!("the configuration of rank {rank} is not that of rank 0: {}{more}", named.join(", ")),
+        [] => format!("rank {rank} has the configuration of rank 0, written in another way"),
+        named => format!("the configuration of rank {rank} differs from that of rank 0: {}{more}", named.join(", ")),
     }
 }
 
@@ -57,13 +57,13 @@ mod tests {
         let theirs = r#"{"a": 2, "b": "x", "c": [2], "e": 2, "f": null, "same": 0}"#;
         assert_eq!(
             between(ours, theirs, 3),
-            "the configuration of rank 3 is not that of rank 0: `a` is 1 on rank 0 and 2 on rank 3, `c` is [1] on rank 0 \
-             and [2] on rank 3, `d` is 1 on rank 0 and unset on rank 3, and 2 more keys differ"
+            "the configuration of rank 3 differs from that of rank 0: `a` is 1 on rank 0 and 2 on rank 3, `c` is [1] on \
+             rank 0 and [2] on rank 3, `d` is 1 on rank 0 and unset on rank 3, and 2 more keys differ"
         );
     }
 
     #[test]
-    fn names_that_are_no_configuration_only_differ() {
+    fn jobs_that_are_not_json_objects_are_only_said_to_differ() {
         assert_eq!(between("job a", "{}", 1), "rank 1 was started for another job than rank 0");
     }
 }

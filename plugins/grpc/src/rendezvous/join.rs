@@ -22,8 +22,8 @@ const LATER: Duration = Duration::from_millis(500);
 /// How much longer than rank 0 itself a rank that has joined waits for the verdict.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// What a rank leaves the rendezvous with.
-pub(crate) struct Met {
+/// The result of the rendezvous for a rank other than 0.
+pub(crate) struct Joined {
     pub(crate) roster: Roster,
     /// The connection with rank 0, which collectives use too, and where that rank was met.
     pub(crate) channel: Channel,
@@ -39,7 +39,7 @@ pub(crate) async fn join(
     addresses: &[SocketAddr],
     data_address: String,
     limit: Duration,
-) -> Result<Met, Cause> {
+) -> Result<Joined, Cause> {
     let request = request(job, data_address).map_err(|error| Cause::of(job.rank, error.to_string()))?;
     let mut deadline = Instant::now() + limit;
     let mut pause = SOON;
@@ -54,10 +54,10 @@ pub(crate) async fn join(
                 let roster = wait(job, channel.clone(), request.clone(), &mut has_joined);
                 let late = |_| Failed::Again("it gives no answer".to_owned());
                 let roster = timeout(limit + GRACE, roster).await.map_err(late)??;
-                Ok(Met { roster, channel, address })
+                Ok(Joined { roster, channel, address })
             };
             match attempt.await {
-                Ok(met) => return Ok(met),
+                Ok(joined) => return Ok(joined),
                 Err(Failed::Refused(cause)) => return Err(cause),
                 Err(Failed::Again(reason)) => failure = reason,
             }

@@ -50,8 +50,8 @@ fn another_configuration_is_refused_everywhere_with_the_keys_that_differ() {
         rank.job = r#"{"optimizer.learning_rate":0.1,"seed":0,"trainer.batch_size":4}"#.into();
     }
     ranks[2].job = r#"{"optimizer.learning_rate":0.2,"seed":0,"trainer.batch_size":8}"#.into();
-    let expected = "the configuration of rank 2 is not that of rank 0: `optimizer.learning_rate` is 0.1 on rank 0 and \
-                    0.2 on rank 2, `trainer.batch_size` is 4 on rank 0 and 8 on rank 2";
+    let expected = "the configuration of rank 2 differs from that of rank 0: `optimizer.learning_rate` is 0.1 on rank 0 \
+                    and 0.2 on rank 2, `trainer.batch_size` is 4 on rank 0 and 8 on rank 2";
     for (message, rank) in refusals(&ranks) {
         assert_eq!((message.as_str(), rank), (expected, Some(2)));
     }
