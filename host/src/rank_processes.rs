@@ -37,7 +37,7 @@ pub fn run(arguments: impl Iterator<Item = Vec<OsString>>) -> Result<(), Failure
     let program = std::env::current_exe().map_err(|error| failed("this program's file cannot be found", error))?;
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(|error| failed("signals cannot be handled", error))?;
     let mut token = [0; 32];
-    getrandom::fill(&mut token).map_err(|error| failed("no job token can be made", error.into()))?;
+    getrandom::fill(&mut token).map_err(|error| failed("no job token can be made", io::Error::other(error)))?;
     let token = checksum::hexadecimal(&token);
     let view = RankOutput::new();
     let mut ranks = Ranks::default();
