@@ -101,7 +101,8 @@ fn a_trainers_metrics_are_matched_by_name_wherever_micro_batches_differ_in_them(
 #[test]
 fn held_out_metrics_are_matched_by_name() {
     let job = bytes().set("trainer.metrics", true);
-    let job = job.set("data.eval", job.directory().join("rows.jsonl").display());
+    let rows = job.directory().join("rows.jsonl");
+    let job = job.set("data.eval", rows.display());
     job.run().success();
     let line = job.metrics().into_iter().find(|line| line.get("eval_loss").is_some()).expect("an evaluation");
     assert_eq!((&line["eval_all"], &line["eval_odd"], &line["eval_even"]), (&4.0.into(), &2.0.into(), &2.0.into()));

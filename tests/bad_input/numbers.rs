@@ -70,7 +70,7 @@ fn bytes() -> Job {
 #[test]
 fn a_loss_weight_that_is_not_a_positive_number_stops_before_the_update_and_names_the_trainer() {
     for (weight, shown) in [("0.0", "0"), ("-3.0", "-3"), ("nan", "NaN"), ("inf", "inf")] {
-        let job = bytes().set("trainer.weight", weight);
+        let job = bytes().set("trainer.weight", format!("'{weight}'"));
         let failure = job.run().failure(3);
         assert_says(&failure, &["the trainer `bytes`", &format!("weight {shown}"), "update 1", "train.jsonl row"]);
         assert_says(&failure, &["the update was not applied"]);
@@ -106,7 +106,7 @@ fn tree_of(job: &Job) -> [Vec<u8>; 2] {
 #[test]
 fn finite_gradients_whose_sum_overflows_stop_before_the_update() {
     // The gradient of each row is below the largest f32, that of 32 of them is not.
-    let job = bytes().rows(0..1).set("trainer.scale", "1e37");
+    let job = bytes().rows(0..1).set("trainer.scale", "3e36");
     job.run().success();
     let row = fs::read_to_string(job.directory().join("train.jsonl")).expect("the row");
     let rows = job.file("rows.jsonl", vec![row; 32].join("\n"));
@@ -119,7 +119,7 @@ fn finite_gradients_whose_sum_overflows_stop_before_the_update() {
 
 #[test]
 fn a_mean_gradient_that_does_not_fit_into_f32_stops_before_the_update() {
-    let job = bytes().set("trainer.weight", "1e-45").set("trainer.max_grad_norm", 0);
+    let job = bytes().set("trainer.weight", "'1e-45'").set("trainer.max_grad_norm", 0);
     assert_says(&job.run().failure(6), &["update 1", "the update was not applied"]);
     assert!(job.updates().is_empty());
 }

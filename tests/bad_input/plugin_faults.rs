@@ -45,7 +45,7 @@ fn optimizer_states_that_cannot_be_saved_are_refused_at_the_start() {
     let states = |key: &str, value: &str| Job::new().set("optimizer", "states").set(key, value);
     let twice = states("optimizer.names", r#"["momentum", "variance", "momentum"]"#);
     assert_says(&twice.run().failure(3), &["the optimizer `states`", "two states", "`momentum`"]);
-    let undefined = states("optimizer.initial", "nan").set("optimizer.names", r#"["momentum"]"#);
+    let undefined = states("optimizer.undefined_initial", "true").set("optimizer.names", r#"["momentum"]"#);
     assert_says(&undefined.run().failure(3), &["the optimizer `states`", "`momentum`", "NaN"]);
     for job in [twice, undefined] {
         assert!(!job.output().exists(), "nothing is written before everything is checked");

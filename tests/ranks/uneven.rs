@@ -61,7 +61,7 @@ fn all_ranks_stop_before_an_update_whose_weight_is_wrong_on_one_of_them() {
 fn gradients_that_overflow_only_in_the_sum_over_ranks_stop_them_all() {
     // An update of one process has half of the rows, as each rank has; the largest number that does not overflow.
     let overflowing = |rows: usize| {
-        let job = bytes(rows as u32 / 2).set("trainer.scale", "2e37").set("trainer.max_steps", 1);
+        let job = bytes(rows as u32 / 2).set("trainer.scale", "2e36").set("trainer.max_steps", 1);
         let row = "{\"prompt\": \"ab\", \"completion\": \"ab\"}\n";
         let rows = job.file("same.jsonl", row.repeat(rows));
         job.set("data.train", rows.display())

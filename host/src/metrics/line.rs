@@ -96,7 +96,7 @@ impl EarlyStop {
 fn line(documented: &impl Serialize, extra: &Extra) -> String {
     let mut keys = match serde_json::to_value(documented) {
         Ok(Value::Object(keys)) => keys,
-        // Structs of numbers are objects, and nothing in them can fail.
+        // A struct of numbers always becomes an object.
         other => unreachable!("a metrics line is no object: {other:?}"),
     };
     let own: Map<String, Value> = extra

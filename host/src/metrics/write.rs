@@ -26,7 +26,7 @@ impl Metrics {
     }
 
     /// Opens the file of a resumed run and cuts it back to the length that it had at the checkpoint. Where its length is
-    /// not the checkpoint's, because somebody edited or deleted it, the run goes on with the warning that is returned: no
+    /// not the checkpoint's, because it was edited or deleted, the run goes on with the warning that is returned: no
     /// result depends on metrics.
     ///
     /// # Errors

@@ -125,7 +125,10 @@ impl Guard {
                 "the mean loss is the sum of the losses divided by the sum of their weights, the numbers of supervised \
                  tokens: report this to the author of the trainer",
             ),
-            (None, _) => failure
+            (None, Fault::Overflow) => {
+                failure.help("look at these rows; if the loss was growing before, lower `optimizer.learning_rate`")
+            }
+            (None, Fault::NotFinite) => failure
                 .help("lower `optimizer.learning_rate`, lengthen `scheduler.warmup_steps`, or look at these rows"),
         })
     }

@@ -66,7 +66,7 @@ impl<'a> Run<'a> {
             }
         }
 
-        // Everything that this rank can check alone is checked: only now are the others kept waiting.
+        // Everything that this rank can check alone is checked before the others have to wait for it.
         let peers = connect::connect(job, &*backend)?;
         let start = resumed.as_ref().map_or_else(Start::default, |checkpoint| Start::of(checkpoint.state()));
         let start = RankManifest::new(job, data, start)?.agree(&peers)?;

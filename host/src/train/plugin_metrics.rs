@@ -20,8 +20,8 @@ pub(super) type ByName = BTreeMap<String, f64>;
 #[derive(Default)]
 pub(super) struct PluginMetrics {
     reports: Reports,
-    /// Metrics that the user was told are not finite.
-    told: BTreeSet<String>,
+    /// Metrics that are not finite and were named in a warning.
+    warned: BTreeSet<String>,
 }
 
 /// Reports by name: their sum and their number.
@@ -54,7 +54,7 @@ impl PluginMetrics {
         let mut line: ByName = reports.into_iter().map(|(name, (sum, count))| (name, sum / count as f64)).collect();
         line.extend(sums.finish(0).sums.metrics);
         for (name, value) in line.iter().filter(|(_, value)| !value.is_finite()) {
-            if peers.is_first() && self.told.insert(name.clone()) {
+            if peers.is_first() && self.warned.insert(name.clone()) {
                 progress::note(&format!(
                     "warning: the metric `{name}` is {value} in update {update}; metrics.jsonl has null for numbers that \
                      are not finite"

@@ -1,17 +1,17 @@
-//! Why a run ended early, and whether the other ranks have to be told.
+//! Why a run ended early, and whether this rank has to inform the others.
 
 use crate::exit::Failure;
 
 /// Why a run ended early.
 pub(super) enum Stop {
-    /// A reason that every rank finds by itself: none has to tell the others.
+    /// Every rank finds this reason by itself, so none has to inform the others.
     Together(Failure),
-    /// A failure of this rank, which the others have to be told.
+    /// A failure of this rank alone: it has to inform the others.
     Alone(Failure),
 }
 
 impl Stop {
-    /// The failure, for whoever has no other ranks.
+    /// The failure without that distinction.
     pub(super) fn into_failure(self) -> Failure {
         match self {
             Self::Together(failure) | Self::Alone(failure) => failure,

@@ -7,8 +7,8 @@ mdt_plugin_api::config! {
     pub struct StatesConfig {
         /// The names of its states.
         names: Vec<String> = Vec::new(),
-        /// What they start as.
-        initial: f32 = 0.0,
+        /// Whether they start as NaN.
+        undefined_initial: bool = false,
         /// The update from which on the first state is NaN; 0: never.
         undefined_from: u64 = 0,
         /// Whether each update reports its number as the metric `update_number`.
@@ -32,7 +32,8 @@ impl Component for States {
 
 impl Optimizer for States {
     fn states(&self) -> Vec<StateSpec> {
-        let spec = |name: &String| StateSpec { initial: self.config.initial, ..StateSpec::zeros(name) };
+        let initial = if self.config.undefined_initial { f32::NAN } else { 0.0 };
+        let spec = |name: &String| StateSpec { initial, ..StateSpec::zeros(name) };
         self.config.names.iter().map(spec).collect()
     }
 

@@ -5,8 +5,8 @@ use mdt_plugin_api::prelude::*;
 mdt_plugin_api::config! {
     /// Keys of the trainer `bytes`.
     pub struct BytesConfig {
-        /// The weight of every loss instead of the number of supervised tokens.
-        weight: Option<f64> = None,
+        /// The weight of every loss instead of the number of supervised tokens, as text: a configuration has no NaN.
+        weight: Option<String> = None,
         /// The weight of a loss with an odd number of supervised tokens instead of that number.
         odd_weight: Option<f64> = None,
         /// A factor of the loss.
@@ -107,7 +107,8 @@ impl Trainer for Bytes {
         if self.config.undefined_metric {
             metrics.push(("undefined".to_owned(), number(f64::NAN)?));
         }
-        let given = self.config.odd_weight.filter(|_| odd).or(self.config.weight);
+        let weight = self.config.weight.as_ref().and_then(|weight| weight.parse().ok());
+        let given = self.config.odd_weight.filter(|_| odd).or(weight);
         Ok(Loss {
             sum: Tensor::op(OpKind::MULTIPLY, &[&losses.sum()?, &number(self.config.scale)?], &[])?,
             weight: number(given.unwrap_or(count as f64))?,
