@@ -1,6 +1,5 @@
 //! The rows of a job: read from their sources, turned into tokens, counted.
 
-pub mod prefetch;
 mod row_location;
 mod row_order;
 pub mod split;
@@ -14,7 +13,6 @@ use sha2::{Digest, Sha256};
 use crate::checksum;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
-pub use prefetch::MicroBatch;
 use row_location::RowLocation;
 pub use row_order::Plan;
 

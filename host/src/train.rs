@@ -13,6 +13,7 @@ mod guard;
 mod open;
 mod optimizer;
 mod plugin_metrics;
+mod prefetch;
 mod report;
 mod run;
 mod schedule;

@@ -11,9 +11,9 @@ use serde_json::json;
 
 use super::gradient::Objective;
 use super::optimizer::{StatefulOptimizer, check_states};
+use super::prefetch::MicroBatch;
 use super::stop::Stop;
 use super::update::{Learner, Outcome};
-use crate::data::MicroBatch;
 use crate::exit::Failure;
 use crate::job::{Job, OpenedModel};
 use crate::metrics;

@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use super::best::Evaluations;
 use super::plugin_metrics::PluginMetrics;
+use super::prefetch;
 use super::stop::Stop;
 use super::update::{Learner, Outcome};
 use crate::checkpoint::Store;
 use crate::config::Settings;
-use crate::data::{Dataset, Plan, prefetch};
+use crate::data::{Dataset, Plan};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::metrics::{self, Metrics};

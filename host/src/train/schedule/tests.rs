@@ -119,6 +119,19 @@ fn wsd_without_decay_is_constant() {
     }
 }
 
+#[test]
+fn rates_have_the_same_bits_for_good_and_on_every_machine() {
+    let bits = |scheduler: Scheduler| {
+        let schedule = Schedule::new(&scheduler, 1e-4, 9);
+        [3, 6, 9].map(|update| schedule.learning_rate(update).to_bits())
+    };
+    let (warmup_steps, min_ratio) = (2, 0.1);
+    let cosine = bits(Scheduler::Cosine(Cosine { warmup_steps, min_ratio }));
+    assert_eq!(cosine, [0x3f19_5102_a211_d0f5, 0x3f0c_d5f9_9c38_b04a, 0x3eec_27b7_d136_fab1]);
+    let polynomial = bits(Scheduler::Polynomial(Polynomial { warmup_steps, power: 1.5, min_ratio }));
+    assert_eq!(polynomial, [0x3f15_ee96_82ab_4a55, 0x3f05_ecf5_904c_c476, 0x3eed_5019_9fed_5e0e]);
+}
+
 proptest! {
     #[test]
     fn cosine_follows_the_textbook_formula(

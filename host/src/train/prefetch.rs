@@ -6,7 +6,7 @@ use std::thread;
 
 use mdt_plugin_api::{Encoded, Error, HostBatch, Trainer};
 
-use super::{Dataset, Plan};
+use crate::data::{Dataset, Plan};
 
 /// How many micro-batches wait at most.
 const AHEAD: usize = 4;
