@@ -41,7 +41,7 @@ fn a_given_model_with_weights_that_are_not_finite_is_refused_by_the_name_of_the_
         let failure = job.run().failure(4);
         assert_says(&failure, &["`model.norm.weight`", "not finite", "model.safetensors"]);
         assert!(!failure.contains("learning_rate"), "{failure}");
-        assert!(!job.output().join("checkpoints").exists(), "nothing is trained");
+        assert!(!job.output().join("metrics.jsonl").exists() && !job.checkpoint(1).exists(), "nothing is trained");
     }
 }
 
@@ -105,13 +105,13 @@ fn tree_of(job: &Job) -> [Vec<u8>; 2] {
 
 #[test]
 fn finite_gradients_whose_sum_overflows_stop_before_the_update() {
-    // The gradient of each row is below the largest f32, that of 32 of them is not.
-    let job = bytes().rows(0..1).set("trainer.scale", "3e36");
-    job.run().success();
-    let row = fs::read_to_string(job.directory().join("train.jsonl")).expect("the row");
+    // The gradient of the row is below the largest f32, that of 32 times the row is not.
+    let one = bytes().rows(0..1).set("trainer.scale", "3e36");
+    one.run().success();
+    let row = fs::read_to_string(one.directory().join("train.jsonl")).expect("the row");
+    let job = bytes().set("trainer.scale", "3e36").set("trainer.gradient_accumulation_steps", 32);
     let rows = job.file("rows.jsonl", vec![row; 32].join("\n"));
-    let job = job.set("data.train", rows.display()).set("trainer.gradient_accumulation_steps", 32);
-    let job = job.set("checkpoint.resume", "never");
+    let job = job.set("data.train", rows.display());
     let failure = job.run().failure(6);
     assert_says(&failure, &["gradients of update 1", "sum", "rows.jsonl rows 1, 2, 3", "the update was not applied"]);
     assert!(job.updates().is_empty() && !job.output().join("final").exists());

@@ -78,58 +78,51 @@ impl Guard {
 
     /// The failure, which names the rows of all ranks.
     fn refuse(&self, context: &Context<'_>, fault: Fault) -> Result<Failure, Failure> {
-        let Context { update, peers, name_rows, .. } = context;
-        let own = match fault {
-            Fault::NotFinite => name_rows(&self.rows_not_finite),
+        let Context { update, trainer, parameters, peers, name_rows } = context;
+        let (rows, status, message, help) = match fault {
+            Fault::NotFinite => (
+                name_rows(&self.rows_not_finite),
+                Status::NonFinite,
+                format!("the loss or gradient of update {update} is not finite"),
+                "lower `optimizer.learning_rate`, lengthen `scheduler.warmup_steps`, or look at these rows",
+            ),
             Fault::Weight | Fault::NoWeight => {
                 let weights = self.weights.iter().filter(|(weight, _)| (*weight == 0.0) == (fault == Fault::NoWeight));
                 let named = weights.map(|(weight, rows)| format!("weight {weight} of {}", name_rows(rows)));
-                named.collect::<Vec<_>>().join("; ")
+                let which =
+                    if fault == Fault::Weight { "a weight that is negative or not finite" } else { "no weight" };
+                let message = format!("the trainer `{trainer}` gave losses of update {update} {which}");
+                let help = "the weight of a loss is its number of supervised tokens: report this to the author of the \
+                            trainer";
+                (named.collect::<Vec<_>>().join("; "), Status::Plugin, message, help)
             }
-            Fault::Overflow => name_rows(&self.rows),
+            Fault::Overflow => (
+                name_rows(&self.rows),
+                Status::NonFinite,
+                format!("the gradients of update {update} are finite, but their sum or mean overflows"),
+                "look at these rows; if the loss was growing before, lower `optimizer.learning_rate`",
+            ),
         };
-        let all = peers.gather_texts("the rows that the update was refused for", own)?;
+        let all = peers.gather_texts("the rows that the update was refused for", rows)?;
         let named = all.iter().enumerate().filter(|(_, rows)| !rows.is_empty()).map(|(rank, rows)| match all.len() {
             1 => rows.clone(),
             _ => format!("rank {rank}, {rows}"),
         });
-        let failure = match fault {
-            Fault::NotFinite => {
-                Failure::new(Status::NonFinite, format!("the loss or gradient of update {update} is not finite"))
-            }
-            Fault::Weight | Fault::NoWeight => {
-                let which =
-                    if fault == Fault::Weight { "a weight that is negative or not finite" } else { "no weight" };
-                let message = format!("the trainer `{}` gave losses of update {update} {which}", context.trainer);
-                Failure::new(Status::Plugin, message)
-            }
-            Fault::Overflow => {
-                let message = format!("the gradients of update {update} are finite, but their sum or mean overflows");
-                Failure::new(Status::NonFinite, message)
-            }
-        };
-        let failure = named.fold(failure, Failure::at);
-        let not_finite = context.parameters.with_arrays(|arrays| {
-            Ok(arrays.iter().find(|array| !all_finite(array.data)).map(|array| array.name.to_owned()))
-        })?;
         let before = match update {
             1 => "those that training began with".to_owned(),
             update => format!("those after update {}", update - 1),
         };
-        let failure = failure.because(format!("the update was not applied: the weights are {before}"));
-        Ok(match (not_finite, fault) {
-            (Some(name), _) => failure
+        let failure = named
+            .fold(Failure::new(status, message), Failure::at)
+            .because(format!("the update was not applied: the weights are {before}"));
+        let not_finite = parameters.with_arrays(|arrays| {
+            Ok(arrays.iter().find(|array| !all_finite(array.data)).map(|array| array.name.to_owned()))
+        })?;
+        Ok(match not_finite {
+            Some(name) => failure
                 .because(format!("`{name}` was not finite before it"))
                 .help("lower `optimizer.learning_rate` or lengthen `scheduler.warmup_steps`"),
-            (None, Fault::Weight | Fault::NoWeight) => failure.help(
-                "the mean loss is the sum of the losses divided by the sum of their weights, the numbers of supervised \
-                 tokens: report this to the author of the trainer",
-            ),
-            (None, Fault::Overflow) => {
-                failure.help("look at these rows; if the loss was growing before, lower `optimizer.learning_rate`")
-            }
-            (None, Fault::NotFinite) => failure
-                .help("lower `optimizer.learning_rate`, lengthen `scheduler.warmup_steps`, or look at these rows"),
+            None => failure.help(help),
         })
     }
 }
