@@ -86,9 +86,10 @@ ops! {
     CONCATENATE = 82, "concatenate";
     /// `start` (inclusive) to `stop` (exclusive) for every axis.
     SLICE = 83, "slice";
-    /// Rows of `x` at integer `indices` along `axis`.
+    /// Rows of `x` at integer `indices` along `axis`; -1 is the last row. An index outside the axis is an error when the
+    /// result is evaluated, which names it.
     TAKE = 84, "take";
-    /// Elements of `x` at `indices` (same rank) along `axis`.
+    /// Elements of `x` at `indices` (same rank) along `axis`, counted as those of `take`.
     TAKE_ALONG_AXIS = 85, "take_along_axis";
     /// Repeats axes of length 1 to `shape`.
     BROADCAST_TO = 86, "broadcast_to";
@@ -123,7 +124,8 @@ ops! {
     /// Per-row cross-entropy: logits `[N, V]`, targets `[N]` int32; result `[N]` in f32, in nats. A negative target
     /// costs nothing, one beyond the vocabulary gives NaN.
     CROSS_ENTROPY = 144, "cross_entropy";
-    /// Rows of a table: weight `[V, D]`, ids of any shape int32; result `[.., D]`.
+    /// Rows of a table: weight `[V, D]`, ids of any shape int32; result `[.., D]`. An id outside the table, a negative one
+    /// too, is an error when the result is evaluated.
     EMBEDDING = 145, "embedding";
 }
 

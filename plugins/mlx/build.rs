@@ -3,10 +3,11 @@
 
 use std::path::Path;
 
-const SOURCES: [&str; 8] = [
+const SOURCES: [&str; 9] = [
     "attention.cpp",
     "cross_entropy.cpp",
     "ffi.cpp",
+    "indices.cpp",
     "linear.cpp",
     "primitive.cpp",
     "rms_norm.cpp",

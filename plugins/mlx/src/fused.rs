@@ -1,6 +1,6 @@
 //! The operations that training spends its time in, fused where this build has kernels for them, composed of MLX's own elsewhere.
 //!
-//! Fused: on Linux, on a CPU stream, in f32. Each function then makes one MLX primitive (`native/`) that runs a kernel of
+//! Fused: on Linux, on a CPU stream, in f32. Each function then makes one MLX primitive (`native/primitives/`) that runs a kernel of
 //! [`crate::kernels`] and knows its own gradient. Else — Metal, CUDA, half precision — it is composed of MLX operations; that
 //! composition is also what the tests compare with. Shapes are checked here in both cases; the arrays may have any strides.
 //!
@@ -12,14 +12,16 @@ mod native;
 #[cfg(all(test, mdt_native))]
 mod tests;
 
+use std::ffi::CStr;
+
 use mlx_rs::error::{Exception, Result};
 use mlx_rs::{Array, Dtype};
 
 /// Picks the primitive where all these arrays are f32 and the stream is a CPU's, else the composition.
 macro_rules! fused_or_composed {
-    ([$($array:expr),+], $name:ident($($arg:expr),* $(,)?)) => {{
+    ([$($array:expr),*], $name:ident($($arg:expr),* $(,)?)) => {{
         #[cfg(mdt_native)]
-        if native::applies(&[$($array),+]) {
+        if native::applies(&[$($array),*]) {
             return native::$name($($arg),*);
         }
         composed::$name($($arg),*)
@@ -186,17 +188,33 @@ pub fn attention(
     fused_or_composed!([query, key, value], attention(query, key, value, segments, scale, causal))
 }
 
-/// Rows of a table: table `[V, D]`, ids of any shape int32; result `[.., D]`. Ids outside the table give NaN on the fused path.
+/// Indices along an axis of this length as int32 from 0 on; with `from_end`, -1 is the last place. MLX itself reads and writes
+/// wherever an index points, so every gather takes its indices from here.
 ///
 /// # Errors
-/// Other shapes or types.
+/// Other types; an axis without elements. An index that lies outside fails the evaluation, which names it and the operation; where
+/// the native part is absent, the indices are evaluated now.
+pub fn checked_indices(operation: &CStr, indices: &Array, length: i32, from_end: bool) -> Result<Array> {
+    let name = operation.to_string_lossy();
+    let integers = matches!(indices.dtype(), Dtype::Int32 | Dtype::Uint32 | Dtype::Int64 | Dtype::Uint8);
+    expect(integers, &name, "indices that are integers", &[indices])?;
+    if length == 0 && indices.size() > 0 {
+        return Err(Exception::custom(format!("{name}: every index is out of range for an axis of length 0")));
+    }
+    if indices.size() == 0 {
+        return indices.as_dtype(Dtype::Int32);
+    }
+    fused_or_composed!([], checked_indices(operation, indices, length, from_end))
+}
+
+/// Rows of a table: table `[V, D]`, ids of any shape int32; result `[.., D]`.
+///
+/// # Errors
+/// Other shapes or types. An id outside the table fails the evaluation.
 pub fn embedding(table: &Array, ids: &Array) -> Result<Array> {
-    expect(
-        table.ndim() == 2 && ids.dtype() == Dtype::Int32,
-        "embedding",
-        "a table [V, D] and int32 ids",
-        &[table, ids],
-    )?;
+    let fits = table.ndim() == 2 && ids.dtype() == Dtype::Int32;
+    expect(fits, "embedding", "a table [V, D] and int32 ids", &[table, ids])?;
+    let ids = &checked_indices(c"embedding", ids, table.dim(0), false)?;
     fused_or_composed!([table], embedding(table, ids))
 }
 

@@ -22,7 +22,7 @@ pub mod swiglu;
 pub use layout::View4;
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     //! What the tests of all kernels share, and the promises that hold for all of them.
 
     use super::{attention, cross_entropy, pool, rms_norm, swiglu};
@@ -34,6 +34,12 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
         }
+    }
+
+    /// NaN of both signs, quiet and signalling, with every payload of one bit and a thousand others.
+    pub fn nans() -> Vec<f32> {
+        let payloads = (0..23).map(|bit| 1 << bit).chain((1..1 << 23).step_by(8191));
+        payloads.flat_map(|payload| [0x7f80_0000, 0xff80_0000].map(|sign| f32::from_bits(sign | payload))).collect()
     }
 
     /// Panics unless ‖got − want‖ ≤ tolerance · ‖want‖, with a floor for a reference that is zero.
@@ -73,6 +79,35 @@ mod tests {
         results
             .iter()
             .fold(0xcbf2_9ce4_8422_2325, |hash, x| (hash ^ u64::from(x.to_bits())).wrapping_mul(0x0100_0000_01b3))
+    }
+
+    #[test]
+    fn no_kernel_turns_a_nan_into_a_number() {
+        let nans = nans();
+        let rows = nans.len();
+        let ones = vec![1.0; rows];
+        let (mut a, mut b) = (vec![0.0; rows], vec![0.0; rows]);
+        swiglu::forward(&nans, &ones, &mut a);
+        assert!(a.iter().all(|value| value.is_nan()), "swiglu");
+        swiglu::backward(&nans, &ones, &ones, &mut a, &mut b);
+        assert!(a.iter().chain(&b).all(|value| value.is_nan()), "gradients of swiglu");
+
+        // One NaN in each row of 40 logits, at any place.
+        let mut logits = vec![0.5; rows * 40];
+        nans.iter().enumerate().for_each(|(row, &nan)| logits[row * 40 + row % 40] = nan);
+        cross_entropy::forward(&logits, &vec![7; rows], &mut a, &mut b);
+        assert!(a.iter().chain(&b).all(|value| value.is_nan()), "cross-entropy");
+        let mut gradient = vec![0.0; rows * 40];
+        cross_entropy::backward(&logits, &vec![7; rows], &b, &ones, &mut gradient);
+        assert!(gradient.iter().all(|value| value.is_nan()), "gradient of cross-entropy");
+
+        let mut gradient = vec![0.0; rows * 40];
+        rms_norm::forward(&logits, &[1.0; 40], 1e-5, &mut gradient);
+        assert!(gradient.iter().all(|value| value.is_nan()), "rms_norm");
+
+        for &nan in nans.iter().step_by(97) {
+            assert!(attention::tests::with_a_query_of(nan).iter().all(|value| value.is_nan()), "attention");
+        }
     }
 
     #[test]

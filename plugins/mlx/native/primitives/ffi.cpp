@@ -83,6 +83,14 @@ bool mdt_op_attention(
   });
 }
 
+bool mdt_op_checked_indices(
+    mlx_array* out, mlx_array indices, const char* operation, int length, bool from_end, mlx_stream stream,
+    Failure* failure) {
+  return guarded(failure, [&] {
+    mlx_array_set_(*out, mdt::checked_indices(get(indices), operation, length, from_end, mlx_stream_get_(stream)));
+  });
+}
+
 bool mdt_op_embedding(mlx_array* out, mlx_array table, mlx_array ids, mlx_stream stream, Failure* failure) {
   return guarded(failure, [&] { mlx_array_set_(*out, mdt::embedding(get(table), get(ids), mlx_stream_get_(stream))); });
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -32,6 +33,10 @@ array rope(const array& x, const array& cos, const array& sin, Stream stream);
 array attention(
     const array& query, const array& key, const array& value, const std::optional<array>& segments,
     float scale, bool causal, Stream stream);
+
+// indices of any integer type -> int32 from 0 to length - 1; with `from_end`, -1 is the last place. Evaluation fails where one lies
+// outside, and names it and `operation`. `length` is not 0.
+array checked_indices(const array& indices, std::string operation, int length, bool from_end, Stream stream);
 
 // table [V, D], ids of any shape int32 -> [.., D].
 array embedding(const array& table, const array& ids, Stream stream);

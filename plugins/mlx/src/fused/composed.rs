@@ -1,7 +1,9 @@
 //! The same operations composed of MLX's own, for every device and type. Contracts are those of the functions in [`super`];
 //! shapes are not checked here.
 
-use mlx_rs::error::Result;
+use std::ffi::CStr;
+
+use mlx_rs::error::{Exception, Result};
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask};
 use mlx_rs::ops::indexing::take_along_axis;
 use mlx_rs::ops::{self, concatenate};
@@ -75,6 +77,21 @@ pub fn attention(
         mask = mask.logical_and(places.reshape(&[queries, 1])?.ge(key_places)?)?;
     }
     fast::scaled_dot_product_attention(query, key, value, scale, Some((&mask).into()), None)
+}
+
+/// [`super::checked_indices`], which evaluates the indices.
+pub fn checked_indices(operation: &CStr, indices: &Array, length: i32, from_end: bool) -> Result<Array> {
+    let given = indices.as_dtype(Dtype::Int64)?.contiguous()?;
+    given.eval()?;
+    let inside = |index: i64| (if from_end { -i64::from(length) } else { 0 }..i64::from(length)).contains(&index);
+    if let Some((place, index)) = given.as_slice::<i64>().iter().enumerate().find(|&(_, &index)| !inside(index)) {
+        return Err(Exception::custom(format!(
+            "{}: index {index} (the one at place {place}) is out of range for an axis of length {length}",
+            operation.to_string_lossy()
+        )));
+    }
+    let counted = ops::select(given.lt(Array::from_int(0))?, given.add(Array::from_int(length))?, given)?;
+    counted.as_dtype(Dtype::Int32)
 }
 
 /// [`super::embedding`].

@@ -1,4 +1,4 @@
-//! The primitives of `native/`, as functions on MLX arrays. One of the plugin's few places with `unsafe`.
+//! The primitives of `native/primitives/`, as functions on MLX arrays. One of the plugin's few places with `unsafe`.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
@@ -9,7 +9,7 @@ use mlx_sys::{mlx_array, mlx_array_free, mlx_array_new, mlx_stream};
 use super::RopeTables;
 use crate::kernels::pool;
 
-/// Text of a C++ exception; the same as in `native/ffi.cpp`.
+/// Text of a C++ exception; the same as in `native/primitives/ffi.cpp`.
 #[repr(C)]
 struct Failure {
     text: [c_char; 512],
@@ -63,6 +63,15 @@ unsafe extern "C" {
         segments: mlx_array,
         scale: f32,
         causal: bool,
+        stream: mlx_stream,
+        failure: *mut Failure,
+    ) -> bool;
+    fn mdt_op_checked_indices(
+        out: *mut mlx_array,
+        indices: mlx_array,
+        operation: *const c_char,
+        length: c_int,
+        from_end: bool,
         stream: mlx_stream,
         failure: *mut Failure,
     ) -> bool;
@@ -173,6 +182,15 @@ pub fn attention(
     // SAFETY: as in `cross_entropy`; `segments` may be empty.
     build(|[out], stream, failure| unsafe {
         mdt_op_attention(out, query, key, value, segments, scale, causal, stream, failure)
+    })
+    .map(|[a]| a)
+}
+
+pub fn checked_indices(operation: &CStr, indices: &Array, length: i32, from_end: bool) -> Result<Array> {
+    let (operation, indices) = (operation.as_ptr(), indices.as_ptr());
+    // SAFETY: as in `cross_entropy`; the name is copied.
+    build(|[out], stream, failure| unsafe {
+        mdt_op_checked_indices(out, indices, operation, length, from_end, stream, failure)
     })
     .map(|[a]| a)
 }

@@ -124,7 +124,8 @@ pub fn exp<S: Simd>(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    let capped = if x > 88.37 { 88.37 } else { x };
+    let in_range = x <= 88.37;
+    let capped = if in_range { x } else { 88.37 };
     let shifted = madd::<S>(capped, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
     let r = madd::<S>(n, -LN2_HIGH, capped);
@@ -137,7 +138,8 @@ pub fn exp<S: Simd>(x: f32) -> f32 {
     p = madd::<S>(p, r, 0.5);
     p = madd::<S>(p, r * r, r) + 1.0;
     let value = f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23));
-    let value = if x > 88.37 { f32::INFINITY } else { value };
+    // Above the range +∞; NaN, which compares false, stays NaN.
+    let value = if in_range { value } else { x + f32::INFINITY };
     if x < -87.3 { 0.0 } else { value }
 }
 
@@ -151,6 +153,7 @@ pub fn sigmoid<S: Simd>(x: f32) -> f32 {
 mod tests {
     use super::*;
     use crate::kernels::simd::Plain;
+    use crate::kernels::tests::nans;
 
     #[derive(Clone, Copy)]
     struct Fused;
@@ -190,6 +193,13 @@ mod tests {
         assert_eq!(exp::<Fused>(-1e30), 0.0);
         assert_eq!(exp::<Fused>(f32::INFINITY), f32::INFINITY);
         assert_eq!(exp::<Fused>(0.0), 1.0);
-        assert!(exp::<Fused>(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn exp_of_every_nan_is_nan() {
+        for nan in nans() {
+            assert!(exp::<Fused>(nan).is_nan() && exp::<Plain>(nan).is_nan(), "{:#010x}", nan.to_bits());
+            assert!(sigmoid::<Fused>(nan).is_nan() && sigmoid::<Plain>(nan).is_nan(), "{:#010x}", nan.to_bits());
+        }
     }
 }

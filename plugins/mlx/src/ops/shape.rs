@@ -1,13 +1,15 @@
 //! Operations that move elements about or choose among them.
 
+use std::ffi::CStr;
+
 use mlx_rs::ops::{
     self,
     indexing::{ArrayIndex, ArrayIndexOp, TryIndexOp, take_along_axis as take_elements},
 };
-use mlx_rs::{Array, Dtype};
 
 use super::{Call, Outcome};
 use crate::fault::Fault;
+use crate::fused;
 
 pub fn reshape(call: &Call<'_>) -> Outcome {
     Ok(call.input(0).reshape(&call.ints("shape")?)?)
@@ -43,18 +45,22 @@ pub fn slice(call: &Call<'_>) -> Outcome {
 }
 
 pub fn take(call: &Call<'_>) -> Outcome {
-    Ok(call.input(0).take_axis(indices(call.input(1))?, call.axis()?)?)
+    let (x, axis) = (call.input(0), call.axis()?);
+    Ok(x.take_axis(indices(call, c"take", axis)?, axis)?)
 }
 
 pub fn take_along_axis(call: &Call<'_>) -> Outcome {
-    Ok(take_elements(call.input(0), indices(call.input(1))?, call.axis()?)?)
+    let (x, axis) = (call.input(0), call.axis()?);
+    Ok(take_elements(x, indices(call, c"take_along_axis", axis)?, axis)?)
 }
 
-fn indices(array: &Array) -> Result<&Array, Fault> {
-    match array.dtype() {
-        Dtype::Int32 | Dtype::Uint32 | Dtype::Int64 | Dtype::Uint8 => Ok(array),
-        _ => Err(Fault::new("indices must be integers")),
+/// The second input as indices that lie in this axis of the first one.
+fn indices(call: &Call<'_>, operation: &CStr, axis: i32) -> Outcome {
+    let (x, rank) = (call.input(0), call.input(0).ndim() as i32);
+    if !(-rank..rank).contains(&axis) {
+        return Err(Fault::new(format!("axis {axis} is not one of {rank} axes")));
     }
+    Ok(fused::checked_indices(operation, call.input(1), x.dim(axis), true)?)
 }
 
 pub fn broadcast_to(call: &Call<'_>) -> Outcome {

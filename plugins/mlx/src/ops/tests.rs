@@ -101,6 +101,24 @@ fn reductions() {
 }
 
 #[test]
+fn no_exponential_turns_a_nan_into_a_number() {
+    let compute = cpu();
+    let nans = crate::kernels::tests::nans();
+    let x = tensor(&compute, &[nans.len(), 1], &nans);
+    for op in [OpKind::EXP, OpKind::SIGMOID, OpKind::SILU, OpKind::TANH, OpKind::SOFTMAX, OpKind::LOG_SUM_EXP] {
+        let attributes = match op {
+            OpKind::SOFTMAX => vec![attribute("axis", Value::Int(-1))],
+            OpKind::LOG_SUM_EXP => vec![attribute("axes", Value::Ints(&[-1]))],
+            _ => vec![],
+        };
+        let got: Vec<f32> = elements(&Tensor::op(op, &[&x], &attributes).unwrap());
+        for (nan, got) in nans.iter().zip(got) {
+            assert!(got.is_nan(), "{} of {:#010x} is {got}", op.name(), nan.to_bits());
+        }
+    }
+}
+
+#[test]
 fn moving_elements() {
     let compute = cpu();
     let x = tensor(&compute, &[2, 3], &[1i32, 2, 3, 4, 5, 6]);

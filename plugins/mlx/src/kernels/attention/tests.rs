@@ -104,6 +104,13 @@ pub fn example() -> [Vec<f32>; 4] {
     Case::new([2, 4, 45, 20], 2, 50, true, 2, 3).kernel()
 }
 
+/// The output for a query that holds this value.
+pub fn with_a_query_of(value: f32) -> Vec<f32> {
+    let mut case = Case::new([1, 1, 1, 8], 1, 20, false, 1, 9);
+    case.data[0][3] = value;
+    case.kernel()[0].clone()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
     #[test]

@@ -1,0 +1,88 @@
+//! An index that lies outside is an error that names it, and nothing is read or written through it.
+
+use std::rc::Rc;
+
+use mdt_plugin_api::op::attribute;
+use mdt_plugin_api::{Compute, HostArray, OpKind, Result, Tensor, Value};
+
+use super::{cpu, elements, tensor};
+
+/// `x[.., index]` of a row of ten by `take`, `take_along_axis` or `embedding`, with indices that are computed.
+fn chosen(op: OpKind, x: &Tensor, indices: &Tensor) -> Result<Tensor> {
+    let axis = attribute("axis", Value::Int(0));
+    let attributes = if op == OpKind::EMBEDDING { vec![] } else { vec![axis] };
+    Tensor::op(op, &[x, indices], &attributes)
+}
+
+/// A table of ten rows of three, and two indices as the sum of what is given and zero.
+fn table_and_indices(compute: &Rc<dyn Compute>, op: OpKind, indices: [i32; 2]) -> (Tensor, Tensor) {
+    let values: Vec<f32> = (0..30).map(|value| value as f32).collect();
+    let shape: &[usize] = if op == OpKind::TAKE_ALONG_AXIS { &[2, 1] } else { &[2] };
+    let indices = tensor(compute, shape, &indices);
+    let zeros = tensor(compute, shape, &[0i32, 0]);
+    (tensor(compute, &[10, 3], &values), Tensor::op(OpKind::ADD, &[&indices, &zeros], &[]).unwrap())
+}
+
+const OPERATIONS: [OpKind; 3] = [OpKind::TAKE, OpKind::TAKE_ALONG_AXIS, OpKind::EMBEDDING];
+
+#[test]
+fn an_index_out_of_range_is_named_when_it_is_known() {
+    for (op, bad) in OPERATIONS.into_iter().flat_map(|op| [10, 1 << 20, -11, i32::MIN].map(|bad| (op, bad))) {
+        let compute = cpu();
+        let (x, indices) = table_and_indices(&compute, op, [3, bad]);
+        let error = chosen(op, &x, &indices).unwrap().host_view().err().expect("an error").to_string();
+        for part in [op.name(), &format!("index {bad} "), "place 1", "length 10"] {
+            assert!(error.contains(part), "no {part:?} in {error:?}");
+        }
+        // The next evaluation has nothing to do with it.
+        let (x, indices) = table_and_indices(&compute, op, [3, 4]);
+        assert_eq!(elements::<f32>(&chosen(op, &x, &indices).unwrap())[0], 9.0);
+    }
+}
+
+#[test]
+fn an_index_out_of_range_writes_nothing_on_the_way_back() {
+    for (op, bad) in OPERATIONS.into_iter().flat_map(|op| [10, 1 << 24, -11].map(|bad| (op, bad))) {
+        let compute = cpu();
+        let (x, indices) = table_and_indices(&compute, op, [3, bad]);
+        let mut sum = |parameters: &[u64], inputs: &[u64]| {
+            let [x, indices] = [parameters[0], inputs[0]].map(|handle| Tensor::borrowed(&compute, handle));
+            let sum = Tensor::op(OpKind::SUM, &[&chosen(op, &x, &indices)?], &[])?;
+            Ok(vec![sum.into_handle()?])
+        };
+        let result = compute.value_and_grad(&mut sum, &[x.handle()], &[indices.handle()]).unwrap();
+        // The gradient is asked for first, as a trainer's host does.
+        let gradient = Tensor::from_handle(&compute, result.gradients[0]);
+        let error = gradient.host_view().err().expect("an error").to_string();
+        assert!(error.contains(op.name()) && error.contains(&format!("index {bad} ")), "{error}");
+    }
+}
+
+#[test]
+fn negative_indices_count_from_the_end_but_are_no_token_ids() {
+    let compute = cpu();
+    let (x, indices) = table_and_indices(&compute, OpKind::TAKE, [-1, -10]);
+    assert_eq!(elements::<f32>(&chosen(OpKind::TAKE, &x, &indices).unwrap()), [27.0, 28.0, 29.0, 0.0, 1.0, 2.0]);
+    let (x, indices) = table_and_indices(&compute, OpKind::EMBEDDING, [1, -1]);
+    let error = chosen(OpKind::EMBEDDING, &x, &indices).unwrap().host_view().err().expect("an error").to_string();
+    assert!(error.contains("embedding: index -1 (the one at place 1)"), "{error}");
+}
+
+#[test]
+fn indices_of_every_integer_type_are_checked() {
+    let compute = cpu();
+    let x = tensor(&compute, &[3], &[5.0f32, 6.0, 7.0]);
+    let from = |array: HostArray| Tensor::from_host(&compute, &array).unwrap();
+    for (good, bad) in [
+        (from(HostArray::new(&[1], &[2u8]).unwrap()), from(HostArray::new(&[1], &[255u8]).unwrap())),
+        (from(HostArray::new(&[1], &[2u32]).unwrap()), from(HostArray::new(&[1], &[u32::MAX]).unwrap())),
+        (from(HostArray::new(&[1], &[2i64]).unwrap()), from(HostArray::new(&[1], &[i64::MIN]).unwrap())),
+    ] {
+        assert_eq!(elements::<f32>(&x.take(&good, 0).unwrap()), [7.0]);
+        let error = x.take(&bad, 0).unwrap().host_view().err().expect("an error").to_string();
+        assert!(error.contains("out of range for an axis of length 3"), "{error}");
+    }
+    let empty = tensor::<f32>(&compute, &[0, 2], &[]);
+    let error = empty.take(&tensor(&compute, &[1], &[0i32]), 0).err().expect("an error").to_string();
+    assert!(error.contains("an axis of length 0"), "{error}");
+}
