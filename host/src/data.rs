@@ -117,8 +117,11 @@ impl Dataset {
     }
 
     fn encode(&mut self, trainer: &dyn Trainer, source: u32, chunk: &[Example]) -> Result<(), Failure> {
-        let encoded: Vec<Result<Encoded, Error>> = chunk.par_iter().map(|example| trainer.encode(example)).collect();
-        for (example, encoded) in chunk.iter().zip(encoded) {
+        let mut rows: Vec<(&Example, Result<Encoded, Error>)> =
+            chunk.par_iter().map(|example| (example, trainer.encode(example))).collect();
+        // The row that made the trainer panic is reported before the rows that it then refused.
+        rows.sort_by_key(|(_, encoded)| encoded.as_ref().is_err_and(Error::is_after_a_panic));
+        for (example, encoded) in rows {
             let place = RowLocation { source, row: example.row };
             let encoded = encoded.map_err(|error| Failure::from(error).at(self.name_places(&[place])))?;
             if encoded.supervised_tokens() == 0 {

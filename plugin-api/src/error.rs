@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What went wrong, in the terms of the host's exit statuses.
+/// The kind of an error; the numbers are the host's exit statuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum ErrorCode {
@@ -54,6 +54,9 @@ struct Body {
     context: Vec<(String, String)>,
     causes: Vec<String>,
 }
+
+/// The key of the context of a call that was refused because of an earlier panic.
+const AFTER: &str = "after";
 
 /// The result of every call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -109,6 +112,17 @@ impl Error {
     pub fn in_component(mut self, component: impl Into<String>) -> Self {
         self.0.component.get_or_insert_with(|| component.into());
         self
+    }
+
+    /// Marks the error of a call that was refused because of this panic in an earlier one.
+    pub(crate) fn after_a_panic(self) -> Self {
+        self.with(AFTER, "an earlier panic of the component")
+    }
+
+    /// Whether the call was only refused because the component had panicked in another one. Where several threads call
+    /// one component, the error of the call that panicked says more.
+    pub fn is_after_a_panic(&self) -> bool {
+        self.0.context.iter().any(|(key, _)| key == AFTER)
     }
 
     /// What kind of error this is.

@@ -80,3 +80,18 @@ fn an_optimizer_state_that_is_not_finite_is_never_saved() {
     );
     assert!(!job.output().join("final").exists() && !job.checkpoint(3).exists());
 }
+
+#[test]
+fn of_many_threads_the_row_that_panicked_is_reported() {
+    let job = Job::new().set("trainer", "panics_at_row_32").set("compute.threads", 4);
+    let failure = job.run().failure(3);
+    assert_says(&failure, &["row 32 is one too many", "trainer panics_at_row_32", "train.jsonl row 32\n"]);
+}
+
+#[test]
+fn a_panic_in_a_destructor_is_a_warning_that_names_the_component_and_the_job_is_done() {
+    let job = Job::new().set("optimizer", "panics_when_dropped").set("trainer.max_steps", 2);
+    let run = job.run().success();
+    assert_says(&run.stderr, &["warning: optimizer panics_when_dropped", "not without a fight", "in its destructor"]);
+    assert!(job.output().join("final").exists());
+}

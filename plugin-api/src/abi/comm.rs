@@ -1,11 +1,12 @@
 //! Communication backends across the boundary.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use abi_stable::std_types::{RBox, ROption, RResult, RStr, RString, RVec};
 use abi_stable::{StableAbi, sabi_trait, sabi_trait::TD_Opaque};
 
-use super::guard::Guard;
+use super::guard::{Guarded, Owner};
 use super::types::{RawError, plain};
 use crate::{
     Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Dtype, Error, Outcome, ReduceOp, Result, Work,
@@ -122,19 +123,16 @@ pub trait RawCommBackend: Send + Sync {
 
 pub(crate) type CommObject = RawCommBackend_TO<'static, RBox<()>>;
 
-struct ExportedWork {
-    work: Box<dyn Work>,
-    guard: Guard,
-}
+struct ExportedWork(Guarded<Box<dyn Work>>);
 
 impl RawWork for ExportedWork {
     fn poll(&mut self) -> bool {
-        self.guard.call_or(true, || self.work.poll())
+        self.0.call_mut_or(true, |work| work.poll())
     }
 
     fn wait(&mut self, nanoseconds: u64) -> RResult<ROption<RVec<RawBuffer>>, RawError> {
-        self.guard.call(|| {
-            Ok(match self.work.wait(Duration::from_nanos(nanoseconds))? {
+        self.0.call_mut(|work| {
+            Ok(match work.wait(Duration::from_nanos(nanoseconds))? {
                 Outcome::Done(buffers) => ROption::RSome(raw_buffers(buffers)),
                 Outcome::TimedOut => ROption::RNone,
             })
@@ -142,74 +140,66 @@ impl RawWork for ExportedWork {
     }
 }
 
-struct ExportedCommunicator {
-    communicator: Box<dyn Communicator>,
-    guard: Guard,
-    name: String,
-}
+struct ExportedCommunicator(Guarded<Box<dyn Communicator>>);
 
 impl ExportedCommunicator {
-    fn work(&self, body: impl FnOnce() -> Result<Box<dyn Work>>) -> RResult<WorkObject, RawError> {
-        self.guard.call(|| {
-            let work = ExportedWork { work: body()?, guard: Guard::new(self.name.clone()) };
-            Ok(RawWork_TO::from_value(work, TD_Opaque))
+    fn work(&self, start: impl FnOnce(&dyn Communicator) -> Result<Box<dyn Work>>) -> RResult<WorkObject, RawError> {
+        self.0.call(|communicator| {
+            let work = Guarded::new(start(&**communicator)?, self.0.owner());
+            Ok(RawWork_TO::from_value(ExportedWork(work), TD_Opaque))
         })
     }
 }
 
 impl RawCommunicator for ExportedCommunicator {
     fn rank(&self) -> u32 {
-        self.guard.call_or(u32::MAX, || self.communicator.rank())
+        self.0.call_or(u32::MAX, |communicator| communicator.rank())
     }
 
     fn world_size(&self) -> u32 {
-        self.guard.call_or(0, || self.communicator.world_size())
+        self.0.call_or(0, |communicator| communicator.world_size())
     }
 
     fn all_reduce(&self, buffers: RVec<RawBuffer>, op: u32) -> RResult<WorkObject, RawError> {
-        self.work(|| {
+        self.work(|communicator| {
             let op = match op {
                 1 => ReduceOp::Sum,
                 2 => ReduceOp::Max,
                 3 => ReduceOp::Min,
                 number => return Err(Error::plugin(format!("reduction {number} is unknown here"))),
             };
-            self.communicator.all_reduce(plain_buffers(buffers)?, op)
+            communicator.all_reduce(plain_buffers(buffers)?, op)
         })
     }
 
     fn all_gather(&self, buffer: RawBuffer) -> RResult<WorkObject, RawError> {
-        self.work(|| self.communicator.all_gather(buffer.plain()?))
+        self.work(|communicator| communicator.all_gather(buffer.plain()?))
     }
 
     fn broadcast(&self, buffers: RVec<RawBuffer>, root: u32) -> RResult<WorkObject, RawError> {
-        self.work(|| self.communicator.broadcast(plain_buffers(buffers)?, root))
+        self.work(|communicator| communicator.broadcast(plain_buffers(buffers)?, root))
     }
 
     fn barrier(&self) -> RResult<WorkObject, RawError> {
-        self.work(|| self.communicator.barrier())
+        self.work(|communicator| communicator.barrier())
     }
 
     fn abort(&self, reason: RStr<'_>) {
-        self.guard.call_or((), || self.communicator.abort(reason.as_str()));
+        self.0.call_or((), |communicator| communicator.abort(reason.as_str()));
     }
 }
 
-struct Exported {
-    backend: Box<dyn CommBackend>,
-    guard: Guard,
-    name: String,
-}
+struct Exported(Guarded<Box<dyn CommBackend>>);
 
 /// Makes an object of a plain backend.
-pub(crate) fn export(backend: Box<dyn CommBackend>, name: String) -> CommObject {
-    RawCommBackend_TO::from_value(Exported { backend, guard: Guard::new(name.clone()), name }, TD_Opaque)
+pub(crate) fn export(backend: Box<dyn CommBackend>, owner: Arc<Owner>) -> CommObject {
+    RawCommBackend_TO::from_value(Exported(Guarded::new(backend, owner)), TD_Opaque)
 }
 
 impl RawCommBackend for Exported {
     fn capabilities(&self) -> RResult<RawCapabilities, RawError> {
-        self.guard.call(|| {
-            let capabilities = self.backend.capabilities();
+        self.0.call(|backend| {
+            let capabilities = backend.capabilities();
             Ok(RawCapabilities {
                 dtypes: capabilities.dtypes.iter().map(|dtype| dtype.0).collect(),
                 max_world_size: capabilities.max_world_size,
@@ -220,16 +210,16 @@ impl RawCommBackend for Exported {
     }
 
     fn open(&self, bootstrap: RawBootstrap) -> RResult<CommunicatorObject, RawError> {
-        self.guard.call(|| {
-            let communicator = self.backend.open(&Bootstrap {
+        self.0.call(|backend| {
+            let communicator = backend.open(&Bootstrap {
                 rank: bootstrap.rank,
                 world_size: bootstrap.world_size,
                 address: bootstrap.address.into(),
                 port: bootstrap.port,
                 job: bootstrap.job.into(),
             })?;
-            let (guard, name) = (Guard::new(self.name.clone()), self.name.clone());
-            Ok(RawCommunicator_TO::from_value(ExportedCommunicator { communicator, guard, name }, TD_Opaque))
+            let communicator = Guarded::new(communicator, self.0.owner());
+            Ok(RawCommunicator_TO::from_value(ExportedCommunicator(communicator), TD_Opaque))
         })
     }
 }

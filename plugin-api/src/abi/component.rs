@@ -1,6 +1,7 @@
 //! A registered component across the boundary: what it is, its schema, and making one.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use abi_stable::std_types::{RBox, RResult, RStr, RString};
 use abi_stable::{sabi_trait, sabi_trait::TD_Opaque};
@@ -9,7 +10,7 @@ use serde_json::Value;
 use super::comm::{self, CommObject};
 use super::compute::{self, ComputeObject};
 use super::data::{self, DataObject};
-use super::guard::Guard;
+use super::guard::{Guard, Owner};
 use super::model::{self, ModelObject};
 use super::optimizer::{self, OptimizerObject};
 use super::services::RawSetup;
@@ -59,7 +60,7 @@ impl Exported {
 
     /// Guards one call. Making a component that panics spoils only that one, not the next attempt.
     fn call<T>(&self, body: impl FnOnce() -> Result<T>) -> RResult<T, RawError> {
-        Guard::new(self.name()).call(body)
+        Guard::new(Owner::named(self.name())).call(body)
     }
 
     fn wrong_kind<T>(&self, asked: Kind) -> Result<T> {
@@ -75,7 +76,9 @@ macro_rules! makers {
                     .map_err(|error| Error::plugin(format!("the host sent a configuration that is no JSON: {error}")))?;
                 let setup = setup.import()?;
                 match self.0.create {
-                    Create::$kind(create) => Ok(wrap::$method(create(config, &setup)?, self.name())),
+                    Create::$kind(create) => {
+                        Ok(wrap::$method(create(config, &setup)?, Owner::new(self.name(), &setup.services)))
+                    }
                     _ => self.wrong_kind(Kind::$kind),
                 }
             })
@@ -114,8 +117,8 @@ impl RawComponent for Exported {
 mod wrap {
     use super::*;
 
-    pub(super) fn compute(made: Rc<dyn Compute>, name: String) -> ComputeObject {
-        super::compute::export(&made, || name)
+    pub(super) fn compute(made: Rc<dyn Compute>, owner: Arc<Owner>) -> ComputeObject {
+        super::compute::export(&made, || owner)
     }
     pub(super) use super::comm::export as comm;
     pub(super) use super::data::export as data;

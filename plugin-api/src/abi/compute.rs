@@ -3,11 +3,12 @@
 use std::any::Any;
 use std::ffi::c_void;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use abi_stable::std_types::{RArc, RResult, RSlice, RString, RVec};
 use abi_stable::{StableAbi, sabi_trait, sabi_trait::TD_Opaque};
 
-use super::guard::{Guard, caught};
+use super::guard::{Guarded, Owner, caught};
 use super::types::{RawArrayRef, RawAttribute, RawError, RawView, plain};
 use crate::{
     Attribute, Compute, DeviceInfo, Dtype, Handle, HostArrayRef, MemoryInfo, OpKind, RawHostView, Result,
@@ -99,24 +100,21 @@ pub trait RawCompute {
 /// A compute component as it crosses; clones share the instance.
 pub(crate) type ComputeObject = RawCompute_TO<'static, RArc<()>>;
 
-struct Exported {
-    compute: Rc<dyn Compute>,
-    guard: Guard,
-}
+struct Exported(Guarded<Rc<dyn Compute>>);
 
 /// Makes an object of a plain compute; one that came across already is handed on as it is.
-pub(crate) fn export(compute: &Rc<dyn Compute>, name: impl FnOnce() -> String) -> ComputeObject {
+pub(crate) fn export(compute: &Rc<dyn Compute>, owner: impl FnOnce() -> Arc<Owner>) -> ComputeObject {
     if let Some(loaded) = compute.as_loaded().and_then(|any| any.downcast_ref::<Loaded>()) {
         return RawCompute_TO::from_sabi(loaded.0.obj.shallow_clone());
     }
-    let exported = Exported { compute: Rc::clone(compute), guard: Guard::for_this_thread(name()) };
+    let exported = Exported(Guarded::for_this_thread(Rc::clone(compute), owner()));
     RawCompute_TO::from_ptr(RArc::new(exported), TD_Opaque)
 }
 
 impl RawCompute for Exported {
     fn device(&self) -> RResult<RawDevice, RawError> {
-        self.guard.call(|| {
-            let device = self.compute.device();
+        self.0.call(|compute| {
+            let device = compute.device();
             Ok(RawDevice {
                 kind: device.kind.into(),
                 name: device.name.into(),
@@ -128,7 +126,7 @@ impl RawCompute for Exported {
     }
 
     fn supports(&self, op: u32) -> bool {
-        self.guard.call_or(false, || self.compute.supports(OpKind(op)))
+        self.0.call_or(false, |compute| compute.supports(OpKind(op)))
     }
 
     fn op(
@@ -137,38 +135,38 @@ impl RawCompute for Exported {
         inputs: RSlice<'_, u64>,
         attributes: RSlice<'_, RawAttribute<'_>>,
     ) -> RResult<RVec<u64>, RawError> {
-        self.guard.call(|| {
+        self.0.call(|compute| {
             let attributes = attributes.iter().map(RawAttribute::plain).collect::<Result<Vec<_>>>()?;
-            Ok(self.compute.op(OpKind(op), inputs.as_slice(), &attributes)?.into())
+            Ok(compute.op(OpKind(op), inputs.as_slice(), &attributes)?.into())
         })
     }
 
     fn copy_in(&self, array: RawArrayRef<'_>) -> RResult<u64, RawError> {
-        self.guard.call(|| self.compute.from_host(array.plain()))
+        self.0.call(|compute| compute.from_host(array.plain()))
     }
 
     fn retain(&self, tensor: u64) -> RResult<u64, RawError> {
-        self.guard.call(|| self.compute.retain(tensor))
+        self.0.call(|compute| compute.retain(tensor))
     }
 
     fn release(&self, tensor: u64) {
-        self.guard.call_or((), || self.compute.release(tensor));
+        self.0.call_or((), |compute| compute.release(tensor));
     }
 
     fn tensor_type(&self, tensor: u64) -> RResult<RawTensorType, RawError> {
-        self.guard.call(|| {
-            let TensorType { shape, dtype } = self.compute.tensor_type(tensor)?;
+        self.0.call(|compute| {
+            let TensorType { shape, dtype } = compute.tensor_type(tensor)?;
             Ok(RawTensorType { shape: shape.into(), dtype: dtype.0 })
         })
     }
 
     fn eval(&self, tensors: RSlice<'_, u64>) -> RResult<(), RawError> {
-        self.guard.call(|| self.compute.eval(tensors.as_slice()))
+        self.0.call(|compute| compute.eval(tensors.as_slice()))
     }
 
     fn host_view(&self, tensor: u64, writable: bool) -> RResult<RawView, RawError> {
-        self.guard.call(|| {
-            let view = if writable { self.compute.host_view_mut(tensor)? } else { self.compute.host_view(tensor)? };
+        self.0.call(|compute| {
+            let view = if writable { compute.host_view_mut(tensor)? } else { compute.host_view(tensor)? };
             Ok(view.into())
         })
     }
@@ -179,18 +177,18 @@ impl RawCompute for Exported {
         parameters: RSlice<'_, u64>,
         inputs: RSlice<'_, u64>,
     ) -> RResult<RawValueAndGrad, RawError> {
-        self.guard.call(|| {
+        self.0.call(|compute| {
             let mut function = |parameters: &[Handle], inputs: &[Handle]| {
                 // SAFETY: `Loaded::value_and_grad` made the pair, and it lives until this call returns.
                 plain(unsafe { (function.call)(function.data, parameters.into(), inputs.into()) }).map(Vec::from)
             };
-            let result = self.compute.value_and_grad(&mut function, parameters.as_slice(), inputs.as_slice())?;
+            let result = compute.value_and_grad(&mut function, parameters.as_slice(), inputs.as_slice())?;
             Ok(RawValueAndGrad { values: result.values.into(), gradients: result.gradients.into() })
         })
     }
 
     fn memory(&self) -> RawMemory {
-        let memory = self.guard.call_or(MemoryInfo::default(), || self.compute.memory());
+        let memory = self.0.call_or(MemoryInfo::default(), |compute| compute.memory());
         RawMemory { active: memory.active_bytes, peak: memory.peak_bytes, cached: memory.cached_bytes }
     }
 }

@@ -1,9 +1,11 @@
 //! Data sources across the boundary.
 
+use std::sync::Arc;
+
 use abi_stable::std_types::{RBox, ROption, RResult, RStr, RString, RVec};
 use abi_stable::{StableAbi, sabi_trait, sabi_trait::TD_Opaque};
 
-use super::guard::Guard;
+use super::guard::{Guarded, Owner};
 use super::types::{RawError, plain};
 use crate::{Content, DataSource, Error, Example, Message, Result};
 
@@ -103,31 +105,28 @@ pub trait RawData: Send {
 
 pub(crate) type DataObject = RawData_TO<'static, RBox<()>>;
 
-struct Exported {
-    source: Box<dyn DataSource>,
-    guard: Guard,
-}
+struct Exported(Guarded<Box<dyn DataSource>>);
 
 /// Makes an object of a plain source.
-pub(crate) fn export(source: Box<dyn DataSource>, name: String) -> DataObject {
-    RawData_TO::from_value(Exported { source, guard: Guard::new(name) }, TD_Opaque)
+pub(crate) fn export(source: Box<dyn DataSource>, owner: Arc<Owner>) -> DataObject {
+    RawData_TO::from_value(Exported(Guarded::new(source, owner)), TD_Opaque)
 }
 
 impl RawData for Exported {
     fn length(&self) -> ROption<u64> {
-        self.guard.call_or(None, || self.source.len()).into()
+        self.0.call_or(None, |source| source.len()).into()
     }
 
     fn next_example(&mut self) -> RResult<ROption<RawExample>, RawError> {
-        self.guard.call(|| Ok(self.source.next()?.map(RawExample::from).into()))
+        self.0.call_mut(|source| Ok(source.next()?.map(RawExample::from).into()))
     }
 
     fn state(&self) -> RResult<RString, RawError> {
-        self.guard.call(|| Ok(self.source.state()?.into()))
+        self.0.call(|source| Ok(source.state()?.into()))
     }
 
     fn restore(&mut self, state: RStr<'_>) -> RResult<(), RawError> {
-        self.guard.call(|| self.source.restore(state.as_str()))
+        self.0.call_mut(|source| source.restore(state.as_str()))
     }
 }
 

@@ -1,15 +1,15 @@
-//! Panics end here: what a plugin's code throws becomes an error that names the component.
+//! Panics of a plugin's code are caught here and become errors that name the component.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::mem::ManuallyDrop;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Once;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once, OnceLock};
 
 use abi_stable::std_types::{RErr, ROk, RResult};
 
 use super::types::RawError;
-use crate::{Error, Result};
+use crate::{Error, LogLevel, Result, Services};
 
 thread_local! {
     /// How many guards this thread is inside of.
@@ -20,30 +20,61 @@ thread_local! {
     static MARK: u8 = const { 0 };
 }
 
-/// Who is being called, and whether it can still be.
+/// The component whose code is called: its name for errors, and where to log what no error can carry.
+pub(crate) struct Owner {
+    name: String,
+    services: Option<Services>,
+}
+
+impl Owner {
+    /// A component (`optimizer lion 0.1.0`) that was made with these services.
+    pub(crate) fn new(name: String, services: &Services) -> Arc<Self> {
+        Arc::new(Self { name, services: Some(services.clone()) })
+    }
+
+    /// A part of the host (`host weights`), or a component before it is made.
+    pub(crate) fn named(name: impl Into<String>) -> Arc<Self> {
+        Arc::new(Self { name: name.into(), services: None })
+    }
+
+    /// Drops a value of this component; a panic is logged, since a destructor can return no error.
+    fn destroy(&self, value: impl FnOnce()) {
+        let dropped = caught(|| {
+            value();
+            Ok(())
+        });
+        if let (Err(panic), Some(services)) = (dropped, &self.services) {
+            let place = panic.context().iter().map(|(_, place)| format!(" at {place}")).collect::<String>();
+            services.log(LogLevel::Warn, &format!("{}: {panic} (in its destructor{place})", self.name));
+        }
+    }
+}
+
+/// Guards the calls into one object of a component.
 pub(crate) struct Guard {
-    component: String,
-    poisoned: AtomicBool,
+    owner: Arc<Owner>,
+    first_panic: OnceLock<Error>,
     /// The only thread that may call it, where there is one.
     thread: Option<usize>,
 }
 
 impl Guard {
-    /// A guard for a component that any thread may call.
-    pub(crate) fn new(component: String) -> Self {
-        Self { component, poisoned: AtomicBool::new(false), thread: None }
+    /// A guard for an object that any thread may call.
+    pub(crate) fn new(owner: Arc<Owner>) -> Self {
+        Self { owner, first_panic: OnceLock::new(), thread: None }
     }
 
-    /// A guard for a component that lives on the present thread.
-    pub(crate) fn for_this_thread(component: String) -> Self {
-        Self { component, poisoned: AtomicBool::new(false), thread: Some(this_thread()) }
+    /// A guard for an object that lives on the present thread.
+    pub(crate) fn for_this_thread(owner: Arc<Owner>) -> Self {
+        Self { thread: Some(this_thread()), ..Self::new(owner) }
     }
 
-    /// Calls into the component. After a panic it refuses further calls: its state may be broken.
+    /// Calls into the object. After a panic it refuses further calls, with that panic as the reason: its state may be
+    /// broken.
     pub(crate) fn call<T>(&self, body: impl FnOnce() -> Result<T>) -> RResult<T, RawError> {
         match self.result(body) {
             Ok(value) => ROk(value),
-            Err(error) => RErr(error.in_component(&self.component).into()),
+            Err(error) => RErr(error.in_component(&self.owner.name).into()),
         }
     }
 
@@ -53,16 +84,68 @@ impl Guard {
     }
 
     fn result<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
-        if self.poisoned.load(Ordering::Relaxed) {
-            return Err(Error::plugin("the component has panicked before and takes no more calls"));
+        if let Some(panic) = self.first_panic.get() {
+            return Err(panic.clone().after_a_panic());
         }
         if self.thread.is_some_and(|thread| thread != this_thread()) {
             return Err(Error::plugin("the component was called on a thread that is not its own"));
         }
-        caught(body).unwrap_or_else(|error| {
-            self.poisoned.store(true, Ordering::Relaxed);
-            Err(error)
+        caught(body).unwrap_or_else(|panic| {
+            // A second thread that panics at the same time reports its own.
+            let _ = self.first_panic.set(panic.clone());
+            Err(panic)
         })
+    }
+}
+
+/// An object of a component with its guard; a panic while it is dropped is caught as well.
+pub(crate) struct Guarded<T> {
+    value: ManuallyDrop<T>,
+    guard: Guard,
+}
+
+impl<T> Guarded<T> {
+    /// An object that any thread may call.
+    pub(crate) fn new(value: T, owner: Arc<Owner>) -> Self {
+        Self { value: ManuallyDrop::new(value), guard: Guard::new(owner) }
+    }
+
+    /// An object that lives on the present thread.
+    pub(crate) fn for_this_thread(value: T, owner: Arc<Owner>) -> Self {
+        Self { value: ManuallyDrop::new(value), guard: Guard::for_this_thread(owner) }
+    }
+
+    /// The component, for the objects that this one makes.
+    pub(crate) fn owner(&self) -> Arc<Owner> {
+        Arc::clone(&self.guard.owner)
+    }
+
+    /// [`Guard::call`].
+    pub(crate) fn call<R>(&self, body: impl FnOnce(&T) -> Result<R>) -> RResult<R, RawError> {
+        self.guard.call(|| body(&self.value))
+    }
+
+    /// [`Guard::call`] with the object to change.
+    pub(crate) fn call_mut<R>(&mut self, body: impl FnOnce(&mut T) -> Result<R>) -> RResult<R, RawError> {
+        self.guard.call(|| body(&mut self.value))
+    }
+
+    /// [`Guard::call_or`].
+    pub(crate) fn call_or<R>(&self, fallback: R, body: impl FnOnce(&T) -> R) -> R {
+        self.guard.call_or(fallback, || body(&self.value))
+    }
+
+    /// [`Guard::call_or`] with the object to change.
+    pub(crate) fn call_mut_or<R>(&mut self, fallback: R, body: impl FnOnce(&mut T) -> R) -> R {
+        self.guard.call_or(fallback, || body(&mut self.value))
+    }
+}
+
+impl<T> Drop for Guarded<T> {
+    fn drop(&mut self) {
+        let value = &mut self.value;
+        // SAFETY: dropped here only, and not used afterwards.
+        self.guard.owner.destroy(|| unsafe { ManuallyDrop::drop(value) });
     }
 }
 

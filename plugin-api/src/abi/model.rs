@@ -1,12 +1,13 @@
 //! Models, and the weights that they ask the host for, across the boundary.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use abi_stable::std_types::{RArc, RBox, ROption, RResult, RStr, RString, RVec, Tuple2};
 use abi_stable::{StableAbi, sabi_trait, sabi_trait::TD_Opaque};
 
 use super::compute::{self, ComputeObject};
-use super::guard::Guard;
+use super::guard::{Guard, Guarded, Owner};
 use super::types::{RawError, plain};
 use crate::{Cache, Compute, Error, Init, Model, ModelContext, ModelInput, ParameterSpec, Result, Tensor, Weights};
 
@@ -149,11 +150,11 @@ impl RawModelContext {
         let weights = ExportedWeights {
             weights: Rc::clone(ctx.weights()),
             compute: Rc::clone(ctx.compute()),
-            guard: Guard::for_this_thread("host weights".to_owned()),
+            guard: Guard::for_this_thread(Owner::named("host weights")),
         };
         Self {
             weights: RawWeights_TO::from_ptr(RArc::new(weights), TD_Opaque),
-            compute: compute::export(ctx.compute(), || "host compute".to_owned()),
+            compute: compute::export(ctx.compute(), || Owner::named("host compute")),
         }
     }
 
@@ -177,19 +178,16 @@ impl RawCache {
     }
 }
 
-struct Exported {
-    model: Box<dyn Model>,
-    guard: Guard,
-}
+struct Exported(Guarded<Box<dyn Model>>);
 
 /// Makes an object of a plain model.
-pub(crate) fn export(model: Box<dyn Model>, name: String) -> ModelObject {
-    RawModel_TO::from_value(Exported { model, guard: Guard::for_this_thread(name) }, TD_Opaque)
+pub(crate) fn export(model: Box<dyn Model>, owner: Arc<Owner>) -> ModelObject {
+    RawModel_TO::from_value(Exported(Guarded::for_this_thread(model, owner)), TD_Opaque)
 }
 
 impl RawModel for Exported {
     fn parameters(&self) -> RResult<RVec<RawParameterSpec>, RawError> {
-        self.guard.call(|| {
+        self.0.call(|model| {
             let raw = |spec: ParameterSpec| {
                 let (init, std) = match spec.init {
                     Init::Normal { std } => (1, std),
@@ -198,16 +196,16 @@ impl RawModel for Exported {
                 };
                 RawParameterSpec { name: spec.name.into(), shape: spec.shape.into(), init, std }
             };
-            Ok(self.model.parameters().into_iter().map(raw).collect())
+            Ok(model.parameters().into_iter().map(raw).collect())
         })
     }
 
     fn vocabulary_size(&self) -> usize {
-        self.guard.call_or(0, || self.model.vocabulary_size())
+        self.0.call_or(0, |model| model.vocabulary_size())
     }
 
     fn hidden(&self, ctx: RawModelContext, input: RawModelInput) -> RResult<RawHidden, RawError> {
-        self.guard.call(|| {
+        self.0.call(|model| {
             let ctx = ctx.import();
             let compute = ctx.compute();
             let tokens = Tensor::borrowed(compute, input.tokens);
@@ -217,16 +215,16 @@ impl RawModel for Exported {
             let mut cache = input.cache.into_option().map(|cache| cache.import(compute));
             let plain_input =
                 ModelInput { tokens: &tokens, positions: positions.as_ref(), segments: segments.as_ref() };
-            let hidden = self.model.hidden(&ctx, &plain_input, cache.as_mut())?;
+            let hidden = model.hidden(&ctx, &plain_input, cache.as_mut())?;
             Ok(RawHidden { hidden: hidden.into_handle()?, cache: cache.map(RawCache::export).transpose()?.into() })
         })
     }
 
     fn head(&self, ctx: RawModelContext, hidden: u64) -> RResult<u64, RawError> {
-        self.guard.call(|| {
+        self.0.call(|model| {
             let ctx = ctx.import();
             let hidden = Tensor::borrowed(ctx.compute(), hidden);
-            self.model.head(&ctx, &hidden)?.into_handle()
+            model.head(&ctx, &hidden)?.into_handle()
         })
     }
 }

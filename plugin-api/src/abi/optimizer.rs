@@ -1,9 +1,11 @@
 //! Optimizers across the boundary.
 
+use std::sync::Arc;
+
 use abi_stable::std_types::{RBox, RResult, RSlice, RSliceMut, RStr, RString, RVec};
 use abi_stable::{StableAbi, sabi_trait, sabi_trait::TD_Opaque};
 
-use super::guard::Guard;
+use super::guard::{Guarded, Owner};
 use super::types::{RawError, plain};
 use crate::{Error, Granularity, Optimizer, Result, StateShape, StateSpec, Update};
 
@@ -47,30 +49,27 @@ pub trait RawOptimizer: Send + Sync {
 
 pub(crate) type OptimizerObject = RawOptimizer_TO<'static, RBox<()>>;
 
-struct Exported {
-    optimizer: Box<dyn Optimizer>,
-    guard: Guard,
-}
+struct Exported(Guarded<Box<dyn Optimizer>>);
 
 /// Makes an object of a plain optimizer.
-pub(crate) fn export(optimizer: Box<dyn Optimizer>, name: String) -> OptimizerObject {
-    RawOptimizer_TO::from_value(Exported { optimizer, guard: Guard::new(name) }, TD_Opaque)
+pub(crate) fn export(optimizer: Box<dyn Optimizer>, owner: Arc<Owner>) -> OptimizerObject {
+    RawOptimizer_TO::from_value(Exported(Guarded::new(optimizer, owner)), TD_Opaque)
 }
 
 impl RawOptimizer for Exported {
     fn states(&self) -> RResult<RVec<RawStateSpec>, RawError> {
-        self.guard.call(|| {
+        self.0.call(|optimizer| {
             let raw = |spec: StateSpec| RawStateSpec {
                 name: spec.name.into(),
                 scalar: spec.shape == StateShape::Scalar,
                 initial: spec.initial,
             };
-            Ok(self.optimizer.states().into_iter().map(raw).collect())
+            Ok(optimizer.states().into_iter().map(raw).collect())
         })
     }
 
     fn whole_tensors(&self) -> bool {
-        self.guard.call_or(true, || self.optimizer.granularity() == Granularity::Tensor)
+        self.0.call_or(true, |optimizer| optimizer.granularity() == Granularity::Tensor)
     }
 
     fn update(
@@ -80,7 +79,7 @@ impl RawOptimizer for Exported {
         gradient: RSlice<'_, f32>,
         mut states: RSliceMut<'_, RSliceMut<'_, f32>>,
     ) -> RResult<(), RawError> {
-        self.guard.call(|| {
+        self.0.call(|optimizer| {
             let mut states: Vec<&mut [f32]> = states.iter_mut().map(RSliceMut::as_mut_slice).collect();
             let parameter = parameter.as_mut_slice();
             // Rules zip these: a shorter one would leave elements behind without a word.
@@ -99,7 +98,7 @@ impl RawOptimizer for Exported {
                 learning_rate: update.learning_rate,
                 weight_decay: update.weight_decay,
             };
-            self.optimizer.update(&update, parameter, gradient.as_slice(), &mut states)
+            optimizer.update(&update, parameter, gradient.as_slice(), &mut states)
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The entry of a plugin: what stands behind its one symbol, and how a host gets from there to components.
+//! The entry of a plugin: what its one symbol points to, and how a host gets the components from it.
 
 use abi_stable::StableAbi;
 use abi_stable::library::{
@@ -17,7 +17,7 @@ use crate::{Error, Result};
 /// The type of the entry symbol, [`super::ENTRY_SYMBOL`].
 pub type Entry = LibHeader;
 
-/// What a library offers. Fields are only ever appended.
+/// The root of a library. Fields are only appended.
 #[repr(C)]
 #[derive(StableAbi)]
 #[sabi(kind(Prefix(prefix_ref = Root)))]
@@ -39,13 +39,13 @@ extern "C" fn components() -> RVec<ComponentObject> {
     Registration::all().into_iter().map(component::export).collect()
 }
 
-/// What a library does when it is loaded.
+/// What a library runs when it is loaded.
 pub trait OnLoad {
     /// Called once, before anything else of the library; a panic refuses the library. Any thread.
     fn on_load();
 }
 
-/// Nothing, which is enough for almost every library.
+/// Runs nothing, which is enough for almost every library.
 impl OnLoad for () {
     fn on_load() {}
 }
@@ -71,7 +71,7 @@ pub const fn entry<T: OnLoad>() -> Entry {
     unsafe { LibHeader::from_constructor::<Root>(construct::<T>, CheckTypeLayout::Yes) }
 }
 
-/// Checks an entry against this crate and gives the library's components.
+/// Checks that an entry fits this crate, and returns the library's components.
 ///
 /// # Errors
 /// The library was built with another version of the boundary or other layouts, or its entry failed.
@@ -95,7 +95,7 @@ fn refusal(error: LibraryError) -> Error {
             return Error::plugin("its entry failed").caused_by(cause);
         }
         LibraryError::AbiInstability(_) => {
-            // The full comparison of layouts is pages long and of use to nobody but this crate's authors.
+            // The full comparison of layouts is pages long and says nothing to a user.
             Error::plugin("it was built against another version of mdt-plugin-api: the layouts of the traits differ")
         }
         other => Error::plugin("it was built against another version of mdt-plugin-api").caused_by(

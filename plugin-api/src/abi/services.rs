@@ -6,7 +6,7 @@ use std::sync::Arc;
 use abi_stable::std_types::{RArc, ROption, RResult, RSlice, RStr, RString, RVec};
 use abi_stable::{StableAbi, sabi_trait, sabi_trait::TD_Opaque};
 
-use super::guard::Guard;
+use super::guard::{Guard, Owner};
 use super::types::{RawError, plain};
 use crate::{Error, HostServices, LogLevel, Result, Services, Setup};
 
@@ -105,7 +105,7 @@ impl RawSetup {
                     .ok_or_else(|| Error::config(format!("the path {} is not valid UTF-8", path.display())))?,
             ),
         };
-        let services = Exported { services: setup.services.clone(), guard: Guard::new("host services".to_owned()) };
+        let services = Exported { services: setup.services.clone(), guard: Guard::new(Owner::named("host services")) };
         Ok(Self {
             services: RawServices_TO::from_ptr(RArc::new(services), TD_Opaque),
             seed: setup.seed,

@@ -1,14 +1,16 @@
 //! Objects that went through the boundary and back answer as they did before, and what they throw becomes an error.
 
 use std::cell::Cell;
+use std::sync::{Arc, Mutex};
 
 use super::data::RawExample;
-use super::guard::Guard;
+use super::guard::{Guard, Guarded, Owner};
 use super::types::{RawError, plain};
 use super::{optimizer, root};
 use crate::register::Registration;
 use crate::{
-    Content, Error, ErrorCode, Example, Granularity, Kind, Message, Optimizer, Result, StateShape, StateSpec, Update,
+    Content, Error, ErrorCode, Example, Granularity, HostServices, Kind, LogLevel, Message, Optimizer, Result,
+    Services, StateShape, StateSpec, Update,
 };
 
 #[test]
@@ -66,19 +68,84 @@ fn a_kind_is_the_same_in_records_and_in_the_trait() {
 
 #[test]
 fn a_panic_becomes_an_error_that_names_the_component_and_poisons_it() {
-    let guard = Guard::new("optimizer bad 1.0.0".to_owned());
+    let guard = Guard::new(Owner::named("optimizer bad 1.0.0"));
     let error = plain(guard.call(|| -> Result<()> { panic!("no {}", "more") })).unwrap_err();
     assert_eq!(error.code(), ErrorCode::Plugin);
     assert_eq!(error.component(), Some("optimizer bad 1.0.0"));
     assert!(error.message().contains("no more"), "{error}");
+    assert!(!error.is_after_a_panic());
     let touched = Cell::new(false);
-    let error = plain(guard.call(|| Ok(touched.replace(true)))).unwrap_err();
-    assert!(error.message().contains("panicked before") && !touched.get(), "{error}");
+    let refused = plain(guard.call(|| Ok(touched.replace(true)))).unwrap_err();
+    assert!(refused.message().contains("no more") && refused.is_after_a_panic() && !touched.get(), "{refused:?}");
+}
+
+#[test]
+fn every_thread_learns_of_the_panic_that_happened() {
+    let guard = Guard::new(Owner::named("trainer bad 1.0.0"));
+    let turn = std::sync::Barrier::new(4);
+    let errors = std::thread::scope(|scope| {
+        let call = |number: usize| {
+            let (guard, turn) = (&guard, &turn);
+            scope.spawn(move || {
+                if number == 3 {
+                    let _ = plain(guard.call(|| -> Result<()> { panic!("item 32") }));
+                }
+                turn.wait();
+                plain(guard.call(|| Ok(()))).unwrap_err()
+            })
+        };
+        [0, 1, 2, 3].map(call).map(|thread| thread.join().unwrap())
+    });
+    for error in errors {
+        assert!(error.message().contains("item 32") && error.is_after_a_panic(), "{error:?}");
+        assert_eq!(error.component(), Some("trainer bad 1.0.0"));
+    }
+}
+
+struct PanicsWhenDropped;
+
+impl Drop for PanicsWhenDropped {
+    fn drop(&mut self) {
+        panic!("no {}", "farewell");
+    }
+}
+
+#[derive(Default)]
+struct Log(Mutex<Vec<String>>);
+
+impl HostServices for Log {
+    fn log(&self, level: LogLevel, message: &str) {
+        self.0.lock().unwrap().push(format!("{level:?} {message}"));
+    }
+
+    fn metric(&self, _name: &str, _value: f64) {}
+
+    fn put(&self, _key: &str, _value: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn get(&self, _key: &str) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn a_panic_in_drop_is_logged_with_the_component() {
+    let log = Arc::new(Log::default());
+    let owner = Owner::new("optimizer bad 1.0.0".to_owned(), &Services::new(log.clone()));
+    drop(Guarded::new(PanicsWhenDropped, owner));
+    let lines = log.0.lock().unwrap();
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    assert!(line.starts_with("Warn optimizer bad 1.0.0: ") && line.contains("no farewell"), "{line}");
 }
 
 #[test]
 fn a_component_of_one_thread_refuses_all_others() {
-    let guard = Guard::for_this_thread("compute mlx 1.0.0".to_owned());
+    let guard = Guard::for_this_thread(Owner::named("compute mlx 1.0.0"));
     plain(guard.call(|| Ok(()))).unwrap();
     let error = std::thread::scope(|scope| scope.spawn(|| plain(guard.call(|| Ok(()))).unwrap_err()).join().unwrap());
     assert!(error.message().contains("thread"), "{error}");
@@ -117,7 +184,7 @@ impl Optimizer for Momentum {
 
 #[test]
 fn an_optimizer_answers_the_same_before_and_behind_the_boundary() {
-    let behind = optimizer::import(optimizer::export(Box::new(Momentum), "optimizer momentum 1.0.0".to_owned()));
+    let behind = optimizer::import(optimizer::export(Box::new(Momentum), Owner::named("optimizer momentum 1.0.0")));
     assert_eq!(behind.states(), Momentum.states());
     assert_eq!(behind.granularity(), Momentum.granularity());
     let run = |optimizer: &dyn Optimizer| {

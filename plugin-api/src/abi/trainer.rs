@@ -1,13 +1,14 @@
 //! Trainers, and the model that they ask the host for, across the boundary.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use abi_stable::std_types::{RArc, RBox, ROption, RResult, RSlice, RString, RVec, Tuple2};
 use abi_stable::{StableAbi, sabi_trait, sabi_trait::TD_Opaque};
 
 use super::compute::{self, ComputeObject};
 use super::data::RawExample;
-use super::guard::Guard;
+use super::guard::{Guard, Guarded, Owner};
 use super::types::{RawArray, RawError, plain};
 use crate::{
     Batch, Compute, Encoded, Error, Example, HostBatch, Loss, ModelCalls, Result, Tensor, Trainer, TrainerContext,
@@ -146,11 +147,11 @@ impl RawTrainerContext {
         let model = ExportedModel {
             model: Rc::clone(ctx.model()),
             compute: Rc::clone(ctx.compute()),
-            guard: Guard::for_this_thread("host model".to_owned()),
+            guard: Guard::for_this_thread(Owner::named("host model")),
         };
         Self {
             model: RawModelCalls_TO::from_ptr(RArc::new(model), TD_Opaque),
-            compute: compute::export(ctx.compute(), || "host compute".to_owned()),
+            compute: compute::export(ctx.compute(), || Owner::named("host compute")),
         }
     }
 
@@ -180,38 +181,35 @@ impl RawEncoded {
     }
 }
 
-struct Exported {
-    trainer: Box<dyn Trainer>,
-    guard: Guard,
-}
+struct Exported(Guarded<Box<dyn Trainer>>);
 
 /// Makes an object of a plain trainer.
-pub(crate) fn export(trainer: Box<dyn Trainer>, name: String) -> TrainerObject {
-    RawTrainer_TO::from_value(Exported { trainer, guard: Guard::new(name) }, TD_Opaque)
+pub(crate) fn export(trainer: Box<dyn Trainer>, owner: Arc<Owner>) -> TrainerObject {
+    RawTrainer_TO::from_value(Exported(Guarded::new(trainer, owner)), TD_Opaque)
 }
 
 impl RawTrainer for Exported {
     fn vocabulary(&self) -> RResult<RawVocabulary, RawError> {
-        self.guard.call(|| {
-            let vocabulary = self.trainer.vocabulary()?;
+        self.0.call(|trainer| {
+            let vocabulary = trainer.vocabulary()?;
             Ok(RawVocabulary { size: vocabulary.size, stop: vocabulary.stop.into() })
         })
     }
 
     fn encode(&self, example: RawExample) -> RResult<RawEncoded, RawError> {
-        self.guard.call(|| Ok(self.trainer.encode(&example.plain()?)?.into()))
+        self.0.call(|trainer| Ok(trainer.encode(&example.plain()?)?.into()))
     }
 
     fn encode_prompt(&self, example: RawExample) -> RResult<RVec<u32>, RawError> {
-        self.guard.call(|| Ok(self.trainer.encode_prompt(&example.plain()?)?.into()))
+        self.0.call(|trainer| Ok(trainer.encode_prompt(&example.plain()?)?.into()))
     }
 
     fn decode(&self, tokens: RSlice<'_, u32>) -> RResult<RString, RawError> {
-        self.guard.call(|| Ok(self.trainer.decode(tokens.as_slice())?.into()))
+        self.0.call(|trainer| Ok(trainer.decode(tokens.as_slice())?.into()))
     }
 
     fn collate(&self, rows: RSlice<'_, RawEncodedRef<'_>>) -> RResult<RawHostBatch, RawError> {
-        self.guard.call(|| {
+        self.0.call(|trainer| {
             let rows: Vec<Encoded> = rows
                 .iter()
                 .map(|row| Encoded {
@@ -220,7 +218,7 @@ impl RawTrainer for Exported {
                     truncated: row.truncated,
                 })
                 .collect();
-            let batch = self.trainer.collate(&rows.iter().collect::<Vec<_>>())?;
+            let batch = trainer.collate(&rows.iter().collect::<Vec<_>>())?;
             Ok(RawHostBatch {
                 arrays: batch.arrays.into_iter().map(|(name, array)| Tuple2(name.into(), array.into())).collect(),
                 tokens: batch.tokens,
@@ -230,12 +228,12 @@ impl RawTrainer for Exported {
     }
 
     fn loss(&self, ctx: RawTrainerContext, batch: RawBatch) -> RResult<RawLoss, RawError> {
-        self.guard.call(|| {
+        self.0.call(|trainer| {
             let ctx = ctx.import();
             let tensor =
                 |Tuple2(name, handle): Tuple2<RString, u64>| (name.into(), Tensor::borrowed(ctx.compute(), handle));
             let batch = Batch::new(batch.arrays.into_iter().map(tensor).collect());
-            let loss = self.trainer.loss(&ctx, &batch)?;
+            let loss = trainer.loss(&ctx, &batch)?;
             let metric = |(name, tensor): (String, Tensor)| Ok(Tuple2(name.into(), tensor.into_handle()?));
             Ok(RawLoss {
                 sum: loss.sum.into_handle()?,

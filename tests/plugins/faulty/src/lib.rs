@@ -4,6 +4,9 @@ mod model;
 mod states;
 mod trainer;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
 use mdt_plugin_api::prelude::*;
 
 mdt_plugin_api::config! {
@@ -62,7 +65,90 @@ impl Optimizer for PanicsWhenMade {
     }
 }
 
+/// An optimizer that does nothing and cannot be given back.
+struct PanicsWhenDropped;
+
+impl Component for PanicsWhenDropped {
+    type Config = NoKeys;
+
+    fn create(_config: NoKeys, _setup: &Setup) -> Result<Self> {
+        Ok(Self)
+    }
+}
+
+impl Optimizer for PanicsWhenDropped {
+    fn states(&self) -> Vec<StateSpec> {
+        Vec::new()
+    }
+
+    fn update(&self, _: &Update<'_>, _: &mut [f32], _: &[f32], _: &mut [&mut [f32]]) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for PanicsWhenDropped {
+    fn drop(&mut self) {
+        panic!("not without a fight");
+    }
+}
+
+/// A trainer that panics at row 32, while the thread that has row 1 waits for that.
+struct PanicsAtRow32 {
+    panicking: AtomicBool,
+}
+
+impl Component for PanicsAtRow32 {
+    type Config = NoKeys;
+
+    fn create(_config: NoKeys, _setup: &Setup) -> Result<Self> {
+        Ok(Self { panicking: AtomicBool::new(false) })
+    }
+}
+
+impl Trainer for PanicsAtRow32 {
+    fn vocabulary(&self) -> Result<Vocabulary> {
+        Ok(Vocabulary { size: 3, stop: vec![2] })
+    }
+
+    fn encode(&self, example: &Example) -> Result<Encoded> {
+        match example.row {
+            1 => {
+                let begin = Instant::now();
+                while !self.panicking.load(Ordering::Relaxed) && begin.elapsed() < Duration::from_secs(2) {
+                    std::thread::yield_now();
+                }
+                // Until the panic is caught.
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            32 => {
+                self.panicking.store(true, Ordering::Relaxed);
+                panic!("row 32 is one too many");
+            }
+            _ => {}
+        }
+        Ok(Encoded { tokens: vec![1, 2], supervised: vec![false, true], truncated: 0 })
+    }
+
+    fn encode_prompt(&self, _: &Example) -> Result<Vec<u32>> {
+        Ok(vec![1])
+    }
+
+    fn decode(&self, _: &[u32]) -> Result<String> {
+        Ok(String::new())
+    }
+
+    fn collate(&self, _: &[&Encoded]) -> Result<HostBatch> {
+        Ok(HostBatch::default())
+    }
+
+    fn loss(&self, _: &TrainerContext, _: &Batch) -> Result<Loss> {
+        Err(Error::plugin("this trainer has no loss"))
+    }
+}
+
 mdt_plugin_api::plugin! {
+    trainer "panics_at_row_32" => PanicsAtRow32;
+    optimizer "panics_when_dropped" => PanicsWhenDropped;
     optimizer "panics_at_three" => PanicsAtThree;
     optimizer "panics_when_made" => PanicsWhenMade;
     optimizer "states" => states::States;
