@@ -1,4 +1,4 @@
-//! Runs other programs, and says which one failed and how.
+//! Runs other programs; an error names the one that failed and how.
 
 use std::process::{Command, Output};
 

@@ -4,6 +4,7 @@
 //!     dist/plugins/          every plugin in the workspace
 //!     dist/lib/              the native libraries that plugins need (Linux), found by a run path relative to the plugin
 //!     dist/share/plugin-api  the source that a third-party plugin is built against
+//!     dist/share/licenses    the licences of all of it, and a list
 
 use std::{
     env, fs,
@@ -13,8 +14,8 @@ use std::{
 
 use crate::{
     Result, command,
-    files::{copy_into, entries, files, remove_folder},
-    setup,
+    files::{copy_into, entries, files, remove_folder, replace_folder},
+    licences, setup,
     workspace::{self, Metadata},
 };
 
@@ -26,22 +27,33 @@ pub fn run() -> Result<()> {
     build(&plugins)?;
 
     let release = target.join("release");
-    let staged = root.join("dist.partial");
-    remove_folder(&staged)?;
-    copy_into(&release.join(format!("mdt-host{}", env::consts::EXE_SUFFIX)), &staged.join("bin"))?;
-    for plugin in &plugins {
-        let file = format!("{}mdt_{plugin}{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX);
-        copy_into(&release.join(file), &staged.join("plugins"))?;
-    }
-    if let Some(libraries) = setup::library_folder() {
-        for library in files(&libraries)? {
-            copy_into(&library, &staged.join("lib"))?;
+    replace_folder(&root.join("dist"), |staged| {
+        copy_into(&release.join(format!("mdt-host{}", env::consts::EXE_SUFFIX)), &staged.join("bin"))?;
+        for plugin in &plugins {
+            let file = format!("{}mdt_{plugin}{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX);
+            copy_into(&release.join(&file), &staged.join("plugins"))?;
+            forget_build_folder(&staged.join("plugins").join(file))?;
         }
-    }
-    stage_plugin_api(&target, &staged.join("share/plugin-api"))?;
+        let libraries = setup::library_folder();
+        if let Some(libraries) = &libraries {
+            for library in files(libraries)? {
+                copy_into(&library, &staged.join("lib"))?;
+            }
+        }
+        licences::stage(libraries.as_deref(), &staged.join("share/licenses"))?;
+        stage_plugin_api(&target, &staged.join("share/plugin-api"))
+    })
+}
 
-    remove_folder(&root.join("dist"))?;
-    Ok(fs::rename(staged, root.join("dist"))?)
+/// Leaves the relative part of a plugin's run path, and removes the folder of this build: what lies there on another
+/// machine is not ours.
+fn forget_build_folder(plugin: &Path) -> Result<()> {
+    const RELATIVE: &[u8] = b"$ORIGIN/../lib";
+    let mut content = fs::read(plugin)?;
+    let Some(start) = content.windows(RELATIVE.len()).position(|bytes| bytes == RELATIVE) else { return Ok(()) };
+    // A string in an ELF file ends at its first zero.
+    content[start + RELATIVE.len()..].iter_mut().take_while(|byte| **byte != 0).for_each(|byte| *byte = 0);
+    Ok(fs::write(plugin, content)?)
 }
 
 /// The folder names under `plugins/`: `x` holds package `mdt-plugin-x` with library `mdt_x`.
@@ -83,4 +95,20 @@ fn stage_plugin_api(target: &Path, destination: &Path) -> Result<()> {
 
 fn is_crate(file: &Path) -> bool {
     file.extension().is_some_and(|extension| extension == "crate")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_staged_plugin_searches_libraries_beside_it_and_nowhere_else() {
+        let plugin = env::temp_dir().join(format!("xtask-run-path-{}", std::process::id()));
+        fs::write(&plugin, b"\0a.so\0$ORIGIN/../lib:/home/me/target/mlx/lib\0next\0").unwrap();
+        forget_build_folder(&plugin).unwrap();
+        let content = fs::read(&plugin).unwrap();
+        fs::remove_file(&plugin).unwrap();
+        assert!(content.starts_with(b"\0a.so\0$ORIGIN/../lib\0\0") && content.ends_with(b"\0next\0"));
+        assert!(!content.windows(5).any(|bytes| bytes == b"/home"), "{content:?}");
+    }
 }

@@ -31,6 +31,17 @@ pub fn copy_into(file: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Makes `folder` anew: `fill` writes into a folder beside it, which takes its place once it is whole. After a failure
+/// or an interruption the old one is still there.
+pub fn replace_folder(folder: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let partial = folder.with_added_extension("partial");
+    remove_folder(&partial)?;
+    fs::create_dir_all(&partial)?;
+    fill(&partial)?;
+    remove_folder(folder)?;
+    Ok(fs::rename(partial, folder)?)
+}
+
 /// Removes `folder` with all that is in it, if it is there.
 pub fn remove_folder(folder: &Path) -> Result<()> {
     if folder.exists() {

@@ -2,8 +2,10 @@
 
 mod command;
 mod demo;
+mod dependencies;
 mod dist;
 mod files;
+mod licences;
 mod setup;
 mod system;
 mod test;

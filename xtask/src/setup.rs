@@ -1,7 +1,7 @@
 //! `cargo xtask setup`: MLX for Rust on Linux, under `target/mlx/`.
 //!
-//! mlx-sys links MLX on Apple systems only. Cargo lets a configuration file stand in for the build script of a
-//! package with a `links` key, so this writes such a file, and everything that it points to:
+//! mlx-sys links MLX on Apple systems only. In Cargo a configuration file can replace the build script of a package with
+//! a `links` key, so this writes such a file, and everything that it points to:
 //!
 //! | in `target/mlx/` | what |
 //! |---|---|
@@ -9,7 +9,7 @@
 //! | `lib/` | every shared library needed at run time, ready to be staged |
 //! | `out/bindings.rs` | what mlx-sys's build script would have generated |
 //! | `cargo.toml` | the configuration, included by `.cargo/config.toml` |
-//! | `stamp` | digest of all inputs: while it stays the same, there is nothing to do |
+//! | `stamp` | digest of all inputs, size of every result: while both stay the same, there is nothing to do |
 
 mod bindings;
 mod cargo_config;
@@ -60,6 +60,11 @@ pub fn library_folder() -> Option<PathBuf> {
     cfg!(target_os = "linux").then(|| workspace::root().join("target/mlx/lib"))
 }
 
+/// The folder with the unpacked wheels of MLX and OpenBLAS, licences included.
+pub fn wheel_folder() -> PathBuf {
+    workspace::root().join("target/mlx/wheel")
+}
+
 /// Does what is missing: everything on a fresh checkout, nothing when called again.
 pub fn run() -> Result<()> {
     if !cfg!(target_os = "linux") {
@@ -77,8 +82,9 @@ pub fn run() -> Result<()> {
     lock.lock()?;
 
     let stamp_file = folders.out.join("stamp");
-    let stamp = stamp(&root, &folders)?;
-    if fs::read_to_string(&stamp_file).is_ok_and(|found| found == stamp) {
+    let inputs = inputs(&root, &folders)?;
+    let found = fs::read_to_string(&stamp_file).unwrap_or_default();
+    if results(&folders).is_ok_and(|results| found == inputs.clone() + &results) {
         return Ok(());
     }
     system::require_tools()?;
@@ -87,8 +93,7 @@ pub fn run() -> Result<()> {
     timed("mlx-c compiled", || mlx_c::build(&folders))?;
     timed("Rust bindings", || bindings::generate(&folders))?;
     cargo_config::write(&folders)?;
-    fs::write(&stamp_file, stamp)?;
-    Ok(())
+    Ok(fs::write(&stamp_file, inputs + &results(&folders)?)?)
 }
 
 fn timed(name: &str, step: impl FnOnce() -> Result<()>) -> Result<()> {
@@ -98,8 +103,16 @@ fn timed(name: &str, step: impl FnOnce() -> Result<()>) -> Result<()> {
     Ok(())
 }
 
+/// Every file that the set-up leaves for others, with its size: one that is missing or cut short is noticed.
+fn results(folders: &Folders) -> Result<String> {
+    let mut results = files(&folders.lib())?;
+    results.extend([folders.out.join("out/bindings.rs"), folders.out.join("cargo.toml")]);
+    let line = |file: PathBuf| Ok(format!("{} {}\n", fs::metadata(&file)?.len(), file.display()));
+    results.into_iter().map(line).collect()
+}
+
 /// Digest of everything that the results depend on.
-fn stamp(root: &Path, folders: &Folders) -> Result<String> {
+fn inputs(root: &Path, folders: &Folders) -> Result<String> {
     let mut hasher = DefaultHasher::new();
     (root, &folders.mlx_c).hash(&mut hasher);
     // The steps themselves count: a changed flag or key is a changed result.

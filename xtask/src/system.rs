@@ -1,4 +1,4 @@
-//! What the operating system must bring, and the command that installs what is missing.
+//! The tools that the operating system must have, and the command that installs what is missing.
 
 use std::{
     env,

@@ -3,7 +3,7 @@
 use std::{process::Command, time::Instant};
 
 use crate::{
-    Result, command, dist,
+    Result, command, dependencies, dist,
     files::entries,
     setup, system,
     workspace::{cargo, root},
@@ -18,9 +18,10 @@ struct Stage {
 
 // Clippy and rustdoc need the metadata of dependencies, the build needs their code. All use the release profile, so
 // each of the two is made once.
-const STAGES: [Stage; 6] = [
+const STAGES: [Stage; 7] = [
     Stage { name: "setup", advice: "see the message above", run: setup::run },
     Stage { name: "fmt", advice: "run: cargo fmt --all (and in the example's folder)", run: fmt },
+    Stage { name: "dependencies", advice: "xtask/src/dependencies.rs says what is allowed", run: dependencies::check },
     Stage {
         name: "clippy",
         advice: "see it again with: cargo clippy --release --workspace --all-targets",

@@ -1,4 +1,4 @@
-//! Where things lie in this workspace, as Cargo sees it.
+//! The folders of this workspace and of its dependencies, as Cargo reports them.
 
 use std::{
     env,
@@ -28,7 +28,7 @@ pub fn host_triple() -> String {
     format!("{}-{system}", env::consts::ARCH)
 }
 
-/// What `cargo metadata` tells, kept as text: a JSON reader would be this crate's only dependency.
+/// The output of `cargo metadata`, kept as text: a JSON reader would be this crate's only dependency.
 pub struct Metadata(String);
 
 impl Metadata {

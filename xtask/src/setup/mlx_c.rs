@@ -1,4 +1,4 @@
-//! Compiles mlx-c, and the few native files of our own, into `lib/libmlxc.so`.
+//! Compiles mlx-c, and the native files of this project, into `lib/libmlxc.so`.
 
 use std::{
     ffi::OsString,
@@ -15,7 +15,7 @@ use crate::{
     system,
 };
 
-/// mlx-c only passes calls on, so more than this costs compile time and brings nothing.
+/// mlx-c only passes calls on: more optimisation takes longer to compile and gains nothing.
 const FLAGS: [&str; 4] = ["-std=c++20", "-O1", "-fPIC", "-fvisibility-inlines-hidden"];
 
 /// Compiles and links the library.
@@ -25,7 +25,7 @@ pub fn build(folders: &Folders) -> Result<()> {
     link(folders, &objects)
 }
 
-/// The wheel must be the very version that mlx-c was written for.
+/// The wheel must have the version that mlx-c was written for.
 fn check_versions(folders: &Folders) -> Result<()> {
     let cmake = fs::read_to_string(folders.mlx_c.join("CMakeLists.txt"))?;
     let wanted = cmake.lines().find_map(|line| line.trim().strip_prefix("GIT_TAG v")).unwrap_or("unknown");

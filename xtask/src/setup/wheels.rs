@@ -1,30 +1,29 @@
 //! Gets pinned Python wheels and takes the native libraries out of them. pip checks their sha256.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use super::Folders;
 use crate::{
     Result, command,
-    files::{files, remove_folder},
+    files::{files, replace_folder},
 };
 
 /// Downloads MLX and OpenBLAS, unpacks them, and gathers their shared libraries in `lib/`.
 pub fn fetch(folders: &Folders) -> Result<()> {
     let wheel = folders.out.join("wheel");
-    let lib = folders.lib();
-    if unpack(folders, "mlx.txt", &wheel)? == Unpacked::Before && lib.exists() {
-        return Ok(());
-    }
-    remove_folder(&lib)?;
-    fs::create_dir_all(&lib)?;
-    for source in ["mlx/lib", "mlx_cpu.libs", "scipy_openblas32/lib"] {
-        for file in files(&wheel.join(source))? {
-            if let Some(name) = file.file_name() {
-                fs::rename(&file, lib.join(name))?;
+    unpack(folders, "mlx.txt", &wheel)?;
+    replace_folder(&folders.lib(), |lib| {
+        for source in ["mlx/lib", "mlx_cpu.libs", "scipy_openblas32/lib"] {
+            for file in files(&wheel.join(source))? {
+                fs::rename(&file, lib.join(file.file_name().unwrap_or_default()))?;
             }
         }
-    }
-    search_own_folder(&lib.join("libmlx.so"))
+        search_own_folder(&lib.join("libmlx.so"))
+    })
 }
 
 /// Lets libmlx.so find BLAS and LAPACK beside itself: its run path names a folder of the wheel that is gone now.
@@ -39,39 +38,40 @@ fn search_own_folder(library: &Path) -> Result<()> {
     Ok(fs::write(library, content)?)
 }
 
-/// Whether wheels were unpacked by this call or lay there already.
-#[derive(PartialEq)]
-pub enum Unpacked {
-    Now,
-    Before,
+/// Unpacks the wheels that `wheels/<requirements>` lists for this machine into `destination`.
+pub fn unpack(folders: &Folders, requirements: &str, destination: &Path) -> Result<()> {
+    let wheels = download(folders, requirements)?;
+    replace_folder(destination, |destination| {
+        for wheel in files(&wheels)?.iter().filter(|file| file.extension().is_some_and(|extension| extension == "whl"))
+        {
+            let mut unzip = Command::new("python3");
+            unzip.args(["-m", "zipfile", "-e"]).arg(wheel).arg(destination);
+            command::output(&mut unzip)?;
+        }
+        Ok(())
+    })
 }
 
-/// Downloads the wheels that `wheels/<requirements>` lists for this machine, and unpacks them into `destination`.
-pub fn unpack(folders: &Folders, requirements: &str, destination: &Path) -> Result<Unpacked> {
-    let wanted = fs::read(folders.wheels.join(requirements))?;
-    let record = destination.join(requirements);
-    if fs::read(&record).is_ok_and(|unpacked| unpacked == wanted) {
-        return Ok(Unpacked::Before);
-    }
+/// The folder with these wheels, downloaded unless it has what the requirements list today.
+fn download(folders: &Folders, requirements: &str) -> Result<PathBuf> {
+    let wanted = folders.wheels.join(requirements);
     let wheels = folders.out.join("wheels").join(requirements.trim_end_matches(".txt"));
-    remove_folder(&wheels)?;
-    let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check"]);
-    pip.args(["--no-deps", "--only-binary=:all:", "--require-hashes", "--dest"]);
-    pip.arg(&wheels).arg("--requirement").arg(folders.wheels.join(requirements));
-    command::output(&mut pip).map_err(|error| {
-        format!(
-            "{error}\n  the wheels exist for 64-bit x86 and ARM with glibc 2.35 or newer (Debian 12, Ubuntu 22.04); \
-             for anything else see whether the network lets pip through"
-        )
-    })?;
-
-    remove_folder(destination)?;
-    for wheel in files(&wheels)? {
-        let mut unzip = Command::new("python3");
-        unzip.args(["-m", "zipfile", "-e"]).arg(wheel).arg(destination);
-        command::output(&mut unzip)?;
+    if fs::read(wheels.join(requirements)).is_ok_and(|had| fs::read(&wanted).is_ok_and(|wanted| had == wanted)) {
+        return Ok(wheels);
     }
-    fs::write(record, wanted)?;
-    Ok(Unpacked::Now)
+    replace_folder(&wheels, |wheels| {
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check"]);
+        pip.args(["--no-deps", "--only-binary=:all:", "--require-hashes", "--dest"]);
+        pip.arg(wheels).arg("--requirement").arg(&wanted);
+        command::output(&mut pip).map_err(|error| {
+            format!(
+                "{error}\n  the wheels exist for 64-bit x86 and ARM with glibc 2.35 or newer (Debian 12, Ubuntu 22.04); \
+                 for anything else see whether the network lets pip through"
+            )
+        })?;
+        fs::copy(&wanted, wheels.join(requirements))?;
+        Ok(())
+    })?;
+    Ok(wheels)
 }
