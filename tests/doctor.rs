@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use mdt_tests::{Job, Run, assert_says, built, command, copy_files, library, library_name, patched, root};
+use mdt_tests::{Job, Run, assert_says, built, command, copy_files, library, library_name, lock_file, patched, root};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -242,13 +242,7 @@ fn a_lock_file_is_compared_with_every_plugin() {
         fs::write(staged.path("plugins.lock"), text).expect("a lock file");
         staged.report(&["--set", "plugins.lock=plugins.lock"])
     };
-    let mut text = "[plugins]\n".to_owned();
-    for entry in fs::read_dir(staged.plugins()).expect("plugins") {
-        let path = entry.expect("a plugin").path();
-        let sum = Command::new("sha256sum").arg(&path).output().expect("the command sha256sum");
-        let sum = String::from_utf8_lossy(&sum.stdout).split_whitespace().next().expect("a checksum").to_owned();
-        text += &format!("{:?} = {sum:?}\n", path.file_name().expect("a name").to_string_lossy());
-    }
+    let text = lock_file(["mlx", "llama", "sft", "adamw", "jsonl", "local", "grpc"]);
     let report = lock(&text);
     assert_eq!(report.status, Some(0), "{:#}", report.value);
     assert_says(report.finding("plugin-lock")["message"].as_str().expect("text"), &["all 7 plugins"]);

@@ -45,7 +45,7 @@ fn loading(plugin: &Path) {
         linker.push(begin.elapsed().as_secs_f64());
         std::mem::forget(library);
         let begin = Instant::now();
-        let tier = Tier { origin: "benchmark", directory: second };
+        let tier = Tier { origin: "benchmark", directory: second, only_named_by: None };
         let catalog = Catalog::scan(vec![tier], None).expect("a catalog");
         scan.push(begin.elapsed().as_secs_f64());
         black_box(catalog.component(Kind::Optimizer, "adamw").expect("the plugin loads"));
@@ -58,7 +58,7 @@ fn loading(plugin: &Path) {
 
 /// The same calls on a loaded optimizer and on one that is linked in.
 fn calling(built: &Path) {
-    let tier = Tier { origin: "benchmark", directory: built.to_owned() };
+    let tier = Tier { origin: "benchmark", directory: built.to_owned(), only_named_by: None };
     let catalog = Catalog::scan(vec![tier], None).expect("a catalog");
     let component = catalog.component(Kind::Optimizer, "adamw").expect("the plugin loads");
     let loaded = component.optimizer(&json!({}), &Setup::default()).expect("an optimizer");

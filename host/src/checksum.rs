@@ -2,14 +2,19 @@
 
 use std::fmt::Write;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
 /// The checksum of a file.
 pub fn of_file(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+    of_open_file(&File::open(path)?)
+}
+
+/// The checksum of an open file, from its beginning.
+pub fn of_open_file(mut file: &File) -> io::Result<String> {
+    file.seek(SeekFrom::Start(0))?;
     let mut digest = Sha256::new();
     let mut block = vec![0; 1 << 20];
     loop {

@@ -1,13 +1,16 @@
-//! Plugins: where they are searched, what a file says of itself, which are refused, how one is loaded.
+//! Plugins: where they are searched, the records in their files, which are refused, how one is loaded.
 //!
 //! ```text
 //! search tiers ──scan──▶ Catalog (records of every file, nothing run) ──component(kind, id)──▶ checks ──▶ dlopen ──▶ Component
 //! ```
 
 mod catalog;
+mod checked_file;
 mod load;
 mod lock;
 mod manifest;
+mod native;
+mod permissions;
 mod tiers;
 
 pub use catalog::{Catalog, Found, Listed, Searched, Shadow};

@@ -8,3 +8,4 @@ mod order;
 mod output;
 mod plugin_faults;
 mod plugin_files;
+mod plugin_trust;

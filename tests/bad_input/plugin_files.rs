@@ -1,9 +1,9 @@
 //! Files that are no plugins, plugins of another version, and plugins that are refused before they are loaded.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use mdt_tests::{Job, assert_says, library, library_name, patched, run, run_where};
+use mdt_tests::{Job, assert_says, library, library_name, lock_file, patched, run, run_where};
 use serde_json::Value;
 
 /// A job that looks into `plugins` beside its output directory first.
@@ -37,6 +37,9 @@ fn files_that_are_no_plugins_are_listed_with_the_reason_and_are_in_nobodys_way()
     job.file("plugins/README.md", "no library by its name");
     let plugins = job.directory().join("plugins");
     fs::create_dir(plugins.join(library_name("directory"))).expect("a directory");
+    // Opening it would wait for a writer.
+    let pipe = std::process::Command::new("mkfifo").arg(plugins.join(library_name("pipe"))).status();
+    assert!(pipe.expect("the command mkfifo").success());
     // A program is an object file without plugin records.
     let program = std::env::current_exe().expect("this test");
     std::os::unix::fs::symlink(program, plugins.join(library_name("plain"))).expect("a link");
@@ -50,13 +53,14 @@ fn files_that_are_no_plugins_are_listed_with_the_reason_and_are_in_nobodys_way()
         ("empty", "the file is empty"),
         ("half", "no object file"),
         ("directory", "not a file"),
+        ("pipe", "not a file"),
         ("plain", "a library without plugin records"),
     ] {
         let file = plugins.join(library_name(name)).display().to_string();
         let other = others.iter().find(|other| other["file"] == file).expect(name);
         assert_says(other["reason"].as_str().expect("text"), &[reason]);
     }
-    assert_eq!(others.len(), 6, "{others:?}");
+    assert_eq!(others.len(), 7, "{others:?}");
     let text = run(["plugin", "list", "--plugin-dir", &plugins.display().to_string()]).success().stdout;
     assert_says(&text, &["passed over", "without plugin records"]);
     job.run().success();
@@ -158,7 +162,7 @@ fn a_plugin_that_anybody_could_replace_is_refused() {
     for (place, mode, other) in [(&file, 0o666, 0o644), (&plugins, 0o777, 0o755)] {
         fs::set_permissions(place, fs::Permissions::from_mode(mode)).expect("other permissions");
         let failure = job.run().failure(3);
-        assert_says(&failure, &["every user of this machine can write", &format!("chmod o-w {}", place.display())]);
+        assert_says(&failure, &["every user of this machine can change", &format!("chmod o-w {}", place.display())]);
         fs::set_permissions(place, fs::Permissions::from_mode(other)).expect("other permissions");
     }
     job.run().success();
@@ -167,7 +171,7 @@ fn a_plugin_that_anybody_could_replace_is_refused() {
 #[test]
 fn a_lock_file_lets_in_what_was_locked_and_nothing_else() {
     let job = Job::new().set("trainer.max_steps", 1);
-    let locked = lock_file();
+    let locked = lock_file(["mlx", "llama", "sft", "adamw", "jsonl", "local"]);
     let lock = job.file("plugins.lock", &locked);
     let job = job.set("plugins.lock", lock.display());
     job.run().success();
@@ -183,23 +187,20 @@ fn a_lock_file_lets_in_what_was_locked_and_nothing_else() {
     let failure = job.run().failure(3);
     assert_says(&failure, &["is not in the lock file", &library_name("mdt_optim")]);
 
+    // The library that the compute plugin needs, and one that only that library needs.
+    for name in locked.lines().filter(|line| line.contains("libmlx.so") || line.contains("openblas")) {
+        fs::write(&lock, locked.replace(&format!("{name}\n"), "")).expect("another lock file");
+        assert_says(&job.run().failure(3), &["is not in the lock file", "under [native]", name]);
+        let (library, _) = name.split_once(" = ").expect("a line of TOML");
+        let other = format!("{library} = \"{}\"", "0".repeat(64));
+        fs::write(&lock, locked.replace(name, &other)).expect("another lock file");
+        assert_says(&job.run().failure(3), &["the native library", "is not the one that was locked"]);
+    }
+
     fs::write(&lock, "plugins = 3\n").expect("another lock file");
     assert_says(&job.run().failure(3), &["the plugin lock file cannot be read", "plugins.lock"]);
     fs::remove_file(&lock).expect("no lock file");
     assert_says(&job.run().failure(3), &["the plugin lock file cannot be read", "plugins.lock"]);
-}
-
-/// A lock file with the plugins of the fixture's job.
-fn lock_file() -> String {
-    let mut lock = "[plugins]\n".to_owned();
-    for name in ["mlx", "llama", "sft", "adamw", "jsonl", "local"] {
-        let text = run(["plugin", "inspect", name, "--json"]).success().stdout;
-        let described: Value = serde_json::from_str(&text).expect("JSON");
-        let text = |key: &str| described[0][key].as_str().expect("text").to_owned();
-        let file = Path::new(&text("file")).file_name().expect("a name").to_string_lossy().into_owned();
-        lock += &format!("{file:?} = \"{}\"\n", text("sha256"));
-    }
-    lock
 }
 
 #[test]

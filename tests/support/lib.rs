@@ -12,7 +12,7 @@ mod run;
 pub use build::{built, example_plugin, root};
 pub use directory::{copy_files, tree};
 pub use job::Job;
-pub use library::{library, library_name, patched};
+pub use library::{library, library_name, lock_file, patched};
 pub use model::{LoadedModel, library_job};
 pub use numbers::{arrays, integers, relative_difference};
 pub use process::Process;

@@ -1,9 +1,12 @@
 //! The plugin files that were built, and damaged copies of them.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::built;
+use serde_json::{Value, json};
+
+use crate::{built, run};
 
 /// The name of a library's file on this system.
 pub fn library_name(name: &str) -> String {
@@ -26,4 +29,21 @@ pub fn patched(file: &Path, from: &str, to: &str) -> Vec<u8> {
         bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
     }
     bytes
+}
+
+/// A lock file with the plugins of these components (those that load), and their native libraries.
+pub fn lock_file<'a>(components: impl IntoIterator<Item = &'a str>) -> String {
+    let (mut plugins, mut native) = (BTreeMap::new(), BTreeMap::new());
+    for component in components {
+        let inspected = run(["plugin", "inspect", component, "--json"]);
+        if inspected.status != Some(0) {
+            continue;
+        }
+        let described: Value = serde_json::from_str(&inspected.stdout).expect("JSON");
+        let file = Path::new(described[0]["file"].as_str().expect("text")).file_name().expect("a name");
+        plugins.insert(file.to_string_lossy().into_owned(), described[0]["sha256"].clone());
+        let libraries = described[0]["native"].as_object().expect("a table");
+        native.extend(libraries.iter().map(|(name, sha256)| (name.clone(), sha256.clone())));
+    }
+    toml::to_string(&json!({ "plugins": plugins, "native": native })).expect("TOML")
 }

@@ -16,7 +16,7 @@ use crate::built;
 /// A job of these keys, each as `--set` takes it, with the plugins that were built.
 pub fn library_job(set: &[String]) -> Job {
     let layers = Layers::read(&Sources { set: set.to_vec(), ..Sources::default() }).expect("the keys are read");
-    let tier = Tier { origin: "the tests", directory: built().to_owned() };
+    let tier = Tier { origin: "the tests", directory: built().to_owned(), only_named_by: None };
     let catalog = Catalog::scan(vec![tier], None).expect("the plugins are found");
     let resolved = layers.resolve(&catalog).expect("the keys are right");
     Job::new(resolved, catalog, Arc::new(LocalServices::default()))

@@ -27,6 +27,9 @@ pub(super) struct Common {
     /// A directory with plugins, searched before all others.
     #[arg(long, global = true, value_name = "DIR")]
     pub(super) plugin_dir: Vec<PathBuf>,
+    /// Load plugins from directories that only a configuration file names (`plugins.dirs`).
+    #[arg(long, global = true)]
+    pub(super) trust_plugin_dirs: bool,
 }
 
 impl Common {
@@ -43,7 +46,7 @@ impl Common {
     /// The plugins in all tiers.
     pub(super) fn catalog(&self, layers: &Layers) -> Result<Catalog, Failure> {
         let configured = layers.plugins()?;
-        Catalog::scan(tiers(&self.plugin_dir, &configured.dirs), configured.lock.as_deref())
+        Catalog::scan(tiers(&self.plugin_dir, &configured, self.trust_plugin_dirs), configured.lock.as_deref())
     }
 
     /// The job that the configuration describes.

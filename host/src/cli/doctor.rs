@@ -18,7 +18,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure> {
-    let subject = Subject::new(common.layers(Vec::new()), &common.plugin_dir);
+    let subject = Subject::new(common.layers(Vec::new()), &common.plugin_dir, common.trust_plugin_dirs);
     let width = CHECKS.iter().map(|check| check.name.len()).max().unwrap_or_default();
     let mut examined = Vec::new();
     for check in &CHECKS {

@@ -95,5 +95,6 @@ fn command_line(common: &Common, keys: &[(&'static str, Value)], rank: u32) -> V
         let value = if *key == "comm.rank" { json!(rank) } else { value.clone() };
         option("--set", format!("{key}={value}").into());
     }
+    line.extend(common.trust_plugin_dirs.then(|| "--trust-plugin-dirs".into()));
     line
 }

@@ -1,5 +1,6 @@
 //! `mdt-host plugin`: what plugins there are.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use clap::Subcommand;
@@ -111,7 +112,7 @@ fn inspect(catalog: &Catalog, name: &str, as_json: bool) -> Result<(), Failure> 
                 "version": manifest.version,
                 "license": manifest.license,
                 "abi": manifest.abi,
-                "native": manifest.native,
+                "native": catalog.libraries(kind, row.id)?.into_iter().collect::<BTreeMap<_, _>>(),
                 "schema": schema,
             }));
             continue;
@@ -121,8 +122,8 @@ fn inspect(catalog: &Catalog, name: &str, as_json: bool) -> Result<(), Failure> 
         print(format_args!("  sha256   {}", catalog.checksum(kind, row.id)?))?;
         print(format_args!("  package  {} {} ({})", manifest.package, manifest.version, manifest.license))?;
         print(format_args!("  abi      {}, {}/{}", manifest.abi, row.kind, kind.version()))?;
-        if !manifest.native.is_empty() {
-            print(format_args!("  native   {}", manifest.native.join(", ")))?;
+        for (name, sha256) in catalog.libraries(kind, row.id)? {
+            print(format_args!("  native   {name} {sha256}"))?;
         }
         for (key, property) in schema["properties"].as_object().into_iter().flatten() {
             let text = |field: &str| property[field].as_str().unwrap_or_default().replace('\n', " ");

@@ -32,7 +32,13 @@ impl Layers {
         let layers: Vec<Layer> = self.layers.iter().map(only_plugins).collect();
         refuse_unknown_host_keys(&host, &layers)?;
         let merged = merge(&host, std::iter::once(&default_layer()?).chain(&layers))?;
-        typed::<Settings>(&merged).map(|settings| settings.plugins)
+        let mut plugins = typed::<Settings>(&merged)?.plugins;
+        let origin = |key: &str| merged.origin(&["plugins".to_owned(), key.to_owned()]);
+        let in_file = |origin: &&Origin| matches!(origin, Origin::File { .. });
+        if plugins.lock.is_none() || origin("lock").filter(in_file).is_some() {
+            plugins.dirs_only_in_file = origin("dirs").filter(in_file).cloned();
+        }
+        Ok(plugins)
     }
 
     /// Merges the layers over the defaults of the host and of the components they choose, and checks everything.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Finding;
-use crate::config::{Layers, Plugins};
+use crate::config::Layers;
 use crate::exit::Failure;
 use crate::job::Job;
 use crate::plugins::{Catalog, tiers};
@@ -26,10 +26,10 @@ enum Reached {
 
 impl Subject {
     /// Reads what there is.
-    pub fn new(layers: Result<Layers, Failure>, plugin_dirs: &[PathBuf]) -> Self {
+    pub fn new(layers: Result<Layers, Failure>, plugin_dirs: &[PathBuf], trust_plugin_dirs: bool) -> Self {
         let configured = layers.as_ref().map_err(Failure::clone).and_then(Layers::plugins);
-        let Plugins { dirs, lock } = configured.clone().unwrap_or_default();
-        let catalog = match Catalog::scan(tiers(plugin_dirs, &dirs), lock.as_deref()) {
+        let plugins = configured.clone().unwrap_or_default();
+        let catalog = match Catalog::scan(tiers(plugin_dirs, &plugins, trust_plugin_dirs), plugins.lock.as_deref()) {
             Ok(catalog) => catalog,
             Err(failure) => return Self { configuration: configured.err(), reached: Reached::Nothing(failure) },
         };

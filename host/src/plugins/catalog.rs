@@ -1,57 +1,56 @@
 //! Every plugin file in the search tiers, and the way from a component's name to the component.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mdt_plugin_api::Kind;
-use mdt_plugin_api::abi::LoadedComponent;
 use serde_json::Value;
 
-use super::load::{self, Component};
+use super::load::{self, Component, Library};
 use super::lock::Lock;
 use super::manifest::{self, Manifest, Record};
 use super::tiers::Tier;
-use crate::checksum;
 use crate::config::Components;
 use crate::exit::{Failure, Status};
 use crate::nearest::nearest;
 
-/// What was found where.
+/// The plugins that were found in all search directories.
 pub struct Catalog {
     tiers: Vec<(Tier, Contents)>,
     lock: Option<Lock>,
-    loaded: Mutex<HashMap<PathBuf, Arc<[LoadedComponent]>>>,
+    loaded: Mutex<HashMap<PathBuf, Library>>,
 }
 
-/// What is in a tier.
+/// The content of a search directory.
 enum Contents {
     /// There is no such directory.
     Missing,
     /// It cannot be listed.
     Unreadable(String),
-    /// Plugins, and libraries that are none with the reason.
+    /// Plugins, and libraries that are not plugins with the reason.
     Files { plugins: Vec<(PathBuf, Manifest)>, others: Vec<(PathBuf, String)> },
 }
 
-/// What searching a directory came to.
+/// The result of searching a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Searched<'a> {
     /// There is no such directory.
     Missing,
     /// It cannot be listed.
     Unreadable(&'a str),
-    /// It has this number of plugins.
+    /// The number of plugins in it.
     Plugins(usize),
 }
 
-/// Where a component is.
+/// The place of a component.
 #[derive(Clone, Copy)]
 pub struct Found<'a> {
     /// The file.
     pub path: &'a Path,
-    /// What it says of itself.
+    /// The records in it.
     pub manifest: &'a Manifest,
     /// The tier that it is in.
     pub tier: &'a Tier,
@@ -74,7 +73,7 @@ pub struct Listed<'a> {
     pub id: &'a str,
     /// Where it is.
     pub found: Found<'a>,
-    /// Whether another one stands before it.
+    /// Whether a component of an earlier directory hides it.
     pub shadow: Shadow,
 }
 
@@ -128,7 +127,7 @@ impl Catalog {
         list
     }
 
-    /// Libraries in the tiers that are no plugins, with the reason.
+    /// Libraries in the tiers that are not plugins, with the reason.
     pub fn passed_over(&self) -> impl Iterator<Item = (&Path, &str)> {
         self.tiers.iter().flat_map(|(_, contents)| contents.others()).map(|(path, why)| (path.as_path(), why.as_str()))
     }
@@ -147,7 +146,11 @@ impl Catalog {
 
     /// Compares every file that has components with the lock file; none where no lock file is configured.
     pub fn check_lock(&self) -> Option<Vec<Result<(), Failure>>> {
-        self.lock.as_ref().map(|lock| self.files().map(|found| lock.check(found.path)).collect())
+        let check = |lock: &Lock, found: Found<'_>| {
+            let (file, libraries) = load::open(found.path)?;
+            lock.check(&file, &libraries)
+        };
+        self.lock.as_ref().map(|lock| self.files().map(|found| check(lock, found)).collect())
     }
 
     /// The files that have components, nearest first.
@@ -157,10 +160,10 @@ impl Catalog {
         })
     }
 
-    /// Where a component is.
+    /// Finds a component.
     ///
     /// # Errors
-    /// Nowhere; the failure has the whole search trace.
+    /// It is not there; the failure lists every place that was searched.
     pub fn find(&self, kind: Kind, id: &str) -> Result<Found<'_>, Failure> {
         self.files()
             .find(|found| found.manifest.components.iter().any(|record| record.kind == kind.name() && record.id == id))
@@ -189,27 +192,35 @@ impl Catalog {
     /// It is not there, or is refused, or does not load.
     pub fn component(&self, kind: Kind, id: &str) -> Result<Component, Failure> {
         let found = self.find(kind, id)?;
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        let library = match loaded.get(found.path) {
-            Some(library) => Arc::clone(library),
-            None => {
-                let library = load::load(found.path, found.manifest, self.lock.as_ref())?;
-                loaded.insert(found.path.to_owned(), Arc::clone(&library));
-                library
-            }
-        };
+        let library = self.with_library(found, |library| Ok(Arc::clone(&library.components)))?;
         Component::find(library, kind, id).ok_or_else(|| {
             Failure::new(Status::Plugin, format!("the plugin's records name the {kind} `{id}`, but it has none"))
                 .at(found.path.display())
         })
     }
 
-    /// The checksum of the file that a component is in, in hexadecimal.
+    /// The checksum of the file that a component was loaded from, in hexadecimal.
     pub fn checksum(&self, kind: Kind, id: &str) -> Result<String, Failure> {
-        let found = self.find(kind, id)?;
-        checksum::of_file(found.path).map_err(|error| {
-            Failure::new(Status::Plugin, "the plugin cannot be read").at(found.path.display()).because(error)
-        })
+        self.with_library(self.find(kind, id)?, |library| library.file.sha256())
+    }
+
+    /// The native libraries that come with the file of a component: name and checksum.
+    pub fn libraries(&self, kind: Kind, id: &str) -> Result<Vec<(String, String)>, Failure> {
+        let (_, libraries) = load::open(self.find(kind, id)?.path)?;
+        libraries.into_iter().map(|(name, file)| Ok((name, file.sha256()?))).collect()
+    }
+
+    /// Loads a file, unless it is loaded already.
+    fn with_library<T>(
+        &self,
+        found: Found<'_>,
+        body: impl FnOnce(&Library) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        match loaded.entry(found.path.to_owned()) {
+            Entry::Occupied(entry) => body(entry.get()),
+            Entry::Vacant(entry) => body(entry.insert(load::load(found, self.lock.as_ref())?)),
+        }
     }
 }
 

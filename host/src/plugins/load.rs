@@ -1,16 +1,18 @@
 //! Loading one plugin file, after every check that needs none of its code.
 
-use std::fs;
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
-use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+use libloading::os::unix::{Library as DynamicLibrary, RTLD_LOCAL, RTLD_NOW};
 use mdt_plugin_api::abi::{self, ABI_VERSION, LoadedComponent};
 use mdt_plugin_api::{Error, Kind};
 
+use super::catalog::Found;
+use super::checked_file::CheckedFile;
 use super::lock::Lock;
 use super::manifest::Manifest;
+use super::native;
 use crate::exit::{Failure, Status};
 
 /// A component of a loaded plugin. The library stays loaded for good: nothing that came from it may outlive it.
@@ -35,9 +37,56 @@ impl Deref for Component {
     }
 }
 
-/// Loads a file whose manifest is known.
-pub(super) fn load(path: &Path, manifest: &Manifest, lock: Option<&Lock>) -> Result<Arc<[LoadedComponent]>, Failure> {
+/// A loaded plugin, and its file.
+pub(super) struct Library {
+    pub(super) components: Arc<[LoadedComponent]>,
+    pub(super) file: CheckedFile,
+}
+
+/// Loads a plugin whose records are known.
+pub(super) fn load(found: Found<'_>, lock: Option<&Lock>) -> Result<Library, Failure> {
+    let Found { path, manifest, tier } = found;
     let refused = |message: &str| Failure::new(Status::Plugin, message.to_owned()).at(path.display());
+    check_versions(manifest, refused)?;
+    if let Some(place) = &tier.only_named_by {
+        return Err(refused("a plugin is not loaded from a directory that only a configuration file names")
+            .at(place)
+            .help(
+                "a plugin can do all that you can: if you trust it, pass --trust-plugin-dirs, or name a lock file that \
+                 has its checksum with --set plugins.lock=FILE",
+            ));
+    }
+    let (file, libraries) = open(path)?;
+    if let Some(lock) = lock {
+        lock.check(&file, &libraries)?;
+    }
+    // SAFETY: loading runs the library's constructors: that is what the user asked for by naming the component, after
+    // the checks above.
+    let library = unsafe { DynamicLibrary::open(Some(file.path()), RTLD_NOW | RTLD_LOCAL) }
+        .map_err(|error| linker_failure(refused("the plugin cannot be loaded"), manifest, error))?;
+    libraries.iter().map(|(_, library)| library).chain([&file]).try_for_each(CheckedFile::require_unchanged)?;
+    // SAFETY: only the address is taken.
+    let entry = unsafe { library.get::<*const ()>(abi::ENTRY_SYMBOL.as_bytes()) }
+        .map_err(|_| refused("the plugin has records but no entry symbol").because(abi::ENTRY_SYMBOL))?
+        .as_raw_ptr();
+    std::mem::forget(library);
+    // SAFETY: the symbol is that of a plugin by its name and records, and the library was just leaked.
+    let components = unsafe { abi::load(entry.cast_const().cast()) }
+        .map_err(|error| entry_failure(refused("the plugin cannot be used"), &error))?;
+    Ok(Library { components: components.into(), file })
+}
+
+/// Opens a plugin and the native libraries that come with it, by name.
+pub(super) fn open(path: &Path) -> Result<(CheckedFile, Vec<(String, CheckedFile)>), Failure> {
+    let file = CheckedFile::open(path)?;
+    let libraries = native::libraries(file.path());
+    let libraries = libraries.into_iter().map(|(name, path)| Ok((name, CheckedFile::open(&path)?)));
+    let libraries = libraries.collect::<Result<_, Failure>>()?;
+    Ok((file, libraries))
+}
+
+/// Refuses a plugin that was built for other versions of the boundary or of its kinds.
+fn check_versions(manifest: &Manifest, refused: impl Fn(&str) -> Failure) -> Result<(), Failure> {
     if manifest.abi != ABI_VERSION {
         return Err(refused("the plugin was built for another version of the plugin boundary")
             .because(format!(
@@ -58,25 +107,7 @@ pub(super) fn load(path: &Path, manifest: &Manifest, lock: Option<&Lock>) -> Res
                 .help("rebuild the plugin against this host's mdt-plugin-api"));
         }
     }
-    refuse_writable(path)?;
-    if let Some(lock) = lock {
-        lock.check(path)?;
-    }
-    // A path without a separator would be searched in the linker's own directories.
-    let path = &fs::canonicalize(path).map_err(|error| refused("the plugin cannot be found").because(error))?;
-    // SAFETY: loading runs the library's constructors: that is what the user asked for by naming the component, after
-    // the checks above.
-    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }
-        .map_err(|error| linker_failure(refused("the plugin cannot be loaded"), manifest, error))?;
-    // SAFETY: only the address is taken.
-    let entry = unsafe { library.get::<*const ()>(abi::ENTRY_SYMBOL.as_bytes()) }
-        .map_err(|_| refused("the plugin has records but no entry symbol").because(abi::ENTRY_SYMBOL))?
-        .as_raw_ptr();
-    std::mem::forget(library);
-    // SAFETY: the symbol is that of a plugin by its name and records, and the library was just leaked.
-    let components = unsafe { abi::load(entry.cast_const().cast()) }
-        .map_err(|error| entry_failure(refused("the plugin cannot be used"), &error))?;
-    Ok(components.into())
+    Ok(())
 }
 
 /// A failed entry, in the words of the boundary, which does not know the file.
@@ -96,24 +127,4 @@ fn linker_failure(failure: Failure, manifest: &Manifest, error: libloading::Erro
         Some(name) => failure.help(format!("put {name} into the `lib` directory beside the plugin's directory")),
         None => failure,
     }
-}
-
-/// Refuses a plugin that somebody else could replace.
-#[cfg(unix)]
-fn refuse_writable(path: &Path) -> Result<(), Failure> {
-    use std::os::unix::fs::PermissionsExt;
-    for place in [Some(path), path.parent()].into_iter().flatten() {
-        // An empty parent is the working directory.
-        let place = if place.as_os_str().is_empty() { Path::new(".") } else { place };
-        let mode = fs::metadata(place).map(|metadata| metadata.permissions().mode()).unwrap_or_default();
-        if mode & 0o002 != 0 {
-            return Err(Failure::new(
-                Status::Plugin,
-                "every user of this machine can write to the plugin or its directory",
-            )
-            .at(format!("{} (mode {:o})", place.display(), mode & 0o7777))
-            .help(format!("chmod o-w {}", place.display())));
-        }
-    }
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! What a plugin file says of itself, read without running any of it.
+//! The records in a plugin's file, read without running any of its code.
 
 use std::fs::File;
 use std::path::Path;
@@ -46,15 +46,16 @@ enum Line {
 
 /// Reads the records of a file; the error says why it is no plugin.
 pub(super) fn read(path: &Path) -> Result<Manifest, String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    let metadata = file.metadata().map_err(|error| error.to_string())?;
+    // Asked before it is opened: opening a named pipe waits for a writer.
+    let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
     if !metadata.is_file() {
         return Err("not a file".to_owned());
     }
     if metadata.len() == 0 {
         return Err("the file is empty".to_owned());
     }
-    // SAFETY: the bytes are only looked at, and whoever may write to the file could as well replace the plugin.
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    // SAFETY: the bytes are only read, and whoever may write to the file could as well replace the plugin.
     let bytes = unsafe { Mmap::map(&file) }.map_err(|error| error.to_string())?;
     let object = object::File::parse(&*bytes).map_err(|error| format!("no object file: {error}"))?;
     let section = object

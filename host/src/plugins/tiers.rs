@@ -1,38 +1,50 @@
-//! The places where plugins are searched, nearest first.
+//! The directories in which plugins are searched, nearest first.
 
 use std::env;
 use std::path::PathBuf;
 
-/// The origins of directories that somebody has named.
+use crate::config::{Origin, Plugins};
+
+/// The origins of directories that a user has named.
 const NAMED: [&str; 3] = ["--plugin-dir", "plugins.dirs", "MDT_PLUGIN_PATH"];
 
 /// One place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tier {
-    /// Who named it: `--plugin-dir`, `plugins.dirs`, …
+    /// What named it: `--plugin-dir`, `plugins.dirs`, …
     pub origin: &'static str,
     /// The directory.
     pub directory: PathBuf,
+    /// The place in a configuration file, where neither the user nor the system names the directory: nothing is loaded
+    /// from it.
+    pub only_named_by: Option<Origin>,
 }
 
 impl Tier {
-    /// Whether somebody has named the directory, rather than that it is always searched.
+    /// Whether a user has named the directory; the others are always searched.
     pub fn is_named(&self) -> bool {
         NAMED.contains(&self.origin)
     }
 }
 
 /// All places in their order: `--plugin-dir`, the configuration, `MDT_PLUGIN_PATH`, beside the program, the user's, the
-/// system's.
-pub fn tiers(plugin_dirs: &[PathBuf], configured: &[PathBuf]) -> Vec<Tier> {
-    let mut tiers = Vec::new();
-    let mut add = |origin, directory: PathBuf| {
-        if !directory.as_os_str().is_empty() && !tiers.iter().any(|tier: &Tier| tier.directory == directory) {
-            tiers.push(Tier { origin, directory });
+/// system's. With `trust`, directories that only a configuration file names are as good as the others.
+pub fn tiers(plugin_dirs: &[PathBuf], configured: &Plugins, trust: bool) -> Vec<Tier> {
+    let mut tiers: Vec<Tier> = Vec::new();
+    let mut add_named_by = |only_named_by: Option<Origin>, origin, directory: PathBuf| {
+        if directory.as_os_str().is_empty() {
+            return;
+        }
+        match tiers.iter_mut().find(|tier| tier.directory == directory) {
+            // Somebody else names it as well.
+            Some(earlier) => earlier.only_named_by = earlier.only_named_by.take().and(only_named_by),
+            None => tiers.push(Tier { origin, directory, only_named_by }),
         }
     };
-    plugin_dirs.iter().for_each(|directory| add("--plugin-dir", directory.clone()));
-    configured.iter().for_each(|directory| add("plugins.dirs", directory.clone()));
+    plugin_dirs.iter().for_each(|directory| add_named_by(None, "--plugin-dir", directory.clone()));
+    let only_named_by = configured.dirs_only_in_file.clone().filter(|_| !trust);
+    configured.dirs.iter().for_each(|place| add_named_by(only_named_by.clone(), "plugins.dirs", place.clone()));
+    let mut add = |origin, directory| add_named_by(None, origin, directory);
     if let Some(paths) = env::var_os("MDT_PLUGIN_PATH") {
         env::split_paths(&paths).for_each(|directory| add("MDT_PLUGIN_PATH", directory));
     }

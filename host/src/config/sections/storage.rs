@@ -1,5 +1,6 @@
 //! `checkpoint`, `metrics` and `plugins`: keys about files, which change no result.
 
+use crate::config::Origin;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -104,4 +105,8 @@ pub struct Plugins {
     /// Lock file with the checksums that plugins must have. Default: unset.
     #[schemars(length(min = 1))]
     pub lock: Option<PathBuf>,
+    /// The place in a configuration file that alone names `dirs`. None where the command line or the environment names
+    /// them, or a lock file for them.
+    #[serde(skip)]
+    pub dirs_only_in_file: Option<Origin>,
 }

@@ -1,4 +1,4 @@
-//! A plugin that panics as soon as it is loaded.
+//! A plugin that panics as soon as it is loaded, after it has left a mark where a test wants one.
 
 use mdt_plugin_api::abi::OnLoad;
 use mdt_plugin_api::prelude::*;
@@ -35,6 +35,20 @@ impl OnLoad for Panics {
         panic!("no entry")
     }
 }
+
+/// The system's loader calls this before anybody can call anything else of the library.
+#[cfg(target_os = "linux")]
+#[used]
+#[unsafe(link_section = ".init_array")]
+static CONSTRUCTOR: extern "C" fn() = {
+    extern "C" fn constructor() {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        if let Some(mark) = std::env::var_os("TEST_PLUGIN_MARK").filter(|_| maps.contains("/marked/")) {
+            let _ = std::fs::write(mark, "a constructor ran");
+        }
+    }
+    constructor
+};
 
 mdt_plugin_api::plugin! {
     on_load Panics;

@@ -1,0 +1,53 @@
+//! The native libraries that come with a plugin: what the system's loader finds for it in its run path.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use object::read::elf::{Dyn, FileHeader};
+use object::{Endianness, elf};
+
+/// The libraries that a file needs and that lie in its run path, with those that they need in turn, by name. The
+/// system's own are not among them. Empty where the file is not in the ELF format.
+pub(super) fn libraries(file: &Path) -> BTreeMap<String, PathBuf> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![file.to_owned()];
+    while let Some(file) = open.pop() {
+        let (needed, run_path) = dynamic_section(&file).unwrap_or_default();
+        for name in needed {
+            if let Some(path) = run_path.iter().map(|place| place.join(&name)).find(|path| path.is_file())
+                && !found.contains_key(&name)
+            {
+                open.push(path.clone());
+                found.insert(name, path);
+            }
+        }
+    }
+    found
+}
+
+/// The names of the libraries that an ELF file needs, and the directories of its run path.
+fn dynamic_section(file: &Path) -> Option<(Vec<String>, Vec<PathBuf>)> {
+    let origin = file.parent()?.to_str()?;
+    // SAFETY: the bytes are only read, and whoever may write to the file could as well replace it.
+    let bytes = unsafe { Mmap::map(&File::open(file).ok()?) }.ok()?;
+    let header = elf::FileHeader64::<Endianness>::parse(&*bytes).ok()?;
+    let endian = header.endian().ok()?;
+    let sections = header.sections(endian, &*bytes).ok()?;
+    let (entries, link) = sections.dynamic(endian, &*bytes).ok()??;
+    let strings = sections.strings(endian, &*bytes, link).ok()?;
+    let (mut needed, mut run_path) = (Vec::new(), Vec::new());
+    for entry in entries {
+        let text = || Some(std::str::from_utf8(entry.string(endian, strings).ok()?).ok()?.to_owned());
+        match entry.tag(endian) {
+            elf::DT_NEEDED => needed.push(text()?),
+            elf::DT_RUNPATH | elf::DT_RPATH => {
+                let places = text()?.replace("$ORIGIN", origin).replace("${ORIGIN}", origin);
+                run_path.extend(places.split(':').filter(|place| !place.is_empty()).map(PathBuf::from));
+            }
+            _ => {}
+        }
+    }
+    Some((needed, run_path))
+}

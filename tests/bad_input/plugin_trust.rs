@@ -1,0 +1,98 @@
+//! Whose plugins are loaded: a configuration file alone cannot make the program run code.
+
+use std::fs;
+use std::path::PathBuf;
+
+use mdt_tests::{Job, Run, assert_says, library, library_name, lock_file, run_where};
+
+/// A job whose file names a directory with a plugin in it, and the file that the plugin's constructor writes.
+struct Stranger {
+    job: Job,
+    config: String,
+    mark: PathBuf,
+}
+
+impl Stranger {
+    fn new() -> Self {
+        let job = Job::new();
+        let plugins = job.directory().join("marked");
+        fs::create_dir(&plugins).expect("a directory for plugins");
+        let name = library_name("mdt_test_entry_panics");
+        fs::copy(library("mdt_test_entry_panics"), plugins.join(name)).expect("a copy");
+        let text = format!("optimizer = \"never\"\n[plugins]\ndirs = [{:?}]\n", plugins.display().to_string());
+        let config = job.file("job.toml", text).display().to_string();
+        let mark = job.directory().join("mark");
+        Self { job, config, mark }
+    }
+
+    /// Runs the program with this file above the job's own.
+    fn run(&self, arguments: &[&str]) -> Run {
+        let _ = fs::remove_file(&self.mark);
+        let mark = self.mark.display().to_string();
+        let config = ["--config", &self.config];
+        let own = self.job.arguments().iter().map(String::as_str);
+        run_where(&[("TEST_PLUGIN_MARK", &mark)], own.chain(config).chain(arguments.iter().copied()))
+    }
+
+    fn ran(&self) -> bool {
+        self.mark.exists()
+    }
+}
+
+#[test]
+fn a_directory_that_only_a_file_names_has_no_code_run_by_any_command() {
+    let stranger = Stranger::new();
+    for command in [
+        &["config", "show"][..],
+        &["config", "check"],
+        &["data", "preview"],
+        &["plugin", "inspect", "never"],
+        &["generate", "--prompt", "Hello"],
+        &["run"],
+        &[],
+    ] {
+        let failure = stranger.run(command).failure(3);
+        assert!(!stranger.ran(), "{command:?} ran a constructor");
+        let place = format!("{}:3", stranger.config);
+        assert_says(&failure, &["only a configuration file names", &place, "--trust-plugin-dirs", "plugins.lock=FILE"]);
+    }
+    assert_says(&stranger.run(&["doctor"]).stdout, &["only a configuration file names"]);
+    assert!(!stranger.ran(), "doctor ran a constructor");
+    assert_says(&stranger.run(&["config", "schema"]).success().stderr, &["only a configuration file names"]);
+    assert!(!stranger.ran(), "config schema ran a constructor");
+    assert_says(&stranger.run(&["plugin", "list"]).success().stdout, &["optimizer", "never", "(plugins.dirs)"]);
+    assert!(!stranger.ran(), "plugin list ran a constructor");
+}
+
+#[test]
+fn a_directory_that_the_user_names_too_is_trusted() {
+    let stranger = Stranger::new();
+    let directory = stranger.job.directory().join("marked").display().to_string();
+    let set = format!("plugins.dirs=[{directory:?}]");
+    for user in [&["--trust-plugin-dirs"][..], &["--plugin-dir", &directory], &["--set", &set]] {
+        let failure = stranger.run(&[user, &["config", "check"]].concat()).failure(3);
+        assert_says(&failure, &["the plugin cannot be used", "no entry"]);
+        assert!(stranger.ran(), "{user:?}");
+    }
+}
+
+#[test]
+fn a_lock_file_of_the_users_vouches_for_what_it_pins_and_one_of_the_configuration_does_not() {
+    let stranger = Stranger::new();
+    let locked = lock_file(["mlx", "llama", "sft", "adamw", "jsonl", "local"]);
+    let lock = stranger.job.file("plugins.lock", &locked).display().to_string();
+    let set = format!("plugins.lock={lock}");
+    let failure = stranger.run(&["--set", &set, "config", "check"]).failure(3);
+    assert_says(&failure, &["is not in the lock file", &library_name("mdt_test_entry_panics")]);
+    assert!(!stranger.ran());
+
+    let pin = failure.lines().find_map(|line| line.split_once("[plugins]: ")).expect("the line to add").1;
+    fs::write(&lock, locked.replace("[plugins]\n", &format!("[plugins]\n{pin}\n"))).expect("another lock file");
+    assert_says(&stranger.run(&["--set", &set, "config", "check"]).failure(3), &["no entry"]);
+    assert!(stranger.ran());
+
+    let theirs = stranger.job.file("lock.toml", format!("[plugins]\nlock = {lock:?}\n")).display().to_string();
+    let failure = stranger.run(&["--config", &theirs, "config", "check"]).failure(3);
+    assert_says(&failure, &["only a configuration file names"]);
+    assert!(!stranger.ran());
+}
