@@ -1,9 +1,8 @@
-//! The boundary itself: the one place that knows `abi_stable`.
+//! The boundary between host and plugins: the one module that uses `abi_stable`.
 //!
-//! Each kind has a file here with three things: the raw trait, whose types have a stable layout; an exporter, which
-//! stands in the plugin, catches panics and turns the plain trait into the raw one; an importer, which stands on the
-//! other side and turns it back. So the host holds a `Box<dyn Optimizer>` whether the optimizer is loaded or linked,
-//! and tests drive both alike.
+//! The file of each kind has three parts: the raw trait, whose types have a stable layout; an exporter in the plugin,
+//! which turns the plain trait into the raw one and catches panics; an importer in the host, which turns it back. So the
+//! host has a `Box<dyn Optimizer>` whether the optimizer is loaded or linked, and tests can use both.
 //!
 //! [`Entry`] is the one symbol of a plugin. Layouts are compared when it is loaded, so that a library built against
 //! another version of the traits is refused before any of its functions is called.

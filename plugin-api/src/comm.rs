@@ -4,31 +4,31 @@ use std::time::Duration;
 
 use crate::{Dtype, Result};
 
-/// What a backend can do; the host refuses a configuration that needs more, and names it.
+/// What a backend supports. The host refuses a configuration that needs more, and names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
     /// Element types that it reduces.
     pub dtypes: Vec<Dtype>,
     /// The largest number of ranks; 0 for no limit.
     pub max_world_size: u32,
-    /// Whether a fold gives the bits of the pairwise tree over ranks, whatever the timing.
+    /// Whether a reduction has the bits of the pairwise tree over ranks, whatever the timing.
     pub deterministic: bool,
     /// Whether [`Communicator::abort`] ends collectives under way.
     pub abort: bool,
 }
 
-/// Who this process is.
+/// The place of this process in the job, and how the processes find each other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bootstrap {
-    /// This process, from 0.
+    /// The number of this process, from 0.
     pub rank: u32,
-    /// How many there are.
+    /// The number of processes.
     pub world_size: u32,
-    /// Where they meet, in the backend's terms.
+    /// The address of rank 0, in the form that the backend reads.
     pub address: String,
-    /// The port there, where the backend has ports.
+    /// The port of rank 0, where the backend uses ports.
     pub port: u16,
-    /// The same for all processes of a job and for no others.
+    /// An identifier that all processes of one job share and no other job has.
     pub job: String,
 }
 
@@ -36,7 +36,7 @@ pub struct Bootstrap {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum ReduceOp {
-    /// Sum, folded by the pairwise tree over ranks where the backend is deterministic.
+    /// Sum; by the pairwise tree over ranks where the backend is deterministic.
     Sum = 1,
     /// Maximum.
     Max = 2,
@@ -44,8 +44,8 @@ pub enum ReduceOp {
     Min = 3,
 }
 
-/// A buffer that a collective works on. It is given away while the collective runs and comes back with the result,
-/// so nobody can touch it in between.
+/// A buffer that a collective works on. The collective owns it while it runs and returns it with the result, so nothing
+/// else can change it in between.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Buffer {
     /// Single precision: gradients.
@@ -58,7 +58,7 @@ pub enum Buffer {
     Bytes(Vec<u8>),
 }
 
-/// What became of a collective.
+/// The outcome of waiting for a collective.
 #[derive(Debug)]
 pub enum Outcome {
     /// Done: the buffers with the result.
@@ -75,8 +75,8 @@ pub trait Work: Send {
     /// Waits for the result, at most `deadline`.
     ///
     /// # Errors
-    /// A lost peer or a failed transfer; the error's context has `rank` where one is to blame. After it the work is
-    /// over and the buffers are gone.
+    /// A lost peer or a failed transfer; the error's context has `rank` where one rank is the cause. After an error the
+    /// work has ended and the buffers are lost.
     fn wait(&mut self, deadline: Duration) -> Result<Outcome>;
 }
 
@@ -84,10 +84,10 @@ pub trait Work: Send {
 ///
 /// All ranks call the same collectives in the same order, from one thread at a time. `abort` may come from any thread.
 pub trait Communicator: Send + Sync {
-    /// This process, from 0.
+    /// The number of this process, from 0.
     fn rank(&self) -> u32;
 
-    /// How many there are.
+    /// The number of processes.
     fn world_size(&self) -> u32;
 
     /// Combines every rank's buffers element by element; all ranks get the result.
@@ -99,23 +99,23 @@ pub trait Communicator: Send + Sync {
     /// Every rank gets the root's buffers.
     fn broadcast(&self, buffers: Vec<Buffer>, root: u32) -> Result<Box<dyn Work>>;
 
-    /// Done when every rank has called it.
+    /// Completes when every rank has called it.
     fn barrier(&self) -> Result<Box<dyn Work>>;
 
     /// Ends all collectives under way with an error, here and at the peers, without waiting. Any thread.
     fn abort(&self, reason: &str);
 }
 
-/// A way for processes to talk.
+/// A communication backend: it connects the processes of a job.
 pub trait CommBackend: Send + Sync {
-    /// What it can do.
+    /// What the backend supports.
     fn capabilities(&self) -> Capabilities;
 
     /// Connects this process with the others of the job.
     fn open(&self, bootstrap: &Bootstrap) -> Result<Box<dyn Communicator>>;
 }
 
-/// A collective that was done when it was begun.
+/// A collective that is complete as soon as it starts.
 #[derive(Debug)]
 pub struct Finished(pub Option<Vec<Buffer>>);
 

@@ -41,7 +41,7 @@ impl Kind {
         }
     }
 
-    /// The version of its trait, which every component states in its record.
+    /// The version of its trait, which is in the record of every component.
     pub const fn version(self) -> u32 {
         1
     }
@@ -63,12 +63,12 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Something that a plugin can register: it is made from its configuration.
+/// A type that a plugin can register: it is created from its configuration.
 pub trait Component: Sized + 'static {
     /// Its own configuration keys; [`config!`](crate::config) declares one.
     type Config: DeserializeOwned + Serialize + JsonSchema + Default;
 
-    /// Makes one.
+    /// Creates one.
     ///
     /// # Errors
     /// Values that cannot work ([`Error::config`](crate::Error::config)), files that cannot be used.
@@ -77,16 +77,16 @@ pub trait Component: Sized + 'static {
 
 /// Declares a component's configuration: documented keys with types and defaults.
 ///
-/// The doc comments become descriptions in the JSON Schema, the defaults are what a job gets that says nothing, and an
-/// unknown key is an error.
+/// The doc comments become descriptions in the JSON Schema. A key that a job does not set has its default, and an unknown
+/// key is an error.
 ///
 /// ```
 /// mdt_plugin_api::config! {
 ///     /// Keys of the optimizer `lion`.
 ///     pub struct LionConfig {
-///         /// Decay of the momentum that the sign is taken of.
+///         /// Weight of the momentum in the direction of an update.
 ///         beta1: f64 = 0.9,
-///         /// Decay of the momentum that is kept.
+///         /// Decay of the momentum.
 ///         beta2: f64 = 0.99,
 ///     }
 /// }

@@ -16,14 +16,14 @@ pub struct TensorType {
     pub dtype: Dtype,
 }
 
-/// What the device is.
+/// A description of the device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceInfo {
     /// `cpu`, `gpu`.
     pub kind: String,
-    /// Its name, as its maker gives it.
+    /// Its name, as the manufacturer gives it.
     pub name: String,
-    /// The library underneath and its version: `MLX 0.32.2`.
+    /// The library and its version: `MLX 0.32.2`.
     pub library: String,
     /// Whether [`Compute::host_view`] gives the device's own memory.
     pub unified_memory: bool,
@@ -34,18 +34,18 @@ pub struct DeviceInfo {
 /// Bytes of tensor memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryInfo {
-    /// Held by live tensors.
+    /// Bytes held by live tensors.
     pub active_bytes: u64,
-    /// The most that was ever held.
+    /// The highest number so far.
     pub peak_bytes: u64,
-    /// Kept for reuse.
+    /// Bytes of freed buffers that are kept for reuse.
     pub cached_bytes: u64,
 }
 
 /// Borrowed memory of an evaluated tensor, shaped as DLPack shapes it.
 ///
-/// Valid until its handle is released or the tensor is written to; whoever holds it sees to that
-/// ([`crate::Tensor::host_view`] does, by lifetimes).
+/// Valid until its handle is released or the tensor is written to. The holder must ensure that;
+/// [`crate::Tensor::host_view`] does so with lifetimes.
 #[derive(Clone, Debug)]
 pub struct RawHostView {
     /// The first element.
@@ -58,7 +58,7 @@ pub struct RawHostView {
     pub strides: Vec<isize>,
 }
 
-/// Values and gradients of one [`Compute::value_and_grad`]. All handles are the caller's to release.
+/// Values and gradients of one [`Compute::value_and_grad`]. The caller owns all handles and must release them.
 #[derive(Clone, Debug, Default)]
 pub struct ValueAndGrad {
     /// What the function returned, in its order; the first one was differentiated.
@@ -67,8 +67,8 @@ pub struct ValueAndGrad {
     pub gradients: Vec<Handle>,
 }
 
-/// A function of tensors: parameters, inputs → outputs. The given handles are borrowed and die with the call; the
-/// returned ones pass to the compute plugin.
+/// A function of tensors: parameters, inputs → outputs. The given handles are borrowed and valid during the call only;
+/// the compute plugin takes over the returned ones.
 pub type TensorFunction<'f> = dyn FnMut(&[Handle], &[Handle]) -> Result<Vec<Handle>> + 'f;
 
 /// A device with tensors.
@@ -77,13 +77,13 @@ pub type TensorFunction<'f> = dyn FnMut(&[Handle], &[Handle]) -> Result<Vec<Hand
 /// may nest (an operation inside the function of `value_and_grad`), so an implementation holds no lock or `RefCell`
 /// borrow while it calls back.
 pub trait Compute {
-    /// What the device is.
+    /// A description of the device.
     fn device(&self) -> DeviceInfo;
 
     /// Whether [`Compute::op`] knows this operation.
     fn supports(&self, op: OpKind) -> bool;
 
-    /// Applies an operation, lazily where the device is lazy. The inputs stay the caller's; the results become so.
+    /// Applies an operation, lazily where the device is lazy. The caller keeps the inputs and owns the results.
     ///
     /// # Errors
     /// An unknown operation or attribute, shapes or types that do not fit; the message names them.
@@ -96,7 +96,7 @@ pub trait Compute {
     /// A second handle to the same tensor.
     fn retain(&self, tensor: Handle) -> Result<Handle>;
 
-    /// Gives a handle back. Unknown handles are ignored, so that a destructor may always call it.
+    /// Releases a handle. Unknown handles are ignored, so that a destructor may always call it.
     fn release(&self, tensor: Handle);
 
     /// Shape and element type.
@@ -128,7 +128,7 @@ pub trait Compute {
     /// Bytes held.
     fn memory(&self) -> MemoryInfo;
 
-    /// What the boundary knows this object as, so that a loaded one is handed on and not wrapped again.
+    /// The loaded object behind this one, so that it is passed on and not wrapped again.
     #[doc(hidden)]
     fn as_loaded(&self) -> Option<&dyn Any> {
         None

@@ -1,26 +1,26 @@
-//! Examples: what a data source yields and a trainer turns into tokens.
+//! Examples: the rows that a data source reads and a trainer turns into tokens.
 
 use serde_json::{Map, Value};
 
 /// One row of a data set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
-    /// Which row of its source: the line number for line-based files, from 1.
+    /// The number of the row in its source, from 1: the line number in files with a row per line.
     pub row: u64,
-    /// What is in it.
+    /// Its content.
     pub content: Content,
 }
 
-/// What a row holds.
+/// The content of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content {
     /// A conversation; assistant turns are trained.
     Messages(Vec<Message>),
     /// A prompt and its answer; the answer is trained.
     PromptCompletion {
-        /// What the model is given.
+        /// The input of the model.
         prompt: String,
-        /// What it learns to say.
+        /// The answer that it is trained to give.
         completion: String,
     },
     /// Plain text, all of which is trained.
@@ -34,6 +34,6 @@ pub struct Message {
     pub role: String,
     /// The text; empty where a turn has tool calls only.
     pub content: String,
-    /// Whatever else the chat template may want (`name`, `tool_calls`, …).
+    /// Further fields for the chat template (`name`, `tool_calls`, …).
     pub extra: Map<String, Value>,
 }

@@ -1,4 +1,4 @@
-//! Arrays in host memory: what `collate` makes and what weights are loaded from.
+//! Arrays in host memory: `collate` makes them, and weights are loaded from them.
 
 use crate::{Dtype, Error, Result};
 
@@ -13,18 +13,18 @@ macro_rules! elements {
 }
 elements!(u8 => U8, i32 => I32, u32 => U32, i64 => I64, f32 => F32, f64 => F64);
 
-/// A row-major array in somebody's host memory.
+/// A borrowed row-major array in host memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HostArrayRef<'a> {
     /// Element type.
     pub dtype: Dtype,
     /// Length of each axis.
     pub shape: &'a [usize],
-    /// The elements' bytes, row-major, in the machine's order and with no alignment.
+    /// The elements' bytes, row-major, in the machine's byte order, not aligned.
     pub bytes: &'a [u8],
 }
 
-/// A row-major array in host memory, as bytes in the machine's order.
+/// A row-major array in host memory, as bytes in the machine's byte order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostArray {
     dtype: Dtype,
@@ -36,7 +36,7 @@ impl HostArray {
     /// An array of these elements.
     ///
     /// # Errors
-    /// The shape does not hold exactly that many.
+    /// The number of elements is not that of the shape.
     pub fn new<T: Element>(shape: &[usize], elements: &[T]) -> Result<Self> {
         // SAFETY: `Element` is implemented for plain numbers only, which have no padding and no invalid bytes to read.
         let bytes = unsafe { std::slice::from_raw_parts(elements.as_ptr().cast::<u8>(), size_of_val(elements)) };
@@ -46,7 +46,7 @@ impl HostArray {
     /// An array of these bytes.
     ///
     /// # Errors
-    /// The bytes are not as many as the shape and the element type need.
+    /// The number of bytes is not that of the shape and the element type.
     pub fn from_bytes(dtype: Dtype, shape: &[usize], bytes: Vec<u8>) -> Result<Self> {
         let expected = shape
             .iter()
@@ -81,12 +81,12 @@ impl HostArray {
         &self.bytes
     }
 
-    /// The bytes, given away.
+    /// Turns the array into its bytes.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
 
-    /// The elements, copied out.
+    /// A copy of the elements.
     ///
     /// # Errors
     /// The array holds another type.

@@ -52,8 +52,8 @@
 //! Built with `crate-type = ["cdylib"]` and copied into a plugin directory, it is used by name:
 //! `mdt-host --config job.toml --set optimizer=lion`.
 //!
-//! The host calls a component through the traits, and a panic in one becomes an error that names it. Nothing of the
-//! boundary itself shows in them; [`abi`] is the one module that knows it.
+//! The host calls a component through the traits. A panic in a component becomes an error that names it. The traits are
+//! plain Rust; how they cross between libraries is the subject of [`abi`] alone.
 
 pub mod abi;
 mod comm;

@@ -12,11 +12,11 @@ pub struct ParameterSpec {
     pub name: String,
     /// Length of each axis; a linear layer's weight is `[out, in]`.
     pub shape: Vec<usize>,
-    /// How it starts when the model is not loaded.
+    /// Its initial values where no weights are loaded.
     pub init: Init,
 }
 
-/// How a parameter starts when `model.init = "random"`.
+/// The initial values of a parameter with `model.init = "random"`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
     /// Normal with mean 0.
@@ -30,7 +30,7 @@ pub enum Init {
     Zeros,
 }
 
-/// What goes into [`Model::hidden`].
+/// The input of [`Model::hidden`].
 #[derive(Debug)]
 pub struct ModelInput<'a> {
     /// Token ids `[B, T]`, int32, padded at the right.
@@ -56,7 +56,7 @@ impl Cache {
         Self { length, layers }
     }
 
-    /// Its parts: the number of tokens, and keys and values of each layer.
+    /// Takes it apart: the number of tokens, and keys and values of each layer.
     pub fn into_parts(self) -> (usize, Vec<(Tensor, Tensor)>) {
         (self.length, self.layers)
     }
@@ -66,16 +66,19 @@ impl Cache {
         self.length
     }
 
-    /// Keys and values so far.
+    /// Keys and values of each layer.
     pub fn layers(&self) -> &[(Tensor, Tensor)] {
         &self.layers
     }
 
-    /// Appends keys and values `[B, H_kv, T, D]` of the new tokens to layer `layer`, in order of layers, and gives
-    /// back those of all tokens.
+    /// Appends keys and values `[B, H_kv, T, D]` of the new tokens to layer `layer`, in order of layers, and returns
+    /// those of all tokens.
     pub fn append(&mut self, layer: usize, keys: Tensor, values: Tensor) -> Result<(&Tensor, &Tensor)> {
         if layer > self.layers.len() {
-            return Err(Error::plugin(format!("layer {layer} came to the cache before layer {}", self.layers.len())));
+            return Err(Error::plugin(format!(
+                "layer {layer} was appended to the cache before layer {}",
+                self.layers.len()
+            )));
         }
         match self.layers.get_mut(layer) {
             Some((earlier_keys, earlier_values)) => {
@@ -89,13 +92,14 @@ impl Cache {
         Ok((keys, values))
     }
 
-    /// Counts `tokens` more, once all layers have appended.
+    /// Adds `tokens` to the length, once all layers have appended.
     pub fn advance(&mut self, tokens: usize) {
         self.length += tokens;
     }
 }
 
-/// The model's weights, as the host resolves their names: plain now, adapted or quantised without the model's doing.
+/// The model's weights by name. The host decides what is behind a name: plain weights today, adapters or quantised
+/// weights later, without a change of the model.
 ///
 /// Called on the compute thread.
 pub trait Weights {
@@ -109,7 +113,7 @@ pub trait Weights {
     fn parameter(&self, name: &str) -> Result<Tensor>;
 }
 
-/// What a model is given to work with, for one forward pass.
+/// The weights and the device for one forward pass.
 #[derive(Clone)]
 pub struct ModelContext {
     weights: Rc<dyn Weights>,
@@ -185,7 +189,7 @@ pub trait Model {
     /// Size of the vocabulary: logits have this many columns, token ids are below it.
     fn vocabulary_size(&self) -> usize;
 
-    /// Hidden states `[B, T, D]` before the head. Pure but for the cache, which takes the new keys and values.
+    /// Hidden states `[B, T, D]` before the head. Pure except for the cache, to which it appends keys and values.
     fn hidden(&self, ctx: &ModelContext, input: &ModelInput<'_>, cache: Option<&mut Cache>) -> Result<Tensor>;
 
     /// Logits `[.., V]` of hidden states `[.., D]`.

@@ -2,12 +2,12 @@
 
 use crate::{Error, Result};
 
-/// How finely the host may split the work.
+/// The parts into which the host may split the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Granularity {
     /// Any slice of a parameter can be updated alone (AdamW, SGD, Lion); the host splits slices over threads and ranks.
     Element,
-    /// The rule looks at a whole parameter (Muon, Adafactor).
+    /// The rule needs a whole parameter (Muon, Adafactor).
     Tensor,
 }
 
@@ -16,29 +16,29 @@ pub enum Granularity {
 pub struct StateSpec {
     /// Its name in checkpoints: `momentum`. No two states of an optimizer have the same.
     pub name: String,
-    /// How large it is.
+    /// Its size.
     pub shape: StateShape,
-    /// What every element starts as: a finite number. A state that is not finite is never saved; the job ends.
+    /// The initial value of every element: a finite number. A state that is not finite is never saved; the job ends.
     pub initial: f32,
 }
 
 impl StateSpec {
-    /// A state of the parameter's own shape that starts at zero.
+    /// A state of the parameter's shape that starts at zero.
     pub fn zeros(name: &str) -> Self {
         Self { name: name.to_owned(), shape: StateShape::Parameter, initial: 0.0 }
     }
 }
 
-/// How large a state is, per parameter.
+/// The size of a state, for each parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StateShape {
-    /// As the parameter.
+    /// The parameter's shape.
     Parameter,
     /// One number. Only with [`Granularity::Tensor`]: slices would each update it.
     Scalar,
 }
 
-/// What an update is told.
+/// What an update needs to know beside parameter, gradient and states.
 #[derive(Clone, Debug)]
 pub struct Update<'a> {
     /// The parameter's name.
@@ -53,7 +53,7 @@ pub struct Update<'a> {
     pub weight_decay: f64,
 }
 
-/// An optimizer. It keeps nothing between calls: all state is the host's.
+/// An optimizer. It keeps nothing between calls: the host owns all state.
 ///
 /// `update` is called on several threads at once, for different parameters or slices. Rules that couple parameters
 /// (SAM, Prodigy) do not fit this trait.
@@ -61,7 +61,7 @@ pub trait Optimizer: Send + Sync {
     /// The states that it needs, in the order in which `update` gets them.
     fn states(&self) -> Vec<StateSpec>;
 
-    /// How finely the host may split the work.
+    /// The parts into which the host may split the work.
     fn granularity(&self) -> Granularity {
         Granularity::Element
     }

@@ -1,4 +1,4 @@
-//! Registration: one macro per library names its components, for the loader and for whoever reads the file unloaded.
+//! Registration: one macro per library names its components, for the loader and for programs that only read the file.
 
 use std::rc::Rc;
 
@@ -14,7 +14,7 @@ pub const SECTION_MACH_O: &str = "__mdt_plugin";
 
 /// A component of this library. The [`plugin!`](crate::plugin) macro makes these.
 pub struct Registration {
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// Its id, unique among components of its kind.
     pub id: &'static str,
@@ -22,13 +22,13 @@ pub struct Registration {
     pub version: &'static str,
     /// The JSON Schema of its configuration.
     pub schema: fn() -> Value,
-    /// Makes one.
+    /// Creates one.
     pub create: Create,
 }
 
 type Make<T> = fn(Value, &Setup) -> Result<T>;
 
-/// How a component of each kind is made.
+/// The function that creates a component, by kind.
 #[derive(Clone, Copy)]
 pub enum Create {
     /// On the compute thread, where it stays.
@@ -102,7 +102,7 @@ pub const fn record_bytes<const N: usize>(text: &str) -> [u8; N] {
     array
 }
 
-/// Makes a library a plugin: names its components.
+/// Turns a library into a plugin: registers its components.
 ///
 /// `plugin! { optimizer "lion" => Lion; }` — the kinds are `compute`, `model`, `trainer`, `optimizer`, `data`, `comm`.
 /// Native libraries that must lie beside the host's come first: `native "libmlx.so", "libmlxc.so";`. Before them,
@@ -126,7 +126,7 @@ macro_rules! plugin {
     };
 }
 
-/// What [`plugin!`](crate::plugin) comes to once its beginning is read.
+/// The expansion of [`plugin!`](crate::plugin) after its options are read.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __plugin {

@@ -1,4 +1,4 @@
-//! What the host does for plugins: log, metrics, a key-value store, cancellation.
+//! The services of the host for plugins: log, metrics, a key-value store, cancellation.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use crate::Result;
 
-/// How much a log line matters.
+/// The importance of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum LogLevel {
-    /// For whoever develops the plugin.
+    /// For the developers of the plugin.
     Debug = 1,
     /// For every user.
     Info = 2,
-    /// Something is not as it should be, and the job goes on.
+    /// Something is wrong, and the job continues.
     Warn = 3,
 }
 
@@ -62,7 +62,7 @@ impl fmt::Debug for Services {
     }
 }
 
-/// What a component is told when it is made, beside its own configuration.
+/// What a component is given when it is created, beside its own configuration.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// The host's services.
@@ -93,7 +93,7 @@ impl Default for Setup {
     }
 }
 
-/// Where there is no host.
+/// The services where there is no host.
 struct NoHost;
 
 impl HostServices for NoHost {

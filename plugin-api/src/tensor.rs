@@ -1,4 +1,4 @@
-//! `Tensor`: a handle with operators, so that author code reads like array code.
+//! `Tensor`: a handle with operators, so that a plugin's code reads like array code.
 
 use std::marker::PhantomData;
 use std::ops;
@@ -9,10 +9,10 @@ use crate::{
     Attribute, Compute, Dtype, Element, Error, Handle, HostArray, OpKind, RawHostView, Result, TensorType, Value,
 };
 
-/// A tensor on a device; it gives its handle back when dropped.
+/// A tensor on a device; it releases its handle when it is dropped.
 ///
-/// Lives on the compute thread only (it is neither `Send` nor `Sync`). Operations are lazy: errors in shapes come at
-/// the call, results at [`Tensor::item`], [`Tensor::host_view`] or [`Tensor::eval`].
+/// It belongs to the compute thread (it is neither `Send` nor `Sync`). Operations are lazy: errors in shapes are returned
+/// by the call, results and other errors by [`Tensor::item`], [`Tensor::host_view`] or [`Tensor::eval`].
 pub struct Tensor {
     handle: Handle,
     compute: Rc<dyn Compute>,
@@ -25,7 +25,7 @@ impl Tensor {
         Self { handle, compute: Rc::clone(compute), owned: true }
     }
 
-    /// Looks through a handle that somebody else releases later.
+    /// Borrows a handle that its owner releases later.
     pub fn borrowed(compute: &Rc<dyn Compute>, handle: Handle) -> Self {
         Self { handle, compute: Rc::clone(compute), owned: false }
     }
@@ -76,7 +76,7 @@ impl Tensor {
         self.handle
     }
 
-    /// Its handle, given away.
+    /// Turns it into its handle, which the caller then owns.
     pub fn into_handle(mut self) -> Result<Handle> {
         if self.owned {
             self.owned = false;
@@ -126,12 +126,12 @@ impl Tensor {
         }
     }
 
-    /// Its memory, computed now and borrowed.
+    /// Its memory, borrowed; the tensor is computed now.
     pub fn host_view(&self) -> Result<HostView<'_>> {
         Ok(HostView { raw: self.compute.host_view(self.handle)?, tensor: PhantomData })
     }
 
-    /// Its memory for writing; see [`Compute::host_view_mut`] for when it is refused.
+    /// Its memory for writing; [`Compute::host_view_mut`] says when that is an error.
     pub fn host_view_mut(&mut self) -> Result<HostViewMut<'_>> {
         Ok(HostViewMut { raw: self.compute.host_view_mut(self.handle)?, tensor: PhantomData })
     }
@@ -266,10 +266,10 @@ impl HostView<'_> {
         Ok(unsafe { std::slice::from_raw_parts(self.raw.data.cast::<T>(), self.raw.len()) })
     }
 
-    /// Copies the elements out in row-major order, whatever their strides.
+    /// Copies the elements in row-major order, whatever their strides.
     ///
     /// # Errors
-    /// They are of another type, or not as many as `out` has room for.
+    /// They are of another type, or `out` has another length.
     pub fn copy_to<T: Element>(&self, out: &mut [T]) -> Result<()> {
         if out.len() != self.raw.len() || self.raw.dtype != T::DTYPE {
             return Err(Error::other(format!(
@@ -312,7 +312,7 @@ impl HostView<'_> {
     }
 }
 
-/// The memory of an evaluated tensor that nobody else refers to, for writing.
+/// The memory of an evaluated tensor that nothing else refers to, for writing.
 #[derive(Debug)]
 pub struct HostViewMut<'a> {
     raw: RawHostView,

@@ -59,13 +59,13 @@ impl Batch {
     }
 }
 
-/// The loss of a micro-batch. The host divides the sum of all sums by the sum of all weights.
+/// The loss of one micro-batch. The host divides the sum of all sums by the sum of all weights.
 #[derive(Debug)]
 pub struct Loss {
     /// Sum of the losses of all supervised tokens, a scalar; it is what is differentiated.
     pub sum: Tensor,
-    /// What the sum is to be divided by in the end: the number of supervised tokens, a scalar f32. It is never negative,
-    /// and the sum over all micro-batches is above 0; the host refuses other updates.
+    /// The divisor: the number of supervised tokens, a scalar f32. It is never negative, and the sum over all micro-batches is
+    /// above 0; the host refuses other updates.
     pub weight: Tensor,
     /// Further scalars for the log, summed by name over micro-batches and ranks. Batches may differ in their names, and a
     /// metric may be NaN.
@@ -82,7 +82,7 @@ pub trait ModelCalls {
     fn head(&self, hidden: &Tensor) -> Result<Tensor>;
 }
 
-/// What a trainer is given to compute a loss with.
+/// The model and the device, for computing a loss.
 #[derive(Clone)]
 pub struct TrainerContext {
     model: Rc<dyn ModelCalls>,
@@ -116,7 +116,7 @@ impl TrainerContext {
     }
 }
 
-/// What a trainer knows of its tokenizer.
+/// The vocabulary of the trainer's tokenizer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Vocabulary {
     /// The largest token id plus one.
@@ -129,7 +129,7 @@ pub struct Vocabulary {
 ///
 /// `encode` and `collate` work on host memory, on several threads at once; `loss` runs on the compute thread.
 pub trait Trainer: Send + Sync {
-    /// What its tokenizer holds.
+    /// The vocabulary of its tokenizer.
     fn vocabulary(&self) -> Result<Vocabulary>;
 
     /// An example as tokens, cut at the right to `max_seq_len`. Any thread.

@@ -9,7 +9,7 @@ use mdt_plugin_api::prelude::*;
 mdt_plugin_api::config! {
     /// Keys of the data source `csv`.
     pub struct Config {
-        /// What separates the columns: a comma, or "\t" for tab-separated values.
+        /// The separator of columns: a comma, or "\t" for tab-separated values.
         delimiter: char = ',',
         /// The names of columns in the header, where they differ: `{ prompt = "question", completion = "answer" }`.
         fields: Fields = Fields::default(),
@@ -19,16 +19,16 @@ mdt_plugin_api::config! {
 mdt_plugin_api::config! {
     /// Columns by their names in the header.
     pub struct Fields {
-        /// What the model is given.
+        /// The input of the model.
         prompt: String = "prompt".to_owned(),
-        /// What it learns to say.
+        /// The answer that it is trained to give.
         completion: String = "completion".to_owned(),
         /// Plain text. Under another name than `text` it comes before prompts and completions.
         text: String = "text".to_owned(),
     }
 }
 
-/// The places of the columns that make an example.
+/// The positions of the columns of an example.
 #[derive(Clone, Copy)]
 enum Columns {
     PromptCompletion(usize, usize),
@@ -89,7 +89,7 @@ fn unreadable(path: &Path, error: &csv::Error) -> Error {
 }
 
 impl DataSource for Csv {
-    /// Nobody knows without reading: quoted cells may span lines.
+    /// Unknown until the file is read: quoted cells may span lines.
     fn len(&self) -> Option<u64> {
         None
     }

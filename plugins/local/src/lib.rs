@@ -1,7 +1,7 @@
 //! Communication for a job of one process: [`Local`], by the name `local`.
 //!
-//! Every collective of one rank is done when it is begun and gives back what it got. What would be wrong with more
-//! ranks is an error here too, so that it shows on the first machine.
+//! With one rank every collective completes at once and returns its input. What would be wrong with more ranks is an
+//! error here too, so that it is found on the first machine.
 
 use mdt_plugin_api::Finished;
 use mdt_plugin_api::prelude::*;
@@ -32,7 +32,7 @@ impl CommBackend for Local {
     fn open(&self, bootstrap: &Bootstrap) -> Result<Box<dyn Communicator>> {
         if bootstrap.world_size != 1 {
             return Err(Error::config(format!(
-                "the backend `local` connects nothing: world_size must be 1, not {}",
+                "the backend `local` is for one process: world_size must be 1, not {}",
                 bootstrap.world_size
             ))
             .with("key", "comm.world_size")
@@ -46,7 +46,7 @@ impl CommBackend for Local {
     }
 }
 
-/// The communicator of a process that is alone. It keeps nothing.
+/// The communicator of a single process. It has no state.
 struct OneProcess;
 
 impl Communicator for OneProcess {
@@ -80,7 +80,7 @@ impl Communicator for OneProcess {
         finished(Vec::new())
     }
 
-    /// Nothing is ever under way.
+    /// No collective is ever running.
     fn abort(&self, _reason: &str) {}
 }
 

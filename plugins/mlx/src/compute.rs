@@ -52,7 +52,7 @@ impl Mlx {
         handles.iter().map(|&handle| table.get(handle).cloned()).collect()
     }
 
-    /// Refuses to read values where there are none yet.
+    /// Refuses to read values while a function is recorded: they do not exist yet.
     fn outside_of_tracing(&self, call: &str) -> Result<()> {
         if self.handles.borrow().in_scope() {
             return Err(Error::plugin(format!("{call} is not possible inside value_and_grad"))

@@ -1,4 +1,4 @@
-//! What can go wrong inside an operation, before it is known which one it was.
+//! The error of an operation, before the operation's name is added.
 
 use std::fmt;
 

@@ -1,4 +1,5 @@
-//! The operations that training spends its time in, fused where this build has kernels for them, composed of MLX's own elsewhere.
+//! The operations that take most of the time of training: fused where this build has kernels for them, composed of MLX's
+//! own elsewhere.
 //!
 //! Fused: on Linux, on a CPU stream, in f32. Each function then makes one MLX primitive (`native/primitives/`) that runs a kernel of
 //! [`crate::kernels`] and knows its own gradient. Else — Metal, CUDA, half precision — it is composed of MLX operations; that
@@ -61,7 +62,7 @@ pub fn trim_buffers() -> Result<()> {
 }
 
 /// Is this array evaluated, row-contiguous, and held by nobody else, so that its memory may be written in place?
-/// Always false where the native part is absent: nobody can tell there.
+/// Always false where the native part is absent, since MLX's C interface does not tell.
 pub fn is_exclusive(array: &Array) -> bool {
     #[cfg(mdt_native)]
     return native::is_exclusive(array);

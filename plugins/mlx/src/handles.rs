@@ -54,7 +54,7 @@ impl Handles {
             })
     }
 
-    /// Every live tensor but this handle's.
+    /// Every live tensor except this handle's.
     pub fn others(&self, handle: Handle) -> impl Iterator<Item = &Array> {
         let own = (handle & u64::from(u32::MAX)) as usize;
         self.slots

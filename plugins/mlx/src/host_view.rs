@@ -30,7 +30,7 @@ pub fn copy_in(array: HostArrayRef<'_>) -> Result<Array> {
         .map(|&length| i32::try_from(length))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|_| Error::input(format!("shape {shape:?} has an axis beyond MLX's 32 bits")))?;
-    // A memory-mapped file owes nobody an alignment, MLX's copy reads whole elements.
+    // A memory-mapped file need not be aligned, and MLX's copy reads whole elements.
     let aligned: Vec<u64>;
     let start = if bytes.as_ptr().align_offset(dtype.size()) == 0 {
         bytes.as_ptr()
@@ -90,8 +90,8 @@ pub fn write<'a>(array: &Array, others: impl Iterator<Item = &'a Array>) -> Resu
     read(array)
 }
 
-/// Whether no other live tensor refers to this evaluated one's memory, found out without MLX's use counts, which its C
-/// interface does not show: a pending tensor may refer to anything, an evaluated one only to where its elements lie.
+/// Whether no other live tensor refers to this evaluated one's memory, without MLX's use counts, which are not in its C
+/// interface: a pending tensor may refer to any memory, an evaluated one only to that of its elements.
 fn exclusive_among<'a>(array: &Array, others: impl Iterator<Item = &'a Array>) -> Result<bool> {
     let own = extent(array);
     for other in others {

@@ -1,4 +1,4 @@
-//! What one update of five million parameters costs on one thread: `cargo bench -p mdt-plugin-optim`.
+//! The time of one update of five million parameters on one thread: `cargo bench -p mdt-plugin-optim`.
 //!
 //! Four arrays are read and three written, 28 bytes for each parameter; the throughput counts those.
 

@@ -8,7 +8,7 @@ use kernel::Coefficients;
 use mdt_plugin_api::prelude::*;
 
 mdt_plugin_api::config! {
-    /// Keys of the optimizer `adamw`. The learning rate and the weight decay are the host's.
+    /// Keys of the optimizer `adamw`. The host owns learning rate and weight decay.
     #[derive(PartialEq)]
     pub struct Config {
         /// Decay of the running mean of the gradient; from 0, below 1.
@@ -40,7 +40,7 @@ mdt_plugin_api::config! {
 /// cuts parameters into slices for its threads. PyTorch does fuse where the processor can, and differs by rounding.
 ///
 /// # Threads
-/// None in here: it updates the slice that it is given, on the thread that calls. The host splits the work
+/// It starts none: it updates the slice that it is given, on the thread that calls. The host splits the work
 /// ([`Granularity::Element`]).
 pub struct AdamW {
     config: Config,
@@ -73,7 +73,7 @@ impl AdamW {
         Ok(Self { config })
     }
 
-    /// What one update multiplies and divides by.
+    /// The coefficients of one update.
     fn coefficients(&self, update: &Update<'_>) -> Coefficients {
         let Config { beta1, beta2, eps } = self.config;
         // Beyond the range of i32 the power is 0 for any beta in use. `powi` multiplies, where `powf` would ask the

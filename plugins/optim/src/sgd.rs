@@ -8,14 +8,14 @@ use kernel::Coefficients;
 use mdt_plugin_api::prelude::*;
 
 mdt_plugin_api::config! {
-    /// Keys of the optimizer `sgd`. The learning rate and the weight decay are the host's.
+    /// Keys of the optimizer `sgd`. The host owns learning rate and weight decay.
     #[derive(PartialEq)]
     pub struct Config {
         /// Decay of the running sum of gradients; from 0, below 1. With 0 there is no sum, and no state. Default: 0.0.
         momentum: f64 = 0.0,
-        /// What is taken off the weight of each new gradient in the momentum, but the first; 0 to 1. Default: 0.0.
+        /// Reduces the weight of each new gradient in the momentum, except the first; 0 to 1. Default: 0.0.
         dampening: f64 = 0.0,
-        /// Whether updates look ahead along the momentum (Nesterov); needs momentum, no dampening. Default: false.
+        /// Whether to use Nesterov momentum; needs momentum, and no dampening. Default: false.
         nesterov: bool = false,
     }
 }
@@ -38,11 +38,11 @@ mdt_plugin_api::config! {
 /// and others 2013 (<https://proceedings.mlr.press/v28/sutskever13.html>).
 ///
 /// # Reproducible bits
-/// As with [`AdamW`](crate::AdamW): each element alone, never a fused multiply-add, the same bits on every processor
-/// and under every cut. PyTorch fuses where the processor can, and differs by rounding.
+/// As with [`AdamW`](crate::AdamW): each element alone, never a fused multiply-add, the same bits on every processor and
+/// however the host splits the work. PyTorch fuses where the processor can, and differs by rounding.
 ///
 /// # Threads
-/// None in here: the host splits the work ([`Granularity::Element`]).
+/// It starts none: the host splits the work ([`Granularity::Element`]).
 pub struct Sgd {
     config: Config,
 }
@@ -79,7 +79,7 @@ impl Sgd {
         Ok(Self { config })
     }
 
-    /// What one update multiplies by.
+    /// The coefficients of one update.
     fn coefficients(&self, update: &Update<'_>) -> Coefficients {
         let Config { momentum, dampening, .. } = self.config;
         let first = update.step == 1;

@@ -1,12 +1,12 @@
 // MLX's matrix products, sent to OpenBLAS.
 //
 // libmlx.so comes linked to the reference BLAS, some thirty times slower. It imports three functions from it, by
-// name, and this library stands before the reference BLAS in every link, so defining the three here is enough.
+// name, and this library stands before the reference BLAS in every link, so it is enough to define the three here.
 //
 // OpenBLAS runs on the calling thread only: its own workers spin while they wait, which costs more than they bring.
-// A program with a thread pool of its own hands it over with `mdt_set_parallel_for`; a large product is then cut
-// into one slice of C per thread. The cut depends on the shape and the thread count alone, so the bits of a
-// product do too.
+// A program with a thread pool of its own passes it to `mdt_set_parallel_for`; a large product is then split into
+// one slice of C per thread. The split depends on the shape and the thread count only, and so do the bits of a
+// product.
 #include <algorithm>
 #include <atomic>
 #include <cstddef>

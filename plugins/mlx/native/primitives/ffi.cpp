@@ -1,4 +1,4 @@
-// The door for Rust: mlx-c handles in and out, and every C++ exception turned into text.
+// The interface for Rust: mlx-c handles in and out, and every C++ exception turned into text.
 #include <cstring>
 #include <exception>
 

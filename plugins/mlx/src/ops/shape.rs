@@ -1,4 +1,4 @@
-//! Operations that move elements about or choose among them.
+//! Operations that move or choose elements.
 
 use std::ffi::CStr;
 

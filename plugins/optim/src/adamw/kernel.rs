@@ -6,10 +6,10 @@
 //! Five million parameters on one core of an EPYC (Zen 4), fastest of 100: 4.2 ms with SSE2, 3.0 ms with AVX2. A third
 //! version for AVX-512 gave 2.6 ms to 3.1 ms and was not kept: memory is the limit by then.
 
-/// What all elements of one update share.
+/// The coefficients that all elements of one update share.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Coefficients {
-    /// What weight decay leaves of a parameter: `1 − η λ`.
+    /// The factor that weight decay applies to a parameter: `1 − η λ`.
     pub keep: f32,
     /// `1 − β₁`.
     pub gradient_weight: f32,

@@ -3,16 +3,16 @@
 //! There is one version for all processors, unlike AdamW's: an element takes a few products, no root and no division,
 //! and a wider version was not tried.
 
-/// What all elements of one update share.
+/// The coefficients that all elements of one update share.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Coefficients {
     /// `λ`, the part of a parameter that is added to its gradient.
     pub decay: f32,
-    /// What is kept of the momentum: `μ`, and 0 at the first update.
+    /// The factor of the old momentum: `μ`, and 0 at the first update.
     pub keep: f32,
-    /// What the momentum takes of the gradient: `1 − τ`, and 1 at the first update.
+    /// The factor of the new gradient in the momentum: `1 − τ`, and 1 at the first update.
     pub gradient_weight: f32,
-    /// `μ`, for Nesterov's look ahead.
+    /// `μ`, for Nesterov momentum.
     pub look_ahead: f32,
     /// `η`.
     pub rate: f32,
