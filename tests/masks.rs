@@ -272,3 +272,59 @@ fn data_with_nothing_left_to_train_is_an_error() {
     let error = job.set("data.train", data.display()).run().failure(4);
     assert!(error.contains("none of the 1 rows has anything to train") && error.contains("row 1"), "{error}");
 }
+
+#[test]
+fn prompt_and_completion_are_one_text_for_tokenizers_of_every_kind() {
+    for tokenizer in ["prepend", "metaspace", "replace", "byte_level"] {
+        let directory = root().join("tests/fixtures/seams").join(tokenizer);
+        let text = std::fs::read_to_string(directory.join("expected.json")).expect("the fixture");
+        let expected: Vec<Value> = serde_json::from_str(&text).expect("JSON");
+        let job = Job::new().tiny_llama(&directory, 400);
+        let rows: Vec<_> = expected
+            .iter()
+            .map(|row| json!({"prompt": row["prompt"], "completion": row["completion"]}).to_string())
+            .collect();
+        let data = job.file("rows.jsonl", rows.join("\n"));
+        let job = job.set("data.train", data.display());
+        let run = job.run_with(&["data", "preview", "--json", "--rows", "100"]).success();
+        assert_says(&run.stderr, &["one token holds both the end of the prompt and the start of the completion"]);
+        let shown: Vec<Value> = run.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        assert_eq!(shown.len(), expected.len() + 1, "each row, and the totals");
+        for (row, expected) in shown.iter().zip(&expected) {
+            let mask: Vec<Value> =
+                expected["mask"].as_array().expect("a list").iter().map(|mark| json!(mark == 1)).collect();
+            assert_eq!(row["tokens"], expected["input_ids"], "{tokenizer}: {expected}");
+            assert_eq!(row["supervised"], json!(mask), "{tokenizer}: {expected}");
+        }
+        job.set("trainer.max_steps", 1).run().success();
+    }
+}
+
+#[test]
+fn an_answer_of_weight_0_is_given_and_not_trained() {
+    let turns = json!([
+        {"role": "user", "content": "What is the capital of France?"},
+        {"role": "assistant", "content": "Rome.", "weight": 0},
+        {"role": "user", "content": "And really?"},
+        {"role": "assistant", "content": "Paris.", "weight": 1},
+    ]);
+    let row = json!({ "messages": turns });
+    for template in TEMPLATES {
+        // The plain template of qwen3 drops what it rendered before.
+        for marked in [false, true] {
+            let run = job(template, marked, [&row]).run_with(&["data", "preview", "--json"]).success();
+            let shown: Value = serde_json::from_str(run.stdout.lines().next().expect("a row")).expect("JSON");
+            let pieces =
+                shown["pieces"].as_array().expect("a list").iter().zip(shown["supervised"].as_array().expect("a list"));
+            let text = |trained: bool| -> String {
+                pieces.clone().filter(|(_, mark)| **mark == trained).filter_map(|(piece, _)| piece.as_str()).collect()
+            };
+            assert!(text(true).contains("Paris.") && !text(true).contains("Rome."), "{template}: {}", text(true));
+            assert!(text(false).contains("Rome."), "{template}, marked: {marked}");
+        }
+    }
+    let mut other = row.clone();
+    other["messages"][1]["weight"] = json!(0.5);
+    let failure = job("chatml", false, [&other]).run().failure(4);
+    assert_says(&failure, &["the `weight` of a message is 0.5", "message 2", "row 1"]);
+}

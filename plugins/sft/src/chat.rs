@@ -14,9 +14,9 @@ use crate::tokenizer::{Pieces, Tokenizer};
 pub const ASSISTANT: &str = "assistant";
 
 /// A conversation's tokens, as the template renders them and nothing added, and which of them are trained: every
-/// assistant turn with its end-of-turn token.
+/// assistant turn with its end-of-turn token, but those with a weight of 0.
 ///
-/// A template that marks what the assistant says with `{% generation %}` is taken at its word. For any other, see
+/// If the template marks answers with `{% generation %}`, the marked text is trained. For other templates, see
 /// [`answers`].
 ///
 /// # Errors
@@ -26,10 +26,11 @@ pub fn encode(tokenizer: &Tokenizer, template: &ChatTemplate, messages: &[Messag
     let whole = template.render(&conversation, messages.len(), false)?;
     let pieces = tokenizer.pieces(&whole.text)?;
     let spans = if template.marks_answers() {
-        whole.marked
+        weighted(template, &conversation, whole.marked)?
     } else {
-        let speaks = messages.iter().map(|message| message.role == ASSISTANT).collect::<Vec<_>>();
-        answers(tokenizer, template, &conversation, &speaks, &whole.text, &pieces)?
+        let weighted = conversation.weighted.iter();
+        let trained = messages.iter().zip(weighted).map(|(message, &weighted)| message.role == ASSISTANT && weighted);
+        answers(tokenizer, template, &conversation, &trained.collect::<Vec<_>>(), &whole.text, &pieces)?
     };
     let mut supervised = mask::supervised(&pieces.offsets, &spans);
     if let Some(first) = supervised.first_mut() {
@@ -38,7 +39,7 @@ pub fn encode(tokenizer: &Tokenizer, template: &ChatTemplate, messages: &[Messag
     Ok((pieces.ids, supervised))
 }
 
-/// Everything before the last answer, up to where the assistant begins to speak.
+/// Everything before the last answer, including the start of the assistant's turn.
 pub fn encode_prompt(tokenizer: &Tokenizer, template: &ChatTemplate, messages: &[Message]) -> Result<Vec<u32>> {
     let given = match messages {
         [given @ .., last] if last.role == ASSISTANT => given,
@@ -48,7 +49,34 @@ pub fn encode_prompt(tokenizer: &Tokenizer, template: &ChatTemplate, messages: &
     Ok(tokenizer.pieces(&prompt.text)?.ids)
 }
 
-/// Where the assistant speaks, for a template that does not say so.
+/// The marked spans without those of messages whose weight is 0.
+///
+/// A message's spans are those that a rendering has more up to that message than before it.
+fn weighted(
+    template: &ChatTemplate,
+    conversation: &Conversation,
+    marked: Vec<Range<usize>>,
+) -> Result<Vec<Range<usize>>> {
+    let spans_before = |turn: usize| match turn {
+        0 => Ok(0),
+        turn if turn == conversation.turns.len() => Ok(marked.len()),
+        turn => template.render(conversation, turn, false).map(|rendered| rendered.marked.len()),
+    };
+    let mut kept = vec![true; marked.len()];
+    for turn in (0..conversation.turns.len()).filter(|&turn| !conversation.weighted[turn]) {
+        match kept.get_mut(spans_before(turn)?..spans_before(turn + 1)?) {
+            Some(own) => own.fill(false),
+            None => {
+                return Err(template
+                    .error("a message has the weight 0, and the chat template does not mark each message on its own")
+                    .with("message", turn + 1));
+            }
+        }
+    }
+    Ok(marked.into_iter().zip(kept).filter_map(|(span, kept)| kept.then_some(span)).collect())
+}
+
+/// Where the answers are that are trained, for a template that does not mark what the assistant says.
 ///
 /// An answer begins where the conversation so far, rendered with the generation prompt, ends; it ends with the
 /// end-of-turn token of the conversation so far, rendered with the answer. Both renderings have to be beginnings of
@@ -57,17 +85,17 @@ fn answers(
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
     conversation: &Conversation,
-    speaks: &[bool],
+    trained: &[bool],
     whole: &str,
     pieces: &Pieces,
 ) -> Result<Vec<Range<usize>>> {
     let mut spans = Vec::new();
-    for turn in (0..speaks.len()).filter(|&turn| speaks[turn]) {
+    for turn in (0..trained.len()).filter(|&turn| trained[turn]) {
         let prompt = template.render(conversation, turn, true)?.text;
         if !whole.starts_with(&prompt) {
             return Err(difference(template, whole, &prompt, turn, "the prompt of an answer"));
         }
-        let end = if turn + 1 == speaks.len() {
+        let end = if turn + 1 == trained.len() {
             whole.len()
         } else {
             let rendered = template.render(conversation, turn + 1, false)?.text;

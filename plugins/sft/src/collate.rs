@@ -4,9 +4,9 @@ use mdt_plugin_api::{Encoded, Error, HostArray, HostBatch, Result};
 
 /// Token ids `[B, T]`, int32, padded at the right to the longest row.
 pub const TOKENS: &str = "tokens";
-/// Where in `[B·T]` the hidden states are whose next token is trained, `[N]`, int32.
+/// Indices into `[B·T]` of the hidden states that predict a trained token, `[N]`, int32.
 pub const ROWS: &str = "rows";
-/// Those next tokens, `[N]`, int32.
+/// The token that each of them predicts, `[N]`, int32.
 pub const TARGETS: &str = "targets";
 
 // Attention is causal and padding is at the right, so no token that matters sees it: any id does.
@@ -14,11 +14,11 @@ const PADDING: i32 = 0;
 
 /// Rows as one micro-batch: [`TOKENS`], [`ROWS`], [`TARGETS`].
 ///
-/// A row without supervised tokens is carried along.
+/// A row without supervised tokens is included.
 ///
 /// # Errors
-/// No row has a supervised token. The host drops such rows once they are encoded and makes no micro-batch for a rank
-/// that is out of rows, so this is a mistake, and a loss of zero would hide it.
+/// No row has a supervised token. The host drops such rows after encoding and makes no micro-batch for a rank without
+/// rows, so this is a bug, which a loss of zero would hide.
 pub fn collate(rows: &[&Encoded]) -> Result<HostBatch> {
     let length = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
     let mut tokens = vec![PADDING; rows.len() * length];

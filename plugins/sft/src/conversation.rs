@@ -1,4 +1,4 @@
-//! A conversation as a chat template sees it: its messages as values, and the variables that come with them.
+//! A conversation in the form that chat templates take: messages as values, and the row's further variables.
 
 use mdt_plugin_api::{Error, Message, Result};
 use minijinja::Value;
@@ -12,27 +12,32 @@ pub const VARIABLES: &str = "chat_template_kwargs";
 /// Variables that are the conversation itself.
 pub const RESERVED: [&str; 2] = ["messages", "add_generation_prompt"];
 
+/// Whether an answer is trained: 0 or 1, a key that the interface of OpenAI gives messages. Templates do not see it.
+const WEIGHT: &str = "weight";
+
 /// What a message's reasoning may be called. Templates read the first; some read the second.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
-/// Messages and variables, to be rendered whole or in part.
+/// The messages and variables of a row. All messages can be rendered, or the first ones only.
 #[derive(Debug)]
 pub struct Conversation {
     /// One value for each message.
     pub turns: Vec<Value>,
-    /// What else the row gives the template: a map by name.
+    /// The row's further variables: a map by name.
     pub variables: Value,
+    /// For each message, whether it may be trained: whether its weight is not 0.
+    pub weighted: Vec<bool>,
 }
 
 impl Conversation {
-    /// From the messages of a row. `objects` says whether arguments of calls that are the text of an object are to
-    /// become one, `forbidden` which text must not occur.
+    /// Makes one from the messages of a row. With `objects`, arguments of calls that are the JSON text of an object are
+    /// parsed. `forbidden` says which text must not occur.
     ///
     /// OpenAI's interface writes them as text, and most templates are written for objects: `arguments | tojson` of text
     /// would teach the model to quote its arguments twice.
     ///
     /// # Errors
-    /// Such text; variables that are no object, or that would replace the conversation.
+    /// Such text; variables that are no object, or that would replace the conversation; weights other than 0 and 1.
     pub fn new(messages: &[Message], objects: bool, forbidden: impl Fn(&str) -> bool) -> Result<Self> {
         let mut messages = messages.to_vec();
         let variables = match messages.first_mut().and_then(|first| first.extra.shift_remove(VARIABLES)) {
@@ -43,6 +48,8 @@ impl Conversation {
         if let Some(name) = RESERVED.iter().find(|name| variables.contains_key(**name)) {
             return Err(Error::input(format!("`{VARIABLES}` sets `{name}`, which is the conversation itself")));
         }
+        let weighted = messages.iter_mut().enumerate().map(|(turn, message)| weight(turn, message));
+        let weighted = weighted.collect::<Result<Vec<_>>>()?;
         let turns = messages.into_iter().map(|message| turn(message, objects)).collect::<Vec<_>>();
         if variables.values().chain(&turns).any(|value| any_text(value, &forbidden)) {
             return Err(Error::input("the row contains U+FDD0 or U+FDD1, which Unicode reserves for internal use")
@@ -51,7 +58,20 @@ impl Conversation {
         Ok(Self {
             turns: turns.into_iter().map(|turn| Value::from(Serde(turn))).collect(),
             variables: Value::from(Serde(Json::Object(variables))),
+            weighted,
         })
+    }
+}
+
+/// Takes the weight of a message: whether it is not 0.
+fn weight(turn: usize, message: &mut Message) -> Result<bool> {
+    match message.extra.shift_remove(WEIGHT) {
+        None | Some(Json::Null) => Ok(true),
+        Some(weight) if weight.as_f64() == Some(0.0) => Ok(false),
+        Some(weight) if weight.as_f64() == Some(1.0) => Ok(true),
+        Some(other) => Err(Error::input(format!("the `weight` of a message is {other}"))
+            .with("message", turn + 1)
+            .help("a weight is 0 (this answer is not trained) or 1 (it is)")),
     }
 }
 

@@ -1,12 +1,11 @@
 //! The tokenizer's files in a model directory, as transformers 4 and 5 write them.
 
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use mdt_plugin_api::{Error, Result};
 use serde_json::{Map, Value};
 
+use crate::regular_file::read_if_present;
 use crate::template::TemplateSource;
 
 const TEMPLATE_FILE: &str = "chat_template.jinja";
@@ -16,7 +15,7 @@ const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const NAMED_TOKENS: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// The small files beside `tokenizer.json`; all of them may be missing.
+/// The configuration files beside `tokenizer.json`; each of them may be missing.
 pub struct ModelDirectory {
     path: PathBuf,
     tokenizer_config: Map<String, Value>,
@@ -26,7 +25,7 @@ pub struct ModelDirectory {
 }
 
 impl ModelDirectory {
-    /// Reads them; `model_config` is the directory's `config.json`.
+    /// Reads the files; `model_config` is the directory's `config.json`.
     ///
     /// # Errors
     /// A file that is there and cannot be read, or is no JSON object.
@@ -40,14 +39,14 @@ impl ModelDirectory {
         })
     }
 
-    /// Where `tokenizer.json` is.
+    /// Where `tokenizer.json` is, and its text.
     ///
     /// # Errors
-    /// It is not there: says what to do about it.
-    pub fn tokenizer_file(&self) -> Result<PathBuf> {
+    /// The file is missing (the error says what to do) or cannot be read.
+    pub fn tokenizer(&self) -> Result<(PathBuf, String)> {
         let file = self.path.join("tokenizer.json");
-        if file.is_file() {
-            return Ok(file);
+        if let Some(text) = read_if_present(&file)? {
+            return Ok((file, text));
         }
         let advice = if self.path.join("tokenizer.model").is_file() {
             "the directory has a SentencePiece tokenizer.model; make a tokenizer.json of it with transformers: \
@@ -69,7 +68,7 @@ impl ModelDirectory {
             .and_then(|entry| entry.as_str().or_else(|| entry["content"].as_str()))
     }
 
-    /// All special tokens that have a name.
+    /// All special tokens that have a name, as (name, text).
     pub fn special_tokens(&self) -> Vec<(&'static str, String)> {
         NAMED_TOKENS.iter().filter_map(|&name| Some((name, self.special_token(name)?.to_owned()))).collect()
     }
@@ -150,16 +149,10 @@ fn read_object(path: &Path) -> Result<Map<String, Value>> {
         .map_err(|error| Error::input("not a JSON object").with("file", path.display()).caused_by(error))
 }
 
-fn read_if_present(path: &Path) -> Result<Option<String>> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::input("cannot be read").with("file", path.display()).caused_by(error)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use serde_json::json;
 
     use super::*;
@@ -221,7 +214,7 @@ mod tests {
     #[test]
     fn a_missing_tokenizer_says_what_to_do() {
         let (_place, opened) = directory(&[("tokenizer.model", "")]);
-        let error = format!("{:?}", opened.expect("opens").tokenizer_file().expect_err("missing"));
+        let error = format!("{:?}", opened.expect("opens").tokenizer().expect_err("missing"));
         assert!(error.contains("tokenizer.json") && error.contains("save_pretrained"), "{error}");
     }
 }

@@ -9,8 +9,8 @@ use crate::directory::ModelDirectory;
 use crate::template::ChatTemplate;
 use crate::tokenizer::{Pieces, Tokenizer};
 
-/// The tokens that end an answer: end of sequence, what the model's configuration names, and what the chat template
-/// ends an answer with.
+/// The tokens that end an answer: the end-of-sequence token, those that the model's configuration names, and the token
+/// that the chat template puts after an answer.
 pub fn stop_tokens(directory: &ModelDirectory, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Vec<u32> {
     let mut stop: Vec<u32> = tokenizer.eos().into_iter().chain(directory.stop_ids()).collect();
     stop.extend(template.and_then(|template| end_of_turn_token(tokenizer, template)));
@@ -19,8 +19,8 @@ pub fn stop_tokens(directory: &ModelDirectory, tokenizer: &Tokenizer, template: 
     stop
 }
 
-/// The special token with which the template ends an answer, found out on a short conversation; `None` where the
-/// template does not render that one.
+/// The special token that the template puts after an answer, taken from a short conversation; `None` if the template
+/// cannot render that conversation.
 fn end_of_turn_token(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<u32> {
     let say = |role: &str| Message { role: role.into(), content: "Hello".into(), ..Message::default() };
     let (ids, supervised) = encode(tokenizer, template, &[say("user"), say(ASSISTANT)]).ok()?;
@@ -28,9 +28,9 @@ fn end_of_turn_token(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<u
     Some(ids[last]).filter(|&id| tokenizer.is_special(id))
 }
 
-/// Where the last special token of a turn ends, provided that nothing but white space follows it in the turn.
+/// Where the last special token of a turn ends; `None` if other text than white space follows it in the turn.
 ///
-/// White space after it (ChatML's newline) belongs to the template: the model has stopped before it.
+/// White space after it (ChatML's newline) belongs to the template: the model stops before it.
 pub fn end_of_turn(tokenizer: &Tokenizer, text: &str, pieces: &Pieces, turn: Range<usize>) -> Option<usize> {
     let last = (0..pieces.ids.len())
         .rev()

@@ -8,6 +8,8 @@ use std::ops::Range;
 
 use minijinja::Environment;
 
+use crate::render_limits::next_tag;
+
 // Unicode guarantees that these two never stand for a character in exchanged text.
 const OPEN: char = '\u{FDD0}';
 const CLOSE: char = '\u{FDD1}';
@@ -18,7 +20,7 @@ pub fn rewrite(template: &str) -> (String, bool) {
     let mut rewritten = String::with_capacity(template.len() + 64);
     let mut marked = false;
     let mut rest = template;
-    while let Some(at) = rest.find("{%").into_iter().chain(rest.find("{#")).min() {
+    while let Some(at) = next_tag(rest) {
         let (before, tag) = rest.split_at(at);
         rewritten.push_str(before);
         let length = if tag.starts_with("{#") {
@@ -30,7 +32,7 @@ pub fn rewrite(template: &str) -> (String, bool) {
             rewritten.push_str(&generation.rewritten());
             generation.length
         } else {
-            rewritten.push_str("{%");
+            rewritten.push_str(&tag[..2]);
             2
         };
         rest = &tag[length..];

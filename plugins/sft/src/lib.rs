@@ -3,6 +3,7 @@
 //! Rows are conversations, prompts with completions, or plain text. What is trained is what the assistant says, the
 //! completion, or all of the text — each with the token that ends it. The loss is the cross-entropy of those tokens.
 
+mod backtracking;
 mod chat;
 mod collate;
 mod conversation;
@@ -13,10 +14,13 @@ mod loss;
 mod mask;
 mod plain;
 mod python_json;
+mod regular_file;
+mod render_limits;
 mod template;
 mod tokenizer;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mdt_plugin_api::prelude::*;
 use serde_json::Value;
@@ -30,15 +34,15 @@ use crate::tokenizer::Tokenizer;
 mdt_plugin_api::config! {
     /// Keys of the trainer `sft`.
     pub struct Config {
-        /// The most tokens that a row may have; longer ones are cut at the right, and counted. The host's key.
+        /// Maximum number of tokens in a row. Longer rows are cut at the right and counted. The host owns this key.
         max_seq_len: usize = 2048,
         /// A chat template to use instead of the model's: the path of a Jinja file, or the template itself.
         chat_template: Option<String> = None,
-        /// Further variables for the chat template, such as `{ enable_thinking = false }`; those of a row, in its column
-        /// `chat_template_kwargs`, come before them.
+        /// Further variables for the chat template, such as `{ enable_thinking = false }`. The variables of a row (column
+        /// `chat_template_kwargs`) take precedence.
         chat_template_kwargs: BTreeMap<String, Value> = BTreeMap::new(),
-        /// The day, as YYYY-MM-DD, that a chat template is told when it asks for the date. A fixed one: what a row is
-        /// trained on must not depend on the day of the run. The default is what Llama's own templates fall back on.
+        /// The date (YYYY-MM-DD) that `strftime_now` gives chat templates. It is fixed, so that the tokens of a row do
+        /// not depend on the day of the run. The default is the one that Llama's templates fall back to.
         template_date: String = "2024-07-26".into(),
     }
 }
@@ -49,14 +53,21 @@ pub struct Sft {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     stop: Vec<u32>,
+    services: Services,
+    /// Whether the user was told that prompts and completions share tokens.
+    warned: AtomicBool,
 }
+
+const JOINED: &str = "in some rows one token holds both the end of the prompt and the start of the completion; it is \
+    trained, but a prompt that is given alone ends in another token: let completions begin with the space that prompts \
+    end with";
 
 impl Component for Sft {
     type Config = Config;
 
     fn create(config: Config, setup: &Setup) -> Result<Self> {
         if config.max_seq_len < 2 {
-            return Err(Error::config("a row needs at least two tokens, one to be given and one to be trained")
+            return Err(Error::config("a row needs at least two tokens: one as input and one to predict")
                 .with("key", "trainer.max_seq_len")
                 .with("value", config.max_seq_len));
         }
@@ -80,14 +91,23 @@ impl Component for Sft {
         let mut template =
             source.map(|source| ChatTemplate::compile(&source, &directory.special_tokens(), date)).transpose()?;
         if let Some(name) = RESERVED.iter().find(|name| config.chat_template_kwargs.contains_key(**name)) {
-            return Err(Error::config("a variable of the chat template that is the conversation itself")
-                .with("key", format!("trainer.chat_template_kwargs.{name}")));
+            return Err(Error::config(
+                "this variable of the chat template is the conversation itself and cannot be set",
+            )
+            .with("key", format!("trainer.chat_template_kwargs.{name}")));
         }
         if let Some(template) = &mut template {
             template.set(config.chat_template_kwargs);
         }
         let stop = stop_tokens(&directory, &tokenizer, template.as_ref());
-        Ok(Self { max_seq_len: config.max_seq_len, tokenizer, template, stop })
+        Ok(Self {
+            max_seq_len: config.max_seq_len,
+            tokenizer,
+            template,
+            stop,
+            services: setup.services.clone(),
+            warned: AtomicBool::new(false),
+        })
     }
 }
 
@@ -103,9 +123,13 @@ impl Sft {
         match content {
             Content::Messages(messages) => chat::encode(&self.tokenizer, self.template()?, messages),
             Content::PromptCompletion { prompt, completion } => {
-                plain::prompt_completion(&self.tokenizer, prompt, completion)
+                let (masked, joined) = plain::prompt_completion(&self.tokenizer, prompt, completion)?;
+                if joined && !self.warned.swap(true, Ordering::Relaxed) {
+                    self.services.log(LogLevel::Warn, JOINED);
+                }
+                Ok(masked)
             }
-            Content::Text(text) => plain::text(&self.tokenizer, text),
+            Content::Text(text) => Ok(plain::prompt_completion(&self.tokenizer, "", text)?.0),
         }
     }
 }

@@ -5,19 +5,19 @@
 
 use std::ops::Range;
 
-/// For each token, whether it is trained: whether it *starts* inside one of the spans.
+/// For each token, whether it is trained: whether any of its text lies inside one of the spans.
 ///
-/// A token that straddles the start of a span begins with text that the model is given and is not trained; one that
-/// straddles its end begins with the assistant's own text and is. Every byte of a character that is split into several
-/// tokens counts as starting where the character does.
+/// So a token that holds the end of a prompt and the start of its answer is trained, as in transformers: it is the only
+/// token from which the model can learn how the answer begins. Each token of a character that is split into several
+/// covers the whole character.
 ///
 /// `offsets` are the tokens' byte ranges, `spans` ordered and disjoint byte ranges of the same text.
 pub fn supervised(offsets: &[(usize, usize)], spans: &[Range<usize>]) -> Vec<bool> {
     offsets
         .iter()
-        .map(|&(start, _)| {
-            let after = spans.partition_point(|span| span.start <= start);
-            after > 0 && spans[after - 1].contains(&start)
+        .map(|&(start, end)| {
+            let next = spans.partition_point(|span| span.end <= start);
+            spans.get(next).is_some_and(|span| span.start < end.max(start + 1))
         })
         .collect()
 }
@@ -29,10 +29,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_trained_if_it_starts_inside_a_span() {
+    fn a_token_is_trained_if_some_of_its_text_is_inside_a_span() {
         let offsets = [(0, 2), (2, 5), (5, 6), (6, 9), (9, 9), (9, 12)];
         //                     straddles 4 ┘     └ straddles 8
-        assert_eq!(supervised(&offsets, &[4..8, 20..30]), [false, false, true, true, false, false]);
+        assert_eq!(supervised(&offsets, &[4..8, 20..30]), [false, true, true, true, false, false]);
         assert_eq!(supervised(&offsets, &[0..1, 9..10]), [true, false, false, false, true, true]);
         assert_eq!(supervised(&offsets, &[]), [false; 6]);
     }
@@ -46,8 +46,9 @@ mod tests {
             if edges.len() % 2 == 1 { edges.pop_last(); }
             let edges: Vec<_> = edges.into_iter().collect();
             let spans: Vec<_> = edges.chunks(2).map(|pair| pair[0]..pair[1]).collect();
-            let offsets: Vec<_> = starts.iter().map(|&start| (start, start + 1)).collect();
-            let expected: Vec<_> = starts.iter().map(|start| spans.iter().any(|span| span.contains(start))).collect();
+            let offsets: Vec<_> = starts.iter().map(|&start| (start, start + 1 + start % 4)).collect();
+            let expected: Vec<_> =
+                offsets.iter().map(|&(start, end)| (start..end).any(|byte| spans.iter().any(|span| span.contains(&byte)))).collect();
             prop_assert_eq!(supervised(&offsets, &spans), expected);
         }
     }

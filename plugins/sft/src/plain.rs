@@ -1,42 +1,36 @@
 //! Rows that need no template: a prompt with its completion, and plain text.
 
+use std::slice;
+
 use mdt_plugin_api::Result;
 
+use crate::mask;
 use crate::tokenizer::Tokenizer;
 
 /// Tokens of a row and which of them are trained.
 pub type Masked = (Vec<u32>, Vec<bool>);
 
-/// `bos prompt completion eos`; the completion and eos are trained.
+/// `bos prompt completion eos`; the completion and eos are trained. Also says whether one token holds both the end of
+/// the prompt and the start of the completion. Plain text is a completion without a prompt.
 ///
-/// The two are tokenised as one text. Where a token would reach from the prompt into the completion they are tokenised
-/// apart, so that the prompt is what the model will be given later.
-pub fn prompt_completion(tokenizer: &Tokenizer, prompt: &str, completion: &str) -> Result<Masked> {
-    let given = tokenizer.tokens_from_start(prompt)?;
-    let mut ids = tokenizer.tokens_from_start(&format!("{prompt}{completion}"))?;
-    if !ids.starts_with(&given) {
-        ids = [given.as_slice(), &tokenizer.pieces(completion)?.ids].concat();
+/// The two are one text for the tokenizer, as they were in pre-training: a completion that is tokenised alone would get
+/// the space that SentencePiece puts before every text.
+pub fn prompt_completion(tokenizer: &Tokenizer, prompt: &str, completion: &str) -> Result<(Masked, bool)> {
+    let seam = prompt.len();
+    let pieces = tokenizer.pieces(&format!("{prompt}{completion}"))?;
+    let joined = pieces.offsets.iter().any(|&(start, end)| start < seam && seam < end);
+    let prefix = tokenizer.prefix(&pieces.ids);
+    let mut supervised = vec![false; prefix.len()];
+    let span = seam..seam + completion.len();
+    supervised.extend(mask::supervised(&pieces.offsets, slice::from_ref(&span)));
+    let mut ids = [prefix, &pieces.ids].concat();
+    let eos = tokenizer.require_eos()?;
+    // A completion may bring its own.
+    if !(supervised.last() == Some(&true) && ids.last() == Some(&eos)) {
+        ids.push(eos);
+        supervised.push(true);
     }
-    let mut answer = ids.split_off(given.len());
-    tokenizer.end(&mut answer)?;
-    Ok(trained_after(given, answer))
-}
-
-/// `bos text eos`, all of it trained.
-pub fn text(tokenizer: &Tokenizer, text: &str) -> Result<Masked> {
-    let mut ids = tokenizer.tokens_from_start(text)?;
-    tokenizer.end(&mut ids)?;
-    Ok(trained_after(Vec::new(), ids))
-}
-
-fn trained_after(given: Vec<u32>, trained: Vec<u32>) -> Masked {
-    let mut supervised = vec![false; given.len()];
-    supervised.resize(given.len() + trained.len(), true);
-    let mut ids = given;
-    ids.extend(trained);
     // Nothing comes before the first token that it could be predicted from.
-    if let Some(first) = supervised.first_mut() {
-        *first = false;
-    }
-    (ids, supervised)
+    supervised[0] = false;
+    Ok(((ids, supervised), joined))
 }

@@ -1,124 +1,82 @@
 //! The filter `tojson` as transformers gives it to chat templates: Python's `json.dumps` without escaping for HTML.
 
-use std::io;
+use std::io::{self, Write};
 
-use mdt_plugin_api::serde::Serialize;
 use minijinja::value::Kwargs;
-use minijinja::{Error, ErrorKind, Value};
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+use minijinja::{Error, ErrorKind, State, Value};
+use serde_json::Value as Json;
+
+use crate::render_limits::{Bounded, check_depth};
+
+const WIDEST_INDENT: usize = 100;
 
 /// `value | tojson(indent=…, separators=…, sort_keys=…, ensure_ascii=…)`.
-pub fn tojson(value: &Value, arguments: Kwargs) -> Result<String, Error> {
+pub fn tojson(state: &State<'_, '_>, value: &Value, arguments: Kwargs) -> Result<String, Error> {
     let indent = arguments.get::<Option<usize>>("indent")?;
     let separators = arguments.get::<Option<Vec<String>>>("separators")?;
     let sort_keys = arguments.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     if arguments.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false) {
-        return Err(Error::new(ErrorKind::InvalidOperation, "tojson(ensure_ascii=true) is not supported"));
+        return Err(invalid("ensure_ascii=true is not supported"));
     }
     arguments.assert_all_used()?;
+    if indent.is_some_and(|indent| indent > WIDEST_INDENT) {
+        return Err(invalid(format!("it indents by {WIDEST_INDENT} spaces at most")));
+    }
 
-    let mut json = serde_json::to_value(value).map_err(unserialisable)?;
+    check_depth(state, value)?;
+    let mut json = serde_json::to_value(value).map_err(invalid)?;
     if sort_keys {
         json.sort_all_objects();
     }
-    match (indent, separators.as_deref()) {
-        (Some(indent), None) => {
-            let spaces = " ".repeat(indent);
-            write(&json, Indented(PrettyFormatter::with_indent(spaces.as_bytes())))
-        }
-        (None, None) => write(&json, Separated { item: ", ", key: ": " }),
-        (None, Some([item, key])) => write(&json, Separated { item, key }),
-        (None, Some(_)) => Err(Error::new(ErrorKind::InvalidOperation, "tojson's separators are two strings")),
-        (Some(_), Some(_)) => {
-            Err(Error::new(ErrorKind::InvalidOperation, "tojson takes indent or separators, not both"))
-        }
-    }
+    let style = match (indent, separators.as_deref()) {
+        (indent @ Some(_), None) => Style { item: ",", key: ": ", indent },
+        (None, None) => Style { item: ", ", key: ": ", indent },
+        (None, Some([item, key])) => Style { item, key, indent },
+        (None, Some(_)) => return Err(invalid("separators are two strings")),
+        (Some(_), Some(_)) => return Err(invalid("it takes indent or separators, not both")),
+    };
+    let mut text = Bounded::default();
+    write(&mut text, &json, &style, 0).map_err(invalid)?;
+    text.text().ok_or_else(|| invalid("not UTF-8"))
 }
 
-fn write(json: &serde_json::Value, formatter: impl Formatter) -> Result<String, Error> {
-    let mut bytes = Vec::new();
-    let mut serializer = Serializer::with_formatter(&mut bytes, formatter);
-    json.serialize(&mut serializer).map_err(unserialisable)?;
-    String::from_utf8(bytes).map_err(unserialisable)
+fn invalid(why: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::InvalidOperation, format!("tojson: {why}"))
 }
 
-fn unserialisable(error: impl std::fmt::Display) -> Error {
-    Error::new(ErrorKind::InvalidOperation, format!("tojson: {error}"))
-}
-
-/// One line, with Python's choice of separators.
-struct Separated<'a> {
+/// Python's choice of separators, and the spaces of a level where each entry has a line of its own.
+struct Style<'a> {
     item: &'a str,
     key: &'a str,
+    indent: Option<usize>,
 }
 
-impl Separated<'_> {
-    fn between<W: ?Sized + io::Write>(&self, writer: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(self.item.as_bytes()) }
+fn write(out: &mut Bounded, json: &Json, style: &Style<'_>, level: usize) -> io::Result<()> {
+    let (open, close, entries): (_, _, Vec<(Option<&str>, &Json)>) = match json {
+        Json::Array(items) => ("[", "]", items.iter().map(|item| (None, item)).collect()),
+        Json::Object(map) => ("{", "}", map.iter().map(|(key, value)| (Some(key.as_str()), value)).collect()),
+        Json::Number(number) if number.is_f64() => {
+            return out.write_all(float(number.as_f64().unwrap_or_default()).as_bytes());
+        }
+        other => return write!(out, "{other}"),
+    };
+    let line = |out: &mut Bounded, level: usize| match style.indent {
+        Some(indent) if !entries.is_empty() => write!(out, "\n{:1$}", "", indent * level),
+        _ => Ok(()),
+    };
+    out.write_all(open.as_bytes())?;
+    for (place, &(key, value)) in entries.iter().enumerate() {
+        if place > 0 {
+            out.write_all(style.item.as_bytes())?;
+        }
+        line(out, level + 1)?;
+        if let Some(key) = key {
+            write!(out, "{}{}", Json::from(key), style.key)?;
+        }
+        write(out, value, style, level + 1)?;
     }
-}
-
-impl Formatter for Separated<'_> {
-    fn write_f64<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
-        writer.write_all(float(value).as_bytes())
-    }
-
-    fn begin_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        self.between(writer, first)
-    }
-
-    fn begin_object_key<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        self.between(writer, first)
-    }
-
-    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        writer.write_all(self.key.as_bytes())
-    }
-}
-
-/// Several lines, with Python's floats.
-struct Indented<'a>(PrettyFormatter<'a>);
-
-impl Formatter for Indented<'_> {
-    fn write_f64<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
-        writer.write_all(float(value).as_bytes())
-    }
-
-    fn begin_array<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.0.begin_array(writer)
-    }
-
-    fn end_array<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.0.end_array(writer)
-    }
-
-    fn begin_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        self.0.begin_array_value(writer, first)
-    }
-
-    fn end_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.0.end_array_value(writer)
-    }
-
-    fn begin_object<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.0.begin_object(writer)
-    }
-
-    fn end_object<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.0.end_object(writer)
-    }
-
-    fn begin_object_key<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        self.0.begin_object_key(writer, first)
-    }
-
-    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.0.begin_object_value(writer)
-    }
-
-    fn end_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.0.end_object_value(writer)
-    }
+    line(out, level)?;
+    out.write_all(close.as_bytes())
 }
 
 /// A float as Python's `repr` has it: an exponent, of two digits, below 1e-4 and from 1e16 on.

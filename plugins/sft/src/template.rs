@@ -17,12 +17,13 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 use serde_json::json;
 
 use crate::conversation::Conversation;
+use crate::render_limits::{self, Bounded, check_depth};
 use crate::{generation_marks, python_json};
 
-/// The text of a template and where it comes from.
+/// The text of a template and its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TemplateSource {
-    /// Where the user finds it, for messages.
+    /// Its file or key, for messages.
     pub origin: String,
     /// The template.
     pub text: String,
@@ -60,13 +61,22 @@ impl ChatTemplate {
     pub fn compile(source: &TemplateSource, special_tokens: &[(&'static str, String)], date: Date) -> Result<Self> {
         // As Jinja does. A template from a Windows editor would otherwise put carriage returns into the prompts.
         let text = source.text.replace("\r\n", "\n").replace('\r', "\n");
+        let text = render_limits::rewrite(&text).map_err(|why| {
+            Error::input("the chat template is not valid").with("template", &source.origin).caused_by(why)
+        })?;
         let (text, marks_answers) = generation_marks::rewrite(&text);
         let mut environment = Environment::new();
+        render_limits::install(&mut environment);
         environment.set_syntax(syntax());
-        environment.set_unknown_method_callback(unknown_method_callback);
+        environment.set_unknown_method_callback(|state, value, method, arguments| {
+            if method == "format" {
+                render_limits::check_widths(value.as_str().unwrap_or_default())?;
+            }
+            unknown_method_callback(state, value, method, arguments)
+        });
         environment.set_formatter(|out, state, value| match python_text(value) {
             Some(text) => Ok(out.write_str(&text)?),
-            None => escape_formatter(out, state, value),
+            None => check_depth(state, value).and_then(|()| escape_formatter(out, state, value)),
         });
         environment.add_filter("tojson", python_json::tojson);
         // Templates ask it of `tools`; the engine's own answer for none is yes, Python's is no.
@@ -103,7 +113,7 @@ impl ChatTemplate {
         Ok(template)
     }
 
-    /// Gives the template further variables for all rows; those of a row come before them.
+    /// Sets further variables for all rows. The variables of a row take precedence.
     pub fn set(&mut self, variables: BTreeMap<String, serde_json::Value>) {
         for (name, value) in variables {
             self.environment.add_global(name, Value::from(Serde(value)));
@@ -123,7 +133,7 @@ impl ChatTemplate {
     /// The messages of a row as this template sees them, to be rendered whole or in part.
     ///
     /// # Errors
-    /// What [`Conversation::new`] refuses; tools that the template would not show.
+    /// The errors of [`Conversation::new`]; tools or calls that the template would leave out.
     pub fn conversation(&self, messages: &[Message]) -> Result<Conversation> {
         let conversation = Conversation::new(messages, self.takes_objects, |text| {
             self.marks_answers && generation_marks::occur_in(text)
@@ -157,10 +167,15 @@ impl ChatTemplate {
             messages => &conversation.turns[..turns], add_generation_prompt => generation_prompt,
             ..conversation.variables.clone(),
         };
-        let rendered =
-            self.environment.get_template(Self::NAME).and_then(|template| template.render(context)).map_err(
-                |error| self.error("the chat template cannot render the conversation").caused_by(describe(&error)),
-            )?;
+        let mut rendered = Bounded::default();
+        let template = self.environment.get_template(Self::NAME);
+        template.and_then(|template| template.render_captured_to(context, &mut rendered).map(drop)).map_err(
+            |error| {
+                let reason = if rendered.is_exceeded() { RENDERS_TOO_MUCH.to_owned() } else { describe(&error) };
+                self.error("the chat template cannot render the conversation").caused_by(reason)
+            },
+        )?;
+        let rendered = rendered.text().unwrap_or_default();
         if !self.marks_answers {
             return Ok(Rendered { text: rendered, marked: Vec::new() });
         }
@@ -175,6 +190,11 @@ impl ChatTemplate {
         Error::input(message).with("template", &self.origin)
     }
 }
+
+const RENDERS_TOO_MUCH: &str = "it makes more than 32 MiB of text";
+
+/// Characters of a reason that are shown: a template may raise any text.
+const SHOWN: usize = 500;
 
 /// A word that no template has of its own.
 const PROBE: &str = "probe_of_arguments";
@@ -195,12 +215,13 @@ fn probe(content: Option<&str>) -> Conversation {
         json!({"role": "assistant", "content": "b"}),
     ];
     Conversation {
+        weighted: vec![true; turns.len()],
         turns: turns.into_iter().map(|turn| Value::from(Serde(turn))).collect(),
         variables: Value::from(Serde(json!({}))),
     }
 }
 
-/// As transformers sets it.
+/// The same syntax as in transformers.
 pub(crate) fn syntax() -> SyntaxConfig {
     let mut syntax = SyntaxConfig::builder();
     syntax.trim_blocks(true).lstrip_blocks(true);
@@ -230,7 +251,11 @@ fn describe(error: &minijinja::Error) -> String {
     while let Some(cause) = innermost.source().and_then(|source| source.downcast_ref::<minijinja::Error>()) {
         innermost = cause;
     }
-    let reason = innermost.detail().map_or_else(|| innermost.kind().to_string(), str::to_owned);
+    let reason = match (innermost.kind(), innermost.detail()) {
+        (ErrorKind::OutOfFuel, _) => "it does not end, or makes far more text than a conversation has".to_owned(),
+        (_, Some(detail)) => detail.chars().take(SHOWN).collect(),
+        (kind, None) => kind.to_string(),
+    };
     match innermost.line().or(error.line()) {
         Some(line) => format!("{reason} (line {line} of the template)"),
         None => reason,

@@ -1,14 +1,18 @@
 //! The model's tokenizer: text to tokens with their places in the text, and back.
 
 use std::collections::HashSet;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
 
 use mdt_plugin_api::{Error, Result};
 use tokenizers::{Encoding, PostProcessorWrapper, Token};
 
+use crate::backtracking;
 use crate::directory::ModelDirectory;
 
 /// A tokenizer. Any thread, several at once.
 pub struct Tokenizer {
+    file: PathBuf,
     inner: tokenizers::Tokenizer,
     prefix: Vec<u32>,
     bos: Option<u32>,
@@ -27,18 +31,17 @@ pub struct Pieces {
 }
 
 impl Tokenizer {
-    /// Loads `tokenizer.json` and what the files beside it say of its special tokens.
+    /// Loads `tokenizer.json`, and the special tokens that the files beside it name.
     ///
     /// # Errors
     /// Files that are missing or cannot be used, and special tokens that the tokenizer does not have.
     pub fn load(directory: &ModelDirectory) -> Result<Self> {
-        let file = directory.tokenizer_file()?;
-        let unusable = |error: tokenizers::Error| {
-            Error::input("the tokenizer cannot be used").with("file", file.display()).caused_by(error)
-        };
-        let mut inner = tokenizers::Tokenizer::from_file(&file).map_err(unusable)?;
+        backtracking::bound();
+        let (file, text) = directory.tokenizer()?;
+        let unusable = "the tokenizer cannot be used";
+        let mut inner = guarded(&file, unusable, || text.parse::<tokenizers::Tokenizer>())?;
         // A tokenizer.json may ask for both, for some other use than this.
-        inner.with_padding(None).with_truncation(None).map_err(unusable)?;
+        guarded(&file, unusable, || inner.with_padding(None).with_truncation(None).map(drop))?;
 
         let id_of = |name: &str| {
             directory.special_token(name).map(|token| {
@@ -53,7 +56,7 @@ impl Tokenizer {
         let known = |id: &u32| inner.id_to_token(*id).is_some();
         let eos = id_of("eos_token").transpose()?.or_else(|| directory.stop_ids().into_iter().find(known));
 
-        let mut prefix = prefix_of(&inner).map_err(unusable)?;
+        let mut prefix = guarded(&file, unusable, || prefix_of(&inner))?;
         if inner.get_post_processor().is_none() && directory.adds_bos() {
             prefix = bos.into_iter().collect();
         }
@@ -64,7 +67,7 @@ impl Tokenizer {
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).chain(eos).collect();
         let size = inner.get_vocab(true).into_values().max().map_or(0, |largest| largest as usize + 1);
-        Ok(Self { inner, prefix, bos, eos, special, size })
+        Ok(Self { file, inner, prefix, bos, eos, special, size })
     }
 
     /// The largest token id plus one, added tokens included.
@@ -77,49 +80,62 @@ impl Tokenizer {
         self.eos
     }
 
-    /// Whether a token is a marker and not text.
+    /// Whether a token is special: a marker, not text.
     pub fn is_special(&self, id: u32) -> bool {
         self.special.contains(&id)
     }
 
-    /// The text's own tokens, nothing added. Special tokens that are written out in it become those tokens.
+    /// The tokens of the text alone, without bos or eos. Special tokens that are written in the text are recognised.
     pub fn pieces(&self, text: &str) -> Result<Pieces> {
-        let encoding = self
-            .inner
-            .encode(text, false)
-            .map_err(|error| Error::input("the text cannot be tokenised").caused_by(error))?;
+        let encoding = guarded(&self.file, "the text cannot be tokenized", || self.inner.encode(text, false))?;
         Ok(Pieces { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
     }
 
-    /// The tokens of a text that stands at the beginning: with what the tokenizer puts in front, usually one
-    /// beginning-of-sequence token, unless the text brings its own.
-    pub fn tokens_from_start(&self, text: &str) -> Result<Vec<u32>> {
-        let ids = self.pieces(text)?.ids;
-        if self.bos.is_some() && ids.first() == self.bos.as_ref() {
-            return Ok(ids);
-        }
-        Ok([self.prefix.as_slice(), &ids].concat())
+    /// What the tokenizer puts in front of a text with these tokens: usually one beginning-of-sequence token, unless
+    /// the text brings its own.
+    pub fn prefix(&self, ids: &[u32]) -> &[u32] {
+        if self.bos.is_some() && ids.first() == self.bos.as_ref() { &[] } else { &self.prefix }
     }
 
-    /// Ends a text with one end-of-sequence token, unless the text brings its own.
+    /// The tokens of a text that stands at the beginning, with what the tokenizer puts in front.
+    pub fn tokens_from_start(&self, text: &str) -> Result<Vec<u32>> {
+        let ids = self.pieces(text)?.ids;
+        Ok([self.prefix(&ids), &ids].concat())
+    }
+
+    /// The token that ends a text, for training.
     ///
     /// # Errors
     /// The tokenizer has none: a model that never sees an end would never stop.
-    pub fn end(&self, ids: &mut Vec<u32>) -> Result<()> {
-        let eos = self.eos.ok_or_else(|| {
+    pub fn require_eos(&self) -> Result<u32> {
+        self.eos.ok_or_else(|| {
             Error::input("the tokenizer has no end-of-sequence token, so that no answer would ever end")
                 .help("name one as \"eos_token\" in the model's tokenizer_config.json")
-        })?;
-        if ids.last() != Some(&eos) {
-            ids.push(eos);
-        }
-        Ok(())
+        })
     }
 
     /// Tokens as text, without special tokens.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, true).map_err(|error| Error::input("the tokens cannot be decoded").caused_by(error))
+        guarded(&self.file, "the tokens cannot be decoded", || self.inner.decode(ids, true))
     }
+}
+
+/// Calls into the tokenizers library. A panic in it is an error of the tokenizer's file too: it panics where a pattern
+/// exceeds the bound on its steps.
+fn guarded<T>(file: &Path, message: &str, call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    let outcome = panic::catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        Err(text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("it panicked").into())
+    });
+    outcome.map_err(|error| {
+        let described = Error::input(message).with("file", file.display()).caused_by(&error);
+        if backtracking::is_exceeded(&error.to_string()) {
+            return described.help(
+                "a pattern in this file backtracks without end on the text: take the tokenizer.json of the model's makers",
+            );
+        }
+        described
+    })
 }
 
 /// What the tokenizer puts in front of a text.

@@ -141,3 +141,18 @@ fn prompts_and_completions_get_the_ids_and_masks_of_the_training_fixture() {
     }
     assert_eq!(trainer.vocabulary().expect("known"), Vocabulary { size: 99, stop: vec![2] });
 }
+
+#[test]
+fn prompts_and_completions_get_the_ids_and_masks_of_transformers() {
+    for tokenizer in ["prepend", "metaspace", "replace", "byte_level"] {
+        let directory = fixtures().join("seams").join(tokenizer);
+        let trainer = trainer(&directory, Config::default());
+        for row in setup::json(&directory.join("expected.json")).as_array().expect("a list") {
+            let text = |key: &str| row[key].as_str().expect("text");
+            let encoded =
+                trainer.encode(&setup::prompt_completion(text("prompt"), text("completion"))).expect("encodes");
+            assert_eq!(encoded.tokens, setup::ids(&row["input_ids"]), "{tokenizer}: {row}");
+            assert_eq!(ones(&encoded.supervised), setup::ids(&row["mask"]), "{tokenizer}: {row}");
+        }
+    }
+}

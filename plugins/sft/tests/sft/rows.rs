@@ -50,15 +50,13 @@ fn a_completion_ends_with_one_trained_eos_even_where_padding_is_the_same_token()
 }
 
 #[test]
-fn a_token_never_reaches_from_the_prompt_into_the_completion() {
+fn a_token_that_holds_the_end_of_the_prompt_and_the_start_of_the_completion_is_trained() {
     let trainer = trainer(&llama3(), Config::default());
     // "capital" is one token of this tokenizer.
     let whole = trainer.encode(&example(Content::Text(" capital".into()))).expect("encodes");
-    let split = prompt_completion(" cap", "ital");
-    let encoded = trainer.encode(&split).expect("encodes");
-    assert!(encoded.tokens.len() > whole.tokens.len(), "the fixture's tokenizer joins the two");
-    assert!(encoded.tokens.starts_with(&trainer.encode_prompt(&split).expect("encodes")));
-    assert_eq!(trained(&llama3(), &encoded), ["ital<|eot_id|>"]);
+    let encoded = trainer.encode(&prompt_completion(" cap", "ital")).expect("encodes");
+    assert_eq!(encoded.tokens, whole.tokens);
+    assert_eq!(trained(&llama3(), &encoded), [" capital<|eot_id|>"]);
 }
 
 #[test]
