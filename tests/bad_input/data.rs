@@ -119,3 +119,32 @@ fn rows_in_one_array_train_as_rows_on_lines_do() {
     let (job, file) = job(format!("[{},\n{{\"prompt\": \"a\"}}]", ROW.trim_end()));
     assert_says(&job.run().failure(4), &["no `completion`", &file, "row 2", "line 2"]);
 }
+
+#[test]
+fn a_key_that_is_there_twice_is_named_and_neither_value_is_taken() {
+    for (line, key) in [
+        ("{\"prompt\": \"a\", \"completion\": \"b\", \"prompt\": \"c\"}", "prompt"),
+        ("{\"prompt\": \"a\", \"completion\": \"b\", \"extra\": [{\"x\": 1, \"x\": 1}]}", "x"),
+        ("{\"messages\": [{\"role\": \"user\", \"content\": \"a\", \"content\": \"b\"}]}", "content"),
+    ] {
+        let (job, file) = job(format!("{ROW}{line}\n"));
+        let said = format!("the key \"{key}\" is there twice");
+        assert_says(&job.run().failure(4), &[&said, &file, "line 2", "excerpt", "remove one of the two"]);
+        let (job, file) = self::job(format!("[{ROW}, {line}]"));
+        assert_says(&job.run().failure(4), &[&said, &file, "row 2"]);
+    }
+}
+
+#[test]
+fn compressed_files_of_other_kinds_are_called_what_they_are() {
+    for (bytes, what, command) in [
+        (&b"BZh91AY&SY\x8b\xf8"[..], "bzip2", "bunzip2"),
+        (b"\xfd7zXZ\0\0\x04\xe6\xd6", "xz", "unxz"),
+        (b"\x04\x22\x4d\x18\x64\x40", "lz4", "unlz4"),
+        (b"\x28\xb5\x2f\xfd\x04\x58", "zstd", "unzstd"),
+        (b"7z\xbc\xaf\x27\x1c\0\x04", "7z", "7z x"),
+    ] {
+        let (job, file) = job(bytes);
+        assert_says(&job.run().failure(4), &[what, "not JSON Lines", command, &file]);
+    }
+}

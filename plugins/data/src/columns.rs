@@ -1,4 +1,4 @@
-//! From the columns of a row to what it holds: formats, column mapping, and what to say about rows that do not fit.
+//! Reads the columns of a row: formats, column mapping, and the errors for rows that have no known format.
 
 mod advice;
 mod calls;
@@ -14,13 +14,13 @@ use mdt_plugin_api::schemars::JsonSchema;
 use mdt_plugin_api::serde::{Deserialize, Serialize};
 use mdt_plugin_api::serde_json::{Map, Value};
 
-/// What a row holds.
+/// The format of a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(crate = "mdt_plugin_api::serde", rename_all = "snake_case")]
 #[schemars(crate = "mdt_plugin_api::schemars")]
 pub enum Format {
-    /// For each row the first of the others whose columns it has. Formats with a mapped column, where there are any,
-    /// are the only ones looked for.
+    /// For each row, the first of the other formats whose columns it has. If columns are mapped, only the formats of
+    /// those columns are tried.
     #[default]
     Auto,
     /// A conversation.
@@ -44,19 +44,19 @@ mdt_plugin_api::config! {
         /// The conversation: an array of `{ role, content }`.
         #[serde(skip_serializing_if = "Option::is_none")]
         messages: Option<String> = None,
-        /// What the model is given.
+        /// The prompt.
         #[serde(skip_serializing_if = "Option::is_none")]
         prompt: Option<String> = None,
-        /// What it learns to say.
+        /// The completion, which is trained.
         #[serde(skip_serializing_if = "Option::is_none")]
         completion: Option<String> = None,
         /// The conversation in ShareGPT's form: an array of `{ from, value }`, where turns of `{ role, content }` do too.
         #[serde(skip_serializing_if = "Option::is_none")]
         conversations: Option<String> = None,
-        /// Alpaca: what is to be done.
+        /// Alpaca: the instruction.
         #[serde(skip_serializing_if = "Option::is_none")]
         instruction: Option<String> = None,
-        /// Alpaca: what to do it with; rows may lack it.
+        /// Alpaca: the input of the instruction; optional.
         #[serde(skip_serializing_if = "Option::is_none")]
         input: Option<String> = None,
         /// Alpaca: the answer.
@@ -78,18 +78,17 @@ mdt_plugin_api::config! {
     }
 }
 
-/// Makes contents of rows: it knows which columns to look for.
+/// Reads rows: knows the formats to try and the names of their columns.
 ///
-/// A column that is null counts as missing, as in rows that were exported from a table. Columns that no format asks
-/// for are passed over.
+/// A null column counts as missing, as in rows exported from a table. Columns that no format has are ignored.
 #[derive(Clone, Debug)]
 pub struct Columns {
-    /// The formats that are looked for, in this order; never [`Format::Auto`].
+    /// The formats to try, in this order; never [`Format::Auto`].
     candidates: Vec<Format>,
     fields: Fields,
 }
 
-/// Columns that rows may lack, and the formats that have them.
+/// Optional columns, and the formats that have them.
 const OPTIONAL: [(&str, &[Format]); 4] = [
     ("input", &[Format::Alpaca]),
     ("system", &[Format::ShareGpt, Format::Alpaca]),
@@ -105,7 +104,7 @@ struct Column<'a> {
 }
 
 impl Columns {
-    /// Looks for this format, or for what the mapped columns belong to.
+    /// Columns of this format; for `auto`, of the formats that the mapped columns belong to.
     ///
     /// # Errors
     /// A column is mapped that the format does not have, or prompt and completion are the same column.
@@ -141,7 +140,7 @@ impl Columns {
         Ok(columns)
     }
 
-    /// What this row holds.
+    /// The content of a row.
     ///
     /// # Errors
     /// Columns that are missing or of another type; the caller adds where the row is.
@@ -244,7 +243,7 @@ impl Fields {
     }
 }
 
-/// Refuses a mapped column that none of the formats has which are looked for.
+/// Refuses a mapped column that none of the formats to try has.
 fn refuse_unused(format: Format, mapped: &[Format], fields: &Fields) -> Result<()> {
     let looked_for = if format == Format::Auto { mapped } else { &[format] };
     let Some(first) = looked_for.first() else { return Ok(()) };
@@ -263,7 +262,7 @@ fn turn(role: &str, content: String) -> Message {
     Message { role: role.to_owned(), content, ..Message::default() }
 }
 
-/// The conversation, after the system message that its row has beside it.
+/// The conversation with the system message of the row's own column put first.
 fn with_system(system: Option<String>, mut turns: Vec<Message>) -> Result<Vec<Message>> {
     if let Some(system) = system {
         if turns.first().is_some_and(|first| first.role == "system") {

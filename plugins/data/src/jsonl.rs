@@ -9,6 +9,7 @@ mod parse;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod unique_keys;
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,7 @@ use crate::{Columns, Fields, Format};
 mdt_plugin_api::config! {
     /// Keys of the data source `jsonl`.
     pub struct Config {
-        /// What a row holds: `auto`, `messages`, `prompt_completion`, `sharegpt`, `alpaca`, `text`.
+        /// The format of the rows: `auto`, `messages`, `prompt_completion`, `sharegpt`, `alpaca`, `text`.
         format: Format = Format::Auto,
         /// The names of columns in the file, where they differ: `{ prompt = "question", completion = "answer" }`.
         fields: Fields = Fields::default(),
@@ -52,7 +53,7 @@ impl Jsonl {
     /// Opens a file and counts its rows.
     ///
     /// # Errors
-    /// Nothing there that could be read, no row in it, something after its array, or columns that cannot be mapped.
+    /// The file cannot be read, has no rows, or has text after its array; columns cannot be mapped.
     pub fn open(path: &Path, config: Config) -> Result<Self> {
         let columns = Columns::new(config.format, config.fields)?;
         let unreadable = |error| open::unreadable(path, &error);

@@ -1,11 +1,11 @@
-//! What to tell the user about a row that does not fit: what is missing, what is there, and how to map it.
+//! Errors for rows of no known format: what is missing, what is there, and how to map it.
 
 use mdt_plugin_api::Error;
 use mdt_plugin_api::serde_json::{Map, Value};
 
 use super::{Column, Columns, Format, path};
 
-/// Names that data sets in the wild give to our columns.
+/// Names that public data sets use for our columns.
 const OTHER_NAMES: [(&str, &[&str]); 6] = [
     ("messages", &["conversation", "conversations", "chat", "dialog", "dialogue", "turns"]),
     ("conversations", &["conversation", "chat", "dialog", "dialogue", "turns", "messages"]),

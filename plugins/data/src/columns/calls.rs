@@ -1,4 +1,4 @@
-//! Calls of tools in a message.
+//! Tool calls in a message.
 
 use mdt_plugin_api::serde_json::{Value, from_str, json};
 use mdt_plugin_api::{Error, Result};

@@ -6,10 +6,10 @@ use mdt_plugin_api::{Error, Message, Result};
 use super::advice::{keys, nearest, wrong_type};
 use super::calls;
 
-/// The roles that chat templates know.
+/// The roles that chat templates accept.
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
-/// What other forms of conversations call them.
+/// Names of these roles in other formats.
 const OTHER_ROLES: [(&str, &str); 5] =
     [("human", "user"), ("gpt", "assistant"), ("bot", "assistant"), ("model", "assistant"), ("function", "tool")];
 

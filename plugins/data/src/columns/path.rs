@@ -2,7 +2,7 @@
 
 use mdt_plugin_api::serde_json::{Map, Value};
 
-/// The value of that name; what is null is not there. A column whose own name has dots comes before a path.
+/// The value of that name; null counts as missing. A column whose own name has dots takes precedence over a path.
 pub(super) fn get<'a>(row: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     let found = match (row.get(name), name.split_once('.')) {
         (None, Some((first, rest))) => within(row.get(first)?, rest),

@@ -1,5 +1,4 @@
-//! ShareGPT's conversations: turns of `from` and `value`, as they came from that site and as later sets mix them with
-//! `role` and `content`.
+//! ShareGPT's conversations: turns of `from` and `value`, which some data sets mix with `role` and `content`.
 
 use mdt_plugin_api::serde_json::{Map, Value};
 use mdt_plugin_api::{Error, Message, Result};
@@ -7,7 +6,7 @@ use mdt_plugin_api::{Error, Message, Result};
 use super::advice::{keys, wrong_type};
 use super::{calls, messages};
 
-/// What the speakers are called, and the role that each is.
+/// Names of speakers, and the role of each.
 const SPEAKERS: [(&str, &str); 7] = [
     ("human", "user"),
     ("gpt", "assistant"),
@@ -18,7 +17,7 @@ const SPEAKERS: [(&str, &str); 7] = [
     ("observation", "tool"),
 ];
 
-/// The speaker whose value is what the assistant calls.
+/// The speaker whose value holds the assistant's tool calls.
 const CALLS: &str = "function_call";
 
 /// Reads the column `column` as messages.

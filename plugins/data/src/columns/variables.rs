@@ -1,6 +1,6 @@
-//! What a row gives the chat template beside its conversation: the columns `tools` and `chat_template_kwargs`.
+//! The variables that a row gives the chat template besides its conversation: the columns `tools` and `chat_template_kwargs`.
 //!
-//! They travel as an object under `chat_template_kwargs` in the first message, where the trainer looks for them.
+//! They are stored as an object under `chat_template_kwargs` in the first message, where the trainer reads them.
 
 use mdt_plugin_api::serde_json::{Map, Value, from_str};
 use mdt_plugin_api::{Error, Message, Result};
@@ -21,7 +21,7 @@ pub(super) fn attach(
         other => return Err(wrong_type(variables.0.theirs, "an object", &other)),
     };
     match parsed(&tools)? {
-        // None is how a template is told that there are no tools.
+        // Templates get None where there are no tools.
         Value::Null => {}
         Value::Array(list) if list.is_empty() => {}
         Value::Array(list) => {

@@ -1,4 +1,4 @@
-//! The elements of one JSON array with their numbers and places, read one by one.
+//! The elements of one JSON array with their numbers and positions, read one by one.
 
 use std::fmt;
 use std::io::{self, BufRead, Seek, SeekFrom};
@@ -8,7 +8,7 @@ use mdt_plugin_api::Error;
 
 use super::rows::Row;
 
-/// A place between two elements: how many precede it.
+/// A position between two elements: the number of elements before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Position(pub u64);
 
@@ -40,8 +40,8 @@ pub(super) enum After {
     Nothing,
 }
 
-/// Cuts an array into its elements by brackets and strings alone, so that it holds one element at a time; whether an
-/// element is JSON is for its parser to say.
+/// Splits an array into its elements by looking at brackets and strings only, so that one element at a time is in memory.
+/// The parser of a row checks whether the element is valid JSON.
 pub(super) struct Elements<R> {
     reader: R,
     rows: u64,

@@ -1,4 +1,4 @@
-//! The text of a gzip file (RFC 1952), with places that can be gone back to.
+//! The text of a gzip file (RFC 1952), which can be read from any offset again.
 
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom};
@@ -10,8 +10,8 @@ pub(super) const MAGIC: &[u8] = b"\x1f\x8b";
 
 /// Decompresses a file of one gzip member or several.
 ///
-/// Places are bytes of the text. Going back decompresses again from the beginning, for deflate has no places to enter at;
-/// the end is known once the text was read through.
+/// Offsets count bytes of the text. Seeking back decompresses again from the beginning, because deflate cannot be entered in
+/// the middle; the length is known once the text was read to its end.
 pub(super) struct Gzip {
     decoder: MultiGzDecoder<BufReader<File>>,
     offset: u64,

@@ -1,4 +1,4 @@
-//! Lines of a file with their numbers and places: what JSON Lines calls a line, and how to come back to one.
+//! Lines of a JSON Lines file with their numbers and positions, and how to continue at one.
 
 use std::fmt;
 use std::io::{self, BufRead, Seek, SeekFrom};
@@ -6,10 +6,10 @@ use std::str::FromStr;
 
 use mdt_plugin_api::Error;
 
-/// What some programs put before the text of a file in UTF-8.
+/// The byte order mark, which some programs put at the start of a UTF-8 file.
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// A place between two lines.
+/// A position between two lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Position {
     /// Bytes before it.
@@ -81,14 +81,14 @@ impl<R: BufRead + Seek> Lines<R> {
         self.position
     }
 
-    /// Continues at a place.
+    /// Continues at a position.
     pub fn seek(&mut self, position: Position) -> io::Result<()> {
         self.reader.seek(SeekFrom::Start(position.offset))?;
         self.position = position;
         Ok(())
     }
 
-    /// Whether a line begins (or the file ends) at this place. Loses the place where it is.
+    /// Whether a line begins (or the file ends) at this position. Moves the reader.
     pub fn line_begins(&mut self, position: Position) -> io::Result<bool> {
         let end = self.reader.seek(SeekFrom::End(0))?;
         if position.offset == 0 || position.offset >= end {

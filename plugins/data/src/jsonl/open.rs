@@ -1,4 +1,4 @@
-//! Opening a data file, and what to say when what is there is no text file.
+//! Opens a data file, and says what it is if it is no text file.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -9,16 +9,20 @@ use mdt_plugin_api::{Error, Result};
 
 use super::gzip::{self, Gzip};
 
-/// How files begin that are no JSON Lines but are given for them, and what to do with them.
-const FOREIGN: [(&[u8], &str, &str); 5] = [
+/// How files of other kinds begin, and what to do with them.
+const FOREIGN: [(&[u8], &str, &str); 9] = [
     (b"\x28\xb5\x2f\xfd", "compressed with zstd", "decompress it first: unzstd FILE"),
+    (b"BZh", "compressed with bzip2", "decompress it first: bunzip2 FILE"),
+    (b"\xfd7zXZ\0", "compressed with xz", "decompress it first: unxz FILE"),
+    (b"\x04\x22\x4d\x18", "compressed with lz4", "decompress it first: unlz4 FILE"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first: 7z x FILE"),
     (b"PK\x03\x04", "a zip archive", "unpack it first: unzip FILE"),
     (b"PAR1", "a Parquet file", "choose a data plugin that reads Parquet"),
     (b"\xff\xfe", "UTF-16", "save it as UTF-8, such as with: iconv -f UTF-16 -t UTF-8"),
     (b"\xfe\xff", "UTF-16", "save it as UTF-8, such as with: iconv -f UTF-16 -t UTF-8"),
 ];
 
-/// Where a tar archive says what it is, and how.
+/// The offset and bytes that identify a tar archive.
 const TAR: (usize, &[u8]) = (257, b"ustar");
 
 /// The text of a data file.
@@ -50,18 +54,21 @@ pub(super) fn file(path: &Path) -> Result<Data> {
     if path.as_os_str().is_empty() {
         return Err(Error::config("the data source is empty; the name of a JSON Lines file is expected"));
     }
-    let mut file = File::open(path).map_err(|error| match error.kind() {
+    // Before it is opened: opening a named pipe waits for a writer.
+    let kind = fs::metadata(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => not_found(path),
         _ => unreadable(path, &error),
     })?;
-    let kind = file.metadata().map_err(|error| unreadable(path, &error))?.file_type();
     if kind.is_dir() {
         return Err(directory(path));
     }
-    // Rows are counted first and read again afterwards, which a pipe cannot do.
+    // Rows are counted first and read again afterwards, which only a regular file allows.
     if !kind.is_file() {
-        return Err(Error::input("the data source is not a regular file").with("file", path.display()));
+        return Err(Error::input("the data source is not a regular file, but a pipe, a device or a socket")
+            .with("file", path.display())
+            .help("write the rows to a file and name that"));
     }
+    let mut file = File::open(path).map_err(|error| unreadable(path, &error))?;
     let start = beginning(&mut file).map_err(|error| unreadable(path, &error))?;
     if !start.starts_with(gzip::MAGIC) {
         refuse_foreign(path, &start, "")?;
@@ -73,7 +80,7 @@ pub(super) fn file(path: &Path) -> Result<Data> {
     Ok(Data::Gzip(Box::new(gzip)))
 }
 
-/// As many bytes as it takes to know a file's kind; what is read is then at its beginning again.
+/// The first bytes of a file, enough to know its kind; leaves it at its beginning.
 fn beginning(file: &mut (impl Read + Seek)) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();
     file.by_ref().take((TAR.0 + TAR.1.len()) as u64).read_to_end(&mut start)?;

@@ -1,4 +1,4 @@
-//! Rows as pieces of text: the lines of JSON Lines, or the elements of an array, whichever the file holds.
+//! Rows as pieces of text: the lines of JSON Lines or the elements of one array.
 
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
@@ -45,7 +45,7 @@ impl Rows {
         }
     }
 
-    /// Where what follows a closed array begins, if anything does; asked after the last row.
+    /// Line and column of text after the closed array, if there is any; to be called after the last row.
     pub fn trailing(&mut self) -> io::Result<Option<(u64, usize)>> {
         match self {
             Self::Lines(_) => Ok(None),
