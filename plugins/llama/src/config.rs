@@ -1,11 +1,14 @@
-//! What a model is made of, read from a `config.json` as transformers 4 and 5 write it.
+//! The architecture of a model, read from a `config.json` as transformers 4 and 5 write it.
 
 use mdt_plugin_api::Result;
 use mdt_plugin_api::serde_json::Value;
 
 use crate::family::{AttentionBias, Family};
-use crate::json::Object;
+use crate::json::{LARGEST_SIZE, Object};
 use crate::rope_frequencies::Rope;
+
+/// More layers than any model has; a larger number would only fill the memory with their names.
+const MOST_LAYERS: usize = 10_000;
 
 /// The architecture. Where a key is absent, the default of the family's class in transformers holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,7 +82,14 @@ impl Architecture {
                 (all, all)
             }
         };
+        if (heads.max(key_value_heads) as u64).saturating_mul(head_dim as u64) > LARGEST_SIZE {
+            return Err(config.refuse("head_dim", format!("is {head_dim}, too wide for {heads} heads")));
+        }
         let layers = size("num_hidden_layers")?;
+        if layers > MOST_LAYERS {
+            let why = format!("is {layers}, which no model has: it may be {MOST_LAYERS} at most");
+            return Err(config.refuse("num_hidden_layers", why));
+        }
         Ok(Self {
             vocab_size: size("vocab_size")?,
             hidden_size,
@@ -101,14 +111,14 @@ impl Architecture {
     }
 }
 
-/// Null is as many as query heads in every family; what an absent key is differs.
+/// Null means as many as query heads in every family; the default of an absent key differs.
 fn key_value_heads(config: &Object<'_>, family: &Family, heads: usize) -> Result<usize> {
     let given = config.size("num_key_value_heads")?;
     let absent = if config.contains("num_key_value_heads") { None } else { family.key_value_heads };
     Ok(given.or(absent).unwrap_or(heads))
 }
 
-/// Keys that other models and later versions put into the same file.
+/// Refuses values that other models and later versions use and that are not implemented.
 fn refuse_other_mathematics(config: &Object<'_>, family: &Family) -> Result<()> {
     if let Some(other) = config.text("model_type")?.filter(|&name| name != family.model_type) {
         let why = format!("is {other:?}; this model component reads {:?}", family.model_type);

@@ -1,4 +1,4 @@
-//! What tells the members of the family apart: their biases, norms and windows, and defaults of their configs.
+//! The differences between the members of the family: biases, norms, windows, and defaults of their configs.
 //!
 //! The source is each model's configuration and modeling file in transformers. A key that a class there does not read
 //! has no effect here either. What is not listed here is the same for all of them, defaults too.

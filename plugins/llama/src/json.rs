@@ -1,7 +1,10 @@
-//! Reading keys of a `config.json`, with errors that name them.
+//! Reads keys of a `config.json`; errors name the key.
 
 use mdt_plugin_api::serde_json::{Map, Value};
 use mdt_plugin_api::{Error, Result};
+
+/// The largest size that arrays may have in any direction: devices count in 32 bits.
+pub const LARGEST_SIZE: u64 = i32::MAX as u64;
 
 /// A JSON object of a `config.json`, and where it lies in it.
 #[derive(Clone, Copy)]
@@ -31,12 +34,12 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Whether nothing stands in it.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.map.is_empty()
     }
 
-    /// Whether the key is there, if only as null.
+    /// Whether the key is there, null included.
     pub fn contains(&self, key: &str) -> bool {
         self.map.contains_key(key)
     }
@@ -46,11 +49,15 @@ impl<'a> Object<'a> {
         self.read(key, "a whole number", |value| value.as_u64().and_then(|number| usize::try_from(number).ok()))
     }
 
-    /// A whole number ≥ 1.
+    /// A whole number from 1 to [`LARGEST_SIZE`].
     pub fn size(&self, key: &str) -> Result<Option<usize>> {
-        self.read(key, "a whole number, at least 1", |value| {
-            value.as_u64().filter(|&number| number > 0).and_then(|number| usize::try_from(number).ok())
-        })
+        let size = self.read(key, "a whole number, at least 1", |value| value.as_u64().filter(|&number| number > 0))?;
+        match size {
+            Some(size) if size > LARGEST_SIZE => {
+                Err(self.refuse(key, format!("is {size}, which no model has: it may be {LARGEST_SIZE} at most")))
+            }
+            size => Ok(size.map(|size| size as usize)),
+        }
     }
 
     /// A number.

@@ -13,7 +13,7 @@ use crate::parameters::parameters;
 use crate::sliding_window::check_length;
 
 mdt_plugin_api::config! {
-    /// The models have no keys of their own: everything stands in their `config.json`.
+    /// The models have no keys of their own; their `config.json` has all values.
     pub struct Config {}
 }
 
@@ -48,8 +48,8 @@ impl<M: Member> Model for Decoder<M> {
 
     fn hidden(&self, ctx: &ModelContext, input: &ModelInput<'_>, mut cache: Option<&mut Cache>) -> Result<Tensor> {
         if input.segments.is_some() {
-            return Err(Error::plugin("several documents in one row are not supported by this model's attention yet")
-                .help("set trainer.packing to false"));
+            return Err(Error::plugin("this model's attention does not support several documents in one row")
+                .help("choose a trainer that gives the model one document per row, such as `sft`"));
         }
         let &[_, length] = input.tokens.shape()?.as_slice() else {
             return Err(Error::plugin("token ids must have the shape [batch, length]"));

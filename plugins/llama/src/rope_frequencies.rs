@@ -1,4 +1,4 @@
-//! Rotary positions: which frequencies, scaled how.
+//! Frequencies of rotary positions, and how they are scaled.
 //!
 //! The formulas are those of transformers' `modeling_rope_utils.py`, in f32 where it works in f32: Su et al. 2021
 //! (<https://arxiv.org/abs/2104.09864>), NTK-aware and linear scaling by kaiokendev, bloc97 and emozilla, YaRN by Peng et al. 2023

@@ -1,7 +1,7 @@
 //! Sliding windows: how many tokens back a layer sees.
 //!
-//! Attention within a window is not implemented. A sequence that fits into the window is attended to in full, so it
-//! gives the same numbers; a longer one is refused when it comes.
+//! Attention within a window is not implemented. For a sequence that fits into the window, full attention gives the same
+//! numbers; a longer one is refused.
 
 use mdt_plugin_api::{Error, Result};
 
