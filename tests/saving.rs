@@ -108,3 +108,29 @@ fn the_saved_model_is_the_start_of_a_next_job() {
     assert_eq!(held_out_loss(&next), held_out_loss(&first));
     assert!(next.final_weights() == first.final_weights());
 }
+
+#[test]
+fn the_trained_model_keeps_the_chat_template_that_it_was_trained_with() {
+    let template =
+        "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}";
+    let row = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
+    let job = Job::new().set("trainer.max_steps", 1);
+    let data = job.file("rows.jsonl", row).display().to_string();
+    let file = job.file("own.jinja", template).display().to_string();
+    let job = job.set("data.train", data).set("trainer.chat_template", file);
+    job.run().success();
+    let saved = job.output().join("final");
+    assert_eq!(fs::read_to_string(saved.join("chat_template.jinja")).expect("the template"), template);
+    // The fixture has one there too, which older readers would take.
+    assert_eq!(json(&saved.join("tokenizer_config.json"))["chat_template"], template);
+
+    let model = saved.display().to_string();
+    let run = mdt_tests::run(
+        ["data", "preview", "--set", &format!("model.path={model}"), "--json", "--set"]
+            .into_iter()
+            .map(str::to_owned)
+            .chain([format!("data.train={}", job.directory().join("rows.jsonl").display())]),
+    )
+    .success();
+    assert!(run.stdout.contains("\"text\":\"ab</s>\""), "{}", run.stdout);
+}

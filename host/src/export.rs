@@ -4,19 +4,19 @@ mod config;
 mod tokenizer;
 mod weights;
 
+pub(crate) use tokenizer::check as check_tokenizer_files;
+
 use crate::exit::{Failure, Status};
+use crate::model::Directory;
 use crate::storage::{self, Array, Staged, unwritable};
-use serde_json::Value;
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// A model to write.
 #[derive(Debug, Clone, Copy)]
 pub struct Export<'a> {
-    /// The directory the model came from: its tokenizer's files are copied.
-    pub source: &'a Path,
-    /// The model's `config.json`.
-    pub config: &'a Value,
+    /// The directory that the model came from: its tokenizer's files are copied.
+    pub source: &'a Directory,
     /// Whether the output layer is the embedding. Where it is, `parameters` has no array for it.
     pub tie_word_embeddings: bool,
     /// All parameters, named as in the model's files.
@@ -38,7 +38,7 @@ impl Export<'_> {
         let failed = |path: &Path, error: &io::Error| unwritable("the trained model cannot be written", path, error);
         storage::recover(&target).map_err(|error| failed(&target, &error))?;
         let staged = Staged::create(&target).map_err(|error| failed(&target, &error))?;
-        let config = config::trained(self.config, self.tie_word_embeddings);
+        let config = config::trained(self.source.config(), self.tie_word_embeddings);
         let mut text = serde_json::to_vec_pretty(&config)
             .map_err(|error| Failure::new(Status::Other, "the model's config cannot be written").because(error))?;
         text.push(b'\n');

@@ -47,11 +47,16 @@ impl Job {
     pub fn model_directory(&self) -> Result<Directory, Failure> {
         self.resolved.require_model()?;
         let model = &self.resolved.settings.model;
-        match (&model.path, &model.name) {
+        let directory = match (&model.path, &model.name) {
             (Some(path), _) => Directory::open(path),
             (None, Some(name)) => Err(not_downloaded(name)),
             (None, None) => Err(Failure::configuration("there is no model: `model.path` is not set")
                 .help("set it in a --config file, or with `--set model.path=DIR`")),
+        }?;
+        let trainer = self.resolved.component(Kind::Trainer);
+        match trainer.and_then(|Chosen { config, .. }| config.get("chat_template")?.as_str()) {
+            Some(template) => directory.with_chat_template(template),
+            None => Ok(directory),
         }
     }
 

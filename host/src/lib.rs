@@ -11,6 +11,7 @@ pub mod export;
 mod finite;
 pub mod generate;
 pub mod job;
+mod memory;
 pub mod metrics;
 pub mod model;
 mod nearest;

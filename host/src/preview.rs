@@ -1,6 +1,6 @@
-//! What training sees of the data: rows as text and tokens, with what is trained, and the totals of all rows.
+//! A preview of the data: how rows are rendered, tokenized and masked, and the totals of all rows.
 //!
-//! Only the data and trainer components are made, no device and no weights.
+//! Only the data and trainer components are loaded, no device and no weights.
 
 mod paint;
 mod pieces;
@@ -21,27 +21,27 @@ use crate::data::{self, Dataset};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 
-/// Which rows are looked at.
+/// Which rows to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Those that are trained.
+    /// The training rows.
     Train,
-    /// Those that are held out for evaluation.
+    /// The rows held out for evaluation.
     Eval,
 }
 
-/// One row as training sees it.
+/// One row as it is used in training.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Row {
-    /// Its source: a file, as the configuration names it.
+    /// Its source: the name of a file in the configuration.
     pub source: String,
-    /// Its row there, as the source counts; the line, for files of lines.
+    /// Its number in the source; in a JSON Lines file, the line.
     pub row: u64,
     /// All of its text, special tokens included.
     pub text: String,
     /// Token ids.
     pub tokens: Vec<u32>,
-    /// For each token, whether predicting it is trained.
+    /// For each token, whether it is trained.
     pub supervised: Vec<bool>,
     /// For each token its part of the text. A character that several tokens make stands at the last of them.
     pub pieces: Vec<String>,
@@ -63,7 +63,7 @@ impl<'a> Preview<'a> {
     /// Opens the tokenizer of a job.
     ///
     /// # Errors
-    /// What is not configured; plugins or a model's directory that cannot be used.
+    /// Missing configuration; plugins or a model's directory that cannot be used.
     pub fn open(job: &'a Job, part: Part) -> Result<Self, Failure> {
         job.resolved.require_job()?;
         let data = &job.resolved.settings.data;
@@ -80,7 +80,7 @@ impl<'a> Preview<'a> {
     /// Reads and encodes all rows.
     ///
     /// # Errors
-    /// As before training.
+    /// The same as before training.
     pub fn read(&self) -> Result<Dataset, Failure> {
         let (train, held_out) = data::read(self.job, &self.trainer)?;
         match self.part {
@@ -95,10 +95,10 @@ impl<'a> Preview<'a> {
         self.describe(source, number, &dataset.rows()[row])
     }
 
-    /// The rows of this number in the sources, those with nothing to train too. Nothing else is encoded.
+    /// The row of this number in each source, even if nothing in it is trained. No other row is encoded.
     ///
     /// # Errors
-    /// There is none, or it cannot be used.
+    /// There is no such row, or it cannot be used.
     pub fn find(&self, number: u64) -> Result<Vec<Row>, Failure> {
         let data = &self.job.resolved.settings.data;
         let sources = if self.part == Part::Eval && !data.eval.is_empty() { &data.eval } else { &data.train };
@@ -144,7 +144,7 @@ impl<'a> Preview<'a> {
 }
 
 impl Row {
-    /// The text in spans that are trained as a whole, or not at all.
+    /// The text in spans, each with whether it is trained.
     pub fn spans(&self) -> Vec<(bool, String)> {
         let mut spans: Vec<(bool, String)> = Vec::new();
         for (&trained, piece) in self.supervised.iter().zip(&self.pieces) {

@@ -20,3 +20,14 @@ pub(crate) fn read(path: &Path, limit: u64) -> io::Result<String> {
     }
     Ok(text)
 }
+
+/// Far above the largest `tokenizer.json` there is.
+const LARGEST_OF_MODEL: u64 = 1 << 29;
+
+/// The text of a file of a model's directory, which may be a stranger's.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_of_model(path: &Path) -> io::Result<String> {
+    read(path, LARGEST_OF_MODEL)
+}

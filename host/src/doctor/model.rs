@@ -30,7 +30,7 @@ fn examine(job: &Job) -> Result<Finding, Failure> {
         return Ok(Finding::skipped("it needs a device that computes"));
     };
     let opened = job.open_model(compute)?;
-    opened.check_weights()?;
+    opened.check_files()?;
     let parameters: usize = opened.model.parameters().iter().map(|spec| spec.shape.iter().product::<usize>()).sum();
     let weights = match job.resolved.settings.model.init {
         Init::Pretrained => "pretrained weights",

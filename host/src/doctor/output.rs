@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::machine::gibibytes;
 use super::{Check, Finding, Subject};
 use crate::exit::Failure;
+use crate::memory::gibibytes;
 use crate::storage;
 
 pub(super) const CHECK: Check =

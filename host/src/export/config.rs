@@ -10,8 +10,8 @@ const ARCHITECTURES: [(&str, &str); 4] = [
     ("qwen3", "Qwen3ForCausalLM"),
 ];
 
-/// The config of the model as it was written, its keys in their order: of type f32, with its true tie and an
-/// architecture. What says that the weights are quantised goes, because these are not.
+/// The model's config with its keys in their order: type f32, the real value of `tie_word_embeddings`, an architecture.
+/// Keys about quantisation are removed, because the trained weights are not quantised.
 pub(super) fn trained(config: &Value, tie_word_embeddings: bool) -> Value {
     let mut keys = config.as_object().cloned().unwrap_or_default();
     // `shift_remove` keeps the others in their order.
@@ -29,8 +29,8 @@ pub(super) fn trained(config: &Value, tie_word_embeddings: bool) -> Value {
     Value::Object(keys)
 }
 
-/// Writes what `rope_parameters`, the form of transformers 5, says in the form of transformers 4 beside it: mlx-lm and
-/// older readers pass over the former without a word and then compute with other positions.
+/// Adds the form of transformers 4 (`rope_theta`, `rope_scaling`) beside `rope_parameters`, the form of transformers 5:
+/// mlx-lm and older readers ignore the latter silently and would compute with other positions.
 fn fill_rope(keys: &mut Map<String, Value>) {
     let Some(mut rope) = keys.get("rope_parameters").and_then(Value::as_object).cloned() else { return };
     if let Some(theta) = rope.shift_remove("rope_theta") {

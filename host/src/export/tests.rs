@@ -1,6 +1,6 @@
 use super::*;
 use safetensors::SafeTensors;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 
@@ -21,8 +21,14 @@ fn source() -> tempfile::TempDir {
     source
 }
 
-fn export<'a>(source: &'a Path, config: &'a Value, parameters: &'a [Array<'a>]) -> Export<'a> {
-    Export { source, config, tie_word_embeddings: true, parameters }
+/// The model's directory with this `config.json`.
+fn opened(source: &Path, config: &Value) -> Directory {
+    fs::write(source.join("config.json"), config.to_string()).unwrap();
+    Directory::open(source).unwrap()
+}
+
+fn export<'a>(source: &'a Directory, parameters: &'a [Array<'a>]) -> Export<'a> {
+    Export { source, tie_word_embeddings: true, parameters }
 }
 
 fn names(directory: &Path) -> Vec<String> {
@@ -34,9 +40,9 @@ fn names(directory: &Path) -> Vec<String> {
 
 #[test]
 fn the_directory_has_config_weights_and_the_tokenizers_files_and_nothing_else() {
-    let (source, out) = (source(), tempfile::tempdir().unwrap());
-    let config = json!({ "model_type": "llama" });
-    let written = export(source.path(), &config, &[EMBEDDING, NORM]).write(out.path()).unwrap();
+    let (place, out) = (source(), tempfile::tempdir().unwrap());
+    let source = opened(place.path(), &json!({ "model_type": "llama" }));
+    let written = export(&source, &[EMBEDDING, NORM]).write(out.path()).unwrap();
     assert_eq!(written, out.path().join("final"));
     let expected = [
         "additional_chat_templates",
@@ -60,9 +66,9 @@ fn the_directory_has_config_weights_and_the_tokenizers_files_and_nothing_else() 
 
 #[test]
 fn shards_and_their_index_hold_every_parameter() {
-    let (source, out) = (source(), tempfile::tempdir().unwrap());
-    let config = json!({});
-    let written = export(source.path(), &config, &[EMBEDDING, NORM]).write_sharded(out.path(), 24).unwrap();
+    let (place, out) = (source(), tempfile::tempdir().unwrap());
+    let source = opened(place.path(), &json!({}));
+    let written = export(&source, &[EMBEDDING, NORM]).write_sharded(out.path(), 24).unwrap();
     let index: Value =
         serde_json::from_slice(&fs::read(written.join("model.safetensors.index.json")).unwrap()).unwrap();
     assert_eq!(index["metadata"]["total_size"], json!(36));
@@ -78,34 +84,95 @@ fn shards_and_their_index_hold_every_parameter() {
 
 #[test]
 fn an_earlier_result_is_replaced_whole() {
-    let (source, out) = (source(), tempfile::tempdir().unwrap());
-    let config = json!({});
-    export(source.path(), &config, &[EMBEDDING, NORM]).write_sharded(out.path(), 24).unwrap();
-    let written = export(source.path(), &config, &[NORM]).write(out.path()).unwrap();
+    let (place, out) = (source(), tempfile::tempdir().unwrap());
+    let source = opened(place.path(), &json!({}));
+    export(&source, &[EMBEDDING, NORM]).write_sharded(out.path(), 24).unwrap();
+    let written = export(&source, &[NORM]).write(out.path()).unwrap();
     assert!(!names(&written).iter().any(|name| name.contains("-of-") || name.contains("index")));
     assert_eq!(names(out.path()), ["final"]);
 }
 
 #[test]
 fn a_result_can_be_written_over_the_model_that_it_came_from() {
-    let (source, out) = (source(), tempfile::tempdir().unwrap());
-    let config = json!({});
-    let first = export(source.path(), &config, &[NORM]).write(out.path()).unwrap();
-    export(&first, &config, &[EMBEDDING]).write(out.path()).unwrap();
+    let (place, out) = (source(), tempfile::tempdir().unwrap());
+    let source = opened(place.path(), &json!({}));
+    let first = export(&source, &[NORM]).write(out.path()).unwrap();
+    export(&Directory::open(&first).unwrap(), &[EMBEDDING]).write(out.path()).unwrap();
     assert_eq!(fs::read_to_string(first.join("tokenizer.json")).unwrap(), "tokenizer.json");
 }
 
 #[test]
 fn a_failed_export_leaves_the_earlier_result_and_names_the_file() {
-    let (source, out) = (source(), tempfile::tempdir().unwrap());
-    let config = json!({});
-    let written = export(source.path(), &config, &[NORM]).write(out.path()).unwrap();
+    let (place, out) = (source(), tempfile::tempdir().unwrap());
+    let source = opened(place.path(), &json!({}));
+    let written = export(&source, &[NORM]).write(out.path()).unwrap();
     let before = fs::read(written.join("model.safetensors")).unwrap();
     // No disk is full in a unit test; arrays that contradict themselves fail at the same place.
     let contradiction = Array { shape: &[4], ..NORM };
-    let failure = export(source.path(), &config, &[contradiction]).write(out.path()).unwrap_err();
+    let failure = export(&source, &[contradiction]).write(out.path()).unwrap_err();
     assert_eq!(failure.status(), Status::Storage);
     assert!(failure.to_string().contains("final/model.safetensors"), "{failure}");
     assert_eq!(fs::read(written.join("model.safetensors")).unwrap(), before);
     assert_eq!(names(out.path()), ["final"]);
+}
+
+#[test]
+fn a_configured_chat_template_takes_the_place_of_the_models_own() {
+    let (place, out) = (source(), tempfile::tempdir().unwrap());
+    fs::write(place.path().join("tokenizer_config.json"), r#"{"chat_template":"old","eos_token":"</s>"}"#).unwrap();
+    let source = opened(place.path(), &json!({})).with_chat_template("{{ 'new' }}").unwrap();
+    let written = export(&source, &[NORM]).write(out.path()).unwrap();
+    assert_eq!(fs::read_to_string(written.join("chat_template.jinja")).unwrap(), "{{ 'new' }}");
+    let config: Value = serde_json::from_slice(&fs::read(written.join("tokenizer_config.json")).unwrap()).unwrap();
+    assert_eq!(config, json!({ "chat_template": "{{ 'new' }}", "eos_token": "</s>" }));
+}
+
+#[cfg(unix)]
+#[test]
+fn links_out_of_the_models_directory_are_never_followed_into_the_result() {
+    use std::os::unix::fs::symlink;
+    let (place, secret, out) = (source(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(secret.path().join("id.jinja"), "secret").unwrap();
+    let source = opened(place.path(), &json!({}));
+    for (name, target) in [
+        ("vocab.txt", secret.path().join("id.jinja")),
+        ("additional_chat_templates", secret.path().to_owned()),
+        ("additional_chat_templates/id.jinja", secret.path().join("id.jinja")),
+    ] {
+        let link = place.path().join(name);
+        let templates = place.path().join("additional_chat_templates");
+        if link == templates {
+            fs::remove_dir_all(&templates).unwrap();
+        }
+        symlink(&target, &link).unwrap();
+        let failure = export(&source, &[NORM]).write(out.path()).unwrap_err();
+        assert_eq!(failure.status(), Status::Input);
+        let text = failure.to_string();
+        assert!(text.contains(&link.display().to_string()) && text.contains("leads out"), "{text}");
+        assert_eq!(check_tokenizer_files(place.path()).unwrap_err().status(), Status::Input);
+        assert!(!out.path().join("final").exists());
+        fs::remove_file(&link).unwrap();
+        fs::create_dir_all(&templates).unwrap();
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn the_files_of_a_hub_cache_are_links_to_the_blobs_beside_its_snapshots() {
+    use std::os::unix::fs::symlink;
+    let (cache, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let model = cache.path().join("models--maker--name");
+    let (blobs, snapshot) = (model.join("blobs"), model.join("snapshots/0a1b"));
+    fs::create_dir_all(&blobs).unwrap();
+    fs::create_dir_all(&snapshot).unwrap();
+    fs::write(blobs.join("f00d"), "vocabulary").unwrap();
+    symlink("../../blobs/f00d", snapshot.join("vocab.txt")).unwrap();
+    let source = opened(&snapshot, &json!({}));
+    let written = export(&source, &[NORM]).write(out.path()).unwrap();
+    assert_eq!(fs::read_to_string(written.join("vocab.txt")).unwrap(), "vocabulary");
+    assert!(!written.join("vocab.txt").is_symlink());
+
+    fs::write(model.join("token"), "secret").unwrap();
+    symlink("../../token", snapshot.join("merges.txt")).unwrap();
+    assert!(check_tokenizer_files(&snapshot).is_err());
 }

@@ -9,6 +9,7 @@ use super::Job;
 use crate::checkpoint::Checkpoint;
 use crate::config::Init;
 use crate::exit::Failure;
+use crate::export::check_tokenizer_files;
 use crate::model::{self, Directory, Parameters};
 
 /// A model without its weights. Compute thread only.
@@ -41,21 +42,23 @@ impl Job {
 }
 
 impl OpenedModel {
-    /// Checks the weight files that the job begins with, before anything is spent on them.
+    /// Checks the files that the job reads its weights from and copies the tokenizer from, before anything is spent.
     ///
     /// # Errors
-    /// They are missing, damaged, or another model's.
-    pub fn check_weights(&self) -> Result<(), Failure> {
+    /// Weights that are missing, damaged or another model's, or that would not fit into memory; files that may not be
+    /// copied.
+    pub fn check_files(&self) -> Result<(), Failure> {
         match self.init {
-            Init::Random => Ok(()),
+            Init::Random => Parameters::check_random(&self.model.parameters(), &self.directory),
             Init::Pretrained => Parameters::check(&self.model.parameters(), &self.directory),
-        }
+        }?;
+        check_tokenizer_files(self.directory.path())
     }
 
     /// The weights that the job begins with: read, or drawn from its seed.
     ///
     /// # Errors
-    /// As [`OpenedModel::check_weights`].
+    /// As [`OpenedModel::check_files`].
     pub fn weights(&self) -> Result<Parameters, Failure> {
         match self.init {
             Init::Random => Parameters::random(&self.compute, self.model.parameters(), self.seed),

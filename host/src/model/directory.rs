@@ -1,17 +1,18 @@
 //! A model's directory in the Hugging Face form: `config.json`, safetensors files, the tokenizer's files.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::exit::{Failure, Status};
+use crate::text_file;
 
 /// A directory with a readable `config.json`.
 #[derive(Clone, Debug)]
 pub struct Directory {
     path: PathBuf,
     config: Value,
+    chat_template: Option<String>,
 }
 
 impl Directory {
@@ -29,17 +30,36 @@ impl Directory {
                 .help("`model.path` names a directory with config.json, *.safetensors and tokenizer.json"));
         }
         let file = path.join("config.json");
-        let text = fs::read_to_string(&file)
+        let text = text_file::read_of_model(&file)
             .map_err(|error| input("the model's config.json cannot be read").at(file.display()).because(error))?;
         let config: Value = serde_json::from_str(&text)
             .map_err(|error| input("the model's config.json is not valid JSON").at(file.display()).because(error))?;
         if !config.is_object() {
             return Err(input("the model's config.json is not a JSON object").at(file.display()));
         }
-        Ok(Self { path: path.to_owned(), config })
+        Ok(Self { path: path.to_owned(), config, chat_template: None })
     }
 
-    /// Where it is.
+    /// The same with a chat template instead of its own: `value` is the template, or the path of a file with it.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn with_chat_template(mut self, value: &str) -> Result<Self, Failure> {
+        let text = if value.contains("{{") || value.contains("{%") {
+            value.to_owned()
+        } else {
+            text_file::read_of_model(Path::new(value)).map_err(|error| {
+                Failure::configuration("the file that `trainer.chat_template` names cannot be read")
+                    .at(value)
+                    .because(error)
+                    .help("give the path of a .jinja file, relative to the working directory, or the template itself")
+            })?
+        };
+        self.chat_template = Some(text);
+        Ok(self)
+    }
+
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -49,17 +69,22 @@ impl Directory {
         &self.config
     }
 
-    /// Whether it has a chat template, in `chat_template.jinja` or in `tokenizer_config.json`.
+    /// The chat template that was configured instead of its own.
+    pub fn configured_chat_template(&self) -> Option<&str> {
+        self.chat_template.as_deref()
+    }
+
+    /// Whether it has a chat template: a configured one, `chat_template.jinja`, or one in `tokenizer_config.json`.
     pub fn has_chat_template(&self) -> bool {
         let in_config = || {
-            let text = fs::read_to_string(self.path.join("tokenizer_config.json")).ok()?;
+            let text = text_file::read_of_model(&self.path.join("tokenizer_config.json")).ok()?;
             serde_json::from_str::<Value>(&text)
                 .ok()?
                 .get("chat_template")
                 .filter(|template| !template.is_null())
                 .cloned()
         };
-        self.path.join("chat_template.jinja").is_file() || in_config().is_some()
+        self.chat_template.is_some() || self.path.join("chat_template.jinja").is_file() || in_config().is_some()
     }
 
     /// The `model_type` of its `config.json`, which is the id of the model component that reads it.
@@ -86,7 +111,7 @@ pub fn model_type(path: Option<&str>, name: Option<&str>) -> Result<String, Fail
     }
 }
 
-/// Why a model that is only named cannot be read.
+/// The error for a model that is given by name only.
 pub fn not_downloaded(name: &str) -> Failure {
     let message = format!("`model.name` is {name:?}, a model of the Hugging Face Hub, and this version downloads none");
     let failure = Failure::configuration(message);

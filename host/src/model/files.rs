@@ -1,23 +1,27 @@
 //! The weights of a model directory: one safetensors file or several, memory-mapped.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use mdt_plugin_api::{Dtype, HostArrayRef, ParameterSpec};
 use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
+use serde_json::Value;
 
+use super::Directory;
 use crate::exit::{Failure, Status};
 use crate::nearest::nearest;
 use crate::storage::MappedTensors;
+use crate::text_file;
 
 /// The memory-mapped weight files of a directory and what is in them.
 pub(super) struct Files {
     files: Vec<MappedTensors>,
     /// Which file has the tensor of a name.
     index: HashMap<String, usize>,
+    /// How `config.json` says that the weights are quantised.
+    quantization: Option<String>,
 }
 
 /// `model.safetensors.index.json`.
@@ -28,7 +32,8 @@ struct Index {
 
 impl Files {
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
-    pub(super) fn open(directory: &Path) -> Result<Self, Failure> {
+    pub(super) fn open(directory: &Directory) -> Result<Self, Failure> {
+        let (directory, config) = (directory.path(), directory.config());
         let single = directory.join("model.safetensors");
         let index_path = directory.join("model.safetensors.index.json");
         let names = if single.is_file() {
@@ -50,7 +55,7 @@ impl Files {
                 index.insert(name, number);
             }
         }
-        Ok(Self { files, index })
+        Ok(Self { files, index, quantization: quantization(config) })
     }
 
     /// The bytes of a parameter.
@@ -58,6 +63,32 @@ impl Files {
     /// # Errors
     /// It is missing, of another shape, or of a type that weights do not have.
     pub(super) fn read(&self, spec: &ParameterSpec) -> Result<HostArrayRef<'_>, Failure> {
+        self.read_plain(spec).map_err(|failure| self.quantised(spec).unwrap_or(failure))
+    }
+
+    /// Why weights that are quantised are not what a model needs; `None` where nothing says that they are.
+    fn quantised(&self, spec: &ParameterSpec) -> Option<Failure> {
+        let layer = spec.name.strip_suffix(".weight").unwrap_or(&spec.name);
+        let parts = ["scales", "biases", "qweight", "qzeros", "weight_scale", "weight.absmax"];
+        let part = parts.iter().map(|part| format!("{layer}.{part}")).find(|part| self.index.contains_key(part));
+        if part.is_none() && self.quantization.is_none() {
+            return None;
+        }
+        let how = self.quantization.as_ref().map_or(String::new(), |how| format!(" ({how})"));
+        let message = format!("the model is quantised{how}; this version trains unquantised weights only");
+        let file = part.as_ref().map_or(&self.files[0], |part| &self.files[self.index[part]]);
+        let failure = Failure::new(Status::Input, message).at(file.path().display());
+        let failure = match part {
+            Some(part) => failure.because(format!("the weights have a tensor `{part}`")),
+            None => failure.because(format!("config.json says so, and `{}` is not as the model needs it", spec.name)),
+        };
+        Some(failure.help(
+            "take the model that it was made from; for one that MLX quantised, \
+             `mlx_lm.convert --hf-path DIR --mlx-path OUT --dequantize` writes unquantised weights",
+        ))
+    }
+
+    fn read_plain(&self, spec: &ParameterSpec) -> Result<HostArrayRef<'_>, Failure> {
         let input = |message: String| Failure::new(Status::Input, message);
         let file = self.index.get(&spec.name).map(|&number| &self.files[number]).ok_or_else(|| {
             let nearest = nearest(&spec.name, self.index.keys().map(String::as_str));
@@ -100,6 +131,15 @@ impl Files {
     }
 }
 
+/// `4 bits, group size 64`, or the method's name.
+fn quantization(config: &Value) -> Option<String> {
+    let table = ["quantization", "quantization_config"].into_iter().find_map(|key| config.get(key)?.as_object())?;
+    let text =
+        |key: &str, before: &str, after: &str| Some(format!("{before}{}{after}", table.get(key)?).replace('"', ""));
+    let parts = [text("quant_method", "", ""), text("bits", "", " bits"), text("group_size", "group size ", "")];
+    Some(parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+}
+
 fn open(path: &Path) -> Result<MappedTensors, Failure> {
     MappedTensors::open(path).map_err(|error| {
         let failure = |message: &str| Failure::new(Status::Input, message).at(path.display()).because(&error);
@@ -114,7 +154,7 @@ fn open(path: &Path) -> Result<MappedTensors, Failure> {
 
 fn shards(directory: &Path, index_path: &Path) -> Result<Vec<PathBuf>, Failure> {
     let failure = |message: &str| Failure::new(Status::Input, message.to_owned()).at(index_path.display());
-    let text = fs::read_to_string(index_path)
+    let text = text_file::read_of_model(index_path)
         .map_err(|error| failure("the index of the weights cannot be read").because(error))?;
     let index: Index =
         serde_json::from_str(&text).map_err(|error| failure("the index of the weights is damaged").because(error))?;

@@ -1,4 +1,4 @@
-//! Output layers that a config says are the embedding, in weight files that have one of their own.
+//! Weight files with an output layer, for a config that says that the output layer is the embedding.
 
 use mdt_plugin_api::ParameterSpec;
 
@@ -8,11 +8,11 @@ use crate::exit::{Failure, Status};
 const HEAD: &str = "lm_head.weight";
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
-/// Checks that a model without an output layer of its own loses none that the files have: a copy of the embedding is
-/// passed over, as many tools write one.
+/// Checks that no output layer of the files would be dropped. A copy of the embedding is ignored, because many tools write
+/// one.
 ///
 /// # Errors
-/// The files have another output layer: the config is wrong, and to train without it would be to train another model.
+/// The files have another output layer: the config is wrong, and training without it would train another model.
 pub(super) fn check(files: &Files, specs: &[ParameterSpec]) -> Result<(), Failure> {
     if specs.iter().any(|spec| spec.name == HEAD) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Parameters in device memory, and the model that they belong to.
+//! Parameters in device memory, and a model with its parameters.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -13,6 +13,7 @@ use super::files::Files;
 use super::{Directory, random, tied};
 use crate::exit::{Failure, Status};
 use crate::finite::all_finite;
+use crate::memory::{Memory, gibibytes, memory};
 use crate::storage::Array;
 
 /// All parameters of a model: owned f32 tensors, made once and updated in place.
@@ -29,7 +30,7 @@ impl Parameters {
     /// Damaged files, a missing tensor, a wrong shape, a number that is not finite, an output layer that would be dropped;
     /// each names its tensor.
     pub fn read(compute: &Rc<dyn Compute>, specs: Vec<ParameterSpec>, directory: &Directory) -> Result<Self, Failure> {
-        let files = Files::open(directory.path())?;
+        let files = Files::open(directory)?;
         tied::check(&files, &specs)?;
         // Everything is looked at before any memory is spent.
         let arrays = specs.iter().map(|spec| files.read(spec)).collect::<Result<Vec<_>, _>>()?;
@@ -51,9 +52,27 @@ impl Parameters {
     /// # Errors
     /// As [`Parameters::read`].
     pub fn check(specs: &[ParameterSpec], directory: &Directory) -> Result<(), Failure> {
-        let files = Files::open(directory.path())?;
+        let files = Files::open(directory)?;
         tied::check(&files, specs)?;
         specs.iter().try_for_each(|spec| files.read(spec).map(drop))
+    }
+
+    /// Checks that random weights would fit into memory.
+    ///
+    /// # Errors
+    /// They would not.
+    pub fn check_random(specs: &[ParameterSpec], directory: &Directory) -> Result<(), Failure> {
+        let elements = |spec: &ParameterSpec| spec.shape.iter().fold(1_u64, |size, &n| size.saturating_mul(n as u64));
+        let bytes = specs.iter().map(elements).fold(0_u64, u64::saturating_add).saturating_mul(size_of::<f32>() as u64);
+        match memory() {
+            Some(Memory { total, .. }) if bytes > total => {
+                let (needed, there) = (gibibytes(bytes), gibibytes(total));
+                Err(Failure::new(Status::Input, format!("the weights take {needed}, and the machine has {there}"))
+                    .at(directory.path().join("config.json").display())
+                    .help("choose smaller sizes, or a machine with more memory"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Starting values from a seed.
@@ -129,13 +148,13 @@ impl Parameters {
         Rc::new(BoundWeights { index: Rc::clone(index), tensors })
     }
 
-    /// Where each name is in the order.
+    /// The index of each name.
     pub fn index(&self) -> &Rc<HashMap<String, usize>> {
         &self.index
     }
 }
 
-/// Weights by name, over tensors that somebody else owns.
+/// Weights by name. The tensors are borrowed.
 pub struct BoundWeights {
     index: Rc<HashMap<String, usize>>,
     tensors: Vec<Tensor>,
@@ -181,7 +200,7 @@ impl Weights for BoundWeights {
     }
 }
 
-/// A model with weights bound to it: what a trainer calls.
+/// A model with its weights, as a trainer calls it.
 pub struct TrainedModel {
     model: Rc<dyn Model>,
     ctx: ModelContext,

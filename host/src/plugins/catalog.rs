@@ -179,6 +179,14 @@ impl Catalog {
             }
         }
         let known = self.ids(kind);
+        if kind == Kind::Model {
+            // The name is the model's own `model_type`, so the nearest one is another architecture and no misspelling.
+            let types = known.iter().map(|known| format!("`{known}`")).collect::<Vec<_>>().join(", ");
+            return failure.help(format!(
+                "the model types that can be trained here are {types}; another one needs a plugin that registers \
+                 `model \"{id}\"`: a library of your own or another's, put into one of these directories"
+            ));
+        }
         match nearest(id, known.iter().map(String::as_str)) {
             Some(near) => failure.help(format!("did you mean `{near}`?")),
             None => failure

@@ -1,11 +1,11 @@
-//! Tokens as text, one by one.
+//! The text of each single token.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use mdt_plugin_api::{Result, Trainer};
 
-/// What decoding puts where bytes are no whole character.
+/// The character that decoding gives for bytes that are no whole character.
 const INCOMPLETE: char = '\u{FFFD}';
 
 /// Decodes tokens one by one.
@@ -18,7 +18,7 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    /// Pieces as this trainer decodes them; `special` are the tokens that it leaves out.
+    /// Uses this trainer to decode; `special` are the tokens that it leaves out.
     pub fn new(trainer: Arc<dyn Trainer>, special: HashMap<u32, String>) -> Self {
         Self { trainer, special }
     }
@@ -52,7 +52,7 @@ impl Pieces {
         Ok(pieces)
     }
 
-    /// What the tokens from `shown` to `end` add to the text of those from `context` to `shown`.
+    /// The text that the tokens from `shown` to `end` add to the text of those from `context` to `shown`.
     fn added(&self, tokens: &[u32], context: usize, shown: usize, end: usize) -> Result<String> {
         let before = self.trainer.decode(&tokens[context..shown])?;
         let after = self.trainer.decode(&tokens[context..end])?;

@@ -1,13 +1,13 @@
 //! The names of special tokens, which a trainer leaves out when it decodes.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io::ErrorKind;
 
 use serde_json::Value;
 
 use crate::exit::{Failure, Status};
 use crate::model::Directory;
+use crate::text_file;
 
 /// The special tokens of a model's `tokenizer.json` by their ids; none where the trainer has another tokenizer.
 ///
@@ -18,7 +18,7 @@ pub(super) fn tokens(directory: &Directory) -> Result<HashMap<u32, String>, Fail
     let failure = |cause: &dyn std::fmt::Display| {
         Failure::new(Status::Input, "the tokenizer cannot be read").at(file.display()).because(cause)
     };
-    let text = match fs::read_to_string(&file) {
+    let text = match text_file::read_of_model(&file) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(HashMap::new()),
         Err(error) => return Err(failure(&error)),

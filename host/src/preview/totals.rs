@@ -9,10 +9,10 @@ use serde::Serialize;
 use crate::data::Dataset;
 use crate::data::Plan;
 
-/// Dropped rows that are named at most.
+/// The maximum number of dropped rows that are named.
 const NAMED: usize = 20;
 
-/// What all rows come to.
+/// The totals of all rows.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Totals {
     /// Rows with something to train.
@@ -21,13 +21,13 @@ pub struct Totals {
     pub dropped: Vec<Dropped>,
     /// Rows that were cut at `trainer.max_seq_len`.
     pub truncated_rows: usize,
-    /// Tokens that they lost.
+    /// Tokens that were cut from them.
     pub truncated_tokens: u64,
     /// Tokens of all rows.
     pub tokens: u64,
-    /// Those of them that are trained.
+    /// The trained tokens.
     pub supervised_tokens: u64,
-    /// Their share, from 0 to 1.
+    /// Their share of all tokens, from 0 to 1.
     pub supervised_share: f64,
     /// Tokens per row.
     pub lengths: Lengths,
@@ -35,7 +35,7 @@ pub struct Totals {
     pub batch_size: usize,
     /// The share, from 0 to 1, of an epoch's micro-batches that is padding to the longest row of each.
     pub padding_share: f64,
-    /// Updates of an epoch; none where nothing is trained on these rows.
+    /// Updates of an epoch; none for rows of the evaluation.
     pub updates_per_epoch: Option<u64>,
     /// Updates of the whole run.
     pub updates: Option<u64>,
@@ -46,14 +46,14 @@ pub struct Totals {
 pub struct Dropped {
     /// Its source.
     pub source: String,
-    /// Its row there.
+    /// Its number there.
     pub row: u64,
 }
 
 /// How long rows are, in tokens. A percentile is the length of the row at that place of the sorted rows (nearest rank).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Lengths {
-    /// Tokens by rows.
+    /// The mean length.
     pub mean: f64,
     /// The shortest row.
     pub shortest: usize,

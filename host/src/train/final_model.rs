@@ -19,9 +19,8 @@ impl Run<'_> {
         let output = &self.settings().output_dir;
         let Learner { parameters, accumulator, .. } = &mut self.learner;
         let tied = !parameters.specs().iter().any(|spec| spec.name == "lm_head.weight");
-        let (source, config) = (self.model.path(), self.model.config());
-        let write =
-            |parameters: &[Array<'_>]| Export { source, config, tie_word_embeddings: tied, parameters }.write(output);
+        let source = &self.model;
+        let write = |parameters: &[Array<'_>]| Export { source, tie_word_embeddings: tied, parameters }.write(output);
         let best = match self.job.resolved.settings.checkpoint.export {
             Exported::Last => None,
             Exported::Best => Some(self.evaluations.best.ok_or_else(no_best)?),

@@ -40,7 +40,7 @@ impl<'a> Run<'a> {
         let mut data = BTreeMap::from([("the training data".to_owned(), fingerprint.clone())]);
         data.extend(held_out.as_ref().map(|rows| ("the held-out data".to_owned(), rows.fingerprint())));
         let plan = Plan::of(settings, dataset.rows().len());
-        opened.check_weights()?;
+        opened.check_files()?;
 
         // The first rank alone touches the output directory, which others may share or not see.
         let store = match settings.comm.rank {
