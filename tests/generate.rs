@@ -73,3 +73,27 @@ fn answers_repeat_and_end_at_the_longest_length() {
     assert_eq!(answer("20"), long);
     assert!(long.starts_with(answer("5").trim_end_matches('\n')), "a shorter answer is the beginning of the longer");
 }
+
+#[test]
+fn rows_without_an_answer_are_not_compared() {
+    let model = mdt_tests::root().join("tests/fixtures/training/model");
+    let job = Job::new();
+    let answered = r#"{"prompt": "a", "completion": "b"}"#;
+    let asked = r#"{"messages": [{"role": "user", "content": "a"}]}"#;
+    let run = |arguments: &[&str]| generate(&model, &[arguments, &["--max-tokens", "2"]].concat()).stdout;
+    let json =
+        |arguments: &[&str]| serde_json::from_str::<Value>(&run(&[arguments, &["--json"]].concat())).expect("JSON");
+
+    let one = json(&["--prompt", "a"]);
+    assert_eq!((&one["exact_match"], &one["rows"][0]["expected"]), (&Value::Null, &Value::Null), "{one}");
+
+    let rows = job.file("asked.jsonl", format!("{asked}\n{asked}")).display().to_string();
+    assert!(run(&["--data", &rows]).ends_with("exact match: no row has an answer to compare with\n"));
+    assert_eq!(json(&["--data", &rows])["exact_match"], Value::Null);
+
+    let rows = job.file("mixed.jsonl", format!("{asked}\n{answered}\n")).display().to_string();
+    let shown = run(&["--data", &rows]);
+    assert!(shown.ends_with("exact match: 0 of 1 (0.0 %); 1 row has no answer to compare with\n"), "{shown}");
+    let mixed = json(&["--data", &rows]);
+    assert_eq!((&mixed["exact_match"], &mixed["compared"]), (&0.0.into(), &1.into()));
+}

@@ -1,9 +1,11 @@
-//! Text from a model: the most likely token, again and again.
+//! Greedy generation: the most likely token at each step.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mdt_plugin_api::{Cache, Compute, Example, HostArray, ModelCalls, Result, Tensor, Trainer, Vocabulary};
+use mdt_plugin_api::{
+    Cache, Compute, Dtype, Error, ErrorCode, Example, HostArray, ModelCalls, Result, Tensor, Trainer, Vocabulary,
+};
 
 use crate::job::OpenedModel;
 use crate::model::{Parameters, TrainedModel};
@@ -14,7 +16,7 @@ pub struct Generator {
     model: TrainedModel,
     trainer: Arc<dyn Trainer>,
     vocabulary: Vocabulary,
-    /// What the model's weights are bound to; they live as long as it does.
+    /// The tensors that the model's weights refer to, kept alive here.
     _parameters: Parameters,
 }
 
@@ -53,9 +55,15 @@ impl Generator {
         let ids = Tensor::from_host(&self.compute, &HostArray::new(&[1, ids.len()], &ids)?)?;
         let hidden = self.model.continue_hidden(&ids, cache)?;
         let [_, length, width] = <[usize; 3]>::try_from(hidden.shape()?)
-            .map_err(|shape| mdt_plugin_api::Error::plugin(format!("hidden states have shape {shape:?}")))?;
+            .map_err(|shape| Error::plugin(format!("hidden states have shape {shape:?}")))?;
         let (length, width) = (length as i64, width as i64);
         let last = hidden.slice(&[0, length - 1, 0], &[1, length, width])?;
-        Ok(self.model.head(&last)?.argmax(-1)?.item()? as u32)
+        let logits = self.model.head(&last)?;
+        // The sum is finite only if all of them are; the largest of numbers that are not is no answer.
+        if !logits.cast(Dtype::F32)?.sum()?.item()?.is_finite() {
+            return Err(Error::new(ErrorCode::NonFinite, "the model's logits are not finite")
+                .help("its weights are damaged, by a training that diverged or in a conversion"));
+        }
+        Ok(logits.argmax(-1)?.item()? as u32)
     }
 }

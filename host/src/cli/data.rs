@@ -1,4 +1,4 @@
-//! `mdt-host data`: what training sees of the data.
+//! `mdt-host data`: shows how rows are rendered, tokenized and masked.
 
 use std::io;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::progress;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Shows rows as the model gets them - rendered text, tokens, what is trained - and the totals of all rows.
+    /// Show how rows are rendered, tokenized and masked, and the totals of all rows.
     ///
-    /// Reads and encodes every row as training does, and loads no weights. With --json each line is one object: a line
-    /// for each row that is shown (`source`, `row`, `text`, `tokens`, `supervised`, `pieces`, `supervised_tokens`,
+    /// Reads and encodes every row as training does, and loads no weights. With --json each line is one object: one for
+    /// each row that is shown (`source`, `row`, `text`, `tokens`, `supervised`, `pieces`, `supervised_tokens`,
     /// `truncated`), then one line `{"totals": {…}}`.
     Preview(Arguments),
 }
@@ -27,20 +27,19 @@ pub(super) enum Command {
 /// The options of `data preview`.
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// Rows to show, from the first one on; 0 shows the totals only.
+    /// Number of rows to show, from the first on; 0 shows the totals only.
     #[arg(long, value_name = "N", default_value_t = 3)]
     rows: usize,
-    /// Shows the row of this number (the line, in files of lines) instead, even if nothing in it is trained.
+    /// Show the row of this number (in JSON Lines, the line) instead, even if nothing in it is trained.
     #[arg(long, value_name = "K", conflicts_with = "rows")]
     row: Option<u64>,
-    /// Which rows: those that are trained, or those that are held out.
+    /// Which rows to show: the training rows or the held-out rows.
     #[arg(long, value_name = "PART", default_value = "train")]
     split: Split,
-    /// Prints JSON lines.
+    /// Print JSON lines.
     #[arg(long)]
     json: bool,
-    /// Whether what is trained is shown by colour or by brackets; `auto` takes colour on a terminal, unless NO_COLOR
-    /// is set.
+    /// Show trained text in colour or in brackets; `auto` uses colour on a terminal, unless NO_COLOR is set.
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     color: Color,
 }

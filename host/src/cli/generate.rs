@@ -1,4 +1,4 @@
-//! `mdt-host generate`: what a model answers.
+//! `mdt-host generate`: prints the answers of a model.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,25 +19,25 @@ use crate::signals;
 /// The options of `generate`.
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// The model's directory; the configured model where absent.
+    /// The model's directory; the default is the configured model.
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// The prompt: a user's message where the model has a chat template, plain text to continue where it has none.
+    /// The prompt: a user's message if the model has a chat template, otherwise plain text to continue.
     #[arg(long, value_name = "TEXT", required_unless_present = "data", conflicts_with = "data")]
     prompt: Option<String>,
-    /// Answers the rows of this data instead, and counts the answers that are exactly right.
+    /// Answer the rows of this data instead, and count the answers that are exactly right.
     #[arg(long, value_name = "SOURCE")]
     data: Option<String>,
     /// The number of rows to answer.
     #[arg(long, value_name = "N", requires = "data")]
     limit: Option<usize>,
-    /// The number of rows to print, spread evenly; all count. All are printed where absent.
+    /// The number of rows to print, spread evenly; all rows are counted. The default prints all.
     #[arg(long, value_name = "N", requires = "data", conflicts_with = "json")]
     show: Option<usize>,
-    /// The longest answer, in tokens.
+    /// Maximum length of an answer, in tokens.
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_tokens: usize,
-    /// Prints JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }
@@ -85,7 +85,7 @@ fn prompt_example(prompt: &str, chat: bool) -> Example {
     let content = if chat {
         Content::Messages(vec![Message { role: "user".to_owned(), content: prompt.to_owned(), ..Message::default() }])
     } else {
-        Content::PromptCompletion { prompt: prompt.to_owned(), completion: String::new() }
+        Content::Text(prompt.to_owned())
     };
     Example { row: 1, content }
 }
@@ -115,29 +115,40 @@ fn describe(content: Content) -> (String, Option<String>) {
 }
 
 impl Answer {
-    fn is_right(&self) -> bool {
-        self.expected.as_deref().is_some_and(|expected| expected.trim() == self.text.trim())
+    /// Whether it is exactly the expected one; `None` where none is expected.
+    fn is_right(&self) -> Option<bool> {
+        self.expected.as_deref().map(|expected| expected.trim() == self.text.trim())
     }
 }
 
 fn show(answers: &[Answer], arguments: &Arguments) -> Result<(), Failure> {
-    let right = answers.iter().filter(|answer| answer.is_right()).count();
+    let compared: Vec<bool> = answers.iter().filter_map(Answer::is_right).collect();
+    let right = compared.iter().filter(|&&right| right).count();
+    let exact_match = (!compared.is_empty()).then(|| right as f64 / compared.len() as f64);
     if arguments.json {
         let rows: Vec<_> = answers
             .iter()
             .map(|answer| json!({ "prompt": answer.prompt, "expected": answer.expected, "answer": answer.text }))
             .collect();
-        let exact_match = right as f64 / answers.len().max(1) as f64;
-        print(format_args!("{:#}", json!({ "rows": rows, "exact_match": exact_match })))
+        print(format_args!("{:#}", json!({ "rows": rows, "compared": compared.len(), "exact_match": exact_match })))
     } else if arguments.data.is_none() {
         answers.iter().try_for_each(|answer| print(&answer.text))
     } else {
         let stride = answers.len().div_ceil(arguments.show.unwrap_or(answers.len()).max(1)).max(1);
-        for answer in answers.iter().step_by(stride) {
-            let expected = answer.expected.as_deref().unwrap_or_default();
-            print(format_args!("{:?} → {:?} (expected {expected:?})", answer.prompt, answer.text))?;
+        for Answer { prompt, expected, text } in answers.iter().step_by(stride) {
+            let expected = expected.as_ref().map_or(String::new(), |expected| format!(" (expected {expected:?})"));
+            print(format_args!("{prompt:?} → {text:?}{expected}"))?;
         }
-        let percent = 100.0 * right as f64 / answers.len().max(1) as f64;
-        print(format_args!("exact match: {right} of {} ({percent:.1} %)", answers.len()))
+        let rest = match answers.len() - compared.len() {
+            0 => String::new(),
+            1 => "; 1 row has no answer to compare with".to_owned(),
+            rest => format!("; {rest} rows have no answer to compare with"),
+        };
+        match exact_match {
+            Some(share) => {
+                print(format_args!("exact match: {right} of {} ({:.1} %){rest}", compared.len(), 100.0 * share))
+            }
+            None => print("exact match: no row has an answer to compare with"),
+        }
     }
 }
