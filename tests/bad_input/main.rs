@@ -9,3 +9,4 @@ mod output;
 mod plugin_faults;
 mod plugin_files;
 mod plugin_trust;
+mod strangers;

@@ -108,6 +108,54 @@ fn a_model_type_that_no_plugin_knows_gets_the_search_trace() {
     let failure = spoiled.job.run().failure(3);
     assert_says(&failure, &["there is no model plugin `mamba9`", "(beside the program): has llama", "(system)"]);
     assert_says(&failure, &["the model's config.json"]);
+    assert_says(&failure, &["`llama`, `mistral`, `qwen2`, `qwen3`", "a plugin that registers `model \"mamba9\"`"]);
+    // One letter from `mistral`, and another architecture.
+    spoiled.edit("config.json", |config| config["model_type"] = json!("mixtral"));
+    let failure = spoiled.job.run().failure(3);
+    assert!(!failure.contains("did you mean"), "{failure}");
+}
+
+#[test]
+fn quantised_weights_are_called_that() {
+    // As mlx-lm writes them: packed integers with scales and biases beside them.
+    let spoiled = Spoiled::new();
+    spoiled.edit("config.json", |config| config["quantization"] = json!({"group_size": 64, "bits": 4}));
+    spoiled.edit_header(|header| {
+        let tensor = header.as_object_mut().and_then(|header| header.remove(WEIGHT)).expect("the tensor");
+        let begin = tensor["data_offsets"][0].as_u64().expect("an offset");
+        let layer = WEIGHT.trim_end_matches(".weight");
+        // The same bytes under three names: 96 × 48 f32 numbers.
+        for (name, shape, from, to) in [
+            (format!("{layer}.weight"), [96, 6], 0, 2304),
+            (format!("{layer}.scales"), [96, 1], 2304, 2688),
+            (format!("{layer}.biases"), [96, 41], 2688, 18432),
+        ] {
+            let dtype = if name.ends_with("weight") { "U32" } else { "F32" };
+            header[name] = json!({"dtype": dtype, "shape": shape, "data_offsets": [begin + from, begin + to]});
+        }
+    });
+    let parts =
+        ["the model is quantised (4 bits, group size 64)", "unquantised weights only", "scales", "--dequantize"];
+    spoiled.fails(&parts);
+    // Nothing is said of it where the weights are whole.
+    let spoiled = Spoiled::new();
+    spoiled.edit("config.json", |config| config["quantization_config"] = json!({"quant_method": "gptq"}));
+    spoiled.job.run().success();
+}
+
+#[test]
+fn generate_refuses_weights_that_are_not_finite() {
+    for (bits, place) in [(0x7fc0_0000_u32, 0), (0xff80_0000, 100)] {
+        let spoiled = Spoiled::new();
+        let mut weights = fs::read(spoiled.model.join("model.safetensors")).expect("the weights");
+        let end = weights.len();
+        weights[end - 4 * (place + 1)..end - 4 * place].copy_from_slice(&bits.to_le_bytes());
+        spoiled.write("model.safetensors", weights);
+        assert_says(&spoiled.job.run().failure(4), &["numbers that are not finite", "tensor `", "model.safetensors"]);
+        let model = spoiled.model.display().to_string();
+        let failure = mdt_tests::run(["generate", "--model", &model, "--prompt", "a"]).failure(4);
+        assert_says(&failure, &["numbers that are not finite", "tensor `"]);
+    }
 }
 
 #[test]
