@@ -1,4 +1,4 @@
-//! The ranks of a job, as one of them sees the others: collectives begun, waited for and taken apart.
+//! Collectives between the ranks of a job, in the form in which the host needs them.
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
@@ -8,24 +8,27 @@ use mdt_plugin_api::{Buffer, Communicator, Outcome, ReduceOp, Work};
 
 use crate::exit::{Failure, Status};
 
-/// How much longer than the backend's own deadline the host waits: a backend that keeps deadlines can say which rank
-/// is late, the host cannot.
+/// How much longer than the backend's own time-out the host waits: a backend can say which rank is late, the host cannot.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// What the first rank says while the others wait for it, and when it is done.
-const STILL_AT_IT: f64 = 0.0;
+/// The slowest link that the host waits for, in bytes per second. A backend may wait as long as data moves, which the
+/// host cannot see; this limit is for backends that have none.
+const SLOWEST: u64 = 64 << 10;
+
+/// What the first rank sends while the others wait for it, and when it is done.
+const STILL_BUSY: f64 = 0.0;
 const DONE: f64 = 1.0;
 
 /// The communicator of a run. Every method that talks to the others must be called by all ranks, in the same order.
 pub struct Peers {
     communicator: Box<dyn Communicator>,
-    deadline: Duration,
+    timeout: Duration,
 }
 
 impl Peers {
-    /// The ranks behind a communicator whose backend gives a collective `timeout`.
+    /// The ranks behind a communicator whose backend lets ranks wait `timeout` for each other without progress.
     pub fn new(communicator: Box<dyn Communicator>, timeout: Duration) -> Self {
-        Self { communicator, deadline: timeout.saturating_add(GRACE) }
+        Self { communicator, timeout }
     }
 
     /// This process, from 0.
@@ -51,10 +54,10 @@ impl Peers {
         gradient: Vec<f32>,
         numbers: [f64; N],
     ) -> Result<(Vec<f32>, [f64; N]), Failure> {
-        let length = gradient.len();
+        let (length, bytes) = (gradient.len(), size_of_val(&*gradient));
         let buffers = vec![Buffer::F32(gradient), Buffer::F64(numbers.to_vec())];
         let work = self.communicator.all_reduce(buffers, ReduceOp::Sum);
-        match <[Buffer; 2]>::try_from(self.finish(what, work)?) {
+        match <[Buffer; 2]>::try_from(self.finish(what, bytes, work)?) {
             Ok([Buffer::F32(gradient), Buffer::F64(numbers)]) if gradient.len() == length => {
                 numbers.try_into().map(|numbers| (gradient, numbers)).map_err(|_| other_buffers(what))
             }
@@ -64,7 +67,7 @@ impl Peers {
 
     /// Every rank's numbers, in order of ranks; their lengths may differ.
     pub fn gather_numbers(&self, what: &str, numbers: Vec<f64>) -> Result<Vec<Vec<f64>>, Failure> {
-        self.gather(what, Buffer::F64(numbers), |buffer| match buffer {
+        self.gather(what, size_of_val(&*numbers), Buffer::F64(numbers), |buffer| match buffer {
             Buffer::F64(numbers) => Some(numbers),
             _ => None,
         })
@@ -72,7 +75,7 @@ impl Peers {
 
     /// Every rank's text, in order of ranks.
     pub fn gather_texts(&self, what: &str, text: String) -> Result<Vec<String>, Failure> {
-        self.gather(what, Buffer::Bytes(text.into_bytes()), |buffer| match buffer {
+        self.gather(what, text.len(), Buffer::Bytes(text.into_bytes()), |buffer| match buffer {
             Buffer::Bytes(bytes) => String::from_utf8(bytes).ok(),
             _ => None,
         })
@@ -80,18 +83,19 @@ impl Peers {
 
     /// Rank 0's numbers, whatever the other ranks bring.
     pub fn broadcast(&self, what: &str, numbers: Vec<f32>) -> Result<Vec<f32>, Failure> {
+        let bytes = size_of_val(&*numbers);
         let work = self.communicator.broadcast(vec![Buffer::F32(numbers)], 0);
-        match <[Buffer; 1]>::try_from(self.finish(what, work)?) {
+        match <[Buffer; 1]>::try_from(self.finish(what, bytes, work)?) {
             Ok([Buffer::F32(numbers)]) => Ok(numbers),
             _ => Err(other_buffers(what)),
         }
     }
 
-    /// Runs `body` on the first rank while the others wait for it, however long it takes: in between they hear from it,
-    /// so that no deadline passes. Gives the others nothing.
+    /// Runs `body` on the first rank while the others wait for it, however long it takes: they exchange numbers with it
+    /// meanwhile, so that no deadline passes. Returns nothing on the other ranks.
     ///
     /// # Errors
-    /// What `body` came to, on the first rank; the others hear of it when that rank ends.
+    /// The error of `body`, on the first rank; the others get an error when that rank ends.
     pub fn on_first<T: Send>(
         &self,
         what: &str,
@@ -101,10 +105,10 @@ impl Peers {
             return body().map(Some);
         }
         if !self.is_first() {
-            while self.gather_numbers(what, vec![STILL_AT_IT])?[0] == [STILL_AT_IT] {}
+            while self.gather_numbers(what, vec![STILL_BUSY])?[0] == [STILL_BUSY] {}
             return Ok(None);
         }
-        let beat = self.deadline / 8;
+        let beat = self.timeout / 8;
         thread::scope(|scope| {
             let (done, ended) = channel::<()>();
             let work = scope.spawn(move || {
@@ -112,7 +116,7 @@ impl Peers {
                 body()
             });
             while ended.recv_timeout(beat) == Err(RecvTimeoutError::Timeout) {
-                self.gather_numbers(what, vec![STILL_AT_IT])?;
+                self.gather_numbers(what, vec![STILL_BUSY])?;
             }
             let outcome = work.join().unwrap_or_else(|_| Err(Failure::new(Status::Other, format!("{what} broke off"))));
             if outcome.is_ok() {
@@ -122,23 +126,41 @@ impl Peers {
         })
     }
 
-    /// Tells the others that this rank gives the job up, and why. Does not wait.
+    /// Tells the others that this rank ends the job, and why. Does not wait.
     pub fn abort(&self, reason: &str) {
         self.communicator.abort(reason);
     }
 
-    fn gather<T>(&self, what: &str, buffer: Buffer, take: fn(Buffer) -> Option<T>) -> Result<Vec<T>, Failure> {
-        let buffers = self.finish(what, self.communicator.all_gather(buffer))?;
+    fn gather<T>(
+        &self,
+        what: &str,
+        bytes: usize,
+        buffer: Buffer,
+        take: fn(Buffer) -> Option<T>,
+    ) -> Result<Vec<T>, Failure> {
+        let buffers = self.finish(what, bytes, self.communicator.all_gather(buffer))?;
         let all: Option<Vec<T>> = buffers.into_iter().map(take).collect();
         all.filter(|all| all.len() == self.world_size()).ok_or_else(|| other_buffers(what))
     }
 
-    fn finish(&self, what: &str, work: mdt_plugin_api::Result<Box<dyn Work>>) -> Result<Vec<Buffer>, Failure> {
-        let outcome = work.and_then(|mut work| work.wait(self.deadline));
+    /// How long the host waits for a collective of so many bytes on each rank.
+    fn deadline(&self, bytes: usize) -> Duration {
+        let transfer = (bytes as u64).saturating_mul(self.world_size() as u64) / SLOWEST;
+        self.timeout.saturating_add(GRACE).saturating_add(Duration::from_secs(transfer))
+    }
+
+    fn finish(
+        &self,
+        what: &str,
+        bytes: usize,
+        work: mdt_plugin_api::Result<Box<dyn Work>>,
+    ) -> Result<Vec<Buffer>, Failure> {
+        let deadline = self.deadline(bytes);
+        let outcome = work.and_then(|mut work| work.wait(deadline));
         match outcome.map_err(|error| Failure::from(error).at(what))? {
             Outcome::Done(buffers) => Ok(buffers),
             Outcome::TimedOut => {
-                let message = format!("the ranks did not exchange {what} within {} s", self.deadline.as_secs());
+                let message = format!("the ranks did not exchange {what} within {} s", deadline.as_secs());
                 Err(Failure::new(Status::Peer, message)
                     .help("look at the other ranks' output; a job with slow updates needs a larger `comm.timeout_s`"))
             }
@@ -204,21 +226,19 @@ mod tests {
         fn abort(&self, _: &str) {}
     }
 
+    /// Three ranks, and the longest time that one waited in a collective.
+    fn ranks(timeout: Duration) -> (Vec<Peers>, Arc<Mutex<Duration>>) {
+        let shared = Arc::new((Barrier::new(3), Mutex::new(vec![Vec::new(); 3])));
+        let longest_wait = Arc::<Mutex<Duration>>::default();
+        let threads =
+            |rank| Threads { rank, ranks: 3, shared: Arc::clone(&shared), longest_wait: Arc::clone(&longest_wait) };
+        ((0..3).map(|rank| Peers::new(Box::new(threads(rank)), timeout)).collect(), longest_wait)
+    }
+
     #[test]
     fn ranks_wait_for_slow_work_of_the_first_without_any_collective_waiting_long() {
-        let shared = Arc::new((Barrier::new(3), Mutex::new(vec![Vec::new(); 3])));
-        let longest_wait = Arc::new(Mutex::new(Duration::ZERO));
         let work = Duration::from_millis(900);
-        let peers = |rank| Peers {
-            communicator: Box::new(Threads {
-                rank,
-                ranks: 3,
-                shared: Arc::clone(&shared),
-                longest_wait: Arc::clone(&longest_wait),
-            }),
-            deadline: Duration::from_millis(400),
-        };
-        let ranks: Vec<_> = (0..3).map(peers).collect();
+        let (ranks, longest_wait) = ranks(Duration::from_millis(400));
         let results: Vec<_> = thread::scope(|scope| {
             let run = |peers: Peers| {
                 peers.on_first("a save", || {
@@ -231,5 +251,13 @@ mod tests {
         });
         assert_eq!(results, [Some(7), None, None]);
         assert!(*longest_wait.lock().unwrap() < work / 2, "{longest_wait:?}");
+    }
+
+    #[test]
+    fn the_host_waits_longer_for_a_large_transfer_than_the_backend_may_stand_still() {
+        let peers = &ranks(Duration::from_secs(8)).0[0];
+        assert!(peers.deadline(0) > Duration::from_secs(8));
+        // 268 MB for each of three ranks over 5 Mbit/s.
+        assert!(peers.deadline(268 << 20) > Duration::from_secs(3 * 430));
     }
 }

@@ -8,7 +8,7 @@ use mdt_tests::{Job, Process, assert_says};
 use super::{error_of, job, last_error, launch, run};
 
 /// A job that runs until it is stopped, with a checkpoint every update.
-fn long_job() -> Job {
+pub(super) fn long_job() -> Job {
     job(1).set("trainer.max_steps", 5000).set("checkpoint.save_steps", 5)
 }
 
@@ -24,7 +24,7 @@ pub(super) fn process_of(launcher: &Process, rank: u32) -> u32 {
     String::from_utf8_lossy(&output.stdout).lines().find_map(of_rank).expect("the rank runs")
 }
 
-fn signal(process: u32, name: &str) {
+pub(super) fn signal(process: u32, name: &str) {
     let status = Command::new("kill").args(["-s", name, &process.to_string()]).status();
     assert!(status.expect("the command kill").success());
 }
@@ -49,76 +49,6 @@ fn a_killed_rank_is_named_by_the_survivor_and_by_launch_and_the_job_resumes_to_t
         assert_says(&resumed.stderr, &["resuming from"]);
         assert_eq!(straight.unmeasured(), job.unmeasured());
         assert!(straight.final_weights() == job.final_weights(), "the final model");
-    }
-}
-
-#[test]
-fn an_interrupted_job_stops_on_all_ranks_with_one_checkpoint_and_resumes_to_the_same_bits() {
-    let straight = job(2).set("trainer.max_steps", 300);
-    straight.run().success();
-    let job = job(1).set("trainer.max_steps", 300);
-    let mut launcher = Process::start(&mut launch(&job, 2));
-    launcher.wait_until(|| job.lines_so_far() >= 5);
-    launcher.signal("INT");
-    let ended = launcher.end();
-    assert_eq!(ended.status, Some(130), "{}", ended.stderr);
-    let done = job.lines_so_far();
-    assert!(done < 300, "{done} updates");
-    assert!(job.checkpoint(done as u64).join("manifest.json").exists());
-    for rank in 0..2 {
-        assert_says(&error_of(&ended, rank), &[&format!("interrupted after update {done}")]);
-    }
-    run(&job, 2).success();
-    assert_eq!(straight.unmeasured(), job.unmeasured());
-    assert!(straight.final_weights() == job.final_weights(), "the final model");
-}
-
-#[test]
-fn a_stop_that_reaches_one_rank_alone_stops_all_of_them() {
-    let job = long_job();
-    let mut launcher = Process::start(&mut launch(&job, 2));
-    launcher.wait_until(|| job.lines_so_far() >= 3);
-    signal(process_of(&launcher, 1), "TERM");
-    let ended = launcher.end();
-    assert_eq!(ended.status, Some(130), "{}", ended.stderr);
-    assert!(job.checkpoint(job.lines_so_far() as u64).join("manifest.json").exists());
-}
-
-#[test]
-fn a_stopped_rank_is_named_within_seconds() {
-    let job = long_job();
-    let mut launcher = Process::start(&mut launch(&job, 2));
-    launcher.wait_until(|| job.lines_so_far() >= 3);
-    let stopped = process_of(&launcher, 1);
-    signal(stopped, "STOP");
-    let begin = Instant::now();
-    while launcher.runs() && !launcher.stderr().contains("[rank 0] error:") {
-        assert!(begin.elapsed() < Duration::from_secs(8), "nobody noticed:\n{}", launcher.stderr());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    signal(stopped, "CONT");
-    let ended = launcher.end();
-    assert_eq!(ended.status, Some(5), "{}", ended.stderr);
-    assert_says(&error_of(&ended, 0), &["rank 1"]);
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn launch_that_is_killed_leaves_no_rank_behind() {
-    let job = long_job();
-    let mut launcher = Process::start(&mut launch(&job, 2));
-    launcher.wait_until(|| job.lines_so_far() >= 3);
-    let ranks = [process_of(&launcher, 0), process_of(&launcher, 1)];
-    launcher.kill();
-    let begin = Instant::now();
-    // A process that has ended may still wait to be reaped by the system.
-    let runs = |id: &u32| {
-        let state = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-        state.rsplit(')').next().is_some_and(|rest| rest.trim().starts_with(['R', 'S', 'D', 'T']))
-    };
-    while ranks.iter().any(runs) {
-        assert!(begin.elapsed() < Duration::from_secs(20), "a rank still runs");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

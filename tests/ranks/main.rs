@@ -1,9 +1,11 @@
-//! Several processes train as one: the same bits, the same stop, and the name of whoever went away.
+//! Several processes train as one: the same bits, one stop for all, and an error that names a rank that was lost.
 
 mod agreement;
 mod equality;
 mod faults;
 mod launching;
+mod slow_and_damaged;
+mod stopping;
 mod tokens;
 mod uneven;
 
@@ -48,7 +50,7 @@ fn error_of(run: &Run, rank: u32) -> String {
     lines[place..].join("\n")
 }
 
-/// What the launching process itself said in the end.
+/// The error that the launching process itself printed at the end.
 #[track_caller]
 fn last_error(run: &Run) -> String {
     let errors: Vec<&str> = run.stderr.lines().filter(|line| line.starts_with("error:")).collect();

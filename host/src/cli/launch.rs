@@ -23,7 +23,7 @@ pub(super) struct Arguments {
 
 /// Checks the configuration once, then runs the job in one process per rank.
 pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure> {
-    // Whatever rank a file names, it is not the one of all ranks.
+    // A rank in a configuration file cannot be that of all processes.
     let mut keys = vec![("comm.rank", json!(0))];
     keys.extend(arguments.world_size.map(|world_size| ("comm.world_size", json!(world_size))));
     let layers = common.layers(flags(&keys))?;
@@ -45,8 +45,8 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
     rank_processes::run((0..ranks).map(|rank| command_line(common, &keys, rank)))
 }
 
-/// What the user has left open, filled in for all ranks: the backend that connects processes, a port that is free, and
-/// each rank's part of the cores.
+/// Values for what the user has not set: the backend that connects processes, a free port, and each rank's share of the
+/// cores.
 fn left_open(resolved: &Resolved) -> Result<Vec<(&'static str, Value)>, Failure> {
     let Settings { comm, compute, .. } = &resolved.settings;
     let is_open = |key| matches!(resolved.origin(key), None | Some(Origin::Default | Origin::Component(_)));
@@ -73,7 +73,7 @@ fn flags(keys: &[(&'static str, Value)]) -> Vec<Flag> {
     keys.iter().map(flag).collect()
 }
 
-/// A port that nobody listens on now.
+/// A port on which no process listens now.
 fn free_port(address: &str) -> Result<u16, Failure> {
     let port = TcpListener::bind((address, 0)).and_then(|listener| listener.local_addr());
     port.map(|place| place.port()).map_err(|error| {
@@ -83,7 +83,7 @@ fn free_port(address: &str) -> Result<u16, Failure> {
     })
 }
 
-/// The arguments of one rank: this command's own, and what launching adds.
+/// The arguments of one rank: those of this command, and the keys that `launch` sets.
 fn command_line(common: &Common, keys: &[(&'static str, Value)], rank: u32) -> Vec<OsString> {
     let mut line: Vec<OsString> = vec!["run".into()];
     let mut option = |name: &str, value: OsString| line.extend([name.into(), value]);

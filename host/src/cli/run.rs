@@ -7,11 +7,15 @@ use crate::{progress, rank_processes, signals, train};
 /// Runs the configured job to its end.
 pub(super) fn run(common: &Common) -> Result<(), Failure> {
     let cancelled = signals::cancellation()?;
+    let launched = std::env::var_os(rank_processes::LAUNCHED).is_some();
+    if launched {
+        rank_processes::stop_with_the_launcher();
+    }
     let job = common.job(Vec::new(), cancelled.clone())?;
     let comm = &job.resolved.settings.comm;
     if comm.rank > 0 {
         progress::quiet();
-        if std::env::var_os(rank_processes::LAUNCHED).is_none() {
+        if !launched {
             let (rank, world_size) = (comm.rank, comm.world_size);
             progress::tell(&format!(
                 "rank {rank} of {world_size}: meeting at {}:{}; rank 0 shows how it goes",

@@ -65,8 +65,8 @@ fn spawn(
         let mut source = BufReader::new(source);
         let mut line = Vec::new();
         while source.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
-            // One write for the line, so that ranks do not write into each other's. Nobody can be told that the
-            // output is closed, and the job goes on without it.
+            // One write for each line, so that lines of several ranks do not mix. The job goes on without its output
+            // when that is closed.
             let _ = write(&labelled(rank, begin, &line));
             line.clear();
         }

@@ -1,4 +1,4 @@
-//! What all ranks must have in common, compared before the first update and at every save.
+//! Checks that all ranks run the same job: their manifests before the first update, their bits at every save.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -28,23 +28,23 @@ pub(super) struct RankManifest {
     plugins: BTreeMap<String, String>,
     /// Fingerprints of the training and held-out data.
     data: BTreeMap<String, String>,
-    /// Where the first rank resumes; the others follow it.
+    /// Where the first rank starts; the others follow it.
     pub(super) start: Start,
 }
 
-/// Where a run starts, which the first rank's checkpoint decides.
+/// Where a run starts: from the checkpoint of the first rank, if it has one.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Start {
     /// Updates that are done.
     pub(super) update: u64,
-    /// What the loop kept in the checkpoint beside arrays.
+    /// What the loop stored in the checkpoint beside arrays.
     pub(super) progress: Value,
     /// Whether weights and states are those of a checkpoint.
     pub(super) resumed: bool,
 }
 
 impl Start {
-    /// Where a checkpoint with this state goes on.
+    /// Where a run continues from a checkpoint with this state.
     pub(super) fn of(state: &State) -> Self {
         Self { update: state.update, progress: state.progress.clone(), resumed: true }
     }
@@ -135,7 +135,8 @@ pub(super) fn require_same_bits<'a>(
     let Some(rank) = digests.iter().position(|other| *other != digests[0]) else {
         return Ok(());
     };
-    let mut failure = Failure::new(Status::Peer, format!("rank {rank} has not the same bits as rank 0 in {what}"));
+    let mut failure =
+        Failure::new(Status::Peer, format!("rank {rank} does not have the same bits as rank 0 in {what}"));
     for (rank, digest) in digests.iter().enumerate() {
         failure = failure.because(format!("sha256 on rank {rank}: {digest}"));
     }

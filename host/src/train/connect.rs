@@ -1,4 +1,4 @@
-//! The comm backend of a job, and the ranks behind it.
+//! The comm backend of a job, and the connection with its other ranks.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use crate::job::Job;
 use crate::peers::Peers;
 use crate::progress;
 
-/// The backend of a job.
+/// The comm backend of a job, checked against what training needs.
 ///
 /// # Errors
-/// It cannot be used, or lacks what the job needs.
+/// It cannot be used, or cannot do what the job needs.
 pub fn backend(job: &Job) -> Result<Box<dyn CommBackend>, Failure> {
     let settings = &job.resolved.settings.comm;
     let backend = job.comm()?;
@@ -33,7 +33,7 @@ pub fn backend(job: &Job) -> Result<Box<dyn CommBackend>, Failure> {
     Ok(backend)
 }
 
-/// Meets the other ranks of the job.
+/// Connects with the other ranks of the job.
 pub(super) fn connect(job: &Job, backend: &dyn CommBackend) -> Result<Peers, Failure> {
     let settings = &job.resolved.settings.comm;
     let bootstrap = Bootstrap {

@@ -1,4 +1,4 @@
-//! The state of the first rank's checkpoint, handed to the ranks that do not see its directory.
+//! Sends the state of the first rank's checkpoint to all other ranks, which may not see its directory.
 
 use std::rc::Rc;
 
@@ -9,7 +9,7 @@ use crate::exit::Failure;
 use crate::model::Parameters;
 use crate::peers::Peers;
 
-/// Gives every rank the first rank's parameters and optimizer states, bit by bit. All ranks call it.
+/// Copies the first rank's parameters and optimizer states to all other ranks. All ranks call it.
 pub(super) fn share_state(
     peers: &Peers,
     compute: &Rc<dyn Compute>,

@@ -81,7 +81,7 @@ async fn authenticate(
     };
     let handshake = handshake::answer(&mut stream, &job.token, job.rank, session);
     let warning = match tokio::time::timeout(HANDSHAKE, handshake).await.ok()? {
-        Ok(rank) => return Some(Connection::new(stream, rank)),
+        Ok(rank) => return Connection::new(stream, rank, job).ok(),
         Err(Refusal::Stranger(_)) => return None,
         Err(Refusal::Token(rank)) => format!(
             "a process at {address} that says it is rank {rank} was turned away: it does not have this job's token. All \

@@ -133,7 +133,7 @@ impl Described {
         self.buffers.iter().map(|&(element_type, length)| (i32::from(element_type), length)).unzip()
     }
 
-    /// The error that says what each of the two called.
+    /// The error with what each of the two called.
     pub(crate) fn differs(&self, other: &Self, sequence: u64) -> Cause {
         let (first, second) = if self.rank < other.rank { (self, other) } else { (other, self) };
         let message = match first.differing_buffer(second) {

@@ -15,7 +15,7 @@ use crate::engine::{Engine, Turn};
 use crate::job::Job;
 use crate::wire::Cause;
 
-/// How long closing waits for peers to hear the goodbye.
+/// How long closing waits for peers to read the goodbye, counted from when data last moved.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How long it then waits for the runtime's threads.
@@ -26,7 +26,7 @@ pub(crate) struct Ranks {
     job: Arc<Job>,
     turns: mpsc::UnboundedSender<Turn>,
     closed: watch::Sender<bool>,
-    /// Gives the readers of all streams when it ends. Both are taken when the communicator is dropped.
+    /// Returns the readers of all streams when it ends. Both are taken when the communicator is dropped.
     engine: Option<JoinHandle<Vec<JoinHandle<()>>>>,
     runtime: Option<Runtime>,
 }
@@ -43,7 +43,7 @@ impl Ranks {
         let request = Request { buffers, kind };
         request.check(self.job.world_size)?;
         let (done, result) = sync_channel(1);
-        // Where the engine has ended, the result's channel says so.
+        // If the engine has ended, the channel of the result is closed.
         let _ = self.turns.send(Turn { request, done });
         Ok(Box::new(Waiting { result, arrived: None }))
     }
@@ -80,8 +80,8 @@ impl Communicator for Ranks {
 }
 
 impl Drop for Ranks {
-    /// Says goodbye behind everything that was sent before, and waits until the peers have read it: about a round trip,
-    /// a second at most.
+    /// Sends a goodbye behind everything that was sent before, and waits until the peers have read it: about a round
+    /// trip, and longer only as long as data moves.
     fn drop(&mut self) {
         self.job.closing.store(true, Ordering::Release);
         self.closed.send_replace(true);
@@ -93,7 +93,13 @@ impl Drop for Ranks {
             }
             drop(ended);
         });
-        let _ = all_ended.recv_timeout(FAREWELL);
+        let mut moved = self.job.progress.own();
+        while all_ended.recv_timeout(FAREWELL) == Err(RecvTimeoutError::Timeout) {
+            let before = std::mem::replace(&mut moved, self.job.progress.own());
+            if before == moved {
+                break;
+            }
+        }
         runtime.shutdown_timeout(SHUTDOWN);
     }
 }

@@ -1,18 +1,32 @@
-//! A TCP connection with another rank of the job, after both have proved themselves.
+//! A TCP connection with another rank of the job, after both have proved themselves. It counts what moves over it.
 
 use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tonic::transport::server::Connected;
 use tonic::{Request, Status};
+
+use crate::job::Job;
+use crate::progress::Traffic;
+
+/// What the system may hold of unsent data: more would delay heartbeats, and hide for seconds how far a slow link is.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 256 << 10;
 
 /// A connection with a rank.
 pub(crate) struct Connection {
     stream: TcpStream,
     rank: u32,
+    traffic: Arc<Traffic>,
+    /// Dropped with the connection, which ends its watch.
+    _open: oneshot::Sender<()>,
 }
 
 /// The rank at the other end, for the services that answer it.
@@ -31,9 +45,25 @@ impl Proved {
 }
 
 impl Connection {
-    /// A connection whose other end has proved that it is this rank.
-    pub(crate) fn new(stream: TcpStream, rank: u32) -> Self {
-        Self { stream, rank }
+    /// A connection whose other end has proved that it is this rank. It is watched for signs of life.
+    ///
+    /// # Errors
+    /// The system has no file descriptors left.
+    pub(crate) fn new(stream: TcpStream, rank: u32, job: &Job) -> io::Result<Self> {
+        #[cfg(target_os = "linux")]
+        let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT); // older kernels go without
+        let (open, ended) = oneshot::channel();
+        let traffic = Arc::<Traffic>::default();
+        let to_close = stream.as_fd().try_clone_to_owned()?.into();
+        tokio::spawn(Arc::clone(&job.progress).watch(rank, Arc::clone(&traffic), to_close, ended));
+        Ok(Self { stream, rank, traffic, _open: open })
+    }
+
+    fn counted(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.traffic.sent.fetch_add(bytes as u64, Relaxed);
+        }
+        written
     }
 }
 
@@ -51,13 +81,17 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.traffic.received.fetch_add((buffer.filled().len() - before) as u64, Relaxed);
+        read
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.counted(written)
     }
 
     fn poll_write_vectored(
@@ -65,7 +99,8 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.counted(written)
     }
 
     fn is_write_vectored(&self) -> bool {

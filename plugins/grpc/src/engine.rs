@@ -14,9 +14,10 @@ use crate::job::Job;
 use crate::link::{Link, Session};
 use crate::open::Server;
 use crate::operation::Operation;
+use crate::progress::Stalls;
 use crate::wire::Cause;
 
-/// A call that waits for its turn, and who waits for it.
+/// A call in the queue, and where its result goes.
 pub(crate) struct Turn {
     pub(crate) request: Request,
     pub(crate) done: SyncSender<Result<Vec<Buffer>>>,
@@ -33,7 +34,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Runs until the communicator is closed; then says goodbye and gives back what ends when the peers have heard it.
+    /// Runs until the communicator is closed. Then it sends a goodbye and returns tasks that end when the peers have read it.
     pub(crate) async fn run(
         mut self,
         mut turns: mpsc::UnboundedReceiver<Turn>,
@@ -55,10 +56,10 @@ impl Engine {
                 _ = closed.wait_for(|&closed| closed) => break,
                 result = self.collective(request, sequence) => result,
             };
-            // Nobody may be waiting any more.
+            // The host may have stopped waiting.
             let _ = done.send(result.map_err(|cause| cause.error()));
         }
-        // Dropping the way out says goodbye. The server ends once its streams have.
+        // Dropping the queue of chunks sends the goodbye. The server ends once its streams have.
         drop(self.server);
         self.links.into_iter().map(|link| link.reader).collect()
     }
@@ -70,14 +71,17 @@ impl Engine {
             return Err(cause);
         }
         let mut operation = Operation::new(job.rank, job.world_size, request, *session, sequence);
-        let outcome = tokio::select! {
-            // What has arrived counts, even if its sender has failed since.
-            biased;
-            outcome = tokio::time::timeout(limit, poll_fn(|context| operation.poll(context, links))) => match outcome {
-                Ok(outcome) => outcome,
-                Err(_) => Err(operation.overdue(limit)),
-            },
-            cause = job.fault.raised() => Err(cause),
+        let mut stalls = Stalls::new(&job.progress);
+        let outcome = loop {
+            tokio::select! {
+                // What has arrived counts, even if its sender has failed since.
+                biased;
+                outcome = poll_fn(|context| operation.poll(context, links)) => break outcome,
+                cause = job.fault.raised() => break Err(cause),
+                () = stalls.look(&job.progress) => if let Some(cause) = operation.overdue(&stalls, limit) {
+                    break Err(cause);
+                },
+            }
         };
         match outcome {
             Ok(()) => Ok(operation.finish()),

@@ -32,6 +32,17 @@ impl Cause {
         Self::of(rank, message).help(START_AGAIN)
     }
 
+    /// A chunk did not arrive as it was sent.
+    pub(crate) fn damaged(rank: u32, receiver: u32, bytes: usize) -> Self {
+        let message = format!(
+            "{bytes} bytes from rank {rank} to rank {receiver} were damaged on the way: their checksum is wrong"
+        );
+        Self::of(rank, message).help(
+            "look for errors of network cards, cables and memory between the two machines, then start all ranks again: the \
+             job goes on from its last checkpoint",
+        )
+    }
+
     /// A rank's host gave up.
     pub(crate) fn aborted(rank: u32, reason: &str) -> Self {
         Self::of(rank, format!("rank {rank} aborted: {reason}"))

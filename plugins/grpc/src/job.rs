@@ -1,12 +1,13 @@
 //! The job as one rank sees it: what all parts of a communicator share.
 
 use std::sync::atomic::{AtomicBool, AtomicU32};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mdt_plugin_api::{Bootstrap, Services};
 
 use crate::Config;
 use crate::fault::Fault;
+use crate::progress::Progress;
 use crate::token::Token;
 
 /// One rank's view of its job.
@@ -19,6 +20,7 @@ pub(crate) struct Job {
     pub(crate) services: Services,
     pub(crate) token: Token,
     pub(crate) fault: Fault,
+    pub(crate) progress: Arc<Progress>,
     /// Processes with another token or another version that have been turned away.
     pub(crate) turned_away: AtomicU32,
     /// The ranks that this one waits for, until all are connected.
@@ -37,6 +39,7 @@ impl Job {
             services,
             token,
             fault: Fault::default(),
+            progress: Arc::new(Progress::new(bootstrap.world_size)),
             turned_away: AtomicU32::new(0),
             awaited: Mutex::default(),
             closing: AtomicBool::new(false),

@@ -11,10 +11,11 @@
 //!   the inputs only: not on timing, not on the sizes of buffers, and they are the same on every rank.
 //! - A collective ends when all ranks have joined it. If one has called something else, all get an error that says what
 //!   each called.
-//! - A rank that is killed is named by all others within a second, one that is stopped or cut off within four. The first
-//!   cause wins everywhere: who gives up because another rank was lost is not blamed.
-//! - A rank that is alive but does not come is named after `comm.timeout_s`, counted from when a rank has come itself.
-//!   A host that waits for a result should wait somewhat longer than that: its own limit names nobody.
+//! - A rank that is killed is named by all others within a second, one that is stopped or cut off within five. The first
+//!   cause is reported on all ranks: a rank that fails because another was lost is not blamed.
+//! - A collective may take as long as data moves. A rank that has not joined it, or with which nothing moves, is named
+//!   after `comm.timeout_s` without progress. A host should wait longer than that: its own limit names no rank.
+//! - Every chunk has a checksum. Data that was damaged on the way is an error that names its sender, never a result.
 //! - After an error all later collectives fail with the same one, and the buffers that were given are gone.
 //! - Memory: a collective works in the buffers that it was given. Besides, it holds a few chunks of 1 MiB per peer, and
 //!   where peers are slow to take what this rank has folded, up to its slice: 1/n of the payload.
@@ -34,6 +35,7 @@ mod mesh;
 mod open;
 mod operation;
 mod pairwise_reduction;
+mod progress;
 mod rendezvous;
 mod token;
 mod transport;
@@ -52,7 +54,7 @@ mdt_plugin_api::config! {
     pub struct Config {
         /// How long ranks wait for each other at the start, in seconds.
         connect_timeout_s: f64 = 60.0,
-        /// How long a rank that has begun a collective waits for the others, in seconds.
+        /// How long a rank in a collective waits for the others without progress, in seconds.
         timeout_s: f64 = 30.0,
         /// Accept addresses that other machines can reach, although nothing is encrypted: for networks that you trust.
         insecure: bool = false,

@@ -1,4 +1,4 @@
-//! The stream between this rank and another: what goes out, what comes in, and how it ends.
+//! The stream between this rank and another: what is sent, what is received, and how it ends.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,16 +7,18 @@ use std::task::{Context, Poll};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Interval;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::PollSender;
 use tonic::{Status, Streaming};
 
 use crate::job::Job;
+use crate::progress::{HEARTBEAT, Progress, every};
 use crate::wire::envelope::Body;
-use crate::wire::{Cause, Chunk, Envelope, Goodbye, Hello};
+use crate::wire::{Cause, Chunk, Envelope, Goodbye, Heartbeat, Hello};
 
-/// Chunks on their way in each direction, beside those in the windows of HTTP/2.
+/// Chunks that are queued in each direction, beside those in the windows of HTTP/2.
 const UNDER_WAY: usize = 4;
 
 /// This rank's end of the stream to another.
@@ -37,23 +39,32 @@ pub(crate) struct Speaker {
 }
 
 impl Speaker {
-    /// Everything that will be said, and who can say it.
+    /// The two ends of the queue of messages to a peer.
     pub(crate) fn new(job: &Job) -> (Self, Outgoing) {
         let (hello, introduced) = oneshot::channel();
         let (chunks, said) = mpsc::channel(UNDER_WAY);
         let (end, ended) = oneshot::channel();
         let fault = WatchStream::new(job.fault.watch());
-        (Self { hello, chunks, end }, Outgoing { hello: Some(introduced), fault, chunks: said, ended, over: false })
+        let outgoing = Outgoing {
+            hello: Some(introduced),
+            fault,
+            chunks: said,
+            heartbeats: every(HEARTBEAT),
+            progress: Arc::clone(&job.progress),
+            ended,
+            over: false,
+        };
+        (Self { hello, chunks, end }, outgoing)
     }
 
-    /// Says hello, which is the first thing that is said.
+    /// Sends the hello, which is the first message.
     pub(crate) fn introduce(self, hello: Hello) -> Introduced {
         let _ = self.hello.send(hello); // the stream may have ended
         Introduced { chunks: self.chunks, end: self.end }
     }
 }
 
-/// A side that has said hello.
+/// A side that has sent its hello.
 pub(crate) struct Introduced {
     chunks: mpsc::Sender<Chunk>,
     end: oneshot::Sender<()>,
@@ -78,13 +89,15 @@ impl Introduced {
     }
 }
 
-/// What this rank says to a peer: a hello, chunks, and last an abort when something went wrong, a goodbye when the
-/// communicator is closed, or nothing more when the peer has ended its side.
+/// What this rank sends to a peer: a hello, then chunks and heartbeats, and last an abort when something went wrong, a
+/// goodbye when the communicator is closed, or nothing more when the peer has ended its side.
 pub(crate) struct Outgoing {
-    /// None once it has been said.
+    /// None once it has been sent.
     hello: Option<oneshot::Receiver<Hello>>,
     fault: WatchStream<Option<Cause>>,
     chunks: mpsc::Receiver<Chunk>,
+    heartbeats: Interval,
+    progress: Arc<Progress>,
     ended: oneshot::Receiver<()>,
     over: bool,
 }
@@ -92,7 +105,7 @@ pub(crate) struct Outgoing {
 impl Outgoing {
     fn last(&mut self, body: Body) -> Poll<Option<Envelope>> {
         self.over = true;
-        // Whoever still wants to send hears at once that nobody listens.
+        // Sending fails at once from now on.
         self.chunks.close();
         Poll::Ready(Some(body.into()))
     }
@@ -115,7 +128,7 @@ impl Stream for Outgoing {
         }
         // An abort does not overtake what a collective that has ended here still has to send.
         let is_closed = match this.chunks.poll_recv(context) {
-            Poll::Ready(Some(chunk)) => return Poll::Ready(Some(Body::Chunk(chunk).into())),
+            Poll::Ready(Some(chunk)) => return Poll::Ready(Some(Body::Chunk(chunk.sealed()).into())),
             Poll::Ready(None) => true,
             Poll::Pending => false,
         };
@@ -132,6 +145,9 @@ impl Stream for Outgoing {
             this.chunks.close();
             return Poll::Ready(None);
         }
+        if this.heartbeats.poll_tick(context).is_ready() {
+            return Poll::Ready(Some(Body::Heartbeat(Heartbeat { progress: this.progress.own() }).into()));
+        }
         Poll::Pending
     }
 }
@@ -147,7 +163,7 @@ impl Stream for Answers {
     }
 }
 
-/// Reads what a peer says, to the end.
+/// Reads what a peer sends until its stream ends.
 struct Reader {
     job: Arc<Job>,
     rank: u32,
@@ -160,6 +176,9 @@ impl Reader {
     async fn read(mut self) {
         let farewell = loop {
             match self.stream.message().await.map(|envelope| envelope.and_then(|envelope| envelope.body)) {
+                Ok(Some(Body::Chunk(chunk))) if !chunk.is_intact() => {
+                    self.job.fault.raise(Cause::damaged(self.rank, self.job.rank, chunk.payload.len()));
+                }
                 Ok(Some(Body::Chunk(chunk))) => {
                     tokio::select! {
                         biased;
@@ -167,6 +186,7 @@ impl Reader {
                         _ = self.job.fault.raised() => {} // nobody takes chunks any more
                     }
                 }
+                Ok(Some(Body::Heartbeat(Heartbeat { progress }))) => self.job.progress.reported(self.rank, progress),
                 Ok(Some(Body::Goodbye(_))) => break true,
                 Ok(Some(Body::Abort(cause))) => {
                     self.job.fault.raise(cause);
@@ -179,15 +199,16 @@ impl Reader {
                 Err(status) => break self.lost(&reason(&status)),
             }
         };
-        // The last word of the other side has been read: this side ends too, which tells the other that it was.
+        // The last message of the other side has been read: ending this side tells the other side so.
         let Self { mut stream, chunks, end, .. } = self;
         drop(chunks);
         drop(end);
         while farewell && matches!(stream.message().await, Ok(Some(_))) {}
     }
 
-    /// Says that the peer is gone, unless it is this side that is leaving.
+    /// Reports that the peer is lost, unless this side is closing.
     fn lost(&self, detail: &str) -> bool {
+        let detail = if self.job.progress.was_silent(self.rank) { "nothing was received for 4 s" } else { detail };
         if !self.job.closing.load(Ordering::Acquire) {
             self.job.fault.raise(Cause::lost(self.rank, detail));
         }
@@ -195,7 +216,7 @@ impl Reader {
     }
 }
 
-/// What lies at the bottom of a failed stream.
+/// The innermost cause of a failed stream.
 pub(crate) fn reason(error: &(dyn std::error::Error + 'static)) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
@@ -219,5 +240,5 @@ pub(crate) struct Session {
     pub(crate) generation: u32,
 }
 
-/// The session, for whoever has to wait for it.
+/// The session, once it is known.
 pub(crate) type SessionWatch = watch::Receiver<Option<Session>>;

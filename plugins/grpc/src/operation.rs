@@ -1,7 +1,7 @@
-//! One collective under way: what still has to be sent to each peer and what still has to come from it.
+//! One collective in progress: what still has to be sent to each peer and what still has to be received from it.
 //!
 //! Every rank contributes to every other in every collective, if only an empty chunk, so a collective ends when all
-//! ranks have joined it, and a rank that called something else is found out everywhere. Sending never waits for
+//! ranks have joined it, and every rank notices when another called something else. Sending never waits for
 //! receiving, nor the other way round, so ranks cannot wait for each other in a circle.
 
 mod gather;
@@ -18,14 +18,15 @@ use mdt_plugin_api::Buffer;
 use self::gather::Gather;
 use self::reduce::Reduce;
 use crate::call::{Described, Kind, Request};
-use crate::fault::subject;
+use crate::fault::{named, subject};
 use crate::link::{Link, Session};
+use crate::progress::Stalls;
 use crate::wire::{CHUNK, Call, Cause, Chunk, Phase};
 
 /// Chunks of a contribution that may wait for those of slower ranks.
 const WAITING: usize = 4;
 
-/// A collective under way.
+/// A collective in progress.
 pub(crate) struct Operation {
     kind: Kind,
     call: Call,
@@ -87,7 +88,7 @@ impl Operation {
         loop {
             let mut progress = false;
             for (index, link) in links.iter_mut().enumerate() {
-                // Who does not listen any more has said why, or its stream has ended: that is read below.
+                // A peer to which nothing can be sent has sent the reason, or its stream has ended: that is read below.
                 let mut listens = true;
                 while self.peers[index].has_outgoing() {
                     match link.outgoing.poll_reserve(context) {
@@ -127,26 +128,35 @@ impl Operation {
         }
     }
 
-    /// The error when the time is up: who has not joined, or else whose data is not complete.
-    pub(crate) fn overdue(&self, limit: Duration) -> Cause {
-        let ranks = |is_late: fn(&Peer) -> bool| -> Vec<u32> {
-            self.peers.iter().filter(|peer| is_late(peer)).map(|peer| peer.rank).collect()
-        };
-        let what = format!("{} within {} s", self.name(), limit.as_secs_f64());
-        let absent = ranks(|peer| peer.contribution == Arrival::Until(None));
-        let (late, message) = if absent.is_empty() {
-            let mut slow = ranks(|peer| peer.contribution != Arrival::Whole);
-            if slow.is_empty() {
-                slow = ranks(|peer| peer.has_outgoing() || peer.expects_more());
+    /// The error when there has been no progress with a rank for `limit`: it names those that have not joined, or else
+    /// those with which the exchange has stopped.
+    pub(crate) fn overdue(&self, stalls: &Stalls, limit: Duration) -> Option<Cause> {
+        let is_late = |peer: &&Peer| self.waits_for(peer) && stalls.of(peer.rank) >= limit;
+        let (absent, halted): (Vec<&Peer>, Vec<&Peer>) =
+            self.peers.iter().filter(is_late).partition(|peer| peer.contribution == Arrival::Until(None));
+        let ranks = |peers: &[&Peer]| peers.iter().map(|peer| peer.rank).collect::<Vec<_>>();
+        let seconds = limit.as_secs_f64();
+        let (late, message) = match (ranks(&absent), ranks(&halted)) {
+            (absent, halted) if absent.is_empty() => {
+                let ranks = named(&halted);
+                (halted, format!("{} has made no progress with {ranks} for {seconds} s", self.name()))
             }
-            let message = format!("{} not finished {what}", subject(&slow, ("has", "have")));
-            (slow, message)
-        } else {
-            let message = format!("{} not joined {what}", subject(&absent, ("has", "have")));
-            (absent, message)
+            (absent, _) => {
+                let message =
+                    format!("{} not joined {} within {seconds} s", subject(&absent, ("has", "have")), self.name());
+                (absent, message)
+            }
         };
-        let cause = Cause { rank: late.first().copied(), ..Cause::new(message) };
-        cause.help("find out what it is busy with; `comm.timeout_s` is how long ranks wait for each other")
+        let cause = Cause { rank: Some(*late.first()?), ..Cause::new(message) };
+        Some(cause.help(
+            "look at the output of that rank and at the network; `comm.timeout_s` is how long ranks wait for each other \
+             without progress",
+        ))
+    }
+
+    /// Whether the collective cannot go on without this peer. One that is far ahead of others is not waited for.
+    fn waits_for(&self, peer: &Peer) -> bool {
+        peer.has_outgoing() || peer.expects_more() && self.work.waiting(peer.rank) < WAITING
     }
 
     fn name(&self) -> String {

@@ -1,4 +1,4 @@
-//! What ranks contributed, folded by the pairwise tree over ranks.
+//! The reduction of what all ranks contributed, by the pairwise tree over ranks.
 //!
 //! Rank r is leaf r. Neighbours are combined first, then neighbours of those: ((0+1)+(2+3))+((4+5)+…). A count that is
 //! no power of two is split at the largest one below it. The host folds its micro-batches by the same tree, so ranks that

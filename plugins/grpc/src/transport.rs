@@ -1,5 +1,4 @@
-//! HTTP/2 as collectives need it: large frames and windows, no waiting for small packets, and pings that find a stopped
-//! process.
+//! HTTP/2 as collectives need it: large frames and windows, no waiting for small packets, and pings for signs of life.
 
 use std::future::ready;
 use std::io;
@@ -19,10 +18,11 @@ use crate::job::Job;
 use crate::link::reason;
 use crate::wire::{Cause, PROTOCOL};
 
-/// How long a connection may be silent before it is asked for a sign of life. With [`PING_TIMEOUT`] a process that is
-/// stopped, or behind a broken network, is found within 4 s; TCP's own keep-alive cannot see the first and is slower.
-const PING_INTERVAL: Duration = Duration::from_secs(1);
-const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a connection may be silent before the other side is asked for a sign of life: longer than the time between
+/// two heartbeats, which can wait where the other rank takes no data.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+/// Never, because a ping and its answer wait behind data: `progress` finds out which connections are dead.
+const PING_TIMEOUT: Duration = Duration::from_secs(86400);
 
 /// The largest DATA frame; the default of 16 KiB costs a third of the bandwidth.
 const FRAME: u32 = 256 << 10;
@@ -76,7 +76,7 @@ pub(crate) async fn dial(job: &Job, address: SocketAddr, rank: u32, session: u64
         }
     }
     // The channel cannot connect again by itself: every connection begins with a handshake.
-    let mut connection = Some(TokioIo::new(Connection::new(stream, rank)));
+    let mut connection = Some(TokioIo::new(Connection::new(stream, rank, job).map_err(again)?));
     let connector =
         service_fn(move |_: Uri| ready(connection.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))));
     Endpoint::from_static("http://rank")

@@ -2,6 +2,8 @@
 
 #![allow(missing_docs, reason = "the contract is documented where it is written")]
 
+use prost::Message;
+
 tonic::include_proto!("mdt.collectives.v1");
 
 /// The version of the contract: the handshake's and that of all messages.
@@ -25,5 +27,49 @@ pub(crate) const MAX_BUFFERS: usize = 1 << 16;
 impl From<envelope::Body> for Envelope {
     fn from(body: envelope::Body) -> Self {
         Self { body: Some(body) }
+    }
+}
+
+impl Chunk {
+    /// The same with its checksum.
+    pub(crate) fn sealed(mut self) -> Self {
+        self.checksum = self.checksum();
+        self
+    }
+
+    /// Whether it has arrived as it was sealed.
+    pub(crate) fn is_intact(&self) -> bool {
+        self.checksum == self.checksum()
+    }
+
+    /// CRC32C of all other fields, encoded as a message without the payload, and then of the payload.
+    fn checksum(&self) -> u32 {
+        let &Self { call, phase, offset, last, .. } = self;
+        let (element_types, lengths) = (self.element_types.clone(), self.lengths.clone());
+        let described = Self { call, phase, offset, last, element_types, lengths, ..Self::default() };
+        crc32c::crc32c_append(crc32c::crc32c(&described.encode_to_vec()), &self.payload)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_with_a_flipped_bit_is_not_intact() {
+        let call = Some(Call { session: 7, sequence: 300, count: 5, ..Call::default() });
+        let payload = bytes::Bytes::from_static(b"payload");
+        let (element_types, lengths) = (vec![ElementType::Bytes.into()], vec![7]);
+        let chunk =
+            Chunk { call, offset: 64, last: true, payload, element_types, lengths, ..Chunk::default() }.sealed();
+        assert!(chunk.is_intact());
+        let encoded = chunk.encode_to_vec();
+        for bit in 0..8 * encoded.len() {
+            let mut damaged = encoded.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            // Some bits mean nothing, as that which makes the number of a true value 3.
+            let is_harmless = |damaged: Chunk| damaged == chunk || !damaged.is_intact();
+            assert!(Chunk::decode(damaged.as_slice()).map_or(true, is_harmless), "bit {bit}");
+        }
     }
 }

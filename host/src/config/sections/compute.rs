@@ -68,7 +68,7 @@ pub struct Comm {
     /// Port of rank 0. Default: 50051.
     #[schemars(range(min = 1))]
     pub port: u16,
-    /// Seconds that a collective may take before the job is given up. Default: 30.
+    /// Seconds without progress after which a collective between ranks fails. Default: 30.
     #[schemars(range(min = 0.1, max = 86400.0))]
     pub timeout_s: f64,
 }

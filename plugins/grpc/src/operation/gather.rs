@@ -1,4 +1,4 @@
-//! `all_gather`, `broadcast` and `barrier`: what comes is kept as it is.
+//! `all_gather`, `broadcast` and `barrier`: data is moved and not reduced.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use crate::call::Kind;
 use crate::flat::{self, Flat};
 use crate::wire::{Chunk, ElementType};
 
-/// A collective under way that folds nothing.
+/// A collective in progress that folds nothing.
 pub(super) struct Gather {
     rank: u32,
     kind: Kind,

@@ -16,7 +16,7 @@ const SMALL: usize = 64 << 10;
 /// Slices begin at multiples of this, a cache line.
 const ALIGNMENT: usize = 64;
 
-/// An `all_reduce` under way.
+/// An `all_reduce` in progress.
 pub(super) struct Reduce {
     rank: u32,
     world_size: u32,
@@ -24,7 +24,7 @@ pub(super) struct Reduce {
     op: ReduceOp,
     /// Chunks of this rank's slice that came from each rank and are not folded yet.
     waiting: Vec<VecDeque<Bytes>>,
-    /// What of this rank's slice is not folded yet; none when all is.
+    /// The part of this rank's slice that is not folded yet; none when all is.
     to_fold: Option<Range<usize>>,
 }
 
@@ -67,7 +67,7 @@ impl Reduce {
         self.waiting[rank as usize].push_back(payload);
     }
 
-    /// Folds the next chunk that has come from everybody, and says where it lies.
+    /// Folds the next chunk that has come from all ranks. Returns where it lies.
     pub(super) fn fold_next(&mut self) -> Option<Range<usize>> {
         let own = self.rank as usize;
         let has_come = |(rank, waiting): (usize, &VecDeque<Bytes>)| rank == own || !waiting.is_empty();

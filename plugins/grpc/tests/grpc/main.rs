@@ -3,10 +3,13 @@
 mod faults;
 mod gathers;
 mod mismatches;
+#[path = "../../../../tests/support/network.rs"]
+mod network;
 mod processes;
 mod reductions;
 mod relay;
 mod rendezvous;
 mod setup;
+mod slow_and_damaged;
 mod strangers;
 mod tokens;

@@ -125,7 +125,7 @@ fn the_token_and_the_configuration_are_not_sent_to_a_process_that_only_listens()
         let (mut stream, _) = listener.accept().unwrap();
         let mut heard = vec![0; HANDSHAKE];
         stream.read_exact(&mut heard[..40]).unwrap();
-        stream.write_all(&heard[..40].to_vec()).unwrap();
+        stream.write_all(&heard[..40]).unwrap();
         stream.read_exact(&mut heard[40..]).unwrap();
         // The dialler's own proof, sent back to it.
         stream.write_all(&[&[1], &heard[44..]].concat()).unwrap();

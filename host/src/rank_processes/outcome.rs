@@ -1,0 +1,141 @@
+//! What a launched job came to: success, or the failure that came first.
+
+use std::time::Instant;
+
+use signal_hook::low_level::signal_name;
+
+use crate::exit::{Failure, Status};
+
+const RESUME: &str = "checkpoints already written are intact: run the same command again to resume";
+
+/// How a rank's process ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    pub(super) rank: usize,
+    pub(super) when: Instant,
+    pub(super) how: Exit,
+    /// Whether this program has sent it a signal.
+    pub(super) signalled: bool,
+    /// Whether it was stopped, as by SIGSTOP, when it was killed.
+    pub(super) stopped: bool,
+}
+
+/// What the system says about a process that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// It exited with this status.
+    Status(i32),
+    /// It was ended by this signal.
+    Signal(i32),
+}
+
+/// The outcome of all ranks. The causes of a failure come before its consequences: a rank that was killed, then one that
+/// failed by itself, then one that had to be killed because it did not answer, then those that lost a peer.
+/// `killed` says whether a second signal had all ranks killed.
+pub(super) fn of(ends: &[End], killed: bool) -> Result<(), Failure> {
+    let earliest = |is_such: fn(&End) -> bool| ends.iter().filter(|end| is_such(end)).min_by_key(|end| end.when);
+
+    let killed_by_others: Vec<String> = ends.iter().filter_map(killed_by_others).collect();
+    if let [first, more @ ..] = killed_by_others.as_slice() {
+        let failure = more.iter().fold(Failure::new(Status::Peer, first), Failure::because);
+        return Err(failure.help(format!("{RESUME}. A rank that the system killed may have run out of memory")));
+    }
+    if let Some(end) = earliest(failed_by_itself) {
+        return Err(own_failure(end));
+    }
+    // The first rank writes the results, so what became of the others no longer matters.
+    match ends.iter().find(|end| end.rank == 0).and_then(|end| end.status()) {
+        Some(0) => return Ok(()),
+        Some(130) => return Err(Failure::new(Status::Interrupted, "interrupted: all ranks have stopped")),
+        _ if killed => {
+            return Err(Failure::new(Status::Other, "stopped at once by a second signal")
+                .because("the updates since the last checkpoint are not saved")
+                .help("the same command continues from the last checkpoint"));
+        }
+        _ => {}
+    }
+    if let Some(end) = earliest(|end| end.stopped).or_else(|| earliest(|end| end.status().is_none())) {
+        let rank = end.rank;
+        let message = if end.stopped {
+            format!("rank {rank} was stopped by a signal, such as SIGSTOP, and the others lost it")
+        } else {
+            format!("rank {rank} did not end after the others, and was killed")
+        };
+        return Err(Failure::new(Status::Peer, message).help(RESUME));
+    }
+    earliest(|end| end.status() != Some(0)).map_or(Ok(()), |end| Err(own_failure(end)))
+}
+
+fn own_failure(end: &End) -> Failure {
+    let status = end.status().map_or(Status::Other, Status::of_code);
+    Failure::new(status, format!("rank {} ended with status {}", end.rank, status.code()))
+        .help("its own error stands above")
+}
+
+impl End {
+    /// The status with which it exited; none where a signal ended it.
+    fn status(&self) -> Option<i32> {
+        match self.how {
+            Exit::Status(status) => Some(status),
+            Exit::Signal(_) => None,
+        }
+    }
+}
+
+/// Whether a rank exited with a failure that neither another rank nor an interruption explains.
+fn failed_by_itself(end: &End) -> bool {
+    !matches!(end.status(), None | Some(0))
+        && !matches!(end.status().map(Status::of_code), Some(Status::Peer | Status::Interrupted))
+}
+
+/// What to say of a rank that was killed by a signal that this program did not send.
+fn killed_by_others(end: &End) -> Option<String> {
+    let Exit::Signal(signal) = end.how else { return None };
+    let name = signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned);
+    (!end.signalled).then(|| format!("rank {} was killed by {name}", end.rank))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// The outcome of ranks that ended in this order of time, the first of them rank 0.
+    fn outcome(ends: &[(Exit, bool)], killed: bool) -> Option<(Status, String)> {
+        let begin = Instant::now();
+        let end = |(rank, &(how, signalled)): (usize, &(Exit, bool))| {
+            let stopped = signalled && how == Exit::Signal(9);
+            End { rank, when: begin + Duration::from_secs(rank as u64), how, signalled, stopped }
+        };
+        let ends: Vec<_> = ends.iter().enumerate().map(end).collect();
+        of(&ends, killed).err().map(|failure| (failure.status(), failure.message().to_owned()))
+    }
+
+    #[test]
+    fn the_cause_of_a_failure_is_named_before_its_consequences() {
+        let (done, lost, interrupted) = (Exit::Status(0), Exit::Status(5), Exit::Status(130));
+        let (disk, killed) = (Exit::Status(7), Exit::Signal(9));
+        let named = |ends: &[(Exit, bool)]| outcome(ends, false).map(|(status, message)| (status.code(), message));
+        let of = |status, message: &str| Some((status, message.to_owned()));
+        assert_eq!(named(&[(done, false), (done, false)]), None);
+        assert_eq!(named(&[(lost, false), (killed, false)]), of(5, "rank 1 was killed by SIGKILL"));
+        assert_eq!(named(&[(lost, false), (disk, false)]), of(7, "rank 1 ended with status 7"));
+        assert_eq!(named(&[(lost, false), (lost, true)]), of(5, "rank 0 ended with status 5"));
+        for other in [interrupted, lost] {
+            let message = "interrupted: all ranks have stopped";
+            assert_eq!(named(&[(interrupted, false), (other, false)]), of(130, message), "{other:?}");
+        }
+        let stopped = "rank 1 was stopped by a signal, such as SIGSTOP, and the others lost it";
+        assert_eq!(named(&[(lost, false), (killed, true)]), of(5, stopped));
+    }
+
+    #[test]
+    fn a_job_is_done_when_its_first_rank_is_and_no_other_has_failed() {
+        for other in [(Exit::Status(130), true), (Exit::Status(5), false), (Exit::Signal(9), true)] {
+            assert_eq!(outcome(&[(Exit::Status(0), false), other], false), None, "{other:?}");
+        }
+        let failed = outcome(&[(Exit::Status(0), false), (Exit::Status(7), false)], false);
+        assert_eq!(failed.map(|(status, _)| status), Some(Status::Storage));
+    }
+}
