@@ -1,4 +1,4 @@
-//! `mdt-host doctor`: what it says of this machine is so, and its exit status is that of the first failure.
+//! `mdt-host doctor`: its findings are true, and its exit status is that of the first failure.
 
 use std::fs;
 use std::net::TcpListener;
@@ -113,7 +113,7 @@ fn a_machine_that_can_train_has_nothing_that_failed_without_any_configuration() 
     let device = report.finding("compute");
     assert_eq!((&device["status"], &device["facts"]["component"]), (&json!("ok"), &json!("mlx")));
     assert_says(device["facts"]["library"].as_str().expect("text"), &["MLX "]);
-    assert_says(device["message"].as_str().expect("text"), &["it multiplies matrices right"]);
+    assert_says(device["message"].as_str().expect("text"), &["it multiplies matrices correctly"]);
 
     let backends = report.findings("communication");
     let backend = |id: &str| backends.iter().find(|backend| backend["facts"]["id"] == id).expect("a backend").clone();
@@ -192,7 +192,7 @@ fn a_port_that_is_taken_is_a_warning_that_says_by_what_error() {
     assert_eq!(report.status, Some(0));
     let finding = report.finding("port");
     assert_eq!(finding["status"], "warning");
-    assert_says(finding["message"].as_str().expect("text"), &["is taken", "in use"]);
+    assert_says(finding["message"].as_str().expect("text"), &["is in use"]);
     drop(listener);
     assert_eq!(staged.report(&["--set", &port_key(free_port())]).finding("port")["status"], "ok");
     // Another machine's address: TEST-NET-1 is nobody's.
@@ -277,7 +277,54 @@ fn a_job_with_a_model_is_examined_as_it_is_configured() {
     let backends = report.findings("communication");
     assert!(backends.iter().any(|b| b["facts"]["id"] == "grpc" && b["facts"]["configured"] == true), "{backends:?}");
     assert_says(report.finding("configuration")["message"].as_str().expect("text"), &["4 of "]);
-    let missing = format!("model.path={}", job.directory().join("nowhere").display());
-    let report = staged.report(&["--set", &missing]);
-    assert_says(&report.findings("configuration")[1].to_string(), &["does not exist"]);
+    assert_eq!(report.finding("model")["status"], "ok");
+    assert_eq!(report.finding("data")["status"], "skipped");
+
+    let train = root().join("tests/fixtures/training/train.jsonl");
+    let rows = job.file("rows.jsonl", fs::read(train).expect("rows"));
+    let (train, eval) = (format!("data.train={}", rows.display()), format!("data.eval={}", rows.display()));
+    let report = staged.report(&[&keys[..], &["--set", &train, "--set", &eval]].concat());
+    assert_eq!(report.status, Some(0), "{:#}", report.value);
+    assert_eq!(report.findings("data").len(), 2);
+    assert!(report.findings("data").iter().all(|source| source["status"] == "ok"));
+}
+
+#[test]
+fn a_model_or_data_that_is_not_there_is_a_failed_check_with_the_path_and_what_to_do() {
+    let (staged, job) = (Staged::new(), Job::new());
+    let whole = root().join("tests/fixtures/training/model");
+    let model = |name: &str, without: &str| {
+        let directory = job.directory().join(name);
+        copy_files(&whole, &directory);
+        fs::remove_file(directory.join(without)).expect("a file of the model");
+        directory
+    };
+    let cases = [
+        (job.directory().join("nowhere"), &["the model directory does not exist", "nowhere", "`model.path` names"][..]),
+        (model("no-config", "config.json"), &["config.json cannot be read", "no-config"]),
+        (model("no-weights", "model.safetensors"), &["the model directory has no weights", "no-weights", "convert"]),
+        (model("no-tokenizer", "tokenizer.json"), &["tokenizer", "no-tokenizer"]),
+    ];
+    for (path, parts) in cases {
+        let report = staged.report(&["--set", &format!("model.path={}", path.display())]);
+        assert_eq!((report.status, &report.value["summary"]["failed"]), (Some(4), &json!(1)), "{:#}", report.value);
+        assert_eq!(report.finding("model")["status"], "failed");
+        assert_says(&report.finding("model")["error"].to_string(), parts);
+    }
+    let empty = job.file("empty.jsonl", "");
+    let cases = [(job.directory().join("nowhere.jsonl"), "nowhere.jsonl"), (empty, "has no rows")];
+    for (path, part) in cases {
+        for key in ["data.train", "data.eval"] {
+            let report = staged.report(&["--set", &format!("{key}={}", path.display())]);
+            assert_eq!(report.status, Some(4), "{:#}", report.value);
+            let findings = report.findings("data");
+            assert_eq!(findings[0]["status"], "failed");
+            assert_says(&findings[0]["error"].to_string(), &[part, key]);
+        }
+    }
+    let path = format!("model.path={}", job.directory().join("nowhere").display());
+    let text = staged.run(&["--set", &path]);
+    assert_eq!(text.status, Some(4));
+    assert_says(&text.stdout, &["failed   model ", " 1 failed, "]);
+    assert_says(&text.stderr, &["error: 1 check failed"]);
 }

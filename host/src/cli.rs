@@ -22,7 +22,7 @@ use self::common::Common;
 use crate::exit::Failure;
 use crate::progress;
 
-/// Fine-tunes language models with MLX; every moving part is a plugin.
+/// Fine-tune language models with MLX; every moving part is a plugin.
 #[derive(Parser)]
 #[command(name = "mdt-host", version, arg_required_else_help = true)]
 struct Cli {
@@ -34,24 +34,24 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs the job (the same as no subcommand).
+    /// Run the job (the same as no subcommand).
     Run,
-    /// Runs all ranks of the job on this machine.
+    /// Run all ranks of the job on this machine.
     Launch(launch::Arguments),
-    /// Shows what a job is configured to, or checks it.
+    /// Show or check the configuration of a job.
     #[command(subcommand)]
     Config(config::Command),
-    /// Shows the plugins.
+    /// List the plugins and show their keys.
     #[command(subcommand)]
     Plugin(plugin::Command),
-    /// Shows what training sees of the data.
+    /// Show how rows are rendered, tokenized and masked.
     #[command(subcommand)]
     Data(data::Command),
-    /// Continues a prompt, or answers the rows of a data set.
+    /// Continue a prompt, or answer the rows of a data set.
     Generate(generate::Arguments),
-    /// Looks whether this machine is ready for a job: devices, memory, plugins, ports, disk, launchers.
+    /// Check that this machine is ready for a job: device, memory, plugins, port, model, data, disk, launchers.
     Doctor(doctor::Arguments),
-    /// Measures.
+    /// Run benchmarks.
     #[command(subcommand)]
     Bench(bench::Command),
 }
@@ -84,8 +84,8 @@ fn failed(failure: &Failure) -> ExitCode {
     failure.status().into()
 }
 
-/// Prints what is wrong with the command line. A configuration file that stands where no file belongs is not a
-/// misspelt subcommand.
+/// Prints what is wrong with the command line. A configuration file without `--config` before it is not a misspelt
+/// subcommand.
 fn refused(error: &clap::Error) -> ExitCode {
     let argument =
         [ContextKind::InvalidSubcommand, ContextKind::InvalidArg].into_iter().find_map(|kind| error.get(kind));
@@ -96,12 +96,12 @@ fn refused(error: &clap::Error) -> ExitCode {
             Failure::configuration(format!("`{argument}` is a file, where a subcommand or an option is expected"));
         return failed(&failure.help(format!("write `mdt-host --config {argument}`")));
     }
-    // That it cannot be printed is told by the status all the same.
+    // If it cannot be printed, the exit status still says that something is wrong.
     let _ = error.print();
     ExitCode::from(error.exit_code() as u8)
 }
 
-/// Keeps panic text off the terminal: a user gets one error, whatever happened.
+/// Keeps panic messages off the terminal: the user gets one error.
 fn quiet_panics() {
     panic::set_hook(Box::new(|info| {
         progress::debug(&info.to_string());

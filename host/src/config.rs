@@ -1,14 +1,14 @@
-//! The configuration: layers of files, environment and command line, merged into one checked whole.
+//! The configuration: layers of files, environment variables and command-line options, merged and checked.
 //!
 //! ```text
 //! Sources ──read──▶ Layers ──plugins()──▶ where plugins are ──▶ Components
 //!                     └──────resolve(&Components)──▶ Resolved { settings, component configs, origins, dropped }
 //! ```
 //!
-//! Lowest first: the host's defaults, the defaults of the chosen components, each `--config` file in order, the tables
-//! under `profile.NAME` in those files, `MDT_` variables, `--set`, and options that stand for a key. figment merges
-//! them and knows for each value which layer it came from. Where a file is flat (see `flat`), the defaults that such
-//! files had lie below all files.
+//! The order of the layers, lowest first: the host's defaults, the defaults of the chosen components, the defaults of
+//! flat files if a file is flat (see `flat`), each `--config` file, the tables under `profile.NAME` in those files,
+//! `MDT_` variables, `--set`, and options that stand for a key. `layers` reads them in this order; figment merges them
+//! and knows which layer each value came from.
 
 mod check;
 mod components;

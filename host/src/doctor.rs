@@ -1,6 +1,6 @@
-//! Everything that a job needs of this machine, looked at before a job does: one file per check.
+//! Checks of everything that a job needs on this machine: one file per check.
 //!
-//! Nothing is written or changed: what a check has to create, it removes. Plugins are loaded, so their code runs.
+//! Nothing is changed: what a check creates, it removes. Plugins are loaded, so their code runs.
 
 mod check;
 mod comm;
@@ -28,7 +28,7 @@ use serde::Serialize;
 
 use crate::exit::Status;
 
-/// All checks in their order, which is that of the exit statuses where a job has one.
+/// All checks in their order, which is the order in which a job would fail.
 pub const CHECKS: [Check; 14] = [
     version::CHECK,
     machine::CHECK,
@@ -46,18 +46,18 @@ pub const CHECKS: [Check; 14] = [
     output::CHECK,
 ];
 
-/// How many findings there are of each kind, and the exit status that they make.
+/// The number of findings of each kind, and the exit status.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
-    /// Findings that are as they should be.
+    /// Findings without a problem.
     pub ok: usize,
-    /// Findings that a user should know of.
+    /// Findings that a user should know about.
     pub warnings: usize,
     /// Findings that would stop a job.
     pub failed: usize,
-    /// What was not looked at.
+    /// Checks that were not made.
     pub skipped: usize,
-    /// The exit status: that of the first failure, else 0.
+    /// The exit status: that of the first failure, or 0.
     pub exit_status: u8,
 }
 

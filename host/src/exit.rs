@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use mdt_plugin_api::Error;
 
-/// Why the command ended without success. The numbers are a contract with scripts.
+/// Why the command failed. Scripts rely on the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Status {
-    /// Anything that has no status of its own.
+    /// Any other error.
     Other = 1,
     /// The command line or the configuration is wrong.
     Configuration = 2,
@@ -96,7 +96,7 @@ impl Failure {
         self
     }
 
-    /// Adds what led to it. Deeper causes come last.
+    /// Adds a cause. Deeper causes come last.
     #[must_use]
     pub fn because(mut self, cause: impl fmt::Display) -> Self {
         self.causes.push(cause.to_string());
@@ -115,12 +115,12 @@ impl Failure {
         self.status
     }
 
-    /// What was wrong, without place, cause and help.
+    /// What was wrong, without places, causes and help.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// What to do about it, where that is known.
+    /// What to do about it, if that is known.
     pub fn help_text(&self) -> Option<&str> {
         self.help.as_deref()
     }
@@ -172,7 +172,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// Lines after the first start under the text of the first.
+/// Indents the lines after the first to where the text of the first begins.
 fn indented(text: &str, width: usize) -> String {
     text.trim_end().replace('\n', &format!("\n{}", " ".repeat(width)))
 }

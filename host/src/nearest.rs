@@ -1,7 +1,7 @@
 //! The nearest valid name to a misspelt one.
 
-/// The candidate that `name` is most likely a misspelling or the beginning of, where one is near enough to be worth
-/// saying. Of equally near ones it is the one that begins alike.
+/// The candidate that `name` is most likely a misspelling or the first words of, if one is near enough. Among equally
+/// near candidates it is the one with the longest common beginning.
 pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let likeness = |candidate: &'a str| {
         let goes_on = candidate.strip_prefix(name).is_some_and(|rest| rest.starts_with('_'));
@@ -13,7 +13,7 @@ pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
     near.max_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)).then(b.2.cmp(a.2))).map(|(.., candidate)| candidate)
 }
 
-/// Part of a name that must be right. At less, another word is taken for a misspelling.
+/// The smallest similarity of a misspelling. Below it, other words would be taken for misspellings.
 const NEAR: f64 = 0.6;
 
 #[cfg(test)]
@@ -21,7 +21,7 @@ mod tests {
     use super::nearest;
 
     #[test]
-    fn a_slip_is_corrected_and_another_word_is_not() {
+    fn misspellings_are_corrected_and_other_words_are_not() {
         let keys =
             ["learning_rate", "weight_decay", "no_decay", "beta1", "beta2", "eps", "gradient_accumulation_steps"];
         assert_eq!(nearest("learning_rat", keys), Some("learning_rate"));

@@ -1,4 +1,4 @@
-//! What the user sees of a run, on standard error: a bar on a terminal, plain lines elsewhere.
+//! The progress of a run on standard error: a bar on a terminal, plain lines elsewhere.
 
 mod line;
 
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// The progress of one run.
 pub struct Progress {
     total: u64,
-    /// Counts, estimates the time left, and is drawn on terminals.
+    /// Counts updates, estimates the time left, and is drawn if this is a terminal.
     bar: ProgressBar,
     view: View,
 }
@@ -25,19 +25,19 @@ enum View {
     None,
 }
 
-/// Plain lines come no closer than this, the first and the last excepted.
+/// The shortest time between two plain lines, except for the first and the last.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Terminals narrower than this have no room for the bar beside its text.
+/// On terminals with fewer columns there is no room for the bar beside its text.
 const NARROW: u16 = 60;
 
-/// The bar that is on the terminal, so that [`note`] does not tear it.
+/// The bar that is on the terminal, so that [`note`] can print above it.
 static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// Whether only warnings are shown.
 static QUIET: AtomicBool = AtomicBool::new(false);
 
-/// Shows nothing but warnings from now on: the first rank speaks for all.
+/// Shows only warnings from now on: rank 0 prints for all ranks.
 pub fn quiet() {
     QUIET.store(true, Ordering::Relaxed);
 }
@@ -53,17 +53,17 @@ pub fn note(line: &str) {
     }
 }
 
-/// Prints a line whether others are shown or not.
+/// Prints a line even after [`quiet`].
 pub fn tell(line: &str) {
     print(&mut io::stderr(), line);
 }
 
-/// Whether `MDT_LOG=debug` asks for what only developers read.
+/// Whether `MDT_LOG=debug` asks for messages for developers.
 pub fn debugging() -> bool {
     std::env::var_os("MDT_LOG").is_some_and(|level| level == "debug")
 }
 
-/// Prints a line for developers, of any rank.
+/// Prints a message for developers, on any rank.
 pub fn debug(line: &str) {
     if debugging() {
         print(&mut io::stderr(), line);
@@ -80,7 +80,7 @@ impl Progress {
             return Self::plain(total, done, Box::new(io::stderr()));
         }
         let progress = Self::over(total, done, View::Bar);
-        // A wide element is cut at the width of the terminal, so that no line is broken into two.
+        // `wide_msg` is cut at the width of the terminal, so that a line never wraps.
         let is_narrow =
             rustix::termios::tcgetwinsize(io::stderr()).is_ok_and(|size| (1..NARROW).contains(&size.ws_col));
         let template = if is_narrow { "{wide_msg}" } else { "{bar:24.blue} {wide_msg}" };
@@ -90,7 +90,7 @@ impl Progress {
         progress
     }
 
-    /// The same as plain lines to `out`.
+    /// The same, as plain lines to `out`.
     pub fn plain(total: u64, done: u64, out: Box<dyn Write + Send>) -> Self {
         Self::over(total, done, View::Plain { out, last: None })
     }
@@ -106,7 +106,7 @@ impl Progress {
     /// Shows an update.
     pub fn update(&mut self, line: &Line) {
         if let View::Bar = self.view {
-            // From the first update on: before it, lines would be printed around an empty bar.
+            // Not before the first update: lines would be printed around an empty bar.
             BAR.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| self.bar.clone());
         }
         self.bar.set_position(line.step);
@@ -131,26 +131,26 @@ impl Progress {
         }
     }
 
-    /// Leaves the bar as it stands. Later notes come below it.
+    /// Leaves the bar as it is. Later notes are printed below it.
     pub fn finish(&mut self) {
         let View::Bar = self.view else { return };
         let shown = BAR.lock().unwrap_or_else(PoisonError::into_inner).take();
         if shown.is_some() {
             self.bar.abandon();
-            // The bar leaves the cursor behind it.
+            // The bar leaves the cursor at its end.
             print(&mut io::stderr(), "");
         }
     }
 }
 
 impl Drop for Progress {
-    /// An error that ends the run is printed below the bar, not into it.
+    /// An error that ends the run is printed below the bar.
     fn drop(&mut self) {
         self.finish();
     }
 }
 
-/// Prints a line. That the output is closed is no error: training goes on without it.
+/// Prints a line. If the output is closed, training goes on without it.
 fn print(out: &mut dyn Write, line: &str) {
     let _ = writeln!(out, "{}", printable(line)).and_then(|()| out.flush());
 }

@@ -1,4 +1,4 @@
-//! Text files that users name: regular files of a bounded size.
+//! Reading text files that the user names: regular files of limited size.
 
 use std::fs::{self, File};
 use std::io::{self, Error, ErrorKind, Read};
@@ -7,8 +7,8 @@ use std::path::Path;
 /// The text of a file of at most `limit` bytes.
 ///
 /// # Errors
-/// It cannot be read, is no regular file (a named pipe would wait for a writer, a device may have no end), is longer
-/// than `limit`, or is not UTF-8.
+/// It cannot be read, is longer than `limit`, is not UTF-8, or is not a regular file: reading a named pipe would wait
+/// for a writer, and a device may be endless.
 pub(crate) fn read(path: &Path, limit: u64) -> io::Result<String> {
     if !fs::metadata(path)?.is_file() {
         return Err(Error::new(ErrorKind::InvalidInput, "it is not a regular file"));

@@ -1,6 +1,11 @@
 //! Wrong configurations: status 2, with the layer that is wrong and the nearest fix.
 
-use mdt_tests::{Job, assert_says, run, run_where};
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::process::Command;
+use std::time::Instant;
+
+use mdt_tests::{Job, Process, assert_says, command, run, run_where};
 
 #[test]
 fn an_unknown_key_is_an_error_in_every_layer_with_the_place_and_the_nearest_key() {
@@ -129,6 +134,59 @@ fn a_file_that_cannot_be_a_configuration_is_named() {
     let file = job.file("f.toml", "[profile.short]\nseed = 2\n").display().to_string();
     let failure = run(["--config", &file, "--profile", "shrot"]).failure(2);
     assert_says(&failure, &["no configuration file has a profile `shrot`", "did you mean `--profile short`?"]);
+}
+
+#[test]
+fn a_configuration_file_as_a_bare_argument_is_answered_with_what_to_type() {
+    for before in [&[][..], &["run"], &["config", "check"], &["launch", "-n", "2"], &["doctor"]] {
+        for file in ["job.toml", "configs/job.yaml"] {
+            let failure = run(before.iter().copied().chain([file])).failure(2);
+            assert_says(&failure, &[&format!("`{file}` is a file"), &format!("`mdt-host --config {file}`")]);
+        }
+    }
+    assert_says(&run(["trian"]).failure(2), &["unrecognized subcommand 'trian'"]);
+}
+
+#[test]
+fn another_word_is_not_taken_for_a_misspelling() {
+    let failure = Job::new().set("trainer.gradient_checkpointing", "true").run().failure(2);
+    assert_says(&failure, &["unknown key `trainer.gradient_checkpointing`", "the keys of `trainer`"]);
+    assert!(!failure.contains("did you mean"), "{failure}");
+}
+
+#[test]
+fn what_is_no_regular_file_or_asks_for_too_much_is_one_error_at_once() {
+    let job = Job::new();
+    let path = |name: &str| job.directory().join(name);
+    let made = Command::new("mkfifo").arg(path("pipe.toml")).status().expect("the command mkfifo");
+    assert!(made.success());
+    let _socket = UnixListener::bind(path("socket.yaml")).expect("a socket");
+    symlink("/dev/zero", path("device.json")).expect("a link");
+    std::fs::create_dir(path("directory.toml")).expect("a directory");
+    job.file("long.toml", "#".repeat((1 << 20) + 1));
+    job.file("deep.yaml", "[".repeat(100_000));
+    job.file("deeper.yaml", "- ".repeat(100_000));
+    job.file("deep.json", "[".repeat(100_000));
+    job.file("deep.toml", "a.".repeat(100_000) + "b = 1");
+    let laughs: String = (1..60).map(|n| format!("a{n}: &a{n} [*a{m}, *a{m}]\n", m = n - 1)).collect();
+    job.file("laughs.yaml", format!("a0: &a0 x\n{laughs}"));
+    for (name, part) in [
+        ("pipe.toml", "it is not a regular file"),
+        ("socket.yaml", "it is not a regular file"),
+        ("device.json", "it is not a regular file"),
+        ("directory.toml", "it is not a regular file"),
+        ("long.toml", "it is longer than 1048576 bytes"),
+        ("deep.yaml", "not valid YAML"),
+        ("deeper.yaml", "nested more than"),
+        ("deep.json", "not valid JSON"),
+        ("deep.toml", "not valid TOML"),
+        ("laughs.yaml", "more than 100000 values"),
+    ] {
+        let (file, begin) = (path(name).display().to_string(), Instant::now());
+        let failure = Process::start(command().args(["config", "check", "--config", &file])).end().failure(2);
+        assert_says(&failure, &[name, part]);
+        assert!(begin.elapsed().as_secs() < 10, "{name}");
+    }
 }
 
 #[test]

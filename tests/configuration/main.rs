@@ -1,4 +1,4 @@
-//! The configuration through the real program: every key from every layer, shown with where it came from (trap 25).
+//! The configuration through the real program: every key from every layer, shown with its origin.
 
 mod flat;
 mod golden;
@@ -222,6 +222,25 @@ fn layers_lie_above_each_other_in_the_documented_order() {
     assert_eq!(seed(&variable, &[&files, &profile]), (Some(4), "environment variable MDT_SEED".to_owned()));
     let set = ["--set", "seed=5"];
     assert_eq!(seed(&variable, &[&files, &profile, &set]), (Some(5), "--set seed".to_owned()));
+}
+
+#[test]
+fn a_seed_may_be_any_number_of_64_bits() {
+    let (job, seed) = (Job::new(), u64::MAX);
+    let files = [
+        ("a.yaml", format!("seed: {seed}\n")),
+        ("c.toml", format!("seed = {seed}\n")),
+        ("b.json", format!("{{\"seed\": {seed}}}\n")),
+    ];
+    for (name, text) in files {
+        let file = job.file(name, text).display().to_string();
+        assert_eq!(values(run([&["--config", &file][..], &SHOW].concat()))["seed"]["value"], seed, "{name}");
+    }
+    let set = format!("seed={seed}");
+    assert_eq!(values(run([&["--set", &set][..], &SHOW].concat()))["seed"]["value"], seed);
+    let variable = seed.to_string();
+    assert_eq!(values(run_where(&[("MDT_SEED", &variable)], SHOW))["seed"]["value"], seed);
+    assert_eq!(values(run(["--set", "seed=9223372036854775808"].into_iter().chain(SHOW)))["seed"]["value"], 1u64 << 63);
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod network;
 mod numbers;
 mod process;
 mod run;
+mod terminal;
 
 pub use build::{built, example_plugin, root};
 pub use directory::{copy_files, tree};
@@ -19,3 +20,4 @@ pub use network::{Network, Relay};
 pub use numbers::{arrays, integers, relative_difference};
 pub use process::Process;
 pub use run::{Run, assert_says, command, run, run_where};
+pub use terminal::on_terminal;

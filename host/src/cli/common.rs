@@ -12,19 +12,19 @@ use crate::job::Job;
 use crate::plugins::{Catalog, tiers};
 use crate::services::LocalServices;
 
-/// Options of every subcommand.
+/// The options of every subcommand.
 #[derive(Args, Clone, Default)]
 pub(super) struct Common {
-    /// A configuration file (TOML, YAML or JSON); later ones stand above earlier ones.
+    /// A configuration file (TOML, YAML or JSON); later files override earlier ones.
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) config: Vec<PathBuf>,
-    /// Adds the tables under `profile.NAME` of the configuration files.
+    /// Apply the tables under `profile.NAME` of the configuration files.
     #[arg(long, global = true, value_name = "NAME")]
     pub(super) profile: Option<String>,
-    /// Sets one key: `--set optimizer=lion`, `--set optimizer.learning_rate=3e-5`.
+    /// Set one key: `--set optimizer=lion`, `--set optimizer.learning_rate=3e-5`.
     #[arg(long, global = true, value_name = "KEY=VALUE")]
     pub(super) set: Vec<String>,
-    /// A directory with plugins, searched before all others.
+    /// A directory of plugins, searched before all others.
     #[arg(long, global = true, value_name = "DIR")]
     pub(super) plugin_dir: Vec<PathBuf>,
     /// Load plugins from directories that only a configuration file names (`plugins.dirs`).

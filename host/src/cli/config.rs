@@ -1,4 +1,4 @@
-//! `mdt-host config`: the configuration, shown, checked, described.
+//! `mdt-host config`: show, check and describe the configuration.
 
 use clap::Subcommand;
 
@@ -10,15 +10,15 @@ use crate::progress;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Prints every value with the layer that it came from.
+    /// Print every value and the layer that it came from.
     Show {
-        /// Prints JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Checks the configuration and its plugins, and reads nothing else.
+    /// Check the configuration and its plugins, and read nothing else.
     Check,
-    /// Prints a JSON Schema of configuration files, with the keys of all plugins.
+    /// Print a JSON Schema of configuration files, with the keys of all plugins.
     Schema,
 }
 

@@ -1,4 +1,4 @@
-//! `mdt-host doctor`: whether this machine is ready for a job.
+//! `mdt-host doctor`: check that this machine is ready for a job.
 
 use clap::Args;
 use serde_json::json;
@@ -11,7 +11,7 @@ use crate::exit::Failure;
 /// The options of `doctor`.
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// Prints JSON: `checks`, each with `name`, `description` and `findings` (`status`, `message`, `error`, `help`,
+    /// Print JSON: `checks`, each with `name`, `description` and `findings` (`status`, `message`, `error`, `help`,
     /// `facts`), and a `summary`.
     #[arg(long)]
     json: bool,
@@ -23,7 +23,7 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
     let mut examined = Vec::new();
     for check in &CHECKS {
         let found = check.examine(&subject);
-        // At once: a later check may take a while, or end the process with a plugin's crash.
+        // At once: a later check may take a while, or a plugin may crash the process.
         if !arguments.json {
             show(&found, width)?;
         }

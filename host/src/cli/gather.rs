@@ -1,13 +1,13 @@
-//! The options of every subcommand, brought together from wherever they stand.
+//! Moves the options that every subcommand has to the front of the command line.
 //!
-//! clap takes a global option before and after a subcommand, but of one that stands in both places it keeps the later
-//! occurrences only: `--set a=1 config show --set b=2` would lose `a=1` without a word.
+//! clap takes a global option before and after a subcommand, but if it is in both places, clap keeps only the later
+//! ones: `--set a=1 config show --set b=2` would silently lose `a=1`.
 
 use std::ffi::OsString;
 
 const OPTIONS: [&str; 4] = ["--config", "--profile", "--set", "--plugin-dir"];
 
-/// The same command line with these options in front, in their order. What follows a `--` stays where it is.
+/// The same command line with these options in front, in their order. Arguments after `--` stay where they are.
 pub(super) fn gather(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments = arguments.into_iter().peekable();
     let mut gathered: Vec<OsString> = arguments.next().into_iter().collect();
@@ -22,7 +22,7 @@ pub(super) fn gather(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsStr
         if OPTIONS.iter().any(|option| text.strip_prefix(option).is_some_and(|value| value.starts_with('='))) {
             gathered.push(argument);
         } else if OPTIONS.contains(&&*text)
-            // Without a value it is an error, which clap is to find where the user made it.
+            // An option without a value stays in its place: clap reports the error there.
             && let Some(value) = arguments.next_if(|value| !value.to_string_lossy().starts_with('-'))
         {
             gathered.extend([argument, value]);
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_such_an_option_with_a_value_stays_where_it_is() {
+    fn other_arguments_stay_in_their_places() {
         for line in [
             "mdt-host config show --set",
             "mdt-host config --set --json",

@@ -1,4 +1,4 @@
-//! Standard output, whose reader may go away at any time.
+//! Writing to standard output.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
@@ -6,8 +6,8 @@ use std::io::{self, ErrorKind, Write};
 use crate::exit::{Failure, Status};
 use crate::terminal::printable;
 
-/// Writes a text and a line break to standard output, with what would command a terminal escaped. That the reader has
-/// gone away, as under `| head`, is no failure.
+/// Writes a text and a line break to standard output, with control characters escaped. A reader that has closed the
+/// pipe, such as `head`, is not an error.
 ///
 /// # Errors
 /// Standard output cannot be written, such as a file on a full disk.
@@ -15,7 +15,7 @@ pub(super) fn print(text: impl Display) -> Result<(), Failure> {
     print_painted(printable(&text.to_string()))
 }
 
-/// The same of a text that has colours in it, and whose other control characters are escaped already.
+/// Writes a text that has colours in it, and whose other control characters are escaped already.
 ///
 /// # Errors
 /// As [`print`].

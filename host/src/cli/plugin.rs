@@ -1,4 +1,4 @@
-//! `mdt-host plugin`: what plugins there are.
+//! `mdt-host plugin`: list and inspect plugins.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,17 +14,17 @@ use mdt_plugin_api::Kind;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Lists every component of every plugin that is found. Runs none of their code.
+    /// List every component of every plugin that is found. Runs none of their code.
     List {
-        /// Prints JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Loads a plugin and shows its components with their configuration keys.
+    /// Load a plugin and show its components with their configuration keys.
     Inspect {
         /// A component's id, `KIND/ID`, or a plugin's file name.
         name: String,
-        /// Prints JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },

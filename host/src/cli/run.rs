@@ -1,10 +1,10 @@
-//! `mdt-host run`: trains.
+//! `mdt-host run`: train the configured model.
 
 use super::common::{Common, on_compute_thread};
 use crate::exit::Failure;
 use crate::{progress, rank_processes, signals, train};
 
-/// Runs the configured job to its end.
+/// Runs the configured job.
 pub(super) fn run(common: &Common) -> Result<(), Failure> {
     let cancelled = signals::cancellation()?;
     let launched = std::env::var_os(rank_processes::LAUNCHED).is_some();
@@ -18,7 +18,7 @@ pub(super) fn run(common: &Common) -> Result<(), Failure> {
         if !launched {
             let (rank, world_size) = (comm.rank, comm.world_size);
             progress::tell(&format!(
-                "rank {rank} of {world_size}: meeting at {}:{}; rank 0 shows how it goes",
+                "rank {rank} of {world_size}: connects to the others at {}:{}; rank 0 shows the progress",
                 comm.address, comm.port
             ));
         }

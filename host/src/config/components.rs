@@ -1,4 +1,4 @@
-//! What the configuration needs to know of components, and the sections that choose one.
+//! What the configuration needs to know about components, and the sections that choose one.
 
 use super::sections::Scheduler;
 use crate::exit::{Failure, Status};
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 pub use mdt_plugin_api::Kind;
 
-/// What the configuration needs to know of the plugins.
+/// What the configuration needs to know about plugins.
 pub trait Components {
     /// The JSON Schema (draft 2020-12, as schemars 1 writes it) of the keys of component (kind, id), defaults in `default`.
     ///
@@ -14,7 +14,7 @@ pub trait Components {
     /// The plugin is missing or does not load; the failure holds the search trace and has [`Status::Plugin`].
     fn schema(&self, kind: Kind, id: &str) -> Result<Value, Failure>;
 
-    /// The ids of every component of this kind, for the full schema.
+    /// The ids of all components of this kind, for the full schema.
     fn ids(&self, kind: Kind) -> Vec<String>;
 
     /// The model component for the model in directory `path`, or else of this `name`, by its `config.json`.
@@ -28,7 +28,7 @@ pub trait Components {
 #[derive(Debug)]
 pub(super) struct Section {
     pub(super) name: &'static str,
-    /// The kind of plugin that is chosen; the host's own schedulers are none.
+    /// The kind of plugin that is chosen; `None` for schedulers, which are part of the host.
     pub(super) kind: Option<Kind>,
 }
 
@@ -51,7 +51,7 @@ impl Section {
     /// The JSON Schema of the keys of component `id` of this section.
     ///
     /// # Errors
-    /// As [`Components::schema`]; [`Status::Configuration`] where the host has no such scheduler.
+    /// As [`Components::schema`]; [`Status::Configuration`] if there is no such scheduler.
     pub(super) fn schema(&self, components: &dyn Components, id: &str) -> Result<Value, Failure> {
         match self.kind {
             Some(kind) => components.schema(kind, id),

@@ -1,4 +1,4 @@
-//! The words for what is wrong with a configuration, and the nearest fix.
+//! Messages about wrong keys and values, with the nearest fix.
 
 use super::check::Mismatch;
 use super::flat;
@@ -6,12 +6,12 @@ use super::layer::Layer;
 use super::merge::Merged;
 use super::schema::{Child, Shape};
 use super::sections::Comm;
-use super::value::{Path, describe, from_toml};
+use super::value::{Path, describe, parse_toml};
 use crate::exit::Failure;
 use crate::nearest::nearest;
 use serde_json::Value;
 
-/// A key of `layer` that nobody knows. `schema` is the whole that was in force, `host` the host's own.
+/// An unknown key of `layer`. `schema` is the whole schema, `host` that of the host's own keys.
 pub(super) fn unknown_key(
     host: &Value,
     schema: &Value,
@@ -61,7 +61,7 @@ pub(super) fn mismatch(mismatch: &Mismatch, merged: &Merged) -> Failure {
     };
     let expected = &mismatch.expected;
     let failure = Failure::configuration(format!("`{key}` is {}, where {expected} is expected", describe(found)));
-    // The path may lead into a list, whose elements have no origin of their own.
+    // The path may be inside a list, whose elements have no origin.
     let origin = (1..=mismatch.path.len()).rev().find_map(|n| merged.origin(&mismatch.path[..n]));
     let failure = match origin {
         Some(origin) => failure.at(origin),
@@ -72,9 +72,9 @@ pub(super) fn mismatch(mismatch: &Mismatch, merged: &Merged) -> Failure {
             failure.help(format!("write it in quotes: '\"{found}\"'"))
         }
         Value::String(text) if expected.contains("number") || expected.contains("integer") => {
-            // As TOML reads it: nan and integers beyond 64 bits are no better without quotes.
-            match text.parse().map(from_toml) {
-                Ok(Ok(Value::Number(_))) => failure.help(format!("write it without quotes: {text}")),
+            // As TOML reads it: removing the quotes does not help with nan or integers beyond 64 bits.
+            match parse_toml(text) {
+                Some(Value::Number(_)) => failure.help(format!("write it without quotes: {text}")),
                 _ => failure,
             }
         }
@@ -86,7 +86,7 @@ pub(super) fn mismatch(mismatch: &Mismatch, merged: &Merged) -> Failure {
     }
 }
 
-/// A rank that the world has no place for.
+/// `comm.rank` is not below `comm.world_size`.
 pub(super) fn rank_outside_world(comm: &Comm, merged: &Merged) -> Failure {
     let Comm { rank, world_size, .. } = comm;
     let message = format!("`comm.rank` is {rank}, where `comm.world_size` is {world_size}");

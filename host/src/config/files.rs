@@ -1,4 +1,4 @@
-//! Configuration files: TOML, YAML or JSON by their extension, and the profiles inside them.
+//! Reading configuration files: TOML, YAML or JSON by their extension, and the profiles in them.
 
 use super::layer::Layer;
 use super::origin::Origin;
@@ -9,11 +9,12 @@ use crate::text_file;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path as FilePath;
+use toml::de::{DeTable, DeValue};
 
-/// Configuration files may have this many bytes.
+/// The size limit of configuration files, in bytes.
 const LIMIT: u64 = 1 << 20;
 
-/// What one `--config` file holds.
+/// The content of one `--config` file.
 pub(super) struct File {
     pub(super) base: Layer,
     /// The tables under `profile`, by name.
@@ -23,7 +24,7 @@ pub(super) struct File {
 /// Reads and parses one file.
 ///
 /// # Errors
-/// The file cannot be read or parsed, has another extension, or its sections are no tables.
+/// The file cannot be read or parsed, has another extension, or a section is not a table.
 pub(super) fn read(path: &FilePath) -> Result<File, Failure> {
     let text = text_file::read(path, LIMIT).map_err(|e| {
         Failure::configuration(format!("cannot read the configuration file `{}`", path.display())).because(e)
@@ -33,7 +34,7 @@ pub(super) fn read(path: &FilePath) -> Result<File, Failure> {
         Some("yaml" | "yml") => yaml_values(path, &text)?,
         Some("json") => json_values(path, &text)?,
         _ => {
-            return Err(Failure::configuration(format!("`{}` is no configuration file", path.display()))
+            return Err(Failure::configuration(format!("`{}` is not a configuration file", path.display()))
                 .help("configuration files end in .toml, .yaml, .yml or .json"));
         }
     };
@@ -80,18 +81,17 @@ fn toml_values(path: &FilePath, text: &str) -> Result<(Table, BTreeMap<Path, usi
         let line = e.span().map(|span| line_at(text, span.start));
         not_parsed(path, line, "TOML", e.message())
     };
-    let spanned = toml::de::DeTable::parse(text).map_err(broken)?;
+    let document = DeTable::parse(text).map_err(broken)?;
     let mut lines = BTreeMap::new();
-    collect_lines(text, spanned.get_ref(), &mut Path::new(), &mut lines);
-    let table: toml::Table = toml::from_str(text).map_err(broken)?;
-    match from_toml(toml::Value::Table(table)) {
+    collect_lines(text, document.get_ref(), &mut Path::new(), &mut lines);
+    match from_toml(&DeValue::Table(document.into_inner())) {
         Ok(Value::Object(table)) => Ok((table, lines)),
         Ok(_) => Ok((Table::new(), lines)),
         Err(message) => Err(not_parsed(path, None, "TOML", &message)),
     }
 }
 
-fn collect_lines(text: &str, table: &toml::de::DeTable<'_>, path: &mut Path, lines: &mut BTreeMap<Path, usize>) {
+fn collect_lines(text: &str, table: &DeTable<'_>, path: &mut Path, lines: &mut BTreeMap<Path, usize>) {
     for (key, value) in table {
         path.push(key.get_ref().to_string());
         lines.insert(path.clone(), line_at(text, key.span().start));
@@ -126,7 +126,7 @@ fn yaml_values(path: &FilePath, text: &str) -> Result<(Table, BTreeMap<Path, usi
 
 fn json_values(path: &FilePath, text: &str) -> Result<(Table, BTreeMap<Path, usize>), Failure> {
     let value = serde_json::from_str(text).map_err(|e| not_parsed(path, Some(e.line()), "JSON", &e.to_string()))?;
-    // Where they cannot be told, messages have no line.
+    // JSON that the YAML parser does not read has no line numbers in messages.
     let lines = yaml::parse(text).map(|document| document.lines).unwrap_or_default();
     match value {
         Value::Object(table) => Ok((table, lines)),

@@ -1,9 +1,9 @@
-//! Flat files: the form of the Python package `mlx_distributed_training`, whose keys all stand at the top.
+//! Flat files: the format of the Python package `mlx_distributed_training`, in which all keys are at the top level.
 //!
-//! A file is flat when it has one of that package's own keys at the top. They move to their places in the sections,
-//! which may stand beside them: the package had no keys for data. `optimizer`, `scheduler` and `output_dir` mean the
-//! same in both forms and do not make a file flat. What no file sets then has the package's defaults, in a layer below
-//! all files. Profiles, the environment and `--set` take the keys of sections only.
+//! A file is flat if it has one of that package's keys at the top level. Those keys are moved into their sections. The
+//! file may have sections too: the package had no keys for data. `optimizer`, `scheduler` and `output_dir` mean the same
+//! in both formats and do not make a file flat. If a file is flat, a layer below all files has the package's defaults.
+//! Profiles, environment variables and `--set` accept only the keys of sections.
 
 use super::layer::Layer;
 use super::origin::Origin;
@@ -12,7 +12,7 @@ use crate::exit::Failure;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// A key of flat files, and where it belongs.
+/// A key of flat files, and the key that it stands for.
 #[derive(Debug)]
 pub(super) struct FlatKey {
     pub(super) name: &'static str,
@@ -43,14 +43,14 @@ impl FlatKey {
         let Some(value) = layer.values.shift_remove(self.name) else {
             return Ok(());
         };
-        // Normalised, a section that is there is a table.
+        // After normalisation every section is a table.
         let section = layer.values.entry(self.section).or_insert_with(|| json!({}));
         let there = &mut section[self.key];
         let path = vec![self.section.to_owned(), self.key.to_owned()];
         if !there.is_null() && *there != value {
             let (one, other) = (describe(&value), describe(there));
             let message =
-                format!("`{}` is {one} and `{}` is {other}, but they are one setting", self.name, self.place());
+                format!("`{}` is {one} and `{}` is {other}, but both are the same setting", self.name, self.place());
             return Err(Failure::configuration(message)
                 .at(layer.origin_of(&[self.name.to_owned()]))
                 .at(layer.origin_of(&path))
@@ -64,13 +64,13 @@ impl FlatKey {
         Ok(())
     }
 
-    /// The key in full, as other files have it.
+    /// The full key, as other files have it.
     pub(super) fn place(&self) -> String {
         format!("{}.{}", self.section, self.key)
     }
 }
 
-/// The layer of a file, which may be flat: flat keys move to their places.
+/// The layer of a file. Flat keys are moved into their sections.
 ///
 /// # Errors
 /// As [`Layer::new`]; a flat key and the key that it stands for have different values.
@@ -99,7 +99,7 @@ pub(super) fn defaults() -> Result<Layer, Failure> {
     layer(Origin::Flat, values, BTreeMap::new())
 }
 
-/// The flat keys for the published schema, each described like the key that it stands for.
+/// The flat keys for the published schema, with the schema of the keys that they stand for.
 pub(super) fn properties(host: &Value) -> impl Iterator<Item = (&'static str, Value)> {
     KEYS.iter().map(|flat| {
         let warmup = || Some(json!({ "type": "integer", "minimum": 0 })).filter(|_| flat.name == "warmup_steps");
@@ -107,7 +107,7 @@ pub(super) fn properties(host: &Value) -> impl Iterator<Item = (&'static str, Va
         let mut property = known.or_else(warmup).unwrap_or(json!({}));
         property["description"] = format!("In flat files: `{}`.", flat.place()).into();
         if let Some(property) = property.as_object_mut() {
-            // Its default in a flat file is another one.
+            // Flat files have another default.
             property.remove("default");
         }
         (flat.name, property)

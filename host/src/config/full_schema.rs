@@ -1,4 +1,4 @@
-//! `config schema`: one JSON Schema for the host and all plugins, for editors and for people.
+//! `config schema`: one JSON Schema for the host and all plugins.
 
 use super::components::{Components, SECTIONS};
 use super::flat;
@@ -7,8 +7,8 @@ use super::value::Table;
 use crate::exit::Failure;
 use serde_json::{Value, json};
 
-/// The JSON Schema (draft 2020-12) of a configuration file, with the keys of every component there is. Components that
-/// do not load are left out, each for the failure that is returned: an editor needs the keys of the others all the same.
+/// The JSON Schema (draft 2020-12) of a configuration file, with the keys of every component. Components that do not
+/// load are left out, and their failures are returned.
 pub fn schema(components: &dyn Components) -> (Value, Vec<Failure>) {
     let host = host_schema();
     let mut definitions = Table::new();
@@ -29,12 +29,12 @@ pub fn schema(components: &dyn Components) -> (Value, Vec<Failure>) {
             let mut table = combined.section;
             let default = host_section["properties"]["use"]["default"] == id;
             table["properties"]["use"] = json!({ "const": id });
-            // A partial file is a valid layer, so nothing is required, except what tells the branches apart.
+            // A partial file is a valid layer, so only the key that selects the branch is required.
             table["required"] = if default { json!([]) } else { json!(["use"]) };
             branches.push(table);
             definitions.extend(combined.definitions);
         }
-        // A layer may leave `use` to another one; then only the host's keys can be told right from wrong.
+        // `use` may be set in another layer. Then only the host's keys can be checked.
         let mut partial = host_section.clone();
         partial["properties"]["use"] = Value::Bool(false);
         branches.push(partial);
@@ -48,7 +48,7 @@ pub fn schema(components: &dyn Components) -> (Value, Vec<Failure>) {
     top.insert(
         "profile".into(),
         json!({
-            "description": "Tables that `--profile NAME` lays over the file.",
+            "description": "Tables that `--profile NAME` applies over the file.",
             "type": "object",
             "additionalProperties": { "$ref": "#/$defs/layer", "unevaluatedProperties": false },
         }),

@@ -1,4 +1,4 @@
-//! One layer of configuration: a table of values, normalised, that knows where each came from.
+//! One layer of configuration: a normalised table of values, and where each value came from.
 
 use super::normalise::normalise;
 use super::origin::Origin;
@@ -7,21 +7,21 @@ use crate::exit::Failure;
 use std::collections::BTreeMap;
 use std::path::Path as FilePath;
 
-/// A layer as it is merged.
+/// A layer, ready to be merged.
 #[derive(Debug, Clone)]
 pub(super) struct Layer {
     origin: Origin,
     pub(super) lines: BTreeMap<Path, usize>,
-    /// The values that stand under a flat key, and that key.
+    /// The values that were given under a flat key, and that key.
     pub(super) flat_keys: BTreeMap<Path, &'static str>,
     pub(super) values: Table,
 }
 
 impl Layer {
-    /// A layer of `values` after normalisation. `lines` are those of a file, where its format tells them.
+    /// A layer of `values`, which are normalised. `lines` are the lines of a file's keys, if they are known.
     ///
     /// # Errors
-    /// A section that is neither a table nor a string which stands for one.
+    /// A section is neither a table nor a string that stands for one.
     pub(super) fn new(origin: Origin, values: Table, lines: BTreeMap<Path, usize>) -> Result<Self, Failure> {
         let mut layer = Layer { origin, lines, flat_keys: BTreeMap::new(), values: Table::new() };
         match normalise(values) {
@@ -42,7 +42,7 @@ impl Layer {
         !self.flat_keys.is_empty()
     }
 
-    /// The file, where the layer is a flat one.
+    /// The file, if it is a flat one.
     pub(super) fn flat_file(&self) -> Option<&FilePath> {
         match &self.origin {
             Origin::File { path, .. } if self.is_flat() => Some(path),
@@ -50,7 +50,7 @@ impl Layer {
         }
     }
 
-    /// Where the value at `path` came from, or the nearest table around it.
+    /// Where the value at `path`, or else the nearest table around it, came from.
     pub(super) fn origin_of(&self, path: &[String]) -> Origin {
         let mut origin = self.origin.clone();
         if let Origin::File { line, flat_key, .. } = &mut origin {
@@ -65,7 +65,7 @@ impl Layer {
         self.values.get(section)?.get("use")?.as_str()
     }
 
-    /// Whether the layer does nothing but choose a component.
+    /// Whether the layer only chooses a component.
     pub(super) fn only_chooses(&self) -> bool {
         self.values.len() == 1
             && self.values.values().all(|v| v.as_object().is_some_and(|t| t.len() == 1 && t.contains_key("use")))

@@ -1,4 +1,4 @@
-//! The layers of a configuration in their order, and the sources that they are read from.
+//! The layers of a configuration in their order of precedence, and the sources that they are read from.
 
 use super::layer::Layer;
 use super::overrides::{self, Flag};
@@ -7,25 +7,25 @@ use crate::exit::Failure;
 use crate::nearest::nearest;
 use std::path::PathBuf;
 
-/// Everything a configuration is read from, as the command line gives it.
+/// The sources of a configuration, as the command line names them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sources {
     /// `--config`, in order.
     pub files: Vec<PathBuf>,
     /// `--profile`.
     pub profile: Option<String>,
-    /// Variables of the environment; those that are no keys are passed over.
+    /// Environment variables; those that are not keys are ignored.
     pub environment: Vec<(String, String)>,
     /// `--set`, in order.
     pub set: Vec<String>,
-    /// Options that stand for a key; above everything else.
+    /// Options that stand for a key. They override all other sources.
     pub flags: Vec<Flag>,
 }
 
-/// The variables of this process that may be keys.
+/// The environment variables of this process that may be keys.
 ///
 /// # Errors
-/// A variable that begins with `MDT_` and is not UTF-8.
+/// The value of a variable that begins with `MDT_` is not UTF-8.
 pub fn process_environment() -> Result<Vec<(String, String)>, Failure> {
     let mut variables = Vec::new();
     for (name, value) in std::env::vars_os() {
@@ -40,17 +40,17 @@ pub fn process_environment() -> Result<Vec<(String, String)>, Failure> {
     Ok(variables)
 }
 
-/// The layers that the user wrote, lowest first: parsed and normalised, not yet merged.
+/// The layers that the user wrote, lowest precedence first: parsed and normalised, not yet merged.
 #[derive(Debug, Clone)]
 pub struct Layers {
     pub(super) layers: Vec<Layer>,
 }
 
 impl Layers {
-    /// Reads and parses everything.
+    /// Reads and parses all sources.
     ///
     /// # Errors
-    /// A file that cannot be read or parsed, a profile that no file has, a malformed `--set`.
+    /// A file cannot be read or parsed, no file has the profile, or a `--set` is malformed.
     pub fn read(sources: &Sources) -> Result<Self, Failure> {
         let mut layers = Vec::new();
         let mut chosen_profile = Vec::new();

@@ -1,4 +1,4 @@
-//! Layers merged into one table that knows which layer each value came from.
+//! Merging layers, and which layer each value came from.
 
 use super::layer::Layer;
 use super::origin::Origin;
@@ -56,7 +56,7 @@ impl<'a> Stack<'a> {
     }
 }
 
-/// What a stack of layers comes to.
+/// The merged layers.
 #[derive(Debug, Clone)]
 pub(super) struct Merged {
     /// The values, keys sorted.
@@ -72,7 +72,7 @@ impl Merged {
     }
 }
 
-/// A layer under its number in the stack, which is how figment's metadata leads back to it.
+/// A layer and its number in the stack, by which figment's metadata leads back to it.
 struct Numbered<'a>(usize, &'a Layer);
 
 impl Provider for Numbered<'_> {

@@ -1,9 +1,8 @@
-//! The one form that all layers have before they are merged.
+//! Giving all layers the same form before they are merged.
 //!
-//! A string stands for a table: `optimizer = "adamw"` is `{ use = "adamw" }`, and the same goes for every section that
-//! chooses a component, except that `model = "dir"` is `{ path = "dir" }`: a model is known by its directory.
-//! A string also stands for a list of one in `data.train` and `data.eval`, and a section that YAML leaves empty is an
-//! empty table.
+//! A string stands for a table: `optimizer = "adamw"` is `{ use = "adamw" }`, and so for every section that chooses a
+//! component, except that `model = "dir"` is `{ path = "dir" }`. In `data.train` and `data.eval` a string stands for a
+//! list of one. A section that is empty in YAML is an empty table.
 
 use super::components::SECTIONS;
 use super::value::{Table, describe};
@@ -12,7 +11,7 @@ use serde_json::{Value, json};
 /// Sections without a component.
 const PLAIN_SECTIONS: [&str; 3] = ["checkpoint", "metrics", "plugins"];
 
-/// A section that no normalisation makes a table of.
+/// A section that is not a table and does not stand for one.
 #[derive(Debug, PartialEq)]
 pub(super) struct NotATable {
     pub(super) key: String,
@@ -20,7 +19,7 @@ pub(super) struct NotATable {
     pub(super) found: String,
 }
 
-/// Gives `table` the one form. Doing it twice changes nothing more.
+/// Normalises a table. Doing it twice has no further effect.
 pub(super) fn normalise(mut table: Table) -> Result<Table, NotATable> {
     for (key, value) in &mut table {
         let chooses = SECTIONS.iter().any(|s| s.name == key);

@@ -3,29 +3,29 @@
 use std::fmt;
 use std::path::PathBuf;
 
-/// The layer that a value came from, in the words the user knows it by.
+/// The layer that a value came from, as messages name it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Origin {
     /// The host's built-in defaults.
     Default,
     /// The defaults of a chosen component, as `kind/id`.
     Component(String),
-    /// The defaults of the package whose flat files are read.
+    /// The defaults of flat files.
     Flat,
-    /// A `--config` file, and the line where it can be told.
+    /// A `--config` file, and the line if it is known.
     File {
         /// The file, as it was given.
         path: PathBuf,
         /// Counted from 1.
         line: Option<usize>,
-        /// The profile of that file, where the value stands in one.
+        /// The profile in that file, if the value is in one.
         profile: Option<String>,
-        /// The key that stands there, where the file is flat and has it for another.
+        /// The flat key under which the value was given, if it was.
         flat_key: Option<&'static str>,
     },
     /// An environment variable.
     Environment(String),
-    /// The `config.json` of the model, which tells its component.
+    /// The `config.json` of the model, which decides its component.
     Model,
     /// `--set`, with its key.
     Set(String),

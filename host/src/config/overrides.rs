@@ -1,17 +1,17 @@
-//! Layers above the files: the environment, `--set`, and options of the command line that stand for a key.
+//! Layers that override files: environment variables, `--set`, and command-line options that stand for a key.
 
 use super::layer::Layer;
 use super::origin::Origin;
-use super::value::{Table, from_toml};
+use super::value::{Table, parse_toml};
 use crate::exit::Failure;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Variables that begin like configuration keys and are none: where plugins are searched, what is logged, and the
-/// secret that the ranks of a job share.
+/// Variables that look like configuration keys but are not: where plugins are searched, what is logged, and the secret
+/// that the ranks of a job share.
 const RESERVED: [&str; 3] = ["MDT_PLUGIN_PATH", "MDT_LOG", "MDT_JOB_TOKEN"];
 
-/// Beginnings of further such variables: the host's own and the launcher's.
+/// Prefixes of further such variables.
 const RESERVED_PREFIXES: [&str; 2] = ["MDT_HOST", "MDT_LAUNCH"];
 
 /// An option of a subcommand that stands for a key: `--model DIR` for `model.path`.
@@ -28,7 +28,7 @@ pub struct Flag {
 /// One layer for each variable `MDT_A__B` (the key `a.b`).
 ///
 /// # Errors
-/// A section is given something that is neither a table nor a string.
+/// The value of a section is neither a table nor a string.
 pub(super) fn environment(variables: &[(String, String)]) -> Result<Vec<Layer>, Failure> {
     let mut layers = Vec::new();
     let mut variables: Vec<_> = variables.iter().filter(|(name, _)| is_key(name)).collect();
@@ -50,7 +50,7 @@ fn is_key(name: &str) -> bool {
 /// One layer for each `--set key=value`.
 ///
 /// # Errors
-/// The text is no `key=value`.
+/// The text is not of the form `key=value`.
 pub(super) fn set(texts: &[String]) -> Result<Vec<Layer>, Failure> {
     let mut layers = Vec::new();
     for text in texts {
@@ -86,17 +86,15 @@ fn layer(origin: Origin, path: &[String], value: Value) -> Result<Layer, Failure
     Layer::new(origin, table, BTreeMap::new())
 }
 
-/// Within one source, what chooses a component goes first: the keys beside it are meant for the new one.
+/// Within one source, choices of components come first: other keys are meant for the chosen component.
 fn choices_first(mut layers: Vec<Layer>) -> Vec<Layer> {
     layers.sort_by_key(|layer| !layer.only_chooses());
     layers
 }
 
-/// A TOML value where the text is one, else the text itself. TOML's integers end below 2^63, seeds do not.
+/// The value of a text that is TOML, or else the text itself.
 fn value(text: &str) -> Value {
-    let parsed = text.trim().parse::<toml::Value>().ok().and_then(|value| from_toml(value).ok());
-    let large = || text.parse::<u64>().ok().filter(|number| *number > i64::MAX as u64).map(Value::from);
-    parsed.or_else(large).unwrap_or_else(|| text.into())
+    parse_toml(text).unwrap_or_else(|| text.into())
 }
 
 /// The parts of a TOML key; parts with dots in them can be quoted.

@@ -1,4 +1,4 @@
-//! From layers to one configuration: choose components, drop or refuse keys, merge, check.
+//! Resolving layers to one configuration: choose components, drop or refuse keys, merge, check.
 
 use super::check::{check, settle_numbers};
 use super::components::{Components, SECTIONS, Section};
@@ -18,10 +18,10 @@ use std::collections::BTreeMap;
 use std::path::Path as FilePath;
 
 impl Layers {
-    /// Where plugins are found, which must be known before any plugin is.
+    /// Where to find plugins. This is needed before any plugin can be found.
     ///
     /// # Errors
-    /// A wrong key or value in `plugins`.
+    /// `plugins` has a wrong key or value.
     pub fn plugins(&self) -> Result<Plugins, Failure> {
         let host = host_schema();
         let only_plugins = |layer: &Layer| {
@@ -44,9 +44,9 @@ impl Layers {
     /// Merges the layers over the defaults of the host and of the components they choose, and checks everything.
     ///
     /// # Errors
-    /// In this order: a wrong key or value of the host's; a component that is missing or does not load; a wrong key or
-    /// value of a component's. The first is returned. A model that cannot be read is an error of
-    /// [`Resolved::require_model`], because what is wrong with plugins comes before it.
+    /// The first of these: a wrong key or value of the host; a component that is missing or does not load; a wrong key or
+    /// value of a component. A model that cannot be read is an error of [`Resolved::require_model`], because errors of
+    /// plugins come first.
     pub fn resolve(&self, components: &dyn Components) -> Result<Resolved, Failure> {
         let host = host_schema();
         refuse_unknown_host_keys(&host, &self.layers)?;
@@ -73,18 +73,18 @@ impl Layers {
     }
 }
 
-/// The component that a section has chosen, and what it knows.
+/// The component that a section chooses, and its keys.
 struct Choice {
     section: &'static Section,
-    /// None for a model that nobody named.
+    /// `None` if no model is set.
     id: Option<String>,
     /// The schema of the component's own keys.
     own: Value,
     combined: Combined,
 }
 
-/// Loads the schema of each chosen component, and adds a layer with its defaults. A model's component may stay
-/// undecided because the model cannot be read, which counts only when nothing else is wrong.
+/// Loads the schema of each chosen component, and adds a layer with its defaults. The component of a model that cannot
+/// be read stays undecided; the failure is returned, because other errors come first.
 fn choose(
     host: &Value,
     merged: &Merged,
@@ -139,14 +139,14 @@ impl Choice {
         Choice { section, id, own, combined }
     }
 
-    /// The keys of a section's table that this component does not know.
+    /// The keys of a section's table that this component does not have.
     fn unknown_keys(&self, table: &Value) -> Vec<Path> {
         let schema = alone(&self.combined);
         Shape::of(&schema).unknown_keys(table)
     }
 
-    /// Drops unknown keys from layers below the one that chose this component; refuses them in the others, and those
-    /// that not even the component knew which the layer was written for.
+    /// Drops unknown keys from layers below the one that chose this component. Refuses unknown keys in the other layers,
+    /// and keys that the component for which the layer was written does not have either.
     fn keep_known_keys(
         &self,
         host: &Value,
@@ -171,7 +171,7 @@ impl Choice {
             let mut judge = None;
             match &current {
                 Some(other) if current != self.id => {
-                    // Its plugin may be absent from this machine; then its keys cannot be checked, only dropped.
+                    // If its plugin is not installed, its keys cannot be checked, only dropped.
                     if let Ok(own) = self.section.schema(components, other) {
                         let earlier = Choice::new(host, self.section, current.clone(), own);
                         let misspelt = earlier.unknown_keys(table);
@@ -207,7 +207,7 @@ impl Choice {
         Some(Dropped { key: key.join("."), value, origin, component: self.id.clone().unwrap_or_default() })
     }
 
-    /// What the component is created with: the keys that its own schema knows.
+    /// The configuration that the component is created with: the keys in its own schema.
     fn component(&self, merged: &Merged) -> Option<(super::Kind, Chosen)> {
         let shape = Shape::of(&self.own);
         let listed = shape.keys();
@@ -247,7 +247,7 @@ fn whole_schema(host: &Value, choices: &[Choice]) -> Value {
     schema
 }
 
-/// The schema of one section as a whole of its own.
+/// The schema of one section alone.
 fn alone(combined: &Combined) -> Value {
     let mut schema = combined.section.clone();
     schema["$defs"] = Value::Object(combined.definitions.clone());
@@ -257,7 +257,7 @@ fn alone(combined: &Combined) -> Value {
 fn default_layer() -> Result<Layer, Failure> {
     match serde_json::to_value(Settings::default()) {
         Ok(Value::Object(mut values)) => {
-            // The keys of the default scheduler belong to it alone; the chosen scheduler brings its own.
+            // The keys of the default scheduler do not belong to the chosen one.
             values["scheduler"] = json!({ "use": values["scheduler"]["use"] });
             Layer::new(Origin::Default, values, BTreeMap::new())
         }
@@ -269,7 +269,7 @@ fn table(section: &str, value: Value) -> Table {
     Table::from_iter([(section.to_owned(), value)])
 }
 
-/// Merges layers, gives numbers their form, and checks every value.
+/// Merges layers, converts numbers to their types, and checks every value.
 fn merge<'a>(schema: &Value, layers: impl IntoIterator<Item = &'a Layer>) -> Result<Merged, Failure> {
     let mut merged = Stack::new(layers).merge()?;
     let mut values = Value::Object(std::mem::take(&mut merged.values));

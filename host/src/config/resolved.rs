@@ -11,19 +11,19 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// The configuration of one job: checked, with every default in place.
+/// The configuration of one job: checked, with all defaults.
 #[derive(Debug, Clone)]
 pub struct Resolved {
     /// The host's own keys.
     pub settings: Settings,
-    /// What was dropped because a higher layer chose another component; a start-up line shows it.
+    /// The keys that were dropped because a higher layer chose another component. Start-up lines show them.
     pub dropped: Vec<Dropped>,
-    /// The flat files among the layers, because of which defaults are others; a start-up line shows them.
+    /// The flat files among the layers, which change defaults. Start-up lines show them.
     pub flat_files: Vec<PathBuf>,
     components: BTreeMap<Kind, Chosen>,
     entries: Vec<Entry>,
     values: Value,
-    /// Why the model's component cannot be told.
+    /// Why the component of the model is unknown, if it is.
     undecided: Option<Failure>,
 }
 
@@ -32,8 +32,8 @@ pub struct Resolved {
 pub struct Chosen {
     /// Its id within its kind.
     pub id: String,
-    /// What it is created with: an object of the keys that its schema lists, defaults applied. Keys of the host are
-    /// among them where the component's schema lists them too.
+    /// The configuration that it is created with: an object with the keys of its schema and their defaults. It includes
+    /// keys of the host that are in the component's schema too.
     pub config: Value,
 }
 
@@ -42,13 +42,13 @@ pub struct Chosen {
 pub struct Entry {
     /// The keys that lead to it.
     pub path: Vec<String>,
-    /// The value; a list, an empty table and null (unset) are values.
+    /// The value. Lists, empty tables and null (unset) are values.
     pub value: Value,
     /// The layer it came from.
     pub origin: Origin,
 }
 
-/// A key of a lower layer that the component chosen by a higher one does not know.
+/// A key of a lower layer that the component chosen by a higher layer does not have.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dropped {
     /// The key, its parts joined by dots.
@@ -57,7 +57,7 @@ pub struct Dropped {
     pub value: Value,
     /// The layer that had it.
     pub origin: Origin,
-    /// The component that does not know it.
+    /// The component that does not have it.
     pub component: String,
 }
 
@@ -85,8 +85,8 @@ impl Resolved {
         Resolved { settings, dropped, flat_files, components, entries, values, undecided }
     }
 
-    /// The component chosen for `kind`. Only a model may be without one: when neither `model.use` nor a model that
-    /// can be read is set.
+    /// The component chosen for `kind`. Only [`Kind::Model`] may have none: if neither `model.use` nor a model that can be
+    /// read is set.
     pub fn component(&self, kind: Kind) -> Option<&Chosen> {
         self.components.get(&kind)
     }
@@ -101,10 +101,10 @@ impl Resolved {
         &self.values
     }
 
-    /// Checks that what a training job cannot do without is set: a model and training data.
+    /// Checks that a model and training data are set.
     ///
     /// # Errors
-    /// Names the key that is missing.
+    /// A key is missing.
     pub fn require_job(&self) -> Result<(), Failure> {
         let Settings { model, data, .. } = &self.settings;
         if model.path.is_none() && model.name.is_none() {
@@ -122,7 +122,7 @@ impl Resolved {
         self.require_held_out_rows()
     }
 
-    /// Checks that there are held-out rows where their loss decides something.
+    /// Checks that there are held-out rows if a key needs their loss.
     fn require_held_out_rows(&self) -> Result<(), Failure> {
         let Settings { data, trainer, checkpoint, .. } = &self.settings;
         let keys = [
@@ -146,10 +146,10 @@ impl Resolved {
         self.entries.iter().find(|entry| entry.path.join(".") == key).map(|entry| &entry.origin)
     }
 
-    /// Checks that the model could be read as far as its component needs it.
+    /// Checks that the component of the model is known.
     ///
     /// # Errors
-    /// What is wrong with the model's directory.
+    /// The model directory cannot be used.
     pub fn require_model(&self) -> Result<(), Failure> {
         self.undecided.clone().map_or(Ok(()), Err)
     }

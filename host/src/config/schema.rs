@@ -1,25 +1,25 @@
-//! Reading a JSON Schema: which keys a table may have, and what they are when nobody sets them.
+//! Reading a JSON Schema: the keys of a table and their defaults.
 //!
-//! The part of draft 2020-12 that derived schemas use: `properties`, `additionalProperties`, `$ref` into `$defs`, and
-//! `allOf`, `anyOf`, `oneOf`, whose branches are taken together. One rule is stricter than the draft: a schema that
-//! lists `properties` knows no others unless it says so, because a misspelt key must never pass.
+//! It supports the part of draft 2020-12 that derived schemas use: `properties`, `additionalProperties`, `$ref` into
+//! `$defs`, and `allOf`, `anyOf`, `oneOf`, whose branches are joined. One rule is stricter than the draft: a schema that
+//! lists `properties` allows no others unless it says so, because a misspelt key must be an error.
 
 use super::value::{Path, Table};
 use serde_json::Value;
 
-/// Tables nested deeper than this in one another are taken for a schema that contains itself.
+/// The depth limit for defaults: a schema that is nested deeper is taken to contain itself.
 const DEPTH: usize = 8;
 
-/// The schemas that a value may have, `$ref` followed and branches spread out.
+/// All schemas that apply to a value: `$ref` followed, branches listed.
 #[derive(Debug, Clone)]
 pub(super) struct Shape<'a> {
     root: &'a Value,
     nodes: Vec<&'a Value>,
 }
 
-/// What a schema says of one key of a table.
+/// What a schema says about one key of a table.
 pub(super) enum Child<'a> {
-    /// It has this shape.
+    /// The key has this shape.
     Known(Shape<'a>),
     /// Any key with any value is allowed.
     Open,
@@ -28,17 +28,17 @@ pub(super) enum Child<'a> {
 }
 
 impl<'a> Shape<'a> {
-    /// The shape of the whole that `root` describes.
+    /// The shape that `root` describes.
     pub(super) fn of(root: &'a Value) -> Self {
         Self::spread(root, [root])
     }
 
-    /// The shape that `node` describes, its references leading into `root`.
+    /// The shape that `node` describes. Its references are looked up in `root`.
     pub(super) fn within(root: &'a Value, node: &'a Value) -> Self {
         Self::spread(root, [node])
     }
 
-    /// The schemas themselves.
+    /// The schemas.
     pub(super) fn nodes(&self) -> &[&'a Value] {
         &self.nodes
     }
@@ -66,7 +66,7 @@ impl<'a> Shape<'a> {
         }
     }
 
-    /// What is known of `key` in a table of this shape.
+    /// What the shape says about the key of a table.
     pub(super) fn child(&self, key: &str) -> Child<'a> {
         let mut found = Vec::new();
         let mut open = false;
@@ -91,7 +91,7 @@ impl<'a> Shape<'a> {
         Self::spread(self.root, self.nodes.iter().filter_map(|node| node.get("items")))
     }
 
-    /// The keys that are listed by name, in the schema's order.
+    /// The listed keys, in the order of the schema.
     pub(super) fn keys(&self) -> Vec<&'a str> {
         let mut keys: Vec<&str> = Vec::new();
         for name in self.properties().map(|(name, _)| name) {
@@ -122,7 +122,7 @@ impl<'a> Shape<'a> {
         self.nodes.iter().any(|node| node.get("format").is_some_and(|f| f == format))
     }
 
-    /// The keys of `value` that the schema does not know, each the outermost of its kind.
+    /// The keys of `value` that the schema does not allow; keys inside them are not listed.
     pub(super) fn unknown_keys(&self, value: &Value) -> Vec<Path> {
         let mut unknown = Vec::new();
         self.collect_unknown(value, &mut Vec::new(), &mut unknown);
@@ -141,7 +141,7 @@ impl<'a> Shape<'a> {
         }
     }
 
-    /// The defaults that the schema states, tables inside it included.
+    /// The defaults in the schema, including those of nested tables.
     pub(super) fn defaults(&self) -> Table {
         self.defaults_within(DEPTH)
     }
@@ -167,7 +167,7 @@ pub(super) fn target<'a>(root: &'a Value, reference: &Value) -> Option<&'a Value
     root.pointer(reference.as_str()?.strip_prefix('#')?)
 }
 
-/// Whether a schema without `properties` and `additionalProperties` describes tables of any keys.
+/// Whether a schema without `properties` and `additionalProperties` allows tables with any keys.
 fn takes_any_key(node: &Value) -> bool {
     match node {
         Value::Bool(anything) => *anything,

@@ -1,4 +1,4 @@
-//! One schema for a section: the host's keys and those of the component that it chooses.
+//! The schema of a section: the host's keys and those of the component that it chooses.
 
 use super::schema::Shape;
 use super::sections::Settings;
@@ -6,12 +6,12 @@ use super::value::Table;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
-/// The schema of everything that the host reads, without references. Sections know the host's own keys only.
+/// The schema of everything that the host reads, without references. Sections have only the host's own keys.
 pub(super) fn host_schema() -> Value {
     let generator = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true).into_generator();
     let mut schema = generator.into_root_schema_for::<Settings>().to_value();
     for (_, section) in schema["properties"].as_object_mut().into_iter().flatten() {
-        // A section's default is that of its keys; stated twice, the two could be merged in the wrong order.
+        // The defaults are those of the section's keys. A second copy could be merged in the wrong order.
         if let Some(section) = section.as_object_mut().filter(|s| s.contains_key("properties")) {
             section.remove("default");
         }
@@ -29,13 +29,13 @@ pub(super) fn host_schema() -> Value {
 
 /// The schema of one section for one component.
 pub(super) struct Combined {
-    /// Of the section; its references lead to `#/$defs/PREFIX.NAME`.
+    /// The section; its references have the form `#/$defs/PREFIX.NAME`.
     pub(super) section: Value,
-    /// What those references name.
+    /// The schemas that those references name.
     pub(super) definitions: Table,
 }
 
-/// Joins the host's keys of a section with those of a component. A key that both know must please both, and has the
+/// Joins the host's keys of a section with those of a component. A key of both must be valid for both, and has the
 /// component's default.
 pub(super) fn combine(host_section: &Value, own: &Value, prefix: &str) -> Combined {
     let shape = Shape::of(own);
@@ -72,7 +72,7 @@ pub(super) fn combine(host_section: &Value, own: &Value, prefix: &str) -> Combin
     Combined { section, definitions }
 }
 
-/// A component's schema as it reads inside a larger one: references carry the component's prefix.
+/// A component's schema for use inside a larger one: references have the component's prefix.
 fn within(schema: &Value, prefix: &str) -> Value {
     match schema {
         Value::Object(table) => {

@@ -1,7 +1,7 @@
-//! The host's own keys, as types: what each means, its unit and its default.
+//! The host's own keys as types, with their meanings, units and defaults.
 //!
-//! A section that chooses a component by `use` holds that component's own keys beside the ones written here.
-//! The defaults are the `Default` implementations; the JSON Schema is derived, so neither can drift from the types.
+//! A section that chooses a component by `use` also has that component's own keys. The defaults are the `Default`
+//! implementations and the JSON Schema is derived, so both always agree with the types.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -29,23 +29,23 @@ pub struct Settings {
     pub seed: u64,
     /// The model that is trained.
     pub model: Model,
-    /// The examples it is trained on.
+    /// The examples that it is trained on.
     pub data: Data,
-    /// The training objective, and how long and in which portions it runs.
+    /// The training objective, the batch sizes and the length of training.
     pub trainer: Trainer,
     /// How gradients change parameters.
     pub optimizer: Optimizer,
-    /// The learning rate's course over the updates.
+    /// How the learning rate changes over the updates.
     pub scheduler: Scheduler,
     /// How ranks exchange gradients.
     pub comm: Comm,
-    /// What computes, where and how precisely.
+    /// The compute component, its device and precision.
     pub compute: Compute,
-    /// When the state is saved, and what a new run starts from.
+    /// When checkpoints are written, and what a run starts from.
     pub checkpoint: Checkpoint,
-    /// What is written to `metrics.jsonl`.
+    /// How often a line of metrics is written.
     pub metrics: Metrics,
-    /// Where plugins are found.
+    /// Where plugins are searched for.
     pub plugins: Plugins,
 }
 
@@ -72,13 +72,13 @@ impl Default for Settings {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Model {
-    /// The model component. Default: the one that knows the `model_type` in the model's `config.json`.
+    /// The model component. Default: the one for the `model_type` in the model's `config.json`.
     #[serde(rename = "use")]
     pub id: Option<String>,
-    /// Directory with the model in Hugging Face form. Default: unset.
+    /// Directory of the model in Hugging Face format. Default: unset.
     #[schemars(length(min = 1))]
     pub path: Option<PathBuf>,
-    /// Name of a model on the Hugging Face Hub, used where `path` is unset. Default: unset.
+    /// Name of a model on the Hugging Face Hub, used if `path` is unset. Default: unset.
     #[schemars(length(min = 1))]
     pub name: Option<String>,
     /// Where the weights come from. Default: `pretrained`.
@@ -106,29 +106,29 @@ pub struct Trainer {
     /// Rows per rank and micro-step. Default: 8.
     #[schemars(range(min = 1))]
     pub batch_size: u32,
-    /// Passes over the training data, where `max_steps` is unset. Default: 1.
+    /// Passes over the training data, used if `max_steps` is unset. Default: 1.
     #[schemars(range(min = 1))]
     pub num_epochs: u32,
-    /// Updates to make, whatever `num_epochs` says. Default: unset.
+    /// Number of updates. It overrides `num_epochs`. Default: unset.
     #[schemars(range(min = 1))]
     pub max_steps: Option<u64>,
     /// Micro-steps per update. Default: 1.
     #[schemars(range(min = 1))]
     pub gradient_accumulation_steps: u32,
-    /// Longest row in tokens; longer ones are cut at the right, and counted. Default: 2048.
+    /// Longest row in tokens. Longer rows are cut at the right and counted. Default: 2048.
     #[schemars(range(min = 2))]
     pub max_seq_len: u32,
-    /// Global gradient norm above which gradients are scaled down to it; 0 turns clipping off. Default: 1.0.
+    /// Gradients with a larger global norm are scaled down to this norm; 0 turns clipping off. Default: 1.0.
     #[schemars(range(min = 0.0))]
     pub max_grad_norm: f64,
     /// Updates between evaluations on the held-out rows; 0 evaluates at the end of each epoch. Default: 0.
     pub eval_steps: u64,
-    /// Whether the held-out rows are evaluated before the first update as well. That loss is for comparison: it is no
-    /// candidate for the best, and early stopping does not count it. Default: false.
+    /// Whether the held-out rows are also evaluated before the first update. That loss is only for comparison: it is
+    /// never the best, and early stopping does not count it. Default: false.
     pub eval_at_start: bool,
-    /// Evaluations in a row without an improvement after which training ends; 0 never ends it early. Default: 0.
+    /// Training ends after this many evaluations in a row without an improvement; 0 never ends it early. Default: 0.
     pub early_stopping_patience: u32,
-    /// How much below that of the last improvement a held-out loss must be to be the next one. Default: 0.0.
+    /// A held-out loss is an improvement if it is lower than the last one by more than this. Default: 0.0.
     #[schemars(range(min = 0.0))]
     pub early_stopping_min_delta: f64,
 }
@@ -161,7 +161,7 @@ pub struct Optimizer {
     /// Peak learning rate. Default: 1e-4.
     #[schemars(range(min = 0.0))]
     pub learning_rate: f64,
-    /// Weight decay, in the sense that PyTorch gives it for the chosen optimizer. Default: 0.0.
+    /// Weight decay, as PyTorch defines it for the chosen optimizer. Default: 0.0.
     #[schemars(range(min = 0.0))]
     pub weight_decay: f64,
     /// Patterns (`*` any characters, `?` one) of parameter names that do not decay. Default: none.

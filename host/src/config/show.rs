@@ -1,15 +1,14 @@
-//! `config show`: every resolved value with the layer it came from.
+//! `config show`: every resolved value and the layer that it came from.
 
 use super::resolved::{Entry, Resolved};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
-/// Values wider than this do not push the column of origins further out.
+/// Values wider than this do not widen the column of values.
 const WIDEST: usize = 48;
 
 impl Resolved {
-    /// The configuration as TOML, each value with its origin in a comment: it can be read by a person, compared with
-    /// `diff`, and given to `--config`.
+    /// The configuration as TOML, with the origin of each value in a comment. It can be used as a `--config` file.
     pub fn show(&self) -> String {
         let (top, sections): (Vec<&Entry>, Vec<&Entry>) = self.entries().iter().partition(|e| e.path.len() == 1);
         let mut text = String::new();
@@ -54,7 +53,7 @@ fn write_block(text: &mut String, entries: &[&Entry], skip: usize) {
     for (key, value, origin) in rows {
         let _ = match value {
             Some(value) => writeln!(text, "{key:key_width$} = {value:value_width$}  # {origin}"),
-            // TOML has no null, so what is unset is a comment, in the same columns.
+            // TOML has no null, so an unset key is a comment.
             None => {
                 writeln!(text, "# {:rest$}  # {origin}", format!("{key} is unset"), rest = key_width + value_width + 1)
             }
@@ -67,7 +66,7 @@ fn toml_key(part: &str) -> String {
     if bare { part.to_owned() } else { toml::Value::String(part.to_owned()).to_string() }
 }
 
-/// The value on one line; none for null.
+/// The value on one line; `None` for null.
 fn toml_value(value: &Value) -> Option<String> {
     Some(match value {
         Value::Null => return None,
@@ -83,8 +82,8 @@ fn toml_value(value: &Value) -> Option<String> {
     })
 }
 
-/// A TOML string without line breaks in it.
+/// A TOML string on one line.
 fn one_line(text: &str) -> String {
-    // JSON's escapes are TOML's too, except for DEL, which TOML wants escaped and JSON does not escape.
+    // The escapes of JSON are valid in TOML. Only DEL must be escaped in TOML and is not in JSON.
     json!(text).to_string().replace('\u{7f}', "\\u007F")
 }

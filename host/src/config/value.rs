@@ -1,14 +1,15 @@
-//! The JSON values that every source of a configuration is read into, and words for them.
+//! The JSON values that all sources of a configuration are read into.
 
 use serde_json::Value;
+use toml::de::DeValue;
 
 /// A JSON object: the form that every file format, the environment and `--set` are read into.
 pub(super) type Table = serde_json::Map<String, Value>;
 
-/// The place of a value: the keys that lead to it.
+/// The keys that lead to a value.
 pub(super) type Path = Vec<String>;
 
-/// What a value is, in words: `the string "8"`.
+/// A value as messages name it: `the string "8"`.
 pub(super) fn describe(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),
@@ -21,20 +22,31 @@ pub(super) fn describe(value: &Value) -> String {
     }
 }
 
-/// A TOML value as JSON; dates become strings.
+/// The value of a text that is TOML.
+pub(super) fn parse_toml(text: &str) -> Option<Value> {
+    let value = DeValue::parse(text.trim()).ok()?;
+    from_toml(value.get_ref()).ok()
+}
+
+/// A TOML value as JSON; dates become strings. Integers may have 64 bits with or without a sign.
 ///
 /// # Errors
-/// nan and the infinities, which no setting can be.
-pub(super) fn from_toml(value: toml::Value) -> Result<Value, String> {
+/// The value has nan, an infinity or an integer beyond 64 bits, which no setting can be.
+pub(super) fn from_toml(value: &DeValue<'_>) -> Result<Value, String> {
     Ok(match value {
-        toml::Value::String(s) => s.into(),
-        toml::Value::Integer(i) => i.into(),
-        toml::Value::Float(f) => finite(f)?,
-        toml::Value::Boolean(b) => b.into(),
-        toml::Value::Datetime(d) => d.to_string().into(),
-        toml::Value::Array(items) => items.into_iter().map(from_toml).collect::<Result<_, _>>()?,
-        toml::Value::Table(table) => {
-            let entries = table.into_iter().map(|(key, value)| Ok((key, from_toml(value)?)));
+        DeValue::String(text) => text.as_ref().into(),
+        DeValue::Integer(number) => {
+            let (text, radix) = (number.as_str(), number.radix());
+            let signed = i64::from_str_radix(text, radix).map(Value::from);
+            let either = signed.or_else(|_| u64::from_str_radix(text, radix).map(Value::from));
+            either.map_err(|_| format!("{number} is beyond 64 bits"))?
+        }
+        DeValue::Float(number) => finite(number.as_str().parse().unwrap_or(f64::NAN))?,
+        DeValue::Boolean(value) => (*value).into(),
+        DeValue::Datetime(date) => date.to_string().into(),
+        DeValue::Array(items) => items.iter().map(|item| from_toml(item.get_ref())).collect::<Result<_, _>>()?,
+        DeValue::Table(table) => {
+            let entries = table.iter().map(|(key, value)| Ok((key.get_ref().to_string(), from_toml(value.get_ref())?)));
             Value::Object(entries.collect::<Result<_, String>>()?)
         }
     })
@@ -43,7 +55,7 @@ pub(super) fn from_toml(value: toml::Value) -> Result<Value, String> {
 /// A finite number as JSON.
 ///
 /// # Errors
-/// nan and the infinities, which JSON does not have.
+/// The number is nan or an infinity, which JSON does not have.
 pub(super) fn finite(number: f64) -> Result<Value, String> {
     serde_json::Number::from_f64(number).map(Value::Number).ok_or_else(|| format!("{number} is not a finite number"))
 }

@@ -1,7 +1,7 @@
-//! YAML, and the lines of its keys. JSON is YAML too, so this also finds the lines of JSON's keys.
+//! Parsing YAML, with the lines of its keys. JSON is YAML too, so this also finds the lines of keys in JSON.
 //!
-//! The text is read event by event, with bounds on depth and on what aliases copy: a small file can ask for any amount
-//! of memory otherwise.
+//! The text is read event by event, with limits on the depth and on the number of values: without them, a small file
+//! could use any amount of memory.
 
 use super::value::{Path, Table, finite};
 use serde_json::Value;
@@ -11,9 +11,9 @@ use yaml_rust2::Yaml;
 use yaml_rust2::parser::{Event, Parser, Tag};
 use yaml_rust2::scanner::{Marker, TScalarStyle};
 
-/// Tables and lists may be nested this deep.
+/// The limit of nested tables and lists.
 const DEPTH: usize = 64;
-/// A file may have this many values, those that aliases copy included.
+/// The limit of values in a file, including those that aliases copy.
 const VALUES: usize = 100_000;
 
 /// The one document of a file.
@@ -34,7 +34,7 @@ pub(super) struct Broken {
 /// Parses a text that is one document.
 ///
 /// # Errors
-/// It is no YAML, has several documents, or goes beyond the bounds.
+/// It is not YAML, has several documents, or exceeds a limit.
 pub(super) fn parse(text: &str) -> Result<Document, Broken> {
     let parser = Parser::new_from_str(text);
     let mut reader = Reader { parser, anchors: HashMap::new(), path: Path::new(), lines: BTreeMap::new(), values: 0 };
@@ -77,7 +77,7 @@ impl Reader<'_> {
             Event::SequenceStart(anchor, tag) => (anchor, tag, self.list()?),
             Event::MappingStart(anchor, tag) => (anchor, tag, self.table()?),
             Event::Alias(anchor) => {
-                let inside = || broken("an alias stands inside of what it names", place);
+                let inside = || broken("an alias is inside the value that it names", place);
                 let value = self.anchors.get(&anchor).ok_or_else(inside)?.clone();
                 self.values += count(&value);
                 (0, None, value)
@@ -130,7 +130,7 @@ impl Reader<'_> {
                 return Err(broken(format!("the key `{key}` is there twice"), place));
             }
         }
-        // YAML 1.1's merge key: its tables' keys stand where the table has none of that name, the first one's first.
+        // The merge key of YAML 1.1: keys that the table does not have come from its tables, the first one first.
         while let Some(value) = merged.pop() {
             match value {
                 Value::Array(tables) => merged.extend(tables.into_iter().rev()),
@@ -146,7 +146,7 @@ impl Reader<'_> {
     }
 }
 
-/// What a scalar without quotes is, by YAML 1.2's core schema.
+/// The value of a scalar without quotes, by the core schema of YAML 1.2.
 fn plain(text: &str) -> Result<Value, String> {
     match Yaml::from_str(text) {
         Yaml::Null => Ok(Value::Null),

@@ -18,7 +18,7 @@ fn run(subject: &Subject) -> Vec<Finding> {
     })
 }
 
-/// The configured backend must work; the others are made with their defaults, which may not be enough for them.
+/// The configured backend must work. The others are created with their defaults, which they may refuse.
 fn examine(job: &Job, id: &str) -> Finding {
     let chosen = job.resolved.component(Kind::Comm).filter(|chosen| chosen.id == id);
     let config = chosen.map_or_else(|| json!({}), |chosen| chosen.config.clone());

@@ -9,11 +9,8 @@ use super::{Check, Finding, Subject};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 
-pub(super) const CHECK: Check = Check {
-    name: "compute",
-    description: "The device that would compute, and whether it multiplies matrices right.",
-    run,
-};
+pub(super) const CHECK: Check =
+    Check { name: "compute", description: "The device, and whether it multiplies matrices correctly.", run };
 
 fn run(subject: &Subject) -> Vec<Finding> {
     subject.of_job(|job| vec![examine(job).unwrap_or_else(|failure| Finding::failed(&failure))])
@@ -26,10 +23,10 @@ fn examine(job: &Job) -> Result<Finding, Failure> {
     multiply(&compute)?;
     let milliseconds = begin.elapsed().as_secs_f64() * 1e3;
     let MemoryInfo { active_bytes, peak_bytes, cached_bytes } = compute.memory();
-    let shared = if unified_memory { "shares memory with the host" } else { "has memory of its own" };
+    let shared = if unified_memory { "shares memory with the host" } else { "has its own memory" };
     let plural = if threads == 1 { "thread" } else { "threads" };
     let message = format!(
-        "{kind} {name} ({library}, {threads} {plural}), {shared}; it multiplies matrices right ({milliseconds:.1} ms)"
+        "{kind} {name} ({library}, {threads} {plural}), {shared}; it multiplies matrices correctly ({milliseconds:.1} ms)"
     );
     Ok(Finding::ok(message)
         .fact("component", job.resolved.settings.compute.id.as_str())
@@ -58,10 +55,10 @@ fn multiply(compute: &Rc<dyn Compute>) -> Result<(), Failure> {
         let (row, column) = (place / COLUMNS, place % COLUMNS);
         let expected: f32 = (0..INNER).map(|k| left[row * INNER + k] * right[k * COLUMNS + column]).sum();
         if found != expected {
-            return Err(Failure::new(Status::Other, "the device multiplies matrices wrongly")
+            return Err(Failure::new(Status::Other, "the device multiplies matrices incorrectly")
                 .at(format!("row {row}, column {column}"))
-                .because(format!("the product is {found}, and should be {expected}"))
-                .help("set `compute.device` to another device, or get another build of the compute plugin"));
+                .because(format!("the product is {found}, and {expected} is correct"))
+                .help("set `compute.device` to another device, or install another build of the compute plugin"));
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use crate::config::Origin;
 use crate::job::Job;
 
 pub(super) const CHECK: Check =
-    Check { name: "configuration", description: "Whether the configuration has errors, where there is one.", run };
+    Check { name: "configuration", description: "Whether the configuration has errors.", run };
 
 fn run(subject: &Subject) -> Vec<Finding> {
     match subject.configuration() {
@@ -22,7 +22,7 @@ fn examine(job: &Job) -> Vec<Finding> {
         |origin: &Origin| matches!(origin, Origin::Default | Origin::Component(_) | Origin::Flat | Origin::Model);
     let set = entries.iter().filter(|entry| !is_default(&entry.origin)).count();
     let message = match set {
-        0 => "nothing is configured: the other checks take the defaults".to_owned(),
+        0 => "nothing is configured: the other checks use the defaults".to_owned(),
         1 => format!("1 of {} keys is set", entries.len()),
         set => format!("{set} of {} keys are set", entries.len()),
     };

@@ -1,4 +1,4 @@
-//! What a check found.
+//! One finding of a check.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -9,13 +9,13 @@ use crate::exit::{Failure, Status};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// As it should be.
+    /// No problem.
     Ok,
-    /// A user should know of it; a job may still run.
+    /// A user should know about it; a job may still run.
     Warning,
-    /// A job that needs it would stop.
+    /// A job that needs it would fail.
     Failed,
-    /// Not looked at; the message says why.
+    /// Not checked; the message says why.
     Skipped,
 }
 
@@ -31,14 +31,14 @@ impl Verdict {
     }
 }
 
-/// One thing that a check found.
+/// One finding of a check.
 #[derive(Clone, Debug, Serialize)]
 pub struct Finding {
     /// What it means.
     pub status: Verdict,
     /// The finding in one sentence.
     pub message: String,
-    /// The whole error, with places and causes, where there was one.
+    /// The whole error with places and causes, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// What to do about it.
@@ -57,22 +57,22 @@ impl Finding {
         Self { status, message: message.into(), error: None, help: None, facts: Map::new(), exit: None }
     }
 
-    /// As it should be.
+    /// No problem.
     pub(super) fn ok(message: impl Into<String>) -> Self {
         Self::new(Verdict::Ok, message)
     }
 
-    /// Something to know of.
+    /// Something that a user should know about.
     pub(super) fn warning(message: impl Into<String>) -> Self {
         Self::new(Verdict::Warning, message)
     }
 
-    /// Not looked at.
+    /// Not checked.
     pub(super) fn skipped(message: impl Into<String>) -> Self {
         Self::new(Verdict::Skipped, message)
     }
 
-    /// What a job would stop with.
+    /// What a job would fail with.
     pub(super) fn failed(failure: &Failure) -> Self {
         Self { exit: Some(failure.status()), ..Self::because(Verdict::Failed, failure) }
     }
@@ -105,7 +105,7 @@ impl Finding {
         self
     }
 
-    /// The finding for a person: what was found, where and why, what to do. The first line is the sentence.
+    /// The finding as text: what was found, where and why, what to do. The first line is the message.
     pub fn text(&self) -> String {
         match (&self.error, &self.help) {
             (Some(error), _) => error.clone(),

@@ -15,7 +15,7 @@ pub(super) const CHECK: Check = Check {
 };
 
 const PROGRAMS: [&str; 4] = ["mpirun", "mlx.launch", "srun", "ssh"];
-/// Variables by which launchers tell a process its place among the others.
+/// Variables by which launchers tell a process its rank.
 const NAMES: [&str; 5] = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"];
 const PREFIXES: [&str; 5] = ["OMPI_COMM_WORLD_", "PMI_", "PMIX_", "SLURM_", "MLX_"];
 
@@ -45,7 +45,7 @@ fn is_program(path: &Path) -> bool {
 fn variables() -> Finding {
     let is_launchers = |name: &str| NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix));
     let all = env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value));
-    // Numbers are shown; anything else might be a secret of the launcher's.
+    // Numbers are shown; other values may be secrets of the launcher.
     let shown = |name: String, value: std::ffi::OsString| match value.to_str().map(str::parse::<u32>) {
         Some(Ok(number)) => format!("{name}={number}"),
         _ => name,
@@ -54,8 +54,8 @@ fn variables() -> Finding {
         all.filter(|(name, _)| is_launchers(name)).map(|(name, value)| shown(name, value)).collect();
     set.sort();
     let message = match set.as_slice() {
-        [] => "no launcher has started this process".to_owned(),
-        set => format!("a launcher's variables are set: {}", set.join(", ")),
+        [] => "this process was not started by a launcher".to_owned(),
+        set => format!("variables of a launcher are set: {}", set.join(", ")),
     };
     Finding::ok(message).fact("variables", json!(set))
 }

@@ -9,7 +9,7 @@ use crate::job::Job;
 
 pub(super) const CHECK: Check = Check {
     name: "model",
-    description: "Whether the model's directory, config.json, weights and tokenizer are there and belong together.",
+    description: "Whether the model directory, config.json, weights and tokenizer are there and match.",
     run,
 };
 
@@ -27,7 +27,7 @@ fn run(subject: &Subject) -> Vec<Finding> {
 fn examine(job: &Job) -> Result<Finding, Failure> {
     let directory = job.model_directory()?;
     let Ok(compute) = job.compute() else {
-        return Ok(Finding::skipped("it needs a device that computes"));
+        return Ok(Finding::skipped("it needs a compute device that works"));
     };
     let opened = job.open_model(compute)?;
     opened.check_files()?;

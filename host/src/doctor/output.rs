@@ -7,10 +7,13 @@ use crate::exit::Failure;
 use crate::memory::gibibytes;
 use crate::storage;
 
-pub(super) const CHECK: Check =
-    Check { name: "output-directory", description: "Whether results could be written, and the space for them.", run };
+pub(super) const CHECK: Check = Check {
+    name: "output-directory",
+    description: "Whether the output directory can be written to, and its free space.",
+    run,
+};
 
-/// Less free space than this is worth a word: a checkpoint has the weights and, with AdamW, twice as much besides.
+/// Less free space than this is a warning: a checkpoint holds the weights and, with AdamW, twice as much state.
 const LITTLE: u64 = 1 << 30;
 
 fn run(subject: &Subject) -> Vec<Finding> {
@@ -21,7 +24,7 @@ fn run(subject: &Subject) -> Vec<Finding> {
     })
 }
 
-/// Writes and removes a small file where the directory is, or where it would be created.
+/// Writes and removes a small file in the directory, or where it would be created.
 fn examine(output: &Path) -> Result<Finding, Failure> {
     let place = existing(output);
     storage::check_output_dir(place)?;
@@ -37,14 +40,14 @@ fn examine(output: &Path) -> Result<Finding, Failure> {
     Ok(finding.fact("free_bytes", free))
 }
 
-/// The nearest part of a path that is there.
+/// The longest part of a path that exists.
 fn existing(path: &Path) -> &Path {
     let there = path.ancestors().find(|part| part.exists());
-    // The last ancestor of a relative path is empty, and stands for the working directory.
+    // The last ancestor of a relative path is empty: it is the working directory.
     there.unwrap_or(Path::new("."))
 }
 
-/// What an ordinary user may still write on the file system of a directory.
+/// The free bytes of a directory's file system, for ordinary users.
 fn free_bytes(place: &Path) -> Option<u64> {
     let file_system = rustix::fs::statvfs(place).ok()?;
     file_system.f_bavail.checked_mul(file_system.f_frsize)
@@ -55,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_that_is_not_there_yet_is_not_created() {
+    fn a_missing_directory_is_not_created() {
         let root = tempfile::tempdir().unwrap();
         let finding = examine(&root.path().join("a/b")).unwrap();
         assert!(finding.message.contains("can be created"), "{}", finding.message);

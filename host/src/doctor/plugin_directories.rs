@@ -3,8 +3,11 @@
 use super::{Check, Finding, Subject};
 use crate::plugins::{Searched, Tier};
 
-pub(super) const CHECK: Check =
-    Check { name: "plugin-directories", description: "Where plugins are searched, nearest first.", run };
+pub(super) const CHECK: Check = Check {
+    name: "plugin-directories",
+    description: "The directories that are searched for plugins, in order of priority.",
+    run,
+};
 
 fn run(subject: &Subject) -> Vec<Finding> {
     match subject.catalog() {
@@ -19,7 +22,7 @@ fn describe(tier: &Tier, searched: Searched<'_>) -> Finding {
         Searched::Plugins(1) => Finding::ok(format!("{place}: 1 plugin")),
         Searched::Plugins(count) => Finding::ok(format!("{place}: {count} plugins")).fact("plugins", count),
         Searched::Unreadable(why) => Finding::warning(format!("{place} cannot be listed: {why}")),
-        // Somebody who names a directory means one that is there.
+        // A directory that the user named should exist.
         Searched::Missing if tier.is_named() => Finding::warning(format!("{place}: no such directory")),
         Searched::Missing => Finding::skipped(format!("{place}: no such directory")),
     };

@@ -4,7 +4,7 @@ use super::{Check, Finding, Subject};
 
 pub(super) const CHECK: Check = Check {
     name: "plugin-lock",
-    description: "Whether every plugin has the checksum of the lock file, where one is configured.",
+    description: "Whether every plugin has the checksum in the lock file, if one is configured.",
     run,
 };
 
@@ -13,11 +13,11 @@ fn run(subject: &Subject) -> Vec<Finding> {
         return vec![Finding::skipped("the plugin directories or the lock file cannot be read")];
     };
     let Some(verdicts) = catalog.check_lock() else {
-        return vec![Finding::skipped("`plugins.lock` is not set: plugins are loaded whatever their checksums")];
+        return vec![Finding::skipped("`plugins.lock` is not set: checksums of plugins are not checked")];
     };
     let failures: Vec<_> = verdicts.iter().filter_map(|verdict| verdict.as_ref().err()).map(Finding::failed).collect();
     if failures.is_empty() {
-        return vec![Finding::ok(format!("all {} plugins are those that were locked", verdicts.len()))];
+        return vec![Finding::ok(format!("all {} plugins have the checksums of the lock file", verdicts.len()))];
     }
     failures
 }

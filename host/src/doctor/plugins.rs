@@ -9,11 +9,8 @@ use super::{Check, Finding, Subject};
 use crate::exit::Failure;
 use crate::plugins::{Catalog, Found, Record};
 
-pub(super) const CHECK: Check = Check {
-    name: "plugins",
-    description: "Whether every plugin that is found loads, with all of its components.",
-    run,
-};
+pub(super) const CHECK: Check =
+    Check { name: "plugins", description: "Whether every plugin that was found loads, with all its components.", run };
 
 fn run(subject: &Subject) -> Vec<Finding> {
     let Ok(catalog) = subject.catalog() else {
@@ -42,14 +39,14 @@ fn describe(catalog: &Catalog, found: Found<'_>) -> Finding {
     } else if let Some(record) = unknown.first() {
         Finding::warning(format!("{what}: this host does not know the kind `{}`", record.kind))
     } else if reached.is_empty() {
-        Finding::skipped(format!("{what}: not loaded, earlier directories have all of it"))
+        Finding::skipped(format!("{what}: not loaded: earlier directories have all its components"))
     } else {
         Finding::ok(what)
     };
     finding.fact("file", found.path.to_string_lossy()).fact("components", json!(manifest.components))
 }
 
-/// Whether the component's name leads to this file.
+/// Whether this file is the one that the component's name selects.
 fn is_reached(catalog: &Catalog, record: &Record, path: &Path) -> bool {
     Kind::from_name(&record.kind)
         .and_then(|kind| catalog.find(kind, &record.id).ok())

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use super::{Check, Finding, Subject};
 
 pub(super) const CHECK: Check =
-    Check { name: "port", description: "Whether the first rank could listen where the ranks are to meet.", run };
+    Check { name: "port", description: "Whether rank 0 can listen at the address where the ranks connect.", run };
 
 fn run(subject: &Subject) -> Vec<Finding> {
     subject.of_job(|job| {
@@ -22,15 +22,17 @@ fn examine(address: &str, port: u16) -> Finding {
     }
 }
 
-/// Never a failure: the port is needed by the first rank only, and perhaps it is a job of this user that has it.
+/// Never a failure: only rank 0 needs the port, and a running job of this user may be using it.
 fn refused(place: &str, error: &Error) -> Finding {
     let finding = |message: &str| Finding::warning(format!("{place} {message}: {error}"));
     match error.kind() {
-        ErrorKind::AddrInUse => finding("is taken").help("set `comm.port` to another port, or end what listens there"),
-        ErrorKind::AddrNotAvailable => {
-            Finding::skipped(format!("{place} is not an address of this machine: check it where the first rank runs"))
+        ErrorKind::AddrInUse => {
+            finding("is in use").help("set `comm.port` to another port, or stop the program that listens there")
         }
-        ErrorKind::PermissionDenied => finding("may not be listened on").help("set `comm.port` to a port from 1024 on"),
-        _ => finding("cannot be listened on").help("set `comm.address` to a name or address of the first rank's host"),
+        ErrorKind::AddrNotAvailable => {
+            Finding::skipped(format!("{place} is not an address of this machine: check it on the machine of rank 0"))
+        }
+        ErrorKind::PermissionDenied => finding("needs more rights").help("set `comm.port` to 1024 or more"),
+        _ => finding("cannot be opened").help("set `comm.address` to the name or address of rank 0's machine"),
     }
 }

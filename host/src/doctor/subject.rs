@@ -1,4 +1,4 @@
-//! What is examined: the configuration and the plugins, as far as they can be read.
+//! What the checks examine: the configuration and the plugins, as far as they can be read.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use crate::job::Job;
 use crate::plugins::{Catalog, tiers};
 use crate::services::LocalServices;
 
-/// What the checks look at. Where one part cannot be read, the others still can.
+/// What the checks examine. If one part cannot be read, the checks of the others still work.
 pub struct Subject {
     /// Why the configuration cannot be used.
     configuration: Option<Failure>,
     reached: Reached,
 }
 
-/// How far the way to a job led.
+/// How much could be read.
 enum Reached {
     Job(Box<Job>),
     Plugins(Catalog),
@@ -25,7 +25,7 @@ enum Reached {
 }
 
 impl Subject {
-    /// Reads what there is.
+    /// Reads as much as possible.
     pub fn new(layers: Result<Layers, Failure>, plugin_dirs: &[PathBuf], trust_plugin_dirs: bool) -> Self {
         let configured = layers.as_ref().map_err(Failure::clone).and_then(Layers::plugins);
         let plugins = configured.clone().unwrap_or_default();
@@ -42,7 +42,7 @@ impl Subject {
         }
     }
 
-    /// Why the configuration cannot be used, where that is so.
+    /// Why the configuration cannot be used, if it cannot.
     pub(super) fn configuration(&self) -> Option<&Failure> {
         self.configuration.as_ref()
     }
@@ -56,7 +56,7 @@ impl Subject {
         }
     }
 
-    /// What a check finds of the configured job; without one it is skipped.
+    /// The findings of a check of the configured job; without a job it is skipped.
     pub(super) fn of_job(&self, examine: impl FnOnce(&Job) -> Vec<Finding>) -> Vec<Finding> {
         match &self.reached {
             Reached::Job(job) => examine(job),

@@ -1,10 +1,13 @@
-//! `loss.svg`: the loss over the updates. The lines, axes and dots of one picture need no plotting library.
+//! `loss.svg`: the loss over the updates.
 
 use super::read::Curve;
 use crate::exit::Failure;
 use crate::storage::unwritable;
-use std::fmt::Write;
+use crate::terminal::printable;
+use plotters::prelude::*;
+use std::error::Error;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Draws the curve to `<output_dir>/loss.svg` and returns that path.
@@ -13,89 +16,57 @@ use std::path::{Path, PathBuf};
 /// Status 7: the file cannot be written.
 pub fn write_picture(output_dir: &Path, title: &str, curve: &Curve) -> Result<PathBuf, Failure> {
     let path = output_dir.join("loss.svg");
-    fs::write(&path, draw(title, curve))
+    let drawn = draw(title, curve).map_err(|error| io::Error::other(error.to_string()));
+    drawn
+        .and_then(|svg| fs::write(&path, svg))
         .map_err(|error| unwritable("the picture of the loss cannot be written", &path, &error))?;
     Ok(path)
 }
 
-const WIDTH: f64 = 800.0;
-const HEIGHT: f64 = 450.0;
-const LEFT: f64 = 64.0;
-const RIGHT: f64 = 20.0;
-const TOP: f64 = 44.0;
-const BOTTOM: f64 = 52.0;
+const SIZE: (u32, u32) = (1200, 675);
 /// More points than pixels cost space and show nothing.
-const MOST_POINTS: usize = 2000;
+const MAX_POINTS: usize = 2000;
 
 /// The picture as SVG: the loss of each update as a faint line, the smoothed loss over it, evaluations as dots.
-fn draw(title: &str, curve: &Curve) -> String {
-    let steps = curve.train.iter().chain(&curve.eval).map(|point| point.0);
-    let losses = || curve.train.iter().chain(&curve.eval).map(|point| point.1);
-    let x = Axis::over(0.0, steps.max().unwrap_or(1) as f64, LEFT, WIDTH - RIGHT, 1.0);
-    let highest = losses().fold(f64::NEG_INFINITY, f64::max);
-    let lowest = losses().fold(f64::INFINITY, f64::min);
-    let (lowest, highest) = if lowest <= highest { (lowest.min(0.0), highest) } else { (0.0, 1.0) };
-    let y = Axis::over(lowest, highest, HEIGHT - BOTTOM, TOP, 0.0);
+fn draw(title: &str, curve: &Curve) -> Result<String, Box<dyn Error>> {
+    let points = || curve.train.iter().chain(&curve.eval);
+    let last = points().map(|point| point.0).max().unwrap_or(1);
+    let lowest = points().fold(0.0, |lowest: f64, point| lowest.min(point.1));
+    let highest = points().fold(f64::NEG_INFINITY, |highest, point| highest.max(point.1));
+    let highest = if highest > lowest { highest } else { lowest + 1.0 };
 
     let mut svg = String::new();
-    let mut add = |element: std::fmt::Arguments<'_>| {
-        // Writing to a string cannot fail.
-        let _ = writeln!(svg, "{element}");
+    let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption(printable(title), ("sans-serif", 24))
+        .margin(20)
+        .x_label_area_size(50)
+        .y_label_area_size(70)
+        .build_cartesian_2d(0..last, lowest..highest)?;
+    chart.configure_mesh().disable_x_mesh().light_line_style(WHITE).x_desc("update").y_desc("loss").draw()?;
+    let thinned = |points: Vec<(u64, f64)>| {
+        let step = points.len().div_ceil(MAX_POINTS).max(1);
+        points.into_iter().step_by(step)
     };
-    add(format_args!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" \
-         height=\"{HEIGHT}\" font-family=\"system-ui, sans-serif\" font-size=\"13\" fill=\"#333\">"
-    ));
-    add(format_args!("<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>"));
-    add(format_args!("<text x=\"{LEFT}\" y=\"26\" font-size=\"16\" font-weight=\"600\">{}</text>", escaped(title)));
-    for tick in y.ticks() {
-        let (at, edge) = (y.place(tick), WIDTH - RIGHT);
-        add(format_args!("<path d=\"M{LEFT} {at:.1}H{edge}\" stroke=\"#e4e4e4\"/>"));
-        let (left, middle) = (LEFT - 8.0, at + 4.0);
-        add(format_args!("<text x=\"{left}\" y=\"{middle:.1}\" text-anchor=\"end\">{}</text>", y.label(tick)));
-    }
-    let floor = HEIGHT - BOTTOM;
-    for tick in x.ticks() {
-        let (at, below) = (x.place(tick), floor + 18.0);
-        add(format_args!("<path d=\"M{at:.1} {floor}v5\" stroke=\"#333\"/>"));
-        add(format_args!("<text x=\"{at:.1}\" y=\"{below}\" text-anchor=\"middle\">{}</text>", x.label(tick)));
-    }
-    add(format_args!("<path d=\"M{LEFT} {TOP}V{floor}H{}\" fill=\"none\" stroke=\"#333\"/>", WIDTH - RIGHT));
-    let (middle, bottom) = ((LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 12.0);
-    add(format_args!("<text x=\"{middle}\" y=\"{bottom}\" text-anchor=\"middle\">update</text>"));
-    let middle = (TOP + floor) / 2.0;
-    add(format_args!(
-        "<text x=\"16\" y=\"{middle}\" text-anchor=\"middle\" transform=\"rotate(-90 16 {middle})\">loss</text>"
-    ));
-    let line = |points: &[(u64, f64)]| {
-        let points: Vec<_> = points
-            .iter()
-            .step_by(points.len().div_ceil(MOST_POINTS).max(1))
-            .map(|&(step, loss)| format!("{:.1},{:.1}", x.place(step as f64), y.place(loss)))
-            .collect();
-        points.join(" ")
-    };
-    let style = "fill=\"none\" stroke=\"#2563eb\" stroke-linejoin=\"round\"";
-    add(format_args!("<polyline {style} stroke-opacity=\"0.25\" points=\"{}\"/>", line(&curve.train)));
-    add(format_args!("<polyline {style} stroke-width=\"2\" points=\"{}\"/>", line(&smoothed(&curve.train))));
-    for &(step, loss) in &curve.eval {
-        let (x, y) = (x.place(step as f64), y.place(loss));
-        add(format_args!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\" fill=\"#ea580c\"/>"));
-    }
-    let mut legend = vec![("#2563eb", "loss")];
+    let dot = |colour: RGBColor| move |place: (i32, i32)| Circle::new(place, 5, colour.filled());
+    chart.draw_series(LineSeries::new(thinned(curve.train.clone()), BLUE.mix(0.25)))?;
+    chart
+        .draw_series(LineSeries::new(thinned(smoothed(&curve.train)), BLUE.stroke_width(2)))?
+        .label("loss")
+        .legend(dot(BLUE));
     if !curve.eval.is_empty() {
-        legend.push(("#ea580c", "eval_loss"));
+        let evaluations = curve.eval.iter().map(|&point| Circle::new(point, 5, RED.filled()));
+        chart.draw_series(evaluations)?.label("eval_loss").legend(dot(RED));
     }
-    for (place, (colour, text)) in legend.into_iter().enumerate() {
-        let at = WIDTH - RIGHT - 90.0 * (place + 1) as f64;
-        add(format_args!("<circle cx=\"{at}\" cy=\"22\" r=\"4\" fill=\"{colour}\"/>"));
-        add(format_args!("<text x=\"{}\" y=\"26\">{text}</text>", at + 9.0));
-    }
-    add(format_args!("</svg>"));
-    svg
+    chart.configure_series_labels().position(SeriesLabelPosition::UpperRight).background_style(WHITE).draw()?;
+    root.present()?;
+    drop(chart);
+    drop(root);
+    Ok(svg)
 }
 
-/// A mean over a window of a twentieth of the run around each point, narrower at both ends.
+/// The mean over a window of a twentieth of the run around each point, narrower at both ends.
 fn smoothed(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
     let reach = points.len() / 40;
     let mut sums = vec![0.0];
@@ -110,47 +81,6 @@ fn smoothed(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
     points.iter().enumerate().map(mean).collect()
 }
 
-/// A linear axis with ticks at 1, 2 or 5 times a power of ten.
-struct Axis {
-    low: f64,
-    high: f64,
-    from: f64,
-    to: f64,
-    spacing: f64,
-}
-
-impl Axis {
-    /// Values from `low` to `high`, drawn from pixel `from` to pixel `to`; ticks at least `least` apart.
-    fn over(low: f64, high: f64, from: f64, to: f64, least: f64) -> Self {
-        let high = if high > low { high } else { low + 1.0 };
-        let rough = (high - low) / 6.0;
-        let power = 10f64.powf(rough.log10().floor());
-        let factor = [1.0, 2.0, 5.0].into_iter().find(|factor| factor * power >= rough).unwrap_or(10.0);
-        Axis { low, high, from, to, spacing: (factor * power).max(least) }
-    }
-
-    fn place(&self, value: f64) -> f64 {
-        self.from + (value - self.low) / (self.high - self.low) * (self.to - self.from)
-    }
-
-    fn ticks(&self) -> impl Iterator<Item = f64> {
-        // Multiples, not a running sum: a sum would drift away from the labels.
-        let first = (self.low / self.spacing).ceil();
-        let count = (self.high / self.spacing + 1e-9).floor() - first;
-        (0..=count as u64).map(move |place| (first + place as f64) * self.spacing)
-    }
-
-    fn label(&self, tick: f64) -> String {
-        let decimals = (-self.spacing.log10().floor()).max(0.0) as usize;
-        // Adding zero turns a minus zero into a plain one.
-        format!("{:.decimals$}", tick + 0.0)
-    }
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,11 +89,12 @@ mod tests {
     #[test]
     fn the_picture_has_both_axes_the_raw_and_the_smoothed_line_and_the_evaluations() {
         let train: Vec<_> = (1..=400).map(|step| (step, 4.0 / (step as f64).sqrt())).collect();
-        let svg = draw("a < b", &Curve { train, eval: vec![(200, 0.5), (400, 0.4)] });
-        assert_eq!(svg.matches("<polyline").count(), 2);
-        assert_eq!(svg.matches("r=\"3.5\"").count(), 2);
-        for text in ["a &lt; b", ">update<", ">loss<", ">eval_loss<", ">0<", ">100<", ">400<", ">4<"] {
-            assert!(svg.contains(text), "{text} is not in {svg}");
+        let svg = draw("a < b", &Curve { train, eval: vec![(200, 0.5), (400, 0.4)] }).unwrap();
+        assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"), "{svg}");
+        // One of each colour is in the legend.
+        assert_eq!(svg.matches("<circle").count(), 4);
+        for text in ["a &lt; b", "update", "loss", "eval_loss", "100", "400", "4.0"] {
+            assert!(svg.contains(&format!("\n{text}\n")), "{text} is not in {svg}");
         }
     }
 
@@ -182,16 +113,14 @@ mod tests {
             evaluations in proptest::collection::vec(0.0f64..10.0, 0..3),
         ) {
             let number = |losses: Vec<f64>| (1..).zip(losses).collect::<Vec<_>>();
-            let svg = draw("t", &Curve { train: number(losses), eval: number(evaluations) });
+            let svg = draw("t", &Curve { train: number(losses), eval: number(evaluations) }).unwrap();
             prop_assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
-            for points in svg.split("points=\"").skip(1) {
+            for points in svg.split(" points=\"").skip(1) {
                 let points = points.split('"').next().unwrap_or_default();
                 for number in points.split([' ', ',']).filter(|text| !text.is_empty()) {
-                    let number: f64 = number.parse().unwrap();
-                    prop_assert!((-0.1..=WIDTH).contains(&number), "{svg}");
+                    prop_assert!((0..=SIZE.0 as i32).contains(&number.parse().unwrap()), "{svg}");
                 }
             }
-            prop_assert!(svg.matches("text-anchor=\"end\"").count() >= 2, "{svg}");
         }
     }
 }

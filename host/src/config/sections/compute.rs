@@ -1,4 +1,4 @@
-//! `compute` and `comm`: where the numbers are made and how ranks share them.
+//! `compute` and `comm`: the device, and how ranks connect.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,12 +10,12 @@ pub struct Compute {
     /// The compute component. Default: `mlx`.
     #[serde(rename = "use")]
     pub id: String,
-    /// The device, in the component's words; `auto` takes the fastest there is. Default: `auto`.
+    /// The device, as the component names it; `auto` is the fastest one. Default: `auto`.
     #[schemars(length(min = 1))]
     pub device: String,
-    /// Type of activations and of the weights that compute them. Default: `float32`.
+    /// Type of activations and of the weights used to compute them. Default: `float32`.
     pub dtype: Dtype,
-    /// Threads for host and device work on the CPU; 0 takes every core. Results are bit-equal at equal numbers.
+    /// Threads for work on the CPU; 0 uses all cores. Results have the same bits for the same number of threads.
     /// Default: 0.
     #[schemars(range(max = 512))]
     pub threads: u32,
@@ -50,7 +50,7 @@ pub enum Dtype {
     Float16,
 }
 
-/// `comm`: a string stands for `{ use = … }`. All keys here say how ranks find each other and survive another `use`.
+/// `comm`: a string stands for `{ use = … }`. These keys are kept if a higher layer chooses another component.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Comm {
@@ -60,7 +60,7 @@ pub struct Comm {
     /// Number of ranks. Default: 1.
     #[schemars(range(min = 1))]
     pub world_size: u32,
-    /// This process's place among them, from 0. Default: 0.
+    /// Rank of this process, from 0. Default: 0.
     pub rank: u32,
     /// Host name or address of rank 0. Default: `127.0.0.1`.
     #[schemars(length(min = 1))]

@@ -1,4 +1,4 @@
-//! `data`: what is trained on, and what is held out of it.
+//! `data`: the training data, and the rows held out for evaluation.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,11 +18,11 @@ pub struct Data {
     /// Sources of examples for evaluation; a string stands for a list of one. Default: none.
     #[schemars(schema_with = "string_or_strings")]
     pub eval: Vec<String>,
-    /// Rows of `train` that are held out for evaluation and never trained, drawn by `seed`: below 1 their share, from 1
-    /// on their number. Default: unset.
+    /// Rows of `train` that are held out for evaluation and never trained, chosen by `seed`: a value below 1 is their
+    /// share, a value from 1 on their number. Default: unset.
     #[schemars(schema_with = "share_or_number")]
     pub eval_split: Option<f64>,
-    /// Whether each epoch has its own seeded order; otherwise rows keep the order of the files. Default: true.
+    /// Whether each epoch shuffles the rows by `seed`; otherwise they keep the order of the files. Default: true.
     pub shuffle: bool,
 }
 
@@ -37,12 +37,12 @@ impl Default for Data {
 pub enum EvalSplit {
     /// This share of them, above 0 and below 1.
     Share(f64),
-    /// So many.
+    /// This many.
     Rows(u64),
 }
 
 impl EvalSplit {
-    /// The number of rows that are held out of `rows`, rounded to the nearest; perhaps more than there are.
+    /// The number of rows to hold out of `rows`, rounded to the nearest. It may be more than `rows`.
     pub fn of(self, rows: usize) -> u64 {
         match self {
             Self::Share(share) => (share * rows as f64).round() as u64,
@@ -52,15 +52,15 @@ impl EvalSplit {
 }
 
 impl Data {
-    /// What `eval_split` says.
+    /// The meaning of `eval_split`.
     ///
     /// # Errors
-    /// It is neither a share nor a whole number, or there is `eval` as well.
+    /// It is neither a share nor a whole number, or `eval` is set too.
     pub fn split(&self) -> Result<Option<EvalSplit>, Failure> {
         let Some(split) = self.eval_split else { return Ok(None) };
         if !self.eval.is_empty() {
             return Err(Failure::configuration("`data.eval` and `data.eval_split` are both set")
-                .help("keep `data.eval` for rows of their own, or `data.eval_split` to draw them from `data.train`"));
+                .help("set `data.eval` for rows from a file, or `data.eval_split` for rows from `data.train`"));
         }
         if 0.0 < split && split < 1.0 {
             return Ok(Some(EvalSplit::Share(split)));
@@ -69,12 +69,14 @@ impl Data {
         if (1.0..=(1u64 << 53) as f64).contains(&split) && split.fract() == 0.0 {
             return Ok(Some(EvalSplit::Rows(split as u64)));
         }
-        Err(Failure::configuration(format!("`data.eval_split` is {split:?}, which is no share and no number of rows"))
-            .help("0.05 holds out a twentieth of the rows, 200 so many of them"))
+        Err(Failure::configuration(format!(
+            "`data.eval_split` is {split:?}, which is neither a share nor a number of rows"
+        ))
+        .help("0.05 holds out a twentieth of the rows, 200 holds out 200 rows"))
     }
 }
 
-/// What a list of sources looks like in a file; the configuration turns the string into a list before it is merged.
+/// The schema of a list of sources. A string is turned into a list before layers are merged.
 fn string_or_strings(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({ "type": ["array", "string"], "items": { "type": "string", "minLength": 1 } })
 }

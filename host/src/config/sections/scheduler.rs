@@ -1,4 +1,4 @@
-//! `scheduler`: the host's own components, chosen by `use` like a plugin's.
+//! `scheduler`: components of the host itself, chosen by `use` like those of plugins.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use serde_json::Value;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "use", rename_all = "lowercase")]
 pub enum Scheduler {
-    /// The peak, after the warm-up.
+    /// The peak learning rate after the warm-up.
     Constant(Constant),
     /// Half a cosine from the peak down to `min_ratio` of it, after the warm-up.
     Cosine(Cosine),
@@ -16,7 +16,7 @@ pub enum Scheduler {
     Linear(Linear),
     /// A power of that line, after the warm-up.
     Polynomial(Polynomial),
-    /// Warm-up, stable, decay: the peak, and at the end a straight line down to `min_ratio` of it.
+    /// Warm-up, stable, decay: the peak, then a straight line down to `min_ratio` of it at the end.
     Wsd(Wsd),
 }
 
@@ -40,7 +40,7 @@ pub struct Constant {
 pub struct Cosine {
     /// Updates over which the learning rate rises linearly to its peak. Default: 0.
     pub warmup_steps: u64,
-    /// Part of the peak that the last update is left with, 0 to 1. Default: 0.0.
+    /// Learning rate of the last update as a part of the peak, 0 to 1. Default: 0.0.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub min_ratio: f64,
 }
@@ -51,7 +51,7 @@ pub struct Cosine {
 pub struct Linear {
     /// Updates over which the learning rate rises linearly to its peak. Default: 0.
     pub warmup_steps: u64,
-    /// Part of the peak that the last update is left with, 0 to 1. Default: 0.0.
+    /// Learning rate of the last update as a part of the peak, 0 to 1. Default: 0.0.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub min_ratio: f64,
 }
@@ -62,10 +62,10 @@ pub struct Linear {
 pub struct Polynomial {
     /// Updates over which the learning rate rises linearly to its peak. Default: 0.
     pub warmup_steps: u64,
-    /// Power of the part of the updates that remains; 1 is a straight line, 0 stays at the peak. Default: 1.0.
+    /// Exponent of the remaining part of the updates; 1 is a straight line, 0 stays at the peak. Default: 1.0.
     #[schemars(range(min = 0.0))]
     pub power: f64,
-    /// Part of the peak that the last update is left with, 0 to 1. Default: 0.0.
+    /// Learning rate of the last update as a part of the peak, 0 to 1. Default: 0.0.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub min_ratio: f64,
 }
@@ -82,12 +82,12 @@ impl Default for Polynomial {
 pub struct Wsd {
     /// Updates over which the learning rate rises linearly to its peak. Default: 0.
     pub warmup_steps: u64,
-    /// Part of all updates that the linear decay at the end takes, 0 to 1; never any of the warm-up's. Default: 0.1.
+    /// Part of all updates for the linear decay at the end, 0 to 1. It never overlaps the warm-up. Default: 0.1.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub decay_ratio: f64,
-    /// Updates that the decay takes, whatever `decay_ratio` says. Default: unset.
+    /// Number of updates of the decay. It overrides `decay_ratio`. Default: unset.
     pub decay_steps: Option<u64>,
-    /// Part of the peak that the last update is left with, 0 to 1. Default: 0.0.
+    /// Learning rate of the last update as a part of the peak, 0 to 1. Default: 0.0.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub min_ratio: f64,
 }
@@ -102,7 +102,7 @@ impl Scheduler {
     /// The names that `scheduler.use` may have.
     pub const IDS: [&'static str; 5] = ["constant", "cosine", "linear", "polynomial", "wsd"];
 
-    /// Updates over which the learning rate rises linearly to its peak, which every scheduler has.
+    /// Updates over which the learning rate rises linearly to its peak.
     pub fn warmup_steps(&self) -> u64 {
         match self {
             Scheduler::Constant(c) => c.warmup_steps,
@@ -113,7 +113,7 @@ impl Scheduler {
         }
     }
 
-    /// The JSON Schema of the keys of scheduler `id`; `None` where there is no such scheduler.
+    /// The JSON Schema of the keys of scheduler `id`; `None` if there is no such scheduler.
     pub(in crate::config) fn schema(id: &str) -> Option<Value> {
         match id {
             "constant" => Some(schemars::schema_for!(Constant).to_value()),

@@ -1,4 +1,4 @@
-//! `checkpoint`, `metrics` and `plugins`: keys about files, which change no result.
+//! `checkpoint`, `metrics` and `plugins`: keys about files, which do not change results.
 
 use crate::config::Origin;
 use schemars::JsonSchema;
@@ -11,14 +11,14 @@ use std::path::PathBuf;
 pub struct Checkpoint {
     /// Updates between checkpoints; 0 saves at the end only. Default: 100.
     pub save_steps: u64,
-    /// Newest checkpoints that are kept; 0 keeps all. Default: 3.
+    /// Number of newest checkpoints to keep; 0 keeps all. Default: 3.
     pub keep: u32,
-    /// Whether the checkpoint with the lowest held-out loss is written and kept, beside the newest ones. Default: false.
+    /// Whether the checkpoint with the lowest held-out loss is written and kept too. Default: false.
     pub keep_best: bool,
-    /// Which weights `final` has at the end. Default: `last`.
+    /// Which weights are written to `final` at the end. Default: `last`.
     pub export: Exported,
-    /// What a run starts from: `auto` is the newest complete checkpoint in `output_dir` where there is one, `never` the
-    /// model as given, anything else the directory of a checkpoint. Default: `auto`.
+    /// What a run starts from: `auto` is the newest complete checkpoint in `output_dir` if there is one, `never` the
+    /// model as given, any other value is the directory of a checkpoint. Default: `auto`.
     #[schemars(length(min = 1))]
     pub resume: Resume,
 }
@@ -30,7 +30,7 @@ impl Default for Checkpoint {
 }
 
 impl Checkpoint {
-    /// Whether the best checkpoint is written and kept, for itself or to be exported.
+    /// Whether the best checkpoint is written and kept, because of `keep_best` or `export`.
     pub fn keeps_best(&self) -> bool {
         self.keep_best || self.export == Exported::Best
     }
@@ -52,7 +52,7 @@ pub enum Exported {
 #[serde(from = "String", into = "String")]
 #[schemars(inline, with = "String")]
 pub enum Resume {
-    /// The newest complete checkpoint, or the beginning where there is none.
+    /// The newest complete checkpoint, or the beginning if there is none.
     #[default]
     Auto,
     /// The beginning.
@@ -85,7 +85,7 @@ impl From<Resume> for String {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Metrics {
-    /// Updates from one line of `metrics.jsonl` to the next. Default: 1.
+    /// Number of updates per line of `metrics.jsonl`. Default: 1.
     #[schemars(range(min = 1))]
     pub every: u64,
 }

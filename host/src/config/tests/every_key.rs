@@ -1,4 +1,4 @@
-//! Trap 25: every key set in a file, in the environment and on the command line changes the resolved configuration.
+//! Every key set in a file, in the environment and on the command line changes the resolved configuration.
 
 use super::*;
 

@@ -107,7 +107,7 @@ fn one_setting_with_two_values_in_a_file_is_an_error_that_names_both() {
     let desk = Desk::new().file("old.yaml", "batch_size: 4\ntrainer:\n  batch_size: 8\n");
     assert_eq!(
         desk.message(),
-        "error: `batch_size` is the integer 4 and `trainer.batch_size` is the integer 8, but they are one setting\n  \
+        "error: `batch_size` is the integer 4 and `trainer.batch_size` is the integer 8, but both are the same setting\n  \
          at: old.yaml:1\n  at: old.yaml:3\n  help: remove one of them"
     );
     assert!(Desk::with("backend = 'mpi'\ncomm = 'grpc'\n").message().contains("`comm.use` is the string \"grpc\""));
