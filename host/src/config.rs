@@ -7,7 +7,7 @@
 //!
 //! The order of the layers, lowest first: the host's defaults, the defaults of the chosen components, the defaults of
 //! flat files if a file is flat (see `flat`), each `--config` file, the tables under `profile.NAME` in those files,
-//! `MDT_` variables, `--set`, and options that stand for a key. `layers` reads them in this order; figment merges them
+//! `MDT_` variables, `--set`, and options that stand for a key. `layers` reads them in this order; `merge` merges them
 //! and knows which layer each value came from.
 
 mod check;

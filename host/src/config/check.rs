@@ -6,7 +6,7 @@
 //! This is not the crate `jsonschema`: its errors do not say what the schema allows, so `expected` would remain, and it
 //! would bring 24 crates for 100 lines of checking.
 
-use super::schema::{Child, Shape, target};
+use super::schema::{Child, Shape};
 use super::value::Path;
 use serde_json::{Number, Value};
 
@@ -19,40 +19,37 @@ pub(super) struct Mismatch {
     pub(super) found: Option<Value>,
 }
 
-/// Checks `value` at `path` against `node`. References of `node` are looked up in `root`.
-pub(super) fn check(root: &Value, node: &Value, value: &Value, path: &mut Path) -> Result<(), Mismatch> {
-    if let Some(target) = node.get("$ref").and_then(|r| target(root, r)) {
-        check(root, target, value, path)?;
-    }
+/// Checks `value` at `path` against `node`, whose references are replaced by [`inline`](super::schema::inline).
+pub(super) fn check(node: &Value, value: &Value, path: &mut Path) -> Result<(), Mismatch> {
     for branch in node.get("allOf").and_then(Value::as_array).into_iter().flatten() {
-        check(root, branch, value, path)?;
+        check(branch, value, path)?;
     }
     for choice in ["anyOf", "oneOf"] {
         if let Some(branches) = node.get(choice).and_then(Value::as_array) {
-            check_branches(root, node, branches, value, path)?;
+            check_branches(node, branches, value, path)?;
         }
     }
     if !plain_part_allows(node, value) {
-        return Err(mismatch(root, node, value, path));
+        return Err(mismatch(node, value, path));
     }
     if let Some(item) = node.get("items") {
         for (index, value) in value.as_array().into_iter().flatten().enumerate() {
             path.push(index.to_string());
-            check(root, item, value, path)?;
+            check(item, value, path)?;
             path.pop();
         }
     }
-    check_table(root, node, value, path)
+    check_table(node, value, path)
 }
 
-fn check_table(root: &Value, node: &Value, value: &Value, path: &mut Path) -> Result<(), Mismatch> {
+fn check_table(node: &Value, value: &Value, path: &mut Path) -> Result<(), Mismatch> {
     let Some(table) = value.as_object() else {
         return Ok(());
     };
     for key in node.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
         if !table.contains_key(key) {
             path.push(key.to_owned());
-            let expected = node["properties"].get(key).map_or("a value".to_owned(), |p| expected(root, p));
+            let expected = node["properties"].get(key).map_or("a value".to_owned(), expected);
             return Err(Mismatch { path: path.clone(), expected, found: None });
         }
     }
@@ -60,7 +57,7 @@ fn check_table(root: &Value, node: &Value, value: &Value, path: &mut Path) -> Re
         let property = node.get("properties").and_then(|p| p.get(key));
         if let Some(property) = property.or_else(|| node.get("additionalProperties")) {
             path.push(key.clone());
-            check(root, property, value, path)?;
+            check(property, value, path)?;
             path.pop();
         }
     }
@@ -68,17 +65,11 @@ fn check_table(root: &Value, node: &Value, value: &Value, path: &mut Path) -> Re
 }
 
 /// One branch must allow the value. If exactly one branch fails deeper inside the value, its error is the useful one.
-fn check_branches(
-    root: &Value,
-    node: &Value,
-    branches: &[Value],
-    value: &Value,
-    path: &mut Path,
-) -> Result<(), Mismatch> {
+fn check_branches(node: &Value, branches: &[Value], value: &Value, path: &mut Path) -> Result<(), Mismatch> {
     let depth = path.len();
     let mut deeper = Vec::new();
     for branch in branches {
-        match check(root, branch, value, path) {
+        match check(branch, value, path) {
             Ok(()) => return Ok(()),
             Err(mismatch) => {
                 path.truncate(depth);
@@ -88,12 +79,12 @@ fn check_branches(
     }
     match <[Mismatch; 1]>::try_from(deeper) {
         Ok([only]) => Err(only),
-        Err(_) => Err(mismatch(root, node, value, path)),
+        Err(_) => Err(mismatch(node, value, path)),
     }
 }
 
-fn mismatch(root: &Value, node: &Value, value: &Value, path: &Path) -> Mismatch {
-    Mismatch { path: path.clone(), expected: expected(root, node), found: Some(value.clone()) }
+fn mismatch(node: &Value, value: &Value, path: &Path) -> Mismatch {
+    Mismatch { path: path.clone(), expected: expected(node), found: Some(value.clone()) }
 }
 
 /// Whether the schema allows the value, without its branches, references and nested schemas.
@@ -158,10 +149,10 @@ fn has_length(node: &Value, suffix: &str, length: usize) -> bool {
 }
 
 /// What `node` allows, as text: `an integer of at least 1`.
-pub(super) fn expected(root: &Value, node: &Value) -> String {
+pub(super) fn expected(node: &Value) -> String {
     let mut words: Vec<String> = Vec::new();
     let mut constants: Vec<String> = Vec::new();
-    for node in Shape::within(root, node).nodes() {
+    for node in Shape::of(node).nodes() {
         if let Some(only) = node.get("const") {
             constants.push(only.to_string());
         } else if let Some(list) = node.get("enum").and_then(Value::as_array) {
@@ -172,7 +163,7 @@ pub(super) fn expected(root: &Value, node: &Value) -> String {
                 Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
                 _ => Vec::new(),
             };
-            words.extend(names.iter().filter(|name| **name != "null").map(|name| in_words(root, node, name)));
+            words.extend(names.iter().filter(|name| **name != "null").map(|name| in_words(node, name)));
         }
     }
     if constants.len() == 1 {
@@ -184,14 +175,14 @@ pub(super) fn expected(root: &Value, node: &Value) -> String {
     if words.is_empty() { "another value".into() } else { words.join(" or ") }
 }
 
-fn in_words(root: &Value, node: &Value, json_type: &str) -> String {
+fn in_words(node: &Value, json_type: &str) -> String {
     match json_type {
         "boolean" => "true or false".into(),
         "object" => "a table".into(),
         "string" if node.get("minLength").is_some() => "a string that is not empty".into(),
         "string" => "a string".into(),
         "array" => match node.get("items") {
-            Some(item) => format!("a list, each element {}", expected(root, item)),
+            Some(item) => format!("a list, each element {}", expected(item)),
             None => "a list".into(),
         },
         number => {
@@ -250,12 +241,13 @@ fn shortest_f32(real: f64) -> Option<Number> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::schema::inline;
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;
 
     fn wrong(schema: Value, value: Value) -> Option<(String, String)> {
-        let mismatch = check(&schema, &schema, &value, &mut Path::new()).err()?;
+        let mismatch = check(&inline(&schema), &value, &mut Path::new()).err()?;
         Some((mismatch.path.join("."), mismatch.expected))
     }
 

@@ -1,5 +1,6 @@
 //! What the configuration needs to know about components, and the sections that choose one.
 
+use super::schema::inline;
 use super::sections::Scheduler;
 use crate::exit::{Failure, Status};
 use serde_json::Value;
@@ -48,13 +49,13 @@ impl Section {
         Section { name: kind.name(), kind: Some(kind) }
     }
 
-    /// The JSON Schema of the keys of component `id` of this section.
+    /// The JSON Schema of the keys of component `id` of this section, without references.
     ///
     /// # Errors
     /// As [`Components::schema`]; [`Status::Configuration`] if there is no such scheduler.
     pub(super) fn schema(&self, components: &dyn Components, id: &str) -> Result<Value, Failure> {
         match self.kind {
-            Some(kind) => components.schema(kind, id),
+            Some(kind) => components.schema(kind, id).map(|schema| inline(&schema)),
             None => Scheduler::schema(id).ok_or_else(|| {
                 let known = Scheduler::IDS.join("`, `");
                 Failure::new(Status::Configuration, format!("there is no scheduler `{id}`"))

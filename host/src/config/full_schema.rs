@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 /// load are left out, and their failures are returned.
 pub fn schema(components: &dyn Components) -> (Value, Vec<Failure>) {
     let host = host_schema();
-    let mut definitions = Table::new();
     let mut properties = host["properties"].clone();
     let mut left_out = Vec::new();
     for section in &SECTIONS {
@@ -25,14 +24,12 @@ pub fn schema(components: &dyn Components) -> (Value, Vec<Failure>) {
                     continue;
                 }
             };
-            let combined = combine(host_section, &own, &format!("{}.{id}", section.name));
-            let mut table = combined.section;
+            let mut table = combine(host_section, &own);
             let default = host_section["properties"]["use"]["default"] == id;
             table["properties"]["use"] = json!({ "const": id });
             // A partial file is a valid layer, so only the key that selects the branch is required.
             table["required"] = if default { json!([]) } else { json!(["use"]) };
             branches.push(table);
-            definitions.extend(combined.definitions);
         }
         // `use` may be set in another layer. Then only the host's keys can be checked.
         let mut partial = host_section.clone();
@@ -43,7 +40,6 @@ pub fn schema(components: &dyn Components) -> (Value, Vec<Failure>) {
     for name in ["checkpoint", "metrics", "plugins"] {
         properties[name]["additionalProperties"] = Value::Bool(false);
     }
-    definitions.insert("layer".into(), json!({ "type": "object", "properties": properties }));
     let mut top: Table = flat::properties(&host).map(|(name, property)| (name.to_owned(), property)).collect();
     top.insert(
         "profile".into(),
@@ -60,7 +56,7 @@ pub fn schema(components: &dyn Components) -> (Value, Vec<Failure>) {
         "$ref": "#/$defs/layer",
         "properties": top,
         "unevaluatedProperties": false,
-        "$defs": definitions,
+        "$defs": { "layer": { "type": "object", "properties": properties } },
     });
     (schema, left_out)
 }

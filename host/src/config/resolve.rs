@@ -5,11 +5,11 @@ use super::components::{Components, SECTIONS, Section};
 use super::errors;
 use super::layer::Layer;
 use super::layers::Layers;
-use super::merge::{Merged, Stack};
+use super::merge::{Merged, merge};
 use super::origin::Origin;
 use super::resolved::{Chosen, Dropped, Resolved};
 use super::schema::{Child, Shape};
-use super::section_schema::{Combined, combine, host_schema};
+use super::section_schema::{combine, host_schema};
 use super::sections::{Plugins, Settings};
 use super::value::{Path, Table};
 use crate::exit::Failure;
@@ -31,7 +31,7 @@ impl Layers {
         };
         let layers: Vec<Layer> = self.layers.iter().map(only_plugins).collect();
         refuse_unknown_host_keys(&host, &layers)?;
-        let merged = merge(&host, std::iter::once(&default_layer()?).chain(&layers))?;
+        let merged = checked(&host, std::iter::once(&default_layer()?).chain(&layers))?;
         let mut plugins = typed::<Settings>(&merged)?.plugins;
         let origin = |key: &str| merged.origin(&["plugins".to_owned(), key.to_owned()]);
         let in_file = |origin: &&Origin| matches!(origin, Origin::File { .. });
@@ -52,7 +52,7 @@ impl Layers {
         refuse_unknown_host_keys(&host, &self.layers)?;
         let mut layers = self.layers.clone();
         let built_in = default_layer()?;
-        let chosen_by_host = merge(&host, std::iter::once(&built_in).chain(&layers))?;
+        let chosen_by_host = checked(&host, std::iter::once(&built_in).chain(&layers))?;
 
         let mut defaults = vec![built_in];
         let (choices, undecided) = choose(&host, &chosen_by_host, components, &mut defaults)?;
@@ -62,7 +62,7 @@ impl Layers {
         }
 
         let schema = whole_schema(&host, &choices);
-        let merged = merge(&schema, defaults.iter().chain(&layers))?;
+        let merged = checked(&schema, defaults.iter().chain(&layers))?;
         let settings: Settings = typed(&merged)?;
         if settings.comm.rank >= settings.comm.world_size {
             return Err(errors::rank_outside_world(&settings.comm, &merged));
@@ -80,7 +80,8 @@ struct Choice {
     id: Option<String>,
     /// The schema of the component's own keys.
     own: Value,
-    combined: Combined,
+    /// The schema of the section: the host's keys and the component's own.
+    schema: Value,
 }
 
 /// Loads the schema of each chosen component, and adds a layer with its defaults. The component of a model that cannot
@@ -134,15 +135,13 @@ fn choose(
 
 impl Choice {
     fn new(host: &Value, section: &'static Section, id: Option<String>, own: Value) -> Self {
-        let prefix = format!("{}.{}", section.name, id.as_deref().unwrap_or_default());
-        let combined = combine(&host["properties"][section.name], &own, &prefix);
-        Choice { section, id, own, combined }
+        let schema = combine(&host["properties"][section.name], &own);
+        Choice { section, id, own, schema }
     }
 
     /// The keys of a section's table that this component does not have.
     fn unknown_keys(&self, table: &Value) -> Vec<Path> {
-        let schema = alone(&self.combined);
-        Shape::of(&schema).unknown_keys(table)
+        Shape::of(&self.schema).unknown_keys(table)
     }
 
     /// Drops unknown keys from layers below the one that chose this component. Refuses unknown keys in the other layers,
@@ -211,7 +210,7 @@ impl Choice {
     fn component(&self, merged: &Merged) -> Option<(super::Kind, Chosen)> {
         let shape = Shape::of(&self.own);
         let listed = shape.keys();
-        let host_owned = &self.combined.section["properties"];
+        let host_owned = &self.schema["properties"];
         let knows = |key: &str| match shape.child(key) {
             Child::Known(_) | Child::Open => listed.contains(&key) || host_owned.get(key).is_none(),
             Child::Unknown => false,
@@ -238,19 +237,9 @@ fn refuse_unknown_host_keys(host: &Value, layers: &[Layer]) -> Result<(), Failur
 /// The host's schema with each section as its component extends it.
 fn whole_schema(host: &Value, choices: &[Choice]) -> Value {
     let mut schema = host.clone();
-    let mut definitions = Table::new();
     for choice in choices {
-        schema["properties"][choice.section.name] = choice.combined.section.clone();
-        definitions.extend(choice.combined.definitions.clone());
+        schema["properties"][choice.section.name] = choice.schema.clone();
     }
-    schema["$defs"] = Value::Object(definitions);
-    schema
-}
-
-/// The schema of one section alone.
-fn alone(combined: &Combined) -> Value {
-    let mut schema = combined.section.clone();
-    schema["$defs"] = Value::Object(combined.definitions.clone());
     schema
 }
 
@@ -270,19 +259,14 @@ fn table(section: &str, value: Value) -> Table {
 }
 
 /// Merges layers, converts numbers to their types, and checks every value.
-fn merge<'a>(schema: &Value, layers: impl IntoIterator<Item = &'a Layer>) -> Result<Merged, Failure> {
-    let mut merged = Stack::new(layers).merge()?;
-    let mut values = Value::Object(std::mem::take(&mut merged.values));
-    settle_numbers(&Shape::of(schema), &mut values);
-    let verdict = check(schema, schema, &values, &mut Path::new());
-    if let Value::Object(values) = values {
-        merged.values = values;
-    }
-    verdict.map_err(|mismatch| errors::mismatch(&mismatch, &merged))?;
+fn checked<'a>(schema: &Value, layers: impl IntoIterator<Item = &'a Layer>) -> Result<Merged, Failure> {
+    let mut merged = merge(layers);
+    settle_numbers(&Shape::of(schema), &mut merged.values);
+    check(schema, &merged.values, &mut Path::new()).map_err(|mismatch| errors::mismatch(&mismatch, &merged))?;
     Ok(merged)
 }
 
 fn typed<T: serde::de::DeserializeOwned>(merged: &Merged) -> Result<T, Failure> {
-    serde_json::from_value(Value::Object(merged.values.clone()))
+    serde_json::from_value(merged.values.clone())
         .map_err(|e| Failure::configuration("the configuration cannot be read").because(e))
 }

@@ -80,7 +80,7 @@ impl Resolved {
     ) -> Self {
         let mut entries = Vec::new();
         let mut origins = merged.origins;
-        let values = Value::Object(merged.values);
+        let values = merged.values;
         collect_entries(Some(&Shape::of(schema)), &values, &mut Path::new(), &mut origins, &mut entries);
         Resolved { settings, dropped, flat_files, components, entries, values, undecided }
     }

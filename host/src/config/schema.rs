@@ -7,13 +7,13 @@
 use super::value::{Path, Table};
 use serde_json::Value;
 
-/// The depth limit for defaults: a schema that is nested deeper is taken to contain itself.
-const DEPTH: usize = 8;
+/// The depth limit of references in what references name. Only a schema that contains itself exceeds it; there,
+/// everything is allowed.
+const DEPTH: usize = 4;
 
-/// All schemas that apply to a value: `$ref` followed, branches listed.
+/// All schemas that apply to a value: the schema and its branches.
 #[derive(Debug, Clone)]
 pub(super) struct Shape<'a> {
-    root: &'a Value,
     nodes: Vec<&'a Value>,
 }
 
@@ -28,14 +28,9 @@ pub(super) enum Child<'a> {
 }
 
 impl<'a> Shape<'a> {
-    /// The shape that `root` describes.
-    pub(super) fn of(root: &'a Value) -> Self {
-        Self::spread(root, [root])
-    }
-
-    /// The shape that `node` describes. Its references are looked up in `root`.
-    pub(super) fn within(root: &'a Value, node: &'a Value) -> Self {
-        Self::spread(root, [node])
+    /// The shape that a schema describes, whose references are replaced by [`inline`].
+    pub(super) fn of(schema: &'a Value) -> Self {
+        Self::spread([schema])
     }
 
     /// The schemas.
@@ -43,26 +38,16 @@ impl<'a> Shape<'a> {
         &self.nodes
     }
 
-    fn spread(root: &'a Value, nodes: impl IntoIterator<Item = &'a Value>) -> Self {
-        let mut shape = Shape { root, nodes: Vec::new() };
-        for node in nodes {
-            shape.add(node);
-        }
+    fn spread(nodes: impl IntoIterator<Item = &'a Value>) -> Self {
+        let mut shape = Shape { nodes: Vec::new() };
+        nodes.into_iter().for_each(|node| shape.add(node));
         shape
     }
 
     fn add(&mut self, node: &'a Value) {
-        if self.nodes.iter().any(|known| std::ptr::eq(*known, node)) {
-            return;
-        }
         self.nodes.push(node);
-        if let Some(target) = node.get("$ref").and_then(|r| target(self.root, r)) {
-            self.add(target);
-        }
         for branches in ["allOf", "anyOf", "oneOf"] {
-            for branch in node.get(branches).and_then(Value::as_array).into_iter().flatten() {
-                self.add(branch);
-            }
+            node.get(branches).and_then(Value::as_array).into_iter().flatten().for_each(|branch| self.add(branch));
         }
     }
 
@@ -80,7 +65,7 @@ impl<'a> Shape<'a> {
             }
         }
         match (found.is_empty(), open) {
-            (false, _) => Child::Known(Self::spread(self.root, found)),
+            (false, _) => Child::Known(Self::spread(found)),
             (true, true) => Child::Open,
             (true, false) => Child::Unknown,
         }
@@ -88,7 +73,7 @@ impl<'a> Shape<'a> {
 
     /// The shape of the elements of a list of this shape.
     pub(super) fn items(&self) -> Shape<'a> {
-        Self::spread(self.root, self.nodes.iter().filter_map(|node| node.get("items")))
+        Self::spread(self.nodes.iter().filter_map(|node| node.get("items")))
     }
 
     /// The listed keys, in the order of the schema.
@@ -143,16 +128,12 @@ impl<'a> Shape<'a> {
 
     /// The defaults in the schema, including those of nested tables.
     pub(super) fn defaults(&self) -> Table {
-        self.defaults_within(DEPTH)
-    }
-
-    fn defaults_within(&self, depth: usize) -> Table {
         let mut defaults = Table::new();
         for (key, property) in self.properties() {
             if let Some(default) = property.get("default") {
                 defaults.insert(key.to_owned(), default.clone());
-            } else if depth > 0 && (property.get("properties").is_some() || property.get("$ref").is_some()) {
-                let inner = Self::spread(self.root, [property]).defaults_within(depth - 1);
+            } else if property.get("properties").is_some() {
+                let inner = Self::of(property).defaults();
                 if !inner.is_empty() {
                     defaults.insert(key.to_owned(), Value::Object(inner));
                 }
@@ -162,9 +143,30 @@ impl<'a> Shape<'a> {
     }
 }
 
-/// The schema that a reference names.
-pub(super) fn target<'a>(root: &'a Value, reference: &Value) -> Option<&'a Value> {
-    root.pointer(reference.as_str()?.strip_prefix('#')?)
+/// The schema with each reference replaced by what it names, so that its parts can be used alone.
+pub(super) fn inline(schema: &Value) -> Value {
+    inline_within(schema, schema, 0)
+}
+
+fn inline_within(root: &Value, node: &Value, depth: usize) -> Value {
+    match node {
+        Value::Object(table) => {
+            let target = table.get("$ref").and_then(|r| root.pointer(r.as_str()?.strip_prefix('#')?));
+            let named = match target {
+                Some(_) if depth == DEPTH => return Value::Bool(true),
+                Some(target) => inline_within(root, target, depth + 1),
+                None => Value::Null,
+            };
+            // What stands beside a reference, such as a description, is closer to the user.
+            let mut inlined = named.as_object().cloned().unwrap_or_default();
+            for (key, value) in table.iter().filter(|(key, _)| !["$ref", "$defs"].contains(&key.as_str())) {
+                inlined.insert(key.clone(), inline_within(root, value, depth));
+            }
+            Value::Object(inlined)
+        }
+        Value::Array(items) => items.iter().map(|item| inline_within(root, item, depth)).collect(),
+        other => other.clone(),
+    }
 }
 
 /// Whether a schema without `properties` and `additionalProperties` allows tables with any keys.
@@ -172,7 +174,7 @@ fn takes_any_key(node: &Value) -> bool {
     match node {
         Value::Bool(anything) => *anything,
         _ => {
-            let says_more = ["properties", "$ref", "allOf", "anyOf", "oneOf", "const", "enum"];
+            let says_more = ["properties", "allOf", "anyOf", "oneOf", "const", "enum"];
             node.get("type").is_none_or(|t| t == "object") && !says_more.iter().any(|k| node.get(k).is_some())
         }
     }
@@ -196,7 +198,7 @@ mod tests {
         let value = json!({
             "tls": { "cert": "a", "kert": "b" }, "fields": { "prompt": "q" }, "anything": { "goes": 1 }, "other": 1,
         });
-        let unknown = Shape::of(&root).unknown_keys(&value);
+        let unknown = Shape::of(&inline(&root)).unknown_keys(&value);
         assert_eq!(unknown, [vec!["tls".to_owned(), "kert".to_owned()], vec!["other".to_owned()]]);
     }
 
@@ -209,13 +211,13 @@ mod tests {
             },
             "$defs": { "Inner": { "properties": { "c": { "default": [2] } } } },
         });
-        assert_eq!(Value::Object(Shape::of(&root).defaults()), json!({ "a": 1, "inner": { "c": [2] } }));
+        assert_eq!(Value::Object(Shape::of(&inline(&root)).defaults()), json!({ "a": 1, "inner": { "c": [2] } }));
     }
 
     #[test]
     fn a_schema_that_refers_to_itself_ends() {
-        let root = json!({ "$ref": "#", "properties": { "next": { "$ref": "#" } } });
-        assert_eq!(Shape::of(&root).keys(), ["next"]);
-        assert!(Shape::of(&root).unknown_keys(&json!({ "next": { "next": { "x": 1 } } })).len() == 1);
+        let schema = inline(&json!({ "properties": { "next": { "$ref": "#" } } }));
+        assert_eq!(Shape::of(&schema).keys(), ["next"]);
+        assert_eq!(Shape::of(&schema).unknown_keys(&json!({ "next": { "next": { "x": 1 } } })).len(), 1);
     }
 }

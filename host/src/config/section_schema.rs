@@ -2,7 +2,6 @@
 
 use super::schema::Shape;
 use super::sections::Settings;
-use super::value::Table;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
@@ -27,37 +26,20 @@ pub(super) fn host_schema() -> Value {
     schema
 }
 
-/// The schema of one section for one component.
-pub(super) struct Combined {
-    /// The section; its references have the form `#/$defs/PREFIX.NAME`.
-    pub(super) section: Value,
-    /// The schemas that those references name.
-    pub(super) definitions: Table,
-}
-
 /// Joins the host's keys of a section with those of a component. A key of both must be valid for both, and has the
 /// component's default.
-pub(super) fn combine(host_section: &Value, own: &Value, prefix: &str) -> Combined {
+pub(super) fn combine(host_section: &Value, own: &Value) -> Value {
     let shape = Shape::of(own);
     let mut section = host_section.clone();
-    let mut additional = Value::Bool(false);
-    for node in shape.nodes() {
-        if let Some(any) = node.get("additionalProperties").filter(|a| **a != Value::Bool(false)) {
-            additional = within(any, prefix);
-        }
-    }
-    section["additionalProperties"] = additional;
+    let mut additional = shape.nodes().iter().filter_map(|node| node.get("additionalProperties"));
+    section["additionalProperties"] = additional.rfind(|any| **any != false).cloned().unwrap_or(json!(false));
     if let Some(required) = own.get("required") {
         section["required"] = required.clone();
     }
     for key in shape.keys() {
-        let own: Vec<Value> =
-            shape.properties().filter(|(name, _)| *name == key).map(|(_, p)| within(p, prefix)).collect();
-        let own = match <[Value; 1]>::try_from(own) {
-            Ok([only]) => only,
-            Err(several) => json!({ "anyOf": several }),
-        };
-        let joined = match host_section["properties"].get(key) {
+        let own: Vec<&Value> = shape.properties().filter(|(name, _)| *name == key).map(|(_, p)| p).collect();
+        let own = if let [only] = own[..] { only.clone() } else { json!({ "anyOf": own }) };
+        section["properties"][key] = match host_section["properties"].get(key) {
             None => own,
             Some(host) => json!({
                 "description": own.get("description").or(host.get("description")),
@@ -65,25 +47,6 @@ pub(super) fn combine(host_section: &Value, own: &Value, prefix: &str) -> Combin
                 "allOf": [host, own],
             }),
         };
-        section["properties"][key] = joined;
     }
-    let definitions = own.get("$defs").and_then(Value::as_object).into_iter().flatten();
-    let definitions = definitions.map(|(name, d)| (format!("{prefix}.{name}"), within(d, prefix))).collect();
-    Combined { section, definitions }
-}
-
-/// A component's schema for use inside a larger one: references have the component's prefix.
-fn within(schema: &Value, prefix: &str) -> Value {
-    match schema {
-        Value::Object(table) => {
-            let entries =
-                table.iter().map(|(key, value)| match value.as_str().and_then(|v| v.strip_prefix("#/$defs/")) {
-                    Some(name) if key == "$ref" => (key.clone(), format!("#/$defs/{prefix}.{name}").into()),
-                    _ => (key.clone(), within(value, prefix)),
-                });
-            Value::Object(entries.collect())
-        }
-        Value::Array(items) => items.iter().map(|item| within(item, prefix)).collect(),
-        other => other.clone(),
-    }
+    section
 }
