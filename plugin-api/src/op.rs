@@ -151,7 +151,7 @@ pub enum Value<'a> {
     Bool(bool),
     /// An integer: an axis (negative counts from the end), an offset, a count.
     Int(i64),
-    /// A real number; an operation that wants one takes no [`Value::Int`] for it.
+    /// A real number; an operation that needs one does not accept [`Value::Int`].
     Float(f64),
     /// A list of integers: a shape, axes.
     Ints(&'a [i64]),

@@ -91,7 +91,7 @@ impl Tensor {
         Ok(Self::from_handle(&self.compute, self.compute.retain(self.handle)?))
     }
 
-    /// The device that it lives on.
+    /// The device that holds it.
     pub fn compute(&self) -> &Rc<dyn Compute> {
         &self.compute
     }
@@ -262,7 +262,7 @@ impl HostView<'_> {
             return Ok(&[]);
         }
         // SAFETY: the compute plugin promises `len` contiguous elements of this type at `data` for as long as the
-        // tensor lives, which the lifetime sees to; `expect` has checked type and contiguity.
+        // tensor lives, which the lifetime ensures; `expect` has checked type and contiguity.
         Ok(unsafe { std::slice::from_raw_parts(self.raw.data.cast::<T>(), self.raw.len()) })
     }
 

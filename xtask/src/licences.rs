@@ -1,4 +1,4 @@
-//! The licences of everything that `dist/` carries: texts, and a list of what is under which.
+//! The licences of everything in `dist/`: their texts, and a list of files and licences.
 
 use std::{fs, path::Path};
 

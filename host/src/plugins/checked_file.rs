@@ -8,7 +8,7 @@ use super::permissions;
 use crate::checksum;
 use crate::exit::{Failure, Status};
 
-/// An open file that nobody but the user and root can replace, and its state when it was opened.
+/// An open file that only the user and root can replace, and its state when it was opened.
 pub(super) struct CheckedFile {
     path: PathBuf,
     file: File,

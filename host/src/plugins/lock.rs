@@ -31,7 +31,7 @@ impl Lock {
         toml::from_str(&text).map_err(|error| failure(&error))
     }
 
-    /// Refuses a plugin that is not in the lock file or is not what it was, and one whose native libraries are so.
+    /// Refuses a plugin that is not in the lock file or has another checksum; the same for its native libraries.
     pub(super) fn check(&self, plugin: &CheckedFile, libraries: &[(String, CheckedFile)]) -> Result<(), Failure> {
         let name = plugin.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         check("plugin", "plugins", &self.plugins, &name, plugin)?;

@@ -40,7 +40,7 @@ fn others(metadata: &Metadata, above: bool) -> Option<(String, &'static str)> {
     if ![0, user].contains(&metadata.uid()) {
         return Some((format!("user {}", metadata.uid()), "chown root"));
     }
-    // In a sticky directory nobody can rename or remove the entries of others.
+    // In a sticky directory users cannot rename or remove the entries of others.
     if above && mode & STICKY != 0 {
         return None;
     }

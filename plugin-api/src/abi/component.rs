@@ -1,4 +1,4 @@
-//! A registered component across the boundary: what it is, its schema, and making one.
+//! A registered component across the boundary: its kind and id, its schema, and how one is created.
 
 use std::rc::Rc;
 use std::sync::Arc;

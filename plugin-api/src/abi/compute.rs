@@ -290,7 +290,7 @@ unsafe extern "C" fn call_function(
 ) -> RResult<RVec<u64>, RawError> {
     let outcome = caught(|| {
         // SAFETY: `data` is the address of the `&mut TensorFunction` on the stack of `Loaded::value_and_grad`, which
-        // is waiting for the compute plugin, and nobody else uses it meanwhile.
+        // is waiting for the compute plugin, and nothing else uses it meanwhile.
         let function = unsafe { &mut *data.cast::<&mut TensorFunction<'_>>() };
         function(parameters.as_slice(), inputs.as_slice())
     });

@@ -64,7 +64,7 @@ impl Guard {
         Self { owner, first_panic: OnceLock::new(), thread: None }
     }
 
-    /// A guard for an object that lives on the present thread.
+    /// A guard for an object that belongs to the present thread.
     pub(crate) fn for_this_thread(owner: Arc<Owner>) -> Self {
         Self { thread: Some(this_thread()), ..Self::new(owner) }
     }
@@ -110,7 +110,7 @@ impl<T> Guarded<T> {
         Self { value: ManuallyDrop::new(value), guard: Guard::new(owner) }
     }
 
-    /// An object that lives on the present thread.
+    /// An object that belongs to the present thread.
     pub(crate) fn for_this_thread(value: T, owner: Arc<Owner>) -> Self {
         Self { value: ManuallyDrop::new(value), guard: Guard::for_this_thread(owner) }
     }

@@ -172,7 +172,7 @@ impl RawEncoded {
     fn plain(self) -> Result<Encoded> {
         if self.tokens.len() != self.supervised.len() {
             return Err(Error::plugin(format!(
-                "a row came back with {} tokens and {} marks of what is trained",
+                "an encoded row has {} tokens and {} marks for training",
                 self.tokens.len(),
                 self.supervised.len()
             )));

@@ -1,4 +1,4 @@
-//! Which device MLX works on, and what it is.
+//! The choice of MLX's device, and its description.
 
 use std::ffi::{CStr, c_char};
 

@@ -9,7 +9,7 @@ use mlx_rs::error::Exception;
 pub struct Fault(String);
 
 impl Fault {
-    /// A failure in the plugin's own words.
+    /// A failure that the plugin itself found.
     pub fn new(message: impl Into<String>) -> Self {
         Self(message.into())
     }

@@ -61,7 +61,7 @@ pub fn trim_buffers() -> Result<()> {
     Ok(())
 }
 
-/// Is this array evaluated, row-contiguous, and held by nobody else, so that its memory may be written in place?
+/// Whether this array is evaluated, row-contiguous and not shared, so that its memory may be written in place.
 /// Always false where the native part is absent, since MLX's C interface does not tell.
 pub fn is_exclusive(array: &Array) -> bool {
     #[cfg(mdt_native)]

@@ -56,7 +56,7 @@ pub fn value_and_grad(
     }
 }
 
-/// One recording: the callback on handles of its own, which die with it.
+/// One recording: the callback on handles of its own, which are released after it.
 fn trace(mlx: &Mlx, function: &mut TensorFunction<'_>, arrays: &[Array], parameters: usize) -> Result<Vec<Array>> {
     let _scope = Scope::open(&mlx.handles);
     let handles: Vec<Handle> = arrays.iter().map(|array| mlx.insert(array.clone())).collect();

@@ -1,4 +1,4 @@
-//! The table behind tensor handles, and the scopes in which handles live and die.
+//! The table behind tensor handles, and the scopes that limit how long handles are valid.
 
 use mdt_plugin_api::{Error, Handle, Result};
 use mlx_rs::Array;
@@ -50,7 +50,7 @@ impl Handles {
             .and_then(|slot| slot.array.as_ref())
             .ok_or_else(|| {
                 Error::plugin(format!("tensor handle {handle:#x} is not alive"))
-                    .help("a tensor dies when it is released, and one made inside value_and_grad dies with that call")
+                    .help("a tensor is valid until it is released, and one made inside value_and_grad until that call returns")
             })
     }
 
@@ -77,7 +77,7 @@ impl Handles {
         Some(array)
     }
 
-    /// Opens a scope: handles made from now on die when it closes.
+    /// Opens a scope: handles made from now on are released when it closes.
     pub fn open_scope(&mut self) {
         self.scopes.push(Vec::new());
     }

@@ -1,10 +1,10 @@
 //! f32 kernels for the CPU: SIMD by multiversioning, threads by a pool, and sums in a fixed order.
 //!
-//! Every kernel cuts its work into blocks whose size depends on the shapes alone, and folds partial sums in block order.
+//! Every kernel splits its work into blocks whose size depends on the shapes only, and folds partial sums in block order.
 //! So its bits do not depend on the number of threads. They do depend on whether the machine has fused multiply-add
 //! (x86-64 with AVX2 and FMA, and aarch64, have it; the plain fallback rounds twice), but not on the vector width.
 //!
-//! The kernels know nothing of MLX: slices in, slices out. The `ffi` module hands them the memory of MLX arrays.
+//! The kernels do not use MLX: they take and fill slices. The `ffi` module gives them the memory of MLX arrays.
 
 pub mod attention;
 pub mod cross_entropy;
@@ -60,7 +60,7 @@ pub(crate) mod tests {
         values.iter().map(|value| value * value).sum::<f64>().sqrt()
     }
 
-    /// A hash of what several kernels give on this machine.
+    /// A hash of the results of several kernels on this machine.
     fn digest() -> u64 {
         let mut random = random(11);
         let mut draw = |n: usize| -> Vec<f32> { (0..n).map(|_| random() * 3.0).collect() };

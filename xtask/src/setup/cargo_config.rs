@@ -1,4 +1,4 @@
-//! Writes `cargo.toml`, the Cargo configuration that stands in for mlx-sys's build script.
+//! Writes `cargo.toml`, the Cargo configuration that replaces mlx-sys's build script.
 
 use std::{env, fs, path::Path};
 

@@ -3,7 +3,7 @@
 // libmlx.so comes linked to the reference BLAS, some thirty times slower. It imports three functions from it, by
 // name, and this library stands before the reference BLAS in every link, so it is enough to define the three here.
 //
-// OpenBLAS runs on the calling thread only: its own workers spin while they wait, which costs more than they bring.
+// OpenBLAS runs on the calling thread only: its own workers spin while they wait, which costs more time than they save.
 // A program with a thread pool of its own passes it to `mdt_set_parallel_for`; a large product is then split into
 // one slice of C per thread. The split depends on the shape and the thread count only, and so do the bits of a
 // product.
@@ -39,7 +39,7 @@ struct Pool {
 
 std::atomic<const Pool*> pool{nullptr};
 
-// Below this many floating-point operations (some 80 µs on one core) waking a thread costs more than it brings.
+// Below this many floating-point operations (some 80 µs on one core) waking a thread costs more time than it saves.
 constexpr double SMALLEST_SPLIT = 8e6;
 // Slices start at multiples of this, a multiple of every OpenBLAS kernel's tile: a slice has no ragged inner edge.
 constexpr int TILE = 64;

@@ -44,7 +44,7 @@ array embedding(const array& table, const array& ids, Stream stream);
 // x [.., in], weight [out, in] -> [.., out].
 array linear(const array& x, const array& weight, Stream stream);
 
-// Does nobody else hold this array, or its memory, and is it evaluated and row-contiguous? Then its memory may be written in place.
+// Whether the array is evaluated, row-contiguous and shares its memory with no other: then it may be written in place.
 bool is_exclusive(const array& a);
 
 } // namespace mdt

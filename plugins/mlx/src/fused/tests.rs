@@ -205,7 +205,7 @@ fn logits_that_are_needed_again_survive_their_gradient() {
 }
 
 #[test]
-fn an_array_is_exclusive_when_nobody_else_holds_it() {
+fn an_array_is_exclusive_when_nothing_else_refers_to_it() {
     Device::set_default(&Device::cpu());
     let array = uniform(&[4, 6], 1);
     assert!(!is_exclusive(&array), "it is not evaluated yet");

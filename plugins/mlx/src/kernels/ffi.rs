@@ -1,7 +1,7 @@
 //! The kernels under C names, for the MLX primitives in `native/primitives/`. This is the only place where raw memory becomes slices.
 //!
 //! Every function here has the same contract: the pointers are those of MLX arrays of the sizes given (`native/primitives/kernels.h`),
-//! outputs overlap nothing unless said otherwise, and MLX runs a stream's work in order, so nobody else writes meanwhile.
+//! outputs overlap nothing unless said otherwise, and MLX runs a stream's work in order, so nothing else writes meanwhile.
 //! Sizes were checked when the graph was built. A panic would be a bug here, and aborts: it must not unwind into C++.
 
 use super::attention::{self, Gradients, Mask};
@@ -28,7 +28,7 @@ pub struct RawAttention {
 }
 
 /// # Safety
-/// `data` points to `len` initialised values that nobody writes during `'a`.
+/// `data` points to `len` initialised values that are not written during `'a`.
 unsafe fn input<'a, T>(data: *const T, len: usize) -> &'a [T] {
     if len == 0 {
         return &[];

@@ -1,7 +1,7 @@
 //! The compute threads: a small pool that kernels and the BLAS split share.
 //!
 //! Workers wait for a moment by spinning and then sleep, so a pool without work costs no CPU. The caller takes part.
-//! One job runs at a time; a job that is started from inside a job, or while another thread's job runs, runs on its caller alone.
+//! One job runs at a time; a job that is started from inside a job, or while another thread's job runs, runs on the calling thread.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
@@ -152,7 +152,7 @@ impl Pool {
         if self.workers.is_empty() || turn.is_err() {
             return catch_unwind(AssertUnwindSafe(|| (0..count).for_each(body)));
         }
-        // SAFETY: only the lifetime changes, and nobody uses `body` after this function has seen `done == count`.
+        // SAFETY: only the lifetime changes, and `body` is not used after this function has seen `done == count`.
         let body: *const (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(body) };
         let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let job = Arc::new(Job { body, count, next, done, panic: Mutex::new(None) });

@@ -76,12 +76,12 @@ impl<'a> Call<'a> {
         self.optional(name)?.ok_or_else(|| Fault::new(format!("needs the attribute {name:?}, {}", T::NAME)))
     }
 
-    /// The axis in attribute `axis`, as MLX wants it.
+    /// The axis in attribute `axis`, as MLX takes it.
     pub fn axis(&self) -> Result<i32, Fault> {
         narrow("axis", self.required("axis")?)
     }
 
-    /// A required list of integers, as MLX wants them.
+    /// A required list of integers, as MLX takes them.
     pub fn ints(&self, name: &str) -> Result<Vec<i32>, Fault> {
         self.required::<&[i64]>(name)?.iter().map(|&value| narrow(name, value)).collect()
     }
