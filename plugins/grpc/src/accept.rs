@@ -94,7 +94,7 @@ async fn authenticate(
         ),
     };
     // One warning is enough: a stranger could fill the output with more.
-    if job.turned_away.fetch_add(1, Ordering::Relaxed) == 0 {
+    if !job.warned.swap(true, Ordering::Relaxed) {
         job.services.log(LogLevel::Warn, &warning);
     }
     None

@@ -126,7 +126,7 @@ pub(crate) async fn listen(addresses: &[SocketAddr]) -> Result<(TcpListener, Soc
                 .with("key", "comm.address")
                 .help("comm.address must be an address of the machine of rank 0")
         }
-        _ => Error::config(format!("rank 0 cannot listen on port {port} of {ip}"))
+        _ => Error::config(format!("this rank cannot listen on port {port} of {ip}"))
             .with("key", "comm.port")
             .caused_by(error),
     })

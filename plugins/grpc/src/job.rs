@@ -1,6 +1,6 @@
 //! The job as one rank sees it: what all parts of a communicator share.
 
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mdt_plugin_api::{Bootstrap, Services};
@@ -21,8 +21,8 @@ pub(crate) struct Job {
     pub(crate) token: Token,
     pub(crate) fault: Fault,
     pub(crate) progress: Arc<Progress>,
-    /// Processes with another token or another version that have been turned away.
-    pub(crate) turned_away: AtomicU32,
+    /// Whether the user was warned of a process with another token or another version.
+    pub(crate) warned: AtomicBool,
     /// The ranks that this one waits for, until all are connected.
     awaited: Mutex<Vec<u32>>,
     /// Set when the communicator is dropped: a stream that ends after that is no fault.
@@ -40,7 +40,7 @@ impl Job {
             token,
             fault: Fault::default(),
             progress: Arc::new(Progress::new(bootstrap.world_size)),
-            turned_away: AtomicU32::new(0),
+            warned: AtomicBool::new(false),
             awaited: Mutex::default(),
             closing: AtomicBool::new(false),
         }

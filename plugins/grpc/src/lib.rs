@@ -11,8 +11,9 @@
 //!   the inputs only: not on timing, not on the sizes of buffers, and they are the same on every rank.
 //! - A collective ends when all ranks have joined it. If one has called something else, all get an error that says what
 //!   each called.
-//! - A rank that is killed is named by all others within a second, one that is stopped or cut off within five. The first
-//!   cause is reported on all ranks: a rank that fails because another was lost is not blamed.
+//! - A rank that is killed, also while ranks still wait for each other, is named by all others within a second; one that
+//!   is stopped or cut off, within five. The first cause is reported on all ranks: a rank that fails because another was
+//!   lost is not blamed.
 //! - A collective may take as long as data moves. A rank that has not joined it, or with which nothing moves, is named
 //!   after `comm.timeout_s` without progress. A host should wait longer than that: its own limit names no rank.
 //! - Every chunk has a checksum. Data that was damaged on the way is an error that names its sender, never a result.

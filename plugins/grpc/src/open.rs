@@ -117,7 +117,7 @@ async fn meet(job: &Arc<Job>, addresses: &[SocketAddr]) -> Result<Engine> {
             }
         }
     } else {
-        // Nobody dials the last rank.
+        // No rank dials the last one.
         let server = match job.rank + 1 < job.world_size {
             true => {
                 let own = address::of_this_rank(job, addresses)?;
