@@ -38,13 +38,13 @@ const ACCEPTED: [Accepted; 2] = [
         package: "generational-arena",
         advisory: "RUSTSEC-2024-0014, unmaintained",
         reason: "abi_stable 0.11.3 compares layouts with it when a plugin is loaded; it reads no input of others",
-        replacement: "a boundary with tables of our own, as planned for 1.0, needs no abi_stable",
+        replacement: "a boundary of plain C tables would need no abi_stable",
     },
     Accepted {
         package: "paste",
         advisory: "RUSTSEC-2024-0436, unmaintained",
-        reason: "a macro that abi_stable and tokenizers use while they are compiled; no code of it runs",
-        replacement: "pastey, once both have changed to it",
+        reason: "a macro that abi_stable, mlx-rs and tokenizers use while they are compiled; no code of it runs",
+        replacement: "pastey, once all three have changed to it",
     },
 ];
 

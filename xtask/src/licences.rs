@@ -41,8 +41,8 @@ pub fn stage(libraries: Option<&Path>, destination: &Path) -> Result<()> {
             return Err(format!("{name} has no row in {LIST}").into());
         }
     }
-    let named = list.split('`').filter(|word| word.ends_with(".txt"));
-    match named.into_iter().find(|text| !destination.join(text).is_file()) {
+    let mut named = list.split('`').filter(|word| word.ends_with(".txt"));
+    match named.find(|text| !destination.join(text).is_file()) {
         Some(text) => Err(format!("{LIST} names {text}, which is not there").into()),
         None => Ok(()),
     }
