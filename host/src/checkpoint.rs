@@ -1,8 +1,8 @@
-//! Checkpoints: everything a run needs to go on as if it had never stopped.
+//! Checkpoints: everything that a run needs to continue as if it had never stopped.
 //!
 //! ```text
 //! <output_dir>/checkpoints/
-//!     best.json                   the checkpoint with the lowest held-out loss, where that one is kept
+//!     best.json                   the checkpoint with the lowest held-out loss, if it is kept
 //!     step-000100/
 //!         model.safetensors       parameters, f32
 //!         optimizer.safetensors   optimizer state, `<parameter>.<state>`
@@ -10,12 +10,13 @@
 //!         manifest.json           size and sha256 of the three; written last
 //! ```
 //!
-//! A checkpoint is written under a temporary name, synced and renamed, so what carries the name is whole. A process
-//! that is killed at any moment leaves the checkpoints before.
+//! A checkpoint is written under a temporary name, synced and renamed, so a directory with the final name is whole. A
+//! process that is killed at any moment leaves the earlier checkpoints as they were.
 
 mod arrays;
 mod best;
 mod directory;
+mod earlier;
 mod state;
 mod store;
 #[cfg(test)]

@@ -38,7 +38,7 @@ pub use layers::{Layers, Sources, process_environment};
 pub use origin::Origin;
 pub use overrides::Flag;
 pub use resolved::{Chosen, Dropped, Entry, Resolved};
-pub use resume::{Difference, differences, differing, may_change};
+pub use resume::{Difference, differing, may_change};
 pub use sections::*;
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub enum Status {
     NonFinite = 6,
     /// A checkpoint or the output directory cannot be read or written.
     Storage = 7,
-    /// Interrupted, after a checkpoint was written.
+    /// Interrupted. What was trained is in a checkpoint.
     Interrupted = 130,
 }
 
@@ -118,6 +118,13 @@ impl Failure {
     /// What was wrong, without places, causes and help.
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    /// The failure without its help, on one line.
+    pub fn in_one_line(&self) -> String {
+        let text = self.to_string();
+        let lines = text.lines().filter(|line| !line.starts_with("  help:")).map(str::trim);
+        lines.collect::<Vec<_>>().join(", ").trim_start_matches("error: ").to_owned()
     }
 
     /// What to do about it, if that is known.

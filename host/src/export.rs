@@ -1,4 +1,4 @@
-//! `<output_dir>/final/`: the trained model in the Hugging Face form, which transformers and mlx-lm load as it is.
+//! `<output_dir>/final/`: the trained model in the format of Hugging Face, which transformers and mlx-lm load.
 
 mod config;
 mod tokenizer;
@@ -17,25 +17,40 @@ use std::path::{Path, PathBuf};
 pub struct Export<'a> {
     /// The directory that the model came from: its tokenizer's files are copied.
     pub source: &'a Directory,
-    /// Whether the output layer is the embedding. Where it is, `parameters` has no array for it.
+    /// Whether the output layer is the embedding. If so, `parameters` has no array for the output layer.
     pub tie_word_embeddings: bool,
     /// All parameters, named as in the model's files.
     pub parameters: &'a [Array<'a>],
 }
 
+/// Its name in the output directory.
+pub const DIRECTORY: &str = "final";
+
 impl Export<'_> {
-    /// Writes `<output_dir>/final/`, in place of an earlier one, and returns it when the disk has it. Until then the
-    /// earlier one stays.
+    /// Writes `<output_dir>/final/` and returns it when it is on the disk. Until then an earlier one stays.
     ///
     /// # Errors
-    /// Status 7, with the file and what to do about it; 4 where a file of the tokenizer cannot be read.
-    pub fn write(&self, output_dir: &Path) -> Result<PathBuf, Failure> {
-        self.write_sharded(output_dir, weights::SHARD_BYTES)
+    /// Status 7, with the file and what to do about it; 130 if `cancelled` becomes true; 4 if a file of the tokenizer
+    /// cannot be read.
+    pub fn write(&self, output_dir: &Path, cancelled: &dyn Fn() -> bool) -> Result<PathBuf, Failure> {
+        self.write_sharded(output_dir, weights::SHARD_BYTES, cancelled)
     }
 
-    fn write_sharded(&self, output_dir: &Path, shard_bytes: u64) -> Result<PathBuf, Failure> {
-        let target = output_dir.join("final");
-        let failed = |path: &Path, error: &io::Error| unwritable("the trained model cannot be written", path, error);
+    fn write_sharded(
+        &self,
+        output_dir: &Path,
+        shard_bytes: u64,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<PathBuf, Failure> {
+        let target = output_dir.join(DIRECTORY);
+        let failed = |path: &Path, error: &io::Error| match error.kind() {
+            io::ErrorKind::Interrupted => {
+                Failure::new(Status::Interrupted, "interrupted while the trained model was written")
+                    .at(target.display())
+            }
+            _ => unwritable("the trained model cannot be written", path, error),
+        };
+        let proceed = || if cancelled() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) };
         storage::recover(&target).map_err(|error| failed(&target, &error))?;
         let staged = Staged::create(&target).map_err(|error| failed(&target, &error))?;
         let config = config::trained(self.source.config(), self.tie_word_embeddings);
@@ -44,7 +59,7 @@ impl Export<'_> {
         text.push(b'\n');
         storage::write(&staged.path().join("config.json"), &text)
             .map_err(|error| failed(&target.join("config.json"), &error))?;
-        weights::write(staged.path(), self.parameters, shard_bytes)
+        weights::write(staged.path(), self.parameters, shard_bytes, &proceed)
             .map_err(|(name, error)| failed(&target.join(name), &error))?;
         tokenizer::copy(self.source, staged.path(), &target)?;
         staged.publish().map_err(|error| failed(&target, &error))?;

@@ -14,3 +14,6 @@ pub use write::Metrics;
 
 /// Its name in the output directory.
 pub const FILE: &str = "metrics.jsonl";
+
+/// The name of the picture of the loss in the output directory.
+pub const PICTURE: &str = "loss.svg";

@@ -1,4 +1,4 @@
-//! Files and directories of results: whole or not there at all, whatever happens while they are written.
+//! Files and directories of results. Each is either whole or absent, whatever happens while it is written.
 
 pub(crate) mod crash_points;
 mod directory;
@@ -9,7 +9,7 @@ mod tensors;
 
 pub(crate) use directory::{Staged, leftover_of, recover, remove, sync};
 pub(crate) use failure::{unreadable, unwritable};
-pub(crate) use file::{Written, copy, write};
+pub(crate) use file::{Written, copy, own_file, write};
 pub(crate) use mapped::MappedTensors;
 pub use tensors::Array;
 pub(crate) use tensors::{as_bytes, write_tensors};
@@ -27,7 +27,7 @@ pub fn check_output_dir(path: &Path) -> Result<(), Failure> {
     let failure = |at: &Path, error| unwritable("the output directory cannot be used", at, &error);
     fs::create_dir_all(path).map_err(|error| failure(path, error))?;
     let probe = path.join(format!(".probe-{}", std::process::id()));
-    let written = fs::write(&probe, b"mdt");
+    let written = write(&probe, b"mdt").map(drop);
     // A disk that is full leaves an empty probe behind.
     let removed = fs::remove_file(&probe);
     written.and(removed).map_err(|error| failure(path, error))

@@ -14,6 +14,7 @@ mod open;
 mod optimizer;
 mod plugin_metrics;
 mod prefetch;
+mod processor;
 mod report;
 mod run;
 mod schedule;

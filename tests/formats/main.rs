@@ -2,6 +2,7 @@
 //! wrong with one is named.
 
 mod bad_rows;
+mod endless;
 mod fields;
 mod limits;
 mod same_rows;

@@ -4,6 +4,8 @@ mod damage;
 mod kills;
 mod refusals;
 mod signals;
+mod used_directory;
+mod versions;
 
 use std::path::Path;
 
@@ -111,18 +113,6 @@ fn the_newest_checkpoints_are_kept_and_older_ones_deleted() {
     let mut kept = names(&job.output().join("checkpoints"));
     kept.retain(|name| name.starts_with("step-"));
     assert_eq!(kept, ["step-000009", "step-000010"]);
-}
-
-#[test]
-fn a_run_that_resumes_from_nothing_sets_the_earlier_one_aside() {
-    let job = job(4);
-    job.run().success();
-    let (weights, metrics) = (job.final_weights(), std::fs::read(job.output().join("metrics.jsonl")).expect("metrics"));
-    job.run_with(&["--set", "checkpoint.resume=never"]).success();
-    assert!(job.final_weights() == weights);
-    let earlier = job.output().join("earlier-1");
-    assert!(std::fs::read(earlier.join("metrics.jsonl")).expect("the earlier metrics") == metrics);
-    assert_eq!(names(&earlier.join("checkpoints")).len(), 4);
 }
 
 fn names(directory: &Path) -> Vec<String> {

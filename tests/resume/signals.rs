@@ -1,12 +1,9 @@
 //! SIGINT and SIGTERM: a checkpoint, a message, and the same result once the job is run again.
 
-use std::fs::File;
-use std::process::Command;
-use std::sync::mpsc::channel;
-use std::thread::spawn;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use mdt_tests::{Job, Run};
+use mdt_tests::{Job, Process, Run, assert_says, built, command, root};
 
 use super::{assert_same_result, job};
 
@@ -80,21 +77,143 @@ fn a_job_stopped_again_and_again_ends_as_if_it_had_not_been() {
 }
 
 #[test]
-fn the_second_signal_ends_the_program_at_once() {
-    let job = job(4);
-    // This pipe stays open, so the program waits for the end of its configuration for as long as it lives.
-    let pipe = job.directory().join("pipe.toml");
-    assert!(Command::new("mkfifo").arg(&pipe).status().is_ok_and(|status| status.success()));
-    let job = job.argument("--config").argument(pipe.display().to_string());
+fn signals_within_a_second_are_one_and_nothing_is_lost() {
+    for _ in 0..10 {
+        let job = long_job();
+        let mut process = job.start();
+        process.wait_until(|| job.lines_so_far() >= 3);
+        process.signal("INT");
+        std::thread::sleep(Duration::from_millis(20));
+        process.signal("INT");
+        process.signal("TERM");
+        let run = process.end();
+        if run.status == Some(0) {
+            continue;
+        }
+        let done = job.lines_so_far() as u64;
+        assert!(run.stderr.contains("stopping at the next safe point"), "{}", run.stderr);
+        run.failure(130);
+        assert!(job.checkpoint(done).join("manifest.json").exists());
+        return;
+    }
+    panic!("the signals always came too late");
+}
+
+#[test]
+fn a_hangup_saves_like_any_other_signal() {
+    let (job, run) = interrupted("HUP", 3);
+    let done = job.lines_so_far() as u64;
+    run.failure(130);
+    assert!(job.checkpoint(done).join("manifest.json").exists());
+}
+
+#[test]
+fn a_hangup_that_was_ignored_at_the_start_is_ignored() {
+    let job = job(30);
+    let script = "trap '' HUP; exec \"$@\"";
+    let program = built().join("mdt-host");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, "sh"]).arg(program).args(job.arguments()).current_dir(root());
+    let mut process = Process::start(&mut shell);
+    process.wait_until(|| job.lines_so_far() >= 1);
+    process.signal("HUP");
+    process.end().success();
+    assert_eq!(job.updates().len(), 30);
+}
+
+#[test]
+fn a_job_whose_terminal_is_gone_still_saves() {
+    for _ in 0..10 {
+        let job = long_job();
+        let mut child = command().args(job.arguments()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        while job.lines_so_far() < 3 {
+            assert!(child.try_wait().expect("a child can be asked").is_none_or(|status| status.success()));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Nothing that the program prints from now on can be written.
+        drop(child.stderr.take());
+        let kill = Command::new("kill").args(["-s", "HUP", &child.id().to_string()]).status();
+        assert!(kill.is_ok_and(|status| status.success()));
+        let status = child.wait().expect("it ends").code();
+        if status == Some(0) {
+            continue;
+        }
+        assert_eq!(status, Some(130));
+        assert!(job.checkpoint(job.lines_so_far() as u64).join("manifest.json").exists());
+        return;
+    }
+    panic!("the signal always came too late");
+}
+
+/// Trains on rows that come slowly and never end.
+fn slow_job(updates: u64) -> Job {
+    job(updates).set("data", "{ use = \"endless\", train = \"rows\", pause_ms = 50 }")
+}
+
+#[test]
+fn an_interrupt_while_rows_are_read_ends_at_once_and_leaves_nothing_that_refuses_a_correction() {
+    let job = slow_job(1000);
     let mut process = job.start();
-    // Opening ends when the program has opened it, too.
-    let (opened, opens) = channel();
-    spawn(move || opened.send(File::options().write(true).open(pipe)));
-    let pipe = opens.recv_timeout(Duration::from_secs(30)).expect("the program reads the file").expect("a pipe");
+    process.wait_for("the endless source is open");
+    let begin = Instant::now();
     process.signal("INT");
-    std::thread::sleep(Duration::from_millis(100));
-    assert!(process.runs(), "the first signal asks for an end at the next update: {}", process.end().stderr);
+    let error = process.end().failure(130);
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    assert_says(&error, &["interrupted while rows were read", "nothing has been trained"]);
+    assert!(!job.checkpoint(0).exists());
+    job.run_with(&["--set", "trainer.max_steps=1", "--set", "optimizer.learning_rate=5e-4"]).success();
+}
+
+#[test]
+fn an_interrupt_before_the_first_update_writes_no_checkpoint_and_a_corrected_configuration_runs() {
+    // The evaluation before the first update takes long enough to be interrupted.
+    let job = evaluating_job(2).set("trainer.eval_at_start", true);
+    let mut process = job.start();
+    process.wait_for("plan     2 updates");
     process.signal("INT");
-    assert_eq!(process.end().status, Some(130));
-    drop(pipe);
+    let error = process.end().failure(130);
+    assert_says(&error, &["interrupted before the first update", "no checkpoint was written"]);
+    assert!(!job.checkpoint(0).exists());
+    let rows = job.directory().join("train.jsonl").display().to_string();
+    let corrected = ["--set", "optimizer.learning_rate=5e-4", "--set", &format!("data.eval={rows}")];
+    job.run_with(&corrected).success();
+}
+
+/// A job that evaluates a thousand batches after every update.
+fn evaluating_job(updates: u64) -> Job {
+    let job = job(updates);
+    let row = "{\"prompt\": \"How many clips?\", \"completion\": \" Seven.\"}\n";
+    let rows = job.file("eval.jsonl", row.repeat(2000)).display().to_string();
+    job.set("data.eval", rows).set("trainer.eval_steps", 1).set("checkpoint.save_steps", 0)
+}
+
+#[test]
+fn an_interrupted_evaluation_is_made_at_the_resume() {
+    let straight = evaluating_job(2);
+    straight.run().success();
+    let job = evaluating_job(2);
+    let mut process = job.start();
+    process.wait_until(|| job.lines_so_far() >= 1);
+    let begin = Instant::now();
+    process.signal("TERM");
+    process.end().failure(130);
+    println!("the evaluation ended after {:?}", begin.elapsed());
+    assert_eq!(job.lines_so_far(), 1, "the evaluation was not interrupted");
+    assert!(job.checkpoint(1).join("manifest.json").exists());
+    job.run().success();
+    assert_same_result(&straight, &job, 2);
+}
+
+#[test]
+fn a_second_signal_more_than_a_second_later_ends_the_program_at_once() {
+    // The program waits for the first row for as long as it lives.
+    let job = slow_job(1000).set("data.pause_ms", 600_000);
+    let mut process = job.start();
+    process.wait_for("the endless source is open");
+    process.signal("INT");
+    std::thread::sleep(Duration::from_millis(1200));
+    assert!(process.runs(), "the first signal asks for an end at the next safe point: {}", process.end().stderr);
+    process.signal("INT");
+    let error = process.end().failure(1);
+    assert_says(&error, &["stopped at once by a second signal", "since the last checkpoint are not saved"]);
 }

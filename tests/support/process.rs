@@ -54,6 +54,12 @@ impl Process {
         self.runs()
     }
 
+    /// Waits until it has printed this text on standard error, or has ended.
+    pub fn wait_for(&mut self, text: &str) {
+        let printed = self.stderr.try_clone().expect("a second handle");
+        self.wait_until(|| self::text(&printed).contains(text));
+    }
+
     /// Kills it where it stands.
     pub fn kill(&mut self) {
         self.child.kill().expect("a child can be killed");

@@ -17,10 +17,10 @@ impl Tensors {
         mapped.map(Self).map_err(|error| unreadable("a file of the checkpoint is damaged", path, error))
     }
 
-    /// The arrays `expected`, names and shapes, in that order.
+    /// The arrays with these names and shapes, in this order.
     ///
     /// # Errors
-    /// Names the arrays that the file lacks, has beyond them, or has with another shape or element type.
+    /// Names the arrays that are missing, not expected, or have another shape or element type.
     pub fn arrays<'a>(&'a self, expected: &[(&str, &[usize])]) -> Result<Vec<HostArrayRef<'a>>, Failure> {
         let mut found: BTreeMap<_, _> = self.0.metadata().tensors().into_iter().collect();
         let mut wrong = Vec::new();
@@ -43,7 +43,7 @@ impl Tensors {
         if wrong.is_empty() {
             return Ok(arrays);
         }
-        // All names of a large model would hide the message.
+        // All names of a large model would make the message unreadable.
         let all = wrong.len();
         wrong.truncate(5);
         if all > wrong.len() {
@@ -55,7 +55,7 @@ impl Tensors {
     }
 }
 
-/// Copies the bytes of an f32 array to its elements, as many as both have.
+/// Copies the bytes of an f32 array to elements, up to the shorter length.
 pub fn copy_elements(from: HostArrayRef<'_>, to: &mut [f32]) {
     for (to, from) in to.iter_mut().zip(from.bytes.chunks_exact(size_of::<f32>())) {
         *to = f32::from_le_bytes([from[0], from[1], from[2], from[3]]);

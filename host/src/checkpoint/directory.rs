@@ -1,4 +1,4 @@
-//! One checkpoint: its directory, checked.
+//! One checkpoint: its directory, with every file checked.
 
 use super::arrays::Tensors;
 use super::state::{Manifest, State, from_json};
@@ -13,7 +13,7 @@ pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 pub(super) const STATE: &str = "state.json";
 pub(super) const MANIFEST: &str = "manifest.json";
 
-/// A checkpoint whose files all are what its manifest says.
+/// A checkpoint whose files have the sizes and checksums of its manifest.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
@@ -45,12 +45,12 @@ impl Checkpoint {
         Ok(Checkpoint { path: path.to_owned(), state })
     }
 
-    /// Where it is.
+    /// Its directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where the run stood.
+    /// The state of the run, beside the arrays.
     pub fn state(&self) -> &State {
         &self.state
     }
@@ -58,7 +58,7 @@ impl Checkpoint {
     /// The parameters, by their names.
     ///
     /// # Errors
-    /// The file is no safetensors file.
+    /// The file is not a safetensors file.
     pub fn parameters(&self) -> Result<Tensors, Failure> {
         Tensors::open(&self.path.join(MODEL))
     }
@@ -66,7 +66,7 @@ impl Checkpoint {
     /// The optimizer's state, `<parameter>.<state>`.
     ///
     /// # Errors
-    /// The file is no safetensors file.
+    /// The file is not a safetensors file.
     pub fn optimizer(&self) -> Result<Tensors, Failure> {
         Tensors::open(&self.path.join(OPTIMIZER))
     }
@@ -74,7 +74,7 @@ impl Checkpoint {
 
 const USE_ANOTHER: &str = "resume from another checkpoint with `checkpoint.resume = \"DIR\"`";
 
-/// The manifest, when all files are there with the sizes that it says.
+/// The manifest, if all files exist with its sizes.
 fn complete(path: &Path) -> Result<Manifest, Failure> {
     let directory = fs::metadata(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => unreadable("there is no checkpoint", path, "the directory does not exist"),

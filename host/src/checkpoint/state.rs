@@ -1,4 +1,4 @@
-//! What a checkpoint says of its run, and what its manifest says of its files.
+//! `state.json` and `manifest.json` of a checkpoint.
 
 use crate::exit::Failure;
 use crate::storage::{Written, unreadable};
@@ -8,36 +8,42 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-/// The version of the form of both files. It changes when an older program would misread a newer checkpoint.
+/// The version of the format of both files. It changes when an older program would misread a newer checkpoint.
 const FORMAT: u64 = 1;
 
-/// Where a run stands, beside its arrays.
+/// `state.json`: the state of a run, beside its arrays.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// Updates that are done. The next one is this plus one.
     pub update: u64,
     /// The configuration, as `Resolved::canonical` gives it.
     pub config: Value,
+    /// The keys of it that had their default value. A later version that lacks one of them continues the same job.
+    #[serde(default)]
+    pub defaults: Vec<String>,
     /// Fingerprint of the training data.
     pub data: String,
     /// The components that computed it, each as `optimizer adamw 0.1.0`.
     pub components: Vec<String>,
+    /// The processor that computed it, as far as bits depend on it: instruction set, libraries and their kernels. Empty
+    /// if an earlier version of this program wrote the checkpoint.
+    #[serde(default)]
+    pub processor: String,
     /// Length of `metrics.jsonl` after the line of this update.
     pub metrics_bytes: u64,
-    /// What the training loop keeps beyond the update number: counters, the states of data sources. Only the loop
-    /// reads it; null where it keeps nothing.
+    /// What else the training loop keeps, such as its evaluations. Only the loop reads it.
     #[serde(default)]
     pub progress: Value,
 }
 
-/// `manifest.json`.
+/// `manifest.json`: the size and checksum of every other file.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Manifest {
     pub(super) update: u64,
     pub(super) files: BTreeMap<String, Written>,
 }
 
-/// The text of a file with `content` in it and its format.
+/// The text of a file with this content and the version of the format.
 pub(super) fn to_json(content: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     #[derive(Serialize)]
     struct Versioned<'a, T> {
@@ -50,7 +56,7 @@ pub(super) fn to_json(content: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Reads what [`to_json`] wrote.
+/// Reads a file that [`to_json`] made.
 pub(super) fn from_json<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
     let damaged = |cause: &dyn std::fmt::Display| unreadable("a file of the checkpoint is damaged", path, cause);
     let text = fs::read(path).map_err(|error| match error.kind() {

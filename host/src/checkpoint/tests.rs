@@ -14,8 +14,10 @@ fn state(update: u64) -> State {
     State {
         update,
         config: json!({ "optimizer": { "learning_rate": 1e-4, "beta2": 0.999 }, "seed": 7 }),
+        defaults: vec!["seed".to_owned()],
         data: "fingerprint".to_owned(),
         components: vec!["optimizer adamw 0.1.0".to_owned()],
+        processor: "x86_64 with AVX2 and FMA, MLX".to_owned(),
         metrics_bytes: 100 * update,
         progress: json!({ "tokens": 12 }),
     }
@@ -65,7 +67,6 @@ fn assert_whole(checkpoint: &Checkpoint) {
 fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.retain(|name| name != ".lock");
     names.sort();
     names
 }
@@ -144,29 +145,81 @@ fn updates_beyond_six_digits_are_newer_than_those_before() {
 fn two_runs_never_write_to_one_output_directory() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::new(root.path(), 3).unwrap();
-    let failure = Store::new(root.path(), 3).unwrap_err();
-    assert_eq!(failure.status(), Status::Storage);
-    assert!(failure.to_string().contains("another run"), "{failure}");
+    let refused = || {
+        let failure = Store::new(root.path(), 3).unwrap_err();
+        assert_eq!(failure.status(), Status::Storage);
+        assert!(failure.to_string().contains("another run"), "{failure}");
+    };
+    refused();
+    // Deleting the checkpoints does not delete the lock.
+    fs::remove_dir_all(root.path().join("checkpoints")).unwrap();
+    refused();
+    save(&store, 1).unwrap();
     drop(store);
     Store::new(root.path(), 3).unwrap();
 }
 
 #[test]
-fn an_earlier_run_is_set_aside_with_its_metrics_and_not_deleted() {
+fn a_lock_that_is_a_link_is_refused_and_what_it_points_to_stays() {
     let root = tempfile::tempdir().unwrap();
+    let target = root.path().join("precious");
+    fs::write(&target, "mine").unwrap();
+    std::os::unix::fs::symlink(&target, root.path().join(".lock")).unwrap();
+    let failure = Store::new(root.path(), 3).unwrap_err();
+    assert!(failure.to_string().contains("symbolic link"), "{failure}");
+    assert_eq!(fs::read_to_string(target).unwrap(), "mine");
+}
+
+/// An output directory of a finished run.
+fn finished(number: u64) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    save_beside(&Store::new(root.path(), 3).unwrap(), number, Some(number)).unwrap();
+    write_results(root.path());
+    root
+}
+
+fn write_results(output_dir: &Path) {
+    fs::create_dir(output_dir.join("final")).unwrap();
+    for file in ["final/config.json", "metrics.jsonl", "loss.svg"] {
+        fs::write(output_dir.join(file), file).unwrap();
+    }
+}
+
+/// Checks that these are all results of a run.
+fn assert_results(directory: &Path, number: u64) {
+    assert_whole(&Checkpoint::open(&directory.join(format!("checkpoints/step-{number:06}"))).unwrap());
+    assert!(directory.join("checkpoints/best.json").exists());
+    for file in ["final/config.json", "metrics.jsonl", "loss.svg"] {
+        assert_eq!(fs::read_to_string(directory.join(file)).unwrap(), file);
+    }
+}
+
+#[test]
+fn an_earlier_run_is_set_aside_with_all_its_results_and_not_deleted() {
+    let root = finished(1);
     let store = Store::new(root.path(), 3).unwrap();
-    assert_eq!(store.set_aside_earlier().unwrap(), None);
     for number in 1..=2 {
-        save_beside(&store, number, Some(number)).unwrap();
-        fs::write(root.path().join("metrics.jsonl"), "{}\n").unwrap();
         let aside = store.set_aside_earlier().unwrap().unwrap();
         assert_eq!(aside, root.path().join(format!("earlier-{number}")));
-        assert_whole(&Checkpoint::open(&aside.join(format!("checkpoints/step-{number:06}"))).unwrap());
-        assert_eq!(fs::read_to_string(aside.join("metrics.jsonl")).unwrap(), "{}\n");
+        assert_results(&aside, number);
         assert!(store.latest().unwrap().checkpoint.is_none());
-        assert!(aside.join("checkpoints/best.json").exists());
-        assert!(!root.path().join("metrics.jsonl").exists() && !root.path().join("checkpoints/best.json").exists());
+        for name in ["final", "metrics.jsonl", "loss.svg", "checkpoints/best.json"] {
+            assert!(!root.path().join(name).exists(), "{name}");
+        }
+        assert_eq!(store.set_aside_earlier().unwrap(), None);
+        save_beside(&store, number + 1, Some(number + 1)).unwrap();
+        write_results(root.path());
     }
+}
+
+#[test]
+fn a_final_model_without_checkpoints_is_set_aside_too() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::new(root.path(), 3).unwrap();
+    write_results(root.path());
+    let aside = store.set_aside_earlier().unwrap().unwrap();
+    assert!(aside.join("final/config.json").exists() && aside.join("metrics.jsonl").exists());
+    save(&store, 1).unwrap();
 }
 
 #[test]

@@ -63,13 +63,14 @@ impl Layers {
 
         let schema = whole_schema(&host, &choices);
         let merged = checked(&schema, defaults.iter().chain(&layers))?;
+        let defaults = checked(&schema, defaults.iter())?;
         let settings: Settings = typed(&merged)?;
         if settings.comm.rank >= settings.comm.world_size {
             return Err(errors::rank_outside_world(&settings.comm, &merged));
         }
         let components = choices.iter().filter_map(|choice| choice.component(&merged)).collect();
         let flat_files = self.layers.iter().filter_map(Layer::flat_file).map(FilePath::to_owned).collect();
-        Ok(Resolved::new(settings, components, dropped, flat_files, &schema, merged, undecided))
+        Ok(Resolved::new(settings, components, dropped, flat_files, &schema, merged, undecided).with_defaults(defaults))
     }
 }
 

@@ -23,6 +23,7 @@ pub struct Resolved {
     components: BTreeMap<Kind, Chosen>,
     entries: Vec<Entry>,
     values: Value,
+    defaults: Value,
     /// Why the component of the model is unknown, if it is.
     undecided: Option<Failure>,
 }
@@ -82,7 +83,11 @@ impl Resolved {
         let mut origins = merged.origins;
         let values = merged.values;
         collect_entries(Some(&Shape::of(schema)), &values, &mut Path::new(), &mut origins, &mut entries);
-        Resolved { settings, dropped, flat_files, components, entries, values, undecided }
+        Resolved { settings, dropped, flat_files, components, entries, values, defaults: Value::Null, undecided }
+    }
+
+    pub(super) fn with_defaults(self, defaults: Merged) -> Self {
+        Resolved { defaults: defaults.values, ..self }
     }
 
     /// The component chosen for `kind`. Only [`Kind::Model`] may have none: if neither `model.use` nor a model that can be
@@ -99,6 +104,11 @@ impl Resolved {
     /// All values as one object, keys sorted.
     pub fn values(&self) -> &Value {
         &self.values
+    }
+
+    /// The values of a configuration in which only the components are set.
+    pub(super) fn defaults(&self) -> &Value {
+        &self.defaults
     }
 
     /// Checks that a model and training data are set.

@@ -1,13 +1,13 @@
-//! What of a configuration may change between the runs of one job.
+//! Which keys of a configuration may change between the runs of one job.
 
 use super::resolved::Resolved;
 use crate::exit::Failure;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Keys that no update depends on: where files go, how often they are written, where ranks meet, and how many
-/// evaluations a job goes on without an improvement. Every other key must stay, those of components included, because
-/// the host cannot know what they do.
+/// Keys on which no update depends: where files are written and how often, where ranks meet, and after how many
+/// evaluations without an improvement a job stops. All other keys must stay the same, also those of components, because
+/// the host does not know what they do.
 const FREE: [&str; 11] = [
     "output_dir",
     "trainer.eval_at_start",
@@ -22,7 +22,7 @@ const FREE: [&str; 11] = [
     "comm.token_file",
 ];
 
-/// Those of them that say when all ranks do something together, and so must be the same on all ranks.
+/// Those of them that decide when all ranks do something together. They must be the same on all ranks.
 const TOGETHER: [&str; 5] = [
     "trainer.eval_at_start",
     "trainer.early_stopping_patience",
@@ -31,26 +31,26 @@ const TOGETHER: [&str; 5] = [
     "checkpoint.export",
 ];
 
-/// Keys that say where a rank reads what all ranks read. What is in there is compared by its content.
+/// Paths of what all ranks read. Ranks compare the content, not the path.
 const PLACES: [&str; 3] = ["model.path", "data.train", "data.eval"];
 
-/// Those of them whose content has a fingerprint in checkpoints, so that they may change between runs too. A model has
-/// none: its tokenizer and its `config.json` count beside the weights.
+/// Those of them whose content has a fingerprint in checkpoints, so that the path may change between runs. A model has no
+/// fingerprint: its tokenizer and its `config.json` matter beside the weights.
 const FINGERPRINTED: [&str; 2] = ["data.train", "data.eval"];
 
-/// A key whose value is not what it was.
+/// A key whose value has changed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
     /// The key, its parts joined by dots.
     pub key: String,
-    /// Its value when the job began; none where there was no such key.
+    /// Its value when the job began; none if the key did not exist or was not set.
     pub before: Option<Value>,
-    /// Its value now; none where there is no such key.
+    /// Its value now; none if the key does not exist or is not set.
     pub now: Option<Value>,
 }
 
 impl Difference {
-    /// Both values in words, what was before first.
+    /// Both values as text, the earlier one first.
     pub fn values(&self) -> [String; 2] {
         let text = |value: &Option<Value>| value.as_ref().map_or("unset".to_owned(), Value::to_string);
         [text(&self.before), text(&self.now)]
@@ -77,17 +77,35 @@ impl Resolved {
         leaves(&self.canonical()).into_iter().filter(|(key, _)| is_fixed(key)).collect()
     }
 
-    /// [`Resolved::fixed_keys`] as text, which makes a job's ranks known to each other.
+    /// [`Resolved::fixed_keys`] as text, by which the ranks of a job recognise each other.
     pub fn identity(&self) -> String {
         json!(self.fixed_keys()).to_string()
     }
 
-    /// Checks that this configuration continues the job that `before`, a stored [`Resolved::canonical`], began.
+    /// The keys of [`Resolved::canonical`] that have their default value.
+    pub fn keys_at_default(&self) -> Vec<String> {
+        let defaults = leaves(self.defaults());
+        leaves(&self.canonical())
+            .into_iter()
+            .filter(|(key, value)| defaults.get(key) == Some(value))
+            .map(|(key, _)| key)
+            .collect()
+    }
+
+    /// Checks that this configuration continues the job of a checkpoint, given its [`Resolved::canonical`] and its
+    /// [`Resolved::keys_at_default`].
     ///
     /// # Errors
-    /// Names every key that changed and must not.
-    pub fn require_same_job(&self, before: &Value) -> Result<(), Failure> {
-        let differences = differences(before, &self.canonical());
+    /// Names every key that has changed and may not.
+    pub fn require_same_job(&self, before: &Value, before_at_default: &[String]) -> Result<(), Failure> {
+        let mut differences = differing(&leaves(before), &leaves(&self.canonical()));
+        let now_at_default = self.keys_at_default();
+        differences.retain(|Difference { key, before, now }| {
+            // Two versions may know different keys. A key that was never set has not changed.
+            let unknown_before = before.is_none() && now_at_default.contains(key);
+            let unknown_now = now.is_none() && before_at_default.contains(key);
+            !may_change(key) && !FINGERPRINTED.contains(&key.as_str()) && !unknown_before && !unknown_now
+        });
         let Some(first) = differences.first() else {
             return Ok(());
         };
@@ -99,15 +117,8 @@ impl Resolved {
             let (key, [before, now]) = (&difference.key, difference.values());
             failure = failure.because(format!("{key} was {before} and is {now}"));
         }
-        Err(failure.help("set it back; or start anew with `--set checkpoint.resume=never` and another `output_dir`"))
+        Err(failure.help("set it back; or begin again with `--set checkpoint.resume=never` and another `output_dir`"))
     }
-}
-
-/// The keys that differ and must not, sorted.
-pub fn differences(before: &Value, now: &Value) -> Vec<Difference> {
-    let mut differences = differing(&leaves(before), &leaves(now));
-    differences.retain(|Difference { key, .. }| !may_change(key) && !FINGERPRINTED.contains(&key.as_str()));
-    differences
 }
 
 /// The keys whose values differ between two maps, sorted.

@@ -6,7 +6,7 @@ const NAMED: usize = 64;
 /// The source that a row was read from, and its number there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RowLocation {
-    /// Index of its source in the list of sources.
+    /// The index of its source in the list of sources.
     pub(super) source: u32,
     /// Its row number, as the source counts.
     pub(super) row: u64,

@@ -1,10 +1,10 @@
-//! Which rows are held out for evaluation: a pure function of the seed and the two numbers.
+//! Which rows are held out for evaluation: a pure function of the seed, the number of rows and the number held out.
 
 use crate::config::EvalSplit;
 use crate::exit::Failure;
 use crate::random::Stream;
 
-/// Marks the rows, of `rows`, that are held out. A larger `count` holds out the same ones and more.
+/// Marks `count` of `rows` rows. A larger `count` marks the same rows and more.
 pub fn held_out(rows: usize, count: usize, seed: u64) -> Vec<bool> {
     let mut order: Vec<usize> = (0..rows).collect();
     Stream::new(seed, "split", 0).shuffle(&mut order);
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn seeds_have_draws_of_their_own_and_every_row_has_its_chance() {
+    fn each_seed_draws_other_rows_and_every_row_can_be_drawn() {
         assert_ne!(held_out(100, 50, 1), held_out(100, 50, 2));
         let drawn = (0..200).map(|seed| held_out(10, 1, seed)).fold([0; 10], |mut counts, marks| {
             counts.iter_mut().zip(marks).for_each(|(count, mark)| *count += usize::from(mark));

@@ -14,7 +14,7 @@ const ARCHITECTURES: [(&str, &str); 4] = [
 /// Keys about quantisation are removed, because the trained weights are not quantised.
 pub(super) fn trained(config: &Value, tie_word_embeddings: bool) -> Value {
     let mut keys = config.as_object().cloned().unwrap_or_default();
-    // `shift_remove` keeps the others in their order.
+    // `shift_remove` keeps the order of the others.
     for quantisation in ["quantization", "quantization_config"] {
         keys.shift_remove(quantisation);
     }
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_keep_their_order_and_the_type_is_told_as_it_was() {
+    fn keys_keep_their_order_and_the_key_of_the_type_keeps_its_name() {
         let config = r#"{"z":1,"torch_dtype":"bfloat16","architectures":["A"],"tie_word_embeddings":true,"a":[2,{"y":0,"b":0}]}"#;
         assert_eq!(
             text(config, false),

@@ -42,7 +42,7 @@ fn names(directory: &Path) -> Vec<String> {
 fn the_directory_has_config_weights_and_the_tokenizers_files_and_nothing_else() {
     let (place, out) = (source(), tempfile::tempdir().unwrap());
     let source = opened(place.path(), &json!({ "model_type": "llama" }));
-    let written = export(&source, &[EMBEDDING, NORM]).write(out.path()).unwrap();
+    let written = export(&source, &[EMBEDDING, NORM]).write(out.path(), &|| false).unwrap();
     assert_eq!(written, out.path().join("final"));
     let expected = [
         "additional_chat_templates",
@@ -68,7 +68,7 @@ fn the_directory_has_config_weights_and_the_tokenizers_files_and_nothing_else() 
 fn shards_and_their_index_hold_every_parameter() {
     let (place, out) = (source(), tempfile::tempdir().unwrap());
     let source = opened(place.path(), &json!({}));
-    let written = export(&source, &[EMBEDDING, NORM]).write_sharded(out.path(), 24).unwrap();
+    let written = export(&source, &[EMBEDDING, NORM]).write_sharded(out.path(), 24, &|| false).unwrap();
     let index: Value =
         serde_json::from_slice(&fs::read(written.join("model.safetensors.index.json")).unwrap()).unwrap();
     assert_eq!(index["metadata"]["total_size"], json!(36));
@@ -86,8 +86,8 @@ fn shards_and_their_index_hold_every_parameter() {
 fn an_earlier_result_is_replaced_whole() {
     let (place, out) = (source(), tempfile::tempdir().unwrap());
     let source = opened(place.path(), &json!({}));
-    export(&source, &[EMBEDDING, NORM]).write_sharded(out.path(), 24).unwrap();
-    let written = export(&source, &[NORM]).write(out.path()).unwrap();
+    export(&source, &[EMBEDDING, NORM]).write_sharded(out.path(), 24, &|| false).unwrap();
+    let written = export(&source, &[NORM]).write(out.path(), &|| false).unwrap();
     assert!(!names(&written).iter().any(|name| name.contains("-of-") || name.contains("index")));
     assert_eq!(names(out.path()), ["final"]);
 }
@@ -96,20 +96,34 @@ fn an_earlier_result_is_replaced_whole() {
 fn a_result_can_be_written_over_the_model_that_it_came_from() {
     let (place, out) = (source(), tempfile::tempdir().unwrap());
     let source = opened(place.path(), &json!({}));
-    let first = export(&source, &[NORM]).write(out.path()).unwrap();
-    export(&Directory::open(&first).unwrap(), &[EMBEDDING]).write(out.path()).unwrap();
+    let first = export(&source, &[NORM]).write(out.path(), &|| false).unwrap();
+    export(&Directory::open(&first).unwrap(), &[EMBEDDING]).write(out.path(), &|| false).unwrap();
     assert_eq!(fs::read_to_string(first.join("tokenizer.json")).unwrap(), "tokenizer.json");
+}
+
+#[test]
+fn an_interrupted_export_leaves_the_earlier_result() {
+    let (place, out) = (source(), tempfile::tempdir().unwrap());
+    let source = opened(place.path(), &json!({}));
+    let written = export(&source, &[NORM]).write(out.path(), &|| false).unwrap();
+    let calls = std::cell::Cell::new(0);
+    let second_time = || calls.replace(calls.get() + 1) == 1;
+    let failure = export(&source, &[EMBEDDING, NORM]).write(out.path(), &second_time).unwrap_err();
+    assert_eq!(failure.status(), Status::Interrupted);
+    let bytes = fs::read(written.join("model.safetensors")).unwrap();
+    assert_eq!(SafeTensors::deserialize(&bytes).unwrap().names(), [NORM.name]);
+    assert_eq!(names(out.path()), ["final"]);
 }
 
 #[test]
 fn a_failed_export_leaves_the_earlier_result_and_names_the_file() {
     let (place, out) = (source(), tempfile::tempdir().unwrap());
     let source = opened(place.path(), &json!({}));
-    let written = export(&source, &[NORM]).write(out.path()).unwrap();
+    let written = export(&source, &[NORM]).write(out.path(), &|| false).unwrap();
     let before = fs::read(written.join("model.safetensors")).unwrap();
     // No disk is full in a unit test; arrays that contradict themselves fail at the same place.
     let contradiction = Array { shape: &[4], ..NORM };
-    let failure = export(&source, &[contradiction]).write(out.path()).unwrap_err();
+    let failure = export(&source, &[contradiction]).write(out.path(), &|| false).unwrap_err();
     assert_eq!(failure.status(), Status::Storage);
     assert!(failure.to_string().contains("final/model.safetensors"), "{failure}");
     assert_eq!(fs::read(written.join("model.safetensors")).unwrap(), before);
@@ -121,7 +135,7 @@ fn a_configured_chat_template_takes_the_place_of_the_models_own() {
     let (place, out) = (source(), tempfile::tempdir().unwrap());
     fs::write(place.path().join("tokenizer_config.json"), r#"{"chat_template":"old","eos_token":"</s>"}"#).unwrap();
     let source = opened(place.path(), &json!({})).with_chat_template("{{ 'new' }}").unwrap();
-    let written = export(&source, &[NORM]).write(out.path()).unwrap();
+    let written = export(&source, &[NORM]).write(out.path(), &|| false).unwrap();
     assert_eq!(fs::read_to_string(written.join("chat_template.jinja")).unwrap(), "{{ 'new' }}");
     let config: Value = serde_json::from_slice(&fs::read(written.join("tokenizer_config.json")).unwrap()).unwrap();
     assert_eq!(config, json!({ "chat_template": "{{ 'new' }}", "eos_token": "</s>" }));
@@ -145,7 +159,7 @@ fn links_out_of_the_models_directory_are_never_followed_into_the_result() {
             fs::remove_dir_all(&templates).unwrap();
         }
         symlink(&target, &link).unwrap();
-        let failure = export(&source, &[NORM]).write(out.path()).unwrap_err();
+        let failure = export(&source, &[NORM]).write(out.path(), &|| false).unwrap_err();
         assert_eq!(failure.status(), Status::Input);
         let text = failure.to_string();
         assert!(text.contains(&link.display().to_string()) && text.contains("leads out"), "{text}");
@@ -168,7 +182,7 @@ fn the_files_of_a_hub_cache_are_links_to_the_blobs_beside_its_snapshots() {
     fs::write(blobs.join("f00d"), "vocabulary").unwrap();
     symlink("../../blobs/f00d", snapshot.join("vocab.txt")).unwrap();
     let source = opened(&snapshot, &json!({}));
-    let written = export(&source, &[NORM]).write(out.path()).unwrap();
+    let written = export(&source, &[NORM]).write(out.path(), &|| false).unwrap();
     assert_eq!(fs::read_to_string(written.join("vocab.txt")).unwrap(), "vocabulary");
     assert!(!written.join("vocab.txt").is_symlink());
 

@@ -6,19 +6,25 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-/// Largest file, as `save_pretrained` of transformers has it: 5 GB. One array that is larger has its own file.
+/// The largest file: 5 GB, as in `save_pretrained` of transformers. A larger array has a file of its own.
 pub(super) const SHARD_BYTES: u64 = 5_000_000_000;
 
-/// transformers refuses files that do not say which framework's layout they have.
+/// transformers refuses files without this entry.
 const METADATA: [(&str, &str); 1] = [("format", "pt")];
 
-/// Writes the weights into a directory. An error names the file.
-pub(super) fn write(directory: &Path, parameters: &[Array<'_>], shard_bytes: u64) -> Result<(), (String, io::Error)> {
+/// Writes the weights to a directory and calls `proceed` before each array. An error comes with the name of its file.
+pub(super) fn write(
+    directory: &Path,
+    parameters: &[Array<'_>],
+    shard_bytes: u64,
+    proceed: &dyn Fn() -> io::Result<()>,
+) -> Result<(), (String, io::Error)> {
     let shards = shards(parameters, shard_bytes);
-    let write = |name: String, arrays: &[Array<'_>]| match write_tensors(&directory.join(&name), arrays, &METADATA) {
-        Ok(_) => Ok(name),
-        Err(error) => Err((name, error)),
-    };
+    let write =
+        |name: String, arrays: &[Array<'_>]| match write_tensors(&directory.join(&name), arrays, &METADATA, proceed) {
+            Ok(_) => Ok(name),
+            Err(error) => Err((name, error)),
+        };
     if let [_] | [] = shards[..] {
         return write("model.safetensors".to_owned(), parameters).map(drop);
     }
@@ -35,7 +41,7 @@ pub(super) fn write(directory: &Path, parameters: &[Array<'_>], shard_bytes: u64
         .map_err(|error| (name.to_owned(), error))
 }
 
-/// The parameters in their order, cut where the next one would not fit.
+/// The parameters in their order, as slices that each fit into one file.
 fn shards<'a>(parameters: &'a [Array<'a>], shard_bytes: u64) -> Vec<&'a [Array<'a>]> {
     let (mut shards, mut start, mut bytes) = (Vec::new(), 0, 0);
     for (place, array) in parameters.iter().enumerate() {

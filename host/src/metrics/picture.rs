@@ -2,11 +2,10 @@
 
 use super::read::Curve;
 use crate::exit::Failure;
-use crate::storage::unwritable;
+use crate::storage::{self, unwritable};
 use crate::terminal::printable;
 use plotters::prelude::*;
 use std::error::Error;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -15,10 +14,10 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// Status 7: the file cannot be written.
 pub fn write_picture(output_dir: &Path, title: &str, curve: &Curve) -> Result<PathBuf, Failure> {
-    let path = output_dir.join("loss.svg");
+    let path = output_dir.join(super::PICTURE);
     let drawn = draw(title, curve).map_err(|error| io::Error::other(error.to_string()));
     drawn
-        .and_then(|svg| fs::write(&path, svg))
+        .and_then(|svg| storage::write(&path, svg.as_bytes()))
         .map_err(|error| unwritable("the picture of the loss cannot be written", &path, &error))?;
     Ok(path)
 }

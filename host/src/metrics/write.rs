@@ -2,9 +2,11 @@
 
 use super::{EarlyStop, Evaluation, FILE, Update};
 use crate::exit::Failure;
-use crate::storage::unwritable;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use crate::progress;
+use crate::storage::{own_file, unwritable};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// `<output_dir>/metrics.jsonl`, open for writing. Each line reaches the system before the call returns.
@@ -12,6 +14,7 @@ use std::path::{Path, PathBuf};
 pub struct Metrics {
     path: PathBuf,
     file: File,
+    /// Its length, unless somebody else writes to it.
     bytes: u64,
 }
 
@@ -34,12 +37,9 @@ impl Metrics {
     pub fn resume(output_dir: &Path, bytes: u64) -> Result<(Self, Option<String>), Failure> {
         let path = output_dir.join(FILE);
         let failed = |error: io::Error| unwritable("the metrics file cannot be written", &path, &error);
-        let mut file =
-            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(failed)?;
+        let mut file = open(&path).map_err(failed)?;
         let found = file.metadata().map_err(failed)?.len();
-        let whole = whole_lines(&mut file, bytes.min(found)).map_err(failed)?;
-        file.set_len(whole).map_err(failed)?;
-        file.seek(SeekFrom::End(0)).map_err(failed)?;
+        let whole = cut_to_whole_lines(&mut file, bytes.min(found)).map_err(failed)?;
         let warning = (whole != bytes).then(|| {
             format!(
                 "{} is not the one of the checkpoint: it has {found} bytes, the checkpoint says {bytes}; \
@@ -81,31 +81,60 @@ impl Metrics {
 
     fn append(&mut self, line: &str) -> Result<(), Failure> {
         // One write for the line: a reader, or a kill, sees whole lines.
-        self.file.write_all(line.as_bytes()).map_err(|error| {
+        let written = self.repair().and_then(|()| self.file.write_all(line.as_bytes()));
+        written.map_err(|error| {
             // A full disk may have taken half of it.
-            let _ = self.file.set_len(self.bytes).and_then(|()| self.file.seek(SeekFrom::End(0)));
+            let _ = self.file.set_len(self.bytes);
             unwritable("the metrics file cannot be written", &self.path, &error)
         })?;
         self.bytes += line.len() as u64;
         Ok(())
     }
+
+    /// Goes on with whole lines where somebody cut, removed or replaced the file during the run. No result depends on
+    /// metrics, so that is a warning.
+    fn repair(&mut self) -> io::Result<()> {
+        let open_file = self.file.metadata()?;
+        let identity = |file: &fs::Metadata| (file.dev(), file.ino());
+        let in_place = fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == identity(&open_file));
+        if in_place && open_file.len() == self.bytes {
+            return Ok(());
+        }
+        if !in_place {
+            self.path.parent().map_or(Ok(()), fs::create_dir_all)?;
+            self.file = open(&self.path)?;
+        }
+        let found = self.file.metadata()?.len();
+        let whole = cut_to_whole_lines(&mut self.file, found)?;
+        let lost = self.bytes.saturating_sub(whole);
+        let file = self.path.display();
+        progress::note(&format!("warning: {file} was changed during the run: {lost} bytes of it are gone"));
+        self.bytes = whole;
+        Ok(())
+    }
 }
 
-/// The largest length up to `limit` at which a line ends.
-fn whole_lines(file: &mut File, limit: u64) -> io::Result<u64> {
+/// Opens the file so that every line is written to its end, wherever that is by then.
+fn open(path: &Path) -> io::Result<File> {
+    own_file().append(true).open(path)
+}
+
+/// Cuts the file to the largest length up to `limit` at which a line ends, and gives that.
+fn cut_to_whole_lines(file: &mut File, limit: u64) -> io::Result<u64> {
     const STRIDE: u64 = 4096;
     let mut end = limit;
     while end > 0 {
         let start = end.saturating_sub(STRIDE);
         let mut bytes = vec![0; (end - start) as usize];
-        file.seek(SeekFrom::Start(start))?;
-        file.read_exact(&mut bytes)?;
+        file.read_exact_at(&mut bytes, start)?;
         if let Some(newline) = bytes.iter().rposition(|&byte| byte == b'\n') {
-            return Ok(start + newline as u64 + 1);
+            end = start + newline as u64 + 1;
+            break;
         }
         end = start;
     }
-    Ok(0)
+    file.set_len(end)?;
+    Ok(end)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! A directory that appears with everything in it, in one rename, and disappears the same way.
+//! A directory that appears with all its files in one rename, and disappears in one.
 //!
-//! Beside a directory `NAME` there are, for moments: `.NAME.tmp`, being written; `.NAME.old`, the one that is being
-//! replaced, whole; `.NAME.gone`, being deleted. A killed process leaves them behind and [`recover`] settles them.
+//! For a short time there are directories beside `NAME`: `.NAME.tmp` is being written; `.NAME.old` is whole and being
+//! replaced; `.NAME.gone` is being deleted. A killed process leaves them behind, and [`recover`] cleans up.
 
 use super::crash_points::reached;
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ pub(crate) struct Staged {
 }
 
 impl Staged {
-    /// An empty directory that will become `target`, in the same parent, which must be there.
+    /// Creates an empty directory that will become `target`, in the same parent, which must exist.
     pub(crate) fn create(target: &Path) -> io::Result<Self> {
         let temporary = Leftover::Writing.beside(target);
         remove_if_there(&temporary)?;
@@ -25,12 +25,12 @@ impl Staged {
         Ok(Staged { temporary, target: target.to_owned(), published: false })
     }
 
-    /// Where to write.
+    /// The directory to write to.
     pub(crate) fn path(&self) -> &Path {
         &self.temporary
     }
 
-    /// Makes it the target, in place of an earlier one. Its files are on the disk by now, each synced by its writer.
+    /// Renames it to the target and replaces an earlier one. Its files must have been synced by their writers.
     pub(crate) fn publish(mut self) -> io::Result<()> {
         sync(&self.temporary)?;
         let parent = parent(&self.target);
@@ -61,7 +61,7 @@ impl Staged {
 impl Drop for Staged {
     fn drop(&mut self) {
         if !self.published {
-            // The write that failed is what the user hears of; what stays here is removed at the next start.
+            // The user is told of the write that failed; what stays here is removed at the next start.
             let _ = fs::remove_dir_all(&self.temporary);
         }
     }
@@ -95,14 +95,14 @@ impl Leftover {
     }
 }
 
-/// The directory that a name is a leftover of, where it is one.
+/// The name of the directory that a leftover belongs to; none if the name is not that of a leftover.
 pub(crate) fn leftover_of(name: &str) -> Option<&str> {
     let (name, extension) = name.strip_prefix('.')?.rsplit_once('.')?;
     Leftover::ALL.iter().any(|kind| kind.extension() == extension).then_some(name)
 }
 
-/// Settles what a killed process left beside `target`: one that was being replaced comes back where its successor did
-/// not arrive, everything else is deleted. Nobody may be writing there.
+/// Cleans up what a killed process left beside `target`: a directory that was being replaced is restored if its
+/// replacement is missing; everything else is deleted. No process may be writing there.
 pub(crate) fn recover(target: &Path) -> io::Result<()> {
     let old = Leftover::Replaced.beside(target);
     if old.exists() && !target.exists() {
@@ -112,7 +112,7 @@ pub(crate) fn recover(target: &Path) -> io::Result<()> {
     Leftover::ALL.iter().try_for_each(|kind| remove_if_there(&kind.beside(target)))
 }
 
-/// Deletes a directory so that no part of it is ever found under its name.
+/// Deletes a directory. At no moment is a part of it found under its name.
 pub(crate) fn remove(directory: &Path) -> io::Result<()> {
     let gone = Leftover::Deleting.beside(directory);
     remove_if_there(&gone)?;
@@ -125,7 +125,7 @@ pub(crate) fn remove(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until the disk has the names in a directory.
+/// Waits until the entries of a directory are on the disk.
 pub(crate) fn sync(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
@@ -158,7 +158,7 @@ mod tests {
         let place = target.clone();
         super::super::crash_points::observe(
             move |step| {
-                // What a start after a kill finds: here, without moving the files under the running replacement.
+                // What a start after a kill finds, checked without moving the files that the running replacement uses.
                 let old = Leftover::Replaced.beside(&place);
                 let found = if place.exists() { &place } else { &old };
                 assert!(!fs::read_to_string(found.join("a")).unwrap().is_empty(), "{step}");

@@ -1,12 +1,16 @@
-//! What the user is told when a file of results cannot be written or read.
+//! Errors for files of results that cannot be written or read.
 
 use crate::exit::{Failure, Status};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-/// A failed write: what it was for, where, why, and what to do about it.
+/// The error for a failed write: what it was for, where, why, and what to do about it.
 pub(crate) fn unwritable(what: &str, path: &Path, error: &io::Error) -> Failure {
     let help = match error.kind() {
+        _ if error.raw_os_error() == Some(libc::ELOOP) => {
+            "it is a symbolic link, and results are not written through one: remove it, or set `output_dir` to another \
+             directory"
+        }
         ErrorKind::StorageFull => "the disk is full: free space, or set `output_dir` to another file system",
         ErrorKind::QuotaExceeded => "the disk quota is used up: free space, or set `output_dir` to another file system",
         ErrorKind::FileTooLarge => "a file may not grow this large here: raise the limit (`ulimit -f`)",
@@ -20,7 +24,7 @@ pub(crate) fn unwritable(what: &str, path: &Path, error: &io::Error) -> Failure 
     Failure::new(Status::Storage, what).at(path.display()).because(error).help(help)
 }
 
-/// A failed read of something that a run wrote.
+/// The error for a failed read of a file that a run wrote.
 pub(crate) fn unreadable(what: &str, path: &Path, error: impl std::fmt::Display) -> Failure {
     Failure::new(Status::Storage, what).at(path.display()).because(error)
 }

@@ -1,16 +1,17 @@
-//! One file, on the disk before the call returns, with its size and digest.
+//! Writes one file, with its size and digest, and returns when it is on the disk.
 
 use crate::checksum::hexadecimal;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// Large enough that a call per buffer costs nothing beside the copy, small enough to stay in the cache.
+/// Large enough that the call per buffer costs little compared with the copy, small enough for the cache.
 const BUFFER: usize = 256 * 1024;
 
-/// What was written to a file.
+/// The size and digest of a written file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Written {
     /// Its length.
@@ -19,9 +20,17 @@ pub(crate) struct Written {
     pub(crate) sha256: String,
 }
 
-/// Creates or empties the file at `path`, lets `content` fill it, and waits until the disk has it.
+/// Options that open a file of results for reading and writing and create it where it is missing. A symbolic link in its
+/// place is an error, so that no file elsewhere is overwritten.
+pub(crate) fn own_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).custom_flags(libc::O_NOFOLLOW);
+    options
+}
+
+/// Creates or empties the file at `path`, writes it with `content`, and waits until it is on the disk.
 pub(super) fn write_with(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<Written> {
-    let file = File::create(path)?;
+    let file = own_file().truncate(true).open(path)?;
     let mut digesting = Digesting { file: &file, digest: Sha256::new(), bytes: 0 };
     let mut buffered = io::BufWriter::with_capacity(BUFFER, &mut digesting);
     content(&mut buffered)?;
@@ -33,12 +42,12 @@ pub(super) fn write_with(path: &Path, content: impl FnOnce(&mut dyn Write) -> io
     Ok(written)
 }
 
-/// Writes `content` to the file at `path` and waits until the disk has it.
+/// Writes `content` to the file at `path` and waits until it is on the disk.
 pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<Written> {
     write_with(path, |file| file.write_all(content))
 }
 
-/// Copies a file and waits until the disk has it. The copy has the permissions of a new file.
+/// Copies a file and waits until it is on the disk. The copy has the permissions of a new file.
 pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let mut source = File::open(from)?;
     write_with(to, |file| io::copy(&mut source, file).map(drop))?;

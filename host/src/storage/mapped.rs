@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct MappedTensors {
     path: PathBuf,
     bytes: Mmap,
-    /// Where the tensors' bytes begin.
+    /// The offset of the tensors' bytes.
     start: usize,
     metadata: Metadata,
 }
@@ -21,7 +21,7 @@ impl MappedTensors {
     /// Maps a file and reads its header.
     ///
     /// # Errors
-    /// It cannot be read; or, as [`io::ErrorKind::InvalidData`], it is truncated or no safetensors file.
+    /// It cannot be read. [`io::ErrorKind::InvalidData`] if it is truncated or not a safetensors file.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         // SAFETY: the bytes are only read, and the header is checked against the mapped length. A file that somebody
@@ -32,12 +32,12 @@ impl MappedTensors {
         Ok(Self { path: path.to_owned(), start: header + size_of::<u64>(), metadata, bytes })
     }
 
-    /// Where the file is.
+    /// The path of the file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Names, types, shapes and places of its tensors.
+    /// Names, types, shapes and offsets of its tensors.
     pub(crate) fn metadata(&self) -> &Metadata {
         &self.metadata
     }
@@ -60,7 +60,7 @@ mod tests {
         let path = root.path().join("a.safetensors");
         let arrays = [("b", [1.0f32, 2.0]), ("a", [3.0, 4.0])];
         let arrays: Vec<_> = arrays.iter().map(|(name, data)| Array { name, shape: &[2], data }).collect();
-        write_tensors(&path, &arrays, &[]).unwrap();
+        write_tensors(&path, &arrays, &[], &|| Ok(())).unwrap();
         let mapped = MappedTensors::open(&path).unwrap();
         for Array { name, shape, data } in arrays {
             let info = mapped.metadata().info(name).unwrap();
@@ -74,7 +74,7 @@ mod tests {
     fn a_file_that_is_cut_anywhere_is_damaged_and_one_that_is_missing_is_not_there() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("a.safetensors");
-        write_tensors(&path, &[Array { name: "a", shape: &[2], data: &[1.0, 2.0] }], &[]).unwrap();
+        write_tensors(&path, &[Array { name: "a", shape: &[2], data: &[1.0, 2.0] }], &[], &|| Ok(())).unwrap();
         let whole = std::fs::read(&path).unwrap();
         for length in 0..whole.len() {
             std::fs::write(&path, &whole[..length]).unwrap();

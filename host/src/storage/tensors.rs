@@ -11,7 +11,7 @@ use std::error::Error;
 use std::io;
 use std::path::Path;
 
-/// A named row-major f32 array of somebody else's.
+/// A borrowed row-major f32 array with a name.
 #[derive(Debug, Clone, Copy)]
 pub struct Array<'a> {
     /// Its name in the file; unique there.
@@ -29,16 +29,24 @@ impl Array<'_> {
     }
 }
 
-/// Writes a safetensors file and waits until the disk has it.
+/// Writes a safetensors file and waits until it is on the disk. `proceed` is called before each array and may end it.
 ///
 /// # Errors
-/// The file cannot be written, or an array's data does not have the size of its shape.
-pub(crate) fn write_tensors(path: &Path, arrays: &[Array<'_>], metadata: &[(&str, &str)]) -> io::Result<Written> {
+/// The file cannot be written, an array's data does not have the size of its shape, or `proceed` fails.
+pub(crate) fn write_tensors(
+    path: &Path,
+    arrays: &[Array<'_>],
+    metadata: &[(&str, &str)],
+    proceed: &dyn Fn() -> io::Result<()>,
+) -> io::Result<Written> {
     let header = header(arrays, metadata).map_err(io::Error::other)?;
     file::write_with(path, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
-        arrays.iter().try_for_each(|array| as_bytes(array.data, |bytes| file.write_all(bytes)))
+        arrays.iter().try_for_each(|array| {
+            proceed()?;
+            as_bytes(array.data, |bytes| file.write_all(bytes))
+        })
     })
 }
 
@@ -62,7 +70,7 @@ fn header(arrays: &[Array<'_>], metadata: &[(&str, &str)]) -> Result<Vec<u8>, Bo
     Ok(header)
 }
 
-/// Gives the elements to `take` as little-endian bytes, block by block.
+/// Passes the elements to `take` as little-endian bytes, block by block.
 pub(crate) fn as_bytes<E>(elements: &[f32], mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
     let mut bytes = [0; 16 * 1024];
     for chunk in elements.chunks(bytes.len() / size_of::<f32>()) {
@@ -101,7 +109,7 @@ mod tests {
                 .map(|((name, shape), data)| Array { name, shape, data })
                 .collect();
             let metadata: &[_] = if tagged { &[("format", "pt")] } else { &[] };
-            let written = write_tensors(&path, &arrays, metadata).unwrap();
+            let written = write_tensors(&path, &arrays, metadata, &|| Ok(())).unwrap();
             let bytes = std::fs::read(&path).unwrap();
             prop_assert_eq!(bytes.len() as u64, written.bytes);
             let (start, header) = SafeTensors::read_metadata(&bytes).unwrap();
@@ -123,9 +131,9 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("a.safetensors");
         let array = Array { name: "a", shape: &[3], data: &[1.0, 2.0] };
-        assert!(write_tensors(&path, &[array], &[]).is_err());
+        assert!(write_tensors(&path, &[array], &[], &|| Ok(())).is_err());
         let array = Array { name: "a", shape: &[2], data: &[1.0, 2.0] };
-        let error = write_tensors(&path, &[array, array], &[]).unwrap_err();
+        let error = write_tensors(&path, &[array, array], &[], &|| Ok(())).unwrap_err();
         assert!(error.to_string().contains("`a`"), "{error}");
         assert!(!path.exists());
     }

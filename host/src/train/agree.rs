@@ -28,6 +28,8 @@ pub(super) struct RankManifest {
     plugins: BTreeMap<String, String>,
     /// Fingerprints of the training and held-out data.
     data: BTreeMap<String, String>,
+    /// The processor of the rank, as far as bits depend on it.
+    processor: String,
     /// Where the first rank starts; the others follow it.
     pub(super) start: Start,
 }
@@ -51,7 +53,12 @@ impl Start {
 }
 
 impl RankManifest {
-    pub(super) fn new(job: &Job, data: BTreeMap<String, String>, start: Start) -> Result<Self, Failure> {
+    pub(super) fn new(
+        job: &Job,
+        data: BTreeMap<String, String>,
+        processor: &str,
+        start: Start,
+    ) -> Result<Self, Failure> {
         let mut plugins = BTreeMap::new();
         for kind in Kind::ALL {
             let Some(chosen) = job.resolved.component(kind) else { continue };
@@ -60,7 +67,7 @@ impl RankManifest {
             plugins.insert(format!("{kind} {}", chosen.id), format!("{version}, sha256 {checksum}"));
         }
         let program = env!("CARGO_PKG_VERSION").to_owned();
-        Ok(Self { program, keys: job.resolved.fixed_keys(), plugins, data, start })
+        Ok(Self { program, keys: job.resolved.fixed_keys(), plugins, data, processor: processor.to_owned(), start })
     }
 
     /// Exchanges manifests with all other ranks and compares them. Returns the start of rank 0, which all ranks follow.
@@ -77,8 +84,20 @@ impl RankManifest {
         let Some((first, others)) = manifests.split_first() else { return Ok(self.start.clone()) };
         for (rank, other) in (1..).zip(others) {
             first.require_same(other, rank)?;
+            first.compare_processors(other, rank).iter().for_each(|note| progress::note(note));
         }
         Ok(first.start.clone())
+    }
+
+    /// A note for ranks whose bits may differ, because they compute with something else.
+    fn compare_processors(&self, other: &RankManifest, rank: usize) -> Option<String> {
+        (self.processor != other.processor).then(|| {
+            format!(
+                "warning: ranks may compute different bits, which stops the job at its next checkpoint: rank 0 computes \
+                 with {}, rank {rank} with {}",
+                self.processor, other.processor
+            )
+        })
     }
 
     fn require_same(&self, other: &RankManifest, rank: usize) -> Result<(), Failure> {
@@ -176,6 +195,7 @@ mod tests {
             keys: BTreeMap::from([("optimizer.learning_rate".to_owned(), json!(rate))]),
             plugins: BTreeMap::from([("optimizer adamw".to_owned(), sha.to_owned())]),
             data: BTreeMap::new(),
+            processor: "x86_64".to_owned(),
             start: Start::default(),
         }
     }
@@ -190,6 +210,16 @@ mod tests {
         assert!(text.contains("is 0.1 on rank 0 and 0.2 on rank 3"), "{text}");
         let failure = manifest(0.1, "a").require_same(&manifest(0.1, "b"), 1).unwrap_err();
         assert_eq!(failure.status(), Status::Plugin);
+    }
+
+    #[test]
+    fn ranks_that_compute_with_something_else_are_named_and_not_refused() {
+        let first = manifest(0.1, "a");
+        let other = RankManifest { processor: "aarch64".to_owned(), ..manifest(0.1, "a") };
+        assert!(first.require_same(&other, 2).is_ok());
+        let note = first.compare_processors(&other, 2).unwrap();
+        assert!(note.contains("rank 0 computes with x86_64, rank 2 with aarch64"), "{note}");
+        assert_eq!(first.compare_processors(&manifest(0.1, "a"), 2), None);
     }
 
     #[test]

@@ -1,47 +1,60 @@
-//! What the evaluations of a run have come to: the best of them, and how many have passed since one was better.
+//! The evaluations of a run: which is the best, and how many followed without an improvement.
 //!
-//! It is a function of the held-out losses alone, which all ranks know, and part of every checkpoint. So all ranks, and
-//! a run that was stopped in between, decide alike.
+//! All of it is a function of the held-out losses, which all ranks know, and part of every checkpoint. So all ranks, and
+//! a run that resumes, make the same decisions.
 
 use serde::{Deserialize, Serialize};
 
-/// The standing of a run's evaluations.
+use crate::checkpoint::Best;
+
+/// The evaluations of a run so far.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Evaluations {
-    /// Fingerprint of the held-out rows; none where the job has none.
+    /// Fingerprint of the held-out rows; none if the job has none.
     data: Option<String>,
     /// The lowest held-out loss.
     pub(super) best: Option<Evaluated>,
-    /// Whether the checkpoint of the best has been spared from deletion since it was written.
+    /// Whether the checkpoint of the best evaluation has been kept since it was written.
     best_is_kept: bool,
-    /// The last evaluation that early stopping took for an improvement.
+    /// The last evaluation that counts as an improvement for early stopping.
     improved: Option<Evaluated>,
     /// Evaluations since.
     pub(super) without_improvement: u32,
+    /// Whether the evaluation before this checkpoint was interrupted and must be repeated at its resume.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) interrupted: bool,
 }
 
 /// One evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Evaluated {
-    /// The update after which it was made.
+    /// The update that it followed.
     pub(super) update: u64,
     /// Mean loss over the supervised tokens of the held-out rows.
     pub(super) eval_loss: f64,
 }
 
 impl Evaluations {
-    /// No evaluation yet of the held-out rows with this fingerprint.
+    /// No evaluations yet, for held-out rows with this fingerprint.
     pub(super) fn none_of(data: Option<String>) -> Self {
         Self { data, ..Self::default() }
     }
 
-    /// Whether they were made on the held-out rows with this fingerprint.
-    pub(super) fn are_of(&self, data: Option<&str>) -> bool {
-        self.data.as_deref() == data
+    /// Continues with the held-out rows with this fingerprint. False if they differ from those of the evaluations so far,
+    /// because the losses could not be compared. Held-out rows may be added or removed altogether.
+    pub(super) fn continue_on(&mut self, data: Option<String>) -> bool {
+        match (&self.data, data) {
+            (Some(before), Some(now)) => *before == now,
+            (_, None) => true,
+            (None, now) => {
+                self.data = now;
+                true
+            }
+        }
     }
 
-    /// Takes up the next evaluation.
+    /// Adds the next evaluation.
     ///
     /// A loss is an improvement when it is more than `min_delta` below that of the last improvement, so that many small
     /// steps add up to one. A loss that is not finite never is.
@@ -61,18 +74,19 @@ impl Evaluations {
         }
     }
 
-    /// Says whether this run spares the best checkpoint from deletion.
+    /// Sets whether this run keeps the best checkpoint.
     pub(super) fn keep_best(&mut self, keeps_best: bool) {
         self.best_is_kept &= keeps_best;
     }
 
-    /// The best evaluation, where its checkpoint is kept.
-    pub(super) fn kept(&self) -> Option<Evaluated> {
-        self.best.filter(|_| self.best_is_kept)
+    /// The best evaluation, if its checkpoint is kept.
+    pub(super) fn best_kept(&self) -> Option<Best> {
+        let best = self.best.filter(|_| self.best_is_kept);
+        best.map(|Evaluated { update, eval_loss }| Best { update, eval_loss })
     }
 
-    /// What early stopping tells the user.
-    pub(super) fn course(&self) -> String {
+    /// Why training stops early, as text for the user.
+    pub(super) fn why_stopped(&self) -> String {
         let best = match self.best {
             Some(Evaluated { update, eval_loss }) => format!("the lowest was {eval_loss:.4} after update {update}"),
             None => "no evaluation had a finite loss".to_owned(),
@@ -82,7 +96,7 @@ impl Evaluations {
     }
 
     /// Whether `patience` evaluations have passed without an improvement; never for a patience of 0.
-    pub(super) fn exhaust(&self, patience: u32) -> bool {
+    pub(super) fn should_stop(&self, patience: u32) -> bool {
         patience > 0 && self.without_improvement >= patience
     }
 }
@@ -92,7 +106,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The standing after these losses, evaluated after updates 1, 2, ….
+    /// The evaluations with these losses after updates 1, 2, ….
     fn after(losses: &[f64], min_delta: f64, keeps_best: bool) -> Evaluations {
         let mut evaluations = Evaluations::default();
         for (update, &eval_loss) in (1..).zip(losses) {
@@ -115,36 +129,36 @@ mod tests {
         assert_eq!(waited(&[3.0]), 0);
         assert_eq!(waited(&[3.0, 3.0, 3.1, f64::NAN]), 3);
         assert_eq!(waited(&[3.0, 3.1, 2.9]), 0);
-        assert!(after(&[3.0, 3.0, 3.0], 0.0, false).exhaust(2));
-        assert!(!after(&[3.0, 3.0, 3.0], 0.0, false).exhaust(3));
-        assert!(!after(&[3.0; 100], 0.0, false).exhaust(0));
+        assert!(after(&[3.0, 3.0, 3.0], 0.0, false).should_stop(2));
+        assert!(!after(&[3.0, 3.0, 3.0], 0.0, false).should_stop(3));
+        assert!(!after(&[3.0; 100], 0.0, false).should_stop(0));
     }
 
     #[test]
     fn steps_smaller_than_the_minimum_add_up_and_are_still_the_best() {
         // 0.4 below the last improvement, then 0.8, which counts.
-        let standing = after(&[3.0, 2.6, 2.2], 0.5, true);
-        assert_eq!((standing.without_improvement, standing.best.unwrap().update), (0, 3));
-        let standing = after(&[3.0, 2.6], 0.5, true);
-        assert_eq!((standing.without_improvement, standing.best.unwrap().update), (1, 2));
+        let evaluations = after(&[3.0, 2.6, 2.2], 0.5, true);
+        assert_eq!((evaluations.without_improvement, evaluations.best.unwrap().update), (0, 3));
+        let evaluations = after(&[3.0, 2.6], 0.5, true);
+        assert_eq!((evaluations.without_improvement, evaluations.best.unwrap().update), (1, 2));
     }
 
     #[test]
     fn a_best_whose_checkpoint_was_not_kept_is_no_best_to_keep() {
         let mut standing = after(&[2.0], 0.0, false);
-        assert_eq!(standing.kept(), None);
+        assert_eq!(standing.best_kept(), None);
         standing.add(Evaluated { update: 2, eval_loss: 2.5 }, 0.0, true);
-        assert_eq!(standing.kept().unwrap().update, 2);
+        assert_eq!(standing.best_kept().unwrap().update, 2);
         standing.keep_best(false);
-        assert_eq!(standing.kept(), None);
+        assert_eq!(standing.best_kept(), None);
     }
 
     proptest! {
         #[test]
-        fn a_standing_comes_back_from_json_bit_for_bit(losses in prop::collection::vec(any::<f64>(), 0..5)) {
-            let standing = after(&losses, 0.0, true);
-            let text = serde_json::to_string(&standing).unwrap();
-            prop_assert_eq!(serde_json::from_str::<Evaluations>(&text).unwrap(), standing);
+        fn evaluations_are_read_back_from_json_bit_for_bit(losses in prop::collection::vec(any::<f64>(), 0..5)) {
+            let evaluations = after(&losses, 0.0, true);
+            let text = serde_json::to_string(&evaluations).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Evaluations>(&text).unwrap(), evaluations);
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use serde_json::json;
 
-use super::best::Evaluated;
 use super::optimizer::StateArray;
 use super::stop::Stop;
 use super::update::Learner;
 use super::{Run, agree, evaluate};
-use crate::checkpoint::{Best, State};
+use crate::checkpoint::State;
+use crate::config::Resume;
 use crate::exit::{Failure, Status};
 use crate::finite::all_finite;
 use crate::metrics::Metrics;
@@ -17,7 +17,7 @@ impl Run<'_> {
     /// Whether a checkpoint is due after this update.
     pub(super) fn save_due(&self) -> bool {
         let every = self.settings().checkpoint.save_steps;
-        let is_best = self.evaluations.kept().is_some_and(|best| best.update == self.done);
+        let is_best = self.evaluations.best_kept().is_some_and(|best| best.update == self.done);
         is_best || every > 0 && self.done.is_multiple_of(every)
     }
 
@@ -31,12 +31,14 @@ impl Run<'_> {
         let state = State {
             update,
             config: self.job.resolved.canonical(),
+            defaults: self.job.resolved.keys_at_default(),
             data: self.rows.fingerprint.clone(),
             components: self.job.component_names()?,
+            processor: self.processor.clone(),
             metrics_bytes: self.output.metrics.as_ref().map_or(0, Metrics::bytes),
             progress: json!({ evaluate::PROGRESS: self.evaluations }),
         };
-        let best = self.evaluations.kept().map(|Evaluated { update, eval_loss }| Best { update, eval_loss });
+        let best = self.evaluations.best_kept();
         let Learner { parameters, optimizer, .. } = &self.learner;
         let states = optimizer.arrays(parameters);
         let states: Vec<_> =
@@ -59,9 +61,14 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Writes a checkpoint for an interrupted job; the failure says how to go on.
+    /// Writes a checkpoint for an interrupted job; the failure says how to continue.
     pub(super) fn interrupted(&mut self) -> Stop {
         self.output.progress.finish();
+        // A checkpoint without any training would only refuse the corrected configuration of a run stopped at once.
+        if self.done == 0 {
+            let message = "interrupted before the first update: nothing has been trained, no checkpoint was written";
+            return Stop::Together(Failure::new(Status::Interrupted, message));
+        }
         if let Err(stop) = self.save() {
             return stop;
         }
@@ -70,7 +77,17 @@ impl Run<'_> {
             Some(store) => failure.at(store.path(self.done).display()),
             None => failure,
         };
-        Stop::Together(failure.help("run the same command again to go on from there"))
+        Stop::Together(failure.help(self.how_to_continue()))
+    }
+
+    /// What the user runs to continue from the last checkpoint.
+    pub(super) fn how_to_continue(&self) -> &'static str {
+        match self.settings().checkpoint.resume {
+            Resume::Auto => "run the same command again to continue from there",
+            Resume::Never | Resume::From(_) => {
+                "run it again with `--set checkpoint.resume=auto` to continue from there"
+            }
+        }
     }
 }
 

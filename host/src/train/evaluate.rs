@@ -2,17 +2,22 @@
 
 use std::time::Instant;
 
+use mdt_plugin_api::HostServices;
 use serde_json::Value;
 
 use super::accumulate::Sums;
 use super::best::{Evaluated, Evaluations};
 use super::plugin_metrics::ByName;
+use super::stop::Stop;
 use super::update::Learner;
 use super::{Run, plugin_metrics};
 use crate::config::Settings;
 use crate::data::Dataset;
 use crate::exit::{Failure, Status};
 use crate::metrics;
+
+/// The numbers of every batch, in their order, and the metrics of all.
+type AllBatches = (Vec<[f64; 4]>, ByName);
 
 impl Run<'_> {
     /// Whether an evaluation is due after this update.
@@ -25,25 +30,42 @@ impl Run<'_> {
     }
 
     /// Evaluates before the first update, where `trainer.eval_at_start` asks for it.
-    pub(super) fn evaluate_at_start(&mut self) -> Result<(), Failure> {
-        // A run that was interrupted before its first update has the line already.
-        if self.settings().trainer.eval_at_start && self.output.saved.is_none() {
-            self.held_out_loss()?;
+    pub(super) fn evaluate_at_start(&mut self) -> Result<(), Stop> {
+        if self.settings().trainer.eval_at_start && self.output.saved.is_none() && self.held_out_loss()?.is_none() {
+            return Err(self.interrupted());
         }
         Ok(())
     }
 
+    /// Makes the evaluation that was interrupted when this run's checkpoint was written, and writes that again.
+    pub(super) fn repeat_interrupted_evaluation(&mut self) -> Result<(), Stop> {
+        if !std::mem::take(&mut self.evaluations.interrupted) || self.rows.held_out.is_none() {
+            return Ok(());
+        }
+        self.evaluate()?;
+        self.output.saved = None;
+        self.save()
+    }
+
     /// Evaluates, and decides whether this is the best evaluation and whether training stops early. All ranks call it and
     /// decide the same.
-    pub(super) fn evaluate(&mut self) -> Result<(), Failure> {
-        let evaluated = Evaluated { update: self.done, eval_loss: self.held_out_loss()? };
+    pub(super) fn evaluate(&mut self) -> Result<(), Stop> {
+        let Some(eval_loss) = self.held_out_loss()? else {
+            self.evaluations.interrupted = true;
+            return Err(self.interrupted());
+        };
+        let evaluated = Evaluated { update: self.done, eval_loss };
         let min_delta = self.settings().trainer.early_stopping_min_delta;
         self.evaluations.add(evaluated, min_delta, self.settings().checkpoint.keeps_best());
         // The last update ends the run anyway.
         if !self.stopped_early() || self.done == self.rows.plan.total_updates() {
             return Ok(());
         }
-        self.output.progress.note(&format!("stopping early after update {}: {}", self.done, self.evaluations.course()));
+        self.output.progress.note(&format!(
+            "stopping early after update {}: {}",
+            self.done,
+            self.evaluations.why_stopped()
+        ));
         let line = metrics::EarlyStop {
             step: self.done,
             epoch: self.rows.plan.epochs_after(self.done),
@@ -51,12 +73,12 @@ impl Run<'_> {
             best_step: self.evaluations.best.map(|best| best.update),
             best_eval_loss: self.evaluations.best.map(|best| best.eval_loss),
         };
-        self.output.metrics.as_mut().map_or(Ok(()), |metrics| metrics.early_stop(&line))
+        Ok(self.output.metrics.as_mut().map_or(Ok(()), |metrics| metrics.early_stop(&line))?)
     }
 
     /// Whether training stops before its last update, because the held-out loss no longer falls.
     pub(super) fn stopped_early(&self) -> bool {
-        self.evaluations.exhaust(self.settings().trainer.early_stopping_patience)
+        self.evaluations.should_stop(self.settings().trainer.early_stopping_patience)
     }
 
     /// Whether no update remains.
@@ -69,20 +91,20 @@ impl Run<'_> {
         if self.done == self.rows.plan.total_updates() {
             return format!("all {} updates are done already", self.done);
         }
-        let course = self.evaluations.course();
+        let reason = self.evaluations.why_stopped();
         format!(
-            "stopped early after update {}: {course}; a larger `trainer.early_stopping_patience` goes on",
+            "stopped early after update {}: {reason}; a larger `trainer.early_stopping_patience` continues the run",
             self.done
         )
     }
 
-    /// The mean loss over the supervised tokens of the held-out rows; writes its line.
-    fn held_out_loss(&mut self) -> Result<f64, Failure> {
+    /// The mean loss over the supervised tokens of the held-out rows; writes its line. None if a rank was interrupted.
+    fn held_out_loss(&mut self) -> Result<Option<f64>, Failure> {
         let Some(held_out) = &self.rows.held_out else {
             return Err(Failure::new(Status::Other, "there is nothing to evaluate"));
         };
         let begin = Instant::now();
-        let (batches, metrics) = self.evaluate_batches(held_out)?;
+        let Some((batches, metrics)) = self.evaluate_batches(held_out)? else { return Ok(None) };
         let mut sums = Sums::of_numbers([0.0; 4]);
         batches.iter().for_each(|&batch| sums.add(Sums::of_numbers(batch)));
         let eval_loss = sums.loss / sums.weight;
@@ -106,29 +128,38 @@ impl Run<'_> {
             self.output.progress.note(&format!("warning: the held-out loss is not finite, first in {rows}"));
         }
         self.output.metrics.as_mut().map_or(Ok(()), |metrics| metrics.evaluation(&line))?;
-        Ok(eval_loss)
+        Ok(Some(eval_loss))
     }
 
-    /// The numbers of every batch of the held-out rows, in their order, and the metrics of all. Rank r of n computes
-    /// batches r, r + n, r + 2n, …; which ones it has changes no bit of any.
-    fn evaluate_batches(&self, held_out: &Dataset) -> Result<(Vec<[f64; 4]>, ByName), Failure> {
+    /// Computes the batches of the held-out rows. Rank r of n has batches r, r + n, r + 2n, …; which ones it has changes
+    /// no bit of any. None if a rank was interrupted.
+    fn evaluate_batches(&self, held_out: &Dataset) -> Result<Option<AllBatches>, Failure> {
         let size = self.rows.plan.batch_size;
         let what = format!("the evaluation after update {}", self.done);
         let batches = held_out.rows().chunks(size);
         let count = batches.len();
         let Learner { objective, parameters, .. } = &self.learner;
         let mut own = Vec::new();
+        let mut interrupted = false;
         for (batch, rows) in batches.enumerate().skip(self.peers.rank()).step_by(self.peers.world_size()) {
+            interrupted = self.job.services.cancelled();
+            if interrupted {
+                break;
+            }
             let collated = objective.trainer.collate(&rows.iter().collect::<Vec<_>>());
             let sums = collated.and_then(|batch| objective.evaluate(parameters, &batch));
             let failed = |error| Failure::from(error).at(format!("{what}, {}", name_batch(held_out, size, batch)));
             own.push(sums.map_err(failed)?);
         }
-        let ranks = self.peers.gather_numbers(&what, own.iter().flat_map(Sums::numbers).collect())?;
+        let numbers = std::iter::once(f64::from(u8::from(interrupted))).chain(own.iter().flat_map(Sums::numbers));
+        let mut ranks = self.peers.gather_numbers(&what, numbers.collect())?;
+        if ranks.iter_mut().map(|numbers| numbers.drain(..1).sum::<f64>()).sum::<f64>() > 0.0 {
+            return Ok(None);
+        }
         let metrics = plugin_metrics::of_evaluation(&own, count, &what, &self.peers)?;
         let numbers = in_order(&ranks, count)
             .ok_or_else(|| Failure::new(Status::Peer, "the ranks did not evaluate the same batches").at(what))?;
-        Ok((numbers, metrics))
+        Ok(Some((numbers, metrics)))
     }
 }
 
@@ -147,11 +178,13 @@ pub(super) fn resume(
     };
     let mut evaluations: Evaluations = serde_json::from_value(progress.clone())
         .map_err(|error| Failure::new(Status::Storage, "the checkpoint's `progress` is damaged").because(error))?;
-    if !evaluations.are_of(data.as_deref()) {
+    if !evaluations.continue_on(data) {
         return Err(Failure::configuration("the held-out data has changed since the checkpoint was written")
             .at(settings.data.eval.join(", "))
             .because("its evaluations cannot be compared with those that follow")
-            .help("bring the data back; or start anew with `--set checkpoint.resume=never` and another `output_dir`"));
+            .help(
+                "bring the data back; or begin again with `--set checkpoint.resume=never` and another `output_dir`",
+            ));
     }
     evaluations.keep_best(settings.checkpoint.keeps_best());
     Ok(evaluations)

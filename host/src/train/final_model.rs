@@ -1,5 +1,7 @@
 //! What a finished run leaves behind: the final model and the picture of the loss.
 
+use mdt_plugin_api::HostServices;
+
 use super::Run;
 use super::best::Evaluated;
 use super::update::Learner;
@@ -17,10 +19,18 @@ impl Run<'_> {
     pub(super) fn export(&mut self) -> Result<(), Failure> {
         let Some(store) = &self.output.store else { return Ok(()) };
         let output = &self.settings().output_dir;
+        let (job, checkpoint, help) = (self.job, store.path(self.done), self.how_to_continue());
         let Learner { parameters, accumulator, .. } = &mut self.learner;
         let tied = !parameters.specs().iter().any(|spec| spec.name == "lm_head.weight");
         let source = &self.model;
-        let write = |parameters: &[Array<'_>]| Export { source, tie_word_embeddings: tied, parameters }.write(output);
+        let cancelled = || job.services.cancelled();
+        let write = |parameters: &[Array<'_>]| {
+            let export = Export { source, tie_word_embeddings: tied, parameters };
+            export.write(output, &cancelled).map_err(|failure| match failure.status() {
+                Status::Interrupted => failure.at(checkpoint.display()).help(help),
+                _ => failure,
+            })
+        };
         let best = match self.job.resolved.settings.checkpoint.export {
             Exported::Last => None,
             Exported::Best => Some(self.evaluations.best.ok_or_else(no_best)?),
@@ -35,12 +45,20 @@ impl Run<'_> {
             }
             _ => parameters.with_arrays(write)?,
         };
-        let curve = metrics::read_losses(&output.join(metrics::FILE))?;
-        let picture = metrics::write_picture(output, &format!("Loss of {}", output.display()), &curve)?;
+        let picture = metrics::read_losses(&output.join(metrics::FILE))
+            .and_then(|curve| metrics::write_picture(output, &format!("Loss of {}", output.display()), &curve));
+        // The model is written, so the run has succeeded even if the picture fails.
+        let and_picture = match picture {
+            Ok(picture) => format!(" and {}", picture.display()),
+            Err(failure) => {
+                progress::note(&format!("warning: {} was not drawn: {}", metrics::PICTURE, failure.in_one_line()));
+                String::new()
+            }
+        };
         let which = best.map_or(String::new(), |Evaluated { update, eval_loss }| {
             format!(" (the best: held-out loss {eval_loss:.4} after update {update})")
         });
-        progress::note(&format!("wrote {}{which} and {}", model.display(), picture.display()));
+        progress::note(&format!("wrote {}{which}{and_picture}", model.display()));
         Ok(())
     }
 }

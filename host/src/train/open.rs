@@ -1,7 +1,6 @@
 //! Opens a run: loads, reads and checks everything that the job needs, in the order of the exit statuses.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::agree::{self, RankManifest, Start};
@@ -10,13 +9,12 @@ use super::optimizer::{StatefulOptimizer, check_states};
 use super::plugin_metrics::PluginMetrics;
 use super::run::{Output, Rows};
 use super::update::Learner;
-use super::{Run, connect, evaluate, share, start};
-use crate::checkpoint::{Checkpoint, Store};
+use super::{Run, connect, evaluate, processor, share, start};
+use crate::checkpoint::Store;
 use crate::data::{self, Plan};
 use crate::exit::Failure;
 use crate::job::{Job, OpenedModel};
-use crate::metrics::Metrics;
-use crate::progress::{self, Progress};
+use crate::progress::Progress;
 use crate::storage;
 
 impl<'a> Run<'a> {
@@ -29,6 +27,7 @@ impl<'a> Run<'a> {
         let settings = &job.resolved.settings;
         let components = job.component_names()?;
         let compute = job.compute()?;
+        let processor = processor::describe(&compute.device());
         let optimizer = job.optimizer()?;
         let backend = connect::backend(job)?;
 
@@ -61,29 +60,35 @@ impl<'a> Run<'a> {
         let mut optimizer = StatefulOptimizer::new(optimizer, &parameters, &settings.optimizer);
         if let Some(checkpoint) = &resumed {
             start::restore(&mut optimizer, &parameters, checkpoint)?;
-            for (now, before) in components.iter().zip(&checkpoint.state().components).filter(|(a, b)| a != b) {
-                progress::note(&format!("warning: resuming with {now}, the checkpoint was written with {before}"));
-            }
+            start::compare(checkpoint, &components, &processor);
         }
 
         // Everything that this rank can check alone is checked before the others have to wait for it.
         let peers = connect::connect(job, &*backend)?;
         let start = resumed.as_ref().map_or_else(Start::default, |checkpoint| Start::of(checkpoint.state()));
-        let start = RankManifest::new(job, data, start)?.agree(&peers)?;
+        let start = RankManifest::new(job, data, &processor, start)?.agree(&peers)?;
         let evaluations = evaluate::resume(&start.progress, settings, held_out.as_ref())?;
         if start.resumed {
-            share::share_state(&peers, &opened.compute, &mut parameters, &mut optimizer)?;
+            share::share_state(&peers, &mut parameters, &mut optimizer)?;
         }
         parameters.with_arrays(|arrays| {
             agree::require_same_bits(&peers, "the weights that training begins with", arrays.iter().map(|a| a.data))
         })?;
-        let metrics = open_metrics(&settings.output_dir, peers.is_first(), resumed.as_ref())?;
+        let metrics = match &store {
+            Some(store) => {
+                let metrics = start::open_metrics(store, &settings.output_dir, resumed.as_ref())?;
+                store.name_best(evaluations.best_kept())?;
+                Some(metrics)
+            }
+            None => None,
+        };
         let done = start.update;
         let progress = Progress::new(plan.total_updates(), done);
         let OpenedModel { compute, directory, model, trainer, .. } = opened;
         let objective = Objective::new(compute, model, trainer);
         Ok(Self {
             job,
+            processor,
             peers,
             model: directory,
             learner: Learner::new(settings, plan.total_updates(), parameters, objective, optimizer),
@@ -98,19 +103,5 @@ impl<'a> Run<'a> {
             evaluations,
             done,
         })
-    }
-}
-
-/// The metrics file, where this rank writes one: emptied, or cut back to the checkpoint.
-fn open_metrics(output_dir: &Path, first: bool, resumed: Option<&Checkpoint>) -> Result<Option<Metrics>, Failure> {
-    match resumed {
-        _ if !first => Ok(None),
-        None => Metrics::create(output_dir).map(Some),
-        Some(checkpoint) => {
-            progress::note(&format!("resuming from {}", checkpoint.path().display()));
-            let (metrics, warning) = Metrics::resume(output_dir, checkpoint.state().metrics_bytes)?;
-            warning.iter().for_each(|warning| progress::note(&format!("warning: {warning}")));
-            Ok(Some(metrics))
-        }
     }
 }

@@ -22,6 +22,8 @@ use crate::progress::{self, Progress};
 /// A training run, between two updates. Compute thread only.
 pub struct Run<'a> {
     pub(super) job: &'a Job,
+    /// What computes, as far as bits depend on it.
+    pub(super) processor: String,
     pub(super) peers: Peers,
     /// The directory of the model that training begins with.
     pub(super) model: Directory,
@@ -83,6 +85,7 @@ pub fn train(job: &Job, cancelled: &AtomicBool) -> Result<RunResult, Failure> {
 impl<'a> Run<'a> {
     /// Makes the updates that remain.
     fn finish(&mut self, cancelled: &AtomicBool) -> Result<RunResult, Stop> {
+        self.repeat_interrupted_evaluation()?;
         if self.is_finished() {
             progress::note(&self.why_finished());
             self.export()?;

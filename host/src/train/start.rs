@@ -1,22 +1,20 @@
-//! The checkpoint that a run goes on from, where there is one that belongs to the job.
+//! The checkpoint that a run resumes from, and what the run takes from it.
+
+use std::path::Path;
 
 use super::optimizer::StatefulOptimizer;
-use crate::checkpoint::{self, Checkpoint, Store};
+use crate::checkpoint::{self, Checkpoint, State, Store};
 use crate::config::Resume;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
+use crate::metrics::Metrics;
 use crate::model::Parameters;
 use crate::progress;
 
-/// The checkpoint that the job resumes from, checked against the job.
+/// Finds the checkpoint that the job resumes from and checks that it belongs to the job.
 pub(super) fn find_checkpoint(job: &Job, store: &Store, fingerprint: &str) -> Result<Option<Checkpoint>, Failure> {
     let found = match &job.resolved.settings.checkpoint.resume {
-        Resume::Never => {
-            if let Some(earlier) = store.set_aside_earlier()? {
-                progress::note(&format!("an earlier run was moved to {}", earlier.display()));
-            }
-            None
-        }
+        Resume::Never => None,
         Resume::Auto => {
             let latest = store.latest()?;
             latest.warnings.iter().for_each(|warning| progress::note(&format!("warning: {warning}")));
@@ -26,7 +24,9 @@ pub(super) fn find_checkpoint(job: &Job, store: &Store, fingerprint: &str) -> Re
     };
     if let Some(checkpoint) = &found {
         let state = checkpoint.state();
-        job.resolved.require_same_job(&state.config).map_err(|failure| failure.at(checkpoint.path().display()))?;
+        job.resolved
+            .require_same_job(&state.config, &state.defaults)
+            .map_err(|failure| failure.at(checkpoint.path().display()))?;
         if state.data != fingerprint {
             return Err(Failure::new(
                 Status::Configuration,
@@ -34,13 +34,46 @@ pub(super) fn find_checkpoint(job: &Job, store: &Store, fingerprint: &str) -> Re
             )
             .at(job.resolved.settings.data.train.join(", "))
             .at(checkpoint.path().display())
-            .help("bring the data back; or start anew with `--set checkpoint.resume=never` and another `output_dir`"));
+            .help(
+                "bring the data back; or begin again with `--set checkpoint.resume=never` and another `output_dir`",
+            ));
         }
     }
     Ok(found)
 }
 
-/// Puts a checkpoint's optimizer states in their places.
+/// Opens the metrics file. If the run resumes from a checkpoint in its own output directory, the file is cut back to that
+/// checkpoint; otherwise this is another run, and the results of an earlier one are moved aside.
+pub(super) fn open_metrics(store: &Store, output_dir: &Path, resumed: Option<&Checkpoint>) -> Result<Metrics, Failure> {
+    if let Some(checkpoint) = resumed {
+        progress::note(&format!("resuming from {}", checkpoint.path().display()));
+        if store.contains(checkpoint) {
+            let (metrics, warning) = Metrics::resume(output_dir, checkpoint.state().metrics_bytes)?;
+            warning.iter().for_each(|warning| progress::note(&format!("warning: {warning}")));
+            return Ok(metrics);
+        }
+    }
+    if let Some(earlier) = store.set_aside_earlier()? {
+        progress::note(&format!("the results of an earlier run were moved to {}", earlier.display()));
+    }
+    Metrics::create(output_dir)
+}
+
+/// Warns of components and processors that differ from those that computed the checkpoint.
+pub(super) fn compare(checkpoint: &Checkpoint, components: &[String], processor: &str) {
+    let State { components: before, processor: before_on, .. } = checkpoint.state();
+    for (now, before) in components.iter().zip(before).filter(|(now, before)| now != before) {
+        progress::note(&format!("warning: resuming with {now}, the checkpoint was written with {before}"));
+    }
+    if before_on != processor && !before_on.is_empty() {
+        progress::note(&format!(
+            "warning: the bits of further updates may differ from those of an uninterrupted run: the checkpoint was \
+             computed with {before_on}, this run computes with {processor}"
+        ));
+    }
+}
+
+/// Copies the optimizer states of a checkpoint.
 pub(super) fn restore(
     updater: &mut StatefulOptimizer,
     parameters: &Parameters,

@@ -1,6 +1,6 @@
 //! The choice of MLX's device, and its description.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_void};
 
 use mdt_plugin_api::schemars::JsonSchema;
 use mdt_plugin_api::serde::{Deserialize, Serialize};
@@ -43,7 +43,10 @@ pub fn select(choice: DeviceChoice, threads: usize) -> Result<DeviceInfo> {
     Ok(DeviceInfo {
         kind: name.to_owned(),
         name: model_name(kind).unwrap_or_else(|| name.to_owned()),
-        library: format!("MLX {}", version()),
+        library: match kind {
+            DeviceType::Gpu => format!("MLX {}", version()),
+            DeviceType::Cpu => format!("MLX {} with {}", version(), cpu_kernels()),
+        },
         unified_memory,
         threads,
     })
@@ -76,6 +79,42 @@ fn version() -> String {
         mlx_sys::mlx_string_free(text);
         version.unwrap_or_default()
     }
+}
+
+/// The kernels that were chosen for this processor: bits depend on them.
+fn cpu_kernels() -> String {
+    #[cfg(target_arch = "x86_64")]
+    let own = format!("{:?}", crate::kernels::isa::isa());
+    #[cfg(not(target_arch = "x86_64"))]
+    let own = std::env::consts::ARCH;
+    match openblas_kernels() {
+        Some(name) => format!("{own} kernels and OpenBLAS for {name}"),
+        None => format!("{own} kernels"),
+    }
+}
+
+/// The processor that OpenBLAS has its kernels for, where MLX calls OpenBLAS.
+#[cfg(target_os = "linux")]
+fn openblas_kernels() -> Option<String> {
+    unsafe extern "C" {
+        fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
+    }
+    // SAFETY: on Linux null is RTLD_DEFAULT, which looks the name up among the libraries that this one has loaded.
+    let found = unsafe { dlsym(std::ptr::null_mut(), c"scipy_openblas_get_corename".as_ptr()) };
+    if found.is_null() {
+        return None;
+    }
+    // SAFETY: OpenBLAS declares `char *openblas_get_corename(void)`, and gives a constant string.
+    unsafe {
+        let core_name: unsafe extern "C" fn() -> *const c_char = std::mem::transmute(found);
+        owned(core_name())
+    }
+}
+
+/// Other systems have BLAS libraries of their own.
+#[cfg(not(target_os = "linux"))]
+fn openblas_kernels() -> Option<String> {
+    None
 }
 
 /// The device's name, as MLX knows it.

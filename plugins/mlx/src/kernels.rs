@@ -10,7 +10,7 @@ pub mod attention;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod ffi;
-mod isa;
+pub(crate) mod isa;
 mod layout;
 mod microkernel;
 pub mod pool;

@@ -82,6 +82,34 @@ fn a_kill_after_any_step_of_a_save_leaves_the_best_checkpoint_that_is_told() {
 }
 
 #[test]
+fn a_kill_while_an_earlier_run_is_set_aside_leaves_its_results_together() {
+    let root = finished(7);
+    let store = Store::new(root.path(), 1).unwrap();
+    let moments = moments(root.path(), || drop(store.set_aside_earlier().unwrap()));
+    assert_eq!(moments.len(), 5);
+    for (_, moment) in moments {
+        let store = Store::new(moment.path(), 1).unwrap();
+        assert!(store.latest().unwrap().checkpoint.is_none());
+        assert_results(&moment.path().join("earlier-1"), 7);
+        assert_eq!(store.set_aside_earlier().unwrap(), None);
+    }
+}
+
+#[test]
+fn a_kill_before_best_json_is_renamed_is_repaired_at_the_next_start() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::new(root.path(), 0).unwrap();
+    save_beside(&store, 1, Some(1)).unwrap();
+    save_beside(&store, 2, None).unwrap();
+    assert!(!root.path().join("checkpoints/best.json").exists());
+    for best in [1, 2, 2] {
+        store.name_best(Some(Best { update: best, eval_loss: 0.5 })).unwrap();
+        let text = fs::read_to_string(root.path().join("checkpoints/best.json")).unwrap();
+        assert!(text.contains(&format!("step-{best:06}")), "{text}");
+    }
+}
+
+#[test]
 fn leftovers_of_a_killed_run_are_removed_and_strangers_files_are_not() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("checkpoints");

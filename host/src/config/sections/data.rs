@@ -22,13 +22,16 @@ pub struct Data {
     /// share, a value from 1 on their number. Default: unset.
     #[schemars(schema_with = "share_or_number")]
     pub eval_split: Option<f64>,
+    /// The most rows of `train` that are read. Default: unset.
+    #[schemars(range(min = 1))]
+    pub limit: Option<u64>,
     /// Whether each epoch shuffles the rows by `seed`; otherwise they keep the order of the files. Default: true.
     pub shuffle: bool,
 }
 
 impl Default for Data {
     fn default() -> Self {
-        Data { id: "jsonl".into(), train: Vec::new(), eval: Vec::new(), eval_split: None, shuffle: true }
+        Data { id: "jsonl".into(), train: Vec::new(), eval: Vec::new(), eval_split: None, limit: None, shuffle: true }
     }
 }
 
@@ -47,6 +50,14 @@ impl EvalSplit {
         match self {
             Self::Share(share) => (share * rows as f64).round() as u64,
             Self::Rows(number) => number,
+        }
+    }
+
+    /// How many rows there must be for `trained` of them to be left to train on.
+    pub fn with_held_out(self, trained: usize) -> usize {
+        match self {
+            Self::Share(share) => (trained as f64 / (1.0 - share)).ceil() as usize,
+            Self::Rows(number) => trained.saturating_add(usize::try_from(number).unwrap_or(usize::MAX)),
         }
     }
 }

@@ -18,7 +18,8 @@ pub struct Checkpoint {
     /// Which weights are written to `final` at the end. Default: `last`.
     pub export: Exported,
     /// What a run starts from: `auto` is the newest complete checkpoint in `output_dir` if there is one, `never` the
-    /// model as given, any other value is the directory of a checkpoint. Default: `auto`.
+    /// model as given, any other value is the directory of a checkpoint. Results of another run in `output_dir` are moved
+    /// to `earlier-N` in it. Default: `auto`.
     #[schemars(length(min = 1))]
     pub resume: Resume,
 }

@@ -61,7 +61,7 @@ fn a_job_continues_under_keys_that_change_no_result() {
         .set("data.train=elsewhere.jsonl")
         .set(&format!("compute.threads={}", before.settings.compute.thread_count()))
         .resolved();
-    same.require_same_job(&before.canonical()).unwrap();
+    same.require_same_job(&before.canonical(), &before.keys_at_default()).unwrap();
     assert_eq!(same.identity(), before.identity());
 }
 
@@ -77,14 +77,14 @@ fn a_changed_key_that_changes_results_is_named() {
         ("data.fields.prompt=other", "data.fields.prompt"),
     ] {
         let now = Desk::with(JOB).set(set).resolved();
-        let failure = now.require_same_job(&before.canonical()).unwrap_err();
+        let failure = now.require_same_job(&before.canonical(), &before.keys_at_default()).unwrap_err();
         assert_eq!(failure.message(), format!("`{key}` has changed since the checkpoint was written"));
         assert_ne!(now.identity(), before.identity());
     }
     let now = Desk::with(JOB).set("seed=1").set("optimizer=lion").resolved();
-    let text = now.require_same_job(&before.canonical()).unwrap_err().to_string();
+    let text = now.require_same_job(&before.canonical(), &before.keys_at_default()).unwrap_err().to_string();
     assert!(
-        text.contains("because: seed was 0 and is 1") && text.contains("optimizer.eps was 1e-7 and is unset"),
+        text.contains("because: seed was 0 and is 1") && text.contains("optimizer.use was \"adamw\" and is \"lion\""),
         "{text}"
     );
 }
@@ -93,7 +93,27 @@ fn a_changed_key_that_changes_results_is_named() {
 fn a_stored_configuration_reads_back_equal() {
     let resolved = Desk::with(JOB).resolved();
     let stored: Value = serde_json::from_str(&resolved.canonical().to_string()).unwrap();
-    assert!(differences(&stored, &resolved.canonical()).is_empty());
+    resolved.require_same_job(&stored, &[]).unwrap();
+}
+
+#[test]
+fn a_key_that_another_version_lacks_is_no_change_while_it_has_its_default() {
+    let (resolved, changed) = (Desk::with(JOB).resolved(), Desk::with(JOB).set("optimizer.beta1=0.5").resolved());
+    let at_default = resolved.keys_at_default();
+    // The version before had no such key.
+    let mut earlier = resolved.canonical();
+    earlier["optimizer"].as_object_mut().unwrap().remove("beta1").unwrap();
+    resolved.require_same_job(&earlier, &at_default).unwrap();
+    let explicit = Desk::with(JOB).set(&format!("optimizer.beta1={}", value(&resolved, "optimizer.beta1"))).resolved();
+    explicit.require_same_job(&earlier, &at_default).unwrap();
+    assert!(changed.require_same_job(&earlier, &at_default).unwrap_err().message().contains("`optimizer.beta1`"));
+    // It had one that this version lacks.
+    let mut earlier = resolved.canonical();
+    earlier["optimizer"]["amsgrad"] = json!(false);
+    let mut unset = at_default.clone();
+    unset.push("optimizer.amsgrad".to_owned());
+    resolved.require_same_job(&earlier, &unset).unwrap();
+    assert!(resolved.require_same_job(&earlier, &at_default).unwrap_err().message().contains("`optimizer.amsgrad`"));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Components that misbehave, each in one way.
 
+mod endless;
 mod model;
 mod states;
 mod trainer;
@@ -149,6 +150,7 @@ impl Trainer for PanicsAtRow32 {
 mdt_plugin_api::plugin! {
     trainer "panics_at_row_32" => PanicsAtRow32;
     optimizer "panics_when_dropped" => PanicsWhenDropped;
+    data "endless" => endless::Endless;
     optimizer "panics_at_three" => PanicsAtThree;
     optimizer "panics_when_made" => PanicsWhenMade;
     optimizer "states" => states::States;

@@ -1,0 +1,133 @@
+//! Reads and encodes the rows of a source, until it ends, enough rows are read, or memory is full.
+
+use std::time::{Duration, Instant};
+
+use indicatif::HumanCount;
+use mdt_plugin_api::{DataSource, Encoded, Error, Example, HostServices, Trainer};
+use rayon::prelude::*;
+
+use super::dataset::Dataset;
+use super::row_location::RowLocation;
+use crate::exit::{Failure, Status};
+use crate::memory::memory;
+use crate::progress;
+
+/// Rows that are encoded in parallel; fewer if a source is slow.
+const CHUNK: usize = 1024;
+/// How long rows are collected before they are encoded.
+const COLLECTING: Duration = Duration::from_secs(1);
+/// Time until the first line that says how many rows were read, and the longest time between two such lines.
+const FIRST_LINE: Duration = Duration::from_secs(2);
+const LAST_LINE: Duration = Duration::from_secs(30);
+
+/// Reads all sources of a job.
+pub(super) struct Reader<'a> {
+    services: &'a dyn HostServices,
+    trainer: &'a dyn Trainer,
+    /// Bytes of all rows so far, those of other data sets included.
+    held: u64,
+    next_line: Instant,
+    between_lines: Duration,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(services: &'a dyn HostServices, trainer: &'a dyn Trainer) -> Self {
+        let next_line = Instant::now() + FIRST_LINE;
+        Self { services, trainer, held: 0, next_line, between_lines: FIRST_LINE }
+    }
+
+    /// Adds the rows of source number `number` to a data set until the data set has `most` rows or the source ends.
+    /// Returns whether the source may have more.
+    pub(super) fn read(
+        &mut self,
+        dataset: &mut Dataset,
+        number: usize,
+        source: &mut dyn DataSource,
+        most: usize,
+    ) -> Result<bool, Failure> {
+        while dataset.rows.len() < most {
+            let (chunk, ended) = self.collect(dataset, number, source, most - dataset.rows.len())?;
+            self.encode(dataset, number as u32, &chunk)?;
+            self.require_memory(dataset)?;
+            if ended {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The next rows of a source, and whether it has ended.
+    fn collect(
+        &mut self,
+        dataset: &Dataset,
+        number: usize,
+        source: &mut dyn DataSource,
+        wanted: usize,
+    ) -> Result<(Vec<Example>, bool), Failure> {
+        let begin = Instant::now();
+        let mut chunk = Vec::new();
+        while chunk.len() < wanted.min(CHUNK) && begin.elapsed() < COLLECTING {
+            self.require_not_cancelled()?;
+            self.show(dataset, number, chunk.len());
+            match source.next()? {
+                Some(example) => chunk.push(example),
+                None => return Ok((chunk, true)),
+            }
+        }
+        Ok((chunk, false))
+    }
+
+    fn encode(&mut self, dataset: &mut Dataset, source: u32, chunk: &[Example]) -> Result<(), Failure> {
+        let encode = |example| (!self.services.cancelled()).then(|| (example, self.trainer.encode(example)));
+        let encoded: Vec<Option<(&Example, Result<Encoded, Error>)>> = chunk.par_iter().map(encode).collect();
+        self.require_not_cancelled()?;
+        let mut rows: Vec<_> = encoded.into_iter().flatten().collect();
+        // The row that made the trainer panic is reported before the rows that it refused after that.
+        rows.sort_by_key(|(_, encoded)| encoded.as_ref().is_err_and(Error::is_after_a_panic));
+        for (example, encoded) in rows {
+            let location = RowLocation { source, row: example.row };
+            let row = encoded.map_err(|error| Failure::from(error).at(dataset.name_locations(&[location])))?;
+            if row.supervised_tokens() == 0 {
+                self.held += size_of::<RowLocation>() as u64;
+                dataset.dropped.push(location);
+            } else {
+                self.held += size_of::<(Encoded, RowLocation)>() as u64;
+                self.held += (row.tokens.capacity() * size_of::<u32>() + row.supervised.capacity()) as u64;
+                dataset.rows.push(row);
+                dataset.locations.push(location);
+            }
+        }
+        Ok(())
+    }
+
+    fn require_not_cancelled(&self) -> Result<(), Failure> {
+        if !self.services.cancelled() {
+            return Ok(());
+        }
+        Err(Failure::new(Status::Interrupted, "interrupted while rows were read: nothing has been trained yet"))
+    }
+
+    /// Rows may take three quarters of the available memory; the rest is for training. It is measured each time, because
+    /// other ranks may be reading on the same machine.
+    fn require_memory(&self, dataset: &Dataset) -> Result<(), Failure> {
+        let left = memory().map(|memory| memory.available).filter(|left| self.held / 3 > *left);
+        let Some(left) = left else { return Ok(()) };
+        let rows = HumanCount((dataset.rows.len() + dataset.dropped.len()) as u64);
+        let [held, left] = [self.held, left].map(|bytes| HumanCount(bytes >> 20));
+        Err(Failure::new(Status::Input, "the rows do not fit in memory")
+            .at(dataset.sources.join(", "))
+            .because(format!("{rows} rows were read and take {held} MiB; {left} MiB are left, which training needs"))
+            .help("read fewer rows: set `data.limit`, or `trainer.max_steps` for a source without end"))
+    }
+
+    fn show(&mut self, dataset: &Dataset, number: usize, waiting: usize) {
+        let now = Instant::now();
+        if now < self.next_line {
+            return;
+        }
+        let rows = dataset.rows.len() + dataset.dropped.len() + waiting;
+        progress::note(&format!("reading  {}: {} rows so far", dataset.sources[number], HumanCount(rows as u64)));
+        self.between_lines = (self.between_lines * 2).min(LAST_LINE);
+        self.next_line = now + self.between_lines;
+    }
+}

@@ -1,0 +1,27 @@
+//! What computes a run, as far as the bits of its results depend on it.
+
+use mdt_plugin_api::DeviceInfo;
+
+/// The instruction set, the library and its kernels; for a GPU its model too, whose kernels are its own. Two processes in
+/// which this differs may compute other bits from the same numbers.
+pub(super) fn describe(device: &DeviceInfo) -> String {
+    match device.kind.as_str() {
+        "cpu" => format!("{}, {}", instruction_set(), device.library),
+        _ => format!("{} {}, {}", device.kind, device.name, device.library),
+    }
+}
+
+/// The instruction set of this processor, in the steps in which libraries of linear algebra choose their kernels.
+fn instruction_set() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        match (avx2 && is_x86_feature_detected!("avx512f"), avx2) {
+            (true, _) => "x86_64 with AVX-512",
+            (_, true) => "x86_64 with AVX2 and FMA",
+            _ => "x86_64",
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    std::env::consts::ARCH
+}

@@ -1,0 +1,51 @@
+//! A data source without end.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use mdt_plugin_api::prelude::*;
+
+mdt_plugin_api::config! {
+    /// Keys of the data source `endless`.
+    pub struct Config {
+        /// Milliseconds that a row takes.
+        pause_ms: u64 = 0,
+    }
+}
+
+/// Gives the same row again and again, and does not know how many there are.
+pub struct Endless {
+    pause: Duration,
+    given: u64,
+}
+
+impl Component for Endless {
+    type Config = Config;
+
+    fn create(config: Config, setup: &Setup) -> Result<Self> {
+        setup.services.log(LogLevel::Info, "the endless source is open");
+        Ok(Self { pause: Duration::from_millis(config.pause_ms), given: 0 })
+    }
+}
+
+impl DataSource for Endless {
+    fn len(&self) -> Option<u64> {
+        None
+    }
+
+    fn next(&mut self) -> Result<Option<Example>> {
+        sleep(self.pause);
+        self.given += 1;
+        let content = Content::PromptCompletion { prompt: "How many clips?".into(), completion: " Seven.".into() };
+        Ok(Some(Example { row: self.given, content }))
+    }
+
+    fn state(&self) -> Result<String> {
+        Ok(self.given.to_string())
+    }
+
+    fn restore(&mut self, state: &str) -> Result<()> {
+        self.given = state.parse().map_err(|_| Error::input(format!("{state:?} is no number of rows")))?;
+        Ok(())
+    }
+}
