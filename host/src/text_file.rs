@@ -21,10 +21,10 @@ pub(crate) fn read(path: &Path, limit: u64) -> io::Result<String> {
     Ok(text)
 }
 
-/// Far above the largest `tokenizer.json` there is.
+/// Far above the size of the largest known `tokenizer.json`.
 const LARGEST_OF_MODEL: u64 = 1 << 29;
 
-/// The text of a file of a model's directory, which may be a stranger's.
+/// The text of a file of a model's directory, which may come from strangers.
 ///
 /// # Errors
 /// As [`read`].

@@ -20,7 +20,7 @@ pub(super) struct Files {
     files: Vec<MappedTensors>,
     /// Which file has the tensor of a name.
     index: HashMap<String, usize>,
-    /// How `config.json` says that the weights are quantised.
+    /// The quantisation that `config.json` names.
     quantization: Option<String>,
 }
 
@@ -66,7 +66,7 @@ impl Files {
         self.read_plain(spec).map_err(|failure| self.quantised(spec).unwrap_or(failure))
     }
 
-    /// Why weights that are quantised are not what a model needs; `None` where nothing says that they are.
+    /// The failure of quantised weights; `None` if nothing shows that they are quantised.
     fn quantised(&self, spec: &ParameterSpec) -> Option<Failure> {
         let layer = spec.name.strip_suffix(".weight").unwrap_or(&spec.name);
         let parts = ["scales", "biases", "qweight", "qzeros", "weight_scale", "weight.absmax"];

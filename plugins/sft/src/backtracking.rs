@@ -1,12 +1,13 @@
-//! A bound on how long a tokenizer's pattern may search: a `tokenizer.json` brings its own patterns.
+//! A limit on the backtracking of a tokenizer's patterns, which come with `tokenizer.json`.
 
 use std::sync::Once;
 
-/// Steps back of one search for a token. Oniguruma has this bound for one attempt to match; this one is for the attempts
-/// at all places of the text together. Patterns of real tokenizers take about as many steps as a token has characters.
+/// Maximum number of steps back in one search for a match. Oniguruma has this limit for one attempt to match; here it
+/// holds for the attempts at all positions of the text together. Patterns of real tokenizers take about one step for each
+/// character of a match.
 const MOST_STEPS: u64 = 10_000_000;
 
-/// Bounds all searches of this library's copy of Oniguruma. One that takes more steps fails.
+/// Limits all searches of this library's copy of Oniguruma. A search that takes more steps fails.
 pub fn bound() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -16,7 +17,7 @@ pub fn bound() {
     });
 }
 
-/// What to say about an error of a tokenizer: whether it is one of that bound.
+/// Whether this error of a tokenizer says that the limit was exceeded.
 pub fn is_exceeded(error: &str) -> bool {
     error.contains("retry-limit")
 }

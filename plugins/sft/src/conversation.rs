@@ -12,10 +12,10 @@ pub const VARIABLES: &str = "chat_template_kwargs";
 /// Variables that are the conversation itself.
 pub const RESERVED: [&str; 2] = ["messages", "add_generation_prompt"];
 
-/// Whether an answer is trained: 0 or 1, a key that the interface of OpenAI gives messages. Templates do not see it.
+/// The key of a message that says whether it is trained, 0 or 1, as in OpenAI's format. Templates do not get it.
 const WEIGHT: &str = "weight";
 
-/// What a message's reasoning may be called. Templates read the first; some read the second.
+/// Names for the reasoning of a message. Templates read the first; some read the second.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// The messages and variables of a row. All messages can be rendered, or the first ones only.
@@ -63,7 +63,7 @@ impl Conversation {
     }
 }
 
-/// Takes the weight of a message: whether it is not 0.
+/// Removes the weight of a message and returns whether it is not 0.
 fn weight(turn: usize, message: &mut Message) -> Result<bool> {
     match message.extra.shift_remove(WEIGHT) {
         None | Some(Json::Null) => Ok(true),

@@ -1,7 +1,7 @@
-//! `{% generation %} … {% endgeneration %}`: the tags by which a chat template says what the assistant wrote.
+//! `{% generation %} … {% endgeneration %}`: the tags with which a chat template marks the assistant's text.
 //!
 //! The template engine has no such tags. They are rewritten to a `{% filter %}` block: whitespace control and scopes
-//! stay as they are. The filter puts a noncharacter on either side of the block's text, and the places of these are the
+//! stay as they are. The filter puts a noncharacter on each side of the block's text, and the positions of these are the
 //! spans.
 
 use std::ops::Range;

@@ -13,8 +13,8 @@ pub type Masked = (Vec<u32>, Vec<bool>);
 /// `bos prompt completion eos`; the completion and eos are trained. Also says whether one token holds both the end of
 /// the prompt and the start of the completion. Plain text is a completion without a prompt.
 ///
-/// The two are one text for the tokenizer, as they were in pre-training: a completion that is tokenised alone would get
-/// the space that SentencePiece puts before every text.
+/// The two are tokenized as one text, as in pre-training. A completion that is tokenized alone would get the space that
+/// SentencePiece puts before every text.
 pub fn prompt_completion(tokenizer: &Tokenizer, prompt: &str, completion: &str) -> Result<(Masked, bool)> {
     let seam = prompt.len();
     let pieces = tokenizer.pieces(&format!("{prompt}{completion}"))?;

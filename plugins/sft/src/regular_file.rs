@@ -1,4 +1,4 @@
-//! Text files of a model's directory, which may come from strangers: only regular files of a size that such files have.
+//! Reads text files of a model's directory, which may come from strangers: regular files of a limited size only.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -9,7 +9,7 @@ use mdt_plugin_api::{Error, Result};
 /// Far above the largest `tokenizer.json` there is.
 const LARGEST: u64 = 1 << 29;
 
-/// The text of a file; `None` where there is none.
+/// The text of a file; `None` if there is no such file.
 ///
 /// # Errors
 /// It cannot be read, is a pipe, a device or a socket (opening a pipe would wait for a writer), or is too large.

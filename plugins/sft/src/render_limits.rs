@@ -1,24 +1,24 @@
-//! What one rendering of a chat template may cost. Templates come with models, which may be a stranger's: one that runs
-//! without end, or makes values without bound, is refused.
+//! Limits of one rendering of a chat template: steps, output size, nesting. Templates come with models, which may come
+//! from strangers.
 
 use std::io;
 
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
-/// Steps of one rendering; 64 bytes that it makes or reads count as one. A conversation of a thousand turns takes some
-/// hundred thousand.
+/// Maximum steps of one rendering. 64 bytes that are made or read count as one step. A conversation of 1,000 turns takes
+/// some 100,000 steps.
 const STEPS: u64 = 5_000_000;
 
-/// Bytes of one rendering, and of one value as JSON.
+/// Maximum size in bytes of one rendering, and of one value as JSON.
 const MOST_BYTES: usize = 32 << 20;
 
-/// Values inside of each other; the JSON of a row may have 128.
+/// Maximum nesting of values; the JSON of a row may have 128 levels.
 const DEEPEST: usize = 200;
 
-/// Characters of one tag: a chain of filters can nest values as deeply as it is long.
+/// Maximum length of one tag in bytes: a chain of filters can nest a value once per filter.
 const LONGEST_TAG: usize = 1 << 14;
 
-/// A list may be the sum of others, made of them anew each time that it is read.
+/// Steps for each element that is checked. A sum of lists is computed again each time that it is read, so this is slow.
 const STEPS_OF_A_VISIT: u64 = 4;
 
 const CHECK: &str = "__check_depth";
@@ -31,11 +31,11 @@ pub fn install(environment: &mut Environment<'_>) {
     });
 }
 
-/// The template with every `{% set … = … %}` checking what it assigns. Only by assigning can a value come to contain
-/// itself or be nested without bound, and the engine, which follows values recursively, would then fill the stack.
+/// Adds a check to every `{% set … = … %}` of a template. Only an assignment can make a value contain itself or nest it
+/// without limit, and the engine, which follows values recursively, would then overflow the stack.
 ///
 /// # Errors
-/// A tag is too long to be one.
+/// A tag is longer than any template needs.
 pub fn rewrite(template: &str) -> Result<String, &'static str> {
     let mut rewritten = String::with_capacity(template.len());
     let mut rest = template;
@@ -80,7 +80,7 @@ pub fn next_tag(template: &str) -> Option<usize> {
     template.match_indices('{').find(opens).map(|(at, _)| at)
 }
 
-/// Where a tag ends, strings in it passed over.
+/// Where a tag ends. The end inside a string does not count.
 fn end_of_tag(inner: &str, end: &str) -> usize {
     let mut quote = None;
     let mut escaped = false;
@@ -98,7 +98,7 @@ fn end_of_tag(inner: &str, end: &str) -> usize {
     inner.len()
 }
 
-/// A tag `set target = value` in its two parts, the equals sign in the first.
+/// Splits a tag `set target = value` after the equals sign; `None` for other tags.
 fn assignment(inner: &str) -> Option<(&str, &str)> {
     let set = inner.trim_start_matches(['-', '+']).trim_start().strip_prefix("set")?;
     let name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | ',') || c.is_whitespace();
@@ -109,12 +109,12 @@ fn assignment(inner: &str) -> Option<(&str, &str)> {
 /// Checks that the engine can follow a value recursively.
 ///
 /// # Errors
-/// It is nested too deeply, or holds a namespace, which can be made to hold itself.
+/// It is nested too deeply, or contains a namespace, which could contain itself.
 pub fn check_depth(state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
     check_at(state, value, 0)
 }
 
-/// Checks a value that is inside of so many others; a namespace may be in none.
+/// Checks a value at this depth. A namespace is allowed at depth 0 only.
 fn check_at(state: &State<'_, '_>, value: &Value, depth: usize) -> Result<(), Error> {
     let Some(object) = value.as_object() else { return Ok(()) };
     let refused = |why: &str| Err(Error::new(ErrorKind::InvalidOperation, why.to_owned()));
@@ -122,7 +122,7 @@ fn check_at(state: &State<'_, '_>, value: &Value, depth: usize) -> Result<(), Er
         return refused("a value is nested more than 200 levels deep");
     }
     if depth > 0 && object.type_name().ends_with("::Namespace") {
-        return refused("a namespace is put into another value, and could so come to hold itself");
+        return refused("a namespace is put into another value, so that it could contain itself");
     }
     for (key, value) in object.try_iter_pairs().into_iter().flatten() {
         state.consume_fuel(STEPS_OF_A_VISIT)?;
@@ -132,17 +132,17 @@ fn check_at(state: &State<'_, '_>, value: &Value, depth: usize) -> Result<(), Er
     Ok(())
 }
 
-/// Checks the widths in a text that `str.format` is called on: the engine makes the padding without counting it.
+/// Checks the widths in a format string of `str.format`: the engine makes the padding without counting steps.
 ///
 /// # Errors
-/// They are together more than a rendering may have.
+/// Their sum is more than a rendering may have.
 pub fn check_widths(format: &str) -> Result<(), Error> {
     let numbers = format.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
     let total = numbers.fold(0_usize, |sum, digits| sum.saturating_add(digits.parse().unwrap_or(usize::MAX)));
     if total > MOST_BYTES { Err(Error::from(ErrorKind::OutOfFuel)) } else { Ok(()) }
 }
 
-/// Text that is written piece by piece, up to a length.
+/// A buffer that takes [`MOST_BYTES`] at most.
 #[derive(Default)]
 pub struct Bounded {
     bytes: Vec<u8>,
@@ -150,12 +150,12 @@ pub struct Bounded {
 }
 
 impl Bounded {
-    /// All that was written; `None` where it was more than may be.
+    /// The text; `None` if it was too long.
     pub fn text(self) -> Option<String> {
         if self.exceeded { None } else { String::from_utf8(self.bytes).ok() }
     }
 
-    /// Whether more was written than may be.
+    /// Whether the text was too long.
     pub fn is_exceeded(&self) -> bool {
         self.exceeded
     }

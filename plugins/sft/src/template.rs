@@ -1,4 +1,4 @@
-//! Chat templates: from a conversation to the text that the model reads.
+//! Chat templates: renders conversations to the text that the model reads.
 //!
 //! Templates are written for transformers, which renders them with Jinja in Python, so this environment is set up as
 //! that one is: trimmed blocks, loop controls, Python's string methods, `raise_exception`, `strftime_now`, `tojson`.
@@ -29,7 +29,7 @@ pub struct TemplateSource {
     pub text: String,
 }
 
-/// A compiled chat template. Any thread, several at once.
+/// A compiled chat template. Several threads may use it at once.
 pub struct ChatTemplate {
     environment: Environment<'static>,
     origin: String,
@@ -44,7 +44,7 @@ pub struct ChatTemplate {
 pub struct Rendered {
     /// The text.
     pub text: String,
-    /// What the template marks as the assistant's own, as byte ranges of the text.
+    /// The byte ranges of the text that the template marks as the assistant's.
     pub marked: Vec<Range<usize>>,
 }
 
@@ -125,12 +125,12 @@ impl ChatTemplate {
         self.render(conversation, conversation.turns.len(), false).is_ok_and(|rendered| rendered.text.contains(PROBE))
     }
 
-    /// Whether it marks what the assistant says with `{% generation %}`.
+    /// Whether it marks the assistant's text with `{% generation %}`.
     pub fn marks_answers(&self) -> bool {
         self.marks_answers
     }
 
-    /// The messages of a row as this template sees them, to be rendered whole or in part.
+    /// The messages of a row in the form that this template takes.
     ///
     /// # Errors
     /// The errors of [`Conversation::new`]; tools or calls that the template would leave out.
@@ -193,7 +193,7 @@ impl ChatTemplate {
 
 const RENDERS_TOO_MUCH: &str = "it makes more than 32 MiB of text";
 
-/// Characters of a reason that are shown: a template may raise any text.
+/// Maximum length of a reason in a message: a template may raise any text.
 const SHOWN: usize = 500;
 
 /// A word that no template has of its own.
@@ -228,7 +228,7 @@ pub(crate) fn syntax() -> SyntaxConfig {
     syntax.build().expect("only delimiters can be invalid, and these are the default ones")
 }
 
-/// How Python prints the values that it spells differently.
+/// The text of values that Python prints in another way than Rust.
 fn python_text(value: &Value) -> Option<Cow<'static, str>> {
     match value.kind() {
         ValueKind::None => Some("None".into()),
@@ -245,7 +245,7 @@ fn strftime(time: DateTime, format: &str) -> Result<String, minijinja::Error> {
         .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {error}")))
 }
 
-/// The innermost reason, with its line: what `raise_exception` said, or what the engine could not do.
+/// The innermost reason with its line: the text of `raise_exception`, or the engine's error.
 fn describe(error: &minijinja::Error) -> String {
     let mut innermost = error;
     while let Some(cause) = innermost.source().and_then(|source| source.downcast_ref::<minijinja::Error>()) {

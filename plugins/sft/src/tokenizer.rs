@@ -1,4 +1,4 @@
-//! The model's tokenizer: text to tokens with their places in the text, and back.
+//! The model's tokenizer: text to tokens with their positions in the text, and back.
 
 use std::collections::HashSet;
 use std::panic::{self, AssertUnwindSafe};
@@ -10,7 +10,7 @@ use tokenizers::{Encoding, PostProcessorWrapper, Token};
 use crate::backtracking;
 use crate::directory::ModelDirectory;
 
-/// A tokenizer. Any thread, several at once.
+/// A tokenizer. Several threads may use it at once.
 pub struct Tokenizer {
     file: PathBuf,
     inner: tokenizers::Tokenizer,
@@ -26,7 +26,7 @@ pub struct Tokenizer {
 pub struct Pieces {
     /// Token ids.
     pub ids: Vec<u32>,
-    /// The bytes of the text that each token stands for, from and to.
+    /// For each token, the start and end of its bytes in the text.
     pub offsets: Vec<(usize, usize)>,
 }
 
@@ -91,13 +91,13 @@ impl Tokenizer {
         Ok(Pieces { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
     }
 
-    /// What the tokenizer puts in front of a text with these tokens: usually one beginning-of-sequence token, unless
-    /// the text brings its own.
+    /// The tokens that the tokenizer puts before a text with these tokens: usually one beginning-of-sequence token; none
+    /// if the text begins with that token itself.
     pub fn prefix(&self, ids: &[u32]) -> &[u32] {
         if self.bos.is_some() && ids.first() == self.bos.as_ref() { &[] } else { &self.prefix }
     }
 
-    /// The tokens of a text that stands at the beginning, with what the tokenizer puts in front.
+    /// The tokens of a text with the tokens that the tokenizer puts before it.
     pub fn tokens_from_start(&self, text: &str) -> Result<Vec<u32>> {
         let ids = self.pieces(text)?.ids;
         Ok([self.prefix(&ids), &ids].concat())
@@ -120,8 +120,8 @@ impl Tokenizer {
     }
 }
 
-/// Calls into the tokenizers library. A panic in it is an error of the tokenizer's file too: it panics where a pattern
-/// exceeds the bound on its steps.
+/// Calls the tokenizers library. A panic in it becomes an error of the tokenizer's file: it panics if a pattern exceeds the
+/// limit on its steps.
 fn guarded<T>(file: &Path, message: &str, call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
     let outcome = panic::catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|payload| {
         let text = payload.downcast_ref::<String>().map(String::as_str);
@@ -138,7 +138,7 @@ fn guarded<T>(file: &Path, message: &str, call: impl FnOnce() -> tokenizers::Res
     })
 }
 
-/// What the tokenizer puts in front of a text.
+/// The tokens that the tokenizer puts before a text.
 ///
 /// The post-processor of `tokenizer.json` decides, as in transformers 5; `add_bos_token` matters only without one.
 fn prefix_of(tokenizer: &tokenizers::Tokenizer) -> tokenizers::Result<Vec<u32>> {
