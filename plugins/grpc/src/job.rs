@@ -41,7 +41,7 @@ impl Job {
             fault: Fault::default(),
             progress: Arc::new(Progress::new(bootstrap.world_size)),
             warned: AtomicBool::new(false),
-            awaited: Mutex::default(),
+            awaited: Mutex::new(if bootstrap.rank == 0 { (1..bootstrap.world_size).collect() } else { vec![0] }),
             closing: AtomicBool::new(false),
         }
     }
