@@ -63,10 +63,7 @@ pub(super) fn mismatch(mismatch: &Mismatch, merged: &Merged) -> Failure {
     let failure = Failure::configuration(format!("`{key}` is {}, where {expected} is expected", describe(found)));
     // The path may be inside a list, whose elements have no origin.
     let origin = (1..=mismatch.path.len()).rev().find_map(|n| merged.origin(&mismatch.path[..n]));
-    let failure = match origin {
-        Some(origin) => failure.at(origin),
-        None => failure,
-    };
+    let failure = origin.into_iter().fold(failure, Failure::at);
     match found {
         Value::Number(_) | Value::Bool(_) if expected.contains("a string") => {
             failure.help(format!("write it in quotes: '\"{found}\"'"))
@@ -91,8 +88,5 @@ pub(super) fn rank_outside_world(comm: &Comm, merged: &Merged) -> Failure {
     let Comm { rank, world_size, .. } = comm;
     let message = format!("`comm.rank` is {rank}, where `comm.world_size` is {world_size}");
     let failure = Failure::configuration(message).help(format!("ranks count from 0 to {}", world_size - 1));
-    match merged.origin(&["comm".to_owned(), "rank".to_owned()]) {
-        Some(origin) => failure.at(origin),
-        None => failure,
-    }
+    merged.origin(&["comm".to_owned(), "rank".to_owned()]).into_iter().fold(failure, Failure::at)
 }

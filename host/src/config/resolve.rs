@@ -32,7 +32,7 @@ impl Layers {
         let layers: Vec<Layer> = self.layers.iter().map(only_plugins).collect();
         refuse_unknown_host_keys(&host, &layers)?;
         let merged = checked(&host, std::iter::once(&default_layer()?).chain(&layers))?;
-        let mut plugins = typed::<Settings>(&merged)?.plugins;
+        let mut plugins = settings(&merged)?.plugins;
         let origin = |key: &str| merged.origin(&["plugins".to_owned(), key.to_owned()]);
         let in_file = |origin: &&Origin| matches!(origin, Origin::File { .. });
         if plugins.lock.is_none() || origin("lock").filter(in_file).is_some() {
@@ -64,7 +64,7 @@ impl Layers {
         let schema = whole_schema(&host, &choices);
         let merged = checked(&schema, defaults.iter().chain(&layers))?;
         let defaults = checked(&schema, defaults.iter())?;
-        let settings: Settings = typed(&merged)?;
+        let settings = settings(&merged)?;
         if settings.comm.rank >= settings.comm.world_size {
             return Err(errors::rank_outside_world(&settings.comm, &merged));
         }
@@ -115,10 +115,7 @@ fn choose(
             }
         }
         let own = match &id {
-            Some(id) => section.schema(components, id).map_err(|failure| match place {
-                Some(place) => failure.at(place),
-                None => failure,
-            })?,
+            Some(id) => section.schema(components, id).map_err(|e| place.into_iter().fold(e, Failure::at))?,
             None => json!({ "additionalProperties": undecided.is_some() }),
         };
         if let Some(id) = &id {
@@ -164,35 +161,21 @@ impl Choice {
             let Some(table) = layer.values.get(name) else {
                 continue;
             };
-            let mut unknown = self.unknown_keys(table);
-            if unknown.is_empty() {
-                continue;
+            let unknown = self.unknown_keys(table);
+            let for_another = current.is_some() && current != self.id;
+            // If the plugin of the other component is not installed, its keys cannot be checked, only dropped.
+            let other = current.as_ref().filter(|_| for_another && !unknown.is_empty()).and_then(|id| {
+                let own = self.section.schema(components, id).ok()?;
+                Some(Choice::new(host, self.section, current.clone(), own))
+            });
+            let judge = other.as_ref().unwrap_or(self);
+            let misspelt = if for_another && other.is_none() { Vec::new() } else { judge.unknown_keys(table) };
+            if let Some(path) = unknown.iter().find(|path| misspelt.contains(path)) {
+                let path: Path = std::iter::once(name.to_owned()).chain(path.iter().cloned()).collect();
+                let schema = whole_schema(host, std::slice::from_ref(judge));
+                return Err(errors::unknown_key(host, &schema, &path, judge.id.as_deref(), layer));
             }
-            let mut judge = None;
-            match &current {
-                Some(other) if current != self.id => {
-                    // If its plugin is not installed, its keys cannot be checked, only dropped.
-                    if let Ok(own) = self.section.schema(components, other) {
-                        let earlier = Choice::new(host, self.section, current.clone(), own);
-                        let misspelt = earlier.unknown_keys(table);
-                        if misspelt.iter().any(|path| unknown.contains(path)) {
-                            unknown.retain(|path| misspelt.contains(path));
-                            judge = Some(earlier);
-                        }
-                    }
-                    if judge.is_none() {
-                        for path in unknown {
-                            dropped.extend(self.drop_key(layer, &path));
-                        }
-                        continue;
-                    }
-                }
-                _ => {}
-            }
-            let judge = judge.as_ref().unwrap_or(self);
-            let path: Path = std::iter::once(name.to_owned()).chain(unknown.remove(0)).collect();
-            let schema = whole_schema(host, std::slice::from_ref(judge));
-            return Err(errors::unknown_key(host, &schema, &path, judge.id.as_deref(), layer));
+            dropped.extend(unknown.iter().filter_map(|path| self.drop_key(layer, path)));
         }
         Ok(())
     }
@@ -267,7 +250,7 @@ fn checked<'a>(schema: &Value, layers: impl IntoIterator<Item = &'a Layer>) -> R
     Ok(merged)
 }
 
-fn typed<T: serde::de::DeserializeOwned>(merged: &Merged) -> Result<T, Failure> {
+fn settings(merged: &Merged) -> Result<Settings, Failure> {
     serde_json::from_value(merged.values.clone())
         .map_err(|e| Failure::configuration("the configuration cannot be read").because(e))
 }

@@ -125,10 +125,7 @@ impl Resolved {
             return Err(Failure::configuration("there is nothing to train on: `data.train` is not set")
                 .help("set it in a --config file, or with `--set data.train=FILE`"));
         }
-        data.split().map_err(|failure| match self.origin("data.eval_split") {
-            Some(origin) => failure.at(origin),
-            None => failure,
-        })?;
+        data.split().map_err(|e| self.origin("data.eval_split").into_iter().fold(e, Failure::at))?;
         self.require_held_out_rows()
     }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mdt_plugin_api::Kind;
 use serde_json::Value;
 
-use super::load::{self, Component, Library};
+use super::load::{self, Component, Found, Library};
 use super::lock::Lock;
 use super::manifest::{self, Manifest, Record};
 use super::tiers::Tier;
@@ -43,17 +43,6 @@ pub enum Searched<'a> {
     Unreadable(&'a str),
     /// The number of plugins in it.
     Plugins(usize),
-}
-
-/// The place of a component.
-#[derive(Clone, Copy)]
-pub struct Found<'a> {
-    /// The file.
-    pub path: &'a Path,
-    /// The records in it.
-    pub manifest: &'a Manifest,
-    /// The tier that it is in.
-    pub tier: &'a Tier,
 }
 
 /// Whether a component is reached by its name.

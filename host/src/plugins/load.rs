@@ -8,12 +8,23 @@ use libloading::os::unix::{Library as DynamicLibrary, RTLD_LOCAL, RTLD_NOW};
 use mdt_plugin_api::abi::{self, ABI_VERSION, LoadedComponent};
 use mdt_plugin_api::{Error, Kind};
 
-use super::catalog::Found;
 use super::checked_file::CheckedFile;
 use super::lock::Lock;
 use super::manifest::Manifest;
 use super::native;
+use super::tiers::Tier;
 use crate::exit::{Failure, Status};
+
+/// The place of a component.
+#[derive(Clone, Copy)]
+pub struct Found<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// The records in it.
+    pub manifest: &'a Manifest,
+    /// The tier that it is in.
+    pub tier: &'a Tier,
+}
 
 /// A component of a loaded plugin. The library stays loaded for good: nothing that came from it may outlive it.
 #[derive(Clone)]
