@@ -128,24 +128,18 @@ impl Operation {
         }
     }
 
-    /// The error when there has been no progress with a rank for `limit`: it names those that have not joined, or else
-    /// those with which the exchange has stopped.
+    /// The error when there has been no progress with a rank for `limit`. As long as ranks have not joined, the others may
+    /// wait for those, so only they are blamed; then those whose data is not complete; then those that do not go on.
     pub(crate) fn overdue(&self, stalls: &Stalls, limit: Duration) -> Option<Cause> {
-        let is_late = |peer: &&Peer| self.waits_for(peer) && stalls.of(peer.rank) >= limit;
-        let (absent, halted): (Vec<&Peer>, Vec<&Peer>) =
-            self.peers.iter().filter(is_late).partition(|peer| peer.contribution == Arrival::Until(None));
-        let ranks = |peers: &[&Peer]| peers.iter().map(|peer| peer.rank).collect::<Vec<_>>();
-        let seconds = limit.as_secs_f64();
-        let (late, message) = match (ranks(&absent), ranks(&halted)) {
-            (absent, halted) if absent.is_empty() => {
-                let ranks = named(&halted);
-                (halted, format!("{} has made no progress with {ranks} for {seconds} s", self.name()))
-            }
-            (absent, _) => {
-                let message =
-                    format!("{} not joined {} within {seconds} s", subject(&absent, ("has", "have")), self.name());
-                (absent, message)
-            }
+        let awaited: Vec<&Peer> = self.peers.iter().filter(|peer| self.waits_for(peer)).collect();
+        let absent = awaited.iter().any(|peer| peer.is_absent());
+        let partial = awaited.iter().any(|peer| peer.is_partial());
+        let blamed = awaited.iter().filter(|peer| (!absent || peer.is_absent()) && (!partial || peer.is_partial()));
+        let late: Vec<u32> = blamed.map(|peer| peer.rank).filter(|&rank| stalls.of(rank) >= limit).collect();
+        let (name, seconds) = (self.name(), limit.as_secs_f64());
+        let message = match absent {
+            true => format!("{} not joined {name} within {seconds} s", subject(&late, ("has", "have"))),
+            false => format!("{name} has made no progress with {} for {seconds} s", named(&late)),
         };
         let cause = Cause { rank: Some(*late.first()?), ..Cause::new(message) };
         Some(cause.help(
@@ -249,6 +243,16 @@ impl Operation {
 }
 
 impl Peer {
+    /// Whether it has not joined the collective.
+    fn is_absent(&self) -> bool {
+        self.contribution == Arrival::Until(None)
+    }
+
+    /// Whether some of its contribution is missing.
+    fn is_partial(&self) -> bool {
+        self.contribution != Arrival::Whole
+    }
+
     fn has_outgoing(&self) -> bool {
         self.to_send.is_some() || !self.results.is_empty()
     }
