@@ -16,10 +16,6 @@ use tonic::{Request, Status};
 use crate::job::Job;
 use crate::progress::Traffic;
 
-/// What the system may hold of unsent data: more would delay heartbeats, and hide for seconds how far a slow link is.
-#[cfg(target_os = "linux")]
-const UNSENT: u32 = 256 << 10;
-
 /// A connection with a rank.
 pub(crate) struct Connection {
     stream: TcpStream,
@@ -50,8 +46,6 @@ impl Connection {
     /// # Errors
     /// The system has no file descriptors left.
     pub(crate) fn new(stream: TcpStream, rank: u32, job: &Job) -> io::Result<Self> {
-        #[cfg(target_os = "linux")]
-        let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT); // older kernels go without
         let (open, ended) = oneshot::channel();
         let traffic = Arc::<Traffic>::default();
         let to_close = stream.as_fd().try_clone_to_owned()?.into();
