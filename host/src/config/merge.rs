@@ -1,9 +1,12 @@
-//! Merging layers, and which layer each value came from.
+//! Merging layers with figment, and which layer each value came from.
 
 use super::layer::Layer;
 use super::origin::Origin;
-use super::value::Path;
-use serde_json::{Value, json};
+use super::value::{Path, Table};
+use crate::exit::Failure;
+use figment::value::{Dict, Map, Value as FigmentValue};
+use figment::{Figment, Metadata, Profile, Provider};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// The merged layers.
@@ -16,38 +19,59 @@ pub(super) struct Merged {
 }
 
 /// Merges layers, the lowest first: tables key by key; any other value replaces that of a lower layer.
-pub(super) fn merge<'a>(layers: impl IntoIterator<Item = &'a Layer>) -> Merged {
-    let mut merged = Merged { values: json!({}), origins: BTreeMap::new() };
-    for layer in layers {
-        for (key, value) in &layer.values {
-            lay_over(&mut merged.values[key], value, &mut vec![key.clone()], layer, &mut merged.origins);
-        }
+///
+/// # Errors
+/// figment's own, which a layer that is a table of JSON values does not cause.
+pub(super) fn merge<'a>(layers: impl IntoIterator<Item = &'a Layer>) -> Result<Merged, Failure> {
+    let layers: Vec<&Layer> = layers.into_iter().collect();
+    let numbered = layers.iter().enumerate();
+    let figment =
+        numbered.fold(Figment::new(), |figment, (number, layer)| figment.merge(Numbered(number, &layer.values)));
+    let failed = |error: &dyn std::error::Error| Failure::configuration("the layers cannot be merged").because(error);
+    let mut profiles = figment.data().map_err(|error| failed(&error))?;
+    let table = profiles.remove(&Profile::Default).unwrap_or_default();
+    let mut origins = BTreeMap::new();
+    for (key, value) in &table {
+        collect_origins(&figment, &layers, &mut vec![key.clone()], value, &mut origins);
     }
-    merged.values.sort_all_objects();
-    merged
+    Ok(Merged { values: serde_json::to_value(table).map_err(|error| failed(&error))?, origins })
 }
 
-fn lay_over(lower: &mut Value, value: &Value, path: &mut Path, layer: &Layer, origins: &mut BTreeMap<Path, Origin>) {
-    match value.as_object().filter(|table| lower.is_object() || !table.is_empty()) {
-        Some(table) => {
-            if !lower.is_object() {
-                *lower = json!({});
-            }
-            if !table.is_empty() {
-                // The table is no leaf any more.
-                origins.remove(path);
-            }
+fn collect_origins(
+    figment: &Figment,
+    layers: &[&Layer],
+    path: &mut Path,
+    value: &FigmentValue,
+    origins: &mut BTreeMap<Path, Origin>,
+) {
+    match value {
+        FigmentValue::Dict(_, table) if !table.is_empty() => {
             for (key, value) in table {
                 path.push(key.clone());
-                lay_over(&mut lower[key], value, path, layer, origins);
+                collect_origins(figment, layers, path, value, origins);
                 path.pop();
             }
         }
-        None => {
-            origins.retain(|leaf, _| !leaf.starts_with(path));
-            origins.insert(path.clone(), layer.origin_of(path));
-            *lower = value.clone();
+        leaf => {
+            let number = figment.get_metadata(leaf.tag()).and_then(|metadata| metadata.name.parse::<usize>().ok());
+            if let Some(layer) = number.and_then(|number| layers.get(number)) {
+                origins.insert(path.clone(), layer.origin_of(path));
+            }
         }
+    }
+}
+
+/// The values of a layer under its number, which figment's metadata keeps for every value.
+struct Numbered<'a>(usize, &'a Table);
+
+impl Provider for Numbered<'_> {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.0.to_string())
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let values = FigmentValue::serialize(self.1)?;
+        Ok(Profile::Default.collect(values.into_dict().unwrap_or_default()))
     }
 }
 

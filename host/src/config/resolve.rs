@@ -244,7 +244,7 @@ fn table(section: &str, value: Value) -> Table {
 
 /// Merges layers, converts numbers to their types, and checks every value.
 fn checked<'a>(schema: &Value, layers: impl IntoIterator<Item = &'a Layer>) -> Result<Merged, Failure> {
-    let mut merged = merge(layers);
+    let mut merged = merge(layers)?;
     settle_numbers(&Shape::of(schema), &mut merged.values);
     check(schema, &merged.values, &mut Path::new()).map_err(|mismatch| errors::mismatch(&mismatch, &merged))?;
     Ok(merged)

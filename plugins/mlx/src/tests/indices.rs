@@ -30,7 +30,7 @@ fn an_index_out_of_range_is_named_when_it_is_known() {
     for (op, bad) in OPERATIONS.into_iter().flat_map(|op| [10, 1 << 20, -11, i32::MIN].map(|bad| (op, bad))) {
         let compute = cpu();
         let (x, indices) = table_and_indices(&compute, op, [3, bad]);
-        let error = chosen(op, &x, &indices).unwrap().host_view().err().expect("an error").to_string();
+        let error = chosen(op, &x, &indices).unwrap().host_view().expect_err("an error").to_string();
         for part in [op.name(), &format!("index {bad} "), "place 1", "length 10"] {
             assert!(error.contains(part), "no {part:?} in {error:?}");
         }
@@ -53,7 +53,7 @@ fn an_index_out_of_range_writes_nothing_on_the_way_back() {
         let result = compute.value_and_grad(&mut sum, &[x.handle()], &[indices.handle()]).unwrap();
         // The gradient is asked for first, as a trainer's host does.
         let gradient = Tensor::from_handle(&compute, result.gradients[0]);
-        let error = gradient.host_view().err().expect("an error").to_string();
+        let error = gradient.host_view().expect_err("an error").to_string();
         assert!(error.contains(op.name()) && error.contains(&format!("index {bad} ")), "{error}");
     }
 }
@@ -64,7 +64,7 @@ fn negative_indices_count_from_the_end_but_are_no_token_ids() {
     let (x, indices) = table_and_indices(&compute, OpKind::TAKE, [-1, -10]);
     assert_eq!(elements::<f32>(&chosen(OpKind::TAKE, &x, &indices).unwrap()), [27.0, 28.0, 29.0, 0.0, 1.0, 2.0]);
     let (x, indices) = table_and_indices(&compute, OpKind::EMBEDDING, [1, -1]);
-    let error = chosen(OpKind::EMBEDDING, &x, &indices).unwrap().host_view().err().expect("an error").to_string();
+    let error = chosen(OpKind::EMBEDDING, &x, &indices).unwrap().host_view().expect_err("an error").to_string();
     assert!(error.contains("embedding: index -1 (the one at place 1)"), "{error}");
 }
 
@@ -79,10 +79,10 @@ fn indices_of_every_integer_type_are_checked() {
         (from(HostArray::new(&[1], &[2i64]).unwrap()), from(HostArray::new(&[1], &[i64::MIN]).unwrap())),
     ] {
         assert_eq!(elements::<f32>(&x.take(&good, 0).unwrap()), [7.0]);
-        let error = x.take(&bad, 0).unwrap().host_view().err().expect("an error").to_string();
+        let error = x.take(&bad, 0).unwrap().host_view().expect_err("an error").to_string();
         assert!(error.contains("out of range for an axis of length 3"), "{error}");
     }
     let empty = tensor::<f32>(&compute, &[0, 2], &[]);
-    let error = empty.take(&tensor(&compute, &[1], &[0i32]), 0).err().expect("an error").to_string();
+    let error = empty.take(&tensor(&compute, &[1], &[0i32]), 0).expect_err("an error").to_string();
     assert!(error.contains("an axis of length 0"), "{error}");
 }
