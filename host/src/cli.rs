@@ -90,14 +90,18 @@ fn refused(error: &clap::Error) -> ExitCode {
     let argument =
         [ContextKind::InvalidSubcommand, ContextKind::InvalidArg].into_iter().find_map(|kind| error.get(kind));
     if let Some(ContextValue::String(argument)) = argument
-        && [".toml", ".yaml", ".yml", ".json"].iter().any(|extension| argument.ends_with(extension))
+        && [".toml", ".yaml", ".yml", ".json"].iter().any(|extension| argument.to_lowercase().ends_with(extension))
     {
         let failure =
             Failure::configuration(format!("`{argument}` is a file, where a subcommand or an option is expected"));
         return failed(&failure.help(format!("write `mdt-host --config {argument}`")));
     }
-    // If it cannot be printed, the exit status still says that something is wrong.
-    let _ = error.print();
+    if error.use_stderr() {
+        progress::tell(error.render().to_string().trim_end());
+    } else {
+        // Help and versions. If they cannot be printed, nobody reads them.
+        let _ = error.print();
+    }
     ExitCode::from(error.exit_code() as u8)
 }
 

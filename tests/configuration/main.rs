@@ -67,6 +67,7 @@ fn another(path: &str, schema: &Value, default: &Value) -> Value {
         Some("number") => json!(default.as_f64().unwrap_or_default() / 2.0 + 0.25),
         Some("boolean") => json!(default != &json!(true)),
         Some("string") => json!("x"),
+        Some("array") if schema["items"]["type"] == "integer" => json!([2]),
         Some("array") => json!(["x"]),
         other => panic!("no value for {path}, which has type {other:?}: {schema}"),
     }

@@ -48,7 +48,7 @@ fn gradients_are_given_back_without_a_copy() {
 fn more_than_one_process_is_refused_with_advice() {
     let error = Local.open(&Bootstrap { world_size: 4, ..alone() }).err().unwrap();
     assert_eq!(error.code(), ErrorCode::Config);
-    assert_eq!(error.message(), "the backend `local` connects nothing: world_size must be 1, not 4");
+    assert_eq!(error.message(), "the backend `local` is for one process: world_size must be 1, not 4");
     assert!(error.context().iter().any(|(key, value)| key == "help" && value.contains("comm = \"grpc\"")));
 
     let error = Local.open(&Bootstrap { rank: 2, ..alone() }).err().unwrap();

@@ -1,13 +1,16 @@
 //! Lines of a JSON Lines file with their numbers and positions, and how to continue at one.
 
 use std::fmt;
-use std::io::{self, BufRead, Seek, SeekFrom};
+use std::io::{self, BufRead, Read, Seek, SeekFrom};
 use std::str::FromStr;
 
 use mdt_plugin_api::Error;
 
 /// The byte order mark, which some programs put at the start of a UTF-8 file.
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The longest line in bytes. A few compressed bytes can stand for a line without end.
+const LONGEST: usize = 64 << 20;
 
 /// A position between two lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,11 +58,16 @@ impl<R: BufRead + Seek> Lines<R> {
         Self { reader, position: Position::START, buffer: Vec::new() }
     }
 
-    /// The next line that is not blank, without its end, and its number from 1.
+    /// The next line that is not blank, without its end, and its number from 1. A line longer than [`LONGEST`] is an
+    /// error.
     pub fn next(&mut self) -> io::Result<Option<(u64, &[u8])>> {
         loop {
             self.buffer.clear();
-            let read = self.reader.read_until(b'\n', &mut self.buffer)?;
+            let read = self.reader.by_ref().take(LONGEST as u64 + 1).read_until(b'\n', &mut self.buffer)?;
+            if read > LONGEST {
+                let message = format!("line {} is longer than {} MiB", self.position.line + 1, LONGEST >> 20);
+                return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+            }
             if read == 0 {
                 return Ok(None);
             }

@@ -10,10 +10,11 @@ use mdt_plugin_api::{Error, Result};
 use super::gzip::{self, Gzip};
 
 /// How files of other kinds begin, and what to do with them.
-const FOREIGN: [(&[u8], &str, &str); 9] = [
+const FOREIGN: [(&[u8], &str, &str); 10] = [
     (b"\x28\xb5\x2f\xfd", "compressed with zstd", "decompress it first: unzstd FILE"),
     (b"BZh", "compressed with bzip2", "decompress it first: bunzip2 FILE"),
     (b"\xfd7zXZ\0", "compressed with xz", "decompress it first: unxz FILE"),
+    (b"\x5d\0\0", "compressed with lzma", "decompress it first: unlzma FILE"),
     (b"\x04\x22\x4d\x18", "compressed with lz4", "decompress it first: unlz4 FILE"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first: 7z x FILE"),
     (b"PK\x03\x04", "a zip archive", "unpack it first: unzip FILE"),

@@ -323,6 +323,14 @@ fn a_gzip_file_that_is_cut_off_says_so() {
 }
 
 #[test]
+fn a_compressed_line_without_end_is_an_error_that_names_the_line() {
+    let mut text = b"{\"text\": \"a\"}\n".to_vec();
+    text.resize(text.len() + (64 << 20) + 1, b'a');
+    let error = Written::new(gz(&text)).error();
+    assert!(error.to_string().contains("line 2 is longer than 64 MiB"), "{error}");
+}
+
+#[test]
 fn a_state_that_does_not_fit_the_array_is_refused() {
     let mut source = Written::new("[{\"text\": \"a\"}]").open().unwrap();
     assert!(source.restore("byte 0 after 0 lines").unwrap_err().message().contains("one JSON array"));
