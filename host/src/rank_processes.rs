@@ -10,11 +10,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, getpid, kill_process};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::checksum;
 use crate::exit::{Failure, Status};
+use crate::signals::{SAME_REQUEST, stop_signals};
 use child::Child;
 pub use child::LAUNCHED;
 use output::RankOutput;
@@ -24,8 +24,6 @@ use output::RankOutput;
 const GRACE: Duration = Duration::from_secs(5);
 /// How long a rank may take to end after SIGTERM: it may be in a long update, or saving.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Repeats of a signal within this time count as one.
-const REPEATS: Duration = Duration::from_secs(1);
 /// Time between two looks at the children.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -59,7 +57,7 @@ pub fn run(arguments: impl Iterator<Item = Vec<OsString>>) -> Result<(), Failure
         if signals.pending().count() > 0 {
             match interrupted {
                 None => ranks.signal(Signal::TERM),
-                Some(first) if first.elapsed() < REPEATS => {}
+                Some(first) if first.elapsed() < SAME_REQUEST => {}
                 Some(_) => {
                     killed = true;
                     ranks.signal(Signal::KILL);
@@ -93,16 +91,6 @@ pub fn stop_with_the_launcher() {
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
         let _ = kill_process(getpid(), Signal::TERM);
     });
-}
-
-/// The signals that stop a job: SIGHUP too, unless it was ignored when this program started, as by `nohup`.
-fn stop_signals() -> Vec<i32> {
-    // SAFETY: plain data that the system call overwrites.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: it only asks for the current action, and `action` has room for it.
-    let asked = unsafe { libc::sigaction(SIGHUP, std::ptr::null(), &raw mut action) };
-    let is_ignored = asked == 0 && action.sa_sigaction == libc::SIG_IGN;
-    [SIGINT, SIGTERM].into_iter().chain((!is_ignored).then_some(SIGHUP)).collect()
 }
 
 /// The children. However this process returns, none of them stays behind.

@@ -15,24 +15,20 @@ use crate::progress;
 
 /// Signals within this time after the first are the same request: a terminal, a shell and a launcher may each pass one
 /// on.
-const SAME_REQUEST: Duration = Duration::from_secs(1);
+pub(crate) const SAME_REQUEST: Duration = Duration::from_secs(1);
 
 /// How long the last message may take where the terminal does not accept it.
 const LAST_MESSAGE: Duration = Duration::from_millis(200);
 
 /// A flag that the first signal sets. One that comes more than a second later ends the process with status 1, because
-/// 130 says that nothing was lost. SIGHUP counts only if it was not ignored when the process began, as `nohup` does.
+/// 130 says that nothing was lost.
 ///
 /// # Errors
 /// The system does not let this process handle signals.
 pub fn cancellation() -> Result<Arc<AtomicBool>, Failure> {
     let failed = |error: std::io::Error| Failure::new(Status::Other, "signals cannot be handled").because(error);
     let cancelled = Arc::new(AtomicBool::new(false));
-    let mut handled = vec![SIGINT, SIGTERM];
-    if !is_ignored(SIGHUP) {
-        handled.push(SIGHUP);
-    }
-    let mut signals = Signals::new(handled).map_err(failed)?;
+    let mut signals = Signals::new(stop_signals()).map_err(failed)?;
     let flag = Arc::clone(&cancelled);
     let watch = move || {
         let mut first: Option<Instant> = None;
@@ -65,6 +61,11 @@ fn stop_at_once() -> ! {
     let _ = done.recv_timeout(LAST_MESSAGE);
     // Without exit handlers: other threads still compute with what those would free.
     low_level::exit(i32::from(Status::Other.code()))
+}
+
+/// The signals that stop a job: SIGHUP too, unless it was ignored when this process began, as by `nohup`.
+pub(crate) fn stop_signals() -> Vec<i32> {
+    [SIGINT, SIGTERM].into_iter().chain((!is_ignored(SIGHUP)).then_some(SIGHUP)).collect()
 }
 
 /// Whether the process was started with this signal ignored.
