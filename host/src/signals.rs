@@ -52,15 +52,19 @@ pub fn cancellation() -> Result<Arc<AtomicBool>, Failure> {
 fn stop_at_once() -> ! {
     let (printed, done) = mpsc::channel();
     thread::spawn(move || {
-        let failure = Failure::new(Status::Other, "stopped at once by a second signal")
-            .because("the updates since the last checkpoint are not saved")
-            .help("the same command continues from the last checkpoint");
-        progress::tell(&failure.to_string());
+        progress::tell(&stopped_at_once().to_string());
         printed.send(())
     });
     let _ = done.recv_timeout(LAST_MESSAGE);
     // Without exit handlers: other threads still compute with what those would free.
     low_level::exit(i32::from(Status::Other.code()))
+}
+
+/// The failure of a job that a second signal has stopped.
+pub(crate) fn stopped_at_once() -> Failure {
+    Failure::new(Status::Other, "stopped at once by a second signal")
+        .because("the updates since the last checkpoint are not saved")
+        .help("the same command continues from the last checkpoint")
 }
 
 /// The signals that stop a job: SIGHUP too, unless it was ignored when this process began, as by `nohup`.

@@ -5,6 +5,7 @@ use std::time::Instant;
 use signal_hook::low_level::signal_name;
 
 use crate::exit::{Failure, Status};
+use crate::signals::stopped_at_once;
 
 const RESUME: &str = "checkpoints already written are intact: run the same command again to resume";
 
@@ -47,11 +48,7 @@ pub(super) fn of(ends: &[End], killed: bool) -> Result<(), Failure> {
     match ends.iter().find(|end| end.rank == 0).and_then(|end| end.status()) {
         Some(0) => return Ok(()),
         Some(130) => return Err(Failure::new(Status::Interrupted, "interrupted: all ranks have stopped")),
-        _ if killed => {
-            return Err(Failure::new(Status::Other, "stopped at once by a second signal")
-                .because("the updates since the last checkpoint are not saved")
-                .help("the same command continues from the last checkpoint"));
-        }
+        _ if killed => return Err(stopped_at_once()),
         _ => {}
     }
     if let Some(end) = earliest(|end| end.stopped).or_else(|| earliest(|end| end.status().is_none())) {
