@@ -4,6 +4,7 @@ pub mod checkpoint;
 mod checksum;
 pub mod cli;
 pub mod config;
+mod counted;
 pub mod data;
 pub mod doctor;
 pub mod exit;

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::common::Common;
 use super::output::print;
+use crate::counted::counted;
 use crate::doctor::{CHECKS, Examined, Subject, Summary};
 use crate::exit::Failure;
 
@@ -39,8 +40,7 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
     if exit_status == 0 {
         return Ok(());
     }
-    let plural = if failed == 1 { "check" } else { "checks" };
-    Err(Failure::new(summary.status(), format!("{failed} {plural} failed")))
+    Err(Failure::new(summary.status(), format!("{} failed", counted(failed, "check"))))
 }
 
 fn show(examined: &Examined, width: usize) -> Result<(), Failure> {

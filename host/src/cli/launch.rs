@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::common::Common;
 use crate::config::{Flag, Origin, Resolved, Settings};
+use crate::counted::counted;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::{progress, rank_processes, train};
@@ -36,11 +37,13 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
     train::backend(&job)?;
     let comm = &job.resolved.settings.comm;
     let (ranks, threads) = (comm.world_size, job.threads());
-    let plural = if ranks == 1 { "rank" } else { "ranks" };
-    let per_rank = if threads == 1 { "1 thread each".to_owned() } else { format!("{threads} threads each") };
     progress::note(&format!(
-        "launch   {ranks} {plural} here over {} at {}:{}, {per_rank}",
-        comm.id, comm.address, comm.port
+        "launch   {} here over {} at {}:{}, {} each",
+        counted(ranks as usize, "rank"),
+        comm.id,
+        comm.address,
+        comm.port,
+        counted(threads, "thread")
     ));
     rank_processes::run((0..ranks).map(|rank| command_line(common, &keys, rank)))
 }

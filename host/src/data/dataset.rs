@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 use super::row_location::{self, RowLocation};
 use super::split;
 use crate::checksum;
+use crate::counted::counted;
 
 /// The most rows that a message names.
 const NAMED: usize = 5;
@@ -80,8 +81,8 @@ impl Dataset {
         let cut: u64 = self.rows.iter().map(|row| row.truncated).sum();
         if cut > 0 {
             let rows = self.rows.iter().filter(|row| row.truncated > 0).count();
-            let plural = if rows == 1 { "row" } else { "rows" };
-            text += &format!("; {rows} {plural} cut at max_seq_len, losing {cut} tokens");
+            let rows = counted(rows, "row");
+            text += &format!("; {rows} cut at max_seq_len, losing {cut} tokens");
         }
         if !self.dropped.is_empty() {
             let shown = self.name_locations(&self.dropped[..self.dropped.len().min(NAMED)]);

@@ -1,6 +1,7 @@
 //! Which rows are held out for evaluation: a pure function of the seed, the number of rows and the number held out.
 
 use crate::config::EvalSplit;
+use crate::counted::counted;
 use crate::exit::Failure;
 use crate::random::Stream;
 
@@ -19,8 +20,8 @@ pub fn held_out(rows: usize, count: usize, seed: u64) -> Vec<bool> {
 /// Nothing would be left to train on, or nothing would be held out.
 pub(super) fn count(split: EvalSplit, rows: usize) -> Result<usize, Failure> {
     let failure = |what: &str| {
-        let plural = if rows == 1 { "row" } else { "rows" };
-        Failure::configuration(format!("`data.eval_split` {what} of the {rows} {plural} that can be trained"))
+        let rows = counted(rows, "row");
+        Failure::configuration(format!("`data.eval_split` {what} of the {rows} that can be trained"))
     };
     let count = split.of(rows);
     if count == 0 {

@@ -6,6 +6,7 @@ use std::time::Instant;
 use mdt_plugin_api::{Compute, DeviceInfo, HostArray, MemoryInfo, Tensor};
 
 use super::{Check, Finding, Subject};
+use crate::counted::counted;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 
@@ -24,9 +25,9 @@ fn examine(job: &Job) -> Result<Finding, Failure> {
     let milliseconds = begin.elapsed().as_secs_f64() * 1e3;
     let MemoryInfo { active_bytes, peak_bytes, cached_bytes } = compute.memory();
     let shared = if unified_memory { "shares memory with the host" } else { "has its own memory" };
-    let plural = if threads == 1 { "thread" } else { "threads" };
     let message = format!(
-        "{kind} {name} ({library}, {threads} {plural}), {shared}; it multiplies matrices correctly ({milliseconds:.1} ms)"
+        "{kind} {name} ({library}, {}), {shared}; it multiplies matrices correctly ({milliseconds:.1} ms)",
+        counted(threads, "thread")
     );
     Ok(Finding::ok(message)
         .fact("component", job.resolved.settings.compute.id.as_str())

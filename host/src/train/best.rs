@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Best;
+use crate::counted::counted;
 
 /// The evaluations of a run so far.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -91,8 +92,8 @@ impl Evaluations {
             Some(Evaluated { update, eval_loss }) => format!("the lowest was {eval_loss:.4} after update {update}"),
             None => "no evaluation had a finite loss".to_owned(),
         };
-        let plural = if self.without_improvement == 1 { "evaluation" } else { "evaluations" };
-        format!("the held-out loss has not improved in {} {plural}; {best}", self.without_improvement)
+        let evaluations = counted(self.without_improvement as usize, "evaluation");
+        format!("the held-out loss has not improved in {evaluations}; {best}")
     }
 
     /// Whether `patience` evaluations have passed without an improvement; never for a patience of 0.

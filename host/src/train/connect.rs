@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mdt_plugin_api::{Bootstrap, CommBackend, Dtype};
 
+use crate::counted::counted;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::peers::Peers;
@@ -46,8 +47,8 @@ pub(super) fn connect(job: &Job, backend: &dyn CommBackend) -> Result<Peers, Fai
     match settings.world_size - 1 {
         0 => {}
         others => progress::note(&format!(
-            "waiting  for {others} other {} over {} at {}:{}",
-            if others == 1 { "rank" } else { "ranks" },
+            "waiting  for {} over {} at {}:{}",
+            counted(others as usize, "other rank"),
             settings.id,
             settings.address,
             settings.port
