@@ -67,7 +67,7 @@ pub fn check() -> Result<()> {
         }
         let place = described.split_once('(').map_or("", |(_, place)| place);
         if place.contains("://") {
-            wrong.push(format!("{described} is not from crates.io"));
+            wrong.push(format!("{described} is not from the public registry of crates"));
         }
         let twins = packages.iter().filter(|other| other.name == *name).count();
         if twins > 1 && ONCE.contains(&name.as_str()) {
