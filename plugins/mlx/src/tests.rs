@@ -1,7 +1,6 @@
 //! What the component promises, tested through `Tensor` as plugin authors use it. One file per promise.
 
 mod gradient;
-mod indices;
 mod lifetime;
 mod memory;
 

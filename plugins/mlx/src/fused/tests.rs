@@ -266,20 +266,3 @@ fn buffers_of_past_shapes_do_not_pile_up() {
     let kept = mlx_rs::memory::cache_memory().unwrap();
     assert!(kept < 256 << 20, "{kept} bytes kept");
 }
-
-#[test]
-fn indices_are_checked_alike_with_and_without_the_native_part() {
-    let indices = || Array::from_slice(&[0i32, 4, -5, -1], &[2, 2]);
-    for check in [checked_indices, composed::checked_indices] {
-        assert_eq!(
-            values(&check(c"take", &indices(), 5, true).unwrap().as_dtype(Dtype::Float32).unwrap()),
-            [0., 4., 0., 4.]
-        );
-        for (index, from_end) in [(5, true), (-6, true), (-1, false)] {
-            let given = Array::from_slice(&[0, index], &[2]);
-            let error = check(c"take", &given, 5, from_end).and_then(|checked| checked.eval()).unwrap_err();
-            let message = format!("take: index {index} (the one at place 1) is out of range for an axis of length 5");
-            assert!(error.what().contains(&message), "{}", error.what());
-        }
-    }
-}

@@ -1,11 +1,36 @@
 //! An index that lies outside is an error that names it, and nothing is read or written through it.
+//!
+//! MLX reports an error of a kernel to whoever evaluates next in the process. So these tests have a process of their own,
+//! and each holds [`alone`].
 
 use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use mdt_mlx::fused::{checked_indices, composed};
+use mdt_mlx::{Config, DeviceChoice, Mlx};
 use mdt_plugin_api::op::attribute;
-use mdt_plugin_api::{Compute, HostArray, OpKind, Result, Tensor, Value};
+use mdt_plugin_api::{Component, Compute, Element, HostArray, OpKind, Result, Setup, Tensor, Value};
+use mlx_rs::Array;
 
-use super::{cpu, elements, tensor};
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn cpu() -> Rc<dyn Compute> {
+    Rc::new(Mlx::create(Config { device: DeviceChoice::Cpu, threads: 1 }, &Setup::default()).unwrap())
+}
+
+fn tensor<T: Element>(compute: &Rc<dyn Compute>, shape: &[usize], elements: &[T]) -> Tensor {
+    Tensor::from_host(compute, &HostArray::new(shape, elements).unwrap()).unwrap()
+}
+
+fn elements<T: Element + Default>(tensor: &Tensor) -> Vec<T> {
+    let view = tensor.host_view().unwrap();
+    let mut elements = vec![T::default(); view.shape().iter().product()];
+    view.copy_to(&mut elements).unwrap();
+    elements
+}
 
 /// `x[.., index]` of a row of ten by `take`, `take_along_axis` or `embedding`, with indices that are computed.
 fn chosen(op: OpKind, x: &Tensor, indices: &Tensor) -> Result<Tensor> {
@@ -27,6 +52,7 @@ const OPERATIONS: [OpKind; 3] = [OpKind::TAKE, OpKind::TAKE_ALONG_AXIS, OpKind::
 
 #[test]
 fn an_index_out_of_range_is_named_when_it_is_known() {
+    let _alone = alone();
     for (op, bad) in OPERATIONS.into_iter().flat_map(|op| [10, 1 << 20, -11, i32::MIN].map(|bad| (op, bad))) {
         let compute = cpu();
         let (x, indices) = table_and_indices(&compute, op, [3, bad]);
@@ -42,6 +68,7 @@ fn an_index_out_of_range_is_named_when_it_is_known() {
 
 #[test]
 fn an_index_out_of_range_writes_nothing_on_the_way_back() {
+    let _alone = alone();
     for (op, bad) in OPERATIONS.into_iter().flat_map(|op| [10, 1 << 24, -11].map(|bad| (op, bad))) {
         let compute = cpu();
         let (x, indices) = table_and_indices(&compute, op, [3, bad]);
@@ -60,6 +87,7 @@ fn an_index_out_of_range_writes_nothing_on_the_way_back() {
 
 #[test]
 fn negative_indices_count_from_the_end_but_are_no_token_ids() {
+    let _alone = alone();
     let compute = cpu();
     let (x, indices) = table_and_indices(&compute, OpKind::TAKE, [-1, -10]);
     assert_eq!(elements::<f32>(&chosen(OpKind::TAKE, &x, &indices).unwrap()), [27.0, 28.0, 29.0, 0.0, 1.0, 2.0]);
@@ -70,6 +98,7 @@ fn negative_indices_count_from_the_end_but_are_no_token_ids() {
 
 #[test]
 fn indices_of_every_integer_type_are_checked() {
+    let _alone = alone();
     let compute = cpu();
     let x = tensor(&compute, &[3], &[5.0f32, 6.0, 7.0]);
     let from = |array: HostArray| Tensor::from_host(&compute, &array).unwrap();
@@ -85,4 +114,22 @@ fn indices_of_every_integer_type_are_checked() {
     let empty = tensor::<f32>(&compute, &[0, 2], &[]);
     let error = empty.take(&tensor(&compute, &[1], &[0i32]), 0).expect_err("an error").to_string();
     assert!(error.contains("an axis of length 0"), "{error}");
+}
+
+#[test]
+fn indices_are_checked_alike_with_and_without_the_native_part() {
+    let _alone = alone();
+    let _compute = cpu();
+    let indices = || Array::from_slice(&[0i32, 4, -5, -1], &[2, 2]);
+    for check in [checked_indices, composed::checked_indices] {
+        let checked = check(c"take", &indices(), 5, true).unwrap();
+        checked.eval().unwrap();
+        assert_eq!(checked.as_slice::<i32>(), [0, 4, 0, 4]);
+        for (index, from_end) in [(5, true), (-6, true), (-1, false)] {
+            let given = Array::from_slice(&[0, index], &[2]);
+            let error = check(c"take", &given, 5, from_end).and_then(|checked| checked.eval()).unwrap_err();
+            let message = format!("take: index {index} (the one at place 1) is out of range for an axis of length 5");
+            assert!(error.what().contains(&message), "{}", error.what());
+        }
+    }
 }
