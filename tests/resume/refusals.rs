@@ -43,6 +43,21 @@ fn keys_that_change_no_result_may_change() {
 }
 
 #[test]
+fn where_ranks_meet_how_long_they_wait_and_when_a_run_evaluates_may_change() {
+    let job = job(4).set("comm.use", "grpc");
+    job.run().success();
+    let weights = job.final_weights();
+    rewind(&job, 2, 4);
+    let rows = format!("data.eval={}", job.directory().join("train.jsonl").display());
+    let changes = ["comm.connect_timeout_s=7", "comm.insecure=true", "comm.address=localhost", "comm.timeout_s=9"];
+    let changes = changes.into_iter().chain(["trainer.eval_steps=1", "trainer.early_stopping_min_delta=0.1", &rows]);
+    let changes: Vec<&str> = changes.flat_map(|change| ["--set", change]).collect();
+    let run = job.run_with(&changes).success();
+    assert!(run.stderr.contains("held-out loss after update 3"), "{}", run.stderr);
+    assert!(job.final_weights() == weights);
+}
+
+#[test]
 fn changed_data_are_refused() {
     let job = stopped();
     let path = job.directory().join("train.jsonl");

@@ -5,27 +5,33 @@ use crate::exit::Failure;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Keys on which no update depends: where files are written and how often, where ranks meet, and after how many
-/// evaluations without an improvement a job stops. All other keys must stay the same, also those of components, because
+/// Keys on which no update depends: where files are written and how often, where ranks meet and how long they wait, when
+/// the held-out rows are evaluated, and after how many evaluations without an improvement a job stops. All other keys must stay the same, also those of components, because
 /// the host does not know what they do.
-const FREE: [&str; 11] = [
+const FREE: [&str; 15] = [
     "output_dir",
+    "trainer.eval_steps",
     "trainer.eval_at_start",
     "trainer.early_stopping_patience",
+    "trainer.early_stopping_min_delta",
     "checkpoint",
     "metrics",
     "plugins",
     "comm.rank",
     "comm.address",
     "comm.port",
+    "comm.connect_timeout_s",
     "comm.timeout_s",
+    "comm.insecure",
     "comm.token_file",
 ];
 
 /// Those of them that decide when all ranks do something together. They must be the same on all ranks.
-const TOGETHER: [&str; 5] = [
+const TOGETHER: [&str; 7] = [
+    "trainer.eval_steps",
     "trainer.eval_at_start",
     "trainer.early_stopping_patience",
+    "trainer.early_stopping_min_delta",
     "checkpoint.save_steps",
     "checkpoint.keep_best",
     "checkpoint.export",
