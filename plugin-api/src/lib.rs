@@ -71,6 +71,7 @@ pub mod register;
 mod services;
 mod tensor;
 mod trainer;
+mod unique_keys;
 
 pub use comm::{Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Finished, Outcome, ReduceOp, Work};
 pub use component::{Component, Kind};
@@ -86,6 +87,7 @@ pub use optimizer::{Granularity, Optimizer, StateShape, StateSpec, Update, expec
 pub use services::{HostServices, LogLevel, Services, Setup};
 pub use tensor::{HostView, HostViewMut, Tensor};
 pub use trainer::{Batch, Encoded, HostBatch, Loss, ModelCalls, Trainer, TrainerContext, Vocabulary};
+pub use unique_keys::UniqueKeys;
 
 #[doc(hidden)]
 pub use inventory;

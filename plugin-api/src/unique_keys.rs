@@ -2,13 +2,14 @@
 
 use std::fmt;
 
-use mdt_plugin_api::serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use mdt_plugin_api::serde_json::{Map, Value, map::Entry};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+use serde_json::map::{Entry, Map};
 
-/// A JSON value; keys that are there twice are an error of its parsing.
-pub(super) struct Unique(pub Value);
+/// A JSON value; keys that are there twice are an error of its parsing, of the category `Data`.
+pub struct UniqueKeys(pub Value);
 
-impl<'de> Deserialize<'de> for Unique {
+impl<'de> Deserialize<'de> for UniqueKeys {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(ValueVisitor).map(Self)
     }
@@ -49,7 +50,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value, A::Error> {
         let mut array = Vec::new();
-        while let Some(Unique(element)) = elements.next_element()? {
+        while let Some(UniqueKeys(element)) = elements.next_element()? {
             array.push(element);
         }
         Ok(array.into())
@@ -63,7 +64,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
                     return Err(de::Error::custom(format_args!("the key {:?} is there twice", first.key())));
                 }
                 Entry::Vacant(entry) => {
-                    let Unique(value) = entries.next_value()?;
+                    let UniqueKeys(value) = entries.next_value()?;
                     entry.insert(value);
                 }
             }

@@ -83,9 +83,48 @@ fn a_wrong_value_is_named_with_what_was_expected_and_where_it_stands() {
 fn a_number_that_no_setting_can_be_is_refused_without_bad_advice() {
     for value in ["nan", "inf", "-inf", "99999999999999999999"] {
         let failure = Job::new().set("optimizer.learning_rate", value).run().failure(2);
-        assert_says(&failure, &["`optimizer.learning_rate` is", "a number of at least 0.0"]);
-        assert!(!failure.contains("without quotes"), "{failure}");
+        assert_says(&failure, &["`optimizer.learning_rate` is out of range", "a number of at least 0.0"]);
+        assert!(!failure.contains("quotes") && !failure.contains("string"), "{failure}");
     }
+}
+
+#[test]
+fn a_number_beyond_64_bits_is_said_to_be_out_of_range() {
+    for (key, value) in [
+        ("seed", "18446744073709551616"),
+        ("seed", "-9223372036854775809"),
+        ("optimizer.learning_rate", "1e400"),
+        ("optimizer.learning_rate", "-1e400"),
+    ] {
+        let message = format!("`{key}` is out of range: {value} is beyond 64 bits");
+        for run in [
+            Job::new().set(key, value).run(),
+            run_where(&[(&format!("MDT_{}", key.to_uppercase().replace('.', "__")), value)], Job::new().arguments()),
+        ] {
+            let failure = run.failure(2);
+            assert_says(&failure, &[&message]);
+            assert!(!failure.contains("string"), "{failure}");
+        }
+    }
+    let limits = "where an integer from 0 to 18446744073709551615 is expected";
+    assert_says(&Job::new().set("seed", "1.8446744073709552e19").run().failure(2), &["`seed` is the number", limits]);
+    let job = Job::new();
+    for (name, text) in [("a.json", "{\"seed\": 18446744073709551616}"), ("a.yaml", "seed: 18446744073709551616")] {
+        let file = job.file(name, text).display().to_string();
+        assert_says(&job.run_with(&["--config", &file]).failure(2), &["`seed` is the number", limits]);
+    }
+    job.run_with(&["--set", "trainer.max_steps=1", "--set", "seed=18446744073709551615"]).success();
+}
+
+#[test]
+fn a_variable_with_thousands_of_parts_is_one_short_error_at_once() {
+    let begin = Instant::now();
+    for variable in [format!("MDT_A{}", "__A".repeat(30_000)), format!("MDT_TRAINER{}", "__A".repeat(30_000))] {
+        let failure = run_where(&[(&variable, "1")], Job::new().arguments()).failure(2);
+        assert_says(&failure, &["environment variable MDT_", "more than 64 parts"]);
+        assert!(failure.len() < 500, "{} bytes", failure.len());
+    }
+    assert!(begin.elapsed().as_secs() < 5, "{:?}", begin.elapsed());
 }
 
 #[test]
@@ -124,6 +163,14 @@ fn a_file_that_cannot_be_a_configuration_is_named() {
         ("b.yaml", "seed: [1\n", &["not valid YAML", "b.yaml:"]),
         ("c.json", "{\"seed\": 1,}\n", &["not valid JSON", "c.json:1"]),
         ("d.ini", "seed=1\n", &["d.ini", "configuration files end in .toml, .yaml, .yml or .json"]),
+        ("c.json", "{\"seed\": 1,\n \"seed\": 2}\n", &["not valid JSON", "\"seed\" is there twice", "c.json:2"]),
+        (
+            "c.json",
+            "{\"optimizer\": {\"eps\": 1,\n\"eps\": 1}}",
+            &["not valid JSON", "\"eps\" is there twice", "c.json:2"],
+        ),
+        ("b.yaml", "seed: 1\nseed: 2\n", &["not valid YAML", "`seed` is there twice", "b.yaml:2"]),
+        ("a.toml", "seed = 1\nseed = 2\n", &["not valid TOML", "duplicate key", "a.toml:2"]),
         ("e.toml", "optimizer.learning_rate = nan\n", &["e.toml", "not a finite number"]),
     ] {
         let file = job.file(name, text).display().to_string();

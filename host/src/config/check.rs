@@ -137,6 +137,7 @@ fn bounds(node: &Value) -> (Option<Number>, Option<Number>) {
         Some("uint8") => (None, Some(u8::MAX.into())),
         Some("uint16") => (None, Some(u16::MAX.into())),
         Some("uint32") => (None, Some(u32::MAX.into())),
+        Some("uint64") => (None, Some(u64::MAX.into())),
         _ => (None, None),
     };
     let stated = |keyword| node.get(keyword).and_then(Value::as_number).cloned();

@@ -60,7 +60,13 @@ pub(super) fn mismatch(mismatch: &Mismatch, merged: &Merged) -> Failure {
         return Failure::configuration(missing);
     };
     let expected = &mismatch.expected;
-    let failure = Failure::configuration(format!("`{key}` is {}, where {expected} is expected", describe(found)));
+    let wants_number = expected.contains("number") || expected.contains("integer");
+    let number = found.as_str().filter(|_| wants_number).and_then(parse_toml);
+    let is = match &number {
+        Some(Err(why)) => format!("out of range: {why}"),
+        _ => describe(found),
+    };
+    let failure = Failure::configuration(format!("`{key}` is {is}, where {expected} is expected"));
     // The path may be inside a list, whose elements have no origin.
     let origin = (1..=mismatch.path.len()).rev().find_map(|n| merged.origin(&mismatch.path[..n]));
     let failure = origin.into_iter().fold(failure, Failure::at);
@@ -68,12 +74,8 @@ pub(super) fn mismatch(mismatch: &Mismatch, merged: &Merged) -> Failure {
         Value::Number(_) | Value::Bool(_) if expected.contains("a string") => {
             failure.help(format!("write it in quotes: '\"{found}\"'"))
         }
-        Value::String(text) if expected.contains("number") || expected.contains("integer") => {
-            // As TOML reads it: removing the quotes does not help with nan or integers beyond 64 bits.
-            match parse_toml(text) {
-                Some(Value::Number(_)) => failure.help(format!("write it without quotes: {text}")),
-                _ => failure,
-            }
+        Value::String(text) if matches!(number, Some(Ok(Value::Number(_)))) => {
+            failure.help(format!("write it without quotes: {text}"))
         }
         Value::String(text) => match nearest(text, expected.split('"').skip(1).step_by(2)) {
             Some(near) => failure.help(format!("did you mean \"{near}\"?")),

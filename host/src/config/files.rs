@@ -6,6 +6,7 @@ use super::value::{Path, Table, describe, from_toml};
 use super::{flat, yaml};
 use crate::exit::Failure;
 use crate::text_file;
+use mdt_plugin_api::UniqueKeys;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path as FilePath;
@@ -125,7 +126,8 @@ fn yaml_values(path: &FilePath, text: &str) -> Result<(Table, BTreeMap<Path, usi
 }
 
 fn json_values(path: &FilePath, text: &str) -> Result<(Table, BTreeMap<Path, usize>), Failure> {
-    let value = serde_json::from_str(text).map_err(|e| not_parsed(path, Some(e.line()), "JSON", &e.to_string()))?;
+    let UniqueKeys(value) =
+        serde_json::from_str(text).map_err(|e| not_parsed(path, Some(e.line()), "JSON", &e.to_string()))?;
     // JSON that the YAML parser does not read has no line numbers in messages.
     let lines = yaml::parse(text).map(|document| document.lines).unwrap_or_default();
     match value {

@@ -2,7 +2,7 @@
 
 use super::layer::Layer;
 use super::origin::Origin;
-use super::value::{Table, parse_toml};
+use super::value::{DEPTH, Table, parse_toml};
 use crate::exit::Failure;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -78,6 +78,11 @@ pub(super) fn flags(flags: &[Flag]) -> Result<Vec<Layer>, Failure> {
 }
 
 fn layer(origin: Origin, path: &[String], value: Value) -> Result<Layer, Failure> {
+    if path.len() > DEPTH {
+        let text = origin.to_string();
+        let shown: String = text.chars().take(80).collect();
+        return Err(Failure::configuration(format!("a key has more than {DEPTH} parts")).at(format!("{shown}…")));
+    }
     let nested = path.iter().rev().fold(value, |inner, key| json!({ key: inner }));
     let table = match nested {
         Value::Object(table) => table,
@@ -92,9 +97,9 @@ fn choices_first(mut layers: Vec<Layer>) -> Vec<Layer> {
     layers
 }
 
-/// The value of a text that is TOML, or else the text itself.
+/// The value of a text that is TOML, or else the text itself. A number that no setting can have may be part of a name.
 fn value(text: &str) -> Value {
-    parse_toml(text).unwrap_or_else(|| text.into())
+    parse_toml(text).and_then(Result::ok).unwrap_or_else(|| text.into())
 }
 
 /// The parts of a TOML key; parts with dots in them can be quoted.

@@ -9,6 +9,9 @@ pub(super) type Table = serde_json::Map<String, Value>;
 /// The keys that lead to a value.
 pub(super) type Path = Vec<String>;
 
+/// The limit of nested tables and lists.
+pub(super) const DEPTH: usize = 64;
+
 /// A value as messages name it: `the string "8"`.
 pub(super) fn describe(value: &Value) -> String {
     match value {
@@ -22,16 +25,16 @@ pub(super) fn describe(value: &Value) -> String {
     }
 }
 
-/// The value of a text that is TOML.
-pub(super) fn parse_toml(text: &str) -> Option<Value> {
+/// The value of a text that is TOML, or why no setting can have it; none if the text is not TOML.
+pub(super) fn parse_toml(text: &str) -> Option<Result<Value, String>> {
     let value = DeValue::parse(text.trim()).ok()?;
-    from_toml(value.get_ref()).ok()
+    Some(from_toml(value.get_ref()))
 }
 
 /// A TOML value as JSON; dates become strings. Integers may have 64 bits with or without a sign.
 ///
 /// # Errors
-/// The value has nan, an infinity or an integer beyond 64 bits, which no setting can be.
+/// The value has nan, an infinity or a number beyond 64 bits, which no setting can be.
 pub(super) fn from_toml(value: &DeValue<'_>) -> Result<Value, String> {
     Ok(match value {
         DeValue::String(text) => text.as_ref().into(),
@@ -41,7 +44,12 @@ pub(super) fn from_toml(value: &DeValue<'_>) -> Result<Value, String> {
             let either = signed.or_else(|_| u64::from_str_radix(text, radix).map(Value::from));
             either.map_err(|_| format!("{number} is beyond 64 bits"))?
         }
-        DeValue::Float(number) => finite(number.as_str().parse().unwrap_or(f64::NAN))?,
+        DeValue::Float(number) => match number.as_str().parse::<f64>().map_err(|error| error.to_string())? {
+            large if large.is_infinite() && !number.as_str().contains("inf") => {
+                return Err(format!("{number} is beyond 64 bits"));
+            }
+            number => finite(number)?,
+        },
         DeValue::Boolean(value) => (*value).into(),
         DeValue::Datetime(date) => date.to_string().into(),
         DeValue::Array(items) => items.iter().map(|item| from_toml(item.get_ref())).collect::<Result<_, _>>()?,

@@ -3,7 +3,7 @@
 //! The text is read event by event, with limits on the depth and on the number of values: without them, a small file
 //! could use any amount of memory.
 
-use super::value::{Path, Table, finite};
+use super::value::{DEPTH, Path, Table, finite};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::str::Chars;
@@ -11,8 +11,6 @@ use yaml_rust2::Yaml;
 use yaml_rust2::parser::{Event, Parser, Tag};
 use yaml_rust2::scanner::{Marker, TScalarStyle};
 
-/// The limit of nested tables and lists.
-const DEPTH: usize = 64;
 /// The limit of values in a file, including those that aliases copy.
 const VALUES: usize = 100_000;
 

@@ -9,7 +9,6 @@ mod parse;
 mod rows;
 #[cfg(test)]
 mod tests;
-mod unique_keys;
 
 use std::path::{Path, PathBuf};
 

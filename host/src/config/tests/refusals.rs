@@ -62,7 +62,7 @@ fn a_wrong_value_says_what_was_found_and_what_was_expected() {
             "`compute.dtype` is the string \"float23\", where one of \"float32\", \"bfloat16\", \"float16\" is expected",
         ),
         ("output_dir = 3", "`output_dir` is the integer 3, where a string that is not empty is expected"),
-        ("seed = -1", "`seed` is the integer -1, where an integer of at least 0 is expected"),
+        ("seed = -1", "`seed` is the integer -1, where an integer from 0 to 18446744073709551615 is expected"),
         ("comm.port = 70000", "`comm.port` is the integer 70000, where an integer from 1 to 65535 is expected"),
         (
             "optimizer.no_decay = 'bias'",

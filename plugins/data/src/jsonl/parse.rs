@@ -1,11 +1,10 @@
 //! Parses the text of a row into columns; errors say where in the file the fault is.
 
 use mdt_plugin_api::serde_json::{self, Map, Value};
-use mdt_plugin_api::{Error, Result};
+use mdt_plugin_api::{Error, Result, UniqueKeys};
 
 use super::array::After;
 use super::rows::Row;
-use super::unique_keys::Unique;
 
 /// The columns of a row.
 ///
@@ -16,7 +15,7 @@ pub(super) fn object(row: &Row<'_>, after: Option<After>) -> Result<Map<String, 
     if text.is_empty() {
         return Err(no_element(row, after));
     }
-    let Unique(value) = serde_json::from_str(text).map_err(|error| not_json(row, text, after, &error))?;
+    let UniqueKeys(value) = serde_json::from_str(text).map_err(|error| not_json(row, text, after, &error))?;
     if after == Some(After::Nothing) {
         return Err(at(
             row,
@@ -45,7 +44,7 @@ fn not_json(row: &Row<'_>, text: &str, after: Option<After>, error: &serde_json:
     let place = text.floor_char_boundary(before + error.column().saturating_sub(1));
     let reason = error.to_string();
     let reason = reason.rsplit_once(" at line ").map_or(reason.as_str(), |(reason, _)| reason);
-    // An error of the data is one of [`Unique`]'s: the text is JSON.
+    // An error of the data is one of [`UniqueKeys`]'s: the text is JSON.
     let message = if error.is_data() { reason.to_owned() } else { format!("not valid JSON: {reason}") };
     let described = at(row, text, place, Error::input(message)).with("excerpt", excerpt(text, place));
     match after {
