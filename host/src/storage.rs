@@ -9,7 +9,7 @@ mod tensors;
 
 pub(crate) use directory::{Staged, leftover_of, recover, remove, sync};
 pub(crate) use failure::{unreadable, unwritable};
-pub(crate) use file::{Written, copy, own_file, write};
+pub(crate) use file::{Written, copy, open_own, write};
 pub(crate) use mapped::MappedTensors;
 pub use tensors::Array;
 pub(crate) use tensors::{as_bytes, write_tensors};

@@ -94,6 +94,35 @@ fn links_in_the_place_of_files_are_refused_and_what_they_point_to_stays() {
 }
 
 #[test]
+fn a_file_with_a_second_name_is_refused_and_its_content_stays() {
+    for name in [".lock", "metrics.jsonl"] {
+        let job = job(2);
+        let target = job.file("precious", "mine");
+        fs::create_dir_all(job.output()).expect("the output directory");
+        fs::hard_link(&target, job.output().join(name)).expect("a second name");
+        let error = job.run().failure(7);
+        assert_says(&error, &[name, "a second name (a hard link)", "remove it"]);
+        assert_eq!(fs::read_to_string(target).expect("the target"), "mine");
+    }
+    let job = job(2);
+    let target = job.file("precious", "mine");
+    fs::create_dir_all(job.output()).expect("the output directory");
+    fs::hard_link(&target, job.output().join("loss.svg")).expect("a second name");
+    assert_says(&job.run().success().stderr, &["warning: loss.svg was not drawn"]);
+    assert_eq!(fs::read_to_string(target).expect("the target"), "mine");
+}
+
+#[test]
+fn a_checkpoint_that_a_kill_kept_from_being_deleted_is_deleted_at_the_next_start() {
+    // A kill between the last checkpoint's rename and the deletion of the oldest leaves one too many.
+    let job = job(4).set("checkpoint.keep", 0);
+    job.run().success();
+    fs::remove_dir_all(job.checkpoint(1)).expect("a checkpoint");
+    job.run_with(&["--set", "checkpoint.keep=2"]).success();
+    assert_eq!(names(&job.output().join("checkpoints")), ["step-000003", "step-000004"]);
+}
+
+#[test]
 fn metrics_that_somebody_cuts_during_the_run_do_not_fail_it() {
     let job = job(300).set("checkpoint.save_steps", 0);
     let mut process = job.start();

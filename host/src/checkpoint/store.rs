@@ -4,7 +4,7 @@ use super::best::{self, BEST, Best};
 use super::directory::{Checkpoint, MANIFEST, MODEL, OPTIMIZER, STATE};
 use super::state::{Manifest, State, to_json};
 use crate::exit::{Failure, Status};
-use crate::storage::{self, Array, Staged, own_file, unreadable, unwritable, write_tensors};
+use crate::storage::{self, Array, Staged, open_own, unreadable, unwritable, write_tensors};
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -101,21 +101,33 @@ impl Store {
         let manifest = Manifest { update: state.update, files };
         write(MANIFEST, &|path| storage::write(path, &to_json(&manifest)?))?;
         staged.publish().map_err(|error| failed(&target, &error))?;
-        // Before the deletion, so that the checkpoint in the file exists at every moment.
-        self.name_best(best)?;
-        self.delete_before(state.update, best)
-            .map_err(|error| unwritable("an old checkpoint cannot be deleted", &self.directory, &error))?;
+        self.finish_save(state.update, best)?;
         Ok(target)
     }
 
-    /// Names the best checkpoint in `best.json`; removes the file if there is none. Called at every save, and at the start
-    /// of a run because a kill may have come between the two renames of a save.
+    /// Names the best checkpoint in `best.json`, or removes the file if there is none; then deletes the checkpoints up to
+    /// `newest` that are beyond the number to keep, except the best. Later ones, which exist after a resume from an earlier
+    /// one, are neither counted nor deleted. Called at every save, and at the start of a run because a kill may have come
+    /// in between.
     ///
     /// # Errors
-    /// Status 7: it cannot be written.
-    pub fn name_best(&self, best: Option<Best>) -> Result<(), Failure> {
+    /// Status 7: a file cannot be written or deleted.
+    pub fn finish_save(&self, newest: u64, best: Option<Best>) -> Result<(), Failure> {
+        // Before the deletion, so that the checkpoint in the file exists at every moment.
         best::write(&self.directory, best.map(|best| (best, name(best.update))))
-            .map_err(|error| unwritable("the best checkpoint cannot be named", &self.directory.join(BEST), &error))
+            .map_err(|error| unwritable("the best checkpoint cannot be named", &self.directory.join(BEST), &error))?;
+        let delete = || {
+            let mut updates = self.updates()?;
+            updates.retain(|&update| update <= newest);
+            let surplus = match self.keep {
+                0 => 0,
+                keep => updates.len().saturating_sub(keep as usize),
+            };
+            let is_best = |update: &u64| best.is_some_and(|best| best.update == *update);
+            let mut surplus = updates.into_iter().take(surplus).filter(|update| !is_best(update));
+            surplus.try_for_each(|update| storage::remove(&self.path(update)))
+        };
+        delete().map_err(|error| unwritable("an old checkpoint cannot be deleted", &self.directory, &error))
     }
 
     /// Finds the newest checkpoint that is whole. Reads every byte of it once, for the sha256.
@@ -174,19 +186,6 @@ impl Store {
         }
         Ok(())
     }
-
-    /// Deletes the checkpoints up to `newest` that are beyond the number to keep, except the best. Later ones, which exist
-    /// after a resume from an earlier one, are neither counted nor deleted.
-    fn delete_before(&self, newest: u64, best: Option<Best>) -> io::Result<()> {
-        let mut updates = self.updates()?;
-        updates.retain(|&update| update <= newest);
-        let surplus = match self.keep {
-            0 => 0,
-            keep => updates.len().saturating_sub(keep as usize),
-        };
-        let surplus = updates.into_iter().take(surplus).filter(|&update| best.is_none_or(|best| best.update != update));
-        surplus.into_iter().try_for_each(|update| storage::remove(&self.path(update)))
-    }
 }
 
 /// Its name in the output directory.
@@ -207,7 +206,7 @@ fn update(directory: &str) -> Option<u64> {
 /// the results, so that it stays when a user deletes those.
 fn lock(output_dir: &Path) -> Result<File, Failure> {
     let path = output_dir.join(".lock");
-    let file = own_file().open(&path).map_err(|error| unwritable("the lock file cannot be opened", &path, &error))?;
+    let file = open_own(&path, false).map_err(|error| unwritable("the lock file cannot be opened", &path, &error))?;
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => {
             Err(Failure::new(Status::Storage, "another run is writing to this output directory")

@@ -3,7 +3,7 @@
 use super::{EarlyStop, Evaluation, FILE, Update};
 use crate::exit::Failure;
 use crate::progress;
-use crate::storage::{own_file, unwritable};
+use crate::storage::{open_own, unwritable};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -37,7 +37,8 @@ impl Metrics {
     pub fn resume(output_dir: &Path, bytes: u64) -> Result<(Self, Option<String>), Failure> {
         let path = output_dir.join(FILE);
         let failed = |error: io::Error| unwritable("the metrics file cannot be written", &path, &error);
-        let mut file = open(&path).map_err(failed)?;
+        // Every line is written to the end of the file, wherever that is by then.
+        let mut file = open_own(&path, true).map_err(failed)?;
         let found = file.metadata().map_err(failed)?.len();
         let whole = cut_to_whole_lines(&mut file, bytes.min(found)).map_err(failed)?;
         let warning = (whole != bytes).then(|| {
@@ -102,7 +103,7 @@ impl Metrics {
         }
         if !in_place {
             self.path.parent().map_or(Ok(()), fs::create_dir_all)?;
-            self.file = open(&self.path)?;
+            self.file = open_own(&self.path, true)?;
         }
         let found = self.file.metadata()?.len();
         let whole = cut_to_whole_lines(&mut self.file, found)?;
@@ -112,11 +113,6 @@ impl Metrics {
         self.bytes = whole;
         Ok(())
     }
-}
-
-/// Opens the file so that every line is written to its end, wherever that is by then.
-fn open(path: &Path) -> io::Result<File> {
-    own_file().append(true).open(path)
 }
 
 /// Cuts the file to the largest length up to `limit` at which a line ends, and gives that.

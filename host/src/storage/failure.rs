@@ -11,6 +11,10 @@ pub(crate) fn unwritable(what: &str, path: &Path, error: &io::Error) -> Failure 
             "it is a symbolic link, and results are not written through one: remove it, or set `output_dir` to another \
              directory"
         }
+        _ if error.raw_os_error() == Some(libc::EMLINK) => {
+            "it has a second name (a hard link), and what is written here would change there: remove it, or set \
+             `output_dir` to another directory"
+        }
         ErrorKind::StorageFull => "the disk is full: free space, or set `output_dir` to another file system",
         ErrorKind::QuotaExceeded => "the disk quota is used up: free space, or set `output_dir` to another file system",
         ErrorKind::FileTooLarge => "a file may not grow this large here: raise the limit (`ulimit -f`)",

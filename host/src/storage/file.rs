@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Large enough that the call per buffer costs little compared with the copy, small enough for the cache.
@@ -20,17 +20,24 @@ pub(crate) struct Written {
     pub(crate) sha256: String,
 }
 
-/// Options that open a file of results for reading and writing and create it where it is missing. A symbolic link in its
-/// place is an error, so that no file elsewhere is overwritten.
-pub(crate) fn own_file() -> OpenOptions {
+/// Opens a file of results for reading and writing, at its end if `append`, and creates it where it is missing.
+///
+/// # Errors
+/// `ELOOP` for a symbolic link and `EMLINK` for a file with a second name: what stands elsewhere is not overwritten.
+pub(crate) fn open_own(path: &Path, append: bool) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).custom_flags(libc::O_NOFOLLOW);
-    options
+    options.read(true).write(true).append(append).create(true).custom_flags(libc::O_NOFOLLOW);
+    let file = options.open(path)?;
+    match file.metadata()?.nlink() {
+        0 | 1 => Ok(file),
+        _ => Err(io::Error::from_raw_os_error(libc::EMLINK)),
+    }
 }
 
 /// Creates or empties the file at `path`, writes it with `content`, and waits until it is on the disk.
 pub(super) fn write_with(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<Written> {
-    let file = own_file().truncate(true).open(path)?;
+    let file = open_own(path, false)?;
+    file.set_len(0)?;
     let mut digesting = Digesting { file: &file, digest: Sha256::new(), bytes: 0 };
     let mut buffered = io::BufWriter::with_capacity(BUFFER, &mut digesting);
     content(&mut buffered)?;

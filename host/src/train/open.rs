@@ -77,7 +77,7 @@ impl<'a> Run<'a> {
         let metrics = match &store {
             Some(store) => {
                 let metrics = start::open_metrics(store, &settings.output_dir, resumed.as_ref())?;
-                store.name_best(evaluations.best_kept())?;
+                store.finish_save(start.update, evaluations.best_kept())?;
                 Some(metrics)
             }
             None => None,

@@ -103,7 +103,7 @@ fn a_kill_before_best_json_is_renamed_is_repaired_at_the_next_start() {
     save_beside(&store, 2, None).unwrap();
     assert!(!root.path().join("checkpoints/best.json").exists());
     for best in [1, 2, 2] {
-        store.name_best(Some(Best { update: best, eval_loss: 0.5 })).unwrap();
+        store.finish_save(2, Some(Best { update: best, eval_loss: 0.5 })).unwrap();
         let text = fs::read_to_string(root.path().join("checkpoints/best.json")).unwrap();
         assert!(text.contains(&format!("step-{best:06}")), "{text}");
     }
