@@ -158,10 +158,10 @@ impl RawHostView {
 
     pub(crate) fn expect<T: crate::Element>(&self) -> Result<()> {
         if self.dtype != T::DTYPE {
-            return Err(Error::other(format!("the tensor holds {}, not {}", self.dtype, T::DTYPE)));
+            return Err(Error::plugin(format!("the tensor holds {}, not {}", self.dtype, T::DTYPE)));
         }
         if !self.is_contiguous() {
-            return Err(Error::other("the tensor's memory is not row-contiguous"));
+            return Err(Error::plugin("the tensor's memory is not row-contiguous"));
         }
         Ok(())
     }

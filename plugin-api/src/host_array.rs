@@ -53,7 +53,7 @@ impl HostArray {
             .try_fold(dtype.size(), |size, &length| size.checked_mul(length))
             .ok_or_else(|| Error::input(format!("an array of shape {shape:?} is too large")))?;
         if expected != bytes.len() {
-            return Err(Error::other(format!(
+            return Err(Error::plugin(format!(
                 "an array of shape {shape:?} and type {dtype} needs {expected} bytes, not {}",
                 bytes.len()
             )));
@@ -92,7 +92,7 @@ impl HostArray {
     /// The array holds another type.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
         if self.dtype != T::DTYPE {
-            return Err(Error::other(format!("the array holds {}, not {}", self.dtype, T::DTYPE)));
+            return Err(Error::plugin(format!("the array holds {}, not {}", self.dtype, T::DTYPE)));
         }
         let count = self.bytes.len() / size_of::<T>();
         let mut elements = Vec::<T>::with_capacity(count);

@@ -37,7 +37,7 @@ impl Tensor {
 
     /// Applies an operation with one result.
     pub fn op(op: OpKind, inputs: &[&Tensor], attributes: &[Attribute<'_>]) -> Result<Tensor> {
-        let first = inputs.first().ok_or_else(|| Error::other("an operation on tensors needs at least one"))?;
+        let first = inputs.first().ok_or_else(|| Error::plugin("an operation on tensors needs at least one"))?;
         Self::op_on(&first.compute, op, inputs, attributes)
     }
 
@@ -115,14 +115,14 @@ impl Tensor {
     pub fn item(&self) -> Result<f64> {
         let view = self.host_view()?;
         if view.raw.len() != 1 {
-            return Err(Error::other(format!("item() needs one element, the shape is {:?}", view.raw.shape)));
+            return Err(Error::plugin(format!("item() needs one element, the shape is {:?}", view.raw.shape)));
         }
         match view.raw.dtype {
             Dtype::F32 => Ok(f64::from(view.as_slice::<f32>()?[0])),
             Dtype::F64 => Ok(view.as_slice::<f64>()?[0]),
             Dtype::I32 => Ok(f64::from(view.as_slice::<i32>()?[0])),
             Dtype::U32 => Ok(f64::from(view.as_slice::<u32>()?[0])),
-            other => Err(Error::other(format!("item() does not read {other}: cast it first"))),
+            other => Err(Error::plugin(format!("item() does not read {other}: cast it first"))),
         }
     }
 
@@ -272,7 +272,7 @@ impl HostView<'_> {
     /// They are of another type, or `out` has another length.
     pub fn copy_to<T: Element>(&self, out: &mut [T]) -> Result<()> {
         if out.len() != self.raw.len() || self.raw.dtype != T::DTYPE {
-            return Err(Error::other(format!(
+            return Err(Error::plugin(format!(
                 "cannot copy a tensor of shape {:?} and type {} into {} elements of {}",
                 self.raw.shape,
                 self.raw.dtype,

@@ -70,6 +70,23 @@ fn parameters_that_cannot_be_kept_are_refused_at_the_start() {
 }
 
 #[test]
+fn starting_values_that_are_no_numbers_are_refused_at_the_start() {
+    for (std, shown) in [("nan", "NaN"), ("inf", "inf"), ("-0.5", "-0.5"), ("1e300", "1e300")] {
+        let job = Job::new().set("model.use", "declares").set("model.init", "random");
+        let job = job.set("model.names", r#"["a.weight"]"#).set("model.shape", "[2]");
+        let failure = job.set("model.std", format!("'{std}'")).run().failure(3);
+        assert_says(&failure, &["the model `declares`", "`a.weight`", "standard deviation", shown]);
+    }
+}
+
+#[test]
+fn an_index_that_a_plugin_got_wrong_has_the_status_of_plugins() {
+    let job = Job::new().set("trainer", "bytes").set("trainer.place_beyond_the_end", "true");
+    assert_says(&job.run().failure(3), &["out of range", "update 1, ", "train.jsonl"]);
+    assert!(job.updates().is_empty() && !job.output().join("final").exists());
+}
+
+#[test]
 fn an_optimizer_state_that_is_not_finite_is_never_saved() {
     let job = Job::new().set("optimizer", "states").set("optimizer.names", r#"["momentum"]"#);
     let job = job.set("optimizer.undefined_from", 2);

@@ -36,7 +36,7 @@ impl Component for Mlx {
     fn create(config: Config, setup: &Setup) -> Result<Self> {
         let threads = if config.threads == 0 { setup.threads } else { config.threads };
         let info = device::select(config.device, threads)?;
-        fused::start(threads).map_err(|exception| Error::other(format!("MLX: {}", Fault::from(exception))))?;
+        fused::start(threads).map_err(|exception| Error::plugin(format!("MLX: {}", Fault::from(exception))))?;
         Ok(Self { handles: RefCell::default(), info })
     }
 }
@@ -150,5 +150,5 @@ impl Compute for Mlx {
 }
 
 fn failed_evaluation(exception: mlx_rs::error::Exception) -> Error {
-    Error::other(format!("evaluation: {}", Fault::from(exception)))
+    Error::plugin(format!("evaluation: {}", Fault::from(exception)))
 }

@@ -55,7 +55,7 @@ pub fn select(choice: DeviceChoice, threads: usize) -> Result<DeviceInfo> {
 /// MLX's C interface ends the process on an error until a handler is set; mlx-rs sets one at its first checked call,
 /// which this is.
 fn install_error_handler() -> Result<()> {
-    memory::active_memory().map(drop).map_err(|exception| Error::other(exception.what().to_owned()))
+    memory::active_memory().map(drop).map_err(|exception| Error::plugin(exception.what().to_owned()))
 }
 
 fn answer(question: unsafe extern "C" fn(*mut bool) -> i32) -> bool {

@@ -48,7 +48,7 @@ pub fn value_and_grad(
     });
     match (result, failure.take()) {
         (_, Some(error)) => Err(error),
-        (Err(exception), None) => Err(Error::other(format!("value_and_grad: {}", Fault::from(exception)))),
+        (Err(exception), None) => Err(Error::plugin(format!("value_and_grad: {}", Fault::from(exception)))),
         (Ok((values, gradients)), None) => Ok(ValueAndGrad {
             values: values.into_iter().map(|array| mlx.insert(array)).collect(),
             gradients: gradients.into_iter().map(|array| mlx.insert(array)).collect(),

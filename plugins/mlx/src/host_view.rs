@@ -57,7 +57,7 @@ pub fn shape(array: &Array) -> Vec<usize> {
 
 /// A view of a tensor's elements, computed first if need be. The memory lives as long as the array.
 pub fn read(array: &Array) -> Result<RawHostView> {
-    array.eval().map_err(|exception| Error::other(format!("evaluation: {}", Fault::from(exception))))?;
+    array.eval().map_err(|exception| Error::plugin(format!("evaluation: {}", Fault::from(exception))))?;
     Ok(RawHostView {
         data: data(array),
         dtype: dtype::from_mlx(array.dtype())?,
@@ -122,7 +122,7 @@ fn asks(array: &Array, question: unsafe extern "C" fn(*mut bool, mlx_sys::mlx_ar
     // SAFETY: the array is alive during the call, and `answer` is written to only.
     match unsafe { question(&raw mut answer, array.as_ptr()) } {
         0 => Ok(answer),
-        status => Err(Error::other(format!("MLX gave status {status} when asked about an array"))),
+        status => Err(Error::plugin(format!("MLX gave status {status} when asked about an array"))),
     }
 }
 

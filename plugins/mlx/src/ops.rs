@@ -124,7 +124,7 @@ pub fn apply(kind: OpKind, inputs: &[&Array], attributes: &[Attribute<'_>]) -> R
     operation.run(inputs, attributes).map_err(|fault| {
         let inputs: Vec<_> = inputs.iter().map(|input| describe(input)).collect();
         let on = if inputs.is_empty() { String::new() } else { format!(" on {}", inputs.join(", ")) };
-        Error::other(format!("operation {}{on}: {fault}", kind.name()))
+        Error::plugin(format!("operation {}{on}: {fault}", kind.name()))
     })
 }
 

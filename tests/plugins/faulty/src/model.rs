@@ -9,6 +9,8 @@ mdt_plugin_api::config! {
         names: Vec<String> = Vec::new(),
         /// The shape of each.
         shape: Vec<usize> = Vec::new(),
+        /// The standard deviation of their starting values, as text: a configuration has no NaN. Without it they are 1.
+        std: Option<String> = None,
     }
 }
 
@@ -25,7 +27,9 @@ impl Component for Declares {
 
 impl Model for Declares {
     fn parameters(&self) -> Vec<ParameterSpec> {
-        let spec = |name: &String| ParameterSpec { name: name.clone(), shape: self.0.shape.clone(), init: Init::Ones };
+        let std = self.0.std.as_ref().and_then(|std| std.parse().ok());
+        let init = std.map_or(Init::Ones, |std| Init::Normal { std });
+        let spec = |name: &String| ParameterSpec { name: name.clone(), shape: self.0.shape.clone(), init };
         self.0.names.iter().map(spec).collect()
     }
 

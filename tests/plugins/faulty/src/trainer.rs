@@ -15,6 +15,8 @@ mdt_plugin_api::config! {
         metrics: bool = false,
         /// Whether the loss has the metric `undefined`, which is NaN.
         undefined_metric: bool = false,
+        /// Whether a supervised token is looked for behind the end of the batch.
+        place_beyond_the_end: bool = false,
         /// Whether `collate` reports `odd_tokens` or `even_tokens`: their number of supervised tokens.
         reports: bool = false,
     }
@@ -72,6 +74,9 @@ impl Trainer for Bytes {
                     targets.push(token as i32);
                 }
             }
+        }
+        if self.config.place_beyond_the_end {
+            places[0] = tokens.len() as i32;
         }
         if self.config.reports {
             let name = if targets.len() % 2 == 1 { "odd_tokens" } else { "even_tokens" };
