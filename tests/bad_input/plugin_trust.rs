@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use mdt_tests::{Job, Run, assert_says, library, library_name, lock_file, run_where};
 
@@ -95,4 +96,41 @@ fn a_lock_file_of_the_users_vouches_for_what_it_pins_and_one_of_the_configuratio
     let failure = stranger.run(&["--config", &theirs, "config", "check"]).failure(3);
     assert_says(&failure, &["only a configuration file names"]);
     assert!(!stranger.ran());
+}
+
+/// The system's loader is told to open a file; before it does, another file takes that one's place.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_that_is_replaced_between_its_checks_and_its_loading_runs_no_code() {
+    const SWAP: &str = r#"
+        #define _GNU_SOURCE
+        #include <dlfcn.h>
+        #include <limits.h>
+        #include <stdio.h>
+        #include <stdlib.h>
+        #include <string.h>
+        void *dlopen(const char *path, int flags) {
+            char file[PATH_MAX];
+            if (path && realpath(path, file) && !strcmp(file, getenv("SWAP_TO")))
+                rename(getenv("SWAP_FROM"), file);
+            return ((void *(*)(const char *, int))dlsym(RTLD_NEXT, "dlopen"))(path, flags);
+        }"#;
+    let stranger = Stranger::new();
+    let directory = stranger.job.directory().canonicalize().expect("a directory");
+    let file = |name: &str| directory.join(name).display().to_string();
+    let (source, swap) = (stranger.job.file("swap.c", SWAP), file("swap.so"));
+    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o", &swap]).arg(source).arg("-ldl").status();
+    assert!(compiled.expect("a C compiler").success());
+
+    let [checked, other] =
+        ["mdt_optim", "mdt_test_entry_panics"].map(|name| file(&format!("marked/{}", library_name(name))));
+    let from = file("other");
+    fs::copy(library("mdt_optim"), &checked).expect("a copy");
+    fs::rename(other, &from).expect("a file outside of the directory");
+    let mark = stranger.mark.display().to_string();
+    let variables = [("TEST_PLUGIN_MARK", &*mark), ("LD_PRELOAD", &swap), ("SWAP_FROM", &from), ("SWAP_TO", &checked)];
+    let failure = run_where(&variables, ["plugin", "inspect", "adamw", "--plugin-dir", &file("marked")]).failure(3);
+    assert!(!fs::exists(&from).expect("a directory"), "nothing was swapped");
+    assert!(!stranger.ran(), "the constructor of the other file ran");
+    assert_says(&failure, &["was changed while it was loaded", &checked]);
 }

@@ -1,6 +1,7 @@
-//! A file of a plugin from its checks until it is loaded: what was checked must be what is loaded.
+//! A file of a plugin from its checks until it is loaded: what was checked is what is loaded.
 
 use std::fs::{self, File, Metadata};
+use std::os::fd::IntoRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -44,15 +45,28 @@ impl CheckedFile {
         let unreadable = |error| failure("the plugin cannot be read", path).because(error);
         // The loader searches a path without a separator in directories of its own.
         let path = fs::canonicalize(path).map_err(unreadable)?;
-        permissions::refuse_replaceable(&path)?;
         let file = File::open(&path).map_err(unreadable)?;
         let state = State::from(&file.metadata().map_err(unreadable)?);
-        Ok(Self { path, file, state })
+        permissions::refuse_replaceable(&path)?;
+        let checked = Self { path, file, state };
+        checked.require_unchanged()?;
+        Ok(checked)
     }
 
     /// Its path, absolute and without links.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A path that leads to the file that was checked, whatever its own path leads to by now. Its descriptor stays open
+    /// for good, because the loader knows libraries by their paths.
+    ///
+    /// Where the system does not show open files as paths, as Linux does, it is the file's own path.
+    pub(super) fn open_path(&self) -> PathBuf {
+        // The process is named by its number, so that debuggers find the file too.
+        let shown = |file: File| PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.into_raw_fd()));
+        let shown = self.file.try_clone().map(shown);
+        shown.ok().filter(|path| path.exists()).unwrap_or_else(|| self.path.clone())
     }
 
     /// Its checksum in hexadecimal.

@@ -1,5 +1,6 @@
 //! Loading one plugin file, after every check that needs none of its code.
 
+use std::mem::forget;
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
@@ -71,20 +72,36 @@ pub(super) fn load(found: Found<'_>, lock: Option<&Lock>) -> Result<Library, Fai
     if let Some(lock) = lock {
         lock.check(&file, &libraries)?;
     }
-    // SAFETY: loading runs the library's constructors: that is what the user asked for by naming the component, after
-    // the checks above.
-    let library = unsafe { DynamicLibrary::open(Some(file.path()), RTLD_NOW | RTLD_LOCAL) }
+    let library = link(&file, &libraries)
         .map_err(|error| linker_failure(refused("the plugin cannot be loaded"), manifest, error))?;
     libraries.iter().map(|(_, library)| library).chain([&file]).try_for_each(CheckedFile::require_unchanged)?;
     // SAFETY: only the address is taken.
     let entry = unsafe { library.get::<*const ()>(abi::ENTRY_SYMBOL.as_bytes()) }
         .map_err(|_| refused("the plugin has records but no entry symbol").because(abi::ENTRY_SYMBOL))?
         .as_raw_ptr();
-    std::mem::forget(library);
+    forget(library);
     // SAFETY: the symbol is that of a plugin by its name and records, and the library was just leaked.
     let components = unsafe { abi::load(entry.cast_const().cast()) }
         .map_err(|error| entry_failure(refused("the plugin cannot be used"), &error))?;
     Ok(Library { components: components.into(), file })
+}
+
+/// Loads a plugin, its native libraries first.
+///
+/// The plugin's code is that of the file that was checked: it is loaded by its descriptor. `$ORIGIN` is not its directory
+/// then, so the loader must know the native libraries already, each by the name that stands in it. They are loaded by
+/// their paths, by which such libraries find files of their own; so is a plugin whose native libraries have no names.
+///
+/// What remains: a file that is loaded by its path and was replaced since its checks, and a write into a file while it
+/// is loaded, are noticed only after constructors have run. Only the user and root can do either (`permissions`), and
+/// both can change this program as well.
+fn link(file: &CheckedFile, libraries: &[(String, CheckedFile)]) -> Result<DynamicLibrary, libloading::Error> {
+    // SAFETY: loading runs the library's constructors: that is what the user asked for by naming the component, after
+    // all checks.
+    let open = |path: &Path| unsafe { DynamicLibrary::open(Some(path), RTLD_NOW | RTLD_LOCAL) };
+    let is_known_by = |name: &str, library: &Path| native::has_name(library, name) && open(library).map(forget).is_ok();
+    let are_known = libraries.iter().all(|(name, library)| is_known_by(name, library.path()));
+    open(&if are_known { file.open_path() } else { file.path().to_owned() })
 }
 
 /// Opens a plugin and the native libraries that come with it, by name.

@@ -14,7 +14,7 @@ pub(super) fn libraries(file: &Path) -> BTreeMap<String, PathBuf> {
     let mut found = BTreeMap::new();
     let mut open = vec![file.to_owned()];
     while let Some(file) = open.pop() {
-        let (needed, run_path) = dynamic_section(&file).unwrap_or_default();
+        let Dynamic { needed, run_path, .. } = dynamic_section(&file).unwrap_or_default();
         for name in needed {
             if let Some(path) = run_path.iter().map(|place| place.join(&name)).find(|path| path.is_file())
                 && !found.contains_key(&name)
@@ -27,8 +27,22 @@ pub(super) fn libraries(file: &Path) -> BTreeMap<String, PathBuf> {
     found
 }
 
-/// The names of the libraries that an ELF file needs, and the directories of its run path.
-fn dynamic_section(file: &Path) -> Option<(Vec<String>, Vec<PathBuf>)> {
+/// Whether a library has this name (`DT_SONAME`), by which the system's loader knows it once it is loaded.
+pub(super) fn has_name(file: &Path, name: &str) -> bool {
+    dynamic_section(file).is_some_and(|section| section.own_name.is_some_and(|own| own == name))
+}
+
+/// What an ELF file says of libraries.
+#[derive(Default)]
+struct Dynamic {
+    own_name: Option<String>,
+    /// The names of those that it needs.
+    needed: Vec<String>,
+    /// The directories in which those are searched.
+    run_path: Vec<PathBuf>,
+}
+
+fn dynamic_section(file: &Path) -> Option<Dynamic> {
     let origin = file.parent()?.to_str()?;
     // SAFETY: the bytes are only read, and whoever may write to the file could as well replace it.
     let bytes = unsafe { Mmap::map(&File::open(file).ok()?) }.ok()?;
@@ -37,17 +51,18 @@ fn dynamic_section(file: &Path) -> Option<(Vec<String>, Vec<PathBuf>)> {
     let sections = header.sections(endian, &*bytes).ok()?;
     let (entries, link) = sections.dynamic(endian, &*bytes).ok()??;
     let strings = sections.strings(endian, &*bytes, link).ok()?;
-    let (mut needed, mut run_path) = (Vec::new(), Vec::new());
+    let mut dynamic = Dynamic::default();
     for entry in entries {
         let text = || Some(std::str::from_utf8(entry.string(endian, strings).ok()?).ok()?.to_owned());
         match entry.tag(endian) {
-            elf::DT_NEEDED => needed.push(text()?),
+            elf::DT_SONAME => dynamic.own_name = text(),
+            elf::DT_NEEDED => dynamic.needed.push(text()?),
             elf::DT_RUNPATH | elf::DT_RPATH => {
                 let places = text()?.replace("$ORIGIN", origin).replace("${ORIGIN}", origin);
-                run_path.extend(places.split(':').filter(|place| !place.is_empty()).map(PathBuf::from));
+                dynamic.run_path.extend(places.split(':').filter(|place| !place.is_empty()).map(PathBuf::from));
             }
             _ => {}
         }
     }
-    Some((needed, run_path))
+    Some(dynamic)
 }
