@@ -1,6 +1,7 @@
 //! Compiles the fused CPU primitives in `native/primitives/` against MLX's C++ headers, where MLX is a shared library (Linux; not
 //! macOS). `native/libmlxc/` is compiled by `cargo xtask setup`.
 
+use std::ffi::OsString;
 use std::path::Path;
 
 const SOURCES: [&str; 9] = [
@@ -31,7 +32,12 @@ fn main() {
     build.cpp(true).std("c++20").opt_level(2).warnings(true).extra_warnings(true);
     for folder in std::env::split_paths(&std::env::var_os("DEP_MLX_INCLUDE").unwrap_or_default()) {
         // As system headers: their warnings are not ours to mend.
-        build.flag("-isystem").flag(folder);
+        build.flag("-isystem").flag(&folder);
+        // Assertions in headers name their files; the folder of this build is of no use to whoever reads them.
+        let mut unnamed = OsString::from("-ffile-prefix-map=");
+        unnamed.push(&folder);
+        unnamed.push("=mlx");
+        build.flag(unnamed);
     }
     for define in std::env::var("DEP_MLX_DEFINES").unwrap_or_default().split_whitespace() {
         build.define(define, None);

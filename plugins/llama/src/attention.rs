@@ -44,7 +44,7 @@ pub fn attention(
     let keys = rotated("k_proj", "k_norm", key_value_heads)?;
     let values = project("v_proj", key_value_heads)?.transpose(&[0, 2, 1, 3])?;
 
-    let scale = (head_dim as f64).powf(-0.5);
+    let scale = 1.0 / (head_dim as f64).sqrt();
     let attended = match cache {
         Some(cache) => {
             let (keys, values) = cache.append(layer, keys, values)?;

@@ -2,7 +2,8 @@
 //!
 //! The formulas are those of transformers' `modeling_rope_utils.py`, in f32 where it works in f32: Su et al. 2021
 //! (<https://arxiv.org/abs/2104.09864>), NTK-aware and linear scaling by kaiokendev, bloc97 and emozilla, YaRN by Peng et al. 2023
-//! (<https://arxiv.org/abs/2309.00071>), and Llama 3.1's.
+//! (<https://arxiv.org/abs/2309.00071>), and Llama 3.1's. Powers and logarithms are those of the `libm` crate, which gives the
+//! same bits on every machine.
 
 use std::f64::consts::PI;
 
@@ -99,15 +100,16 @@ impl Rope {
             Scaling::Dynamic { factor } => {
                 let (longest, width) = (self.max_positions as f64, self.head_dim as f64);
                 let stretch = factor * (length as f64).max(longest) / longest - (factor - 1.0);
-                (inverse_frequencies(self.theta * stretch.powf(width / (width - 2.0)), self.head_dim), 1.0)
+                (inverse_frequencies(self.theta * libm::pow(stretch, width / (width - 2.0)), self.head_dim), 1.0)
             }
             Scaling::Llama3 { factor, low, high, original } => {
                 (plain().into_iter().map(|frequency| llama3(frequency, factor, low, high, original)).collect(), 1.0)
             }
             Scaling::Yarn { factor, attention_factor, beta_fast, beta_slow, original, truncate } => {
                 // The dimension that turns this many times over the original length.
-                let dimension =
-                    |turns: f64| self.head_dim as f64 * (original / (turns * 2.0 * PI)).ln() / (2.0 * self.theta.ln());
+                let dimension = |turns: f64| {
+                    self.head_dim as f64 * libm::log(original / (turns * 2.0 * PI)) / (2.0 * libm::log(self.theta))
+                };
                 let (mut first, mut last) = (dimension(beta_fast), dimension(beta_slow));
                 if truncate {
                     (first, last) = (first.floor(), last.ceil());
@@ -160,7 +162,7 @@ impl Scaling {
 
     fn read_yarn(parameters: &Object<'_>, max_positions: usize, original: f64) -> Result<Self> {
         let factor = parameters.positive("factor")?.unwrap_or(max_positions as f64 / original);
-        let magnitude = |weight: f64| if factor <= 1.0 { 1.0 } else { 0.1 * weight * factor.ln() + 1.0 };
+        let magnitude = |weight: f64| if factor <= 1.0 { 1.0 } else { 0.1 * weight * libm::log(factor) + 1.0 };
         // As in transformers, 0 stands for "not set" here.
         let nonzero =
             |key: &str| -> Result<Option<f64>> { Ok(parameters.number(key)?.filter(|&number| number != 0.0)) };
@@ -188,7 +190,7 @@ fn inverse_frequencies(theta: f64, head_dim: usize) -> Vec<f32> {
         .step_by(2)
         .map(|dimension| {
             let exponent = dimension as f32 / head_dim as f32;
-            1.0 / (f64::from(theta as f32).powf(f64::from(exponent)) as f32)
+            1.0 / (libm::pow(f64::from(theta as f32), f64::from(exponent)) as f32)
         })
         .collect()
 }
