@@ -11,7 +11,7 @@ use mlx_rs::{Array, memory, transforms};
 use crate::device::{self, DeviceChoice};
 use crate::fault::Fault;
 use crate::handles::Handles;
-use crate::{dtype, fused, host_view, ops};
+use crate::{dtype, fused, gradient, host_view, ops};
 
 mdt_plugin_api::config! {
     /// Keys of the compute component `mlx`.
@@ -42,14 +42,8 @@ impl Component for Mlx {
 }
 
 impl Mlx {
-    pub(crate) fn insert(&self, array: Array) -> Handle {
+    fn insert(&self, array: Array) -> Handle {
         self.handles.borrow_mut().insert(array)
-    }
-
-    /// Arrays by handle; cloning one counts a reference, no elements are copied.
-    pub(crate) fn arrays(&self, handles: &[Handle]) -> Result<Vec<Array>> {
-        let table = self.handles.borrow();
-        handles.iter().map(|&handle| table.get(handle).cloned()).collect()
     }
 
     /// Refuses to read values while a function is recorded: they do not exist yet.
@@ -107,7 +101,7 @@ impl Compute for Mlx {
 
     fn eval(&self, tensors: &[Handle]) -> Result<()> {
         self.outside_of_tracing("eval")?;
-        let arrays = self.arrays(tensors)?;
+        let arrays = self.handles.borrow().clones(tensors)?;
         transforms::eval(&arrays).and_then(|()| fused::trim_buffers()).map_err(failed_evaluation)
     }
 
@@ -135,7 +129,7 @@ impl Compute for Mlx {
         parameters: &[Handle],
         inputs: &[Handle],
     ) -> Result<ValueAndGrad> {
-        crate::gradient::value_and_grad(self, function, parameters, inputs)
+        gradient::value_and_grad(&self.handles, function, parameters, inputs)
     }
 
     fn memory(&self) -> MemoryInfo {

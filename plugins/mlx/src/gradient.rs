@@ -7,18 +7,17 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use mdt_plugin_api::{Compute, Error, Handle, Result, TensorFunction, ValueAndGrad};
+use mdt_plugin_api::{Error, Handle, Result, TensorFunction, ValueAndGrad};
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::transforms::value_and_grad_with_argnums;
 
-use crate::compute::Mlx;
 use crate::fault::Fault;
 use crate::handles::Handles;
 
 /// See [`Compute::value_and_grad`]. The gradients are row-contiguous, so a host view of one is a plain slice.
 pub fn value_and_grad(
-    mlx: &Mlx,
+    handles: &RefCell<Handles>,
     function: &mut TensorFunction<'_>,
     parameters: &[Handle],
     inputs: &[Handle],
@@ -26,18 +25,18 @@ pub fn value_and_grad(
     if parameters.is_empty() {
         return Err(Error::plugin("value_and_grad needs at least one parameter to differentiate by"));
     }
-    let mut arrays = mlx.arrays(parameters)?;
+    let mut arrays = handles.borrow().clones(parameters)?;
     if let Some(array) = arrays.iter().find(|array| !array.dtype().is_float()) {
         return Err(Error::plugin(format!(
             "value_and_grad differentiates by floating-point parameters, not by one of MLX's type {:?}",
             array.dtype()
         )));
     }
-    arrays.extend(mlx.arrays(inputs)?);
+    arrays.extend(handles.borrow().clones(inputs)?);
     let places: Vec<i32> = (0..parameters.len() as i32).collect();
     let failure = Cell::new(None);
     let traced = |arrays: &[Array]| {
-        trace(mlx, function, arrays, parameters.len()).map_err(|error| {
+        trace(handles, function, arrays, parameters.len()).map_err(|error| {
             failure.set(Some(error));
             Exception::custom("the function failed")
         })
@@ -49,22 +48,32 @@ pub fn value_and_grad(
     match (result, failure.take()) {
         (_, Some(error)) => Err(error),
         (Err(exception), None) => Err(Error::plugin(format!("value_and_grad: {}", Fault::from(exception)))),
-        (Ok((values, gradients)), None) => Ok(ValueAndGrad {
-            values: values.into_iter().map(|array| mlx.insert(array)).collect(),
-            gradients: gradients.into_iter().map(|array| mlx.insert(array)).collect(),
-        }),
+        (Ok((values, gradients)), None) => {
+            let insert = |array| handles.borrow_mut().insert(array);
+            Ok(ValueAndGrad {
+                values: values.into_iter().map(insert).collect(),
+                gradients: gradients.into_iter().map(insert).collect(),
+            })
+        }
     }
 }
 
 /// One recording: the callback on handles of its own, which are released after it.
-fn trace(mlx: &Mlx, function: &mut TensorFunction<'_>, arrays: &[Array], parameters: usize) -> Result<Vec<Array>> {
-    let _scope = Scope::open(&mlx.handles);
-    let handles: Vec<Handle> = arrays.iter().map(|array| mlx.insert(array.clone())).collect();
-    let (parameters, inputs) = handles.split_at(parameters);
+fn trace(
+    handles: &RefCell<Handles>,
+    function: &mut TensorFunction<'_>,
+    arrays: &[Array],
+    parameters: usize,
+) -> Result<Vec<Array>> {
+    let _scope = Scope::open(handles);
+    let given: Vec<Handle> = arrays.iter().map(|array| handles.borrow_mut().insert(array.clone())).collect();
+    let (parameters, inputs) = given.split_at(parameters);
     let returned = catch_unwind(AssertUnwindSafe(|| function(parameters, inputs)))
         .unwrap_or_else(|payload| Err(panicked(payload.as_ref())))?;
-    let values = mlx.arrays(&returned)?;
-    returned.into_iter().for_each(|handle| mlx.release(handle));
+    let values = handles.borrow().clones(&returned)?;
+    // Collected, so that the tensors are dropped after the borrows have ended.
+    let released: Vec<_> = returned.into_iter().map(|handle| handles.borrow_mut().remove(handle)).collect();
+    drop(released);
     match values.first() {
         Some(value) if value.size() == 1 && value.ndim() == 0 && value.dtype().is_float() => Ok(values),
         Some(value) => Err(Error::plugin(format!(

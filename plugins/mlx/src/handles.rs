@@ -54,6 +54,11 @@ impl Handles {
             })
     }
 
+    /// The tensors of these handles; cloning one counts a reference, no elements are copied.
+    pub fn clones(&self, handles: &[Handle]) -> Result<Vec<Array>> {
+        handles.iter().map(|&handle| self.get(handle).cloned()).collect()
+    }
+
     /// Every live tensor except this handle's.
     pub fn others(&self, handle: Handle) -> impl Iterator<Item = &Array> {
         let own = (handle & u64::from(u32::MAX)) as usize;
