@@ -1,22 +1,13 @@
 //! Ranks that do not run the same job never train together.
 
-use std::net::TcpListener;
+use mdt_tests::{Job, Process, Run, assert_says, free_port};
 
-use mdt_tests::{Job, Process, Run, assert_says, command};
-
-use super::job;
+use super::{job, start_rank};
 
 /// Runs rank 0 of one job and rank 1 of another, which meet at the same port.
 fn meet(first: &Job, second: &Job) -> [Run; 2] {
-    let free = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).expect("a free port");
-    let start = |job: &Job, rank: u32| {
-        let mut command = command();
-        command.args(job.arguments()).args(["--set", "comm.use=grpc", "--set", "comm.world_size=2"]);
-        command.args(["--set", &format!("comm.rank={rank}"), "--set", &format!("comm.port={}", free.port())]);
-        command.env("MDT_JOB_TOKEN", "the same secret on all ranks, 32 characters or more");
-        Process::start(&mut command)
-    };
-    let ranks = [start(first, 0), start(second, 1)];
+    let port = free_port();
+    let ranks = [start_rank(first, 0, port), start_rank(second, 1, port)];
     ranks.map(Process::end)
 }
 

@@ -4,6 +4,8 @@ mod agreement;
 mod equality;
 mod faults;
 mod launching;
+#[cfg(target_os = "linux")]
+mod memory;
 mod slow_and_damaged;
 mod stopping;
 mod tokens;
@@ -28,6 +30,15 @@ fn launch(job: &Job, ranks: u32) -> std::process::Command {
     command.args(["launch", "-n", &ranks.to_string()]).args(job.arguments());
     command.args(["--set", "comm.use=grpc"]);
     command
+}
+
+/// Starts one of two ranks, which meet at this port.
+fn start_rank(job: &Job, rank: u32, port: u16) -> Process {
+    let mut command = command();
+    command.args(job.arguments()).args(["--set", "comm.use=grpc", "--set", "comm.world_size=2"]);
+    command.args(["--set", &format!("comm.rank={rank}"), "--set", &format!("comm.port={port}")]);
+    command.env("MDT_JOB_TOKEN", "the same secret on all ranks, 32 characters or more");
+    Process::start(&mut command)
 }
 
 /// Runs a job with this many ranks to its end.

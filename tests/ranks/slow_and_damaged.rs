@@ -1,23 +1,14 @@
 //! Ranks on networks that are slow or damage data.
 
-use std::net::TcpListener;
+use mdt_tests::{Job, Network, Process, Relay, Run, free_port};
 
-use mdt_tests::{Job, Network, Process, Relay, Run, command};
-
-use super::job;
+use super::{job, start_rank};
 
 /// Runs a job on two ranks, of which rank 1 reaches rank 0 through a relay.
 fn run_through(network: Network, job: &Job) -> [Run; 2] {
-    let free = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).expect("a free port");
-    let relay = Relay::start(free.port(), network);
-    let start = |rank: u32, port: u16| {
-        let mut command = command();
-        command.args(job.arguments()).args(["--set", "comm.use=grpc", "--set", "comm.world_size=2"]);
-        command.args(["--set", &format!("comm.rank={rank}"), "--set", &format!("comm.port={port}")]);
-        command.env("MDT_JOB_TOKEN", "the same secret on all ranks, 32 characters or more");
-        Process::start(&mut command)
-    };
-    [start(0, free.port()), start(1, relay.port)].map(Process::end)
+    let port = free_port();
+    let relay = Relay::start(port, network);
+    [start_rank(job, 0, port), start_rank(job, 1, relay.port)].map(Process::end)
 }
 
 /// A job of three updates, each of which moves 180 KB in each direction.

@@ -1,10 +1,9 @@
 //! Ranks as threads of one process, connected over the loopback interface.
 
 use std::fs::{self, Permissions};
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, LazyLock, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -12,6 +11,8 @@ use std::time::Duration;
 use mdt_grpc::{Config, Grpc};
 use mdt_plugin_api::HostServices;
 use mdt_plugin_api::prelude::*;
+
+use crate::network::free_port;
 
 /// Longer than anything here may take.
 pub const LONG: Duration = Duration::from_secs(20);
@@ -72,18 +73,6 @@ pub fn backend_of(host: Arc<Host>, config: Config) -> Result<Grpc> {
 /// A job of this many ranks that meets at a free port.
 pub fn job(world_size: u32) -> Bootstrap {
     Bootstrap { rank: 0, world_size, address: "127.0.0.1".into(), port: free_port(), job: r#"{"seed":0}"#.into() }
-}
-
-/// A port below those that the system gives out by itself, so that no other process takes it meanwhile.
-pub fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = 10_000 + (std::process::id() * 61 % 20_000) as u16;
-    loop {
-        let port = first + NEXT.fetch_add(1, Ordering::Relaxed);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 /// Runs every rank of a job in a thread of its own, and gives what they came to in order of ranks.
