@@ -1,10 +1,8 @@
 //! What a rank called: checked against what the others called before anything is done with what they sent.
 
 use mdt_plugin_api::{Buffer, Error, ReduceOp, Result};
-use sha2::{Digest, Sha256};
 
 use crate::flat;
-use crate::link::Session;
 use crate::wire::{Call, Cause, Chunk, Collective, ElementType, MAX_BUFFERS, Reduction};
 
 /// One call of a collective on this rank.
@@ -34,7 +32,7 @@ impl Kind {
     }
 
     /// Whether ranks may have different numbers of elements of this type.
-    pub(crate) fn may_differ(self, element_type: ElementType) -> bool {
+    fn may_differ(self, element_type: ElementType) -> bool {
         match self {
             Self::AllGather => true,
             Self::Broadcast { .. } => element_type == ElementType::Bytes,
@@ -68,7 +66,7 @@ impl Request {
     }
 
     /// The call, as it is sent with every chunk.
-    pub(crate) fn call(&self, session: Session, sequence: u64) -> Call {
+    pub(crate) fn call(&self, session: u64, sequence: u64) -> Call {
         let (collective, reduction, root) = match self.kind {
             Kind::AllReduce(ReduceOp::Sum) => (Collective::AllReduce, Reduction::Sum, 0),
             Kind::AllReduce(ReduceOp::Max) => (Collective::AllReduce, Reduction::Max, 0),
@@ -77,109 +75,90 @@ impl Request {
             Kind::Broadcast { root } => (Collective::Broadcast, Reduction::Unspecified, root),
             Kind::Barrier => (Collective::Barrier, Reduction::Unspecified, 0),
         };
-        let (mut count, mut layout) = (0, Sha256::new());
-        let mut all = None;
-        for buffer in &self.buffers {
-            let element_type = flat::element_type(buffer);
-            let length = if self.kind.may_differ(element_type) { 0 } else { flat::length(buffer) as u64 };
-            layout.update([element_type as u8]);
-            layout.update(length.to_le_bytes());
-            count += length;
-            all = match all {
-                None => Some(element_type),
-                Some(same) if same == element_type => all,
-                Some(_) => Some(ElementType::Mixed),
-            };
-        }
-        let digest = layout.finalize();
-        let mut layout_hash = [0; 8];
-        layout_hash.copy_from_slice(&digest[..8]);
-        Call {
-            session: session.session,
-            generation: session.generation,
-            sequence,
-            collective: collective.into(),
-            reduction: reduction.into(),
-            root,
-            element_type: all.unwrap_or_default().into(),
-            count,
-            layout_hash: u64::from_le_bytes(layout_hash),
-        }
+        Call { session, sequence, collective: collective.into(), reduction: reduction.into(), root }
     }
 }
 
-/// A rank's call in words, for the error when ranks differ.
-pub(crate) struct Described {
+/// A rank's call with its buffers: what all ranks must agree on, and the error when they do not.
+pub(crate) struct Called {
     pub(crate) rank: u32,
-    what: String,
-    buffers: Vec<(ElementType, u64)>,
+    pub(crate) call: Call,
+    /// The buffers, as the first chunk of a contribution has them.
+    pub(crate) element_types: Vec<i32>,
+    pub(crate) lengths: Vec<u64>,
 }
 
-impl Described {
+impl Called {
     /// The call of this rank.
-    pub(crate) fn own(rank: u32, call: &Call, buffers: &[Buffer]) -> Self {
-        let buffers = buffers.iter().map(|buffer| (flat::element_type(buffer), flat::length(buffer) as u64));
-        Self { rank, what: what(call), buffers: buffers.collect() }
+    pub(crate) fn own(rank: u32, call: Call, buffers: &[Buffer]) -> Self {
+        let layout = |buffer| (i32::from(flat::element_type(buffer)), flat::length(buffer) as u64);
+        let (element_types, lengths) = buffers.iter().map(layout).unzip();
+        Self { rank, call, element_types, lengths }
     }
 
     /// The call of the rank that this chunk is from, which is the first one it sent.
-    pub(crate) fn theirs(rank: u32, call: &Call, chunk: &Chunk) -> Self {
-        let types = chunk.element_types().collect::<Vec<_>>();
-        Self { rank, what: what(call), buffers: types.into_iter().zip(chunk.lengths.iter().copied()).collect() }
+    pub(crate) fn theirs(rank: u32, chunk: &Chunk) -> Self {
+        let Chunk { call, element_types, lengths, .. } = chunk.clone();
+        Self { rank, call: call.unwrap_or_default(), element_types, lengths }
     }
 
-    /// The buffers, as the first chunk of a contribution has them.
-    pub(crate) fn layout(&self) -> (Vec<i32>, Vec<u64>) {
-        self.buffers.iter().map(|&(element_type, length)| (i32::from(element_type), length)).unzip()
+    /// Whether a contribution with these buffers fits this call.
+    pub(crate) fn fits(&self, kind: Kind, chunk: &Chunk) -> bool {
+        let lengths_fit = |((&element_type, own), theirs): ((&i32, &u64), &u64)| {
+            own == theirs || ElementType::try_from(element_type).is_ok_and(|element_type| kind.may_differ(element_type))
+        };
+        self.element_types == chunk.element_types
+            && self.lengths.len() == chunk.lengths.len()
+            && self.element_types.iter().zip(&self.lengths).zip(&chunk.lengths).all(lengths_fit)
     }
 
     /// The error with what each of the two called.
-    pub(crate) fn differs(&self, other: &Self, sequence: u64) -> Cause {
+    pub(crate) fn differs(&self, other: &Self) -> Cause {
         let (first, second) = if self.rank < other.rank { (self, other) } else { (other, self) };
-        let message = match first.differing_buffer(second) {
+        let difference = match first.differing_buffer(second) {
             Some(index) => format!(
-                "collective number {sequence} differs between ranks: in {}, buffer {index} is {} on rank {} and {} on \
-                 rank {}",
-                first.what,
+                "in {}, buffer {index} is {} on rank {} and {} on rank {}",
+                what(&first.call),
                 first.buffer(index),
                 first.rank,
                 second.buffer(index),
                 second.rank
             ),
-            None => format!(
-                "collective number {sequence} differs between ranks: rank {} called {}, rank {} called {}",
-                first.rank,
-                first.in_words(),
-                second.rank,
-                second.in_words()
-            ),
+            None => {
+                let called = [first, second].map(|called| format!("rank {} called {}", called.rank, called.in_words()));
+                called.join(", ")
+            }
         };
-        Cause::new(message).help("all ranks must call the same collectives in the same order, with buffers alike")
+        Cause::new(format!("collective number {} differs between ranks: {difference}", self.call.sequence))
+            .help("all ranks must call the same collectives in the same order, with buffers alike")
     }
 
     /// The first buffer that is not the same, where it takes a look at each to see it.
     fn differing_buffer(&self, other: &Self) -> Option<usize> {
-        let many = self.buffers.len() > 1 && self.buffers.len() == other.buffers.len() && self.what == other.what;
-        many.then(|| self.buffers.iter().zip(&other.buffers).position(|(a, b)| a != b)).flatten()
+        let many = self.lengths.len() > 1 && self.lengths.len() == other.lengths.len() && self.call == other.call;
+        let is_other = |&index: &usize| self.buffer(index) != other.buffer(index);
+        many.then(|| (0..self.lengths.len()).find(is_other)).flatten()
     }
 
     fn buffer(&self, index: usize) -> String {
-        let (element_type, length) = self.buffers[index];
-        format!("{} × {length}", name(element_type))
+        let name = match self.element_types.get(index).and_then(|&number| ElementType::try_from(number).ok()) {
+            Some(ElementType::F32) => "float32",
+            Some(ElementType::F64) => "float64",
+            Some(ElementType::U64) => "uint64",
+            Some(ElementType::Bytes) => "bytes",
+            Some(ElementType::Unspecified) | None => "unknown",
+        };
+        format!("{name} × {}", self.lengths[index])
     }
 
     fn in_words(&self) -> String {
-        match self.buffers.as_slice() {
-            [] => self.what.clone(),
-            [_] => format!("{} of {}", self.what, self.buffer(0)),
-            [.., _] => {
-                let elements = self.buffers.iter().fold(0u64, |sum, (_, length)| sum.saturating_add(*length));
-                format!(
-                    "{} of {} buffers with {elements} elements, the first {}",
-                    self.what,
-                    self.buffers.len(),
-                    self.buffer(0)
-                )
+        let what = what(&self.call);
+        match self.lengths.len() {
+            0 => what,
+            1 => format!("{what} of {}", self.buffer(0)),
+            count => {
+                let elements = self.lengths.iter().fold(0u64, |sum, length| sum.saturating_add(*length));
+                format!("{what} of {count} buffers with {elements} elements, the first {}", self.buffer(0))
             }
         }
     }
@@ -197,12 +176,26 @@ fn what(call: &Call) -> String {
     }
 }
 
-fn name(element_type: ElementType) -> &'static str {
-    match element_type {
-        ElementType::F32 => "float32",
-        ElementType::F64 => "float64",
-        ElementType::U64 => "uint64",
-        ElementType::Bytes => "bytes",
-        ElementType::Unspecified | ElementType::Mixed => "unknown",
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_announces_is_checked_against_what_this_rank_has_called() {
+        let fits = |kind, own: Buffer, element_type: ElementType, lengths: &[u64]| {
+            let element_types = vec![element_type.into(); lengths.len()];
+            let chunk = Chunk { element_types, lengths: lengths.to_vec(), ..Chunk::default() };
+            Called::own(0, Call::default(), &[own]).fits(kind, &chunk)
+        };
+        let broadcast = Kind::Broadcast { root: 1 };
+        let floats = || Buffer::F32(vec![0.0; 3]);
+        assert!(fits(broadcast, floats(), ElementType::F32, &[3]));
+        assert!(!fits(broadcast, floats(), ElementType::F32, &[1 << 29]));
+        assert!(!fits(broadcast, floats(), ElementType::F64, &[3]));
+        assert!(!fits(broadcast, floats(), ElementType::F32, &[3, 3]));
+        assert!(!fits(Kind::AllReduce(ReduceOp::Sum), floats(), ElementType::F32, &[2]));
+        assert!(fits(broadcast, Buffer::Bytes(vec![1]), ElementType::Bytes, &[9]));
+        assert!(fits(Kind::AllGather, floats(), ElementType::F32, &[5]));
+        assert!(!fits(Kind::AllGather, floats(), ElementType::U64, &[5]));
     }
 }

@@ -11,10 +11,10 @@ use tokio::task::JoinHandle;
 
 use crate::call::Request;
 use crate::job::Job;
-use crate::link::{Link, Session};
-use crate::open::Server;
+use crate::link::Link;
 use crate::operation::Operation;
 use crate::progress::Stalls;
+use crate::server::Server;
 use crate::wire::Cause;
 
 /// A call in the queue, and where its result goes.
@@ -26,7 +26,7 @@ pub(crate) struct Turn {
 /// What runs a communicator's collectives.
 pub(crate) struct Engine {
     pub(crate) job: Arc<Job>,
-    pub(crate) session: Session,
+    pub(crate) session: u64,
     /// In order of ranks.
     pub(crate) links: Vec<Link>,
     /// What the higher ranks are connected to, where there are any.

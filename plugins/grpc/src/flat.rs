@@ -124,6 +124,18 @@ impl Flat {
     }
 }
 
+/// The same for the elements of a buffer, whichever type they have.
+macro_rules! elements {
+    ($buffer:expr, $values:ident => $body:expr) => {
+        match $buffer {
+            Buffer::F32($values) => $body,
+            Buffer::F64($values) => $body,
+            Buffer::U64($values) => $body,
+            Buffer::Bytes($values) => $body,
+        }
+    };
+}
+
 /// What a buffer holds, as the wire names it.
 pub(crate) fn element_type(buffer: &Buffer) -> ElementType {
     match buffer {
@@ -136,15 +148,14 @@ pub(crate) fn element_type(buffer: &Buffer) -> ElementType {
 
 /// Number of elements.
 pub(crate) fn length(buffer: &Buffer) -> usize {
-    bytes(buffer).len() / element_size(buffer)
+    elements!(buffer, values => values.len())
 }
 
 fn element_size(buffer: &Buffer) -> usize {
-    match buffer {
-        Buffer::F32(_) => 4,
-        Buffer::F64(_) | Buffer::U64(_) => 8,
-        Buffer::Bytes(_) => 1,
+    fn size<T>(_: &[T]) -> usize {
+        size_of::<T>()
     }
+    elements!(buffer, values => size(values))
 }
 
 /// A buffer of the same type, without elements.
@@ -168,30 +179,15 @@ fn grow(buffer: &mut Buffer, end: usize, whole: usize) {
             values.resize(end, T::default());
         }
     }
-    match buffer {
-        Buffer::F32(values) => vector(values, end, whole),
-        Buffer::F64(values) => vector(values, end, whole),
-        Buffer::U64(values) => vector(values, end, whole),
-        Buffer::Bytes(values) => vector(values, end, whole),
-    }
+    elements!(buffer, values => vector(values, end, whole));
 }
 
 fn bytes(buffer: &Buffer) -> &[u8] {
-    match buffer {
-        Buffer::F32(values) => bytemuck::cast_slice(values),
-        Buffer::F64(values) => bytemuck::cast_slice(values),
-        Buffer::U64(values) => bytemuck::cast_slice(values),
-        Buffer::Bytes(values) => values,
-    }
+    elements!(buffer, values => bytemuck::cast_slice(values))
 }
 
 fn bytes_mut(buffer: &mut Buffer) -> &mut [u8] {
-    match buffer {
-        Buffer::F32(values) => bytemuck::cast_slice_mut(values),
-        Buffer::F64(values) => bytemuck::cast_slice_mut(values),
-        Buffer::U64(values) => bytemuck::cast_slice_mut(values),
-        Buffer::Bytes(values) => values,
-    }
+    elements!(buffer, values => bytemuck::cast_slice_mut(values))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@
 //! or another session. Who is not a rank of the job learns the version and that a rank listens here.
 
 use std::io;
+use std::time::Duration;
 
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
@@ -24,6 +25,9 @@ use crate::wire::PROTOCOL;
 
 /// What a handshake begins with.
 const MAGIC: &[u8; 7] = b"mdtrank";
+
+/// How long a handshake may take.
+pub(crate) const LIMIT: Duration = Duration::from_secs(5);
 
 /// The length of random numbers and proofs.
 const LENGTH: usize = 32;

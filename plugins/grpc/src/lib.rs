@@ -21,7 +21,6 @@
 //! - Memory: a collective works in the buffers that it was given. Besides, it holds a few chunks of 1 MiB per peer, and
 //!   where peers are slow to take what this rank has folded, up to its slice: 1/n of the payload.
 
-mod accept;
 mod address;
 mod call;
 mod communicator;
@@ -38,6 +37,7 @@ mod operation;
 mod pairwise_reduction;
 mod progress;
 mod rendezvous;
+mod server;
 mod token;
 mod transport;
 mod wire;

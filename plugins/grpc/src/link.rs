@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Interval;
 use tokio_stream::Stream;
@@ -24,7 +24,7 @@ const UNDER_WAY: usize = 4;
 /// This rank's end of the stream to another.
 pub(crate) struct Link {
     pub(crate) rank: u32,
-    pub(crate) outgoing: PollSender<Chunk>,
+    pub(crate) outgoing: PollSender<Body>,
     /// Ends when the other rank has left or is lost.
     pub(crate) incoming: mpsc::Receiver<Chunk>,
     /// Ends when the other rank has ended its side.
@@ -33,44 +33,32 @@ pub(crate) struct Link {
 
 /// The side of a stream that this rank speaks on, not yet connected to a peer.
 pub(crate) struct Speaker {
-    hello: oneshot::Sender<Hello>,
-    chunks: mpsc::Sender<Chunk>,
+    queue: mpsc::Sender<Body>,
     end: oneshot::Sender<()>,
 }
 
 impl Speaker {
     /// The two ends of the queue of messages to a peer.
     pub(crate) fn new(job: &Job) -> (Self, Outgoing) {
-        let (hello, introduced) = oneshot::channel();
-        let (chunks, said) = mpsc::channel(UNDER_WAY);
+        let (queue, queued) = mpsc::channel(UNDER_WAY);
         let (end, ended) = oneshot::channel();
-        let fault = WatchStream::new(job.fault.watch());
         let outgoing = Outgoing {
-            hello: Some(introduced),
-            fault,
-            chunks: said,
+            said_hello: false,
+            fault: WatchStream::new(job.fault.watch()),
+            queue: queued,
             heartbeats: every(HEARTBEAT),
             progress: Arc::clone(&job.progress),
             ended,
             over: false,
         };
-        (Self { hello, chunks, end }, outgoing)
+        (Self { queue, end }, outgoing)
     }
 
     /// Sends the hello, which is the first message.
-    pub(crate) fn introduce(self, hello: Hello) -> Introduced {
-        let _ = self.hello.send(hello); // the stream may have ended
-        Introduced { chunks: self.chunks, end: self.end }
+    pub(crate) fn say_hello(&self, session: u64) {
+        let _ = self.queue.try_send(Body::Hello(Hello { session })); // the stream may have ended
     }
-}
 
-/// A side that has sent its hello.
-pub(crate) struct Introduced {
-    chunks: mpsc::Sender<Chunk>,
-    end: oneshot::Sender<()>,
-}
-
-impl Introduced {
     /// A link to `rank`, whose hello has been read from `stream`. `connection` is kept as long as the stream.
     pub(crate) fn link<C: Send + 'static>(
         self,
@@ -85,17 +73,17 @@ impl Introduced {
             reader.read().await;
             drop(connection);
         });
-        Link { rank, outgoing: PollSender::new(self.chunks), incoming, reader }
+        Link { rank, outgoing: PollSender::new(self.queue), incoming, reader }
     }
 }
 
 /// What this rank sends to a peer: a hello, then chunks and heartbeats, and last an abort when something went wrong, a
 /// goodbye when the communicator is closed, or nothing more when the peer has ended its side.
 pub(crate) struct Outgoing {
-    /// None once it has been sent.
-    hello: Option<oneshot::Receiver<Hello>>,
+    said_hello: bool,
     fault: WatchStream<Option<Cause>>,
-    chunks: mpsc::Receiver<Chunk>,
+    /// The hello and chunks.
+    queue: mpsc::Receiver<Body>,
     heartbeats: Interval,
     progress: Arc<Progress>,
     ended: oneshot::Receiver<()>,
@@ -103,11 +91,11 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    fn last(&mut self, body: Body) -> Poll<Option<Envelope>> {
+    fn last(&mut self, body: Option<Body>) -> Poll<Option<Envelope>> {
         self.over = true;
         // Sending fails at once from now on.
-        self.chunks.close();
-        Poll::Ready(Some(body.into()))
+        self.queue.close();
+        Poll::Ready(body.map(Envelope::from))
     }
 }
 
@@ -119,47 +107,34 @@ impl Stream for Outgoing {
         if this.over {
             return Poll::Ready(None);
         }
-        if let Some(hello) = &mut this.hello {
-            let Poll::Ready(hello) = Pin::new(hello).poll(context) else { return Poll::Pending };
-            this.hello = None;
-            // Without a hello the attempt was given up.
-            this.over = hello.is_err();
-            return Poll::Ready(hello.ok().map(|hello| Body::Hello(hello).into()));
-        }
         // An abort does not overtake what a collective that has ended here still has to send.
-        let is_closed = match this.chunks.poll_recv(context) {
-            Poll::Ready(Some(chunk)) => return Poll::Ready(Some(Body::Chunk(chunk.sealed()).into())),
+        let is_closed = match this.queue.poll_recv(context) {
+            Poll::Ready(Some(Body::Chunk(chunk))) => return Poll::Ready(Some(Body::Chunk(chunk.sealed()).into())),
+            Poll::Ready(Some(hello)) => {
+                this.said_hello = true;
+                return Poll::Ready(Some(hello.into()));
+            }
+            // Without a hello the attempt was given up.
+            Poll::Ready(None) if !this.said_hello => return this.last(None),
+            Poll::Pending if !this.said_hello => return Poll::Pending,
             Poll::Ready(None) => true,
             Poll::Pending => false,
         };
         while let Poll::Ready(Some(cause)) = Pin::new(&mut this.fault).poll_next(context) {
             if let Some(cause) = cause {
-                return this.last(Body::Abort(cause));
+                return this.last(Some(Body::Abort(cause)));
             }
         }
         if is_closed {
-            return this.last(Body::Goodbye(Goodbye {}));
+            return this.last(Some(Body::Goodbye(Goodbye {})));
         }
         if Pin::new(&mut this.ended).poll(context).is_ready() {
-            this.over = true;
-            this.chunks.close();
-            return Poll::Ready(None);
+            return this.last(None);
         }
         if this.heartbeats.poll_tick(context).is_ready() {
             return Poll::Ready(Some(Body::Heartbeat(Heartbeat { progress: this.progress.own() }).into()));
         }
         Poll::Pending
-    }
-}
-
-/// The same for a server, whose streams can fail.
-pub(crate) struct Answers(pub(crate) Outgoing);
-
-impl Stream for Answers {
-    type Item = Result<Envelope, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Pin::new(&mut self.0).poll_next(context).map(|envelope| envelope.map(Ok))
     }
 }
 
@@ -227,18 +202,3 @@ pub(crate) fn reason(error: &(dyn std::error::Error + 'static)) -> String {
         None => innermost.to_string(),
     }
 }
-
-/// How a side introduces itself.
-pub(crate) fn hello(session: Session) -> Hello {
-    Hello { session: session.session, generation: session.generation }
-}
-
-/// The roster's identity.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Session {
-    pub(crate) session: u64,
-    pub(crate) generation: u32,
-}
-
-/// The session, once it is known.
-pub(crate) type SessionWatch = watch::Receiver<Option<Session>>;

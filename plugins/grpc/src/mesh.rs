@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
+use tokio_stream::StreamExt;
+use tokio_stream::adapters::Map;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -13,7 +15,7 @@ use crate::address;
 use crate::connection::Proved;
 use crate::fault::subject;
 use crate::job::Job;
-use crate::link::{Answers, Link, Session, SessionWatch, Speaker, hello, reason};
+use crate::link::{Link, Outgoing, Speaker, reason};
 use crate::transport::{self, Failed};
 use crate::wire::collectives_client::CollectivesClient;
 use crate::wire::collectives_server::Collectives;
@@ -26,6 +28,12 @@ const INTRODUCTION: Duration = Duration::from_secs(5);
 /// The pause between attempts to reach a rank.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// The session, a random number of the roster's, once it is known.
+pub(crate) type SessionWatch = watch::Receiver<Option<u64>>;
+
+/// What a server sends on a stream, which can fail by its type.
+type Answers = Map<Outgoing, fn(Envelope) -> Result<Envelope, Status>>;
+
 /// The service by which higher ranks open their streams to this one.
 pub(crate) struct ExchangeService {
     job: Arc<Job>,
@@ -34,7 +42,7 @@ pub(crate) struct ExchangeService {
 }
 
 impl ExchangeService {
-    /// The service, and the links that are opened through it. It waits until there is a session.
+    /// The service, and the links that are opened through it.
     pub(crate) fn new(job: Arc<Job>, session: SessionWatch) -> (Self, mpsc::UnboundedReceiver<Link>) {
         let (links, arrived) = mpsc::unbounded_channel();
         (Self { job, session, links }, arrived)
@@ -50,12 +58,10 @@ impl Collectives for ExchangeService {
         if rank <= self.job.rank || rank >= self.job.world_size {
             return Err(Status::permission_denied("not a rank that is expected here"));
         }
-        let mut watch = self.session.clone();
-        let session = tokio::time::timeout(INTRODUCTION, watch.wait_for(Option::is_some)).await;
-        let session =
-            session.ok().and_then(|session| *session.ok()?).ok_or_else(|| Status::unavailable("no session"))?;
+        // A rank's own handshake waits for the session, and rank 0 has it from the beginning.
+        let session = self.session.borrow().ok_or_else(|| Status::unavailable("no session"))?;
         let (speaker, outgoing) = Speaker::new(&self.job);
-        let speaker = speaker.introduce(hello(session));
+        speaker.say_hello(session);
         // The stream counts when the other side has answered: an attempt that fails before is made again.
         let (job, links) = (Arc::clone(&self.job), self.links.clone());
         tokio::spawn(async move {
@@ -65,7 +71,7 @@ impl Collectives for ExchangeService {
                 let _ = links.send(speaker.link(&job, rank, stream, ())); // all ranks may be connected already
             }
         });
-        Ok(Response::new(Answers(outgoing)))
+        Ok(Response::new(outgoing.map(Ok)))
     }
 }
 
@@ -90,7 +96,7 @@ pub(crate) async fn connect(
                 _ => address::from_text(text, rank_0)
                     .ok_or_else(|| Cause::of(rank, format!("rank {rank} gave {text:?} as its address")))?,
             };
-            links.push(reach(job, roster.session(), rank, known.take(), address, deadline).await?);
+            links.push(reach(job, roster.session, rank, known.take(), address, deadline).await?);
         }
     }
     loop {
@@ -117,7 +123,7 @@ pub(crate) async fn connect(
 /// Opens the stream to a lower rank, over the connection that is known or a new one.
 async fn reach(
     job: &Arc<Job>,
-    session: Session,
+    session: u64,
     rank: u32,
     mut known: Option<Channel>,
     address: SocketAddr,
@@ -128,7 +134,7 @@ async fn reach(
         let attempt = async {
             let channel = match known {
                 Some(channel) => channel,
-                None => transport::dial(job, address, rank, if rank == 0 { 0 } else { session.session }).await?,
+                None => transport::dial(job, address, rank, if rank == 0 { 0 } else { session }).await?,
             };
             open(job, session, rank, channel).await.map_err(|status| Failed::Again(reason(&status)))
         };
@@ -145,18 +151,19 @@ async fn reach(
     }
 }
 
-async fn open(job: &Arc<Job>, session: Session, rank: u32, channel: Channel) -> Result<Link, Status> {
+async fn open(job: &Arc<Job>, session: u64, rank: u32, channel: Channel) -> Result<Link, Status> {
     let (speaker, outgoing) = Speaker::new(job);
     let mut client = CollectivesClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
     let mut stream = client.exchange(outgoing).await?.into_inner();
     introduction(&mut stream, session).await?;
-    Ok(speaker.introduce(hello(session)).link(job, rank, stream, client))
+    speaker.say_hello(session);
+    Ok(speaker.link(job, rank, stream, client))
 }
 
 /// Reads the first message of a stream, which is a hello of this session.
-async fn introduction(stream: &mut Streaming<Envelope>, session: Session) -> Result<(), Status> {
+async fn introduction(stream: &mut Streaming<Envelope>, session: u64) -> Result<(), Status> {
     match stream.message().await?.and_then(|envelope| envelope.body) {
-        Some(Body::Hello(theirs)) if theirs == hello(session) => Ok(()),
+        Some(Body::Hello(theirs)) if theirs.session == session => Ok(()),
         _ => Err(Status::failed_precondition("it is in another session")),
     }
 }

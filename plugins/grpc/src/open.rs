@@ -5,27 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mdt_plugin_api::{Communicator, Error, ErrorCode, LogLevel, Result};
-use tokio::net::TcpListener;
 use tokio::runtime::Builder;
-use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::accept::accept;
 use crate::address;
 use crate::communicator::Ranks;
 use crate::engine::Engine;
 use crate::fault::named;
 use crate::job::Job;
-use crate::link::{Session, SessionWatch};
 use crate::mesh::{self, ExchangeService};
 use crate::rendezvous::coordinator::{Coordinator, RendezvousService};
 use crate::rendezvous::join::join;
+use crate::server::Server;
 use crate::token::random;
-use crate::transport;
-use crate::wire::collectives_server::CollectivesServer;
-use crate::wire::rendezvous_server::RendezvousServer;
-use crate::wire::{Cause, MAX_JOIN, MAX_MESSAGE};
+use crate::wire::Cause;
 
 /// Threads that move and fold data. Two keep a connection and a fold busy at once.
 const THREADS: usize = 2;
@@ -84,7 +78,7 @@ fn cancelled(job: &Job) -> Error {
 
 async fn connect(job: &Arc<Job>, address: &str, port: u16) -> Result<Engine> {
     if job.world_size == 1 {
-        return Ok(Engine { job: Arc::clone(job), session: Session::default(), links: Vec::new(), server: None });
+        return Ok(Engine { job: Arc::clone(job), session: 0, links: Vec::new(), server: None });
     }
     let addresses = address::resolve(address, port).await?;
     address::require_loopback(&addresses, job.config.insecure)?;
@@ -105,7 +99,9 @@ async fn meet(job: &Arc<Job>, addresses: &[SocketAddr]) -> Result<Engine> {
 
     let (roster, met, server) = if job.rank == 0 {
         let number = random().map_err(|error| Error::other("no session can be made").caused_by(error))?;
-        let coordinator = Arc::new(Coordinator::new(Arc::clone(job), u64::from_le_bytes(number)));
+        let number = u64::from_le_bytes(number);
+        session.send_replace(Some(number));
+        let coordinator = Arc::new(Coordinator::new(Arc::clone(job), number));
         let rendezvous = RendezvousService(Arc::clone(&coordinator));
         let server = Server::start(job, address::listen(addresses).await?, known, exchange, Some(rendezvous));
         match coordinator.wait(limit).await {
@@ -132,8 +128,7 @@ async fn meet(job: &Arc<Job>, addresses: &[SocketAddr]) -> Result<Engine> {
         };
         (joined.roster, Some((joined.channel, joined.address)), server)
     };
-    let session_now = roster.session();
-    session.send_replace(Some(session_now));
+    session.send_replace(Some(roster.session));
     let deadline = Instant::now() + MESH;
     let links = tokio::select! {
         biased;
@@ -141,40 +136,5 @@ async fn meet(job: &Arc<Job>, addresses: &[SocketAddr]) -> Result<Engine> {
         links = mesh::connect(job, &roster, met, arrived, deadline) => links,
     };
     let links = links.map_err(|cause| error(job.fault.raise(cause)))?;
-    Ok(Engine { job: Arc::clone(job), session: session_now, links, server })
-}
-
-/// The server that answers other ranks. It runs until it is dropped.
-pub(crate) struct Server {
-    address: SocketAddr,
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
-
-impl Server {
-    fn start(
-        job: &Arc<Job>,
-        (listener, address): (TcpListener, SocketAddr),
-        session: SessionWatch,
-        exchange: ExchangeService,
-        rendezvous: Option<RendezvousService>,
-    ) -> Self {
-        let (stop, stopped) = oneshot::channel();
-        let collectives = CollectivesServer::new(exchange).max_decoding_message_size(MAX_MESSAGE);
-        let rendezvous = rendezvous.map(|service| RendezvousServer::new(service).max_decoding_message_size(MAX_JOIN));
-        let router = transport::server().add_service(collectives).add_optional_service(rendezvous);
-        let connections = accept(listener, Arc::clone(job), session);
-        let task = tokio::spawn(async move {
-            let stopped = async { drop(stopped.await) };
-            // An error of a connection reaches the stream that uses it.
-            let _ = router.serve_with_incoming_shutdown(connections, stopped).await;
-        });
-        Self { address, stop, task }
-    }
-
-    /// Stops it when all requests are answered, or after a second.
-    async fn stop(self) {
-        drop(self.stop);
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.task).await;
-    }
+    Ok(Engine { job: Arc::clone(job), session: roster.session, links, server })
 }

@@ -17,11 +17,12 @@ use mdt_plugin_api::Buffer;
 
 use self::gather::Gather;
 use self::reduce::Reduce;
-use crate::call::{Described, Kind, Request};
+use crate::call::{Called, Kind, Request};
 use crate::fault::{named, subject};
-use crate::link::{Link, Session};
+use crate::link::Link;
 use crate::progress::Stalls;
-use crate::wire::{CHUNK, Call, Cause, Chunk, Phase};
+use crate::wire::envelope::Body;
+use crate::wire::{CHUNK, Cause, Chunk, Phase};
 
 /// Chunks of a contribution that may wait for those of slower ranks.
 const WAITING: usize = 4;
@@ -29,16 +30,45 @@ const WAITING: usize = 4;
 /// A collective in progress.
 pub(crate) struct Operation {
     kind: Kind,
-    call: Call,
-    described: Described,
-    work: Work,
+    called: Called,
+    work: Box<dyn Work>,
     peers: Vec<Peer>,
 }
 
-/// What is done with the buffers.
-enum Work {
-    Reduce(Reduce),
-    Gather(Gather),
+/// What is done with the buffers. Ranges and offsets are bytes in all buffers of a rank.
+trait Work: Send {
+    /// What this rank sends to a peer; of an `all_reduce` that is what the peer folds.
+    fn contribution(&self, peer: u32) -> Range<usize>;
+
+    /// What a peer sends to this rank; its first chunk says how many elements each of its buffers has. `None` where no
+    /// machine has so much memory.
+    fn expected(&mut self, peer: u32, lengths: &[u64]) -> Option<Range<usize>>;
+
+    /// Takes the next chunk of a peer's contribution, which lies from `start` on.
+    fn contributed(&mut self, peer: u32, start: usize, payload: Bytes);
+
+    /// Chunks from a peer that wait for those of others.
+    fn waiting(&self, _peer: u32) -> usize {
+        0
+    }
+
+    /// Whether ranks fold a part each and send it to the others.
+    fn has_results(&self) -> bool {
+        false
+    }
+
+    /// Folds the next chunk that has come from all ranks. Returns where it lies.
+    fn fold_next(&mut self) -> Option<Range<usize>> {
+        None
+    }
+
+    /// Takes what another rank has folded.
+    fn write_result(&mut self, _start: usize, _payload: &[u8]) {}
+
+    fn read(&self, range: Range<usize>) -> Bytes;
+
+    /// The buffers with the result.
+    fn finish(self: Box<Self>) -> Vec<Buffer>;
 }
 
 /// How far the exchange with one peer is.
@@ -63,13 +93,12 @@ enum Arrival {
 }
 
 impl Operation {
-    pub(crate) fn new(rank: u32, world_size: u32, request: Request, session: Session, sequence: u64) -> Self {
-        let call = request.call(session, sequence);
-        let described = Described::own(rank, &call, &request.buffers);
+    pub(crate) fn new(rank: u32, world_size: u32, request: Request, session: u64, sequence: u64) -> Self {
+        let called = Called::own(rank, request.call(session, sequence), &request.buffers);
         let Request { buffers, kind } = request;
-        let work = match kind {
-            Kind::AllReduce(op) => Work::Reduce(Reduce::new(rank, world_size, buffers, op)),
-            _ => Work::Gather(Gather::new(rank, world_size, buffers, kind)),
+        let work: Box<dyn Work> = match kind {
+            Kind::AllReduce(op) => Box::new(Reduce::new(rank, world_size, buffers, op)),
+            _ => Box::new(Gather::new(rank, world_size, buffers, kind)),
         };
         let peer = |peer| Peer {
             rank: peer,
@@ -80,7 +109,7 @@ impl Operation {
             result: if work.has_results() { Arrival::Until(None) } else { Arrival::Whole },
         };
         let peers = (0..world_size).filter(|&peer| peer != rank).map(peer).collect();
-        Self { kind, call, described, work, peers }
+        Self { kind, called, work, peers }
     }
 
     /// Sends and takes what it can; done when nothing is left to send or to come. `links` are in order of ranks.
@@ -95,7 +124,7 @@ impl Operation {
                         Poll::Ready(reserved) => listens = reserved.is_ok(),
                         Poll::Pending => break,
                     }
-                    if !listens || link.outgoing.send_item(self.next_chunk(index)).is_err() {
+                    if !listens || link.outgoing.send_item(Body::Chunk(self.next_chunk(index))).is_err() {
                         listens = false;
                         break;
                     }
@@ -122,10 +151,7 @@ impl Operation {
 
     /// The buffers with the result.
     pub(crate) fn finish(self) -> Vec<Buffer> {
-        match self.work {
-            Work::Reduce(reduce) => reduce.finish(),
-            Work::Gather(gather) => gather.finish(),
-        }
+        self.work.finish()
     }
 
     /// The error when there has been no progress with a rank for `limit`. As long as ranks have not joined, the others may
@@ -154,7 +180,7 @@ impl Operation {
     }
 
     fn name(&self) -> String {
-        format!("{} number {}", self.kind.name(), self.call.sequence)
+        format!("{} number {}", self.kind.name(), self.called.call.sequence)
     }
 
     fn left(&self, rank: u32) -> Cause {
@@ -162,13 +188,16 @@ impl Operation {
         Cause::of(rank, message).help("all ranks must make the same number of updates: look at that rank's own output")
     }
 
-    /// The next chunk for a peer that has one coming. Results go first: they are what others hold memory for.
+    /// The next chunk for a peer that has one coming. The first one says what was called; then results go first: they are
+    /// what others hold memory for.
     fn next_chunk(&mut self, index: usize) -> Chunk {
         let peer = &mut self.peers[index];
-        let mut chunk = Chunk { call: Some(self.call), ..Chunk::default() };
-        if let Some((offset, payload)) = peer.results.pop_front() {
+        let mut chunk = Chunk { call: Some(self.called.call), ..Chunk::default() };
+        if peer.begun
+            && let Some((offset, payload)) = peer.results.pop_front()
+        {
             chunk.set_phase(Phase::Result);
-            chunk.last = self.work.ends_result(offset + payload.len());
+            chunk.last = offset + payload.len() == self.work.contribution(self.called.rank).end;
             (chunk.offset, chunk.payload) = (offset as u64, payload);
         } else if let Some(rest) = peer.to_send.take() {
             let end = rest.end.min(rest.start + CHUNK);
@@ -176,7 +205,7 @@ impl Operation {
             chunk.last = end == rest.end;
             (chunk.offset, chunk.payload) = (rest.start as u64, self.work.read(rest.start..end));
             if !peer.begun {
-                (chunk.element_types, chunk.lengths) = self.described.layout();
+                (chunk.element_types, chunk.lengths) = (self.called.element_types.clone(), self.called.lengths.clone());
             }
             peer.begun = true;
             peer.to_send = (!chunk.last).then_some(end..rest.end);
@@ -185,19 +214,20 @@ impl Operation {
     }
 
     /// Takes a chunk from a peer.
-    fn take(&mut self, index: usize, mut chunk: Chunk) -> Result<(), Cause> {
-        let theirs = chunk.call.take().unwrap_or_default();
-        if theirs != self.call {
-            return Err(self.differs(self.peers[index].rank, &theirs, &chunk));
+    fn take(&mut self, index: usize, chunk: Chunk) -> Result<(), Cause> {
+        let is_first = self.peers[index].is_absent() && chunk.phase() == Phase::Contribution;
+        if chunk.call != Some(self.called.call) || is_first && !self.called.fits(self.kind, &chunk) {
+            return Err(self.differs(&Called::theirs(self.peers[index].rank, &chunk)));
         }
         let peer = &mut self.peers[index];
         let (range, arrival) = match chunk.phase() {
             Phase::Contribution => {
-                let range = self.work.expected(peer.rank, &chunk).ok_or_else(|| misfit(peer.rank, "a layout"))?;
+                let range =
+                    self.work.expected(peer.rank, &chunk.lengths).ok_or_else(|| misfit(peer.rank, "a layout"))?;
                 (range, &mut peer.contribution)
             }
-            Phase::Result => (self.work.result(peer.rank), &mut peer.result),
-            Phase::Unspecified => return Err(misfit(peer.rank, "a phase")),
+            Phase::Result if !peer.is_absent() => (self.work.contribution(peer.rank), &mut peer.result),
+            _ => return Err(misfit(peer.rank, "a phase")),
         };
         let Arrival::Until(until) = *arrival else { return Err(misfit(peer.rank, "a chunk")) };
         let start = until.unwrap_or(range.start);
@@ -206,39 +236,38 @@ impl Operation {
             return Err(misfit(peer.rank, "a range"));
         }
         *arrival = if chunk.last { Arrival::Whole } else { Arrival::Until(Some(end)) };
-        match (&mut self.work, chunk.phase()) {
-            (Work::Reduce(reduce), Phase::Contribution) => reduce.contributed(peer.rank, chunk.payload),
-            (Work::Reduce(reduce), _) => reduce.write(start, &chunk.payload),
-            (Work::Gather(gather), _) => gather.contributed(peer.rank, start, &chunk.payload),
+        match chunk.phase() {
+            Phase::Contribution => self.work.contributed(peer.rank, start, chunk.payload),
+            _ => self.work.write_result(start, &chunk.payload),
         }
         Ok(())
     }
 
     /// Folds what all ranks have contributed to, and queues it for all peers.
     fn fold(&mut self) -> bool {
-        let Work::Reduce(reduce) = &mut self.work else { return false };
+        let has_results = self.work.has_results();
         // Where every rank folds everything, what was not sent yet must stay as it is.
-        if !reduce.has_results() && self.peers.iter().any(Peer::has_outgoing) {
+        if !has_results && self.peers.iter().any(Peer::has_outgoing) {
             return false;
         }
         let mut progress = false;
-        while let Some(range) = reduce.fold_next() {
+        while let Some(range) = self.work.fold_next() {
             progress = true;
-            if reduce.has_results() {
-                let folded = reduce.read(range.clone());
+            if has_results {
+                let folded = self.work.read(range.clone());
                 self.peers.iter_mut().for_each(|peer| peer.results.push_back((range.start, folded.clone())));
             }
         }
         progress
     }
 
-    fn differs(&self, rank: u32, call: &Call, chunk: &Chunk) -> Cause {
-        let same = |call: &Call| (call.session, call.generation, call.sequence);
-        if same(call) != same(&self.call) {
-            let message = format!("rank {rank} is at collective number {}, not {}", call.sequence, self.call.sequence);
+    fn differs(&self, theirs: &Called) -> Cause {
+        let (own, rank) = (&self.called.call, theirs.rank);
+        if (theirs.call.session, theirs.call.sequence) != (own.session, own.sequence) {
+            let message = format!("rank {rank} is at collective number {}, not {}", theirs.call.sequence, own.sequence);
             return Cause::of(rank, message);
         }
-        self.described.differs(&Described::theirs(rank, call, chunk), call.sequence)
+        self.called.differs(theirs)
     }
 }
 
@@ -259,56 +288,6 @@ impl Peer {
 
     fn expects_more(&self) -> bool {
         self.contribution != Arrival::Whole || self.result != Arrival::Whole
-    }
-}
-
-impl Work {
-    /// What this rank sends to a peer.
-    fn contribution(&self, peer: u32) -> Range<usize> {
-        match self {
-            Self::Reduce(reduce) => reduce.slice(peer),
-            Self::Gather(gather) => gather.contribution(),
-        }
-    }
-
-    /// What a peer sends to this rank; nothing where the layout that the chunk brings cannot be.
-    fn expected(&mut self, peer: u32, chunk: &Chunk) -> Option<Range<usize>> {
-        match self {
-            Self::Reduce(reduce) => Some(reduce.own_slice()),
-            Self::Gather(gather) => gather.expected(peer, chunk),
-        }
-    }
-
-    fn has_results(&self) -> bool {
-        matches!(self, Self::Reduce(reduce) if reduce.has_results())
-    }
-
-    /// What a peer folds.
-    fn result(&self, peer: u32) -> Range<usize> {
-        match self {
-            Self::Reduce(reduce) => reduce.slice(peer),
-            Self::Gather(_) => 0..0,
-        }
-    }
-
-    /// Whether what this rank folds ends there.
-    fn ends_result(&self, end: usize) -> bool {
-        matches!(self, Self::Reduce(reduce) if reduce.own_slice().end == end)
-    }
-
-    /// Chunks from a peer that wait for other ranks.
-    fn waiting(&self, peer: u32) -> usize {
-        match self {
-            Self::Reduce(reduce) => reduce.waiting(peer),
-            Self::Gather(_) => 0,
-        }
-    }
-
-    fn read(&self, range: Range<usize>) -> Bytes {
-        match self {
-            Self::Reduce(reduce) => reduce.read(range),
-            Self::Gather(gather) => gather.read(range),
-        }
     }
 }
 

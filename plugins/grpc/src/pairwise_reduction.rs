@@ -4,6 +4,7 @@
 //! no power of two is split at the largest one below it. The host folds its micro-batches by the same tree, so ranks that
 //! each hold a power of two of them continue it, and the bits do not depend on how many ranks there are.
 
+use bytemuck::{Pod, pod_read_unaligned};
 use mdt_plugin_api::ReduceOp;
 
 /// Elements that are folded at once: what a level of the tree keeps stays in the nearest cache.
@@ -13,13 +14,7 @@ const BLOCK: usize = 512;
 pub(crate) type Leaf<'a> = Option<&'a [u8]>;
 
 /// A type whose elements can be combined.
-pub(crate) trait Number: Copy + Default + PartialOrd {
-    /// Its size in bytes.
-    const SIZE: usize;
-
-    /// Reads one that came over the wire.
-    fn from_wire(bytes: &[u8]) -> Self;
-
+pub(crate) trait Number: Pod + PartialOrd {
     /// The sum.
     fn add(self, other: Self) -> Self;
 
@@ -42,14 +37,6 @@ pub(crate) trait Number: Copy + Default + PartialOrd {
 macro_rules! numbers {
     ($($type:ident, $sum:expr;)*) => { $(
         impl Number for $type {
-            const SIZE: usize = size_of::<$type>();
-
-            fn from_wire(bytes: &[u8]) -> Self {
-                let mut array = [0; size_of::<$type>()];
-                array.copy_from_slice(bytes);
-                Self::from_le_bytes(array)
-            }
-
             fn add(self, other: Self) -> Self {
                 $sum(self, other)
             }
@@ -72,7 +59,7 @@ pub(crate) fn reduce<T: Number>(own: &mut [T], leaves: &[Leaf<'_>], op: ReduceOp
 }
 
 fn reduce_by<T: Number>(own: &mut [T], leaves: &[Leaf<'_>], combine: impl Fn(T, T) -> T + Copy) {
-    let mut folded = [T::default(); BLOCK];
+    let mut folded = [T::zeroed(); BLOCK];
     for (index, own) in own.chunks_mut(BLOCK).enumerate() {
         let folded = &mut folded[..own.len()];
         tree(own, index * BLOCK, leaves, combine, folded);
@@ -99,7 +86,7 @@ fn tree<T: Number>(own: &[T], first: usize, leaves: &[Leaf<'_>], combine: impl F
         [None] => folded.iter_mut().zip(own).for_each(|(left, &right)| *left = combine(*left, right)),
         [Some(bytes)] => each(bytes, first, folded, |right, left| *left = combine(*left, right)),
         right => {
-            let mut memory = [T::default(); BLOCK];
+            let mut memory = [T::zeroed(); BLOCK];
             let other = &mut memory[..folded.len()];
             tree(own, first, right, combine, other);
             folded.iter_mut().zip(&*other).for_each(|(left, &right)| *left = combine(*left, right));
@@ -109,8 +96,8 @@ fn tree<T: Number>(own: &[T], first: usize, leaves: &[Leaf<'_>], combine: impl F
 
 /// Visits each element of a block of a leaf with its place.
 fn each<T: Number>(bytes: &[u8], first: usize, places: &mut [T], visit: impl Fn(T, &mut T)) {
-    let block = &bytes[first * T::SIZE..(first + places.len()) * T::SIZE];
-    block.chunks_exact(T::SIZE).zip(places).for_each(|(bytes, place)| visit(T::from_wire(bytes), place));
+    let block = &bytes[first * size_of::<T>()..(first + places.len()) * size_of::<T>()];
+    block.chunks_exact(size_of::<T>()).zip(places).for_each(|(bytes, place)| visit(pod_read_unaligned(bytes), place));
 }
 
 #[cfg(test)]

@@ -33,9 +33,6 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 /// How long one attempt to connect may take.
 const ATTEMPT: Duration = Duration::from_secs(2);
 
-/// How long the other side may take in a handshake.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-
 /// A server with the settings of this plugin.
 pub(crate) fn server() -> Server {
     Server::builder()
@@ -58,7 +55,7 @@ pub(crate) async fn dial(job: &Job, address: SocketAddr, rank: u32, session: u64
     let mut stream = stream.map_err(again)?;
     stream.set_nodelay(true).map_err(again)?;
     let handshake = handshake::dial(&mut stream, &job.token, [job.rank, rank], session);
-    match timeout(HANDSHAKE, handshake).await.map_err(late)? {
+    match timeout(handshake::LIMIT, handshake).await.map_err(late)? {
         Ok(()) => {}
         Err(Refusal::Stranger(error)) => return Err(again(error)),
         Err(Refusal::Token(_)) => {

@@ -7,7 +7,7 @@ use prost::Message;
 tonic::include_proto!("mdt.collectives.v1");
 
 /// The version of the contract: the handshake's and that of all messages.
-pub(crate) const PROTOCOL: u8 = 2;
+pub(crate) const PROTOCOL: u8 = 3;
 
 /// Payload of one chunk.
 pub(crate) const CHUNK: usize = 1 << 20;
@@ -15,11 +15,8 @@ pub(crate) const CHUNK: usize = 1 << 20;
 /// The largest message between ranks: a chunk and what describes it.
 pub(crate) const MAX_MESSAGE: usize = 2 * CHUNK;
 
-/// The largest request to join: a job identity and what belongs to it.
-pub(crate) const MAX_JOIN: usize = 512 << 10;
-
-/// The largest job identity that is sent whole.
-pub(crate) const MAX_JOB: usize = 256 << 10;
+/// The largest request to join: a job's identity, which is its configuration, and what belongs to it.
+pub(crate) const MAX_JOIN: usize = 4 << 20;
 
 /// The largest number of buffers in one call: their lengths fit into one message.
 pub(crate) const MAX_BUFFERS: usize = 1 << 16;
@@ -57,7 +54,7 @@ mod tests {
 
     #[test]
     fn a_chunk_with_a_flipped_bit_is_not_intact() {
-        let call = Some(Call { session: 7, sequence: 300, count: 5, ..Call::default() });
+        let call = Some(Call { session: 7, sequence: 300, root: 5, ..Call::default() });
         let payload = bytes::Bytes::from_static(b"payload");
         let (element_types, lengths) = (vec![ElementType::Bytes.into()], vec![7]);
         let chunk =

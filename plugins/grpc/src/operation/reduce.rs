@@ -7,6 +7,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use mdt_plugin_api::{Buffer, ReduceOp};
 
+use super::Work;
 use crate::flat::Flat;
 use crate::wire::CHUNK;
 
@@ -32,22 +33,17 @@ impl Reduce {
     pub(super) fn new(rank: u32, world_size: u32, buffers: Vec<Buffer>, op: ReduceOp) -> Self {
         let waiting = vec![VecDeque::new(); world_size as usize];
         let mut reduce = Self { rank, world_size, flat: Flat::new(buffers), op, waiting, to_fold: None };
-        reduce.to_fold = Some(reduce.own_slice());
+        reduce.to_fold = Some(reduce.contribution(rank));
         reduce
     }
+}
 
-    /// Whether ranks fold a slice each and send it to the others.
-    pub(super) fn has_results(&self) -> bool {
+impl Work for Reduce {
+    fn has_results(&self) -> bool {
         self.flat.len() > SMALL
     }
 
-    /// What this rank folds.
-    pub(super) fn own_slice(&self) -> Range<usize> {
-        self.slice(self.rank)
-    }
-
-    /// What a rank folds.
-    pub(super) fn slice(&self, rank: u32) -> Range<usize> {
+    fn contribution(&self, rank: u32) -> Range<usize> {
         let length = self.flat.len();
         if !self.has_results() {
             return 0..length;
@@ -57,18 +53,19 @@ impl Reduce {
         start..(start + slice).min(length)
     }
 
-    /// Chunks from a rank that wait for those of others.
-    pub(super) fn waiting(&self, rank: u32) -> usize {
+    fn expected(&mut self, _: u32, _: &[u64]) -> Option<Range<usize>> {
+        Some(self.contribution(self.rank))
+    }
+
+    fn waiting(&self, rank: u32) -> usize {
         self.waiting[rank as usize].len()
     }
 
-    /// Takes the next chunk of this rank's slice as another rank has it.
-    pub(super) fn contributed(&mut self, rank: u32, payload: Bytes) {
+    fn contributed(&mut self, rank: u32, _: usize, payload: Bytes) {
         self.waiting[rank as usize].push_back(payload);
     }
 
-    /// Folds the next chunk that has come from all ranks. Returns where it lies.
-    pub(super) fn fold_next(&mut self) -> Option<Range<usize>> {
+    fn fold_next(&mut self) -> Option<Range<usize>> {
         let own = self.rank as usize;
         let has_come = |(rank, waiting): (usize, &VecDeque<Bytes>)| rank == own || !waiting.is_empty();
         if !self.waiting.iter().enumerate().all(has_come) {
@@ -82,16 +79,15 @@ impl Reduce {
         Some(rest.start..end)
     }
 
-    /// Takes what another rank has folded.
-    pub(super) fn write(&mut self, start: usize, payload: &[u8]) {
+    fn write_result(&mut self, start: usize, payload: &[u8]) {
         self.flat.write(start, payload);
     }
 
-    pub(super) fn read(&self, range: Range<usize>) -> Bytes {
+    fn read(&self, range: Range<usize>) -> Bytes {
         self.flat.read(range)
     }
 
-    pub(super) fn finish(self) -> Vec<Buffer> {
+    fn finish(self: Box<Self>) -> Vec<Buffer> {
         self.flat.into_buffers()
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{REJOIN, difference, digest};
+use super::{REJOIN, difference};
 use crate::connection::Proved;
 use crate::fault::subject;
 use crate::job::Job;
@@ -135,7 +135,6 @@ impl Coordinator {
                 let rank_0 = std::iter::once(String::new());
                 meeting.verdict = Some(Ok(Roster {
                     session: self.session,
-                    generation: 1,
                     data_addresses: rank_0
                         .chain(meeting.members.values().map(|member| member.address.clone()))
                         .collect(),
@@ -157,7 +156,7 @@ impl Coordinator {
             let message = format!("a process came to rank 0 as rank {rank}, where ranks 1 to {last} are expected");
             return Some(Cause::of(rank, message).help("give each process a comm.rank of its own"));
         }
-        if request.job_digest != digest(&own.identity) {
+        if request.job != own.identity {
             let message = difference::between(&own.identity, &request.job, rank);
             return Some(Cause::of(rank, message).help("start all ranks with the same configuration"));
         }

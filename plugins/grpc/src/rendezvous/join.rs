@@ -7,9 +7,10 @@ use tokio::time::{Instant, timeout};
 use tonic::Status;
 use tonic::transport::Channel;
 
-use super::{REJOIN, request};
+use super::REJOIN;
 use crate::job::Job;
 use crate::link::reason;
+use crate::token::random;
 use crate::transport::{self, Failed};
 use crate::wire::join_reply::Outcome;
 use crate::wire::rendezvous_client::RendezvousClient;
@@ -40,7 +41,13 @@ pub(crate) async fn join(
     data_address: String,
     limit: Duration,
 ) -> Result<Joined, Cause> {
-    let request = request(job, data_address).map_err(|error| Cause::of(job.rank, error.to_string()))?;
+    let process = random().map_err(|error| Cause::of(job.rank, error.to_string()))?;
+    let request = JoinRequest {
+        world_size: job.world_size,
+        job: job.identity.clone(),
+        data_address,
+        process: u64::from_le_bytes(process),
+    };
     let mut deadline = Instant::now() + limit;
     let mut pause = SOON;
     let mut was_lost = false;

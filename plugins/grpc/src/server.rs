@@ -1,4 +1,5 @@
-//! The connections that others open to this rank: only those that have passed the handshake are handed on.
+//! The server that answers other ranks: of the connections that others open to this rank, only those that have passed the
+//! handshake reach HTTP/2.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -8,25 +9,61 @@ use std::time::Duration;
 
 use mdt_plugin_api::LogLevel;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::connection::Connection;
 use crate::handshake::{self, Refusal};
 use crate::job::Job;
-use crate::link::SessionWatch;
-use crate::wire::PROTOCOL;
+use crate::mesh::{ExchangeService, SessionWatch};
+use crate::rendezvous::coordinator::RendezvousService;
+use crate::transport;
+use crate::wire::collectives_server::CollectivesServer;
+use crate::wire::rendezvous_server::RendezvousServer;
+use crate::wire::{MAX_JOIN, MAX_MESSAGE, PROTOCOL};
 
 /// Connections that have not passed the handshake yet. When one more comes, the oldest is closed: a rank passes within
 /// milliseconds, so strangers cannot keep it out by staying.
 const PLACES: usize = 64;
 
-/// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(5);
+/// The server that answers other ranks. It runs until it is dropped.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    pub(crate) fn start(
+        job: &Arc<Job>,
+        (listener, address): (TcpListener, SocketAddr),
+        session: SessionWatch,
+        exchange: ExchangeService,
+        rendezvous: Option<RendezvousService>,
+    ) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let collectives = CollectivesServer::new(exchange).max_decoding_message_size(MAX_MESSAGE);
+        let rendezvous = rendezvous.map(|service| RendezvousServer::new(service).max_decoding_message_size(MAX_JOIN));
+        let router = transport::server().add_service(collectives).add_optional_service(rendezvous);
+        let connections = accept(listener, Arc::clone(job), session);
+        let task = tokio::spawn(async move {
+            let stopped = async { drop(stopped.await) };
+            // An error of a connection reaches the stream that uses it.
+            let _ = router.serve_with_incoming_shutdown(connections, stopped).await;
+        });
+        Self { address, stop, task }
+    }
+
+    /// Stops it when all requests are answered, or after a second.
+    pub(crate) async fn stop(self) {
+        drop(self.stop);
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.task).await;
+    }
+}
 
 /// Connections from ranks of the job, as they come. `session` is what ranks other than 0 must know.
-pub(crate) fn accept(
+fn accept(
     listener: TcpListener,
     job: Arc<Job>,
     session: SessionWatch,
@@ -76,11 +113,11 @@ async fn authenticate(
         if job.rank == 0 {
             0
         } else {
-            session.wait_for(Option::is_some).await.ok().and_then(|s| *s).unwrap_or_default().session
+            session.wait_for(Option::is_some).await.ok().and_then(|s| *s).unwrap_or_default()
         }
     };
     let handshake = handshake::answer(&mut stream, &job.token, job.rank, session);
-    let warning = match tokio::time::timeout(HANDSHAKE, handshake).await.ok()? {
+    let warning = match tokio::time::timeout(handshake::LIMIT, handshake).await.ok()? {
         Ok(rank) => return Connection::new(stream, rank, job).ok(),
         Err(Refusal::Stranger(_)) => return None,
         Err(Refusal::Token(rank)) => format!(
