@@ -27,7 +27,7 @@ pub use row_order::Plan;
 pub fn read(job: &Job, trainer: &Arc<dyn Trainer>) -> Result<(Dataset, Option<Dataset>), Failure> {
     let settings = &job.resolved.settings;
     let data = &settings.data;
-    let mut reader = Reader::new(&*job.services, &**trainer);
+    let mut reader = Reader::new(job, &**trainer);
     let train = read_sources(job, &mut reader, &data.train, Limits::of(settings)?)?;
     if let Some(split) = data.split()? {
         let count = split::count(split, train.rows().len())?;

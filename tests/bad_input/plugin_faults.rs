@@ -99,7 +99,7 @@ fn an_optimizer_state_that_is_not_finite_is_never_saved() {
 }
 
 #[test]
-fn of_many_threads_the_row_that_panicked_is_reported() {
+fn of_many_rows_that_panic_the_first_is_reported_whichever_thread_is_faster() {
     let job = Job::new().set("trainer", "panics_at_row_32").set("compute.threads", 4);
     let failure = job.run().failure(3);
     assert_says(&failure, &["row 32 is one too many", "trainer panics_at_row_32", "train.jsonl row 32\n"]);

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::dataset::Dataset;
 use super::row_location::RowLocation;
 use crate::exit::{Failure, Status};
+use crate::job::Job;
 use crate::memory::memory;
 use crate::progress;
 
@@ -22,7 +23,7 @@ const LAST_LINE: Duration = Duration::from_secs(30);
 
 /// Reads all sources of a job.
 pub(super) struct Reader<'a> {
-    services: &'a dyn HostServices,
+    job: &'a Job,
     trainer: &'a dyn Trainer,
     /// Bytes of all rows so far, those of other data sets included.
     held: u64,
@@ -31,9 +32,9 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(services: &'a dyn HostServices, trainer: &'a dyn Trainer) -> Self {
+    pub(super) fn new(job: &'a Job, trainer: &'a dyn Trainer) -> Self {
         let next_line = Instant::now() + FIRST_LINE;
-        Self { services, trainer, held: 0, next_line, between_lines: FIRST_LINE }
+        Self { job, trainer, held: 0, next_line, between_lines: FIRST_LINE }
     }
 
     /// Adds the rows of source number `number` to a data set until the data set has `most` rows or the source ends.
@@ -78,12 +79,21 @@ impl<'a> Reader<'a> {
     }
 
     fn encode(&mut self, dataset: &mut Dataset, source: u32, chunk: &[Example]) -> Result<(), Failure> {
-        let encode = |example| (!self.services.cancelled()).then(|| (example, self.trainer.encode(example)));
+        let encode = |example| (!self.job.services.cancelled()).then(|| (example, self.trainer.encode(example)));
         let encoded: Vec<Option<(&Example, Result<Encoded, Error>)>> = chunk.par_iter().map(encode).collect();
         self.require_not_cancelled()?;
         let mut rows: Vec<_> = encoded.into_iter().flatten().collect();
-        // The row that made the trainer panic is reported before the rows that it refused after that.
-        rows.sort_by_key(|(_, encoded)| encoded.as_ref().is_err_and(Error::is_after_a_panic));
+        let is_refused = |(_, encoded): &(_, Result<_, Error>)| encoded.as_ref().is_err_and(Error::is_after_a_panic);
+        if rows.iter().any(is_refused) {
+            // A row that was refused after the panic of a later one may be at fault too. A new trainer finds the first
+            // row that is, whichever thread was faster.
+            let trainer = self.job.trainer(&self.job.model_directory()?)?;
+            let again = chunk.iter().map(|example| (example, trainer.encode(example)));
+            match again.take_while(|_| !self.job.services.cancelled()).find(|(_, encoded)| encoded.is_err()) {
+                Some(first) => rows = vec![first],
+                None => rows.sort_by_key(is_refused),
+            }
+        }
         for (example, encoded) in rows {
             let location = RowLocation { source, row: example.row };
             let row = encoded.map_err(|error| Failure::from(error).at(dataset.name_locations(&[location])))?;
@@ -101,7 +111,7 @@ impl<'a> Reader<'a> {
     }
 
     fn require_not_cancelled(&self) -> Result<(), Failure> {
-        if !self.services.cancelled() {
+        if !self.job.services.cancelled() {
             return Ok(());
         }
         Err(Failure::new(Status::Interrupted, "interrupted while rows were read: nothing has been trained yet"))

@@ -93,16 +93,14 @@ impl Drop for PanicsWhenDropped {
     }
 }
 
-/// A trainer that panics at row 32, while the thread that has row 1 waits for that.
-struct PanicsAtRow32 {
-    panicking: AtomicBool,
-}
+/// A trainer that panics at rows 32 and 100, at row 100 first: rows before 32 wait for that.
+struct PanicsAtRow32;
 
 impl Component for PanicsAtRow32 {
     type Config = NoKeys;
 
     fn create(_config: NoKeys, _setup: &Setup) -> Result<Self> {
-        Ok(Self { panicking: AtomicBool::new(false) })
+        Ok(Self)
     }
 }
 
@@ -112,20 +110,19 @@ impl Trainer for PanicsAtRow32 {
     }
 
     fn encode(&self, example: &Example) -> Result<Encoded> {
-        match example.row {
-            1 => {
-                let begin = Instant::now();
-                while !self.panicking.load(Ordering::Relaxed) && begin.elapsed() < Duration::from_secs(2) {
-                    std::thread::yield_now();
-                }
-                // Until the panic is caught.
-                std::thread::sleep(Duration::from_millis(50));
+        /// Of all trainers in the process, so that rows wait once.
+        static PANICKING: AtomicBool = AtomicBool::new(false);
+        if example.row < 32 && !PANICKING.load(Ordering::Relaxed) {
+            let begin = Instant::now();
+            while !PANICKING.load(Ordering::Relaxed) && begin.elapsed() < Duration::from_secs(2) {
+                std::thread::yield_now();
             }
-            32 => {
-                self.panicking.store(true, Ordering::Relaxed);
-                panic!("row 32 is one too many");
-            }
-            _ => {}
+            // Until the panic is caught.
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        if matches!(example.row, 32 | 100) {
+            PANICKING.store(true, Ordering::Relaxed);
+            panic!("row {} is one too many", example.row);
         }
         Ok(Encoded { tokens: vec![1, 2], supervised: vec![false, true], truncated: 0 })
     }
