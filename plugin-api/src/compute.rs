@@ -17,7 +17,7 @@ pub struct TensorType {
 }
 
 /// A description of the device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceInfo {
     /// `cpu`, `gpu`.
     pub kind: String,

@@ -7,7 +7,7 @@ use abi_stable::std_types::{RBox, ROption, RResult, RStr, RString, RVec};
 use abi_stable::{StableAbi, sabi_trait, sabi_trait::TD_Opaque};
 
 use super::guard::{Guarded, Owner};
-use super::types::{RawError, plain};
+use super::types::{RawError, plain, same_fields};
 use crate::{
     Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Dtype, Error, Outcome, ReduceOp, Result, Work,
 };
@@ -31,6 +31,10 @@ pub struct RawBootstrap {
     address: RString,
     port: u16,
     job: RString,
+}
+
+same_fields! {
+    RawBootstrap, Bootstrap { rank, world_size, address, port, job }
 }
 
 /// [`Buffer`]: the vector that the tag names, the others empty. Vectors change hands without a copy.
@@ -211,14 +215,7 @@ impl RawCommBackend for Exported {
 
     fn open(&self, bootstrap: RawBootstrap) -> RResult<CommunicatorObject, RawError> {
         self.0.call(|backend| {
-            let communicator = backend.open(&Bootstrap {
-                rank: bootstrap.rank,
-                world_size: bootstrap.world_size,
-                address: bootstrap.address.into(),
-                port: bootstrap.port,
-                job: bootstrap.job.into(),
-            })?;
-            let communicator = Guarded::new(communicator, self.0.owner());
+            let communicator = Guarded::new(backend.open(&bootstrap.into())?, self.0.owner());
             Ok(RawCommunicator_TO::from_value(ExportedCommunicator(communicator), TD_Opaque))
         })
     }
@@ -298,13 +295,6 @@ impl CommBackend for Loaded {
     }
 
     fn open(&self, bootstrap: &Bootstrap) -> Result<Box<dyn Communicator>> {
-        let raw = RawBootstrap {
-            rank: bootstrap.rank,
-            world_size: bootstrap.world_size,
-            address: bootstrap.address.as_str().into(),
-            port: bootstrap.port,
-            job: bootstrap.job.as_str().into(),
-        };
-        Ok(Box::new(LoadedCommunicator(plain(self.0.open(raw))?)))
+        Ok(Box::new(LoadedCommunicator(plain(self.0.open(bootstrap.clone().into()))?)))
     }
 }

@@ -9,10 +9,10 @@ use abi_stable::std_types::{RArc, RResult, RSlice, RString, RVec};
 use abi_stable::{StableAbi, sabi_trait, sabi_trait::TD_Opaque};
 
 use super::guard::{Guarded, Owner, caught};
-use super::types::{RawArrayRef, RawAttribute, RawError, RawView, plain};
+use super::types::{RawArrayRef, RawAttribute, RawError, RawView, plain, same_fields};
 use crate::{
-    Attribute, Compute, DeviceInfo, Dtype, Handle, HostArrayRef, MemoryInfo, OpKind, RawHostView, Result,
-    TensorFunction, TensorType, ValueAndGrad,
+    Attribute, Compute, DeviceInfo, Handle, HostArrayRef, MemoryInfo, OpKind, RawHostView, Result, TensorFunction,
+    TensorType, ValueAndGrad,
 };
 
 /// [`DeviceInfo`].
@@ -49,6 +49,12 @@ pub struct RawMemory {
     active: u64,
     peak: u64,
     cached: u64,
+}
+
+same_fields! {
+    RawDevice, DeviceInfo { kind, name, library, unified_memory, threads }
+    RawTensorType, TensorType { shape, dtype }
+    RawValueAndGrad, ValueAndGrad { values, gradients }
 }
 
 /// A [`TensorFunction`], borrowed for one call.
@@ -113,16 +119,7 @@ pub(crate) fn export(compute: &Rc<dyn Compute>, owner: impl FnOnce() -> Arc<Owne
 
 impl RawCompute for Exported {
     fn device(&self) -> RResult<RawDevice, RawError> {
-        self.0.call(|compute| {
-            let device = compute.device();
-            Ok(RawDevice {
-                kind: device.kind.into(),
-                name: device.name.into(),
-                library: device.library.into(),
-                unified_memory: device.unified_memory,
-                threads: device.threads,
-            })
-        })
+        self.0.call(|compute| Ok(compute.device().into()))
     }
 
     fn supports(&self, op: u32) -> bool {
@@ -154,10 +151,7 @@ impl RawCompute for Exported {
     }
 
     fn tensor_type(&self, tensor: u64) -> RResult<RawTensorType, RawError> {
-        self.0.call(|compute| {
-            let TensorType { shape, dtype } = compute.tensor_type(tensor)?;
-            Ok(RawTensorType { shape: shape.into(), dtype: dtype.0 })
-        })
+        self.0.call(|compute| Ok(compute.tensor_type(tensor)?.into()))
     }
 
     fn eval(&self, tensors: RSlice<'_, u64>) -> RResult<(), RawError> {
@@ -182,8 +176,7 @@ impl RawCompute for Exported {
                 // SAFETY: `Loaded::value_and_grad` made the pair, and it lives until this call returns.
                 plain(unsafe { (function.call)(function.data, parameters.into(), inputs.into()) }).map(Vec::from)
             };
-            let result = compute.value_and_grad(&mut function, parameters.as_slice(), inputs.as_slice())?;
-            Ok(RawValueAndGrad { values: result.values.into(), gradients: result.gradients.into() })
+            Ok(compute.value_and_grad(&mut function, parameters.as_slice(), inputs.as_slice())?.into())
         })
     }
 
@@ -203,23 +196,8 @@ pub(crate) fn import(object: ComputeObject) -> Rc<dyn Compute> {
 
 impl Compute for Loaded {
     fn device(&self) -> DeviceInfo {
-        match plain(self.0.device()) {
-            Ok(device) => DeviceInfo {
-                kind: device.kind.into(),
-                name: device.name.into(),
-                library: device.library.into(),
-                unified_memory: device.unified_memory,
-                threads: device.threads,
-            },
-            // The next call that can report an error will.
-            Err(_) => DeviceInfo {
-                kind: String::new(),
-                name: String::new(),
-                library: String::new(),
-                unified_memory: false,
-                threads: 1,
-            },
-        }
+        // After an error, the next call that can report one will.
+        plain(self.0.device()).map_or_else(|_| DeviceInfo { threads: 1, ..DeviceInfo::default() }, DeviceInfo::from)
     }
 
     fn supports(&self, op: OpKind) -> bool {
@@ -244,8 +222,7 @@ impl Compute for Loaded {
     }
 
     fn tensor_type(&self, tensor: Handle) -> Result<TensorType> {
-        let raw = plain(self.0.tensor_type(tensor))?;
-        Ok(TensorType { shape: raw.shape.into(), dtype: Dtype(raw.dtype) })
+        plain(self.0.tensor_type(tensor)).map(TensorType::from)
     }
 
     fn eval(&self, tensors: &[Handle]) -> Result<()> {
@@ -268,8 +245,7 @@ impl Compute for Loaded {
     ) -> Result<ValueAndGrad> {
         let mut function = function;
         let raw = RawFunction { data: (&raw mut function).cast(), call: call_function };
-        let raw = plain(self.0.value_and_grad(raw, parameters.into(), inputs.into()))?;
-        Ok(ValueAndGrad { values: raw.values.into(), gradients: raw.gradients.into() })
+        plain(self.0.value_and_grad(raw, parameters.into(), inputs.into())).map(ValueAndGrad::from)
     }
 
     fn memory(&self) -> MemoryInfo {

@@ -9,7 +9,7 @@ use abi_stable::{StableAbi, sabi_trait, sabi_trait::TD_Opaque};
 use super::compute::{self, ComputeObject};
 use super::data::RawExample;
 use super::guard::{Guard, Guarded, Owner};
-use super::types::{RawArray, RawError, plain};
+use super::types::{RawArray, RawError, plain, same_fields};
 use crate::{
     Batch, Compute, Encoded, Error, Example, HostBatch, Loss, ModelCalls, Result, Tensor, Trainer, TrainerContext,
     Vocabulary,
@@ -64,6 +64,11 @@ pub struct RawLoss {
 pub struct RawVocabulary {
     size: usize,
     stop: RVec<u32>,
+}
+
+same_fields! {
+    RawEncoded, Encoded { tokens, supervised, truncated }
+    RawVocabulary, Vocabulary { size, stop }
 }
 
 /// [`ModelCalls`] with a stable layout; handles go in borrowed and come out owned.
@@ -162,12 +167,6 @@ impl RawTrainerContext {
     }
 }
 
-impl From<Encoded> for RawEncoded {
-    fn from(encoded: Encoded) -> Self {
-        Self { tokens: encoded.tokens.into(), supervised: encoded.supervised.into(), truncated: encoded.truncated }
-    }
-}
-
 impl RawEncoded {
     fn plain(self) -> Result<Encoded> {
         if self.tokens.len() != self.supervised.len() {
@@ -177,7 +176,7 @@ impl RawEncoded {
                 self.supervised.len()
             )));
         }
-        Ok(Encoded { tokens: self.tokens.into(), supervised: self.supervised.into(), truncated: self.truncated })
+        Ok(self.into())
     }
 }
 
@@ -190,10 +189,7 @@ pub(crate) fn export(trainer: Box<dyn Trainer>, owner: Arc<Owner>) -> TrainerObj
 
 impl RawTrainer for Exported {
     fn vocabulary(&self) -> RResult<RawVocabulary, RawError> {
-        self.0.call(|trainer| {
-            let vocabulary = trainer.vocabulary()?;
-            Ok(RawVocabulary { size: vocabulary.size, stop: vocabulary.stop.into() })
-        })
+        self.0.call(|trainer| Ok(trainer.vocabulary()?.into()))
     }
 
     fn encode(&self, example: RawExample) -> RResult<RawEncoded, RawError> {
@@ -253,8 +249,7 @@ pub(crate) fn import(object: TrainerObject) -> Box<dyn Trainer> {
 
 impl Trainer for Loaded {
     fn vocabulary(&self) -> Result<Vocabulary> {
-        let raw = plain(self.0.vocabulary())?;
-        Ok(Vocabulary { size: raw.size, stop: raw.stop.into() })
+        plain(self.0.vocabulary()).map(Vocabulary::from)
     }
 
     fn encode(&self, example: &Example) -> Result<Encoded> {

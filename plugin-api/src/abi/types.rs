@@ -55,6 +55,24 @@ pub(crate) fn plain<T>(raw: RResult<T, RawError>) -> Result<T> {
     raw.into_result().map_err(Error::from)
 }
 
+/// Conversions between a raw struct and the plain one with the same fields.
+macro_rules! same_fields {
+    ($($raw:ident, $plain:ident { $($field:ident),* $(,)? })*) => { $(
+        impl From<$plain> for $raw {
+            fn from(plain: $plain) -> Self {
+                Self { $($field: plain.$field.into()),* }
+            }
+        }
+
+        impl From<$raw> for $plain {
+            fn from(raw: $raw) -> Self {
+                Self { $($field: raw.$field.into()),* }
+            }
+        }
+    )* };
+}
+pub(super) use same_fields;
+
 /// [`Attribute`]. A tag that the receiver does not know is an error there.
 #[repr(C)]
 #[derive(StableAbi)]
@@ -152,14 +170,6 @@ pub struct RawView {
     strides: RVec<isize>,
 }
 
-impl From<RawHostView> for RawView {
-    fn from(view: RawHostView) -> Self {
-        Self { data: view.data, dtype: view.dtype.0, shape: view.shape.into(), strides: view.strides.into() }
-    }
-}
-
-impl From<RawView> for RawHostView {
-    fn from(view: RawView) -> Self {
-        Self { data: view.data, dtype: Dtype(view.dtype), shape: view.shape.into(), strides: view.strides.into() }
-    }
+same_fields! {
+    RawView, RawHostView { data, dtype, shape, strides }
 }
