@@ -15,80 +15,34 @@ struct Failure {
     text: [c_char; 512],
 }
 
-unsafe extern "C" {
-    fn mdt_op_cross_entropy(
-        losses: *mut mlx_array,
-        logits: mlx_array,
-        targets: mlx_array,
-        stream: mlx_stream,
-        failure: *mut Failure,
-    ) -> bool;
-    fn mdt_op_swiglu(
-        out: *mut mlx_array,
-        gate: mlx_array,
-        up: mlx_array,
-        stream: mlx_stream,
-        failure: *mut Failure,
-    ) -> bool;
-    fn mdt_op_rms_norm(
-        out: *mut mlx_array,
-        x: mlx_array,
-        weight: mlx_array,
-        eps: f32,
-        stream: mlx_stream,
-        failure: *mut Failure,
-    ) -> bool;
-    fn mdt_op_rope_tables(
-        cos: *mut mlx_array,
-        sin: *mut mlx_array,
-        positions: mlx_array,
-        inv_freq: mlx_array,
-        factor: f32,
-        stream: mlx_stream,
-        failure: *mut Failure,
-    ) -> bool;
-    fn mdt_op_rope(
-        out: *mut mlx_array,
-        x: mlx_array,
-        cos: mlx_array,
-        sin: mlx_array,
-        stream: mlx_stream,
-        failure: *mut Failure,
-    ) -> bool;
+/// Declares the primitives' constructors. Each takes places for its results first, then these arguments, then the stream and a
+/// place for the text of an exception; it says whether it has filled the results.
+macro_rules! constructors {
+    ($(fn $name:ident([$($result:ident),*], $($argument:ident: $type:ty),*);)*) => {
+        unsafe extern "C" { $(
+            fn $name(
+                $($result: *mut mlx_array,)* $($argument: $type,)* stream: mlx_stream, failure: *mut Failure
+            ) -> bool;
+        )* }
+    };
+}
+constructors! {
+    fn mdt_op_cross_entropy([losses], logits: mlx_array, targets: mlx_array);
+    fn mdt_op_swiglu([out], gate: mlx_array, up: mlx_array);
+    fn mdt_op_rms_norm([out], x: mlx_array, weight: mlx_array, eps: f32);
+    fn mdt_op_rope_tables([cos, sin], positions: mlx_array, inv_freq: mlx_array, factor: f32);
+    fn mdt_op_rope([out], x: mlx_array, cos: mlx_array, sin: mlx_array);
     fn mdt_op_attention(
-        out: *mut mlx_array,
-        query: mlx_array,
-        key: mlx_array,
-        value: mlx_array,
-        segments: mlx_array,
-        scale: f32,
-        causal: bool,
-        stream: mlx_stream,
-        failure: *mut Failure,
-    ) -> bool;
+        [out], query: mlx_array, key: mlx_array, value: mlx_array, segments: mlx_array, scale: f32, causal: bool
+    );
     fn mdt_op_checked_indices(
-        out: *mut mlx_array,
-        indices: mlx_array,
-        operation: *const c_char,
-        length: c_int,
-        from_end: bool,
-        stream: mlx_stream,
-        failure: *mut Failure,
-    ) -> bool;
-    fn mdt_op_embedding(
-        out: *mut mlx_array,
-        table: mlx_array,
-        ids: mlx_array,
-        stream: mlx_stream,
-        failure: *mut Failure,
-    ) -> bool;
-    fn mdt_op_linear(
-        out: *mut mlx_array,
-        x: mlx_array,
-        weight: mlx_array,
-        stream: mlx_stream,
-        failure: *mut Failure,
-    ) -> bool;
+        [out], indices: mlx_array, operation: *const c_char, length: c_int, from_end: bool
+    );
+    fn mdt_op_embedding([out], table: mlx_array, ids: mlx_array);
+    fn mdt_op_linear([out], x: mlx_array, weight: mlx_array);
+}
+
+unsafe extern "C" {
     fn mdt_array_is_exclusive(array: mlx_array) -> bool;
     fn mdt_stream_is_cpu(stream: mlx_stream) -> bool;
     fn mdt_set_parallel_for(parallel_for: Option<ParallelFor>, threads: c_int);
