@@ -13,7 +13,7 @@ mod native;
 mod permissions;
 mod tiers;
 
-pub use catalog::{Catalog, Listed, Searched, Shadow};
+pub use catalog::{Catalog, Listed, Searched};
 pub use load::{Component, Found};
 pub use manifest::{Manifest, Record};
 pub use tiers::{Tier, tiers};

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::common::Common;
 use super::output::print;
 use crate::exit::{Failure, Status};
-use crate::plugins::{Catalog, Listed, Shadow};
+use crate::plugins::{Catalog, Listed};
 use mdt_plugin_api::Kind;
 
 #[derive(Subcommand)]
@@ -47,10 +47,7 @@ fn list(catalog: &Catalog) -> String {
     let mut text = String::new();
     for row in &rows {
         let file = row.found.path.display();
-        let note = match &row.shadow {
-            Shadow::None => String::new(),
-            Shadow::By(path) => format!("  shadowed by {}", path.display()),
-        };
+        let note = row.shadowed_by.map(|path| format!("  shadowed by {}", path.display())).unwrap_or_default();
         let (kind, name, number) = (row.kind, row.id, &row.found.manifest.version);
         text += &format!("{kind:<9}  {name:<id$}  {number:<version$}  {file} ({}){note}\n", row.found.tier.origin);
     }
@@ -70,7 +67,7 @@ fn list_json(catalog: &Catalog) -> Value {
             "abi": row.found.manifest.abi,
             "file": row.found.path,
             "tier": row.found.tier.origin,
-            "shadowed_by": match &row.shadow { Shadow::None => None, Shadow::By(path) => Some(path) },
+            "shadowed_by": row.shadowed_by,
         })
     };
     let other = |(path, why): (&Path, &str)| json!({ "file": path, "reason": why });
@@ -83,7 +80,7 @@ fn list_json(catalog: &Catalog) -> Value {
 fn inspect(catalog: &Catalog, name: &str, as_json: bool) -> Result<(), Failure> {
     let rows = catalog.list();
     let matches = |row: &&Listed<'_>| {
-        row.shadow == Shadow::None
+        row.shadowed_by.is_none()
             && (row.id == name
                 || format!("{}/{}", row.kind, row.id) == name
                 || row.found.path.file_name().is_some_and(|file| file == name)

@@ -5,7 +5,6 @@ use serde_json::json;
 
 use super::{Check, Finding, Subject};
 use crate::job::Job;
-use crate::plugins::Shadow;
 
 pub(super) const CHECK: Check =
     Check { name: "communication", description: "The backends that connect ranks, and what each can do.", run };
@@ -13,7 +12,7 @@ pub(super) const CHECK: Check =
 fn run(subject: &Subject) -> Vec<Finding> {
     subject.of_job(|job| {
         let listed = job.catalog.list();
-        let backends = listed.iter().filter(|row| row.kind == Kind::Comm.name() && row.shadow == Shadow::None);
+        let backends = listed.iter().filter(|row| row.kind == Kind::Comm.name() && row.shadowed_by.is_none());
         backends.map(|row| examine(job, row.id)).collect()
     })
 }

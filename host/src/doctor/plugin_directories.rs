@@ -1,6 +1,7 @@
 //! Check `plugin-directories`.
 
 use super::{Check, Finding, Subject};
+use crate::counted::counted;
 use crate::plugins::{Searched, Tier};
 
 pub(super) const CHECK: Check = Check {
@@ -11,16 +12,17 @@ pub(super) const CHECK: Check = Check {
 
 fn run(subject: &Subject) -> Vec<Finding> {
     match subject.catalog() {
-        Ok(catalog) => catalog.searched().map(|(tier, searched)| describe(tier, searched)).collect(),
+        Ok(catalog) => catalog.searched().iter().map(|(tier, searched)| describe(tier, searched)).collect(),
         Err(failure) => vec![Finding::failed(failure)],
     }
 }
 
-fn describe(tier: &Tier, searched: Searched<'_>) -> Finding {
+fn describe(tier: &Tier, searched: &Searched) -> Finding {
     let place = format!("{} ({})", tier.directory.display(), tier.origin);
     let finding = match searched {
-        Searched::Plugins(1) => Finding::ok(format!("{place}: 1 plugin")),
-        Searched::Plugins(count) => Finding::ok(format!("{place}: {count} plugins")).fact("plugins", count),
+        Searched::Files { plugins, .. } => {
+            Finding::ok(format!("{place}: {}", counted(plugins.len(), "plugin"))).fact("plugins", plugins.len())
+        }
         Searched::Unreadable(why) => Finding::warning(format!("{place} cannot be listed: {why}")),
         // A directory that the user named should exist.
         Searched::Missing if tier.is_named() => Finding::warning(format!("{place}: no such directory")),

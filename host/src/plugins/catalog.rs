@@ -19,39 +19,24 @@ use crate::nearest::nearest;
 
 /// The plugins that were found in all search directories.
 pub struct Catalog {
-    tiers: Vec<(Tier, Contents)>,
+    tiers: Vec<(Tier, Searched)>,
     lock: Option<Lock>,
     loaded: Mutex<HashMap<PathBuf, Library>>,
 }
 
 /// The content of a search directory.
-enum Contents {
+pub enum Searched {
     /// There is no such directory.
     Missing,
     /// It cannot be listed.
     Unreadable(String),
-    /// Plugins, and libraries that are not plugins with the reason.
-    Files { plugins: Vec<(PathBuf, Manifest)>, others: Vec<(PathBuf, String)> },
-}
-
-/// The result of searching a directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Searched<'a> {
-    /// There is no such directory.
-    Missing,
-    /// It cannot be listed.
-    Unreadable(&'a str),
-    /// The number of plugins in it.
-    Plugins(usize),
-}
-
-/// Whether a component is reached by its name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Shadow {
-    /// It is.
-    None,
-    /// An earlier tier has one of the same kind and id, in this file.
-    By(PathBuf),
+    /// It was listed.
+    Files {
+        /// The plugins in it.
+        plugins: Vec<(PathBuf, Manifest)>,
+        /// Libraries that are not plugins, with the reason.
+        others: Vec<(PathBuf, String)>,
+    },
 }
 
 /// One component of a listing.
@@ -62,8 +47,8 @@ pub struct Listed<'a> {
     pub id: &'a str,
     /// Where it is.
     pub found: Found<'a>,
-    /// Whether a component of an earlier directory hides it.
-    pub shadow: Shadow,
+    /// The file of an earlier directory that has a component of the same kind and id, which hides this one.
+    pub shadowed_by: Option<&'a Path>,
 }
 
 impl Catalog {
@@ -109,8 +94,7 @@ impl Catalog {
         for found in self.files() {
             for Record { kind, id, .. } in &found.manifest.components {
                 let earlier = *first.entry((kind, id)).or_insert(found.path);
-                let shadow = if earlier == found.path { Shadow::None } else { Shadow::By(earlier.to_owned()) };
-                list.push(Listed { kind, id, found, shadow });
+                list.push(Listed { kind, id, found, shadowed_by: (earlier != found.path).then_some(earlier) });
             }
         }
         list
@@ -122,15 +106,8 @@ impl Catalog {
     }
 
     /// Every directory that was searched, nearest first.
-    pub fn searched(&self) -> impl Iterator<Item = (&Tier, Searched<'_>)> {
-        self.tiers.iter().map(|(tier, contents)| {
-            let searched = match contents {
-                Contents::Missing => Searched::Missing,
-                Contents::Unreadable(why) => Searched::Unreadable(why),
-                Contents::Files { plugins, .. } => Searched::Plugins(plugins.len()),
-            };
-            (tier, searched)
-        })
+    pub fn searched(&self) -> &[(Tier, Searched)] {
+        &self.tiers
     }
 
     /// Compares every file that has components with the lock file; none where no lock file is configured.
@@ -221,7 +198,7 @@ impl Catalog {
     }
 }
 
-impl Contents {
+impl Searched {
     fn plugins(&self) -> &[(PathBuf, Manifest)] {
         match self {
             Self::Files { plugins, .. } => plugins,
@@ -253,11 +230,11 @@ impl Contents {
     }
 }
 
-fn contents(directory: &Path) -> Contents {
+fn contents(directory: &Path) -> Searched {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Contents::Missing,
-        Err(error) => return Contents::Unreadable(error.to_string()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Searched::Missing,
+        Err(error) => return Searched::Unreadable(error.to_string()),
     };
     let mut paths: Vec<_> = entries
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
@@ -271,7 +248,7 @@ fn contents(directory: &Path) -> Contents {
             Err(why) => others.push((path, why)),
         }
     }
-    Contents::Files { plugins, others }
+    Searched::Files { plugins, others }
 }
 
 impl Components for Catalog {
