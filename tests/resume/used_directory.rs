@@ -68,9 +68,10 @@ fn a_final_model_whose_checkpoints_were_deleted_is_not_taken_for_a_new_one() {
 
 #[test]
 fn a_second_run_is_refused_even_where_the_checkpoints_were_deleted() {
-    let job = job(400);
+    let job = job(1000).set("checkpoint.save_steps", 50);
     let mut process = job.start();
-    process.wait_until(|| job.checkpoint(2).exists());
+    // Between two saves.
+    process.wait_until(|| job.lines_so_far() >= 55);
     fs::remove_dir_all(job.output().join("checkpoints")).expect("checkpoints");
     assert_says(&job.run().failure(7), &["another run is writing to this output directory"]);
     let lines = job.lines_so_far();
