@@ -41,7 +41,7 @@ pub(super) fn run(common: &Common, command: &Command) -> Result<(), Failure> {
             for dropped in &resolved.dropped {
                 print(dropped)?;
             }
-            print(format_args!("the configuration is complete: {} values", resolved.entries().len()))?;
+            print(format_args!("the configuration is complete: {} values", resolved.entries.len()))?;
         }
         Command::Schema => {
             let (schema, left_out) = config::schema(&catalog);

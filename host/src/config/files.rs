@@ -30,7 +30,7 @@ pub(super) fn read(path: &FilePath) -> Result<File, Failure> {
     let text = text_file::read(path, LIMIT).map_err(|e| {
         Failure::configuration(format!("cannot read the configuration file `{}`", path.display())).because(e)
     })?;
-    let (mut values, mut lines) = match path.extension().and_then(|e| e.to_str()) {
+    let (value, mut lines) = match path.extension().and_then(|e| e.to_str()) {
         Some("toml") => toml_values(path, &text)?,
         Some("yaml" | "yml") => yaml_values(path, &text)?,
         Some("json") => json_values(path, &text)?,
@@ -38,6 +38,11 @@ pub(super) fn read(path: &FilePath) -> Result<File, Failure> {
             return Err(Failure::configuration(format!("`{}` is not a configuration file", path.display()))
                 .help("configuration files end in .toml, .yaml, .yml or .json"));
         }
+    };
+    let mut values = match value {
+        Value::Object(table) => table,
+        Value::Null => Table::new(),
+        other => return Err(not_a_table(path, "a configuration file", &other)),
     };
     let origin = |profile: Option<&str>| Origin::File {
         path: path.to_owned(),
@@ -59,25 +64,29 @@ pub(super) fn read(path: &FilePath) -> Result<File, Failure> {
 
 /// Takes the tables of `profile` out of a file's values.
 fn take_profiles(path: &FilePath, values: &mut Table) -> Result<Vec<(String, Table)>, Failure> {
-    let no_table = |key: String, found: &Value| {
-        let found = describe(found);
-        Failure::configuration(format!("`{key}` is {found}, where a table is expected")).at(path.display())
-    };
     let profiles = match values.remove("profile") {
         None => return Ok(Vec::new()),
         Some(Value::Object(profiles)) => profiles,
-        Some(other) => return Err(no_table("profile".into(), &other)),
+        Some(other) => return Err(not_a_table(path, "`profile`", &other)),
     };
     profiles
         .into_iter()
         .map(|(name, value)| match value {
             Value::Object(table) => Ok((name, table)),
-            other => Err(no_table(format!("profile.{name}"), &other)),
+            other => Err(not_a_table(path, &format!("`profile.{name}`"), &other)),
         })
         .collect()
 }
 
-fn toml_values(path: &FilePath, text: &str) -> Result<(Table, BTreeMap<Path, usize>), Failure> {
+fn not_a_table(path: &FilePath, what: &str, found: &Value) -> Failure {
+    let message = format!("{what} is {}, where a table is expected", describe(found));
+    Failure::configuration(message).at(path.display())
+}
+
+/// The values of a file, and the lines of their keys.
+type Parsed = Result<(Value, BTreeMap<Path, usize>), Failure>;
+
+fn toml_values(path: &FilePath, text: &str) -> Parsed {
     let broken = |e: toml::de::Error| {
         let line = e.span().map(|span| line_at(text, span.start));
         not_parsed(path, line, "TOML", e.message())
@@ -85,11 +94,8 @@ fn toml_values(path: &FilePath, text: &str) -> Result<(Table, BTreeMap<Path, usi
     let document = DeTable::parse(text).map_err(broken)?;
     let mut lines = BTreeMap::new();
     collect_lines(text, document.get_ref(), &mut Path::new(), &mut lines);
-    match from_toml(&DeValue::Table(document.into_inner())) {
-        Ok(Value::Object(table)) => Ok((table, lines)),
-        Ok(_) => Ok((Table::new(), lines)),
-        Err(message) => Err(not_parsed(path, None, "TOML", &message)),
-    }
+    let value = from_toml(&DeValue::Table(document.into_inner()));
+    Ok((value.map_err(|message| not_parsed(path, None, "TOML", &message))?, lines))
 }
 
 fn collect_lines(text: &str, table: &DeTable<'_>, path: &mut Path, lines: &mut BTreeMap<Path, usize>) {
@@ -115,28 +121,14 @@ fn not_parsed(path: &FilePath, line: Option<usize>, format: &str, message: &str)
     Failure::configuration(format!("not valid {format}: {message}")).at(place)
 }
 
-fn yaml_values(path: &FilePath, text: &str) -> Result<(Table, BTreeMap<Path, usize>), Failure> {
-    let yaml::Document { value, lines } =
-        yaml::parse(text).map_err(|broken| not_parsed(path, Some(broken.line), "YAML", &broken.message))?;
-    match value {
-        Value::Object(table) => Ok((table, lines)),
-        Value::Null => Ok((Table::new(), lines)),
-        other => Err(no_table(path, &other)),
-    }
+fn yaml_values(path: &FilePath, text: &str) -> Parsed {
+    let document = yaml::parse(text).map_err(|broken| not_parsed(path, Some(broken.line), "YAML", &broken.message))?;
+    Ok((document.value, document.lines))
 }
 
-fn json_values(path: &FilePath, text: &str) -> Result<(Table, BTreeMap<Path, usize>), Failure> {
+fn json_values(path: &FilePath, text: &str) -> Parsed {
     let UniqueKeys(value) =
         serde_json::from_str(text).map_err(|e| not_parsed(path, Some(e.line()), "JSON", &e.to_string()))?;
     // JSON that the YAML parser does not read has no line numbers in messages.
-    let lines = yaml::parse(text).map(|document| document.lines).unwrap_or_default();
-    match value {
-        Value::Object(table) => Ok((table, lines)),
-        other => Err(no_table(path, &other)),
-    }
-}
-
-fn no_table(path: &FilePath, found: &Value) -> Failure {
-    let found = describe(found);
-    Failure::configuration(format!("a configuration file is a table, and this one is {found}")).at(path.display())
+    Ok((value, yaml::parse(text).map(|document| document.lines).unwrap_or_default()))
 }

@@ -19,22 +19,11 @@ pub(super) struct Layer {
 
 impl Layer {
     /// A layer of `values`, which are normalised. `lines` are the lines of a file's keys, if they are known.
-    ///
-    /// # Errors
-    /// A section is neither a table nor a string that stands for one.
     pub(super) fn new(origin: Origin, values: Table, lines: BTreeMap<Path, usize>) -> Result<Self, Failure> {
         let mut layer = Layer { origin, lines, flat_keys: BTreeMap::new(), values: Table::new() };
-        match normalise(values) {
-            Ok(values) => {
-                layer.values = values;
-                Ok(layer)
-            }
-            Err(wrong) => Err(Failure::configuration(format!(
-                "`{}` is {}, where {} is expected",
-                wrong.key, wrong.found, wrong.expected
-            ))
-            .at(layer.origin_of(&[wrong.key]))),
-        }
+        layer.values =
+            normalise(values).map_err(|(key, message)| Failure::configuration(message).at(layer.origin_of(&[key])))?;
+        Ok(layer)
     }
 
     /// Whether the layer has flat keys.

@@ -23,9 +23,6 @@ pub struct Sources {
 }
 
 /// The environment variables of this process that may be keys.
-///
-/// # Errors
-/// The value of a variable that begins with `MDT_` is not UTF-8.
 pub fn process_environment() -> Result<Vec<(String, String)>, Failure> {
     let mut variables = Vec::new();
     for (name, value) in std::env::vars_os() {

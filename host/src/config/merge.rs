@@ -19,9 +19,6 @@ pub(super) struct Merged {
 }
 
 /// Merges layers, the lowest first: tables key by key; any other value replaces that of a lower layer.
-///
-/// # Errors
-/// figment's own, which a layer that is a table of JSON values does not cause.
 pub(super) fn merge<'a>(layers: impl IntoIterator<Item = &'a Layer>) -> Result<Merged, Failure> {
     let layers: Vec<&Layer> = layers.into_iter().collect();
     let numbered = layers.iter().enumerate();

@@ -11,16 +11,9 @@ use serde_json::{Value, json};
 /// Sections without a component.
 const PLAIN_SECTIONS: [&str; 3] = ["checkpoint", "metrics", "plugins"];
 
-/// A section that is not a table and does not stand for one.
-#[derive(Debug, PartialEq)]
-pub(super) struct NotATable {
-    pub(super) key: String,
-    pub(super) expected: &'static str,
-    pub(super) found: String,
-}
-
-/// Normalises a table. Doing it twice has no further effect.
-pub(super) fn normalise(mut table: Table) -> Result<Table, NotATable> {
+/// Normalises a table; doing it twice has no further effect. The error is the key of a section that is not a table and
+/// does not stand for one, and what is wrong with it.
+pub(super) fn normalise(mut table: Table) -> Result<Table, (String, String)> {
     for (key, value) in &mut table {
         let chooses = SECTIONS.iter().any(|s| s.name == key);
         if !chooses && !PLAIN_SECTIONS.contains(&key.as_str()) {
@@ -34,11 +27,8 @@ pub(super) fn normalise(mut table: Table) -> Result<Table, NotATable> {
                 *value = json!({ short_for: std::mem::take(text) });
             }
             other => {
-                return Err(NotATable {
-                    key: key.clone(),
-                    expected: if chooses { "a table or a string" } else { "a table" },
-                    found: describe(other),
-                });
+                let expected = if chooses { "a table or a string" } else { "a table" };
+                return Err((key.clone(), format!("`{key}` is {}, where {expected} is expected", describe(other))));
             }
         }
     }
@@ -74,8 +64,11 @@ mod tests {
 
     #[test]
     fn a_section_that_is_no_table_says_what_was_expected() {
-        let wrong = normalise(table(json!({ "checkpoint": "auto" }))).unwrap_err();
-        assert_eq!((wrong.key.as_str(), wrong.expected), ("checkpoint", "a table"));
+        let (key, message) = normalise(table(json!({ "checkpoint": "auto" }))).unwrap_err();
+        assert_eq!(
+            (&*key, &*message),
+            ("checkpoint", "`checkpoint` is the string \"auto\", where a table is expected")
+        );
         assert!(normalise(table(json!({ "optimizer": 3 }))).is_err());
     }
 

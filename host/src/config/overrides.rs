@@ -26,9 +26,6 @@ pub struct Flag {
 }
 
 /// One layer for each variable `MDT_A__B` (the key `a.b`).
-///
-/// # Errors
-/// The value of a section is neither a table nor a string.
 pub(super) fn environment(variables: &[(String, String)]) -> Result<Vec<Layer>, Failure> {
     let mut layers = Vec::new();
     let mut variables: Vec<_> = variables.iter().filter(|(name, _)| is_key(name)).collect();
@@ -48,9 +45,6 @@ fn is_key(name: &str) -> bool {
 }
 
 /// One layer for each `--set key=value`.
-///
-/// # Errors
-/// The text is not of the form `key=value`.
 pub(super) fn set(texts: &[String]) -> Result<Vec<Layer>, Failure> {
     let mut layers = Vec::new();
     for text in texts {
@@ -66,9 +60,6 @@ pub(super) fn set(texts: &[String]) -> Result<Vec<Layer>, Failure> {
 }
 
 /// One layer for each option.
-///
-/// # Errors
-/// As [`environment`].
 pub(super) fn flags(flags: &[Flag]) -> Result<Vec<Layer>, Failure> {
     let layer_of = |flag: &Flag| {
         let path: Vec<String> = flag.key.split('.').map(str::to_owned).collect();

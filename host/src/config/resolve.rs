@@ -7,7 +7,7 @@ use super::layer::Layer;
 use super::layers::Layers;
 use super::merge::{Merged, merge};
 use super::origin::Origin;
-use super::resolved::{Chosen, Dropped, Resolved};
+use super::resolved::{self, Chosen, Dropped, Resolved};
 use super::schema::{Child, Shape};
 use super::section_schema::{combine, host_schema};
 use super::sections::{Plugins, Settings};
@@ -19,9 +19,6 @@ use std::path::Path as FilePath;
 
 impl Layers {
     /// Where to find plugins. This is needed before any plugin can be found.
-    ///
-    /// # Errors
-    /// `plugins` has a wrong key or value.
     pub fn plugins(&self) -> Result<Plugins, Failure> {
         let host = host_schema();
         let only_plugins = |layer: &Layer| {
@@ -62,7 +59,7 @@ impl Layers {
         }
 
         let schema = whole_schema(&host, &choices);
-        let merged = checked(&schema, defaults.iter().chain(&layers))?;
+        let mut merged = checked(&schema, defaults.iter().chain(&layers))?;
         let defaults = checked(&schema, defaults.iter())?;
         let settings = settings(&merged)?;
         if settings.comm.rank >= settings.comm.world_size {
@@ -70,7 +67,9 @@ impl Layers {
         }
         let components = choices.iter().filter_map(|choice| choice.component(&merged)).collect();
         let flat_files = self.layers.iter().filter_map(Layer::flat_file).map(FilePath::to_owned).collect();
-        Ok(Resolved::new(settings, components, dropped, flat_files, &schema, merged, undecided).with_defaults(defaults))
+        let entries = resolved::entries(&schema, &mut merged);
+        let (values, defaults) = (merged.values, defaults.values);
+        Ok(Resolved { settings, dropped, flat_files, components, entries, values, defaults, undecided })
     }
 }
 

@@ -20,12 +20,15 @@ pub struct Resolved {
     pub dropped: Vec<Dropped>,
     /// The flat files among the layers, which change defaults. Start-up lines show them.
     pub flat_files: Vec<PathBuf>,
-    components: BTreeMap<Kind, Chosen>,
-    entries: Vec<Entry>,
-    values: Value,
-    defaults: Value,
+    pub(super) components: BTreeMap<Kind, Chosen>,
+    /// Every resolved value, section by section, the host's keys before the component's.
+    pub entries: Vec<Entry>,
+    /// All values as one object, keys sorted.
+    pub(super) values: Value,
+    /// The values of a configuration in which only the components are set.
+    pub(super) defaults: Value,
     /// Why the component of the model is unknown, if it is.
-    undecided: Option<Failure>,
+    pub(super) undecided: Option<Failure>,
 }
 
 /// A component that the configuration chooses.
@@ -70,51 +73,13 @@ impl std::fmt::Display for Dropped {
 }
 
 impl Resolved {
-    pub(super) fn new(
-        settings: Settings,
-        components: BTreeMap<Kind, Chosen>,
-        dropped: Vec<Dropped>,
-        flat_files: Vec<PathBuf>,
-        schema: &Value,
-        merged: Merged,
-        undecided: Option<Failure>,
-    ) -> Self {
-        let mut entries = Vec::new();
-        let mut origins = merged.origins;
-        let values = merged.values;
-        collect_entries(Some(&Shape::of(schema)), &values, &mut Path::new(), &mut origins, &mut entries);
-        Resolved { settings, dropped, flat_files, components, entries, values, defaults: Value::Null, undecided }
-    }
-
-    pub(super) fn with_defaults(self, defaults: Merged) -> Self {
-        Resolved { defaults: defaults.values, ..self }
-    }
-
     /// The component chosen for `kind`. Only [`Kind::Model`] may have none: if neither `model.use` nor a model that can be
     /// read is set.
     pub fn component(&self, kind: Kind) -> Option<&Chosen> {
         self.components.get(&kind)
     }
 
-    /// Every resolved value, section by section, the host's keys before the component's.
-    pub fn entries(&self) -> &[Entry] {
-        &self.entries
-    }
-
-    /// All values as one object, keys sorted.
-    pub fn values(&self) -> &Value {
-        &self.values
-    }
-
-    /// The values of a configuration in which only the components are set.
-    pub(super) fn defaults(&self) -> &Value {
-        &self.defaults
-    }
-
     /// Checks that a model and training data are set.
-    ///
-    /// # Errors
-    /// A key is missing.
     pub fn require_job(&self) -> Result<(), Failure> {
         let Settings { model, data, .. } = &self.settings;
         if model.path.is_none() && model.name.is_none() {
@@ -154,12 +119,17 @@ impl Resolved {
     }
 
     /// Checks that the component of the model is known.
-    ///
-    /// # Errors
-    /// The model directory cannot be used.
     pub fn require_model(&self) -> Result<(), Failure> {
         self.undecided.clone().map_or(Ok(()), Err)
     }
+}
+
+/// All values in the order of the schema, with their origins.
+pub(super) fn entries(schema: &Value, merged: &mut Merged) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let shape = Shape::of(schema);
+    collect_entries(Some(&shape), &merged.values, &mut Path::new(), &mut merged.origins, &mut entries);
+    entries
 }
 
 fn collect_entries(

@@ -72,7 +72,7 @@ impl Resolved {
     /// The configuration as it is stored in checkpoints and compared between runs and ranks: keys sorted, and
     /// `compute.threads` the number that is used, because results depend on that number.
     pub fn canonical(&self) -> Value {
-        let mut values = self.values().clone();
+        let mut values = self.values.clone();
         values["compute"]["threads"] = json!(self.settings.compute.thread_count());
         values
     }
@@ -90,7 +90,7 @@ impl Resolved {
 
     /// The keys of [`Resolved::canonical`] that have their default value.
     pub fn keys_at_default(&self) -> Vec<String> {
-        let defaults = leaves(self.defaults());
+        let defaults = leaves(&self.defaults);
         leaves(&self.canonical())
             .into_iter()
             .filter(|(key, value)| defaults.get(key) == Some(value))

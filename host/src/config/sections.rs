@@ -15,7 +15,7 @@ mod storage;
 
 pub use compute::{Comm, Compute, Dtype};
 pub use data::{Data, EvalSplit};
-pub use scheduler::{Constant, Cosine, Linear, Polynomial, Scheduler, Wsd};
+pub use scheduler::{Constant, Decay, Polynomial, Scheduler, Wsd};
 pub use storage::{Checkpoint, Exported, Metrics, Plugins, Resume};
 
 /// Every key that the host itself reads.

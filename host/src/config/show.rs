@@ -10,7 +10,7 @@ const WIDEST: usize = 48;
 impl Resolved {
     /// The configuration as TOML, with the origin of each value in a comment. It can be used as a `--config` file.
     pub fn show(&self) -> String {
-        let (top, sections): (Vec<&Entry>, Vec<&Entry>) = self.entries().iter().partition(|e| e.path.len() == 1);
+        let (top, sections): (Vec<&Entry>, Vec<&Entry>) = self.entries.iter().partition(|e| e.path.len() == 1);
         let mut text = String::new();
         write_block(&mut text, &top, 0);
         for block in sections.chunk_by(|a, b| a.path[0] == b.path[0]) {
@@ -29,7 +29,7 @@ impl Resolved {
     /// The same as one JSON object: `values` by full key, and `dropped`.
     pub fn show_json(&self) -> Value {
         let values = self
-            .entries()
+            .entries
             .iter()
             .map(|entry| (entry.path.join("."), json!({ "value": entry.value, "from": entry.origin.to_string() })));
         let dropped = self.dropped.iter().map(

@@ -13,9 +13,9 @@ mod order;
 mod refusals;
 
 /// Two optimizers that share some keys, and one component of each other kind.
-struct Shelf;
+struct Installed;
 
-impl Components for Shelf {
+impl Components for Installed {
     fn schema(&self, kind: Kind, id: &str) -> Result<Value, Failure> {
         let properties = match (kind, id) {
             (Kind::Optimizer, "adamw") => json!({
@@ -81,19 +81,19 @@ impl Components for Shelf {
 }
 
 /// A directory for configuration files, and the sources that read them.
-struct Desk {
+struct Configuration {
     directory: tempfile::TempDir,
     sources: Sources,
 }
 
-impl Desk {
+impl Configuration {
     fn new() -> Self {
-        Desk { directory: tempfile::tempdir().expect("a temporary directory"), sources: Sources::default() }
+        Configuration { directory: tempfile::tempdir().expect("a temporary directory"), sources: Sources::default() }
     }
 
     /// With one TOML file, `job.toml`.
     fn with(toml: &str) -> Self {
-        Desk::new().file("job.toml", toml)
+        Configuration::new().file("job.toml", toml)
     }
 
     fn file(mut self, name: &str, text: &str) -> Self {
@@ -123,7 +123,7 @@ impl Desk {
     }
 
     fn resolve(&self) -> Result<Resolved, Failure> {
-        Layers::read(&self.sources)?.resolve(&Shelf)
+        Layers::read(&self.sources)?.resolve(&Installed)
     }
 
     fn resolved(&self) -> Resolved {
@@ -142,11 +142,11 @@ impl Desk {
 }
 
 fn value<'a>(resolved: &'a Resolved, key: &str) -> &'a Value {
-    key.split('.').fold(resolved.values(), |value, part| &value[part])
+    key.split('.').fold(&resolved.values, |value, part| &value[part])
 }
 
 fn origin(resolved: &Resolved, key: &str) -> String {
-    let entry = resolved.entries().iter().find(|entry| entry.path.join(".") == key);
+    let entry = resolved.entries.iter().find(|entry| entry.path.join(".") == key);
     let origin = &entry.unwrap_or_else(|| panic!("no entry {key}")).origin;
     match origin {
         Origin::File { path, .. } => {

@@ -17,7 +17,7 @@ fn run(subject: &Subject) -> Vec<Finding> {
 }
 
 fn examine(job: &Job) -> Vec<Finding> {
-    let entries = job.resolved.entries();
+    let entries = &job.resolved.entries;
     let is_default =
         |origin: &Origin| matches!(origin, Origin::Default | Origin::Component(_) | Origin::Flat | Origin::Model);
     let set = entries.iter().filter(|entry| !is_default(&entry.origin)).count();

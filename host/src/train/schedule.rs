@@ -7,10 +7,9 @@
 #[cfg(test)]
 mod tests;
 
-use crate::config::{Scheduler, Wsd};
+use crate::config::Scheduler;
 use std::f64::consts::FRAC_PI_2;
 
-/// The schedule of one job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
     scheduler: Scheduler,
@@ -44,16 +43,12 @@ impl Schedule {
             Scheduler::Linear(c) => above(c.min_ratio, remaining(done, total)),
             Scheduler::Polynomial(c) => above(c.min_ratio, libm::pow(remaining(done, total), c.power)),
             Scheduler::Wsd(c) => {
-                let decay = self.decay_updates(c).min(total);
+                let of_all = || (c.decay_ratio * self.total as f64).round() as u64;
+                let decay = c.decay_steps.unwrap_or_else(of_all).min(total);
                 let stable = total - decay;
                 if done <= stable { 1.0 } else { above(c.min_ratio, remaining(done - stable, decay)) }
             }
         }
-    }
-
-    /// Number of updates of the decay of `wsd`.
-    fn decay_updates(&self, wsd: &Wsd) -> u64 {
-        wsd.decay_steps.unwrap_or_else(|| (wsd.decay_ratio * self.total as f64).round() as u64)
     }
 }
 

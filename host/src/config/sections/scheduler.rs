@@ -11,9 +11,9 @@ pub enum Scheduler {
     /// The peak learning rate after the warm-up.
     Constant(Constant),
     /// Half a cosine from the peak down to `min_ratio` of it, after the warm-up.
-    Cosine(Cosine),
+    Cosine(Decay),
     /// A straight line from the peak down to `min_ratio` of it, after the warm-up.
-    Linear(Linear),
+    Linear(Decay),
     /// A power of that line, after the warm-up.
     Polynomial(Polynomial),
     /// Warm-up, stable, decay: the peak, then a straight line down to `min_ratio` of it at the end.
@@ -22,7 +22,7 @@ pub enum Scheduler {
 
 impl Default for Scheduler {
     fn default() -> Self {
-        Scheduler::Cosine(Cosine::default())
+        Scheduler::Cosine(Decay::default())
     }
 }
 
@@ -34,21 +34,10 @@ pub struct Constant {
     pub warmup_steps: u64,
 }
 
-/// Keys of `scheduler.use = "cosine"`.
+/// Keys of `scheduler.use = "cosine"` and `"linear"`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
-pub struct Cosine {
-    /// Updates over which the learning rate rises linearly to its peak. Default: 0.
-    pub warmup_steps: u64,
-    /// Learning rate of the last update as a part of the peak, 0 to 1. Default: 0.0.
-    #[schemars(range(min = 0.0, max = 1.0))]
-    pub min_ratio: f64,
-}
-
-/// Keys of `scheduler.use = "linear"`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct Linear {
+pub struct Decay {
     /// Updates over which the learning rate rises linearly to its peak. Default: 0.
     pub warmup_steps: u64,
     /// Learning rate of the last update as a part of the peak, 0 to 1. Default: 0.0.
@@ -106,8 +95,7 @@ impl Scheduler {
     pub fn warmup_steps(&self) -> u64 {
         match self {
             Scheduler::Constant(c) => c.warmup_steps,
-            Scheduler::Cosine(c) => c.warmup_steps,
-            Scheduler::Linear(c) => c.warmup_steps,
+            Scheduler::Cosine(c) | Scheduler::Linear(c) => c.warmup_steps,
             Scheduler::Polynomial(c) => c.warmup_steps,
             Scheduler::Wsd(c) => c.warmup_steps,
         }
@@ -117,8 +105,7 @@ impl Scheduler {
     pub(in crate::config) fn schema(id: &str) -> Option<Value> {
         match id {
             "constant" => Some(schemars::schema_for!(Constant).to_value()),
-            "cosine" => Some(schemars::schema_for!(Cosine).to_value()),
-            "linear" => Some(schemars::schema_for!(Linear).to_value()),
+            "cosine" | "linear" => Some(schemars::schema_for!(Decay).to_value()),
             "polynomial" => Some(schemars::schema_for!(Polynomial).to_value()),
             "wsd" => Some(schemars::schema_for!(Wsd).to_value()),
             _ => None,

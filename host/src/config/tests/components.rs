@@ -6,7 +6,7 @@ const ADAMW: &str = "[optimizer]\nuse = 'adamw'\nlearning_rate = 3e-4\nweight_de
 
 #[test]
 fn another_optimizer_over_an_adamw_config_drops_what_it_does_not_know() {
-    let resolved = Desk::with(ADAMW).set("optimizer=lion").resolved();
+    let resolved = Configuration::with(ADAMW).set("optimizer=lion").resolved();
     let optimizer = &resolved.settings.optimizer;
     assert_eq!((optimizer.learning_rate, optimizer.weight_decay), (3e-4, 0.2));
     assert_eq!(optimizer.no_decay, ["*.bias"]);
@@ -22,38 +22,43 @@ fn another_optimizer_over_an_adamw_config_drops_what_it_does_not_know() {
 
 #[test]
 fn a_key_beside_the_choice_must_be_known_to_the_choice() {
-    let desk = Desk::with(ADAMW).set("optimizer=lion").set("optimizer.eps=1e-7");
-    assert!(desk.message().contains("unknown key `optimizer.eps`\n  at: --set optimizer.eps"), "{}", desk.message());
-    let desk = Desk::with(ADAMW).file("b.toml", "[optimizer]\nuse = 'lion'\neps = 1e-7\n");
-    assert!(desk.message().contains("at: b.toml:3"), "{}", desk.message());
+    let configuration = Configuration::with(ADAMW).set("optimizer=lion").set("optimizer.eps=1e-7");
+    assert!(
+        configuration.message().contains("unknown key `optimizer.eps`\n  at: --set optimizer.eps"),
+        "{}",
+        configuration.message()
+    );
+    let configuration = Configuration::with(ADAMW).file("b.toml", "[optimizer]\nuse = 'lion'\neps = 1e-7\n");
+    assert!(configuration.message().contains("at: b.toml:3"), "{}", configuration.message());
 }
 
 #[test]
 fn choosing_back_keeps_every_key() {
-    let resolved = Desk::with(ADAMW).file("b.toml", "optimizer = 'lion'").set("optimizer=adamw").resolved();
+    let resolved = Configuration::with(ADAMW).file("b.toml", "optimizer = 'lion'").set("optimizer=adamw").resolved();
     assert!(resolved.dropped.is_empty());
     assert_eq!(value(&resolved, "optimizer.eps"), &json!(1e-6));
 }
 
 #[test]
 fn a_misspelt_key_is_refused_even_where_it_would_have_been_dropped() {
-    let desk = Desk::with("[optimizer]\nuse = 'adamw'\nbeta3 = 0.8\n").set("optimizer=lion");
+    let configuration = Configuration::with("[optimizer]\nuse = 'adamw'\nbeta3 = 0.8\n").set("optimizer=lion");
     assert_eq!(
-        desk.message(),
+        configuration.message(),
         "error: unknown key `optimizer.beta3`\n  at: job.toml:3\n  help: did you mean `optimizer.beta1`?"
     );
 }
 
 #[test]
 fn keys_of_a_component_that_is_not_installed_are_dropped_with_its_choice() {
-    let resolved = Desk::with("[optimizer]\nuse = 'elsewhere'\nexotic = 1\n").set("optimizer=adamw").resolved();
+    let resolved =
+        Configuration::with("[optimizer]\nuse = 'elsewhere'\nexotic = 1\n").set("optimizer=adamw").resolved();
     assert_eq!(resolved.dropped[0].key, "optimizer.exotic");
 }
 
 #[test]
 fn another_backend_keeps_where_ranks_meet() {
     let base = "[comm]\nuse = 'grpc'\nworld_size = 2\nrank = 1\naddress = 'node0'\nport = 7\ntls = { cert = 'c' }\n";
-    let resolved = Desk::with(base).file("b.toml", "comm = 'local'").resolved();
+    let resolved = Configuration::with(base).file("b.toml", "comm = 'local'").resolved();
     let comm = &resolved.settings.comm;
     assert_eq!((comm.world_size, comm.rank, comm.address.as_str(), comm.port), (2, 1, "node0", 7));
     assert_eq!(resolved.dropped.iter().map(|d| d.key.as_str()).collect::<Vec<_>>(), ["comm.tls"]);
@@ -62,24 +67,25 @@ fn another_backend_keeps_where_ranks_meet() {
 #[test]
 fn schedulers_are_chosen_like_plugins() {
     let base = "[scheduler]\nuse = 'cosine'\nwarmup_steps = 10\nmin_ratio = 0.1\n";
-    let resolved = Desk::with(base).resolved();
-    assert_eq!(resolved.settings.scheduler, Scheduler::Cosine(Cosine { warmup_steps: 10, min_ratio: 0.1 }));
-    let resolved = Desk::with(base).set("scheduler=constant").resolved();
+    let resolved = Configuration::with(base).resolved();
+    assert_eq!(resolved.settings.scheduler, Scheduler::Cosine(Decay { warmup_steps: 10, min_ratio: 0.1 }));
+    let resolved = Configuration::with(base).set("scheduler=constant").resolved();
     assert_eq!(resolved.settings.scheduler, Scheduler::Constant(Constant { warmup_steps: 10 }));
     assert_eq!(resolved.dropped[0].key, "scheduler.min_ratio");
-    let resolved = Desk::with(base).set("scheduler=polynomial").set("scheduler.power=2").resolved();
+    let resolved = Configuration::with(base).set("scheduler=polynomial").set("scheduler.power=2").resolved();
     let polynomial = Polynomial { warmup_steps: 10, power: 2.0, min_ratio: 0.1 };
     assert_eq!(resolved.settings.scheduler, Scheduler::Polynomial(polynomial));
-    let resolved = Desk::with(base).set("scheduler=wsd").set("scheduler.decay_steps=5").resolved();
+    let resolved = Configuration::with(base).set("scheduler=wsd").set("scheduler.decay_steps=5").resolved();
     let wsd = Wsd { warmup_steps: 10, decay_ratio: 0.1, decay_steps: Some(5), min_ratio: 0.1 };
     assert_eq!(resolved.settings.scheduler, Scheduler::Wsd(wsd));
-    assert_eq!(Desk::with("scheduler = 'step'").failure().status(), Status::Configuration);
+    assert_eq!(Configuration::with("scheduler = 'step'").failure().status(), Status::Configuration);
 }
 
 #[test]
 fn a_component_gets_its_own_keys_and_the_host_keys_it_names() {
     let resolved =
-        Desk::with("model = 'm'\n[trainer]\nbatch_size = 2\n[comm]\nuse = 'grpc'\ntls = { cert = 'c' }").resolved();
+        Configuration::with("model = 'm'\n[trainer]\nbatch_size = 2\n[comm]\nuse = 'grpc'\ntls = { cert = 'c' }")
+            .resolved();
     let config = |kind| resolved.component(kind).map(|chosen| chosen.config.clone()).unwrap();
     assert_eq!(config(Kind::Trainer), json!({ "max_seq_len": 1024, "packing": false, "template": null }));
     assert_eq!(resolved.settings.trainer.max_seq_len, 1024, "a component's default stands above the host's");
@@ -91,14 +97,17 @@ fn a_component_gets_its_own_keys_and_the_host_keys_it_names() {
 
 #[test]
 fn the_model_component_is_told_by_the_model_unless_it_is_chosen() {
-    let resolved = Desk::with("model = 'm'").resolved();
+    let resolved = Configuration::with("model = 'm'").resolved();
     assert_eq!(resolved.component(Kind::Model).unwrap().id, "llama");
     assert_eq!(origin(&resolved, "model.use"), "the model's config.json");
-    assert!(Desk::new().resolved().component(Kind::Model).is_none());
-    assert_eq!(Desk::with("model = 'nowhere'\n").resolved().require_model().unwrap_err().status(), Status::Input);
-    let both = Desk::with("model = 'nowhere'\ncomm = 'carrier pigeon'\n");
+    assert!(Configuration::new().resolved().component(Kind::Model).is_none());
+    assert_eq!(
+        Configuration::with("model = 'nowhere'\n").resolved().require_model().unwrap_err().status(),
+        Status::Input
+    );
+    let both = Configuration::with("model = 'nowhere'\ncomm = 'carrier pigeon'\n");
     assert_eq!(both.failure().status(), Status::Plugin, "plugins are checked before models");
-    let both = Desk::with("model = 'nowhere'\ntrainer.packing = 3\n");
+    let both = Configuration::with("model = 'nowhere'\ntrainer.packing = 3\n");
     assert_eq!(both.failure().status(), Status::Configuration);
 }
 
@@ -106,11 +115,11 @@ fn the_model_component_is_told_by_the_model_unless_it_is_chosen() {
 fn every_key_of_every_scheduler_states_its_meaning_and_its_default() {
     for id in Scheduler::IDS {
         let schema = Scheduler::schema(id).unwrap();
-        let resolved = Desk::with(&format!("scheduler = '{id}'")).resolved();
+        let resolved = Configuration::with(&format!("scheduler = '{id}'")).resolved();
         for (key, property) in schema["properties"].as_object().unwrap() {
             let description = property["description"].as_str().unwrap_or_default();
             assert!(description.contains("Default: "), "{id}.{key}");
-            assert!(resolved.entries().iter().any(|e| e.path == ["scheduler", key]), "{id}.{key}");
+            assert!(resolved.entries.iter().any(|e| e.path == ["scheduler", key]), "{id}.{key}");
         }
     }
 }

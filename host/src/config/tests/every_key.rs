@@ -11,7 +11,7 @@ fn another(key: &str, schema: &Value, now: &Value) -> String {
         "comm.use" => return text("local"),
         "comm.rank" => return "2".into(),
         "comm.tls" => return "{ cert = \"c\" }".into(),
-        // Only one component of these kinds is on the shelf, so the choice can be written but not changed.
+        // Only one component of these kinds is installed, so the choice can be written but not changed.
         "model.use" => return text("llama"),
         _ => {}
     }
@@ -36,32 +36,32 @@ fn another(key: &str, schema: &Value, now: &Value) -> String {
 fn every_key_changes_the_configuration_from_every_source() {
     // A base in which every key is at its default, on the components with the most keys.
     let base = "model = 'm'\ncomm = { use = 'grpc', world_size = 5 }\n";
-    let before = Desk::with(base).resolved();
+    let before = Configuration::with(base).resolved();
     let mut keys = 0;
-    for entry in before.entries() {
+    for entry in &before.entries {
         let key = entry.path.join(".");
         let schema = schema_of(&entry.path);
         if matches!(key.as_str(), "data.use" | "trainer.use" | "compute.use") {
             // No second component of the kind: a choice that is not there must be refused, which it is by name.
-            let failure = Desk::with(base).set(&format!("{key}=other")).failure();
+            let failure = Configuration::with(base).set(&format!("{key}=other")).failure();
             assert_eq!(failure.status(), Status::Plugin, "{key}");
             continue;
         }
         let new = another(&key, &schema, &entry.value);
         let variable = format!("MDT_{}", key.to_uppercase().replace('.', "__"));
         let sources = [
-            ("file", Desk::with(base).file("b.toml", &format!("{key} = {new}\n"))),
-            ("profile", Desk::with(base).file("b.toml", &format!("profile.p.{key} = {new}\n")).profile("p")),
-            ("environment", Desk::with(base).variable(&variable, &new)),
-            ("--set", Desk::with(base).set(&format!("{key}={new}"))),
+            ("file", Configuration::with(base).file("b.toml", &format!("{key} = {new}\n"))),
+            ("profile", Configuration::with(base).file("b.toml", &format!("profile.p.{key} = {new}\n")).profile("p")),
+            ("environment", Configuration::with(base).variable(&variable, &new)),
+            ("--set", Configuration::with(base).set(&format!("{key}={new}"))),
         ];
-        for (source, desk) in sources {
-            let after = desk.resolved();
-            let from = after.entries().iter().find(|e| e.path.starts_with(&entry.path)).map(|e| e.origin.clone());
+        for (source, configuration) in sources {
+            let after = configuration.resolved();
+            let from = after.entries.iter().find(|e| e.path.starts_with(&entry.path)).map(|e| e.origin.clone());
             assert_ne!(from.as_ref(), Some(&entry.origin), "{key} from {source}");
             if key != "model.use" {
                 assert_ne!(value(&after, &key), &entry.value, "{key} from {source}");
-                assert_ne!(after.values(), before.values(), "{key} from {source}");
+                assert_ne!(after.values, before.values, "{key} from {source}");
                 assert_ne!(
                     (format!("{:?}", after.settings), components_of(&after)),
                     (format!("{:?}", before.settings), components_of(&before)),
@@ -76,11 +76,11 @@ fn every_key_changes_the_configuration_from_every_source() {
 
 #[test]
 fn every_listed_key_is_resolved_to_something() {
-    let resolved = Desk::with("model = 'm'\ncomm = 'grpc'\n").resolved();
+    let resolved = Configuration::with("model = 'm'\ncomm = 'grpc'\n").resolved();
     let host = super::super::section_schema::host_schema();
     for (name, section) in host["properties"].as_object().unwrap() {
         for key in section["properties"].as_object().into_iter().flatten().map(|(key, _)| key) {
-            let there = resolved.entries().iter().any(|e| e.path[0] == *name && e.path[1] == *key);
+            let there = resolved.entries.iter().any(|e| e.path[0] == *name && e.path[1] == *key);
             assert!(there, "{name}.{key}");
         }
     }
@@ -112,8 +112,8 @@ fn schema_of(path: &[String]) -> Value {
         return property.clone();
     }
     let own = match Kind::from_name(section) {
-        Some(kind) => Shelf.ids(kind).into_iter().map(|id| Shelf.schema(kind, &id).unwrap()).collect(),
-        None => vec![schemars::schema_for!(Cosine).to_value()],
+        Some(kind) => Installed.ids(kind).into_iter().map(|id| Installed.schema(kind, &id).unwrap()).collect(),
+        None => vec![schemars::schema_for!(Decay).to_value()],
     };
     own.iter().find_map(|schema| schema["properties"].get(key).cloned()).unwrap_or(json!({}))
 }

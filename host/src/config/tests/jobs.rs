@@ -7,19 +7,20 @@ const JOB: &str = "model = 'm'\noptimizer = { use = 'adamw', learning_rate = 2e-
 
 #[test]
 fn what_is_shown_is_a_configuration_file_that_resolves_to_the_same() {
-    for desk in
-        [Desk::with(JOB), Desk::with(JOB).set("optimizer=lion").set("comm={ use = 'grpc', tls = { key = 'k' } }")]
-    {
-        let resolved = desk.resolved();
+    for configuration in [
+        Configuration::with(JOB),
+        Configuration::with(JOB).set("optimizer=lion").set("comm={ use = 'grpc', tls = { key = 'k' } }"),
+    ] {
+        let resolved = configuration.resolved();
         let shown = resolved.show();
-        assert_eq!(Desk::with(&shown).resolved().canonical(), resolved.canonical(), "{shown}");
-        assert_eq!(desk.resolved().show(), shown);
+        assert_eq!(Configuration::with(&shown).resolved().canonical(), resolved.canonical(), "{shown}");
+        assert_eq!(configuration.resolved().show(), shown);
     }
 }
 
 #[test]
 fn what_is_shown_names_the_layer_of_each_value_and_what_was_dropped() {
-    let shown = Desk::with(JOB).set("optimizer=lion").set("seed=3").resolved().show();
+    let shown = Configuration::with(JOB).set("optimizer=lion").set("seed=3").resolved().show();
     let line = |start: &str| {
         let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
         shown.lines().map(words).find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{shown}"))
@@ -34,25 +35,25 @@ fn what_is_shown_names_the_layer_of_each_value_and_what_was_dropped() {
 
 #[test]
 fn the_json_form_has_the_same_values() {
-    let resolved = Desk::with(JOB).set("optimizer=lion").resolved();
+    let resolved = Configuration::with(JOB).set("optimizer=lion").resolved();
     let json = resolved.show_json();
     assert_eq!(json["values"]["optimizer.use"], json!({ "value": "lion", "from": "--set optimizer" }));
-    assert_eq!(json["values"].as_object().unwrap().len(), resolved.entries().len());
+    assert_eq!(json["values"].as_object().unwrap().len(), resolved.entries.len());
     assert_eq!(json["dropped"][0]["key"], "optimizer.eps");
 }
 
 #[test]
 fn a_job_needs_a_model_and_data() {
-    Desk::with(JOB).resolved().require_job().unwrap();
-    let missing = |toml| Desk::with(toml).resolved().require_job().unwrap_err().message().to_owned();
+    Configuration::with(JOB).resolved().require_job().unwrap();
+    let missing = |toml| Configuration::with(toml).resolved().require_job().unwrap_err().message().to_owned();
     assert!(missing("data.train = 'a'").contains("`model.path`"));
     assert!(missing("model = 'm'").contains("`data.train`"));
 }
 
 #[test]
 fn a_job_continues_under_keys_that_change_no_result() {
-    let before = Desk::with(JOB).resolved();
-    let same = Desk::with(JOB)
+    let before = Configuration::with(JOB).resolved();
+    let same = Configuration::with(JOB)
         .set("output_dir=elsewhere")
         .set("checkpoint.keep=1")
         .set("metrics.every=2")
@@ -67,7 +68,7 @@ fn a_job_continues_under_keys_that_change_no_result() {
 
 #[test]
 fn a_changed_key_that_changes_results_is_named() {
-    let before = Desk::with(JOB).resolved();
+    let before = Configuration::with(JOB).resolved();
     for (set, key) in [
         ("optimizer.learning_rate=3e-5", "optimizer.learning_rate"),
         ("optimizer.beta1=0.5", "optimizer.beta1"),
@@ -76,12 +77,12 @@ fn a_changed_key_that_changes_results_is_named() {
         ("compute.threads=77", "compute.threads"),
         ("data.fields.prompt=other", "data.fields.prompt"),
     ] {
-        let now = Desk::with(JOB).set(set).resolved();
+        let now = Configuration::with(JOB).set(set).resolved();
         let failure = now.require_same_job(&before.canonical(), &before.keys_at_default()).unwrap_err();
         assert_eq!(failure.message(), format!("`{key}` has changed since the checkpoint was written"));
         assert_ne!(now.identity(), before.identity());
     }
-    let now = Desk::with(JOB).set("seed=1").set("optimizer=lion").resolved();
+    let now = Configuration::with(JOB).set("seed=1").set("optimizer=lion").resolved();
     let text = now.require_same_job(&before.canonical(), &before.keys_at_default()).unwrap_err().to_string();
     assert!(
         text.contains("because: seed was 0 and is 1") && text.contains("optimizer.use was \"adamw\" and is \"lion\""),
@@ -91,20 +92,22 @@ fn a_changed_key_that_changes_results_is_named() {
 
 #[test]
 fn a_stored_configuration_reads_back_equal() {
-    let resolved = Desk::with(JOB).resolved();
+    let resolved = Configuration::with(JOB).resolved();
     let stored: Value = serde_json::from_str(&resolved.canonical().to_string()).unwrap();
     resolved.require_same_job(&stored, &[]).unwrap();
 }
 
 #[test]
 fn a_key_that_another_version_lacks_is_no_change_while_it_has_its_default() {
-    let (resolved, changed) = (Desk::with(JOB).resolved(), Desk::with(JOB).set("optimizer.beta1=0.5").resolved());
+    let (resolved, changed) =
+        (Configuration::with(JOB).resolved(), Configuration::with(JOB).set("optimizer.beta1=0.5").resolved());
     let at_default = resolved.keys_at_default();
     // The version before had no such key.
     let mut earlier = resolved.canonical();
     earlier["optimizer"].as_object_mut().unwrap().remove("beta1").unwrap();
     resolved.require_same_job(&earlier, &at_default).unwrap();
-    let explicit = Desk::with(JOB).set(&format!("optimizer.beta1={}", value(&resolved, "optimizer.beta1"))).resolved();
+    let explicit =
+        Configuration::with(JOB).set(&format!("optimizer.beta1={}", value(&resolved, "optimizer.beta1"))).resolved();
     explicit.require_same_job(&earlier, &at_default).unwrap();
     assert!(changed.require_same_job(&earlier, &at_default).unwrap_err().message().contains("`optimizer.beta1`"));
     // It had one that this version lacks.
@@ -118,7 +121,7 @@ fn a_key_that_another_version_lacks_is_no_change_while_it_has_its_default() {
 
 #[test]
 fn the_published_schema_has_every_key_of_every_component() {
-    let (schema, left_out) = schema(&Shelf);
+    let (schema, left_out) = schema(&Installed);
     assert!(left_out.is_empty(), "{left_out:?}");
     let text = schema.to_string();
     for key in ["batch_size", "cautious", "beta2", "min_ratio", "packing", "memory_limit", "rope_theta", "profile"] {
@@ -129,7 +132,8 @@ fn the_published_schema_has_every_key_of_every_component() {
 
 #[test]
 fn decay_spares_what_the_patterns_name() {
-    let resolved = Desk::with("optimizer = { weight_decay = 0.1, no_decay = ['*.bias', '*norm*'] }").resolved();
+    let resolved =
+        Configuration::with("optimizer = { weight_decay = 0.1, no_decay = ['*.bias', '*norm*'] }").resolved();
     let decay = |name: &str| resolved.settings.optimizer.weight_decay_of(name);
     assert_eq!([decay("a.weight"), decay("a.bias"), decay("input_layernorm.weight")], [0.1, 0.0, 0.0]);
 }

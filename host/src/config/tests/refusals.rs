@@ -6,19 +6,19 @@ use std::collections::BTreeMap;
 #[test]
 fn an_unknown_key_is_refused_in_every_source_with_the_nearest_one() {
     let expected = "unknown key `optimizer.lerning_rate`";
-    for desk in [
-        Desk::with("[optimizer]\n\nlerning_rate = 1.0\n"),
-        Desk::new().file("a.yaml", "optimizer:\n  lerning_rate: 1.0\n"),
-        Desk::new().file("a.json", "{ \"optimizer\": { \"lerning_rate\": 1.0 } }"),
-        Desk::with("[profile.p.optimizer]\nlerning_rate = 1.0\n").profile("p"),
-        Desk::new().variable("MDT_OPTIMIZER__LERNING_RATE", "1.0"),
-        Desk::new().set("optimizer.lerning_rate=1.0"),
+    for configuration in [
+        Configuration::with("[optimizer]\n\nlerning_rate = 1.0\n"),
+        Configuration::new().file("a.yaml", "optimizer:\n  lerning_rate: 1.0\n"),
+        Configuration::new().file("a.json", "{ \"optimizer\": { \"lerning_rate\": 1.0 } }"),
+        Configuration::with("[profile.p.optimizer]\nlerning_rate = 1.0\n").profile("p"),
+        Configuration::new().variable("MDT_OPTIMIZER__LERNING_RATE", "1.0"),
+        Configuration::new().set("optimizer.lerning_rate=1.0"),
     ] {
-        let failure = desk.failure();
+        let failure = configuration.failure();
         assert_eq!((failure.status(), failure.message()), (Status::Configuration, expected));
         assert_eq!(failure.help_text(), Some("did you mean `optimizer.learning_rate`?"));
     }
-    let message = Desk::with("[optimizer]\n\nlerning_rate = 1.0\n").message();
+    let message = Configuration::with("[optimizer]\n\nlerning_rate = 1.0\n").message();
     assert!(message.contains("at: job.toml:3\n"), "{message}");
 }
 
@@ -36,7 +36,7 @@ fn the_help_for_an_unknown_key_leads_to_the_right_one() {
         ),
     ]);
     for (toml, help) in helps {
-        assert_eq!(Desk::with(toml).failure().help_text(), Some(help), "{toml}");
+        assert_eq!(Configuration::with(toml).failure().help_text(), Some(help), "{toml}");
     }
 }
 
@@ -76,7 +76,7 @@ fn a_wrong_value_says_what_was_found_and_what_was_expected() {
         ("comm = { rank = 2, world_size = 2 }", "`comm.rank` is 2, where `comm.world_size` is 2"),
     ];
     for (toml, message) in cases {
-        let failure = Desk::with(toml).failure();
+        let failure = Configuration::with(toml).failure();
         assert_eq!((failure.status(), failure.message()), (Status::Configuration, message), "{toml}");
     }
 }
@@ -84,13 +84,13 @@ fn a_wrong_value_says_what_was_found_and_what_was_expected() {
 #[test]
 fn a_wrong_value_is_traced_to_its_layer_and_fixed_in_the_help() {
     assert_eq!(
-        Desk::with("[compute]\ndtype = 'float23'\n").message(),
+        Configuration::with("[compute]\ndtype = 'float23'\n").message(),
         "error: `compute.dtype` is the string \"float23\", where one of \"float32\", \"bfloat16\", \"float16\" is expected\n  \
          at: job.toml:2\n  help: did you mean \"float32\"?"
     );
-    assert!(Desk::new().set("output_dir=3").message().ends_with("help: write it in quotes: '\"3\"'"));
-    assert!(Desk::with("seed = '3'").message().ends_with("help: write it without quotes: 3"));
-    assert!(Desk::new().variable("MDT_SEED", "x").message().contains("at: environment variable MDT_SEED"));
+    assert!(Configuration::new().set("output_dir=3").message().ends_with("help: write it in quotes: '\"3\"'"));
+    assert!(Configuration::with("seed = '3'").message().ends_with("help: write it without quotes: 3"));
+    assert!(Configuration::new().variable("MDT_SEED", "x").message().contains("at: environment variable MDT_SEED"));
 }
 
 #[test]
@@ -106,31 +106,33 @@ fn a_file_that_cannot_be_read_says_which_and_where() {
         ("a.toml", "profile = 3\n", "a.toml"),
     ];
     for (name, text, place) in cases {
-        let desk = Desk::new().file(name, text);
-        let message = desk.message();
-        assert_eq!(desk.failure().status(), Status::Configuration);
+        let configuration = Configuration::new().file(name, text);
+        let message = configuration.message();
+        assert_eq!(configuration.failure().status(), Status::Configuration);
         assert!(message.contains(&format!("at: {place}")), "{message}");
     }
-    let mut desk = Desk::new();
-    desk.sources.files.push("absent.toml".into());
-    assert!(desk.message().starts_with("error: cannot read the configuration file `absent.toml`\n  because: "));
-    assert!(Desk::new().file("a.ini", "").message().contains(".toml, .yaml, .yml or .json"));
+    let mut configuration = Configuration::new();
+    configuration.sources.files.push("absent.toml".into());
+    assert!(
+        configuration.message().starts_with("error: cannot read the configuration file `absent.toml`\n  because: ")
+    );
+    assert!(Configuration::new().file("a.ini", "").message().contains(".toml, .yaml, .yml or .json"));
 }
 
 #[test]
 fn a_profile_that_no_file_has_is_refused_with_the_nearest() {
-    let desk = Desk::with("[profile.small]\nseed = 1\n").profile("smal");
-    assert_eq!(desk.failure().help_text(), Some("did you mean `--profile small`?"));
-    assert!(Desk::with("").profile("x").failure().help_text().is_some());
+    let configuration = Configuration::with("[profile.small]\nseed = 1\n").profile("smal");
+    assert_eq!(configuration.failure().help_text(), Some("did you mean `--profile small`?"));
+    assert!(Configuration::with("").profile("x").failure().help_text().is_some());
 }
 
 #[test]
 fn what_the_host_can_refuse_alone_is_refused_before_plugins_are_looked_for() {
-    let desk = Desk::with("sede = 1\noptimizer = 'missing'\n");
-    assert_eq!(desk.failure().status(), Status::Configuration);
-    let desk = Desk::with("optimizer = 'missing'\ntrainer.batch_size = 0\n");
-    assert_eq!(desk.failure().status(), Status::Configuration);
-    let desk = Desk::with("\noptimizer = 'missing'\n");
-    assert_eq!(desk.failure().status(), Status::Plugin);
-    assert!(desk.message().ends_with("at: job.toml:2"), "{}", desk.message());
+    let configuration = Configuration::with("sede = 1\noptimizer = 'missing'\n");
+    assert_eq!(configuration.failure().status(), Status::Configuration);
+    let configuration = Configuration::with("optimizer = 'missing'\ntrainer.batch_size = 0\n");
+    assert_eq!(configuration.failure().status(), Status::Configuration);
+    let configuration = Configuration::with("\noptimizer = 'missing'\n");
+    assert_eq!(configuration.failure().status(), Status::Plugin);
+    assert!(configuration.message().ends_with("at: job.toml:2"), "{}", configuration.message());
 }

@@ -1,12 +1,12 @@
 //! The promises of every schedule: exact warm-up, bounds, where it falls, and a last update that still counts.
 
 use super::*;
-use crate::config::{Constant, Cosine, Linear, Polynomial, Wsd};
+use crate::config::{Constant, Decay, Polynomial, Wsd};
 use proptest::prelude::*;
 use std::f64::consts::PI;
 
 fn cosine(warmup_steps: u64, min_ratio: f64, total: u64) -> Schedule {
-    let scheduler = Scheduler::Cosine(Cosine { warmup_steps, min_ratio });
+    let scheduler = Scheduler::Cosine(Decay { warmup_steps, min_ratio });
     Schedule::new(&scheduler, 1e-4, total)
 }
 
@@ -18,8 +18,8 @@ fn close(a: f64, b: f64) -> bool {
 fn falling(warmup_steps: u64, min_ratio: f64) -> Vec<Scheduler> {
     let polynomial = |power| Scheduler::Polynomial(Polynomial { warmup_steps, power, min_ratio });
     vec![
-        Scheduler::Cosine(Cosine { warmup_steps, min_ratio }),
-        Scheduler::Linear(Linear { warmup_steps, min_ratio }),
+        Scheduler::Cosine(Decay { warmup_steps, min_ratio }),
+        Scheduler::Linear(Decay { warmup_steps, min_ratio }),
         polynomial(0.5),
         polynomial(2.0),
         Scheduler::Wsd(Wsd { warmup_steps, min_ratio, decay_ratio: 0.3, decay_steps: None }),
@@ -90,7 +90,7 @@ fn without_a_warm_up_the_first_update_has_the_peak_and_a_job_of_one_trains_at_it
 
 #[test]
 fn a_linear_schedule_falls_by_the_same_step_each_time() {
-    let scheduler = Scheduler::Linear(Linear { warmup_steps: 2, min_ratio: 0.5 });
+    let scheduler = Scheduler::Linear(Decay { warmup_steps: 2, min_ratio: 0.5 });
     let schedule = Schedule::new(&scheduler, 1.0, 5);
     assert_eq!([1, 2, 3, 4, 5].map(|u| schedule.learning_rate(u)), [0.5, 1.0, 0.875, 0.75, 0.625]);
 }
@@ -126,7 +126,7 @@ fn rates_have_the_same_bits_for_good_and_on_every_machine() {
         [3, 6, 9].map(|update| schedule.learning_rate(update).to_bits())
     };
     let (warmup_steps, min_ratio) = (2, 0.1);
-    let cosine = bits(Scheduler::Cosine(Cosine { warmup_steps, min_ratio }));
+    let cosine = bits(Scheduler::Cosine(Decay { warmup_steps, min_ratio }));
     assert_eq!(cosine, [0x3f19_5102_a211_d0f5, 0x3f0c_d5f9_9c38_b04a, 0x3eec_27b7_d136_fab1]);
     let polynomial = bits(Scheduler::Polynomial(Polynomial { warmup_steps, power: 1.5, min_ratio }));
     assert_eq!(polynomial, [0x3f15_ee96_82ab_4a55, 0x3f05_ecf5_904c_c476, 0x3eed_5019_9fed_5e0e]);
@@ -162,7 +162,7 @@ proptest! {
     fn a_power_of_one_is_linear(
         warmup in 0u64..50, total in 1u64..500, min_ratio in 0.0f64..=1.0, update in 1u64..600,
     ) {
-        let linear = Scheduler::Linear(Linear { warmup_steps: warmup, min_ratio });
+        let linear = Scheduler::Linear(Decay { warmup_steps: warmup, min_ratio });
         let polynomial = Scheduler::Polynomial(Polynomial { warmup_steps: warmup, power: 1.0, min_ratio });
         let [linear, polynomial] = [linear, polynomial].map(|s| Schedule::new(&s, 1e-4, total).learning_rate(update));
         prop_assert_eq!(linear, polynomial);
