@@ -22,9 +22,8 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use crate::storage::{Array, check_output_dir};
-pub use arrays::{Tensors, copy_elements};
-pub use best::Best;
+pub use arrays::copy_elements;
+pub use best::Evaluated;
 pub use directory::Checkpoint;
 pub use state::State;
-pub use store::{Latest, Store};
+pub use store::Store;

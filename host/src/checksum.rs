@@ -7,7 +7,6 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-/// The checksum of a file.
 pub fn of_file(path: &Path) -> io::Result<String> {
     of_open_file(&File::open(path)?)
 }
@@ -25,7 +24,6 @@ pub fn of_open_file(mut file: &File) -> io::Result<String> {
     }
 }
 
-/// Bytes in hexadecimal.
 pub fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
         // Writing to a string cannot fail.

@@ -81,7 +81,7 @@ pub fn main() -> ExitCode {
 
 fn failed(failure: &Failure) -> ExitCode {
     progress::tell(&failure.to_string());
-    failure.status().into()
+    ExitCode::from(failure.status().code())
 }
 
 /// Prints what is wrong with the command line. A configuration file without `--config` before it is not a misspelt

@@ -1,26 +1,20 @@
-//! Checks of everything that a job needs on this machine: one file per check.
+//! Checks of everything that a job needs on this machine: one file per subject.
 //!
 //! Nothing is changed: what a check creates, it removes. Plugins are loaded, so their code runs.
 
-mod check;
 mod comm;
 mod compute;
 mod configuration;
 mod data;
-mod environment;
 mod finding;
 mod launchers;
 mod machine;
 mod model;
 mod output;
-mod plugin_directories;
-mod plugin_lock;
 mod plugins;
 mod port;
 mod subject;
-mod version;
 
-pub use check::{Check, Examined};
 pub use finding::{Finding, Verdict};
 pub use subject::Subject;
 
@@ -28,15 +22,39 @@ use serde::Serialize;
 
 use crate::exit::Status;
 
+/// One check.
+pub struct Check {
+    /// Its name, in kebab case.
+    pub name: &'static str,
+    /// What it examines, in one sentence.
+    pub description: &'static str,
+    run: fn(&Subject) -> Vec<Finding>,
+}
+
+/// A check and what it found.
+#[derive(Debug, Serialize)]
+pub struct Examined {
+    pub name: &'static str,
+    pub description: &'static str,
+    /// What it found; at least one finding.
+    pub findings: Vec<Finding>,
+}
+
+impl Check {
+    pub fn examine(&self, subject: &Subject) -> Examined {
+        Examined { name: self.name, description: self.description, findings: (self.run)(subject) }
+    }
+}
+
 /// All checks in their order, which is the order in which a job would fail.
 pub const CHECKS: [Check; 14] = [
-    version::CHECK,
-    machine::CHECK,
-    environment::CHECK,
+    machine::VERSION,
+    machine::MACHINE,
+    machine::ENVIRONMENT,
     configuration::CHECK,
-    plugin_directories::CHECK,
-    plugins::CHECK,
-    plugin_lock::CHECK,
+    plugins::DIRECTORIES,
+    plugins::PLUGINS,
+    plugins::LOCK,
     compute::CHECK,
     comm::CHECK,
     port::CHECK,
@@ -62,24 +80,18 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// The summary of these checks.
     pub fn of(examined: &[Examined]) -> Self {
-        let mut summary = Self::default();
-        for finding in examined.iter().flat_map(|check| &check.findings) {
-            match finding.status {
-                Verdict::Ok => summary.ok += 1,
-                Verdict::Warning => summary.warnings += 1,
-                Verdict::Failed => summary.failed += 1,
-                Verdict::Skipped => summary.skipped += 1,
-            }
-            if let (0, Some(status)) = (summary.exit_status, finding.exit) {
-                summary.exit_status = status.code();
-            }
+        let findings = || examined.iter().flat_map(|check| &check.findings);
+        let count = |verdict| findings().filter(|finding| finding.status == verdict).count();
+        Self {
+            ok: count(Verdict::Ok),
+            warnings: count(Verdict::Warning),
+            failed: count(Verdict::Failed),
+            skipped: count(Verdict::Skipped),
+            exit_status: findings().find_map(|finding| finding.exit).map_or(0, Status::code),
         }
-        summary
     }
 
-    /// The status that the process exits with.
     pub fn status(&self) -> Status {
         Status::of_code(i32::from(self.exit_status))
     }

@@ -1,7 +1,6 @@
 //! Exit statuses, and the one error type that the command prints.
 
 use std::fmt;
-use std::process::ExitCode;
 
 use mdt_plugin_api::Error;
 
@@ -45,12 +44,6 @@ impl Status {
             Status::Interrupted,
         ];
         all.into_iter().find(|status| i32::from(status.code()) == code).unwrap_or(Status::Other)
-    }
-}
-
-impl From<Status> for ExitCode {
-    fn from(status: Status) -> Self {
-        ExitCode::from(status.code())
     }
 }
 
@@ -110,7 +103,6 @@ impl Failure {
         self
     }
 
-    /// The status that the process exits with.
     pub fn status(&self) -> Status {
         self.status
     }
@@ -154,17 +146,7 @@ impl std::error::Error for Failure {}
 /// A plugin's failure ends the command with the status of its error code.
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let status = match error.code() as u8 {
-            2 => Status::Configuration,
-            3 => Status::Plugin,
-            4 => Status::Input,
-            5 => Status::Peer,
-            6 => Status::NonFinite,
-            7 => Status::Storage,
-            130 => Status::Interrupted,
-            _ => Status::Other,
-        };
-        let mut failure = Self::new(status, error.message());
+        let mut failure = Self::new(Status::of_code(error.code() as i32), error.message());
         for (key, value) in error.context() {
             failure = match &**key {
                 "help" => failure.help(value),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use mdt_plugin_api::abi::LoadedComponent;
 use mdt_plugin_api::{
     CommBackend, Compute, DataSource, HostServices, Kind, Model, Optimizer, Services, Setup, Trainer,
 };
@@ -14,7 +15,7 @@ use serde_json::Value;
 use crate::config::{Chosen, Dtype, Resolved};
 use crate::exit::{Failure, Status};
 use crate::model::{Directory, check_parameters, not_downloaded};
-use crate::plugins::{Catalog, Component};
+use crate::plugins::Catalog;
 use crate::services::LocalServices;
 
 pub use opened::OpenedModel;
@@ -30,11 +31,6 @@ pub struct Job {
 }
 
 impl Job {
-    /// A job of this configuration.
-    pub fn new(resolved: Resolved, catalog: Catalog, services: Arc<LocalServices>) -> Self {
-        Self { resolved, catalog, services }
-    }
-
     /// Number of threads that the job may use.
     pub fn threads(&self) -> usize {
         self.resolved.settings.compute.thread_count()
@@ -120,7 +116,7 @@ impl Job {
             .collect()
     }
 
-    fn component(&self, kind: Kind) -> Result<(Component, &Value), Failure> {
+    fn component(&self, kind: Kind) -> Result<(Arc<LoadedComponent>, &Value), Failure> {
         let Chosen { id, config } = self.chosen(kind)?;
         Ok((self.catalog.component(kind, id)?, config))
     }

@@ -9,10 +9,9 @@ mod write;
 pub use line::{EarlyStop, Evaluation, Extra, Update};
 pub use memory::peak_memory_bytes;
 pub use picture::write_picture;
-pub use read::{Curve, read_losses};
+pub use read::read_losses;
 pub use write::Metrics;
 
-/// Its name in the output directory.
 pub const FILE: &str = "metrics.jsonl";
 
 /// The name of the picture of the loss in the output directory.

@@ -5,6 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use mdt_plugin_api::{Buffer, Communicator, Outcome, ReduceOp, Work};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::exit::{Failure, Status};
 
@@ -36,7 +38,6 @@ impl Peers {
         self.communicator.rank() as usize
     }
 
-    /// How many there are.
     pub fn world_size(&self) -> usize {
         self.communicator.world_size() as usize
     }
@@ -79,6 +80,19 @@ impl Peers {
             Buffer::Bytes(bytes) => String::from_utf8(bytes).ok(),
             _ => None,
         })
+    }
+
+    /// Every rank's value, in order of ranks.
+    pub fn gather_values<T: Serialize + DeserializeOwned>(&self, what: &str, own: &T) -> Result<Vec<T>, Failure> {
+        let unreadable = |rank: usize, error: serde_json::Error| {
+            let failure = Failure::new(Status::Peer, format!("{what}: what rank {rank} sent cannot be read"));
+            failure.because(error).help("run the same version of mdt-host on every rank")
+        };
+        let text = serde_json::to_string(own).map_err(|error| unreadable(self.rank(), error))?;
+        let texts = self.gather_texts(what, text)?;
+        let value =
+            |(rank, text): (usize, &String)| serde_json::from_str(text).map_err(|error| unreadable(rank, error));
+        texts.iter().enumerate().map(value).collect()
     }
 
     /// Rank 0's numbers, whatever the other ranks bring.

@@ -1,7 +1,7 @@
 //! Plugins: where they are searched, the records in their files, which are refused, how one is loaded.
 //!
 //! ```text
-//! search tiers ──scan──▶ Catalog (records of every file, nothing run) ──component(kind, id)──▶ checks ──▶ dlopen ──▶ Component
+//! search tiers ──scan──▶ Catalog (records of every file, nothing run) ──component(kind, id)──▶ checks ──▶ dlopen ──▶ LoadedComponent
 //! ```
 
 mod catalog;
@@ -14,6 +14,6 @@ mod permissions;
 mod tiers;
 
 pub use catalog::{Catalog, Listed, Searched};
-pub use load::{Component, Found};
+pub use load::Found;
 pub use manifest::{Manifest, Record};
 pub use tiers::{Tier, tiers};

@@ -9,7 +9,7 @@ mod totals;
 
 pub use paint::Paint;
 pub use pieces::Pieces;
-pub use totals::{Dropped, Lengths, Totals};
+pub use totals::Totals;
 
 use std::sync::Arc;
 

@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The progress of one run.
 pub struct Progress {
     total: u64,
     /// Counts updates, estimates the time left, and is drawn if this is a terminal.
@@ -58,14 +57,9 @@ pub fn tell(line: &str) {
     print(&mut io::stderr(), line);
 }
 
-/// Whether `MDT_LOG=debug` asks for messages for developers.
-pub fn debugging() -> bool {
-    std::env::var_os("MDT_LOG").is_some_and(|level| level == "debug")
-}
-
-/// Prints a message for developers, on any rank.
+/// Prints a message for developers if `MDT_LOG=debug` asks for them, on any rank.
 pub fn debug(line: &str) {
-    if debugging() {
+    if std::env::var_os("MDT_LOG").is_some_and(|level| level == "debug") {
         print(&mut io::stderr(), line);
     }
 }
@@ -103,7 +97,6 @@ impl Progress {
         Progress { total, bar, view }
     }
 
-    /// Shows an update.
     pub fn update(&mut self, line: &Line) {
         if let View::Bar = self.view {
             // Not before the first update: lines would be printed around an empty bar.

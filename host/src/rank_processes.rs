@@ -74,7 +74,7 @@ pub fn run(arguments: impl Iterator<Item = Vec<OsString>>) -> Result<(), Failure
             if passed > GRACE + PATIENCE {
                 ranks.signal(Signal::KILL);
             } else if passed > GRACE {
-                ranks.0.iter_mut().filter(|child| !child.was_signalled()).for_each(|child| child.signal(Signal::TERM));
+                ranks.0.iter_mut().filter(|child| !child.signalled).for_each(|child| child.signal(Signal::TERM));
             }
         }
         thread::sleep(TICK);

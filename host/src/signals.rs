@@ -22,9 +22,6 @@ const LAST_MESSAGE: Duration = Duration::from_millis(200);
 
 /// A flag that the first signal sets. One that comes more than a second later ends the process with status 1, because
 /// 130 says that nothing was lost.
-///
-/// # Errors
-/// The system does not let this process handle signals.
 pub fn cancellation() -> Result<Arc<AtomicBool>, Failure> {
     let failed = |error: std::io::Error| Failure::new(Status::Other, "signals cannot be handled").because(error);
     let cancelled = Arc::new(AtomicBool::new(false));

@@ -8,7 +8,6 @@ use mdt_host::config::{Layers, Sources};
 use mdt_host::job::Job;
 use mdt_host::model::{Parameters, TrainedModel};
 use mdt_host::plugins::{Catalog, Tier};
-use mdt_host::services::LocalServices;
 use mdt_plugin_api::{Cache, Compute, HostArray, Model, ModelCalls, Tensor};
 
 use crate::built;
@@ -19,7 +18,7 @@ pub fn library_job(set: &[String]) -> Job {
     let tier = Tier { origin: "the tests", directory: built().to_owned(), only_named_by: None };
     let catalog = Catalog::scan(vec![tier], None).expect("the plugins are found");
     let resolved = layers.resolve(&catalog).expect("the keys are right");
-    Job::new(resolved, catalog, Arc::new(LocalServices::default()))
+    Job { resolved, catalog, services: Arc::default() }
 }
 
 /// A model with its weights on the device. Stays on the thread that made it.

@@ -11,7 +11,6 @@ use std::path::Path;
 pub struct Tensors(MappedTensors);
 
 impl Tensors {
-    /// Maps a file and reads its header.
     pub(super) fn open(path: &Path) -> Result<Self, Failure> {
         let mapped = MappedTensors::open(path);
         mapped.map(Self).map_err(|error| unreadable("a file of the checkpoint is damaged", path, error))

@@ -3,24 +3,24 @@
 
 use super::state::to_json;
 use crate::storage;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 use std::path::Path;
 
 pub(super) const BEST: &str = "best.json";
 
-/// The checkpoint with the lowest held-out loss.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Best {
-    /// The update after which it was written.
+/// One evaluation.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Evaluated {
+    /// The update that it followed.
     pub update: u64,
     /// Mean loss over the supervised tokens of the held-out rows.
     pub eval_loss: f64,
 }
 
 /// Writes the best checkpoint and the name of its directory to the file; removes the file if there is none.
-pub(super) fn write(directory: &Path, best: Option<(Best, String)>) -> io::Result<()> {
+pub(super) fn write(directory: &Path, best: Option<(Evaluated, String)>) -> io::Result<()> {
     #[derive(Serialize)]
     struct File<'a> {
         step: u64,

@@ -16,8 +16,9 @@ pub(super) const MANIFEST: &str = "manifest.json";
 /// A checkpoint whose files have the sizes and checksums of its manifest.
 #[derive(Debug)]
 pub struct Checkpoint {
-    path: PathBuf,
-    state: State,
+    pub path: PathBuf,
+    /// The state of the run, beside the arrays.
+    pub state: State,
 }
 
 impl Checkpoint {
@@ -45,28 +46,12 @@ impl Checkpoint {
         Ok(Checkpoint { path: path.to_owned(), state })
     }
 
-    /// Its directory.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The state of the run, beside the arrays.
-    pub fn state(&self) -> &State {
-        &self.state
-    }
-
     /// The parameters, by their names.
-    ///
-    /// # Errors
-    /// The file is not a safetensors file.
     pub fn parameters(&self) -> Result<Tensors, Failure> {
         Tensors::open(&self.path.join(MODEL))
     }
 
     /// The optimizer's state, `<parameter>.<state>`.
-    ///
-    /// # Errors
-    /// The file is not a safetensors file.
     pub fn optimizer(&self) -> Result<Tensors, Failure> {
         Tensors::open(&self.path.join(OPTIMIZER))
     }

@@ -17,9 +17,6 @@ const GATHERED: &str = ".earlier.tmp";
 impl Store {
     /// Moves the results of an earlier run to `<output_dir>/earlier-N`, so that they cannot be taken for results of this
     /// run, and returns that directory. None if there is neither a checkpoint nor a final model.
-    ///
-    /// # Errors
-    /// Status 7: they cannot be moved.
     pub fn set_aside_earlier(&self) -> Result<Option<PathBuf>, Failure> {
         let output_dir = self.output_dir();
         let failed = |error: io::Error| unwritable("an earlier run cannot be moved aside", output_dir, &error);

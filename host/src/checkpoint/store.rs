@@ -1,6 +1,6 @@
 //! The checkpoints of one run.
 
-use super::best::{self, BEST, Best};
+use super::best::{self, BEST, Evaluated};
 use super::directory::{Checkpoint, MANIFEST, MODEL, OPTIMIZER, STATE};
 use super::state::{Manifest, State, to_json};
 use crate::exit::{Failure, Status};
@@ -20,7 +20,6 @@ pub struct Store {
     _lock: File,
 }
 
-/// The result of [`Store::latest`].
 #[derive(Debug)]
 pub struct Latest {
     /// The newest whole checkpoint; none if the run has none yet.
@@ -56,7 +55,7 @@ impl Store {
 
     /// Whether a checkpoint is in this directory.
     pub fn contains(&self, checkpoint: &Checkpoint) -> bool {
-        let parent = fs::canonicalize(checkpoint.path()).ok().and_then(|path| path.parent().map(Path::to_owned));
+        let parent = fs::canonicalize(&checkpoint.path).ok().and_then(|path| path.parent().map(Path::to_owned));
         parent.is_some_and(|parent| fs::canonicalize(&self.directory).is_ok_and(|directory| directory == parent))
     }
 
@@ -73,7 +72,7 @@ impl Store {
         state: &State,
         parameters: &[Array<'_>],
         optimizer: &[Array<'_>],
-        best: Option<Best>,
+        best: Option<Evaluated>,
     ) -> Result<PathBuf, Failure> {
         let target = self.path(state.update);
         let what = format!("the checkpoint of update {} cannot be written", state.update);
@@ -109,10 +108,7 @@ impl Store {
     /// `newest` that are beyond the number to keep, except the best. Later ones, which exist after a resume from an earlier
     /// one, are neither counted nor deleted. Called at every save, and at the start of a run because a kill may have come
     /// in between.
-    ///
-    /// # Errors
-    /// Status 7: a file cannot be written or deleted.
-    pub fn finish_save(&self, newest: u64, best: Option<Best>) -> Result<(), Failure> {
+    pub fn finish_save(&self, newest: u64, best: Option<Evaluated>) -> Result<(), Failure> {
         // Before the deletion, so that the checkpoint in the file exists at every moment.
         best::write(&self.directory, best.map(|best| (best, name(best.update))))
             .map_err(|error| unwritable("the best checkpoint cannot be named", &self.directory.join(BEST), &error))?;
@@ -188,7 +184,6 @@ impl Store {
     }
 }
 
-/// Its name in the output directory.
 pub(super) const DIRECTORY: &str = "checkpoints";
 
 fn name(update: u64) -> String {
@@ -219,5 +214,5 @@ fn lock(output_dir: &Path) -> Result<File, Failure> {
 }
 
 fn passed_over(failure: &Failure, taken: &Checkpoint) -> String {
-    format!("a damaged checkpoint is not used: {}; resuming from {}", failure.in_one_line(), taken.path().display())
+    format!("a damaged checkpoint is not used: {}; resuming from {}", failure.in_one_line(), taken.path.display())
 }

@@ -4,8 +4,10 @@ mod crash;
 mod damage;
 mod disk;
 
+use super::arrays::Tensors;
 use super::*;
 use crate::exit::Status;
+use crate::storage::Array;
 use serde_json::json;
 use std::fs;
 use std::path::Path;
@@ -42,14 +44,14 @@ fn save_beside(store: &Store, update: u64, best: Option<u64>) -> Result<std::pat
         &state(update),
         &[Array { name: "w", shape, data: &w }, Array { name: "scale", shape: &[], data: &w[..1] }],
         &[Array { name: "w.m", shape, data: &m }, Array { name: "w.v", shape, data: &v }],
-        best.map(|update| Best { update, eval_loss: 0.5 }),
+        best.map(|update| Evaluated { update, eval_loss: 0.5 }),
     )
 }
 
 /// Checks that a checkpoint holds the bits that [`save`] gave it.
 fn assert_whole(checkpoint: &Checkpoint) {
-    let update = checkpoint.state().update;
-    assert_eq!(*checkpoint.state(), state(update));
+    let update = checkpoint.state.update;
+    assert_eq!(checkpoint.state, state(update));
     let shape: &[usize] = &[LENGTH / 2, 2];
     let read = |tensors: &Tensors, expected: &[(&str, &[usize])], first: u64| {
         let arrays = tensors.arrays(expected).unwrap();
@@ -138,7 +140,7 @@ fn updates_beyond_six_digits_are_newer_than_those_before() {
     let store = Store::new(root.path(), 2).unwrap();
     [999_999, 1_000_000, 1_000_001].into_iter().for_each(|update| drop(save(&store, update).unwrap()));
     assert_eq!(names(&root.path().join("checkpoints")), ["step-1000000", "step-1000001"]);
-    assert_eq!(store.latest().unwrap().checkpoint.unwrap().state().update, 1_000_001);
+    assert_eq!(store.latest().unwrap().checkpoint.unwrap().state.update, 1_000_001);
 }
 
 #[test]

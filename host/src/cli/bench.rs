@@ -15,7 +15,6 @@ pub(super) enum Command {
     Train(Train),
 }
 
-/// The options of `bench train`.
 #[derive(Args)]
 pub(super) struct Train {
     /// Tokens of a row; an update has `trainer.batch_size` rows per micro-batch.

@@ -54,7 +54,7 @@ impl Common {
         let layers = self.layers(flags)?;
         let catalog = self.catalog(&layers)?;
         let resolved = layers.resolve(&catalog)?;
-        Ok(Job::new(resolved, catalog, Arc::new(LocalServices::new(cancelled))))
+        Ok(Job { resolved, catalog, services: Arc::new(LocalServices::new(cancelled)) })
     }
 }
 

@@ -3,8 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
-use anstream::{AutoStream, ColorChoice};
-use clap::{Args, Subcommand, ValueEnum};
+use anstream::AutoStream;
+use clap::{Args, ColorChoice, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::common::{Common, on_compute_thread};
@@ -24,7 +24,6 @@ pub(super) enum Command {
     Preview(Arguments),
 }
 
-/// The options of `data preview`.
 #[derive(Args)]
 pub(super) struct Arguments {
     /// Number of rows to show, from the first on; 0 shows the totals only.
@@ -41,20 +40,13 @@ pub(super) struct Arguments {
     json: bool,
     /// Show trained text in colour or in brackets; `auto` uses colour on a terminal, unless NO_COLOR is set.
     #[arg(long, value_name = "WHEN", default_value = "auto")]
-    color: Color,
+    color: ColorChoice,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Split {
     Train,
     Eval,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Color {
-    Auto,
-    Always,
-    Never,
 }
 
 pub(super) fn run(common: &Common, command: &Command) -> Result<(), Failure> {
@@ -71,7 +63,12 @@ fn preview(job: &Job, arguments: &Arguments) -> Result<(), Failure> {
         Split::Eval => Part::Eval,
     };
     let preview = Preview::open(job, part)?;
-    let paint = arguments.color.paint();
+    let is_coloured = match arguments.color {
+        ColorChoice::Auto => AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never,
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+    };
+    let paint = if is_coloured { Paint::Colour } else { Paint::Marks };
     let show = |row: &Row| match arguments.json {
         true => print(json!(row)),
         false => print_painted(paint.row(row)),
@@ -92,15 +89,4 @@ fn preview(job: &Job, arguments: &Arguments) -> Result<(), Failure> {
     }
     let totals = preview.totals(&dataset);
     if arguments.json { print(json!({ "totals": totals })) } else { print(totals) }
-}
-
-impl Color {
-    fn paint(self) -> Paint {
-        let is_coloured = match self {
-            Self::Auto => AutoStream::choice(&io::stdout()) != ColorChoice::Never,
-            Self::Always => true,
-            Self::Never => false,
-        };
-        if is_coloured { Paint::Colour } else { Paint::Marks }
-    }
 }

@@ -9,7 +9,6 @@ use crate::counted::counted;
 use crate::doctor::{CHECKS, Examined, Subject, Summary};
 use crate::exit::Failure;
 
-/// The options of `doctor`.
 #[derive(Args)]
 pub(super) struct Arguments {
     /// Print JSON: `checks`, each with `name`, `description` and `findings` (`status`, `message`, `error`, `help`,
@@ -45,7 +44,8 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
 
 fn show(examined: &Examined, width: usize) -> Result<(), Failure> {
     for finding in &examined.findings {
-        let begin = format!("{:<7}  {:<width$}  ", finding.status.name(), examined.name);
+        let status = format!("{:?}", finding.status).to_lowercase();
+        let begin = format!("{status:<7}  {:<width$}  ", examined.name);
         let indented = finding.text().replace('\n', &format!("\n{}", " ".repeat(begin.len())));
         print(format_args!("{begin}{indented}"))?;
     }

@@ -16,7 +16,6 @@ use crate::generate::Generator;
 use crate::job::Job;
 use crate::signals;
 
-/// The options of `generate`.
 #[derive(Args)]
 pub(super) struct Arguments {
     /// The model's directory; the default is the configured model.

@@ -14,7 +14,6 @@ use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::{progress, rank_processes, train};
 
-/// The options of `launch`.
 #[derive(Args)]
 pub(super) struct Arguments {
     /// Number of ranks; `comm.world_size` where absent.
@@ -32,7 +31,7 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
     keys.extend(left_open(&layers.resolve(&catalog)?)?);
 
     let resolved = common.layers(flags(&keys))?.resolve(&catalog)?;
-    let job = Job::new(resolved, catalog, Arc::default());
+    let job = Job { resolved, catalog, services: Arc::default() };
     job.resolved.require_job()?;
     train::backend(&job)?;
     let comm = &job.resolved.settings.comm;

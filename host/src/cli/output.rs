@@ -16,9 +16,6 @@ pub(super) fn print(text: impl Display) -> Result<(), Failure> {
 }
 
 /// Writes a text that has colours in it, and whose other control characters are escaped already.
-///
-/// # Errors
-/// As [`print`].
 pub(super) fn print_painted(text: impl Display) -> Result<(), Failure> {
     match writeln!(io::stdout().lock(), "{text}") {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {

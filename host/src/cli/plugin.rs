@@ -47,7 +47,7 @@ fn list(catalog: &Catalog) -> String {
     let mut text = String::new();
     for row in &rows {
         let file = row.found.path.display();
-        let note = row.shadowed_by.map(|path| format!("  shadowed by {}", path.display())).unwrap_or_default();
+        let note = row.shadowed_by.map_or(String::new(), |path| format!("  shadowed by {}", path.display()));
         let (kind, name, number) = (row.kind, row.id, &row.found.manifest.version);
         text += &format!("{kind:<9}  {name:<id$}  {number:<version$}  {file} ({}){note}\n", row.found.tier.origin);
     }
@@ -91,44 +91,44 @@ fn inspect(catalog: &Catalog, name: &str, as_json: bool) -> Result<(), Failure> 
         return Err(Failure::new(Status::Plugin, format!("no plugin or component is called `{name}`"))
             .help("`mdt-host plugin list` shows all"));
     }
-    let mut described = Vec::new();
-    for row in chosen {
-        let kind = Kind::from_name(row.kind).ok_or_else(|| {
-            Failure::new(Status::Plugin, format!("the kind `{}` is unknown to this host", row.kind))
-                .at(row.found.path.display())
-        })?;
-        let schema = catalog.component(kind, row.id)?.schema()?;
-        let manifest = row.found.manifest;
-        if as_json {
-            described.push(json!({
-                "kind": row.kind,
-                "id": row.id,
-                "file": row.found.path,
-                "sha256": catalog.checksum(kind, row.id)?,
-                "package": manifest.package,
-                "version": manifest.version,
-                "license": manifest.license,
-                "abi": manifest.abi,
-                "native": catalog.libraries(kind, row.id)?.into_iter().collect::<BTreeMap<_, _>>(),
-                "schema": schema,
-            }));
-            continue;
-        }
-        print(format_args!("{} {}", row.kind, row.id))?;
-        print(format_args!("  file     {}", row.found.path.display()))?;
-        print(format_args!("  sha256   {}", catalog.checksum(kind, row.id)?))?;
-        print(format_args!("  package  {} {} ({})", manifest.package, manifest.version, manifest.license))?;
-        print(format_args!("  abi      {}, {}/{}", manifest.abi, row.kind, kind.version()))?;
-        for (name, sha256) in catalog.libraries(kind, row.id)? {
-            print(format_args!("  native   {name} {sha256}"))?;
-        }
-        for (key, property) in schema["properties"].as_object().into_iter().flatten() {
-            let text = |field: &str| property[field].as_str().unwrap_or_default().replace('\n', " ");
-            print(format_args!("  {key} = {}  {}", property["default"], text("description")))?;
-        }
-    }
+    let described = chosen.into_iter().map(|row| describe(catalog, row)).collect::<Result<Vec<_>, _>>()?;
     if as_json {
-        print(format_args!("{:#}", Value::Array(described)))?;
+        return print(format_args!("{:#}", Value::Array(described)));
+    }
+    for component in described {
+        let text = |key: &str| component[key].as_str().unwrap_or_default().to_owned();
+        print(format_args!("{} {}", text("kind"), text("id")))?;
+        print(format_args!("  file     {}", text("file")))?;
+        print(format_args!("  sha256   {}", text("sha256")))?;
+        print(format_args!("  package  {} {} ({})", text("package"), text("version"), text("license")))?;
+        print(format_args!("  abi      {}, {}/{}", text("abi"), text("kind"), component["kind_version"]))?;
+        for (name, sha256) in component["native"].as_object().into_iter().flatten() {
+            print(format_args!("  native   {name} {}", sha256.as_str().unwrap_or_default()))?;
+        }
+        for (key, property) in component["schema"]["properties"].as_object().into_iter().flatten() {
+            let description = property["description"].as_str().unwrap_or_default().replace('\n', " ");
+            print(format_args!("  {key} = {}  {description}", property["default"]))?;
+        }
     }
     Ok(())
+}
+
+fn describe(catalog: &Catalog, row: &Listed<'_>) -> Result<Value, Failure> {
+    let (path, manifest) = (row.found.path, row.found.manifest);
+    let kind = Kind::from_name(row.kind).ok_or_else(|| {
+        Failure::new(Status::Plugin, format!("the kind `{}` is unknown to this host", row.kind)).at(path.display())
+    })?;
+    Ok(json!({
+        "kind": row.kind,
+        "kind_version": kind.version(),
+        "id": row.id,
+        "file": path,
+        "sha256": catalog.checksum(kind, row.id)?,
+        "package": manifest.package,
+        "version": manifest.version,
+        "license": manifest.license,
+        "abi": manifest.abi,
+        "native": catalog.libraries(kind, row.id)?.into_iter().collect::<BTreeMap<_, _>>(),
+        "schema": catalog.component(kind, row.id)?.schema()?,
+    }))
 }

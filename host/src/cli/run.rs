@@ -4,7 +4,6 @@ use super::common::{Common, on_compute_thread};
 use crate::exit::Failure;
 use crate::{progress, rank_processes, signals, train};
 
-/// Runs the configured job.
 pub(super) fn run(common: &Common) -> Result<(), Failure> {
     let cancelled = signals::cancellation()?;
     let launched = std::env::var_os(rank_processes::LAUNCHED).is_some();

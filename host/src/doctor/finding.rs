@@ -9,7 +9,6 @@ use crate::exit::{Failure, Status};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// No problem.
     Ok,
     /// A user should know about it; a job may still run.
     Warning,
@@ -19,29 +18,15 @@ pub enum Verdict {
     Skipped,
 }
 
-impl Verdict {
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warning => "warning",
-            Self::Failed => "failed",
-            Self::Skipped => "skipped",
-        }
-    }
-}
-
 /// One finding of a check.
 #[derive(Clone, Debug, Serialize)]
 pub struct Finding {
-    /// What it means.
     pub status: Verdict,
     /// The finding in one sentence.
     pub message: String,
     /// The whole error with places and causes, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
     /// The same as values, for programs.
@@ -57,7 +42,6 @@ impl Finding {
         Self { status, message: message.into(), error: None, help: None, facts: Map::new(), exit: None }
     }
 
-    /// No problem.
     pub(super) fn ok(message: impl Into<String>) -> Self {
         Self::new(Verdict::Ok, message)
     }
@@ -67,7 +51,6 @@ impl Finding {
         Self::new(Verdict::Warning, message)
     }
 
-    /// Not checked.
     pub(super) fn skipped(message: impl Into<String>) -> Self {
         Self::new(Verdict::Skipped, message)
     }
@@ -91,7 +74,6 @@ impl Finding {
         }
     }
 
-    /// Says what to do about it.
     #[must_use]
     pub(super) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());

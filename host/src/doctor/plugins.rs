@@ -1,4 +1,4 @@
-//! Check `plugins`.
+//! Checks `plugin-directories`, `plugins` and `plugin-lock`.
 
 use std::path::Path;
 
@@ -6,13 +6,45 @@ use mdt_plugin_api::Kind;
 use serde_json::json;
 
 use super::{Check, Finding, Subject};
+use crate::counted::counted;
 use crate::exit::Failure;
-use crate::plugins::{Catalog, Found, Record};
+use crate::plugins::{Catalog, Found, Record, Searched, Tier};
 
-pub(super) const CHECK: Check =
-    Check { name: "plugins", description: "Whether every plugin that was found loads, with all its components.", run };
+pub(super) const DIRECTORIES: Check = Check {
+    name: "plugin-directories",
+    description: "The directories that are searched for plugins, in order of priority.",
+    run: |subject| match subject.catalog() {
+        Ok(catalog) => catalog.searched().iter().map(describe_directory).collect(),
+        Err(failure) => vec![Finding::failed(failure)],
+    },
+};
 
-fn run(subject: &Subject) -> Vec<Finding> {
+pub(super) const PLUGINS: Check = Check {
+    name: "plugins",
+    description: "Whether every plugin that was found loads, with all its components.",
+    run: load_all,
+};
+
+pub(super) const LOCK: Check = Check {
+    name: "plugin-lock",
+    description: "Whether every plugin has the checksum in the lock file, if one is configured.",
+    run: check_lock,
+};
+
+fn describe_directory((tier, searched): &(Tier, Searched)) -> Finding {
+    let finding = match searched {
+        Searched::Files { plugins, .. } => {
+            Finding::ok(format!("{tier}: {}", counted(plugins.len(), "plugin"))).fact("plugins", plugins.len())
+        }
+        Searched::Unreadable(why) => Finding::warning(format!("{tier} cannot be listed: {why}")),
+        // A directory that the user named should exist.
+        Searched::Missing if tier.is_named() => Finding::warning(format!("{tier}: no such directory")),
+        Searched::Missing => Finding::skipped(format!("{tier}: no such directory")),
+    };
+    finding.fact("directory", tier.directory.to_string_lossy()).fact("origin", tier.origin)
+}
+
+fn load_all(subject: &Subject) -> Vec<Finding> {
     let Ok(catalog) = subject.catalog() else {
         return vec![Finding::skipped("the plugin directories cannot be read")];
     };
@@ -61,4 +93,18 @@ fn load(catalog: &Catalog, record: &&Record) -> Result<(), Failure> {
 
 fn passed_over(path: &Path, why: &str) -> Finding {
     Finding::warning(format!("{}: passed over: {why}", path.display())).fact("file", path.to_string_lossy())
+}
+
+fn check_lock(subject: &Subject) -> Vec<Finding> {
+    let Ok(catalog) = subject.catalog() else {
+        return vec![Finding::skipped("the plugin directories or the lock file cannot be read")];
+    };
+    let Some(verdicts) = catalog.check_lock() else {
+        return vec![Finding::skipped("`plugins.lock` is not set: checksums of plugins are not checked")];
+    };
+    let failures: Vec<_> = verdicts.iter().filter_map(|verdict| verdict.as_ref().err()).map(Finding::failed).collect();
+    if failures.is_empty() {
+        return vec![Finding::ok(format!("all {} plugins have the checksums of the lock file", verdicts.len()))];
+    }
+    failures
 }

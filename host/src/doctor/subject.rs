@@ -8,7 +8,6 @@ use crate::config::Layers;
 use crate::exit::Failure;
 use crate::job::Job;
 use crate::plugins::{Catalog, tiers};
-use crate::services::LocalServices;
 
 /// What the checks examine. If one part cannot be read, the checks of the others still work.
 pub struct Subject {
@@ -35,7 +34,7 @@ impl Subject {
         };
         match layers.and_then(|layers| layers.resolve(&catalog)) {
             Ok(resolved) => {
-                let job = Job::new(resolved, catalog, Arc::new(LocalServices::default()));
+                let job = Job { resolved, catalog, services: Arc::default() };
                 Self { configuration: None, reached: Reached::Job(Box::new(job)) }
             }
             Err(failure) => Self { configuration: Some(failure), reached: Reached::Plugins(catalog) },

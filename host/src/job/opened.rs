@@ -56,9 +56,6 @@ impl OpenedModel {
     }
 
     /// The weights that the job begins with: read, or drawn from its seed.
-    ///
-    /// # Errors
-    /// As [`OpenedModel::check_files`].
     pub fn weights(&self) -> Result<Parameters, Failure> {
         match self.init {
             Init::Random => Parameters::random(&self.compute, self.model.parameters(), self.seed),
@@ -67,9 +64,6 @@ impl OpenedModel {
     }
 
     /// The weights of a checkpoint.
-    ///
-    /// # Errors
-    /// They are damaged, or another model's.
     pub fn weights_of(&self, checkpoint: &Checkpoint) -> Result<Parameters, Failure> {
         let specs = self.model.parameters();
         let tensors = checkpoint.parameters()?;

@@ -1,10 +1,11 @@
 //! The lines of `metrics.jsonl`. Their keys are a contract with scripts.
 
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Metrics of plugins in a line. One that has the name of a documented key is written as `extra.<name>`.
+/// Metrics of plugins in a line. One that has the name of another key of the line, or of the loss by which readers tell
+/// lines apart, is written as `extra.<name>`.
 pub type Extra = BTreeMap<String, f64>;
 
 /// One update. A number that is not finite is written as null, which is what JSON has for it.
@@ -32,9 +33,6 @@ pub struct Update {
     pub data_wait_s: f64,
     /// Peak memory of the process, see [`super::peak_memory_bytes`]; null where the system does not tell.
     pub peak_memory_bytes: Option<u64>,
-    /// Metrics of plugins.
-    #[serde(skip)]
-    pub extra: Extra,
 }
 
 /// One evaluation. Its line has no `loss`.
@@ -52,9 +50,6 @@ pub struct Evaluation {
     pub eval_tokens: u64,
     /// Seconds of the evaluation.
     pub eval_s: f64,
-    /// Metrics of plugins.
-    #[serde(skip)]
-    pub extra: Extra,
 }
 
 /// An early stop, because the held-out loss no longer fell. Its line has neither `loss` nor `eval_loss`.
@@ -72,63 +67,19 @@ pub struct EarlyStop {
     pub best_eval_loss: Option<f64>,
 }
 
-impl Update {
-    /// The line, with its newline.
-    pub(super) fn line(&self) -> String {
-        line(self, &self.extra)
-    }
-}
-
-impl Evaluation {
-    /// The line, with its newline.
-    pub(super) fn line(&self) -> String {
-        line(self, &self.extra)
-    }
-}
-
-impl EarlyStop {
-    /// The line, with its newline.
-    pub(super) fn line(&self) -> String {
-        line(self, &Extra::new())
-    }
-}
-
-fn line(documented: &impl Serialize, extra: &Extra) -> String {
+/// The line of a struct above and of metrics of plugins, with its newline.
+pub(super) fn line(documented: &impl Serialize, extra: &Extra) -> String {
     let mut keys = match serde_json::to_value(documented) {
         Ok(Value::Object(keys)) => keys,
         // A struct of numbers always becomes an object.
         other => unreachable!("a metrics line is no object: {other:?}"),
     };
-    let own: Map<String, Value> = extra
-        .iter()
-        .map(|(name, &value)| {
-            let name = if DOCUMENTED.contains(&name.as_str()) { format!("extra.{name}") } else { name.clone() };
-            (name, value.into())
-        })
-        .collect();
-    keys.extend(own);
-    let mut line = Value::Object(keys).to_string();
-    line.push('\n');
-    line
+    for (name, &value) in extra {
+        let is_taken = keys.contains_key(name) || ["loss", "eval_loss"].contains(&name.as_str());
+        keys.insert(if is_taken { format!("extra.{name}") } else { name.clone() }, value.into());
+    }
+    Value::Object(keys).to_string() + "\n"
 }
-
-const DOCUMENTED: [&str; 15] = [
-    "step",
-    "epoch",
-    "loss",
-    "grad_norm",
-    "lr",
-    "tokens",
-    "supervised_tokens",
-    "tokens_per_s",
-    "step_s",
-    "data_wait_s",
-    "peak_memory_bytes",
-    "eval_loss",
-    "eval_perplexity",
-    "eval_tokens",
-    "eval_s",
-];
 
 #[cfg(test)]
 pub(super) fn update(step: u64, loss: f64) -> Update {
@@ -144,21 +95,12 @@ pub(super) fn update(step: u64, loss: f64) -> Update {
         step_s: 0.5,
         data_wait_s: 0.01,
         peak_memory_bytes: Some(1 << 20),
-        extra: Extra::new(),
     }
 }
 
 #[cfg(test)]
 pub(super) fn evaluation(step: u64, eval_loss: f64) -> Evaluation {
-    Evaluation {
-        step,
-        epoch: 0.5,
-        eval_loss,
-        eval_perplexity: libm::exp(eval_loss),
-        eval_tokens: 7,
-        eval_s: 0.25,
-        extra: Extra::new(),
-    }
+    Evaluation { step, epoch: 0.5, eval_loss, eval_perplexity: libm::exp(eval_loss), eval_tokens: 7, eval_s: 0.25 }
 }
 
 #[cfg(test)]
@@ -167,21 +109,23 @@ mod tests {
 
     #[test]
     fn an_update_line_has_exactly_the_documented_keys() {
-        let value: Value = serde_json::from_str(&update(1, 2.0).line()).unwrap();
+        let value: Value = serde_json::from_str(&line(&update(1, 2.0), &Extra::new())).unwrap();
         let keys: Vec<_> = value.as_object().unwrap().keys().cloned().collect();
-        assert_eq!(keys, DOCUMENTED[..11]);
+        let documented =
+            "step epoch loss grad_norm lr tokens supervised_tokens tokens_per_s step_s data_wait_s peak_memory_bytes";
+        assert_eq!(keys, documented.split(' ').collect::<Vec<_>>());
     }
 
     #[test]
     fn an_evaluation_line_has_eval_loss_and_no_loss() {
-        let line = evaluation(3, 0.0).line();
+        let line = line(&evaluation(3, 0.0), &Extra::new());
         let numbers = "\"eval_loss\":0.0,\"eval_perplexity\":1.0,\"eval_tokens\":7,\"eval_s\":0.25";
         assert_eq!(line, format!("{{\"step\":3,\"epoch\":0.5,{numbers}}}\n"));
     }
 
     #[test]
     fn a_perplexity_beyond_all_numbers_is_null_beside_its_loss() {
-        let value: Value = serde_json::from_str(&evaluation(3, 1000.0).line()).unwrap();
+        let value: Value = serde_json::from_str(&line(&evaluation(3, 1000.0), &Extra::new())).unwrap();
         assert_eq!((&value["eval_loss"], &value["eval_perplexity"]), (&1000.0.into(), &Value::Null));
     }
 
@@ -194,25 +138,23 @@ mod tests {
             best_step: Some(3),
             best_eval_loss: Some(0.5),
         };
-        let value: Value = serde_json::from_str(&stop.line()).unwrap();
+        let value: Value = serde_json::from_str(&line(&stop, &Extra::new())).unwrap();
         assert!(value.get("loss").is_none() && value.get("eval_loss").is_none(), "{value}");
         assert_eq!((&value["step"], &value["best_step"]), (&9.into(), &3.into()));
     }
 
     #[test]
     fn an_extra_metric_never_hides_a_documented_one() {
-        let mut update = update(1, 2.0);
-        update.extra = [("loss".to_owned(), 9.0), ("accuracy".to_owned(), 0.5)].into();
-        let value: Value = serde_json::from_str(&update.line()).unwrap();
+        let extra = [("loss".to_owned(), 9.0), ("accuracy".to_owned(), 0.5)].into();
+        let value: Value = serde_json::from_str(&line(&update(1, 2.0), &extra)).unwrap();
         assert_eq!((&value["loss"], &value["extra.loss"], &value["accuracy"]), (&2.0.into(), &9.0.into(), &0.5.into()));
     }
 
     #[test]
     fn a_number_that_is_not_finite_is_null_and_the_line_stays_json() {
         for number in [f64::NAN, f64::INFINITY] {
-            let mut update = update(1, number);
-            update.extra = [("accuracy".to_owned(), number)].into();
-            let value: Value = serde_json::from_str(&update.line()).unwrap();
+            let extra = [("accuracy".to_owned(), number)].into();
+            let value: Value = serde_json::from_str(&line(&update(1, number), &extra)).unwrap();
             assert_eq!((&value["loss"], &value["accuracy"]), (&Value::Null, &Value::Null));
         }
     }

@@ -10,9 +10,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Draws the curve to `<output_dir>/loss.svg` and returns that path.
-///
-/// # Errors
-/// Status 7: the file cannot be written.
 pub fn write_picture(output_dir: &Path, title: &str, curve: &Curve) -> Result<PathBuf, Failure> {
     let path = output_dir.join(super::PICTURE);
     let drawn = draw(title, curve).map_err(|error| io::Error::other(error.to_string()));

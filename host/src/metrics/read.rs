@@ -48,7 +48,7 @@ pub fn read_losses(path: &Path) -> Result<Curve, Failure> {
 #[cfg(test)]
 mod tests {
     use super::super::line::{evaluation, update};
-    use super::super::{FILE, Metrics};
+    use super::super::{Extra, FILE, Metrics};
     use super::*;
     use std::fs;
 
@@ -56,10 +56,10 @@ mod tests {
     fn the_reader_gives_back_the_losses_that_were_written() {
         let root = tempfile::tempdir().unwrap();
         let mut metrics = Metrics::create(root.path()).unwrap();
-        metrics.update(&update(1, 3.25)).unwrap();
-        metrics.update(&update(2, f64::NAN)).unwrap();
-        metrics.evaluation(&evaluation(2, 2.5)).unwrap();
-        metrics.update(&update(3, 2.75)).unwrap();
+        metrics.append(&update(1, 3.25), &Extra::new()).unwrap();
+        metrics.append(&update(2, f64::NAN), &Extra::new()).unwrap();
+        metrics.append(&evaluation(2, 2.5), &Extra::new()).unwrap();
+        metrics.append(&update(3, 2.75), &Extra::new()).unwrap();
         let path = root.path().join(FILE);
         let torn = fs::read_to_string(&path).unwrap() + "{\"step\":";
         fs::write(&path, torn).unwrap();

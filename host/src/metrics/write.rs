@@ -1,9 +1,11 @@
 //! The metrics file while a run writes it.
 
-use super::{EarlyStop, Evaluation, FILE, Update};
+use super::line::line;
+use super::{Extra, FILE};
 use crate::exit::Failure;
 use crate::progress;
 use crate::storage::{open_own, unwritable};
+use serde::Serialize;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -20,9 +22,6 @@ pub struct Metrics {
 
 impl Metrics {
     /// Creates the file, or empties an earlier one: see `Store::set_aside_earlier`, which keeps it.
-    ///
-    /// # Errors
-    /// Status 7: the file cannot be made.
     pub fn create(output_dir: &Path) -> Result<Self, Failure> {
         let (metrics, _) = Self::resume(output_dir, 0)?;
         Ok(metrics)
@@ -31,9 +30,6 @@ impl Metrics {
     /// Opens the file of a resumed run and cuts it back to the length that it had at the checkpoint. Where its length is
     /// not the checkpoint's, because it was edited or deleted, the run goes on with the warning that is returned: no
     /// result depends on metrics.
-    ///
-    /// # Errors
-    /// Status 7: the file cannot be opened or cut.
     pub fn resume(output_dir: &Path, bytes: u64) -> Result<(Self, Option<String>), Failure> {
         let path = output_dir.join(FILE);
         let failed = |error: io::Error| unwritable("the metrics file cannot be written", &path, &error);
@@ -51,36 +47,14 @@ impl Metrics {
         Ok((Metrics { path, file, bytes: whole }, warning))
     }
 
-    /// Appends the line of an update.
-    ///
-    /// # Errors
-    /// Status 7: it cannot be written.
-    pub fn update(&mut self, update: &Update) -> Result<(), Failure> {
-        self.append(&update.line())
-    }
-
-    /// Appends the line of an evaluation.
-    ///
-    /// # Errors
-    /// Status 7: it cannot be written.
-    pub fn evaluation(&mut self, evaluation: &Evaluation) -> Result<(), Failure> {
-        self.append(&evaluation.line())
-    }
-
-    /// Appends the line of an early stop.
-    ///
-    /// # Errors
-    /// Status 7: it cannot be written.
-    pub fn early_stop(&mut self, stop: &EarlyStop) -> Result<(), Failure> {
-        self.append(&stop.line())
-    }
-
     /// Length of the file, which a checkpoint remembers.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    fn append(&mut self, line: &str) -> Result<(), Failure> {
+    /// Appends the line of an update, an evaluation or an early stop.
+    pub fn append(&mut self, documented: &impl Serialize, extra: &Extra) -> Result<(), Failure> {
+        let line = line(documented, extra);
         // One write for the line: a reader, or a kill, sees whole lines.
         let written = self.repair().and_then(|()| self.file.write_all(line.as_bytes()));
         written.map_err(|error| {
@@ -141,7 +115,7 @@ mod tests {
 
     fn written(output_dir: &Path, steps: u64) -> u64 {
         let mut metrics = Metrics::create(output_dir).unwrap();
-        (1..=steps).for_each(|step| metrics.update(&update(step, 1.0)).unwrap());
+        (1..=steps).for_each(|step| metrics.append(&update(step, 1.0), &Extra::new()).unwrap());
         metrics.bytes()
     }
 
@@ -150,7 +124,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let mut metrics = Metrics::create(root.path()).unwrap();
         for step in 1..=3 {
-            metrics.update(&update(step, 1.0)).unwrap();
+            metrics.append(&update(step, 1.0), &Extra::new()).unwrap();
             let text = fs::read_to_string(root.path().join(FILE)).unwrap();
             assert_eq!(text.lines().count() as u64, step);
             assert_eq!(text.len() as u64, metrics.bytes());
@@ -164,7 +138,7 @@ mod tests {
         let at_checkpoint = written(stopped.path(), 3);
         {
             let (mut metrics, _) = Metrics::resume(stopped.path(), at_checkpoint).unwrap();
-            metrics.update(&update(4, 77.0)).unwrap();
+            metrics.append(&update(4, 77.0), &Extra::new()).unwrap();
         }
         // A line torn by a kill is behind the checkpoint as well.
         let path = stopped.path().join(FILE);
@@ -172,8 +146,8 @@ mod tests {
         fs::write(&path, torn).unwrap();
         let (mut metrics, warning) = Metrics::resume(stopped.path(), at_checkpoint).unwrap();
         assert_eq!(warning, None);
-        metrics.update(&update(4, 1.0)).unwrap();
-        metrics.update(&update(5, 1.0)).unwrap();
+        metrics.append(&update(4, 1.0), &Extra::new()).unwrap();
+        metrics.append(&update(5, 1.0), &Extra::new()).unwrap();
         let text = |root: &Path| fs::read_to_string(root.join(FILE)).unwrap();
         assert_eq!(text(stopped.path()), text(straight.path()));
     }

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mdt_plugin_api::Kind;
+use mdt_plugin_api::abi::LoadedComponent;
 use serde_json::Value;
 
-use super::load::{self, Component, Found, Library};
+use super::load::{self, Found, Library};
 use super::lock::Lock;
 use super::manifest::{self, Manifest, Record};
 use super::tiers::Tier;
@@ -164,10 +165,11 @@ impl Catalog {
     ///
     /// # Errors
     /// It is not there, or is refused, or does not load.
-    pub fn component(&self, kind: Kind, id: &str) -> Result<Component, Failure> {
+    pub fn component(&self, kind: Kind, id: &str) -> Result<Arc<LoadedComponent>, Failure> {
         let found = self.find(kind, id)?;
-        let library = self.with_library(found, |library| Ok(Arc::clone(&library.components)))?;
-        Component::find(library, kind, id).ok_or_else(|| {
+        let is_it = |component: &&Arc<LoadedComponent>| component.kind() == kind && component.id() == id;
+        let component = self.with_library(found, |library| Ok(library.components.iter().find(is_it).cloned()))?;
+        component.ok_or_else(|| {
             Failure::new(Status::Plugin, format!("the plugin's records name the {kind} `{id}`, but it has none"))
                 .at(found.path.display())
         })

@@ -16,24 +16,12 @@ pub(super) struct CheckedFile {
     state: State,
 }
 
-/// What a change of a file changes: a new file has another inode, a write or a renaming another time.
-#[derive(PartialEq, Eq)]
-struct State {
-    device: u64,
-    inode: u64,
-    size: u64,
-    changed: (i64, i64),
-}
+/// Device, inode, size and time of change in seconds and nanoseconds: a new file has another inode, a write or a renaming
+/// another time.
+type State = (u64, u64, u64, i64, i64);
 
-impl From<&Metadata> for State {
-    fn from(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
+fn state(metadata: &Metadata) -> State {
+    (metadata.dev(), metadata.ino(), metadata.size(), metadata.ctime(), metadata.ctime_nsec())
 }
 
 impl CheckedFile {
@@ -46,7 +34,7 @@ impl CheckedFile {
         // The loader searches a path without a separator in directories of its own.
         let path = fs::canonicalize(path).map_err(unreadable)?;
         let file = File::open(&path).map_err(unreadable)?;
-        let state = State::from(&file.metadata().map_err(unreadable)?);
+        let state = state(&file.metadata().map_err(unreadable)?);
         permissions::refuse_replaceable(&path)?;
         let checked = Self { path, file, state };
         checked.require_unchanged()?;
@@ -79,7 +67,7 @@ impl CheckedFile {
 
     /// Checks that the path still leads to this file, and that nobody has written to it.
     pub(super) fn require_unchanged(&self) -> Result<(), Failure> {
-        let is_same = |metadata: std::io::Result<Metadata>| metadata.is_ok_and(|now| State::from(&now) == self.state);
+        let is_same = |metadata: std::io::Result<Metadata>| metadata.is_ok_and(|now| state(&now) == self.state);
         if is_same(self.file.metadata()) && is_same(fs::metadata(&self.path)) {
             return Ok(());
         }

@@ -1,7 +1,6 @@
 //! Loading one plugin file, after every check that needs none of its code.
 
 use std::mem::forget;
-use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,31 +26,9 @@ pub struct Found<'a> {
     pub tier: &'a Tier,
 }
 
-/// A component of a loaded plugin. The library stays loaded for good: nothing that came from it may outlive it.
-#[derive(Clone)]
-pub struct Component {
-    library: Arc<[LoadedComponent]>,
-    index: usize,
-}
-
-impl Component {
-    pub(super) fn find(library: Arc<[LoadedComponent]>, kind: Kind, id: &str) -> Option<Self> {
-        let index = library.iter().position(|component| component.kind() == kind && component.id() == id)?;
-        Some(Self { library, index })
-    }
-}
-
-impl Deref for Component {
-    type Target = LoadedComponent;
-
-    fn deref(&self) -> &LoadedComponent {
-        &self.library[self.index]
-    }
-}
-
-/// A loaded plugin, and its file.
+/// A loaded plugin, and its file. The library stays loaded for good: nothing that came from it may outlive it.
 pub(super) struct Library {
-    pub(super) components: Arc<[LoadedComponent]>,
+    pub(super) components: Vec<Arc<LoadedComponent>>,
     pub(super) file: CheckedFile,
 }
 
@@ -83,7 +60,7 @@ pub(super) fn load(found: Found<'_>, lock: Option<&Lock>) -> Result<Library, Fai
     // SAFETY: the symbol is that of a plugin by its name and records, and the library was just leaked.
     let components = unsafe { abi::load(entry.cast_const().cast()) }
         .map_err(|error| entry_failure(refused("the plugin cannot be used"), &error))?;
-    Ok(Library { components: components.into(), file })
+    Ok(Library { components: components.into_iter().map(Arc::new).collect(), file })
 }
 
 /// Loads a plugin, its native libraries first.

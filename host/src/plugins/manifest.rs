@@ -74,16 +74,15 @@ fn parse(section: &[u8]) -> Result<Manifest, String> {
         match serde_json::from_str(line) {
             Ok(Line::Component(record)) => components.push(record),
             Ok(Line::Library { abi, package, version, license, native }) => {
-                library = Some((abi, package, version, license, native));
+                let native = native.split_whitespace().map(str::to_owned).collect();
+                library = Some(Manifest { abi, package, version, license, native, components: Vec::new() });
             }
             Err(_) => return Err(format!("a plugin record that cannot be read: {line}")),
         }
     }
-    let (abi, package, version, license, native) =
-        library.ok_or_else(|| "plugin records without one for the library".to_owned())?;
+    let library = library.ok_or_else(|| "plugin records without one for the library".to_owned())?;
     components.sort();
-    let native = native.split_whitespace().map(str::to_owned).collect();
-    Ok(Manifest { abi, package, version, license, native, components })
+    Ok(Manifest { components, ..library })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The directories in which plugins are searched, nearest first.
 
 use std::env;
+use std::fmt;
 use std::path::PathBuf;
 
 use crate::config::{Origin, Plugins};
@@ -18,6 +19,12 @@ pub struct Tier {
     /// The place in a configuration file, where neither the user nor the system names the directory: nothing is loaded
     /// from it.
     pub only_named_by: Option<Origin>,
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.directory.display(), self.origin)
+    }
 }
 
 impl Tier {

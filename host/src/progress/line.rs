@@ -6,11 +6,8 @@ use std::time::Duration;
 /// What is shown of an update.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Line {
-    /// The update, from 1.
     pub step: u64,
-    /// Its loss.
     pub loss: f64,
-    /// Its learning rate.
     pub lr: f64,
     /// Tokens per second, all ranks.
     pub tokens_per_s: f64,

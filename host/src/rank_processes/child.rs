@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{self, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
-use super::outcome::{End, Exit};
+use super::outcome::End;
 use super::output::RankOutput;
 
 /// The variable that is set for ranks that `launch` has started.
@@ -26,9 +26,9 @@ pub(super) struct Child {
     process: process::Child,
     /// The threads that pass its output on.
     readers: Vec<JoinHandle<()>>,
-    signalled: bool,
+    pub(super) signalled: bool,
     stopped: bool,
-    ended: Option<(Instant, Exit)>,
+    ended: Option<(Instant, ExitStatus)>,
 }
 
 impl Child {
@@ -53,7 +53,7 @@ impl Child {
 
     pub(super) fn is_running(&mut self) -> io::Result<bool> {
         if self.ended.is_none() {
-            self.ended = self.process.try_wait()?.map(|status| (Instant::now(), exit(status)));
+            self.ended = self.process.try_wait()?.map(|status| (Instant::now(), status));
         }
         Ok(self.ended.is_none())
     }
@@ -61,8 +61,8 @@ impl Child {
     /// Whether the job is over, or soon will be: this rank has failed, or it is the first one and has ended.
     pub(super) fn ends_the_job(&self) -> bool {
         // A rank that is done, or was interrupted, leaves the first one to write its files.
-        let failed = |exit| !matches!(exit, Exit::Status(0 | 130));
-        self.ended.is_some_and(|(_, exit)| self.rank == 0 || failed(exit))
+        let failed = |status: ExitStatus| !matches!(status.code(), Some(0 | 130));
+        self.ended.is_some_and(|(_, status)| self.rank == 0 || failed(status))
     }
 
     /// Kills it if it is stopped, as by SIGSTOP.
@@ -73,10 +73,6 @@ impl Child {
             self.stopped = true;
             self.signal(Signal::KILL);
         }
-    }
-
-    pub(super) fn was_signalled(&self) -> bool {
-        self.signalled
     }
 
     pub(super) fn signal(&mut self, signal: Signal) {
@@ -102,12 +98,5 @@ impl Child {
         if self.ended.is_none() {
             let _ = self.process.wait(); // this process is ending: an error here changes nothing
         }
-    }
-}
-
-fn exit(status: ExitStatus) -> Exit {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => Exit::Status(code),
-        (None, signal) => Exit::Signal(signal.unwrap_or(0)),
     }
 }

@@ -1,5 +1,7 @@
 //! What a launched job came to: success, or the failure that came first.
 
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::Instant;
 
 use signal_hook::low_level::signal_name;
@@ -14,20 +16,11 @@ const RESUME: &str = "checkpoints already written are intact: run the same comma
 pub(super) struct End {
     pub(super) rank: usize,
     pub(super) when: Instant,
-    pub(super) how: Exit,
+    pub(super) how: ExitStatus,
     /// Whether this program has sent it a signal.
     pub(super) signalled: bool,
     /// Whether it was stopped, as by SIGSTOP, when it was killed.
     pub(super) stopped: bool,
-}
-
-/// What the system says about a process that has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Exit {
-    /// It exited with this status.
-    Status(i32),
-    /// It was ended by this signal.
-    Signal(i32),
 }
 
 /// The outcome of all ranks. The causes of a failure come before its consequences: a rank that was killed, then one that
@@ -45,13 +38,13 @@ pub(super) fn of(ends: &[End], killed: bool) -> Result<(), Failure> {
         return Err(own_failure(end));
     }
     // The first rank writes the results, so what became of the others no longer matters.
-    match ends.iter().find(|end| end.rank == 0).and_then(|end| end.status()) {
+    match ends.iter().find(|end| end.rank == 0).and_then(|end| end.how.code()) {
         Some(0) => return Ok(()),
         Some(130) => return Err(Failure::new(Status::Interrupted, "interrupted: all ranks have stopped")),
         _ if killed => return Err(stopped_at_once()),
         _ => {}
     }
-    if let Some(end) = earliest(|end| end.stopped).or_else(|| earliest(|end| end.status().is_none())) {
+    if let Some(end) = earliest(|end| end.stopped).or_else(|| earliest(|end| end.how.code().is_none())) {
         let rank = end.rank;
         let message = if end.stopped {
             format!("rank {rank} was stopped by a signal, such as SIGSTOP, and the others lost it")
@@ -60,34 +53,24 @@ pub(super) fn of(ends: &[End], killed: bool) -> Result<(), Failure> {
         };
         return Err(Failure::new(Status::Peer, message).help(RESUME));
     }
-    earliest(|end| end.status() != Some(0)).map_or(Ok(()), |end| Err(own_failure(end)))
+    earliest(|end| end.how.code() != Some(0)).map_or(Ok(()), |end| Err(own_failure(end)))
 }
 
 fn own_failure(end: &End) -> Failure {
-    let status = end.status().map_or(Status::Other, Status::of_code);
+    let status = end.how.code().map_or(Status::Other, Status::of_code);
     Failure::new(status, format!("rank {} ended with status {}", end.rank, status.code()))
         .help("its own error stands above")
 }
 
-impl End {
-    /// The status with which it exited; none where a signal ended it.
-    fn status(&self) -> Option<i32> {
-        match self.how {
-            Exit::Status(status) => Some(status),
-            Exit::Signal(_) => None,
-        }
-    }
-}
-
 /// Whether a rank exited with a failure that neither another rank nor an interruption explains.
 fn failed_by_itself(end: &End) -> bool {
-    !matches!(end.status(), None | Some(0))
-        && !matches!(end.status().map(Status::of_code), Some(Status::Peer | Status::Interrupted))
+    !matches!(end.how.code(), None | Some(0))
+        && !matches!(end.how.code().map(Status::of_code), Some(Status::Peer | Status::Interrupted))
 }
 
 /// What to say of a rank that was killed by a signal that this program did not send.
 fn killed_by_others(end: &End) -> Option<String> {
-    let Exit::Signal(signal) = end.how else { return None };
+    let signal = end.how.signal()?;
     let name = signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned);
     (!end.signalled).then(|| format!("rank {} was killed by {name}", end.rank))
 }
@@ -98,11 +81,19 @@ mod tests {
 
     use super::*;
 
+    fn exited(code: i32) -> ExitStatus {
+        ExitStatus::from_raw(code << 8)
+    }
+
+    fn killed() -> ExitStatus {
+        ExitStatus::from_raw(9)
+    }
+
     /// The outcome of ranks that ended in this order of time, the first of them rank 0.
-    fn outcome(ends: &[(Exit, bool)], killed: bool) -> Option<(Status, String)> {
+    fn outcome(ends: &[(ExitStatus, bool)], killed: bool) -> Option<(Status, String)> {
         let begin = Instant::now();
-        let end = |(rank, &(how, signalled)): (usize, &(Exit, bool))| {
-            let stopped = signalled && how == Exit::Signal(9);
+        let end = |(rank, &(how, signalled)): (usize, &(ExitStatus, bool))| {
+            let stopped = signalled && how.signal() == Some(9);
             End { rank, when: begin + Duration::from_secs(rank as u64), how, signalled, stopped }
         };
         let ends: Vec<_> = ends.iter().enumerate().map(end).collect();
@@ -111,9 +102,10 @@ mod tests {
 
     #[test]
     fn the_cause_of_a_failure_is_named_before_its_consequences() {
-        let (done, lost, interrupted) = (Exit::Status(0), Exit::Status(5), Exit::Status(130));
-        let (disk, killed) = (Exit::Status(7), Exit::Signal(9));
-        let named = |ends: &[(Exit, bool)]| outcome(ends, false).map(|(status, message)| (status.code(), message));
+        let (done, lost, interrupted) = (exited(0), exited(5), exited(130));
+        let (disk, killed) = (exited(7), killed());
+        let named =
+            |ends: &[(ExitStatus, bool)]| outcome(ends, false).map(|(status, message)| (status.code(), message));
         let of = |status, message: &str| Some((status, message.to_owned()));
         assert_eq!(named(&[(done, false), (done, false)]), None);
         assert_eq!(named(&[(lost, false), (killed, false)]), of(5, "rank 1 was killed by SIGKILL"));
@@ -129,10 +121,10 @@ mod tests {
 
     #[test]
     fn a_job_is_done_when_its_first_rank_is_and_no_other_has_failed() {
-        for other in [(Exit::Status(130), true), (Exit::Status(5), false), (Exit::Signal(9), true)] {
-            assert_eq!(outcome(&[(Exit::Status(0), false), other], false), None, "{other:?}");
+        for other in [(exited(130), true), (exited(5), false), (killed(), true)] {
+            assert_eq!(outcome(&[(exited(0), false), other], false), None, "{other:?}");
         }
-        let failed = outcome(&[(Exit::Status(0), false), (Exit::Status(7), false)], false);
+        let failed = outcome(&[(exited(0), false), (exited(7), false)], false);
         assert_eq!(failed.map(|(status, _)| status), Some(Status::Storage));
     }
 }

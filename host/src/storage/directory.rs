@@ -18,14 +18,13 @@ pub(crate) struct Staged {
 impl Staged {
     /// Creates an empty directory that will become `target`, in the same parent, which must exist.
     pub(crate) fn create(target: &Path) -> io::Result<Self> {
-        let temporary = Leftover::Writing.beside(target);
+        let temporary = beside(target, WRITING);
         remove_if_there(&temporary)?;
         fs::create_dir(&temporary)?;
         reached("temporary directory created");
         Ok(Staged { temporary, target: target.to_owned(), published: false })
     }
 
-    /// The directory to write to.
     pub(crate) fn path(&self) -> &Path {
         &self.temporary
     }
@@ -34,7 +33,7 @@ impl Staged {
     pub(crate) fn publish(mut self) -> io::Result<()> {
         sync(&self.temporary)?;
         let parent = parent(&self.target);
-        let old = Leftover::Replaced.beside(&self.target);
+        let old = beside(&self.target, REPLACED);
         let replaces = self.target.exists();
         if replaces {
             remove_if_there(&old)?;
@@ -67,54 +66,38 @@ impl Drop for Staged {
     }
 }
 
-/// What a killed process leaves beside a directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leftover {
-    /// It was being written.
-    Writing,
-    /// It was being replaced, and is whole.
-    Replaced,
-    /// It was being deleted.
-    Deleting,
-}
+/// What a killed process leaves beside a directory ends in one of these: it was being written; it was being replaced, and
+/// is whole; it was being deleted.
+const LEFTOVERS: [&str; 3] = [WRITING, REPLACED, DELETING];
+const WRITING: &str = "tmp";
+const REPLACED: &str = "old";
+const DELETING: &str = "gone";
 
-impl Leftover {
-    const ALL: [Leftover; 3] = [Leftover::Writing, Leftover::Replaced, Leftover::Deleting];
-
-    fn extension(self) -> &'static str {
-        match self {
-            Leftover::Writing => "tmp",
-            Leftover::Replaced => "old",
-            Leftover::Deleting => "gone",
-        }
-    }
-
-    fn beside(self, target: &Path) -> PathBuf {
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        target.with_file_name(format!(".{name}.{}", self.extension()))
-    }
+fn beside(target: &Path, leftover: &str) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!(".{name}.{leftover}"))
 }
 
 /// The name of the directory that a leftover belongs to; none if the name is not that of a leftover.
 pub(crate) fn leftover_of(name: &str) -> Option<&str> {
     let (name, extension) = name.strip_prefix('.')?.rsplit_once('.')?;
-    Leftover::ALL.iter().any(|kind| kind.extension() == extension).then_some(name)
+    LEFTOVERS.contains(&extension).then_some(name)
 }
 
 /// Cleans up what a killed process left beside `target`: a directory that was being replaced is restored if its
 /// replacement is missing; everything else is deleted. No process may be writing there.
 pub(crate) fn recover(target: &Path) -> io::Result<()> {
-    let old = Leftover::Replaced.beside(target);
+    let old = beside(target, REPLACED);
     if old.exists() && !target.exists() {
         fs::rename(&old, target)?;
         sync(parent(target))?;
     }
-    Leftover::ALL.iter().try_for_each(|kind| remove_if_there(&kind.beside(target)))
+    LEFTOVERS.iter().try_for_each(|leftover| remove_if_there(&beside(target, leftover)))
 }
 
 /// Deletes a directory. At no moment is a part of it found under its name.
 pub(crate) fn remove(directory: &Path) -> io::Result<()> {
-    let gone = Leftover::Deleting.beside(directory);
+    let gone = beside(directory, DELETING);
     remove_if_there(&gone)?;
     fs::rename(directory, &gone)?;
     reached("directory to delete renamed");
@@ -159,7 +142,7 @@ mod tests {
         super::super::crash_points::observe(
             move |step| {
                 // What a start after a kill finds, checked without moving the files that the running replacement uses.
-                let old = Leftover::Replaced.beside(&place);
+                let old = beside(&place, REPLACED);
                 let found = if place.exists() { &place } else { &old };
                 assert!(!fs::read_to_string(found.join("a")).unwrap().is_empty(), "{step}");
             },
@@ -173,9 +156,9 @@ mod tests {
     fn a_kill_between_the_two_renames_brings_the_replaced_directory_back() {
         let root = tempfile::tempdir().unwrap();
         let target = root.path().join("final");
-        for kind in Leftover::ALL {
-            fs::create_dir(kind.beside(&target)).unwrap();
-            fs::write(kind.beside(&target).join("a"), kind.extension()).unwrap();
+        for leftover in LEFTOVERS {
+            fs::create_dir(beside(&target, leftover)).unwrap();
+            fs::write(beside(&target, leftover).join("a"), leftover).unwrap();
         }
         recover(&target).unwrap();
         assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "old");

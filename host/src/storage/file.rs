@@ -14,7 +14,6 @@ const BUFFER: usize = 256 * 1024;
 /// The size and digest of a written file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Written {
-    /// Its length.
     pub(crate) bytes: u64,
     /// Its SHA-256 in hexadecimal.
     pub(crate) sha256: String,

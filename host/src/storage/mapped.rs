@@ -7,7 +7,6 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The mapped file.
 #[derive(Debug)]
 pub(crate) struct MappedTensors {
     path: PathBuf,
@@ -32,7 +31,6 @@ impl MappedTensors {
         Ok(Self { path: path.to_owned(), start: header + size_of::<u64>(), metadata, bytes })
     }
 
-    /// The path of the file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

@@ -18,12 +18,10 @@ pub struct Array<'a> {
     pub name: &'a str,
     /// Length of each axis; empty for a scalar.
     pub shape: &'a [usize],
-    /// The elements, as many as the shape says.
     pub data: &'a [f32],
 }
 
 impl Array<'_> {
-    /// Its size in a file.
     pub(crate) fn bytes(&self) -> u64 {
         size_of_val(self.data) as u64
     }

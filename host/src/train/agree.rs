@@ -25,9 +25,9 @@ pub(super) struct RankManifest {
     /// Configuration keys that results depend on, with their values.
     keys: BTreeMap<String, Value>,
     /// Each component, as `optimizer adamw`, with its version and the checksum of its file.
-    plugins: BTreeMap<String, String>,
+    plugins: BTreeMap<String, Value>,
     /// Fingerprints of the training and held-out data.
-    data: BTreeMap<String, String>,
+    data: BTreeMap<String, Value>,
     /// The processor of the rank, as far as bits depend on it.
     processor: String,
     /// Where the first rank starts; the others follow it.
@@ -55,7 +55,7 @@ impl Start {
 impl RankManifest {
     pub(super) fn new(
         job: &Job,
-        data: BTreeMap<String, String>,
+        data: BTreeMap<String, Value>,
         processor: &str,
         start: Start,
     ) -> Result<Self, Failure> {
@@ -64,7 +64,7 @@ impl RankManifest {
             let Some(chosen) = job.resolved.component(kind) else { continue };
             let version = job.catalog.component(kind, &chosen.id)?.version().to_owned();
             let checksum = job.catalog.checksum(kind, &chosen.id)?;
-            plugins.insert(format!("{kind} {}", chosen.id), format!("{version}, sha256 {checksum}"));
+            plugins.insert(format!("{kind} {}", chosen.id), format!("{version}, sha256 {checksum}").into());
         }
         let program = env!("CARGO_PKG_VERSION").to_owned();
         Ok(Self { program, keys: job.resolved.fixed_keys(), plugins, data, processor: processor.to_owned(), start })
@@ -75,12 +75,7 @@ impl RankManifest {
     /// # Errors
     /// The first difference from rank 0, with what else differs; the same on all ranks.
     pub(super) fn agree(&self, peers: &Peers) -> Result<Start, Failure> {
-        let text = serde_json::to_string(self).map_err(|error| unreadable(peers.rank()).because(error))?;
-        let texts = peers.gather_texts("what each rank runs", text)?;
-        let manifests = texts.iter().enumerate().map(|(rank, text)| {
-            serde_json::from_str::<RankManifest>(text).map_err(|error| unreadable(rank).because(error))
-        });
-        let manifests: Vec<RankManifest> = manifests.collect::<Result<_, _>>()?;
+        let manifests = peers.gather_values("what each rank runs", self)?;
         let Some((first, others)) = manifests.split_first() else { return Ok(self.start.clone()) };
         for (rank, other) in (1..).zip(others) {
             first.require_same(other, rank)?;
@@ -101,20 +96,17 @@ impl RankManifest {
     }
 
     fn require_same(&self, other: &RankManifest, rank: usize) -> Result<(), Failure> {
-        let plain = |map: &BTreeMap<String, String>| -> BTreeMap<String, Value> {
-            map.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect()
-        };
         let program = |manifest: &RankManifest| {
             BTreeMap::from([("version of mdt-host".to_owned(), manifest.program.clone().into())])
         };
         let parts = [
-            (Status::Configuration, program(self), program(other), "run the same version on every rank"),
-            (Status::Configuration, self.keys.clone(), other.keys.clone(), "give every rank the same configuration"),
-            (Status::Plugin, plain(&self.plugins), plain(&other.plugins), "copy the same plugin files to every rank"),
-            (Status::Input, plain(&self.data), plain(&other.data), "give every rank the same data and tokenizer"),
+            (Status::Configuration, &program(self), &program(other), "run the same version on every rank"),
+            (Status::Configuration, &self.keys, &other.keys, "give every rank the same configuration"),
+            (Status::Plugin, &self.plugins, &other.plugins, "copy the same plugin files to every rank"),
+            (Status::Input, &self.data, &other.data, "give every rank the same data and tokenizer"),
         ];
         for (status, first, other, help) in parts {
-            let differences = config::differing(&first, &other);
+            let differences = config::differing(first, other);
             let Some(Difference { key, .. }) = differences.first() else { continue };
             let more = match differences.len() {
                 1 => String::new(),
@@ -129,11 +121,6 @@ impl RankManifest {
         }
         Ok(())
     }
-}
-
-fn unreadable(rank: usize) -> Failure {
-    Failure::new(Status::Peer, format!("what rank {rank} runs cannot be read"))
-        .help("run the same version of mdt-host on every rank")
 }
 
 /// Checks that all ranks hold the same bits, `what` saying of what and when.
@@ -193,7 +180,7 @@ mod tests {
         RankManifest {
             program: "1".to_owned(),
             keys: BTreeMap::from([("optimizer.learning_rate".to_owned(), json!(rate))]),
-            plugins: BTreeMap::from([("optimizer adamw".to_owned(), sha.to_owned())]),
+            plugins: BTreeMap::from([("optimizer adamw".to_owned(), json!(sha))]),
             data: BTreeMap::new(),
             processor: "x86_64".to_owned(),
             start: Start::default(),

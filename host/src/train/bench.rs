@@ -13,7 +13,7 @@ use super::gradient::Objective;
 use super::optimizer::{StatefulOptimizer, check_states};
 use super::prefetch::MicroBatch;
 use super::stop::Stop;
-use super::update::{Learner, Outcome};
+use super::update::Learner;
 use crate::exit::Failure;
 use crate::job::{Job, OpenedModel};
 use crate::metrics;
@@ -25,15 +25,10 @@ use crate::random::Stream;
 pub struct TrainFigures {
     /// Tokens of an update by its median time.
     pub tokens_per_s: f64,
-    /// Median time of an update in seconds.
     pub step_s_median: f64,
-    /// Shortest time of an update in seconds.
     pub step_s_min: f64,
-    /// Longest time of an update in seconds.
     pub step_s_max: f64,
-    /// Peak memory of the process.
     pub peak_memory_bytes: Option<u64>,
-    /// Number of parameters.
     pub parameters: usize,
     /// Loss of the last update. The rows of all updates are the same, so it falls.
     pub loss: f64,
@@ -42,9 +37,6 @@ pub struct TrainFigures {
 /// Full updates, as training makes them on one rank, on micro-batches of `batch_size` rows of `tokens` random tokens
 /// each: collate, upload, forward, backward, accumulation, reduction, guard, clipping, optimizer. One update is not
 /// measured.
-///
-/// # Errors
-/// Plugins or model cannot be used; the loss or gradient is not finite.
 pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failure> {
     let settings = &job.resolved.settings;
     let opened = job.open_model(job.compute()?)?;
@@ -71,14 +63,14 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
         let micro_batch = |_| MicroBatch { rows: Vec::new(), batch: trainer.collate(&rows) };
         (0..settings.trainer.gradient_accumulation_steps).map(micro_batch).map(Ok)
     };
-    let objective = Objective::new(compute, model, Arc::clone(&trainer));
+    let objective = Objective { compute, model, trainer: Arc::clone(&trainer) };
     let mut learner = Learner::new(settings, u64::from(steps) + 1, parameters, objective, optimizer);
     let (mut times, mut loss, mut tokens) = (Vec::new(), 0.0, 0);
     for update in 1..=u64::from(steps) + 1 {
         let begin = Instant::now();
         let name_rows = |_: &[usize]| "random rows".to_owned();
         let outcome = learner.update(update, &peers, micro_batches(), &name_rows, &AtomicBool::new(false));
-        if let Outcome::Updated(numbers) = outcome.map_err(Stop::into_failure)? {
+        if let Some(numbers) = outcome.map_err(Stop::into_failure)? {
             (loss, tokens) = (numbers.loss, numbers.tokens);
         }
         if update > 1 {

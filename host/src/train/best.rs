@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::Best;
+use crate::checkpoint::Evaluated;
 use crate::counted::counted;
 
 /// The evaluations of a run so far.
@@ -25,15 +25,6 @@ pub struct Evaluations {
     /// Whether the evaluation before this checkpoint was interrupted and must be repeated at its resume.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) interrupted: bool,
-}
-
-/// One evaluation.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Evaluated {
-    /// The update that it followed.
-    pub(super) update: u64,
-    /// Mean loss over the supervised tokens of the held-out rows.
-    pub(super) eval_loss: f64,
 }
 
 impl Evaluations {
@@ -81,9 +72,8 @@ impl Evaluations {
     }
 
     /// The best evaluation, if its checkpoint is kept.
-    pub(super) fn best_kept(&self) -> Option<Best> {
-        let best = self.best.filter(|_| self.best_is_kept);
-        best.map(|Evaluated { update, eval_loss }| Best { update, eval_loss })
+    pub(super) fn best_kept(&self) -> Option<Evaluated> {
+        self.best.filter(|_| self.best_is_kept)
     }
 
     /// Why training stops early, as text for the user.

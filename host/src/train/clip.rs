@@ -34,7 +34,6 @@ pub fn factor(weight: f64, norm: f64, max_norm: f64) -> Option<f32> {
     (factor.is_finite() && norm * clip < f64::from(f32::MAX)).then_some(factor)
 }
 
-/// Multiplies by the factor.
 pub fn scale(gradient: &mut [f32], factor: f32) {
     gradient.par_chunks_mut(CHUNK).for_each(|chunk| chunk.iter_mut().for_each(|value| *value *= factor));
 }

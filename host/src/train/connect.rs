@@ -11,9 +11,6 @@ use crate::peers::Peers;
 use crate::progress;
 
 /// The comm backend of a job, checked against what training needs.
-///
-/// # Errors
-/// It cannot be used, or cannot do what the job needs.
 pub fn backend(job: &Job) -> Result<Box<dyn CommBackend>, Failure> {
     let settings = &job.resolved.settings.comm;
     let backend = job.comm()?;

@@ -6,11 +6,12 @@ use mdt_plugin_api::HostServices;
 use serde_json::Value;
 
 use super::accumulate::Sums;
-use super::best::{Evaluated, Evaluations};
+use super::best::Evaluations;
 use super::plugin_metrics::ByName;
 use super::stop::Stop;
 use super::update::Learner;
 use super::{Run, plugin_metrics};
+use crate::checkpoint::Evaluated;
 use crate::config::Settings;
 use crate::data::Dataset;
 use crate::exit::{Failure, Status};
@@ -73,7 +74,7 @@ impl Run<'_> {
             best_step: self.evaluations.best.map(|best| best.update),
             best_eval_loss: self.evaluations.best.map(|best| best.eval_loss),
         };
-        Ok(self.output.metrics.as_mut().map_or(Ok(()), |metrics| metrics.early_stop(&line))?)
+        Ok(self.output.metrics.as_mut().map_or(Ok(()), |metrics| metrics.append(&line, &metrics::Extra::new()))?)
     }
 
     /// Whether training stops before its last update, because the held-out loss no longer falls.
@@ -115,8 +116,8 @@ impl Run<'_> {
             eval_perplexity: libm::exp(eval_loss),
             eval_tokens: sums.supervised_tokens as u64,
             eval_s: begin.elapsed().as_secs_f64(),
-            extra: metrics.into_iter().map(|(name, value)| (format!("eval_{name}"), value)).collect(),
         };
+        let extra = metrics.into_iter().map(|(name, value)| (format!("eval_{name}"), value)).collect();
         let when = match self.done {
             0 => "before the first update".to_owned(),
             update => format!("after update {update}"),
@@ -127,7 +128,7 @@ impl Run<'_> {
             let rows = name_batch(held_out, self.rows.plan.batch_size, batch);
             self.output.progress.note(&format!("warning: the held-out loss is not finite, first in {rows}"));
         }
-        self.output.metrics.as_mut().map_or(Ok(()), |metrics| metrics.evaluation(&line))?;
+        self.output.metrics.as_mut().map_or(Ok(()), |metrics| metrics.append(&line, &extra))?;
         Ok(Some(eval_loss))
     }
 
@@ -164,9 +165,6 @@ impl Run<'_> {
 }
 
 /// The evaluations that a run begins with: those of its checkpoint where it resumes.
-///
-/// # Errors
-/// The held-out rows are not those of the evaluations so far.
 pub(super) fn resume(
     progress: &Value,
     settings: &Settings,

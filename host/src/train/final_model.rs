@@ -3,9 +3,8 @@
 use mdt_plugin_api::HostServices;
 
 use super::Run;
-use super::best::Evaluated;
 use super::update::Learner;
-use crate::checkpoint::{Checkpoint, copy_elements};
+use crate::checkpoint::{Checkpoint, Evaluated, copy_elements};
 use crate::config::Exported;
 use crate::exit::{Failure, Status};
 use crate::export::Export;

@@ -11,19 +11,13 @@ use crate::model::{BoundWeights, Parameters, TrainedModel};
 
 /// A model and a trainer's loss on a device. Compute thread only.
 pub struct Objective {
-    /// The device.
     pub compute: Rc<dyn Compute>,
-    model: Rc<dyn Model>,
+    pub model: Rc<dyn Model>,
     /// What turns rows into batches, and batches into a loss.
     pub trainer: Arc<dyn Trainer>,
 }
 
 impl Objective {
-    /// An objective of these parts.
-    pub fn new(compute: Rc<dyn Compute>, model: Rc<dyn Model>, trainer: Arc<dyn Trainer>) -> Self {
-        Self { compute, model, trainer }
-    }
-
     /// Loss and gradient of a micro-batch. `gradient` is memory for the result, of the parameters' total length.
     pub fn gradient(&self, parameters: &Parameters, batch: &HostBatch, mut gradient: Vec<f32>) -> Result<Partial> {
         let (names, inputs) = self.upload(batch)?;

@@ -129,7 +129,6 @@ impl Guard {
 
 /// What the guard's messages name.
 pub(super) struct Context<'a> {
-    /// The update, from 1.
     pub(super) update: u64,
     /// The component that the losses come from.
     pub(super) trainer: &'a str,

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde_json::json;
+
 use super::agree::{self, RankManifest, Start};
 use super::gradient::Objective;
 use super::optimizer::{StatefulOptimizer, check_states};
@@ -36,8 +38,8 @@ impl<'a> Run<'a> {
         let (dataset, held_out) = data::read(job, &opened.trainer)?;
         let dataset = Arc::new(dataset);
         let fingerprint = dataset.fingerprint();
-        let mut data = BTreeMap::from([("the training data".to_owned(), fingerprint.clone())]);
-        data.extend(held_out.as_ref().map(|rows| ("the held-out data".to_owned(), rows.fingerprint())));
+        let mut data = BTreeMap::from([("the training data".to_owned(), json!(fingerprint))]);
+        data.extend(held_out.as_ref().map(|rows| ("the held-out data".to_owned(), json!(rows.fingerprint()))));
         let plan = Plan::of(settings, dataset.rows().len());
         opened.check_files()?;
 
@@ -65,7 +67,7 @@ impl<'a> Run<'a> {
 
         // Everything that this rank can check alone is checked before the others have to wait for it.
         let peers = connect::connect(job, &*backend)?;
-        let start = resumed.as_ref().map_or_else(Start::default, |checkpoint| Start::of(checkpoint.state()));
+        let start = resumed.as_ref().map_or_else(Start::default, |checkpoint| Start::of(&checkpoint.state));
         let start = RankManifest::new(job, data, &processor, start)?.agree(&peers)?;
         let evaluations = evaluate::resume(&start.progress, settings, held_out.as_ref())?;
         if start.resumed {
@@ -85,7 +87,7 @@ impl<'a> Run<'a> {
         let done = start.update;
         let progress = Progress::new(plan.total_updates(), done);
         let OpenedModel { compute, directory, model, trainer, .. } = opened;
-        let objective = Objective::new(compute, model, trainer);
+        let objective = Objective { compute, model, trainer };
         Ok(Self {
             job,
             processor,

@@ -87,22 +87,14 @@ impl StatefulOptimizer {
 
     /// The states as arrays for a checkpoint, named `<parameter>.<state>`.
     pub fn arrays<'a>(&'a self, parameters: &Parameters) -> Vec<StateArray<&'a [f32]>> {
-        let mut arrays = Vec::new();
-        for (spec, state) in self.specs.iter().zip(&self.states) {
-            let mut rest = state.as_slice();
-            arrays.extend(state_arrays(spec, parameters, |length| rest.split_off(..length)));
-        }
-        arrays
+        let states = self.states.iter().map(Vec::as_slice);
+        state_arrays(&self.specs, states, parameters, |rest, length| rest.split_off(..length))
     }
 
     /// The same arrays for writing, in the same order.
     pub fn arrays_mut<'a>(&'a mut self, parameters: &Parameters) -> Vec<StateArray<&'a mut [f32]>> {
-        let mut arrays = Vec::new();
-        for (spec, state) in self.specs.iter().zip(&mut self.states) {
-            let mut rest = state.as_mut_slice();
-            arrays.extend(state_arrays(spec, parameters, |length| rest.split_off_mut(..length)));
-        }
-        arrays
+        let states = self.states.iter_mut().map(Vec::as_mut_slice);
+        state_arrays(&self.specs, states, parameters, |rest, length| rest.split_off_mut(..length))
     }
 }
 
@@ -148,25 +140,28 @@ pub struct StateArray<T> {
     pub name: String,
     /// Length of each axis.
     pub shape: Vec<usize>,
-    /// The elements.
     pub data: T,
 }
 
-/// The arrays of a state: one for each parameter, taken off the front of the state's elements.
+/// The arrays of all states: one for each parameter, which `take` takes off the front of the state's elements.
 fn state_arrays<T>(
-    spec: &StateSpec,
+    specs: &[StateSpec],
+    states: impl Iterator<Item = T>,
     parameters: &Parameters,
-    mut take: impl FnMut(usize) -> Option<T>,
+    take: impl Fn(&mut T, usize) -> Option<T>,
 ) -> Vec<StateArray<T>> {
-    let array = |parameter: &ParameterSpec| {
-        let shape = match spec.shape {
-            StateShape::Parameter => parameter.shape.clone(),
-            StateShape::Scalar => vec![1],
-        };
-        let data = take(shape.iter().product())?;
-        Some(StateArray { name: array_name(parameter, spec), shape, data })
-    };
-    parameters.specs().iter().filter_map(array).collect()
+    let mut arrays = Vec::new();
+    for (spec, mut rest) in specs.iter().zip(states) {
+        arrays.extend(parameters.specs().iter().filter_map(|parameter| {
+            let shape = match spec.shape {
+                StateShape::Parameter => parameter.shape.clone(),
+                StateShape::Scalar => vec![1],
+            };
+            let data = take(&mut rest, shape.iter().product())?;
+            Some(StateArray { name: array_name(parameter, spec), shape, data })
+        }));
+    }
+    arrays
 }
 
 fn short() -> Error {

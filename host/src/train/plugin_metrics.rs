@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::accumulate::{Accumulator, Partial, Sums};
-use crate::exit::{Failure, Status};
+use crate::exit::Failure;
 use crate::peers::Peers;
 use crate::progress;
 
@@ -41,14 +41,14 @@ impl PluginMetrics {
     pub(super) fn line(&mut self, update: u64, trainer: ByName, peers: &Peers) -> Result<ByName, Failure> {
         let what = format!("the metrics of update {update}");
         let reports = std::mem::take(&mut self.reports).into_iter();
-        let reports = reports.map(|(name, (sum, count))| (name, (sum.to_string(), count))).collect();
-        let ranks = exchange(&RankMetrics { trainer: shown(&trainer), reports }, &what, peers)?;
+        let reports = reports.map(|(name, (sum, count))| (name, (sum.to_bits(), count))).collect();
+        let ranks = peers.gather_values(&what, &RankMetrics { trainer: bits(&trainer), reports })?;
         let (mut sums, mut reports) = (Accumulator::default(), Reports::new());
         for rank in ranks {
-            let metrics = numbers(rank.trainer, &what)?;
+            let metrics = numbers(rank.trainer);
             sums.push(Partial { gradient: Vec::new(), sums: Sums { metrics, ..Sums::NONE } });
             for (name, (sum, count)) in rank.reports {
-                add_report(&mut reports, name, (number(&sum, &what)?, count));
+                add_report(&mut reports, name, (f64::from_bits(sum), count));
             }
         }
         let mut line: ByName = reports.into_iter().map(|(name, (sum, count))| (name, sum / count as f64)).collect();
@@ -73,43 +73,28 @@ fn add_report(reports: &mut Reports, name: String, (sum, count): (f64, u64)) {
 /// The metrics of the batches of an evaluation, added in the order of the batches. Rank r of n has batches r, r + n, …;
 /// all ranks call it.
 pub(super) fn of_evaluation(own: &[Sums], count: usize, what: &str, peers: &Peers) -> Result<ByName, Failure> {
-    let own: Vec<_> = own.iter().map(|sums| shown(&sums.metrics)).collect();
-    let mut ranks = exchange(&own, what, peers)?;
+    let own: Vec<_> = own.iter().map(|sums| bits(&sums.metrics)).collect();
+    let mut ranks = peers.gather_values(what, &own)?;
     let mut all = Sums::NONE;
     for batch in 0..count {
         let (rank, place) = (batch % ranks.len(), batch / ranks.len());
         let metrics = ranks[rank].get_mut(place).map(std::mem::take).unwrap_or_default();
-        all.add(Sums { metrics: numbers(metrics, what)?, ..Sums::NONE });
+        all.add(Sums { metrics: numbers(metrics), ..Sums::NONE });
     }
     Ok(all.metrics)
 }
 
-/// One rank's metrics on their way to the others. JSON has no NaN, so numbers are text; every digit is kept.
+/// One rank's metrics on their way to the others. JSON has no NaN, so numbers are their bits.
 #[derive(Serialize, Deserialize)]
 struct RankMetrics {
-    trainer: BTreeMap<String, String>,
-    reports: BTreeMap<String, (String, u64)>,
+    trainer: BTreeMap<String, u64>,
+    reports: BTreeMap<String, (u64, u64)>,
 }
 
-/// Every rank's value, in order of ranks.
-fn exchange<T: Serialize + for<'de> Deserialize<'de>>(own: &T, what: &str, peers: &Peers) -> Result<Vec<T>, Failure> {
-    let text = serde_json::to_string(own).map_err(|error| unreadable(what).because(error))?;
-    let texts = peers.gather_texts(what, text)?;
-    texts.iter().map(|text| serde_json::from_str(text).map_err(|error| unreadable(what).because(error))).collect()
+fn bits(metrics: &ByName) -> BTreeMap<String, u64> {
+    metrics.iter().map(|(name, value)| (name.clone(), value.to_bits())).collect()
 }
 
-fn shown(metrics: &ByName) -> BTreeMap<String, String> {
-    metrics.iter().map(|(name, value)| (name.clone(), value.to_string())).collect()
-}
-
-fn numbers(metrics: BTreeMap<String, String>, what: &str) -> Result<ByName, Failure> {
-    metrics.into_iter().map(|(name, text)| Ok((name, number(&text, what)?))).collect()
-}
-
-fn number(text: &str, what: &str) -> Result<f64, Failure> {
-    text.parse().map_err(|error| unreadable(what).because(error))
-}
-
-fn unreadable(what: &str) -> Failure {
-    Failure::new(Status::Peer, "the metrics of another rank cannot be read").at(what)
+fn numbers(bits: BTreeMap<String, u64>) -> ByName {
+    bits.into_iter().map(|(name, bits)| (name, f64::from_bits(bits))).collect()
 }

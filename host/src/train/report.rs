@@ -13,7 +13,6 @@ use crate::metrics;
 use crate::progress::{self, Line};
 
 impl Run<'_> {
-    /// Writes the start-up lines.
     pub(super) fn announce(&self) -> Result<(), Failure> {
         let (settings, plan) = (self.settings(), &self.rows.plan);
         let device = self.learner.objective.compute.device();
@@ -73,8 +72,8 @@ impl Run<'_> {
             step_s: took.as_secs_f64(),
             data_wait_s: numbers.data_wait.as_secs_f64(),
             peak_memory_bytes: metrics::peak_memory_bytes(),
-            extra: plugin_metrics.line(step, numbers.metrics, &self.peers)?,
         };
-        metrics.as_mut().map_or(Ok(()), |metrics| metrics.update(&line))
+        let extra = plugin_metrics.line(step, numbers.metrics, &self.peers)?;
+        metrics.as_mut().map_or(Ok(()), |metrics| metrics.append(&line, &extra))
     }
 }

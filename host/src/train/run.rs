@@ -8,7 +8,7 @@ use super::best::Evaluations;
 use super::plugin_metrics::PluginMetrics;
 use super::prefetch;
 use super::stop::Stop;
-use super::update::{Learner, Outcome};
+use super::update::Learner;
 use crate::checkpoint::Store;
 use crate::config::Settings;
 use crate::data::{Dataset, Plan};
@@ -57,21 +57,12 @@ pub(super) struct Output {
     pub(super) saved: Option<u64>,
 }
 
-/// Why a run ended without an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RunResult {
-    /// All updates are done, and the final model is written.
-    Done,
-    /// They were done before this run began.
-    AlreadyDone,
-}
-
 /// Trains. Call it on the thread that is to be the compute thread.
 ///
 /// # Errors
 /// Anything that is wrong with the job, before anything is spent; then what goes wrong while it runs. An interruption
 /// is [`Status::Interrupted`], after a checkpoint was written.
-pub fn train(job: &Job, cancelled: &AtomicBool) -> Result<RunResult, Failure> {
+pub fn train(job: &Job, cancelled: &AtomicBool) -> Result<(), Failure> {
     let mut run = Run::open(job)?;
     run.finish(cancelled).map_err(|stop| {
         // Where all stop together, none aborts the others: one that is first must not end another that still saves.
@@ -84,12 +75,11 @@ pub fn train(job: &Job, cancelled: &AtomicBool) -> Result<RunResult, Failure> {
 
 impl<'a> Run<'a> {
     /// Makes the updates that remain.
-    fn finish(&mut self, cancelled: &AtomicBool) -> Result<RunResult, Stop> {
+    fn finish(&mut self, cancelled: &AtomicBool) -> Result<(), Stop> {
         self.repeat_interrupted_evaluation()?;
         if self.is_finished() {
             progress::note(&self.why_finished());
-            self.export()?;
-            return Ok(RunResult::AlreadyDone);
+            return Ok(self.export()?);
         }
         self.announce()?;
         let Rows { train, plan, .. } = &self.rows;
@@ -104,13 +94,10 @@ impl<'a> Run<'a> {
             let update = self.done + 1;
             let micro_batches = plan.micro_batches(update, rank).map(|_| batches.recv().map_err(|_| ended()));
             let name_rows = |rows: &[usize]| train.name_rows(rows);
-            match self.learner.update(update, &self.peers, micro_batches, &name_rows, cancelled)? {
-                Outcome::Updated(numbers) => {
-                    self.done = update;
-                    self.report(numbers, begin.elapsed())?;
-                }
-                Outcome::Cancelled => return Err(self.interrupted()),
-            }
+            let outcome = self.learner.update(update, &self.peers, micro_batches, &name_rows, cancelled)?;
+            let Some(numbers) = outcome else { return Err(self.interrupted()) };
+            self.done = update;
+            self.report(numbers, begin.elapsed())?;
             if self.evaluation_due() {
                 self.evaluate()?;
             }
@@ -123,10 +110,9 @@ impl<'a> Run<'a> {
         if let Some(bytes) = metrics::peak_memory_bytes() {
             progress::debug(&format!("peak memory: {bytes} bytes"));
         }
-        Ok(RunResult::Done)
+        Ok(())
     }
 
-    /// The job's settings.
     pub(super) fn settings(&self) -> &'a Settings {
         &self.job.resolved.settings
     }

@@ -23,17 +23,17 @@ pub(super) fn find_checkpoint(job: &Job, store: &Store, fingerprint: &str) -> Re
         Resume::From(path) => Some(Checkpoint::open(path)?),
     };
     if let Some(checkpoint) = &found {
-        let state = checkpoint.state();
+        let state = &checkpoint.state;
         job.resolved
             .require_same_job(&state.config, &state.defaults)
-            .map_err(|failure| failure.at(checkpoint.path().display()))?;
+            .map_err(|failure| failure.at(checkpoint.path.display()))?;
         if state.data != fingerprint {
             return Err(Failure::new(
                 Status::Configuration,
                 "the training data has changed since the checkpoint was written",
             )
             .at(job.resolved.settings.data.train.join(", "))
-            .at(checkpoint.path().display())
+            .at(checkpoint.path.display())
             .help(
                 "bring the data back; or begin again with `--set checkpoint.resume=never` and another `output_dir`",
             ));
@@ -46,9 +46,9 @@ pub(super) fn find_checkpoint(job: &Job, store: &Store, fingerprint: &str) -> Re
 /// checkpoint; otherwise this is another run, and the results of an earlier one are moved aside.
 pub(super) fn open_metrics(store: &Store, output_dir: &Path, resumed: Option<&Checkpoint>) -> Result<Metrics, Failure> {
     if let Some(checkpoint) = resumed {
-        progress::note(&format!("resuming from {}", checkpoint.path().display()));
+        progress::note(&format!("resuming from {}", checkpoint.path.display()));
         if store.contains(checkpoint) {
-            let (metrics, warning) = Metrics::resume(output_dir, checkpoint.state().metrics_bytes)?;
+            let (metrics, warning) = Metrics::resume(output_dir, checkpoint.state.metrics_bytes)?;
             warning.iter().for_each(|warning| progress::note(&format!("warning: {warning}")));
             return Ok(metrics);
         }
@@ -61,7 +61,7 @@ pub(super) fn open_metrics(store: &Store, output_dir: &Path, resumed: Option<&Ch
 
 /// Warns of components and processors that differ from those that computed the checkpoint.
 pub(super) fn compare(checkpoint: &Checkpoint, components: &[String], processor: &str) {
-    let State { components: before, processor: before_on, .. } = checkpoint.state();
+    let State { components: before, processor: before_on, .. } = &checkpoint.state;
     for (now, before) in components.iter().zip(before).filter(|(now, before)| now != before) {
         progress::note(&format!("warning: resuming with {now}, the checkpoint was written with {before}"));
     }

@@ -17,21 +17,12 @@ use crate::exit::Failure;
 use crate::model::Parameters;
 use crate::peers::Peers;
 
-/// The result of one update.
-pub(super) enum Outcome {
-    /// The weights are updated.
-    Updated(UpdateNumbers),
-    /// The job was cancelled, and the weights are those of the last update.
-    Cancelled,
-}
-
 /// The numbers of an update.
 pub(super) struct UpdateNumbers {
     /// Mean loss over all supervised tokens of the update.
     pub(super) loss: f64,
     /// Global norm of the mean gradient, before clipping.
     pub(super) grad_norm: f64,
-    /// The learning rate.
     pub(super) learning_rate: f64,
     /// Tokens of all ranks, without padding.
     pub(super) tokens: u64,
@@ -76,7 +67,7 @@ impl Learner {
     }
 
     /// Makes update number `update`, from 1, together with all other ranks. `name_rows` names rows of the micro-batches
-    /// for messages.
+    /// for messages. None if the job was cancelled; the weights are then those of the last update.
     pub(super) fn update(
         &mut self,
         update: u64,
@@ -84,7 +75,7 @@ impl Learner {
         mut micro_batches: impl Iterator<Item = Result<MicroBatch, Failure>>,
         name_rows: &dyn Fn(&[usize]) -> String,
         cancelled: &AtomicBool,
-    ) -> Result<Outcome, Stop> {
+    ) -> Result<Option<UpdateNumbers>, Stop> {
         let mut data_wait = Duration::ZERO;
         let mut guard = Guard::default();
         // A rank that is cancelled goes on to the reduction, which tells the others: they would wait for it.
@@ -110,7 +101,7 @@ impl Learner {
         let [loss, weight, tokens, supervised, not_finite, bad_weights, cancelled] = numbers;
         if cancelled > 0.0 {
             self.accumulator.recycle(gradient);
-            return Ok(Outcome::Cancelled);
+            return Ok(None);
         }
 
         let grad_norm = clip::norm_of_mean(&gradient, weight);
@@ -125,7 +116,7 @@ impl Learner {
             .map_err(|error| Failure::from(error).at(format!("update {update}")))?;
         self.accumulator.recycle(gradient);
 
-        Ok(Outcome::Updated(UpdateNumbers {
+        Ok(Some(UpdateNumbers {
             loss: loss / weight,
             grad_norm,
             learning_rate,

@@ -51,7 +51,7 @@ fn a_kill_after_any_step_of_a_save_leaves_a_whole_checkpoint_and_no_litter() {
                 let latest = store.latest().unwrap();
                 assert!(latest.warnings.is_empty(), "{step}: {:?}", latest.warnings);
                 let checkpoint = latest.checkpoint.unwrap_or_else(|| panic!("nothing is left after {step}"));
-                assert!(checkpoint.state().update >= 3, "{step}");
+                assert!(checkpoint.state.update >= 3, "{step}");
                 assert_whole(&checkpoint);
                 let names = names(&moment.path().join("checkpoints"));
                 assert!(names.iter().all(|name| name.starts_with("step-")), "{step}: {names:?}");
@@ -103,7 +103,7 @@ fn a_kill_before_best_json_is_renamed_is_repaired_at_the_next_start() {
     save_beside(&store, 2, None).unwrap();
     assert!(!root.path().join("checkpoints/best.json").exists());
     for best in [1, 2, 2] {
-        store.finish_save(2, Some(Best { update: best, eval_loss: 0.5 })).unwrap();
+        store.finish_save(2, Some(Evaluated { update: best, eval_loss: 0.5 })).unwrap();
         let text = fs::read_to_string(root.path().join("checkpoints/best.json")).unwrap();
         assert!(text.contains(&format!("step-{best:06}")), "{text}");
     }
@@ -133,7 +133,7 @@ const VICTIM: &str = "MDT_TEST_CHECKPOINT_VICTIM";
 fn kill_9_during_saves_leaves_the_newest_finished_checkpoint() {
     if let Ok(root) = std::env::var(VICTIM) {
         let store = Store::new(Path::new(&root), 1).unwrap();
-        let done = store.latest().unwrap().checkpoint.map_or(0, |checkpoint| checkpoint.state().update);
+        let done = store.latest().unwrap().checkpoint.map_or(0, |checkpoint| checkpoint.state.update);
         for update in done + 1.. {
             save(&store, update).unwrap();
             // Renamed, so that a kill leaves no empty file.
@@ -166,7 +166,7 @@ fn kill_9_during_saves_leaves_the_newest_finished_checkpoint() {
         assert!(acknowledged > before, "the process saved nothing");
         let latest = Store::new(root.path(), 1).unwrap().latest().unwrap();
         assert!(latest.warnings.is_empty(), "{:?}", latest.warnings);
-        let found = latest.checkpoint.inspect(assert_whole).map_or(0, |checkpoint| checkpoint.state().update);
+        let found = latest.checkpoint.inspect(assert_whole).map_or(0, |checkpoint| checkpoint.state.update);
         assert!(found >= acknowledged, "{found} is there, {acknowledged} was saved");
     }
 }

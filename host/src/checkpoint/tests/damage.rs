@@ -22,7 +22,7 @@ fn assert_passed_over(store: &Store, file: &str) {
     assert!(failure.to_string().contains(&place), "{failure}");
     let latest = store.latest().unwrap();
     assert_whole(latest.checkpoint.as_ref().unwrap());
-    assert_eq!(latest.checkpoint.unwrap().state().update, 1);
+    assert_eq!(latest.checkpoint.unwrap().state.update, 1);
     let [warning] = &latest.warnings[..] else { panic!("{:?}", latest.warnings) };
     assert!(warning.contains(&place) && warning.contains("step-000001") && !warning.contains('\n'), "{warning}");
 }
