@@ -26,4 +26,4 @@ mod update;
 pub mod bench;
 
 pub use connect::backend;
-pub use run::{Run, RunResult, train};
+pub use run::{Run, train};

@@ -78,7 +78,8 @@ fn stage_plugin_api(target: &Path, destination: &Path) -> Result<()> {
     cargo.args(["--exclude-lockfile", "--target-dir"]).arg(&packages);
     command::output(&mut cargo)?;
 
-    let archive = files(&packages.join("package"))?.into_iter().find(|file| is_crate(file));
+    let is_archive = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "crate");
+    let archive = files(&packages.join("package"))?.into_iter().find(is_archive);
     let archive = archive.ok_or("`cargo package` wrote no archive of plugin-api")?;
     fs::create_dir_all(destination)?;
     let mut tar = Command::new("tar");
@@ -91,10 +92,6 @@ fn stage_plugin_api(target: &Path, destination: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn is_crate(file: &Path) -> bool {
-    file.extension().is_some_and(|extension| extension == "crate")
 }
 
 #[cfg(test)]

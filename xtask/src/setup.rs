@@ -116,23 +116,13 @@ fn inputs(root: &Path, folders: &Folders) -> Result<String> {
     let mut hasher = DefaultHasher::new();
     (root, &folders.mlx_c).hash(&mut hasher);
     // The steps themselves count: a changed flag or key is a changed result.
-    hash_folder(&root.join("xtask/src/setup"), &mut hasher)?;
-    hash_file(&root.join("xtask/bindings/src/main.rs"), &mut hasher)?;
-    hash_folder(&folders.wheels, &mut hasher)?;
-    hash_folder(&folders.native, &mut hasher)?;
-    Ok(format!("{:016x}\n", hasher.finish()))
-}
-
-/// Adds the name and content of every file directly in `folder`, in the order of names.
-fn hash_folder(folder: &Path, hasher: &mut impl Hasher) -> Result<()> {
-    for file in files(folder)? {
-        hash_file(&file, hasher)?;
+    let mut inputs = vec![root.join("xtask/bindings/src/main.rs")];
+    for folder in [&root.join("xtask/src/setup"), &folders.wheels, &folders.native] {
+        inputs.extend(files(folder)?);
     }
-    Ok(())
-}
-
-fn hash_file(file: &Path, hasher: &mut impl Hasher) -> Result<()> {
-    let content = fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    (file.file_name(), content).hash(hasher);
-    Ok(())
+    for file in inputs {
+        let content = fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        (file.file_name(), content).hash(&mut hasher);
+    }
+    Ok(format!("{:016x}\n", hasher.finish()))
 }
