@@ -106,32 +106,90 @@ fn links_that_lead_out_of_the_model_are_refused_before_training() {
     }
 }
 
+/// A template that doubles two values, which are equal and not the same, as often as `n`, and then uses them.
+fn doubled(value: &str, how: &str, n: usize, then: &str) -> String {
+    format!(
+        "{{% macro f(s, t, n) %}}{{% if n %}}{{{{ f({how}, {}, n - 1) }}}}{{% else %}}{then}{{% endif %}}{{% endmacro %}}\
+         {{{{ f({value}, {value}, {n}) }}}}",
+        how.replace('s', "t")
+    )
+}
+
 #[test]
-fn a_chat_template_without_an_end_is_refused() {
-    let (job, _) = job();
-    let rows = json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]});
-    let data = job.file("rows.jsonl", rows.to_string());
-    let job = job.set("data.train", data.display());
-    for template in [
-        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-        "{{ 'x' | indent(10000000000) }}",
-        "{% set ns = namespace() %}{% set ns.me = ns %}{{ ns }}",
-    ] {
-        let file = job.file("template.jinja", template).display().to_string();
-        let job = Job::argument(self::job().0, "--set").argument(format!("trainer.chat_template={file}"));
-        let job = job.set("data.train", data.display());
-        ends_with(&job, 4, &["the chat template cannot render", &file, "row 1"]);
-    }
+fn chat_templates_that_would_run_or_grow_without_end_are_refused() {
+    let list = |then| doubled("[1]", "s + s", 34, then);
+    let nested = |then| doubled("[1]", "[s, s]", 40, then);
+    let text = |then| doubled("'x'", "s ~ s", 25, &format!("{{% for i in range(99999) %}}{then}{{% endfor %}}"));
+    let templates = [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}".to_owned(),
+        "{{ 'x' | indent(10000000000) }}".to_owned(),
+        "{{ '{:>10000000000}'.format('x') }}".to_owned(),
+        "{% set ns = namespace() %}{% set ns.me = ns %}{{ ns }}".to_owned(),
+        "{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s|length }}"
+            .to_owned(),
+        doubled("[1]", "s + s", 60, "{{ s | length }}"),
+        doubled("1", "namespace(a=s, b=s)", 60, "{{ s | string | length }}"),
+        doubled("'x'", "s.replace('x', 'xx')", 60, "{{ s }}"),
+        doubled("'x'", "s * 2", 60, "{{ s }}"),
+        doubled("[1]", "s | chain(s)", 60, "{{ s | last }}"),
+        list("{{ s | last }}"),
+        list("{{ s[-1] }}"),
+        list("{{ 2 in s }}"),
+        list("{{ s == t }}"),
+        list("{{ s | sort }}"),
+        list("{{ s | unique }}"),
+        list("{{ s | list }}"),
+        list("{{ s | pprint }}"),
+        list("{{ s | tojson }}"),
+        list("{{ s | sum }}"),
+        list("{{ {s: 1}[t] }}"),
+        list("{{ s ~ '' }}"),
+        list("{% for a, b in [s] %}{% endfor %}"),
+        nested("{{ s == t }}"),
+        nested("{{ s in [t] }}"),
+        nested("{{ [s, t] | sort }}"),
+        nested("{{ s | pprint }}"),
+        text("{{ s == t }}"),
+        text("{{ s[-1] }}"),
+        text("{{ s.split('x') | length }}"),
+    ];
+    let row = json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]});
+    let rows = format!("{row}\n").repeat(200);
+    // Most of them need the time that one rendering may take, so all run at once.
+    std::thread::scope(|scope| {
+        for template in &templates {
+            let rows = &rows;
+            scope.spawn(move || {
+                let (job, _) = job();
+                let file = job.file("template.jinja", template).display().to_string();
+                let data = job.file("rows.jsonl", rows);
+                let job = job.set("data.train", data.display()).argument("--set");
+                let job = job.argument(format!("trainer.chat_template={file}"));
+                eprintln!("{template}");
+                ends_with(&job, 4, &["the chat template cannot render", &file]);
+            });
+        }
+    });
 }
 
 #[test]
 fn a_tokenizer_whose_pattern_backtracks_without_end_is_named() {
-    let (job, model) = job();
-    edit(&model.join("tokenizer.json"), |tokenizer| {
-        tokenizer["pre_tokenizer"] =
-            json!({"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": false});
+    let split = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+    let replace = |pattern: &str| json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": "b"});
+    std::thread::scope(|scope| {
+        for (part, pattern, length) in [
+            ("pre_tokenizer", split("(a+)+$"), 60),
+            // Quadratic: no single attempt takes long, but there is one at each character.
+            ("pre_tokenizer", split("a*x(?!y)"), 400_000),
+            ("normalizer", replace("a*x(?!y)"), 400_000),
+        ] {
+            scope.spawn(move || {
+                let (job, model) = job();
+                edit(&model.join("tokenizer.json"), |tokenizer| tokenizer[part] = pattern);
+                let row = json!({"prompt": "a".repeat(length), "completion": "xy"});
+                let data = job.file("rows.jsonl", row.to_string());
+                ends_with(&job.set("data.train", data.display()), 4, &["tokenizer.json", "backtracks", "row 1"]);
+            });
+        }
     });
-    let row = json!({"prompt": "a".repeat(60), "completion": "b"});
-    let data = job.file("rows.jsonl", row.to_string());
-    ends_with(&job.set("data.train", data.display()), 4, &["tokenizer.json", "backtracks", "row 1"]);
 }

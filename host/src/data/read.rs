@@ -1,5 +1,6 @@
 //! Reads and encodes the rows of a source, until it ends, enough rows are read, or memory is full.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::HumanCount;
@@ -79,8 +80,20 @@ impl<'a> Reader<'a> {
     }
 
     fn encode(&mut self, dataset: &mut Dataset, source: u32, chunk: &[Example]) -> Result<(), Failure> {
-        let encode = |example| (!self.job.services.cancelled()).then(|| (example, self.trainer.encode(example)));
-        let encoded: Vec<Option<(&Example, Result<Encoded, Error>)>> = chunk.par_iter().map(encode).collect();
+        // Rows after one that is refused need not be encoded; those before it do, so that the first such row is reported.
+        let refused = AtomicUsize::new(usize::MAX);
+        let encode = |(place, example)| {
+            if self.job.services.cancelled() || place > refused.load(Ordering::Relaxed) {
+                return None;
+            }
+            let encoded = self.trainer.encode(example);
+            if encoded.is_err() {
+                refused.fetch_min(place, Ordering::Relaxed);
+            }
+            Some((example, encoded))
+        };
+        let encoded: Vec<Option<(&Example, Result<Encoded, Error>)>> =
+            chunk.par_iter().enumerate().map(encode).collect();
         self.require_not_cancelled()?;
         let mut rows: Vec<_> = encoded.into_iter().flatten().collect();
         let is_refused = |(_, encoded): &(_, Result<_, Error>)| encoded.as_ref().is_err_and(Error::is_after_a_panic);

@@ -3,7 +3,6 @@
 //! Rows are conversations, prompts with completions, or plain text. What is trained is what the assistant says, the
 //! completion, or all of the text — each with the token that ends it. The loss is the cross-entropy of those tokens.
 
-mod backtracking;
 mod chat;
 mod collate;
 mod conversation;
@@ -17,6 +16,7 @@ mod python_json;
 mod regular_file;
 mod render_limits;
 mod template;
+mod time_and_memory;
 mod tokenizer;
 
 use std::collections::BTreeMap;
@@ -88,18 +88,19 @@ impl Component for Sft {
             Some(value) => Some(directory::configured_template(value)?),
             None => directory.chat_template()?,
         };
-        let mut template =
-            source.map(|source| ChatTemplate::compile(&source, &directory.special_tokens(), date)).transpose()?;
         if let Some(name) = RESERVED.iter().find(|name| config.chat_template_kwargs.contains_key(**name)) {
             return Err(Error::config(
                 "this variable of the chat template is the conversation itself and cannot be set",
             )
             .with("key", format!("trainer.chat_template_kwargs.{name}")));
         }
-        if let Some(template) = &mut template {
-            template.set(config.chat_template_kwargs);
-        }
+        let compile =
+            |source| ChatTemplate::compile(&source, &directory.special_tokens(), config.chat_template_kwargs, date);
+        let template = source.map(compile).transpose()?;
         let stop = stop_tokens(&directory, &tokenizer, template.as_ref());
+        if let Some(error) = template.as_ref().and_then(ChatTemplate::exceeded) {
+            return Err(error.clone());
+        }
         Ok(Self {
             max_seq_len: config.max_seq_len,
             tokenizer,

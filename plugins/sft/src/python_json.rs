@@ -1,12 +1,12 @@
 //! The filter `tojson` as transformers gives it to chat templates: Python's `json.dumps` without escaping for HTML.
 
-use std::io::{self, Write};
+use std::fmt::{self, Write};
 
 use minijinja::value::Kwargs;
 use minijinja::{Error, ErrorKind, State, Value};
 use serde_json::Value as Json;
 
-use crate::render_limits::{Bounded, check_depth};
+use crate::render_limits::check_depth;
 
 const WIDEST_INDENT: usize = 100;
 
@@ -35,9 +35,9 @@ pub fn tojson(state: &State<'_, '_>, value: &Value, arguments: Kwargs) -> Result
         (None, Some(_)) => return Err(invalid("separators are two strings")),
         (Some(_), Some(_)) => return Err(invalid("it takes indent or separators, not both")),
     };
-    let mut text = Bounded::default();
+    let mut text = String::new();
     write(&mut text, &json, &style, 0).map_err(invalid)?;
-    text.text().ok_or_else(|| invalid("not UTF-8"))
+    Ok(text)
 }
 
 fn invalid(why: impl std::fmt::Display) -> Error {
@@ -51,23 +51,23 @@ struct Style<'a> {
     indent: Option<usize>,
 }
 
-fn write(out: &mut Bounded, json: &Json, style: &Style<'_>, level: usize) -> io::Result<()> {
+fn write(out: &mut String, json: &Json, style: &Style<'_>, level: usize) -> fmt::Result {
     let (open, close, entries): (_, _, Vec<(Option<&str>, &Json)>) = match json {
         Json::Array(items) => ("[", "]", items.iter().map(|item| (None, item)).collect()),
         Json::Object(map) => ("{", "}", map.iter().map(|(key, value)| (Some(key.as_str()), value)).collect()),
         Json::Number(number) if number.is_f64() => {
-            return out.write_all(float(number.as_f64().unwrap_or_default()).as_bytes());
+            return out.write_str(&float(number.as_f64().unwrap_or_default()));
         }
         other => return write!(out, "{other}"),
     };
-    let line = |out: &mut Bounded, level: usize| match style.indent {
+    let line = |out: &mut String, level: usize| match style.indent {
         Some(indent) if !entries.is_empty() => write!(out, "\n{:1$}", "", indent * level),
         _ => Ok(()),
     };
-    out.write_all(open.as_bytes())?;
+    out.write_str(open)?;
     for (place, &(key, value)) in entries.iter().enumerate() {
         if place > 0 {
-            out.write_all(style.item.as_bytes())?;
+            out.write_str(style.item)?;
         }
         line(out, level + 1)?;
         if let Some(key) = key {
@@ -76,7 +76,7 @@ fn write(out: &mut Bounded, json: &Json, style: &Style<'_>, level: usize) -> io:
         write(out, value, style, level + 1)?;
     }
     line(out, level)?;
-    out.write_all(close.as_bytes())
+    out.write_str(close)
 }
 
 /// A float as Python's `repr` has it: an exponent, of two digits, below 1e-4 and from 1e16 on.

@@ -1,7 +1,5 @@
 //! Limits of one rendering of a chat template: steps, output size, nesting. Templates come with models, which may come
-//! from strangers.
-
-use std::io;
+//! from strangers. What these do not bound exceeds the limits of time and memory.
 
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
@@ -9,8 +7,11 @@ use minijinja::{Environment, Error, ErrorKind, State, Value};
 /// some 100,000 steps.
 const STEPS: u64 = 5_000_000;
 
-/// Maximum size in bytes of one rendering, and of one value as JSON.
-const MOST_BYTES: usize = 32 << 20;
+/// Maximum size in bytes of one rendering.
+pub const LONGEST_RENDERING: usize = 32 << 20;
+
+/// Maximum size in bytes of a template.
+const LONGEST: usize = 1 << 20;
 
 /// Maximum nesting of values; the JSON of a row may have 128 levels.
 const DEEPEST: usize = 200;
@@ -35,8 +36,11 @@ pub fn install(environment: &mut Environment<'_>) {
 /// without limit, and the engine, which follows values recursively, would then overflow the stack.
 ///
 /// # Errors
-/// A tag is longer than any template needs.
+/// It, or a tag of it, is longer than any template needs.
 pub fn rewrite(template: &str) -> Result<String, &'static str> {
+    if template.len() > LONGEST {
+        return Err("it is longer than 1 MiB");
+    }
     let mut rewritten = String::with_capacity(template.len());
     let mut rest = template;
     while let Some(at) = next_tag(rest) {
@@ -130,50 +134,6 @@ fn check_at(state: &State<'_, '_>, value: &Value, depth: usize) -> Result<(), Er
         check_at(state, &value, depth + 1)?;
     }
     Ok(())
-}
-
-/// Checks the widths in a format string of `str.format`: the engine makes the padding without counting steps.
-///
-/// # Errors
-/// Their sum is more than a rendering may have.
-pub fn check_widths(format: &str) -> Result<(), Error> {
-    let numbers = format.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
-    let total = numbers.fold(0_usize, |sum, digits| sum.saturating_add(digits.parse().unwrap_or(usize::MAX)));
-    if total > MOST_BYTES { Err(Error::from(ErrorKind::OutOfFuel)) } else { Ok(()) }
-}
-
-/// A buffer that takes [`MOST_BYTES`] at most.
-#[derive(Default)]
-pub struct Bounded {
-    bytes: Vec<u8>,
-    exceeded: bool,
-}
-
-impl Bounded {
-    /// The text; `None` if it was too long.
-    pub fn text(self) -> Option<String> {
-        if self.exceeded { None } else { String::from_utf8(self.bytes).ok() }
-    }
-
-    /// Whether the text was too long.
-    pub fn is_exceeded(&self) -> bool {
-        self.exceeded
-    }
-}
-
-impl io::Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.exceeded |= self.bytes.len() + bytes.len() > MOST_BYTES;
-        if self.exceeded {
-            return Err(io::Error::other("more than 32 MiB"));
-        }
-        self.bytes.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

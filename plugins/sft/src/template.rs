@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use jiff::civil::{Date, DateTime};
 use mdt_plugin_api::{Error, Message, Result};
@@ -17,7 +18,8 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 use serde_json::json;
 
 use crate::conversation::Conversation;
-use crate::render_limits::{self, Bounded, check_depth};
+use crate::render_limits::{self, LONGEST_RENDERING, check_depth};
+use crate::time_and_memory::limited;
 use crate::{generation_marks, python_json};
 
 /// The text of a template and its origin.
@@ -31,12 +33,13 @@ pub struct TemplateSource {
 
 /// A compiled chat template. Several threads may use it at once.
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
     origin: String,
     marks_answers: bool,
     shows_tools: bool,
     shows_tool_calls: bool,
     takes_objects: bool,
+    exceeded: OnceLock<Error>,
 }
 
 /// A conversation as text.
@@ -51,14 +54,20 @@ pub struct Rendered {
 impl ChatTemplate {
     const NAME: &'static str = "chat template";
 
-    /// Compiles a template; `special_tokens` are its variables `bos_token`, `eos_token` and so on.
+    /// Compiles a template. Its variables are `special_tokens` (`bos_token`, `eos_token` and so on), then `variables`,
+    /// then those of a row; the later ones take precedence.
     ///
     /// `date` is what `strftime_now` tells the template: a fixed day, because the tokens of a row may depend on the
     /// data and the configuration only, and not on when the job happens to run or to resume.
     ///
     /// # Errors
     /// The template is not valid Jinja.
-    pub fn compile(source: &TemplateSource, special_tokens: &[(&'static str, String)], date: Date) -> Result<Self> {
+    pub fn compile(
+        source: &TemplateSource,
+        special_tokens: &[(&'static str, String)],
+        variables: BTreeMap<String, serde_json::Value>,
+        date: Date,
+    ) -> Result<Self> {
         // As Jinja does. A template from a Windows editor would otherwise put carriage returns into the prompts.
         let text = source.text.replace("\r\n", "\n").replace('\r', "\n");
         let text = render_limits::rewrite(&text).map_err(|why| {
@@ -68,12 +77,7 @@ impl ChatTemplate {
         let mut environment = Environment::new();
         render_limits::install(&mut environment);
         environment.set_syntax(syntax());
-        environment.set_unknown_method_callback(|state, value, method, arguments| {
-            if method == "format" {
-                render_limits::check_widths(value.as_str().unwrap_or_default())?;
-            }
-            unknown_method_callback(state, value, method, arguments)
-        });
+        environment.set_unknown_method_callback(unknown_method_callback);
         environment.set_formatter(|out, state, value| match python_text(value) {
             Some(text) => Ok(out.write_str(&text)?),
             None => check_depth(state, value).and_then(|()| escape_formatter(out, state, value)),
@@ -93,6 +97,9 @@ impl ChatTemplate {
         // transformers passes both, as None where a conversation has none.
         environment.add_global("tools", Value::from(()));
         environment.add_global("documents", Value::from(()));
+        for (name, value) in variables {
+            environment.add_global(name, Value::from(Serde(value)));
+        }
         let shows_tool_calls = text.contains("tool_calls");
         environment.add_template_owned(Self::NAME, text).map_err(|error| {
             Error::input("the chat template is not valid").with("template", &source.origin).caused_by(describe(&error))
@@ -101,23 +108,17 @@ impl ChatTemplate {
             .get_template(Self::NAME)
             .is_ok_and(|template| template.undeclared_variables(false).contains("tools"));
         let mut template = Self {
-            environment,
+            environment: Arc::new(environment),
             origin: source.origin.clone(),
             marks_answers,
             shows_tools,
             shows_tool_calls,
             takes_objects: false,
+            exceeded: OnceLock::new(),
         };
         let renders = |content| template.renders_arguments_of(&probe(content));
         template.takes_objects = template.shows_tool_calls && [None, Some("")].into_iter().any(renders);
         Ok(template)
-    }
-
-    /// Sets further variables for all rows. The variables of a row take precedence.
-    pub fn set(&mut self, variables: BTreeMap<String, serde_json::Value>) {
-        for (name, value) in variables {
-            self.environment.add_global(name, Value::from(Serde(value)));
-        }
     }
 
     /// Whether it renders a conversation with a call whose arguments name [`PROBE`].
@@ -128,6 +129,11 @@ impl ChatTemplate {
     /// Whether it marks the assistant's text with `{% generation %}`.
     pub fn marks_answers(&self) -> bool {
         self.marks_answers
+    }
+
+    /// The error of a rendering that took too long or too much memory, if there was one.
+    pub fn exceeded(&self) -> Option<&Error> {
+        self.exceeded.get()
     }
 
     /// The messages of a row in the form that this template takes.
@@ -167,15 +173,17 @@ impl ChatTemplate {
             messages => &conversation.turns[..turns], add_generation_prompt => generation_prompt,
             ..conversation.variables.clone(),
         };
-        let mut rendered = Bounded::default();
-        let template = self.environment.get_template(Self::NAME);
-        template.and_then(|template| template.render_captured_to(context, &mut rendered).map(drop)).map_err(
-            |error| {
-                let reason = if rendered.is_exceeded() { RENDERS_TOO_MUCH.to_owned() } else { describe(&error) };
-                self.error("the chat template cannot render the conversation").caused_by(reason)
-            },
-        )?;
-        let rendered = rendered.text().unwrap_or_default();
+        let environment = Arc::clone(&self.environment);
+        let render = move || environment.get_template(Self::NAME)?.render(context);
+        let cannot_render =
+            |reason: String| self.error("the chat template cannot render a conversation").caused_by(reason);
+        let rendered = match limited(0, render) {
+            Ok(rendered) => rendered.map_err(|error| cannot_render(describe(&error)))?,
+            Err(reason) => return Err(self.exceeded.get_or_init(|| cannot_render(reason)).clone()),
+        };
+        if rendered.len() > LONGEST_RENDERING {
+            return Err(cannot_render("it makes more than 32 MiB of text".to_owned()));
+        }
         if !self.marks_answers {
             return Ok(Rendered { text: rendered, marked: Vec::new() });
         }
@@ -190,8 +198,6 @@ impl ChatTemplate {
         Error::input(message).with("template", &self.origin)
     }
 }
-
-const RENDERS_TOO_MUCH: &str = "it makes more than 32 MiB of text";
 
 /// Maximum length of a reason in a message: a template may raise any text.
 const SHOWN: usize = 500;

@@ -1,19 +1,19 @@
 //! The model's tokenizer: text to tokens with their positions in the text, and back.
 
 use std::collections::HashSet;
-use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mdt_plugin_api::{Error, Result};
 use tokenizers::{Encoding, PostProcessorWrapper, Token};
 
-use crate::backtracking;
 use crate::directory::ModelDirectory;
+use crate::time_and_memory::limited;
 
 /// A tokenizer. Several threads may use it at once.
 pub struct Tokenizer {
     file: PathBuf,
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
     prefix: Vec<u32>,
     bos: Option<u32>,
     eos: Option<u32>,
@@ -36,12 +36,18 @@ impl Tokenizer {
     /// # Errors
     /// Files that are missing or cannot be used, and special tokens that the tokenizer does not have.
     pub fn load(directory: &ModelDirectory) -> Result<Self> {
-        backtracking::bound();
         let (file, text) = directory.tokenizer()?;
-        let unusable = "the tokenizer cannot be used";
-        let mut inner = guarded(&file, unusable, || text.parse::<tokenizers::Tokenizer>())?;
-        // A tokenizer.json may ask for both, for some other use than this.
-        guarded(&file, unusable, || inner.with_padding(None).with_truncation(None).map(drop))?;
+        let (inner, prefix) = guarded(&file, "the tokenizer cannot be used", text.len(), move || {
+            let mut inner: tokenizers::Tokenizer = text.parse()?;
+            // A tokenizer.json may ask for both, for some other use than this.
+            inner.with_padding(None).with_truncation(None)?;
+            let prefix = prefix_of(&inner)?;
+            // What it puts in front is known now. Left in place it would also shorten the places of tokens that begin
+            // with a space, and masks are made from those.
+            let processor = inner.get_post_processor().is_some();
+            inner.with_post_processor(None::<PostProcessorWrapper>);
+            Ok((inner, processor.then_some(prefix)))
+        })?;
 
         let id_of = |name: &str| {
             directory.special_token(name).map(|token| {
@@ -56,18 +62,12 @@ impl Tokenizer {
         let known = |id: &u32| inner.id_to_token(*id).is_some();
         let eos = id_of("eos_token").transpose()?.or_else(|| directory.stop_ids().into_iter().find(known));
 
-        let mut prefix = guarded(&file, unusable, || prefix_of(&inner))?;
-        if inner.get_post_processor().is_none() && directory.adds_bos() {
-            prefix = bos.into_iter().collect();
-        }
-        // What it puts in front is known now. Left in place it would also shorten the places of tokens that begin with
-        // a space, and masks are made from those.
-        inner.with_post_processor(None::<PostProcessorWrapper>);
-
+        let prefix =
+            prefix.unwrap_or_else(|| if directory.adds_bos() { bos.into_iter().collect() } else { Vec::new() });
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).chain(eos).collect();
         let size = inner.get_vocab(true).into_values().max().map_or(0, |largest| largest as usize + 1);
-        Ok(Self { file, inner, prefix, bos, eos, special, size })
+        Ok(Self { file, inner: Arc::new(inner), prefix, bos, eos, special, size })
     }
 
     /// The largest token id plus one, added tokens included.
@@ -87,7 +87,9 @@ impl Tokenizer {
 
     /// The tokens of the text alone, without bos or eos. Special tokens that are written in the text are recognised.
     pub fn pieces(&self, text: &str) -> Result<Pieces> {
-        let encoding = guarded(&self.file, "the text cannot be tokenized", || self.inner.encode(text, false))?;
+        let (inner, owned) = (Arc::clone(&self.inner), text.to_owned());
+        let encode = move || inner.encode(owned, false);
+        let encoding = guarded(&self.file, "the text cannot be tokenized", text.len(), encode)?;
         Ok(Pieces { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
     }
 
@@ -116,25 +118,24 @@ impl Tokenizer {
 
     /// Tokens as text, without special tokens.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        guarded(&self.file, "the tokens cannot be decoded", || self.inner.decode(ids, true))
+        let (inner, owned) = (Arc::clone(&self.inner), ids.to_vec());
+        guarded(&self.file, "the tokens cannot be decoded", ids.len(), move || inner.decode(&owned, true))
     }
 }
 
-/// Calls the tokenizers library. A panic in it becomes an error of the tokenizer's file: it panics if a pattern exceeds the
-/// limit on its steps.
-fn guarded<T>(file: &Path, message: &str, call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
-    let outcome = panic::catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|payload| {
-        let text = payload.downcast_ref::<String>().map(String::as_str);
-        Err(text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("it panicked").into())
-    });
-    outcome.map_err(|error| {
-        let described = Error::input(message).with("file", file.display()).caused_by(&error);
-        if backtracking::is_exceeded(&error.to_string()) {
-            return described.help(
-                "a pattern in this file backtracks without end on the text: take the tokenizer.json of the model's makers",
-            );
-        }
-        described
+/// Calls the tokenizers library on an input of this size in bytes. A panic in it becomes an error of the tokenizer's file:
+/// it panics if a pattern backtracks too often.
+fn guarded<T: Send + 'static>(
+    file: &Path,
+    message: &str,
+    size: usize,
+    call: impl FnOnce() -> tokenizers::Result<T> + Send + 'static,
+) -> Result<T> {
+    limited(size, call).unwrap_or_else(|reason| Err(reason.into())).map_err(|error| {
+        Error::input(message).with("file", file.display()).caused_by(error).help(
+            "if the file is damaged or a pattern in it backtracks without end, take the tokenizer.json of the model's \
+             makers",
+        )
     })
 }
 
