@@ -25,6 +25,34 @@ fn of_a_source_without_end_as_many_rows_are_read_as_the_updates_can_use() {
 }
 
 #[test]
+fn generate_asks_for_a_limit_where_a_source_does_not_say_how_many_rows_it_has() {
+    let generate = ["generate", "--max-tokens=1", "--data=rows"];
+    let start = |more: &[&str]| Process::start(mdt_tests::command().args(job().arguments()).args(generate).args(more));
+    assert_says(&start(&[]).end().failure(2), &["rows does not say how many rows it has", "--limit N"]);
+    assert_says(&start(&["--limit=3"]).end().success().stdout, &[" of 3 "]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn counting_the_rows_of_a_large_file_can_be_interrupted() {
+    use std::io::Write as _;
+    let mut rows = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    rows.write_all(&b"{\"text\": \"a\"}\n".repeat(1 << 20)).expect("in memory");
+    let job = Job::new();
+    // 3 GiB of rows. A file may be several compressed ones.
+    let data = job.file("rows.jsonl", rows.finish().expect("in memory").repeat(256));
+    let job = job.set("data.train", data.display());
+    let mut run = job.start();
+    let opened = format!("/proc/{}/fd", run.id());
+    run.wait_until(|| {
+        let files = std::fs::read_dir(&opened).into_iter().flatten().flatten();
+        files.filter_map(|file| std::fs::read_link(file.path()).ok()).any(|file| file == data)
+    });
+    run.signal("INT");
+    assert_says(&run.end().failure(130), &["interrupted while the rows of the data file were counted", "rows.jsonl"]);
+}
+
+#[test]
 fn a_limit_of_rows_holds_for_every_source() {
     let job = job().set("data.limit", 10).set("trainer.num_epochs", 2);
     let run = Process::start(mdt_tests::command().args(job.arguments())).end().success();

@@ -65,14 +65,12 @@ fn answers(job: &Job, arguments: &Arguments, cancelled: &AtomicBool) -> Result<V
     let opened = job.open_model(job.compute()?)?;
     let examples = match (&arguments.prompt, &arguments.data) {
         (Some(prompt), _) => vec![prompt_example(prompt, opened.directory.has_chat_template())],
-        (None, source) => rows(job, source.as_deref().unwrap_or_default(), arguments.limit)?,
+        (None, source) => rows(job, source.as_deref().unwrap_or_default(), arguments.limit, cancelled)?,
     };
     let generator = Generator::new(&opened, opened.weights()?)?;
     let mut answers = Vec::new();
     for example in examples {
-        if cancelled.load(Ordering::Relaxed) {
-            return Err(Failure::new(Status::Interrupted, "interrupted"));
-        }
+        require_not_cancelled(cancelled)?;
         let text = generator.answer(&example, arguments.max_tokens)?;
         let (prompt, expected) = describe(example.content);
         answers.push(Answer { prompt, expected, text });
@@ -89,16 +87,25 @@ fn prompt_example(prompt: &str, chat: bool) -> Example {
     Example { row: 1, content }
 }
 
-fn rows(job: &Job, source: &str, limit: Option<usize>) -> Result<Vec<Example>, Failure> {
-    let mut source = job.data(source)?;
+fn rows(job: &Job, name: &str, limit: Option<usize>, cancelled: &AtomicBool) -> Result<Vec<Example>, Failure> {
+    let mut source = job.data(name)?;
+    if limit.is_none() && source.len().is_none() {
+        return Err(Failure::configuration(format!("the data source {name} does not say how many rows it has"))
+            .help("say how many rows to answer: --limit N"));
+    }
     let mut rows = Vec::new();
     while rows.len() < limit.unwrap_or(usize::MAX) {
+        require_not_cancelled(cancelled)?;
         match source.next()? {
             Some(example) => rows.push(example),
             None => break,
         }
     }
     Ok(rows)
+}
+
+fn require_not_cancelled(cancelled: &AtomicBool) -> Result<(), Failure> {
+    if cancelled.load(Ordering::Relaxed) { Err(Failure::new(Status::Interrupted, "interrupted")) } else { Ok(()) }
 }
 
 /// The prompt of a row and the answer that it has.

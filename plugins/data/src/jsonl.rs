@@ -43,23 +43,25 @@ pub struct Jsonl {
 impl Component for Jsonl {
     type Config = Config;
 
-    fn create(config: Config, setup: &Setup) -> Result<Self> {
-        Self::open(Path::new(&setup.source), config)
-    }
-}
-
-impl Jsonl {
     /// Opens a file and counts its rows.
     ///
     /// # Errors
-    /// The file cannot be read, has no rows, or has text after its array; columns cannot be mapped.
-    pub fn open(path: &Path, config: Config) -> Result<Self> {
+    /// The file cannot be read, has no rows, or has text after its array; columns cannot be mapped; the job is cancelled.
+    fn create(config: Config, setup: &Setup) -> Result<Self> {
+        let path = Path::new(&setup.source);
         let columns = Columns::new(config.format, config.fields)?;
         let unreadable = |error| open::unreadable(path, &error);
         let mut rows = Rows::new(open::file(path)?).map_err(unreadable)?;
         let mut count = 0;
         while rows.next().map_err(unreadable)?.is_some() {
             count += 1;
+            if count % 1024 == 0 && setup.services.cancelled() {
+                return Err(Error::new(
+                    ErrorCode::Cancelled,
+                    "interrupted while the rows of the data file were counted",
+                )
+                .with("file", path.display()));
+            }
         }
         if let Some((line, column)) = rows.trailing().map_err(unreadable)? {
             return Err(Error::input("something follows the JSON array that the file begins with")

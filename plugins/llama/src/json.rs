@@ -105,7 +105,8 @@ impl<'a> Object<'a> {
     }
 
     fn wrong(&self, key: &str, value: &Value, expected: &str) -> Error {
-        self.refuse(key, format!("must be {expected}, not {value}"))
+        // A list may have a million entries.
+        self.refuse(key, format!("must be {expected}, not {:.100}", value.to_string()))
     }
 
     fn name(&self, key: &str) -> String {

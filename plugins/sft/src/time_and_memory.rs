@@ -106,8 +106,10 @@ fn count(bytes: i64) {
     // Only this thread changes it.
     let now = left.load(Ordering::Relaxed).saturating_sub(bytes);
     left.store(now, Ordering::Relaxed);
-    while now < 0 {
-        thread::sleep(Duration::MAX);
+    if now < 0 {
+        loop {
+            thread::sleep(Duration::MAX);
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use mdt_plugin_api::Error;
 
+use super::lines::LONGEST;
 use super::rows::Row;
 
 /// A position between two elements: the number of elements before it.
@@ -109,6 +110,10 @@ impl<R: BufRead + Seek> Elements<R> {
                 start = here;
             }
             self.buffer.push(byte);
+            if self.buffer.len() > LONGEST {
+                let message = format!("row {} is longer than {} MiB", self.rows + 1, LONGEST >> 20);
+                return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+            }
         };
         self.buffer.truncate(self.buffer.trim_ascii_end().len());
         if self.buffer.is_empty() {

@@ -9,8 +9,8 @@ use mdt_plugin_api::Error;
 /// The byte order mark, which some programs put at the start of a UTF-8 file.
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The longest line in bytes. A few compressed bytes can stand for a line without end.
-const LONGEST: usize = 64 << 20;
+/// The longest row in bytes. A few compressed bytes can stand for a row without end.
+pub(super) const LONGEST: usize = 64 << 20;
 
 /// A position between two lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

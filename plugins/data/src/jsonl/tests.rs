@@ -26,7 +26,7 @@ impl Written {
     }
 
     fn open(&self) -> Result<Jsonl> {
-        Jsonl::open(&self.path(), Config::default())
+        open(&self.path())
     }
 
     /// The error of opening it or of its first bad row.
@@ -36,6 +36,10 @@ impl Written {
             Err(error) => error,
         }
     }
+}
+
+fn open(path: &Path) -> Result<Jsonl> {
+    Jsonl::create(Config::default(), &Setup { source: path.display().to_string(), ..Setup::default() })
 }
 
 /// Compressed, as two members where it is long enough.
@@ -266,7 +270,7 @@ fn files_of_other_formats_are_recognised() {
 #[test]
 fn what_is_no_file_is_an_error_that_names_the_nearest() {
     let written = Written::new("{\"text\": \"a\"}");
-    let open = |path: &Path| Jsonl::open(path, Config::default()).err().unwrap();
+    let open = |path: &Path| open(path).err().unwrap();
 
     let missing = open(&written.directory.path().join("trian.jsonl"));
     assert_eq!((missing.code(), missing.message()), (ErrorCode::Input, "the data file does not exist"));
@@ -323,11 +327,14 @@ fn a_gzip_file_that_is_cut_off_says_so() {
 }
 
 #[test]
-fn a_compressed_line_without_end_is_an_error_that_names_the_line() {
+fn a_compressed_row_without_end_is_an_error_that_names_it() {
     let mut text = b"{\"text\": \"a\"}\n".to_vec();
     text.resize(text.len() + (64 << 20) + 1, b'a');
     let error = Written::new(gz(&text)).error();
     assert!(error.to_string().contains("line 2 is longer than 64 MiB"), "{error}");
+    let array = [b"[{},".as_slice(), &text].concat();
+    let error = Written::new(gz(&array)).error();
+    assert!(error.to_string().contains("row 2 is longer than 64 MiB"), "{error}");
 }
 
 #[test]
