@@ -166,6 +166,6 @@ mod tests {
     fn a_thread_has_one_worker_for_all_its_work() {
         let worker = || limited(0, || thread::current().id()).unwrap();
         assert_eq!(worker(), worker());
-        assert_ne!(Ok(worker()), thread::spawn(move || worker()).join().map_err(drop));
+        assert_ne!(Ok(worker()), thread::spawn(worker).join().map_err(drop));
     }
 }
