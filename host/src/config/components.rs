@@ -12,7 +12,7 @@ pub trait Components {
     /// The JSON Schema (draft 2020-12, as schemars 1 writes it) of the keys of component (kind, id), defaults in `default`.
     ///
     /// # Errors
-    /// The plugin is missing or does not load; the failure holds the search trace and has [`Status::Plugin`].
+    /// The plugin is missing or does not load; the failure holds the search trace.
     fn schema(&self, kind: Kind, id: &str) -> Result<Value, Failure>;
 
     /// The ids of all components of this kind, for the full schema.
@@ -21,7 +21,7 @@ pub trait Components {
     /// The model component for the model in directory `path`, or else of this `name`, by its `config.json`.
     ///
     /// # Errors
-    /// The model cannot be read ([`Status::Input`]), or no component knows its type ([`Status::Plugin`]).
+    /// The model cannot be read, or no component knows its type.
     fn model_for(&self, path: Option<&str>, name: Option<&str>) -> Result<String, Failure>;
 }
 
