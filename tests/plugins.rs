@@ -249,3 +249,21 @@ fn every_built_in_component_is_listed_and_can_be_inspected() {
         assert!(described[0]["schema"]["properties"].is_object() || described[0]["schema"]["type"] == "object");
     }
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn matrix_products_of_mlx_are_bound_to_openblas() {
+    // The reference BLAS, which MLX's wheel brings along, has the same functions and takes seven times as long.
+    let place = tempfile::tempdir().expect("a directory");
+    let log = place.path().join("log");
+    let job = Job::new().set("trainer.max_steps", 1);
+    let mut command = mdt_tests::command();
+    command.args(job.arguments()).env("LD_DEBUG", "bindings").env("LD_DEBUG_OUTPUT", &log);
+    assert!(command.output().expect("the program starts").status.success());
+    let log = fs::read_dir(place.path()).expect("a directory").map(|file| file.expect("a file").path()).next();
+    let log = String::from_utf8_lossy(&fs::read(log.expect("a log")).expect("readable")).into_owned();
+    let products: Vec<_> =
+        log.lines().filter(|line| line.contains("libmlx.so [") && line.contains("`cblas_sgemm'")).collect();
+    assert!(!products.is_empty(), "the log says nothing of matrix products");
+    assert!(products.iter().all(|line| line.contains("libmlxc.so [")), "{products:#?}");
+}

@@ -1,6 +1,5 @@
 //! The native libraries that come with a plugin: what the system's loader finds for it in its run path.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -8,23 +7,27 @@ use memmap2::Mmap;
 use object::read::elf::{Dyn, FileHeader};
 use object::{Endianness, elf};
 
-/// The libraries that a file needs and that lie in its run path, with those that they need in turn, by name. The
+/// The libraries that a file needs and that lie in its run path, then those that they need in turn: name and path. The
 /// system's own are not among them. Empty where the file is not in the ELF format.
-pub(super) fn libraries(file: &Path) -> BTreeMap<String, PathBuf> {
-    let mut found = BTreeMap::new();
-    let mut open = vec![file.to_owned()];
-    while let Some(file) = open.pop() {
+///
+/// The order is that in which the system's loader searches symbols, and in which they must be loaded: `libmlxc.so`
+/// redirects the matrix products of `libmlx.so`, for which it has to come first.
+pub(super) fn libraries(file: &Path) -> Vec<(String, PathBuf)> {
+    let mut found: Vec<(String, PathBuf)> = Vec::new();
+    let (mut file, mut next) = (file.to_owned(), 0);
+    loop {
         let Dynamic { needed, run_path, .. } = dynamic_section(&file).unwrap_or_default();
         for name in needed {
             if let Some(path) = run_path.iter().map(|place| place.join(&name)).find(|path| path.is_file())
-                && !found.contains_key(&name)
+                && found.iter().all(|(known, _)| *known != name)
             {
-                open.push(path.clone());
-                found.insert(name, path);
+                found.push((name, path));
             }
         }
+        let Some((_, path)) = found.get(next) else { return found };
+        file.clone_from(path);
+        next += 1;
     }
-    found
 }
 
 /// Whether a library has this name (`DT_SONAME`), by which the system's loader knows it once it is loaded.
