@@ -20,6 +20,8 @@ mod time_and_memory;
 mod tokenizer;
 
 use std::collections::BTreeMap;
+use std::panic;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mdt_plugin_api::prelude::*;
@@ -29,6 +31,7 @@ use crate::conversation::RESERVED;
 use crate::directory::ModelDirectory;
 use crate::end_of_turn::stop_tokens;
 use crate::template::ChatTemplate;
+use crate::time_and_memory::{GivenUp, Part, limited};
 use crate::tokenizer::Tokenizer;
 
 mdt_plugin_api::config! {
@@ -48,7 +51,10 @@ mdt_plugin_api::config! {
 }
 
 /// The trainer.
-pub struct Sft {
+pub struct Sft(Arc<Shared>);
+
+/// What the threads share that encode rows.
+struct Shared {
     max_seq_len: usize,
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
@@ -101,18 +107,18 @@ impl Component for Sft {
         if let Some(error) = template.as_ref().and_then(ChatTemplate::exceeded) {
             return Err(error.clone());
         }
-        Ok(Self {
+        Ok(Self(Arc::new(Shared {
             max_seq_len: config.max_seq_len,
             tokenizer,
             template,
             stop,
             services: setup.services.clone(),
             warned: AtomicBool::new(false),
-        })
+        })))
     }
 }
 
-impl Sft {
+impl Shared {
     fn template(&self) -> Result<&ChatTemplate> {
         self.template.as_ref().ok_or_else(|| {
             Error::input("the row is a conversation, and the model has no chat template")
@@ -133,16 +139,9 @@ impl Sft {
             Content::Text(text) => Ok(plain::prompt_completion(&self.tokenizer, "", text)?.0),
         }
     }
-}
-
-impl Trainer for Sft {
-    fn vocabulary(&self) -> Result<Vocabulary> {
-        Ok(Vocabulary { size: self.tokenizer.size(), stop: self.stop.clone() })
-    }
 
     fn encode(&self, example: &Example) -> Result<Encoded> {
-        let (mut tokens, mut supervised) =
-            self.masked(&example.content).map_err(|error| error.with("row", example.row))?;
+        let (mut tokens, mut supervised) = self.masked(&example.content)?;
         let truncated = tokens.len().saturating_sub(self.max_seq_len) as u64;
         tokens.truncate(self.max_seq_len);
         supervised.truncate(self.max_seq_len);
@@ -158,11 +157,49 @@ impl Trainer for Sft {
                 self.tokenizer.tokens_from_start(text)
             }
         }
-        .map_err(|error| error.with("row", example.row))
+    }
+}
+
+impl Sft {
+    /// Works on a row within limits of time and memory, on one other thread for the whole row.
+    fn on_row<T: Send + 'static>(
+        &self,
+        example: &Example,
+        work: impl FnOnce(&Shared, &Example) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let size = match &example.content {
+            Content::Messages(messages) => messages.iter().map(|message| message.content.len()).sum(),
+            Content::PromptCompletion { prompt, completion } => prompt.len() + completion.len(),
+            Content::Text(text) => text.len(),
+        };
+        let (shared, row) = (Arc::clone(&self.0), example.clone());
+        let result = match limited(Part::Tokenizer, size, move || work(&shared, &row)) {
+            Ok(Ok(result)) => result,
+            Ok(Err(panic)) => panic::resume_unwind(panic),
+            Err(GivenUp { part, reason }) => Err(match (part, &self.0.template) {
+                (Part::Template, Some(template)) => template.exceed(reason),
+                _ => self.0.tokenizer.exceed(&reason),
+            }),
+        };
+        result.map_err(|error| error.with("row", example.row))
+    }
+}
+
+impl Trainer for Sft {
+    fn vocabulary(&self) -> Result<Vocabulary> {
+        Ok(Vocabulary { size: self.0.tokenizer.size(), stop: self.0.stop.clone() })
+    }
+
+    fn encode(&self, example: &Example) -> Result<Encoded> {
+        self.on_row(example, Shared::encode)
+    }
+
+    fn encode_prompt(&self, example: &Example) -> Result<Vec<u32>> {
+        self.on_row(example, Shared::encode_prompt)
     }
 
     fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.tokenizer.decode(tokens)
+        self.0.tokenizer.decode(tokens)
     }
 
     fn collate(&self, rows: &[&Encoded]) -> Result<HostBatch> {

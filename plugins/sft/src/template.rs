@@ -19,7 +19,7 @@ use serde_json::json;
 
 use crate::conversation::Conversation;
 use crate::render_limits::{self, LONGEST_RENDERING, check_depth};
-use crate::time_and_memory::limited;
+use crate::time_and_memory::{Part, limited, panic_text};
 use crate::{generation_marks, python_json};
 
 /// The text of a template and its origin.
@@ -175,11 +175,11 @@ impl ChatTemplate {
         };
         let environment = Arc::clone(&self.environment);
         let render = move || environment.get_template(Self::NAME)?.render(context);
-        let cannot_render =
-            |reason: String| self.error("the chat template cannot render a conversation").caused_by(reason);
-        let rendered = match limited(0, render) {
-            Ok(rendered) => rendered.map_err(|error| cannot_render(describe(&error)))?,
-            Err(reason) => return Err(self.exceeded.get_or_init(|| cannot_render(reason)).clone()),
+        let cannot_render = |reason: String| self.error(CANNOT_RENDER).caused_by(reason);
+        let rendered = match limited(Part::Template, 0, render) {
+            Ok(Ok(rendered)) => rendered.map_err(|error| cannot_render(describe(&error)))?,
+            Ok(Err(panic)) => return Err(cannot_render(panic_text(&*panic).to_owned())),
+            Err(given_up) => return Err(self.exceed(given_up.reason)),
         };
         if rendered.len() > LONGEST_RENDERING {
             return Err(cannot_render("it makes more than 32 MiB of text".to_owned()));
@@ -193,11 +193,18 @@ impl ChatTemplate {
         Ok(Rendered { text, marked })
     }
 
+    /// The error of a rendering that takes too long or too much memory. It is kept: another one would do so too.
+    pub fn exceed(&self, reason: String) -> Error {
+        self.exceeded.get_or_init(|| self.error(CANNOT_RENDER).caused_by(reason)).clone()
+    }
+
     /// An error that names this template.
     pub fn error(&self, message: impl Into<String>) -> Error {
         Error::input(message).with("template", &self.origin)
     }
 }
+
+const CANNOT_RENDER: &str = "the chat template cannot render a conversation";
 
 /// Maximum length of a reason in a message: a template may raise any text.
 const SHOWN: usize = 500;

@@ -5,10 +5,12 @@
 //! until the process ends, which it soon does with the error.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::any::Any;
 use std::cell::Cell;
+use std::fmt::Display;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::Duration;
@@ -25,54 +27,105 @@ const MEMORY_PER_BYTE: u64 = 256;
 /// The caller counts time in such steps: one in which the whole process was stopped counts once.
 const STEP: Duration = Duration::from_millis(20);
 
-/// The result of work on an input of this size in bytes, or the reason why there is none: the work took too long or too
-/// much memory, or panicked.
-pub fn limited<T: Send + 'static>(size: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-    let time = TIME.saturating_add(TIME_PER_BYTE.saturating_mul(u32::try_from(size).unwrap_or(u32::MAX)));
-    run(time, MEMORY + MEMORY_PER_BYTE * size as u64, work)
+/// What work runs, for the error of work that is given up.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(u8)]
+pub enum Part {
+    /// The chat template.
+    Template,
+    /// The tokenizer.
+    Tokenizer,
 }
 
-fn run<T: Send + 'static>(time: Duration, memory: u64, work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+/// Why work was given up, and what it ran at that time.
+#[derive(Debug)]
+pub struct GivenUp {
+    pub part: Part,
+    pub reason: String,
+}
+
+/// Does work on an input of this size in bytes; a panic of it is the inner error. Work inside such work is part of it: it
+/// has the same thread and the same limits.
+///
+/// # Errors
+/// The work took too long or too much memory.
+pub fn limited<T: Send + 'static>(
+    part: Part,
+    size: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<thread::Result<T>, GivenUp> {
+    if let Some(state) = STATE.get() {
+        let outer = state.part.swap(part as u8, Ordering::Relaxed);
+        let result = panic::catch_unwind(AssertUnwindSafe(work));
+        state.part.store(outer, Ordering::Relaxed);
+        return Ok(result);
+    }
+    let time = TIME.saturating_add(TIME_PER_BYTE.saturating_mul(u32::try_from(size).unwrap_or(u32::MAX)));
+    run(part, time, MEMORY + MEMORY_PER_BYTE * size as u64, work)
+}
+
+/// The text of a panic.
+pub fn panic_text(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("it panicked")
+}
+
+fn run<T: Send + 'static>(
+    part: Part,
+    time: Duration,
+    memory: u64,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<thread::Result<T>, GivenUp> {
+    let no_worker = |error: &dyn Display| GivenUp { part, reason: format!("no thread can do the work: {error}") };
     let worker = match WORKER.take() {
         Some(worker) => worker,
-        None => Worker::start().map_err(|error| format!("no thread can be started: {error}"))?,
+        None => Worker::start().map_err(|error| no_worker(&error))?,
     };
     let (sender, result) = mpsc::channel();
-    let left = worker.memory;
+    let state = worker.state;
     let work = move || {
-        left.store(memory as i64, Ordering::Relaxed);
-        MEMORY_LEFT.set(Some(left));
+        state.memory.store(memory as i64, Ordering::Relaxed);
+        state.part.store(part as u8, Ordering::Relaxed);
+        STATE.set(Some(state));
         let result = panic::catch_unwind(AssertUnwindSafe(work));
-        MEMORY_LEFT.set(None);
+        STATE.set(None);
         drop(sender.send(result));
     };
-    worker.work.send(Box::new(work)).map_err(|error| error.to_string())?;
+    worker.work.send(Box::new(work)).map_err(|error| no_worker(&error))?;
+    let given_up = |reason| {
+        let is_template = state.part.load(Ordering::Relaxed) == Part::Template as u8;
+        GivenUp { part: if is_template { Part::Template } else { Part::Tokenizer }, reason }
+    };
     for _ in 0..time.div_duration_f64(STEP).ceil() as u64 {
         if let Ok(result) = result.recv_timeout(STEP) {
             WORKER.set(Some(worker));
-            return result.map_err(|payload| {
-                let text = payload.downcast_ref::<String>().map(String::as_str);
-                text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
-            });
+            return Ok(result);
         }
-        if worker.memory.load(Ordering::Relaxed) < 0 {
-            return Err(format!("it takes more than {} MiB of memory", memory >> 20));
+        if state.memory.load(Ordering::Relaxed) < 0 {
+            return Err(given_up(format!("it takes more than {} MiB of memory", memory >> 20)));
         }
     }
-    Err(format!("it takes longer than {} s", time.as_secs()))
+    Err(given_up(format!("it takes longer than {} s", time.as_secs())))
 }
 
 /// A thread that does the work of one caller. It ends with the caller's thread.
 struct Worker {
     work: Sender<Box<dyn FnOnce() + Send>>,
+    state: &'static State,
+}
+
+/// What a worker's thread and its caller both know.
+struct State {
     /// The memory that the thread may still use; below 0, it has stopped for ever.
-    memory: &'static AtomicI64,
+    memory: AtomicI64,
+    /// The [`Part`] that it runs.
+    part: AtomicU8,
 }
 
 thread_local! {
     static WORKER: Cell<Option<Worker>> = const { Cell::new(None) };
-    /// [`Worker::memory`], while the thread of a worker works.
-    static MEMORY_LEFT: Cell<Option<&'static AtomicI64>> = const { Cell::new(None) };
+    /// [`Worker::state`], while the thread of a worker works.
+    static STATE: Cell<Option<&'static State>> = const { Cell::new(None) };
 }
 
 impl Worker {
@@ -82,7 +135,7 @@ impl Worker {
             let previous = panic::take_hook();
             panic::set_hook(Box::new(move |info| {
                 // The panic of a worker becomes an error.
-                if MEMORY_LEFT.get().is_none() {
+                if STATE.get().is_none() {
                     previous(info);
                 }
             }));
@@ -90,7 +143,8 @@ impl Worker {
         let (work, received) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
         thread::Builder::new().name("sft".to_owned()).spawn(move || received.into_iter().for_each(|work| work()))?;
         // Never freed: the thread may outlive this.
-        Ok(Self { work, memory: Box::leak(Box::default()) })
+        let state = Box::leak(Box::new(State { memory: AtomicI64::new(0), part: AtomicU8::new(0) }));
+        Ok(Self { work, state })
     }
 }
 
@@ -102,10 +156,10 @@ static ALLOCATOR: Limited = Limited;
 
 /// Counts memory that the present thread is about to use; negative for memory that it gives back.
 fn count(bytes: i64) {
-    let Some(left) = MEMORY_LEFT.get() else { return };
+    let Some(state) = STATE.get() else { return };
     // Only this thread changes it.
-    let now = left.load(Ordering::Relaxed).saturating_sub(bytes);
-    left.store(now, Ordering::Relaxed);
+    let now = state.memory.load(Ordering::Relaxed).saturating_sub(bytes);
+    state.memory.store(now, Ordering::Relaxed);
     if now < 0 {
         loop {
             thread::sleep(Duration::MAX);
@@ -149,23 +203,39 @@ mod tests {
 
     const SOON: Duration = Duration::from_millis(100);
 
-    #[test]
-    fn work_that_exceeds_a_limit_is_given_up_and_the_next_work_is_done() {
-        let endless = run(SOON, MEMORY, || thread::sleep(Duration::MAX));
-        assert_eq!(endless.unwrap_err(), "it takes longer than 0 s");
-        let large = run(TIME, 1 << 20, || vec![1_u8; 2 << 20].len());
-        assert_eq!(large.unwrap_err(), "it takes more than 1 MiB of memory");
-        let growing = run(TIME, 1 << 20, || iter::repeat_with(|| vec![1_u8; 100]).collect::<LinkedList<_>>().len());
-        assert_eq!(growing.unwrap_err(), "it takes more than 1 MiB of memory");
-        assert_eq!(run(TIME, 1 << 20, || (0..100).map(|_| vec![1_u8; 1 << 19].len()).sum()), Ok(100 << 19));
-        assert_eq!(run::<()>(TIME, MEMORY, || panic!("on purpose")).unwrap_err(), "on purpose");
-        assert_eq!(limited(0, || 1), Ok(1));
+    fn reason<T: Send + 'static>(time: Duration, memory: u64, work: impl FnOnce() -> T + Send + 'static) -> String {
+        run(Part::Template, time, memory, work).err().expect("work that is given up").reason
     }
 
     #[test]
-    fn a_thread_has_one_worker_for_all_its_work() {
-        let worker = || limited(0, || thread::current().id()).unwrap();
+    fn work_that_exceeds_a_limit_is_given_up_and_the_next_work_is_done() {
+        assert_eq!(reason(SOON, MEMORY, || thread::sleep(Duration::MAX)), "it takes longer than 0 s");
+        assert_eq!(reason(TIME, 1 << 20, || vec![1_u8; 2 << 20].len()), "it takes more than 1 MiB of memory");
+        let growing = || iter::repeat_with(|| vec![1_u8; 100]).collect::<LinkedList<_>>().len();
+        assert_eq!(reason(TIME, 1 << 20, growing), "it takes more than 1 MiB of memory");
+        let returned =
+            run(Part::Template, TIME, 1 << 20, || (0..100).map(|_| vec![1_u8; 1 << 19].len()).sum::<usize>());
+        assert_eq!(returned.unwrap().unwrap(), 100 << 19);
+        let panic = limited(Part::Template, 0, || panic!("on {}", "purpose")).unwrap().map(|(): ()| ()).unwrap_err();
+        assert_eq!(panic_text(&*panic), "on purpose");
+        assert_eq!(limited(Part::Template, 0, || 1).unwrap().unwrap(), 1);
+    }
+
+    #[test]
+    fn a_thread_has_one_worker_for_all_its_work_and_work_inside_work() {
+        let worker = || limited(Part::Template, 0, || thread::current().id()).unwrap().unwrap();
         assert_eq!(worker(), worker());
-        assert_ne!(Ok(worker()), thread::spawn(worker).join().map_err(drop));
+        assert_ne!(worker(), thread::spawn(worker).join().unwrap());
+        let [outer, inner] = limited(Part::Template, 0, move || [thread::current().id(), worker()]).unwrap().unwrap();
+        assert_eq!(outer, inner);
+    }
+
+    #[test]
+    fn work_that_is_given_up_says_what_it_ran() {
+        let inside = |part| {
+            let work = move || limited(part, 0, || thread::sleep(Duration::MAX)).map(drop).is_ok();
+            run(Part::Template, SOON, MEMORY, work).map(drop).expect_err("work that is given up").part
+        };
+        assert_eq!([inside(Part::Template), inside(Part::Tokenizer)], [Part::Template, Part::Tokenizer]);
     }
 }

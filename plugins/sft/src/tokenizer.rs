@@ -8,7 +8,7 @@ use mdt_plugin_api::{Error, Result};
 use tokenizers::{Encoding, PostProcessorWrapper, Token};
 
 use crate::directory::ModelDirectory;
-use crate::time_and_memory::limited;
+use crate::time_and_memory::{Part, limited, panic_text};
 
 /// A tokenizer. Several threads may use it at once.
 pub struct Tokenizer {
@@ -116,6 +116,11 @@ impl Tokenizer {
         })
     }
 
+    /// The error of a row whose tokenization takes too long or too much memory.
+    pub fn exceed(&self, reason: &str) -> Error {
+        failure(&self.file, "the text cannot be tokenized", reason)
+    }
+
     /// Tokens as text, without special tokens.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         let (inner, owned) = (Arc::clone(&self.inner), ids.to_vec());
@@ -131,12 +136,18 @@ fn guarded<T: Send + 'static>(
     size: usize,
     call: impl FnOnce() -> tokenizers::Result<T> + Send + 'static,
 ) -> Result<T> {
-    limited(size, call).unwrap_or_else(|reason| Err(reason.into())).map_err(|error| {
-        Error::input(message).with("file", file.display()).caused_by(error).help(
-            "if the file is damaged or a pattern in it backtracks without end, take the tokenizer.json of the model's \
-             makers",
-        )
-    })
+    let result = match limited(Part::Tokenizer, size, call) {
+        Ok(Ok(result)) => result.map_err(|error| error.to_string()),
+        Ok(Err(panic)) => Err(panic_text(&*panic).to_owned()),
+        Err(given_up) => Err(given_up.reason),
+    };
+    result.map_err(|reason| failure(file, message, &reason))
+}
+
+fn failure(file: &Path, message: &str, reason: &str) -> Error {
+    Error::input(message).with("file", file.display()).caused_by(reason).help(
+        "if the file is damaged or a pattern in it backtracks without end, take the tokenizer.json of the model's makers",
+    )
 }
 
 /// The tokens that the tokenizer puts before a text.
