@@ -152,7 +152,7 @@ fn the_text_has_a_line_for_every_finding() {
 fn a_plugin_that_does_not_load_is_named_with_the_reason_and_the_status_is_3() {
     let staged = Staged::new();
     let optim = library("mdt_optim");
-    let older = patched(&optim, r#""abi":"0.1""#, r#""abi":"9.1""#);
+    let older = patched(&optim, r#""abi":"0.2""#, r#""abi":"9.1""#);
     let broken = staged.path(&library_name("broken"));
     fs::write(&broken, older).expect("a broken plugin");
     let directory = staged.0.path().display().to_string();

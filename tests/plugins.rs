@@ -1,9 +1,10 @@
 //! Plugins of other authors in real runs, and what `plugin list` and `plugin inspect` say of plugins.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use mdt_tests::{Job, assert_says, example_plugin, library, library_name, root, run, run_where};
+use mdt_tests::{Job, assert_says, example_plugin, library, library_name, patched, root, run, run_where};
 use serde_json::{Value, json};
 
 /// A job that looks first into a directory into which an author's plugin was dropped.
@@ -60,6 +61,48 @@ fn lion_takes_over_an_adamw_configuration_and_the_loss_falls() {
     assert_eq!(losses.len(), 20);
     let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
     assert!(mean(&losses[15..]) < 0.8 * mean(&losses[..5]), "{losses:?}");
+}
+
+/// `examples/lion_c`, built into this directory.
+fn lion_in_c(directory: &Path) -> PathBuf {
+    let file = directory.join(library_name("lion_c"));
+    let compiled = Command::new("cc")
+        .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-I"])
+        .arg(root().join("plugin-api/include"))
+        .arg(root().join("examples/lion_c/lion.c"))
+        .args(["-lm", "-o"])
+        .arg(&file)
+        .status();
+    assert!(compiled.is_ok_and(|status| status.success()), "examples/lion_c does not build");
+    file
+}
+
+#[test]
+fn lion_in_c_gives_the_bits_of_lion_in_rust() {
+    let place = Job::new();
+    let file = lion_in_c(place.directory());
+    let run = |plugin: &Path, id: &str| {
+        let job = job_with(plugin).set("optimizer", id).set("optimizer.beta1", 0.8);
+        job.run().success();
+        (job.numbers("loss"), job.final_weights())
+    };
+    let (c, rust) = (run(&file, "lion-c"), run(&example_plugin("lion"), "lion"));
+    assert_eq!(c.0, rust.0);
+    assert!(c.1 == rust.1, "the models differ");
+    let failure = job_with(&file).set("optimizer", "lion-c").set("optimizer.beta3", 1).run().failure(2);
+    assert_says(&failure, &["unknown key `optimizer.beta3`"]);
+}
+
+#[test]
+fn a_component_of_a_kind_from_the_future_is_listed_and_passed_over() {
+    let job = Job::new();
+    let plugins = job.directory().join("plugins");
+    fs::create_dir_all(&plugins).expect("a directory");
+    let newer = patched(&lion_in_c(job.directory()), "optimizer", "evaluator");
+    fs::write(plugins.join(library_name("newer")), newer).expect("a plugin");
+    let job = job.argument("--plugin-dir").argument(plugins.display().to_string());
+    job.run().success();
+    assert_says(&job.run_with(&["plugin", "list"]).success().stdout, &["evaluator", "lion-c"]);
 }
 
 #[test]
@@ -224,7 +267,7 @@ fn inspecting_a_plugin_shows_its_keys_with_defaults_and_where_it_is_from() {
 
     for name in ["optimizer/lion", &library_name("lion")] {
         let text = run(["plugin", "inspect", name, "--plugin-dir", &directory]).success().stdout;
-        assert_says(&text, &["optimizer lion", "beta1 = 0.9", "beta2 = 0.99", "optimizer/1"]);
+        assert_says(&text, &["optimizer lion", "beta1 = 0.9", "beta2 = 0.99", "optimizer.slices/1"]);
     }
     let failure = run(["plugin", "inspect", "tiger"]).failure(3);
     assert_says(&failure, &["no plugin or component is called `tiger`", "plugin list"]);

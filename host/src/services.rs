@@ -1,17 +1,15 @@
-//! The services that the host offers to plugins: log, metrics, a store, cancellation.
+//! The services that the host offers to plugins: log, metrics, cancellation.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mdt_plugin_api::{HostServices, LogLevel, Result};
+use mdt_plugin_api::{HostServices, LogLevel};
 
 /// The services of one process.
 #[derive(Default)]
 pub struct LocalServices {
     cancelled: Arc<AtomicBool>,
     metrics: Mutex<Vec<(String, f64)>>,
-    store: Mutex<HashMap<String, Vec<u8>>>,
 }
 
 impl LocalServices {
@@ -37,15 +35,6 @@ impl HostServices for LocalServices {
 
     fn metric(&self, name: &str, value: f64) {
         self.metrics.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), value));
-    }
-
-    fn put(&self, key: &str, value: &[u8]) -> Result<()> {
-        self.store.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), value.to_owned());
-        Ok(())
-    }
-
-    fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
-        Ok(self.store.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned())
     }
 
     fn cancelled(&self) -> bool {

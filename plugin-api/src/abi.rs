@@ -1,23 +1,32 @@
 //! The boundary between host and plugins: the one module that uses `abi_stable`.
 //!
-//! The file of each kind has three parts: the raw trait, whose types have a stable layout; an exporter in the plugin,
-//! which turns the plain trait into the raw one and catches panics; an importer in the host, which turns it back. So the
-//! host has a `Box<dyn Optimizer>` whether the optimizer is loaded or linked, and tests can use both.
+//! Every object that crosses is data, `drop` and `get`, which gives a table of functions by the name of an interface:
+//! `optimizer.slices/1`. A table never changes; more abilities are other interfaces, and where one is missing, `get` says
+//! so. Tables take scalars, handles and borrowed slices, and write to places of the caller. What crosses once per job, row
+//! or checkpoint is a record: a self-describing value that serde maps from the plain structs of this crate.
 //!
-//! [`Entry`] is the one symbol of a plugin. Layouts are compared when it is loaded, so that a library built against
-//! another version of the traits is refused before any of its functions is called.
+//! The file of each kind has its tables; an exporter in the plugin, which implements the tables' functions for the plain
+//! trait; and an importer in the host, which implements the plain trait by the tables. So the host has a
+//! `Box<dyn Optimizer>` whether the optimizer is loaded or linked, and tests can use both.
+//!
+//! [`Entry`] is the one symbol of a plugin.
 
-#![allow(non_local_definitions, reason = "the sabi_trait macro of abi_stable 0.11 expands to such")]
-
+pub mod across;
 mod comm;
 mod component;
 mod compute;
 mod data;
 mod guard;
+mod header;
 mod model;
+mod object;
 mod optimizer;
+#[cfg(test)]
+mod published_tests;
+mod record;
 mod root;
 mod services;
+mod table;
 #[cfg(test)]
 mod tests;
 mod trainer;
@@ -25,8 +34,10 @@ mod types;
 mod version;
 
 pub use component::LoadedComponent;
-pub use root::{Entry, OnLoad, Root, entry, load};
-pub use version::ABI_VERSION;
+pub use header::c_header;
+pub use object::current_component;
+pub use root::{Entry, OnLoad, entry, load};
+pub use version::{ABI_VERSION, HOST_INTERFACES};
 
 /// The name of the entry symbol.
 pub const ENTRY_SYMBOL: &str = "MDT_PLUGIN_ENTRY";

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Dtype, Result};
 
 /// What a backend supports. The host refuses a configuration that needs more, and names it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capabilities {
     /// Element types that it reduces.
     pub dtypes: Vec<Dtype>,
@@ -18,7 +20,7 @@ pub struct Capabilities {
 }
 
 /// The place of this process in the job, and how the processes find each other.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bootstrap {
     /// The number of this process, from 0.
     pub rank: u32,

@@ -9,20 +9,19 @@ use crate::{Result, Setup};
 
 /// The six kinds of components.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u32)]
 pub enum Kind {
     /// A device with tensors.
-    Compute = 1,
+    Compute,
     /// A model architecture.
-    Model = 2,
+    Model,
     /// A training objective.
-    Trainer = 3,
+    Trainer,
     /// An optimizer.
-    Optimizer = 4,
+    Optimizer,
     /// A source of examples.
-    Data = 5,
+    Data,
     /// Collectives between processes.
-    Comm = 6,
+    Comm,
 }
 
 impl Kind {
@@ -41,19 +40,21 @@ impl Kind {
         }
     }
 
-    /// The version of its trait, which is in the record of every component.
-    pub const fn version(self) -> u32 {
-        1
+    /// The interface of its components that this version of the crate uses.
+    pub const fn interface(self) -> &'static str {
+        match self {
+            Self::Compute => "compute.tensors/1",
+            Self::Model => "model.forward/1",
+            Self::Trainer => "trainer.objective/1",
+            Self::Optimizer => "optimizer.slices/1",
+            Self::Data => "data.examples/1",
+            Self::Comm => "comm.backend/1",
+        }
     }
 
     /// The kind of this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
-    }
-
-    /// The kind of this number.
-    pub fn from_number(number: u32) -> Option<Self> {
-        Self::ALL.into_iter().find(|&kind| kind as u32 == number)
     }
 }
 

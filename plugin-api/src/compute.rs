@@ -2,6 +2,8 @@
 
 use std::any::Any;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Attribute, Dtype, Error, HostArrayRef, OpKind, Result};
 
 /// Names a tensor of one compute instance. Meaningless to any other.
@@ -17,7 +19,7 @@ pub struct TensorType {
 }
 
 /// A description of the device.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceInfo {
     /// `cpu`, `gpu`.
     pub kind: String,
@@ -32,7 +34,7 @@ pub struct DeviceInfo {
 }
 
 /// Bytes of tensor memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryInfo {
     /// Bytes held by live tensors.
     pub active_bytes: u64,

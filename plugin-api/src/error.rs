@@ -2,8 +2,11 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// The kind of an error; the numbers are the host's exit statuses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "u32", into = "u32")]
 #[repr(u32)]
 pub enum ErrorCode {
     /// A configuration value or command line that cannot work.
@@ -24,9 +27,9 @@ pub enum ErrorCode {
     Other = 1,
 }
 
-impl ErrorCode {
-    /// The code with this number; [`ErrorCode::Other`] for numbers that this version does not know.
-    pub fn from_number(number: u32) -> Self {
+/// The code with this number; [`ErrorCode::Other`] for numbers that this version does not know.
+impl From<u32> for ErrorCode {
+    fn from(number: u32) -> Self {
         match number {
             2 => Self::Config,
             3 => Self::Plugin,
@@ -40,18 +43,28 @@ impl ErrorCode {
     }
 }
 
+impl From<ErrorCode> for u32 {
+    fn from(code: ErrorCode) -> Self {
+        code as u32
+    }
+}
+
 /// An error that says what was wrong, where, and what to do about it.
 ///
 /// It is boxed inside, so that `Result<(), Error>` stays one word.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Error(Box<Body>);
 
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Body {
     code: ErrorCode,
     message: String,
+    #[serde(default)]
     component: Option<String>,
+    #[serde(default)]
     context: Vec<(String, String)>,
+    #[serde(default)]
     causes: Vec<String>,
 }
 

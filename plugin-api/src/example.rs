@@ -1,9 +1,10 @@
 //! Examples: the rows that a data source reads and a trainer turns into tokens.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// One row of a data set.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Example {
     /// The number of the row in its source, from 1: the line number in files with a row per line.
     pub row: u64,
@@ -12,7 +13,7 @@ pub struct Example {
 }
 
 /// The content of a row.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Content {
     /// A conversation; assistant turns are trained.
     Messages(Vec<Message>),
@@ -28,7 +29,7 @@ pub enum Content {
 }
 
 /// One turn of a conversation.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Message {
     /// `system`, `user`, `assistant`, `tool`.
     pub role: String,

@@ -1,5 +1,7 @@
 //! Arrays in host memory: `collate` makes them, and weights are loaded from them.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Dtype, Error, Result};
 
 /// An element type that host arrays and views can hold.
@@ -25,11 +27,30 @@ pub struct HostArrayRef<'a> {
 }
 
 /// A row-major array in host memory, as bytes in the machine's byte order.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
 pub struct HostArray {
     dtype: Dtype,
     shape: Vec<usize>,
+    #[serde(with = "serde_bytes")]
     bytes: Vec<u8>,
+}
+
+/// A [`HostArray`] from the other side of the boundary.
+#[derive(Deserialize)]
+struct Unchecked {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    #[serde(with = "serde_bytes")]
+    bytes: Vec<u8>,
+}
+
+impl TryFrom<Unchecked> for HostArray {
+    type Error = Error;
+
+    fn try_from(array: Unchecked) -> Result<Self> {
+        Self::from_bytes(array.dtype, &array.shape, array.bytes)
+    }
 }
 
 impl HostArray {

@@ -2,11 +2,13 @@
 
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::op::attribute;
 use crate::{Compute, Error, OpKind, Result, Tensor, Value};
 
 /// One parameter of a model.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ParameterSpec {
     /// Its name in the checkpoint: `model.layers.0.self_attn.q_proj.weight`.
     pub name: String,
@@ -17,7 +19,7 @@ pub struct ParameterSpec {
 }
 
 /// The initial values of a parameter with `model.init = "random"`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Init {
     /// Normal with mean 0.
     Normal {

@@ -1,9 +1,11 @@
 //! What an optimizer plugin provides: a rule that turns gradients into updates.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, Result};
 
 /// The parts into which the host may split the work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Granularity {
     /// Any slice of a parameter can be updated alone (AdamW, SGD, Lion); the host splits slices over threads and ranks.
     Element,
@@ -12,7 +14,7 @@ pub enum Granularity {
 }
 
 /// A state that the host keeps for every parameter, saves in checkpoints and shards.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StateSpec {
     /// Its name in checkpoints: `momentum`. No two states of an optimizer have the same.
     pub name: String,
@@ -30,7 +32,7 @@ impl StateSpec {
 }
 
 /// The size of a state, for each parameter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StateShape {
     /// The parameter's shape.
     Parameter,

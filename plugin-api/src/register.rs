@@ -141,13 +141,15 @@ macro_rules! __plugin {
         $(
             $crate::__record!(concat!(
                 "{\"kind\":\"", stringify!($kind),
-                "\",\"kind_version\":", $crate::__kind_version!($kind),
-                ",\"id\":\"", $id, "\"}\n",
+                "\",\"id\":\"", $id, "\",", $crate::__interfaces!($kind), "}\n",
             ));
             $crate::inventory::submit! {
                 $crate::register::Registration::$kind::<$type>($id, env!("CARGO_PKG_VERSION"))
             }
         )+
+
+        #[cfg(panic = "abort")]
+        compile_error!("a plugin needs `panic = \"unwind\"`: its panics become errors that name it, and must not end the host");
 
         /// The library's one entry symbol.
         #[unsafe(no_mangle)]

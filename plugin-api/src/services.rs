@@ -1,10 +1,8 @@
-//! The services of the host for plugins: log, metrics, a key-value store, cancellation.
+//! The services of the host for plugins: log, metrics, cancellation.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-use crate::Result;
 
 /// The importance of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,12 +24,6 @@ pub trait HostServices: Send + Sync {
     /// A number for the next line of metrics.jsonl. The line has the mean of all numbers of this name that plugins have
     /// reported since the line before, on all ranks; null where that is not finite.
     fn metric(&self, name: &str, value: f64);
-
-    /// Stores a value that the other processes of the job can read: for rendezvous.
-    fn put(&self, key: &str, value: &[u8]) -> Result<()>;
-
-    /// Reads a value that some process of the job has stored.
-    fn get(&self, key: &str) -> Result<Option<Vec<u8>>>;
 
     /// Whether the job is being cancelled: long work should return soon, with an error.
     fn cancelled(&self) -> bool;
@@ -100,14 +92,6 @@ impl HostServices for NoHost {
     fn log(&self, _level: LogLevel, _message: &str) {}
 
     fn metric(&self, _name: &str, _value: f64) {}
-
-    fn put(&self, _key: &str, _value: &[u8]) -> Result<()> {
-        Ok(())
-    }
-
-    fn get(&self, _key: &str) -> Result<Option<Vec<u8>>> {
-        Ok(None)
-    }
 
     fn cancelled(&self) -> bool {
         false

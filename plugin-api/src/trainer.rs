@@ -2,10 +2,12 @@
 
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Compute, Error, Example, HostArray, Result, Tensor};
 
 /// An example as tokens.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Encoded {
     /// Token ids.
     pub tokens: Vec<u32>,
@@ -23,7 +25,7 @@ impl Encoded {
 }
 
 /// A micro-batch in host memory.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct HostBatch {
     /// Named arrays, as [`Trainer::loss`] gets them back.
     pub arrays: Vec<(String, HostArray)>,
@@ -117,7 +119,7 @@ impl TrainerContext {
 }
 
 /// The vocabulary of the trainer's tokenizer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vocabulary {
     /// The largest token id plus one.
     pub size: usize,

@@ -115,24 +115,40 @@ fn a_plugin_that_the_system_cannot_load_is_an_error_and_no_other_one_takes_its_p
 #[test]
 fn a_plugin_for_another_version_of_the_boundary_is_refused_before_its_code_runs() {
     let never = library("mdt_test_entry_panics");
-    let job = job_with("never", patched(&never, "\"abi\":\"0.1\"", "\"abi\":\"9.9\""));
+    let job = job_with("never", patched(&never, "\"abi\":\"0.2\"", "\"abi\":\"9.9\""));
     let failure = job.set("optimizer", "never").run().failure(3);
-    assert_says(&failure, &["another version of the plugin boundary", "has version 9.9, this host 0.1", "rebuild"]);
+    assert_says(&failure, &["another version of the plugin boundary", "has version 9.9, this host 0.2", "rebuild"]);
     assert_says(&failure, &[&library_name("never")]);
     assert!(!failure.contains("panicked"), "it ran:\n{failure}");
+}
 
-    let job = job_with("never", patched(&never, "\"kind_version\":1", "\"kind_version\":7"));
-    let failure = job.set("optimizer", "never").run().failure(3);
-    assert_says(&failure, &["another version of a component's kind", "has optimizer/7, this host optimizer/1"]);
-    assert!(!failure.contains("panicked"), "it ran:\n{failure}");
+#[test]
+fn a_component_that_this_host_cannot_use_refuses_itself_before_its_code_runs_and_no_other() {
+    let never = library("mdt_test_entry_panics");
+    for (from, to, because) in [
+        (
+            "optimizer.slices/1",
+            "optimizer.slices/7",
+            "it has the interface optimizer.slices/7, and this host uses optim",
+        ),
+        ("host.services/1", "host.crystals/1", "it needs host.crystals/1, which this host does not have"),
+    ] {
+        let failure = job_with("never", patched(&never, from, to)).set("optimizer", "never").run().failure(3);
+        assert_says(&failure, &["this host cannot use the optimizer `never`", because, &library_name("never")]);
+        assert!(!failure.contains("panicked"), "it ran:\n{failure}");
+    }
+    // AdamW refuses itself: SGD in the same library still works.
+    let [from, to] = [1, 7].map(|number| format!("\"id\":\"adamw\",\"interfaces\":[\"optimizer.slices/{number}\"]"));
+    let job = |optimizer| job_with("mine", patched(&library("mdt_optim"), &from, &to)).set("optimizer", optimizer);
+    assert_says(&job("adamw").run().failure(3), &["this host cannot use the optimizer `adamw`"]);
+    job("sgd").run().success();
 }
 
 #[test]
 fn a_plugin_whose_records_promise_more_than_its_entry_keeps_is_an_error() {
     let optim = library("mdt_optim");
     let cases = [
-        // The magic of the layout header, which comes before all comparison of layouts.
-        (patched(&optim, "abi stable library", "abi unstable libra"), "adamw", "another version of mdt-plugin-api"),
+        (patched(&optim, "mdt plugin 2", "mdt plugin 1"), "adamw", "its entry is not one of this boundary"),
         (patched(&optim, "MDT_PLUGIN_ENTRY", "MDT_PLUGIN_EXITS"), "adamw", "no entry symbol"),
         (patched(&optim, "\"id\":\"adamw\"", "\"id\":\"adamx\""), "adamx", "but it has none"),
     ];

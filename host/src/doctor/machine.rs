@@ -22,12 +22,12 @@ pub(super) const ENVIRONMENT: Check = Check {
 fn version(_: &Subject) -> Vec<Finding> {
     let (program, system, processor) = (env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH);
     let message = format!("mdt-host {program}, plugin boundary {ABI_VERSION}, {system} {processor}");
-    let kinds: Vec<_> = Kind::ALL.iter().map(|kind| format!("{kind}/{}", kind.version())).collect();
+    let interfaces = Kind::ALL.map(Kind::interface);
     vec![
         Finding::ok(message)
             .fact("version", program)
             .fact("abi", ABI_VERSION)
-            .fact("kinds", json!(kinds))
+            .fact("interfaces", json!(interfaces))
             .fact("system", system)
             .fact("processor", processor),
     ]

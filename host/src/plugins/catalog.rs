@@ -167,6 +167,9 @@ impl Catalog {
     /// It is not there, or is refused, or does not load.
     pub fn component(&self, kind: Kind, id: &str) -> Result<Arc<LoadedComponent>, Failure> {
         let found = self.find(kind, id)?;
+        let mut records =
+            found.manifest.components.iter().filter(|record| record.kind == kind.name() && record.id == id);
+        records.try_for_each(|record| load::check_component(kind, record, found.path))?;
         let is_it = |component: &&Arc<LoadedComponent>| component.kind() == kind && component.id() == id;
         let component = self.with_library(found, |library| Ok(library.components.iter().find(is_it).cloned()))?;
         component.ok_or_else(|| {

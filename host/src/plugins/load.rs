@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use libloading::os::unix::{Library as DynamicLibrary, RTLD_LOCAL, RTLD_NOW};
-use mdt_plugin_api::abi::{self, ABI_VERSION, LoadedComponent};
+use mdt_plugin_api::abi::{self, ABI_VERSION, HOST_INTERFACES, LoadedComponent};
 use mdt_plugin_api::{Error, Kind};
 
 use super::checked_file::CheckedFile;
 use super::lock::Lock;
-use super::manifest::Manifest;
+use super::manifest::{Manifest, Record};
 use super::native;
 use super::tiers::Tier;
 use crate::exit::{Failure, Status};
@@ -36,7 +36,7 @@ pub(super) struct Library {
 pub(super) fn load(found: Found<'_>, lock: Option<&Lock>) -> Result<Library, Failure> {
     let Found { path, manifest, tier } = found;
     let refused = |message: &str| Failure::new(Status::Plugin, message.to_owned()).at(path.display());
-    check_versions(manifest, refused)?;
+    check_version(manifest, refused)?;
     if let Some(place) = &tier.only_named_by {
         return Err(refused("a plugin is not loaded from a directory that only a configuration file names")
             .at(place)
@@ -90,29 +90,36 @@ pub(super) fn open(path: &Path) -> Result<(CheckedFile, Vec<(String, CheckedFile
     Ok((file, libraries))
 }
 
-/// Refuses a plugin that was built for other versions of the boundary or of its kinds.
-fn check_versions(manifest: &Manifest, refused: impl Fn(&str) -> Failure) -> Result<(), Failure> {
-    if manifest.abi != ABI_VERSION {
-        return Err(refused("the plugin was built for another version of the plugin boundary")
-            .because(format!(
-                "{} {} has version {}, this host {ABI_VERSION}",
-                manifest.package, manifest.version, manifest.abi
-            ))
-            .help("rebuild the plugin against this host's mdt-plugin-api, or get the build for this version"));
+/// Refuses a plugin that was built for another version of the boundary.
+fn check_version(manifest: &Manifest, refused: impl Fn(&str) -> Failure) -> Result<(), Failure> {
+    if manifest.abi == ABI_VERSION {
+        return Ok(());
     }
-    for record in &manifest.components {
-        if let Some(kind) = Kind::from_name(&record.kind).filter(|kind| kind.version() != record.kind_version) {
-            return Err(refused("the plugin was built for another version of a component's kind")
-                .because(format!(
-                    "{kind} {} has {kind}/{}, this host {kind}/{}",
-                    record.id,
-                    record.kind_version,
-                    kind.version()
-                ))
-                .help("rebuild the plugin against this host's mdt-plugin-api"));
-        }
+    Err(refused("the plugin was built for another version of the plugin boundary")
+        .because(format!(
+            "{} {} has version {}, this host {ABI_VERSION}",
+            manifest.package, manifest.version, manifest.abi
+        ))
+        .help("rebuild the plugin against this host's mdt-plugin-api, or get the build for this version"))
+}
+
+/// Refuses a component that this host cannot use; others of its library are not concerned.
+pub(super) fn check_component(kind: Kind, record: &Record, path: &Path) -> Result<(), Failure> {
+    let refused = |because: String| {
+        Failure::new(Status::Plugin, format!("this host cannot use the {kind} `{}`", record.id))
+            .at(path.display())
+            .because(because)
+    };
+    if !record.interfaces.iter().any(|name| name == kind.interface()) {
+        let offered = record.interfaces.join(", ");
+        return Err(refused(format!("it has the interface {offered}, and this host uses {}", kind.interface()))
+            .help("use a build of the plugin, or of mdt-host, that has the other's interface"));
     }
-    Ok(())
+    match record.needs.iter().find(|name| !HOST_INTERFACES.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(missing) => Err(refused(format!("it needs {missing}, which this host does not have"))
+            .help("use a newer mdt-host, or an older build of the plugin")),
+    }
 }
 
 /// A failed entry, in the words of the boundary, which does not know the file.

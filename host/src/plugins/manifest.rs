@@ -33,8 +33,12 @@ pub struct Record {
     pub kind: String,
     /// Its id.
     pub id: String,
-    /// The version of the kind's trait.
-    pub kind_version: u32,
+    /// The interfaces that it has.
+    #[serde(default)]
+    pub interfaces: Vec<String>,
+    /// The interfaces that it needs from the host.
+    #[serde(default)]
+    pub needs: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -90,13 +94,13 @@ mod tests {
     use super::*;
 
     const LIBRARY: &str =
-        r#"{"abi":"0.1","package":"lion","version":"1.0.0","license":"MIT","native":"liba.so libb.so "}"#;
+        r#"{"abi":"0.2","package":"lion","version":"1.0.0","license":"MIT","native":"liba.so libb.so "}"#;
 
     #[test]
     fn records_are_read_in_any_order_and_with_padding() {
         let section = format!(
             "\0{}\n\0\0{LIBRARY}\n{}\n\0",
-            r#"{"kind":"optimizer","kind_version":1,"id":"lion"}"#, r#"{"kind":"data","kind_version":1,"id":"csv"}"#
+            r#"{"kind":"optimizer","id":"lion"}"#, r#"{"kind":"data","id":"csv"}"#
         );
         let manifest = parse(section.as_bytes()).unwrap();
         assert_eq!(manifest.native, ["liba.so", "libb.so"]);
@@ -106,7 +110,7 @@ mod tests {
 
     #[test]
     fn damaged_records_are_refused_not_skipped() {
-        for section in ["", "{\"kind\":\"opt", r#"{"kind":"optimizer","kind_version":1,"id":"lion"}"#] {
+        for section in ["", "{\"kind\":\"opt", r#"{"kind":"optimizer","id":"lion"}"#] {
             assert!(parse(section.as_bytes()).is_err(), "{section}");
         }
     }

@@ -1,41 +1,16 @@
 //! Communication backends across the boundary.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use abi_stable::std_types::{RBox, ROption, RResult, RStr, RString, RVec};
-use abi_stable::{StableAbi, sabi_trait, sabi_trait::TD_Opaque};
+use abi_stable::StableAbi;
+use abi_stable::std_types::{RSlice, RStr, RVec};
 
 use super::guard::{Guarded, Owner};
-use super::types::{RawError, plain, same_fields};
-use crate::{
-    Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Dtype, Error, Outcome, ReduceOp, Result, Work,
-};
-
-/// [`Capabilities`].
-#[repr(C)]
-#[derive(StableAbi)]
-pub struct RawCapabilities {
-    dtypes: RVec<u32>,
-    max_world_size: u32,
-    deterministic: bool,
-    abort: bool,
-}
-
-/// [`Bootstrap`].
-#[repr(C)]
-#[derive(StableAbi)]
-pub struct RawBootstrap {
-    rank: u32,
-    world_size: u32,
-    address: RString,
-    port: u16,
-    job: RString,
-}
-
-same_fields! {
-    RawBootstrap, Bootstrap { rank, world_size, address, port, job }
-}
+use super::object::{AnyThread, Imported, RawObject, exports};
+use super::record::{decode, encode, replies};
+use super::table::{CType, Declarations, interfaces};
+use crate::{Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Error, Outcome, ReduceOp, Result, Work};
 
 /// [`Buffer`]: the vector that the tag names, the others empty. Vectors change hands without a copy.
 #[repr(C)]
@@ -73,228 +48,229 @@ impl RawBuffer {
     }
 }
 
-fn raw_buffers(buffers: Vec<Buffer>) -> RVec<RawBuffer> {
+/// Buffers that change hands in a slot of the caller.
+type RawBuffers = RVec<RawBuffer>;
+
+impl CType for RawBuffers {
+    fn name() -> String {
+        "MdtBuffers".to_owned()
+    }
+
+    fn declare(declarations: &mut Declarations) {
+        let words = [
+            ("data", "void *data"),
+            ("length", "size_t length"),
+            ("capacity", "size_t capacity"),
+            ("functions", "const void *functions"),
+        ];
+        declarations.add_words(Self::name(), &words.map(|(name, text)| (name, text.to_owned())));
+    }
+}
+
+fn raw_buffers(buffers: Vec<Buffer>) -> RawBuffers {
     buffers.into_iter().map(RawBuffer::from).collect()
 }
 
-fn plain_buffers(buffers: RVec<RawBuffer>) -> Result<Vec<Buffer>> {
-    buffers.into_iter().map(RawBuffer::plain).collect()
+fn plain_buffers(buffers: &mut RawBuffers) -> Result<Vec<Buffer>> {
+    std::mem::take(buffers).into_iter().map(RawBuffer::plain).collect()
 }
 
-/// [`Work`] with a stable layout.
-#[sabi_trait]
-pub trait RawWork: Send {
-    /// [`Work::poll`].
-    fn poll(&mut self) -> bool;
-    /// [`Work::wait`]; nothing when the time was up.
-    #[sabi(last_prefix_field)]
-    fn wait(&mut self, nanoseconds: u64) -> RResult<ROption<RVec<RawBuffer>>, RawError>;
-}
-
-type WorkObject = RawWork_TO<'static, RBox<()>>;
-
-/// [`Communicator`] with a stable layout.
-#[sabi_trait]
-pub trait RawCommunicator: Send + Sync {
-    /// [`Communicator::rank`].
-    fn rank(&self) -> u32;
-    /// [`Communicator::world_size`].
-    fn world_size(&self) -> u32;
-    /// [`Communicator::all_reduce`].
-    fn all_reduce(&self, buffers: RVec<RawBuffer>, op: u32) -> RResult<WorkObject, RawError>;
-    /// [`Communicator::all_gather`].
-    fn all_gather(&self, buffer: RawBuffer) -> RResult<WorkObject, RawError>;
-    /// [`Communicator::broadcast`].
-    fn broadcast(&self, buffers: RVec<RawBuffer>, root: u32) -> RResult<WorkObject, RawError>;
-    /// [`Communicator::barrier`].
-    fn barrier(&self) -> RResult<WorkObject, RawError>;
-    /// [`Communicator::abort`].
-    #[sabi(last_prefix_field)]
-    fn abort(&self, reason: RStr<'_>);
-}
-
-type CommunicatorObject = RawCommunicator_TO<'static, RBox<()>>;
-
-/// [`CommBackend`] with a stable layout.
-#[sabi_trait]
-pub trait RawCommBackend: Send + Sync {
-    /// [`CommBackend::capabilities`].
-    fn capabilities(&self) -> RResult<RawCapabilities, RawError>;
-    /// [`CommBackend::open`].
-    #[sabi(last_prefix_field)]
-    fn open(&self, bootstrap: RawBootstrap) -> RResult<CommunicatorObject, RawError>;
-}
-
-pub(crate) type CommObject = RawCommBackend_TO<'static, RBox<()>>;
-
-struct ExportedWork(Guarded<Box<dyn Work>>);
-
-impl RawWork for ExportedWork {
-    fn poll(&mut self) -> bool {
-        self.0.call_mut_or(true, |work| work.poll())
+interfaces! {
+    /// A collective under way. Any thread, one at a time.
+    "comm.work/1" CommWork WorkFunctions {
+        /// [`Work::poll`].
+        fn poll_done(done: &mut bool);
+        /// [`Work::wait`]; not done when the time was up.
+        fn wait_for(nanoseconds: u64, done: &mut bool, buffers: &mut RawBuffers);
     }
 
-    fn wait(&mut self, nanoseconds: u64) -> RResult<ROption<RVec<RawBuffer>>, RawError> {
-        self.0.call_mut(|work| {
-            Ok(match work.wait(Duration::from_nanos(nanoseconds))? {
-                Outcome::Done(buffers) => ROption::RSome(raw_buffers(buffers)),
-                Outcome::TimedOut => ROption::RNone,
-            })
-        })
+    /// The processes of a job, connected. Any thread.
+    "comm.collectives/1" CommCollectives CollectiveFunctions {
+        /// [`Communicator::rank`] and [`Communicator::world_size`].
+        fn place(rank: &mut u32, world_size: &mut u32);
+        /// [`Communicator::all_reduce`].
+        fn start_all_reduce(buffers: &mut RawBuffers, op: u32, work: &mut RawObject);
+        /// [`Communicator::all_gather`] of one buffer.
+        fn start_all_gather(buffer: &mut RawBuffers, work: &mut RawObject);
+        /// [`Communicator::broadcast`].
+        fn start_broadcast(buffers: &mut RawBuffers, root: u32, work: &mut RawObject);
+        /// [`Communicator::barrier`].
+        fn start_barrier(work: &mut RawObject);
+        /// [`Communicator::abort`].
+        fn abort_all(reason: RStr<'_>);
+    }
+
+    /// A communication backend. Any thread.
+    "comm.backend/1" CommBackends BackendFunctions {
+        /// [`CommBackend::capabilities`].
+        fn describe() -> Capabilities;
+        /// [`CommBackend::open`] with a [`Bootstrap`].
+        fn connect(bootstrap: RSlice<'_, u8>, communicator: &mut RawObject);
     }
 }
 
-struct ExportedCommunicator(Guarded<Box<dyn Communicator>>);
+/// Work for which calls wait for each other, so that it is only used by one thread at a time.
+type SharedWork = Mutex<Box<dyn Work>>;
+/// A communicator, and who is blamed for the work that it makes.
+type OwnedCommunicator = (Box<dyn Communicator>, Arc<Owner>);
+/// The same for a backend.
+type OwnedBackend = (Box<dyn CommBackend>, Arc<Owner>);
 
-impl ExportedCommunicator {
-    fn work(&self, start: impl FnOnce(&dyn Communicator) -> Result<Box<dyn Work>>) -> RResult<WorkObject, RawError> {
-        self.0.call(|communicator| {
-            let work = Guarded::new(start(&**communicator)?, self.0.owner());
-            Ok(RawWork_TO::from_value(ExportedWork(work), TD_Opaque))
-        })
-    }
-}
-
-impl RawCommunicator for ExportedCommunicator {
-    fn rank(&self) -> u32 {
-        self.0.call_or(u32::MAX, |communicator| communicator.rank())
-    }
-
-    fn world_size(&self) -> u32 {
-        self.0.call_or(0, |communicator| communicator.world_size())
-    }
-
-    fn all_reduce(&self, buffers: RVec<RawBuffer>, op: u32) -> RResult<WorkObject, RawError> {
-        self.work(|communicator| {
-            let op = match op {
-                1 => ReduceOp::Sum,
-                2 => ReduceOp::Max,
-                3 => ReduceOp::Min,
-                number => return Err(Error::plugin(format!("reduction {number} is unknown here"))),
-            };
-            communicator.all_reduce(plain_buffers(buffers)?, op)
-        })
-    }
-
-    fn all_gather(&self, buffer: RawBuffer) -> RResult<WorkObject, RawError> {
-        self.work(|communicator| communicator.all_gather(buffer.plain()?))
-    }
-
-    fn broadcast(&self, buffers: RVec<RawBuffer>, root: u32) -> RResult<WorkObject, RawError> {
-        self.work(|communicator| communicator.broadcast(plain_buffers(buffers)?, root))
-    }
-
-    fn barrier(&self) -> RResult<WorkObject, RawError> {
-        self.work(|communicator| communicator.barrier())
-    }
-
-    fn abort(&self, reason: RStr<'_>) {
-        self.0.call_or((), |communicator| communicator.abort(reason.as_str()));
-    }
-}
-
-struct Exported(Guarded<Box<dyn CommBackend>>);
+replies! { Capabilities }
+exports! { SharedWork: CommWork; OwnedCommunicator: CommCollectives; OwnedBackend: CommBackends; }
+// SAFETY: `Work` is `Send`, and its mutex makes it `Sync`.
+unsafe impl AnyThread for CommWork {}
+// SAFETY: `Communicator` is `Send + Sync`.
+unsafe impl AnyThread for CommCollectives {}
+// SAFETY: `CommBackend` is `Send + Sync`.
+unsafe impl AnyThread for CommBackends {}
 
 /// Makes an object of a plain backend.
-pub(crate) fn export(backend: Box<dyn CommBackend>, owner: Arc<Owner>) -> CommObject {
-    RawCommBackend_TO::from_value(Exported(Guarded::new(backend, owner)), TD_Opaque)
+pub(super) fn export(backend: Box<dyn CommBackend>, owner: Arc<Owner>) -> RawObject {
+    RawObject::new(Guarded::new((backend, Arc::clone(&owner)), owner))
 }
 
-impl RawCommBackend for Exported {
-    fn capabilities(&self) -> RResult<RawCapabilities, RawError> {
-        self.0.call(|backend| {
-            let capabilities = backend.capabilities();
-            Ok(RawCapabilities {
-                dtypes: capabilities.dtypes.iter().map(|dtype| dtype.0).collect(),
-                max_world_size: capabilities.max_world_size,
-                deterministic: capabilities.deterministic,
-                abort: capabilities.abort,
-            })
-        })
+/// Makes a plain backend of an object.
+pub(super) fn import(object: RawObject, name: &'static str) -> Result<Box<dyn CommBackend>> {
+    Ok(Box::new(Imported::<CommBackends>::of(object, name)?))
+}
+
+impl WorkFunctions for SharedWork {
+    fn poll_done(&self, done: &mut bool) -> Result<()> {
+        *done = self.lock().unwrap_or_else(PoisonError::into_inner).poll();
+        Ok(())
     }
 
-    fn open(&self, bootstrap: RawBootstrap) -> RResult<CommunicatorObject, RawError> {
-        self.0.call(|backend| {
-            let communicator = Guarded::new(backend.open(&bootstrap.into())?, self.0.owner());
-            Ok(RawCommunicator_TO::from_value(ExportedCommunicator(communicator), TD_Opaque))
-        })
+    fn wait_for(&self, nanoseconds: u64, done: &mut bool, buffers: &mut RawBuffers) -> Result<()> {
+        let mut work = self.lock().unwrap_or_else(PoisonError::into_inner);
+        *done = false;
+        if let Outcome::Done(result) = work.wait(Duration::from_nanos(nanoseconds))? {
+            *done = true;
+            *buffers = raw_buffers(result);
+        }
+        Ok(())
     }
 }
 
-struct LoadedWork(WorkObject);
-
-impl Work for LoadedWork {
+impl Work for Imported<CommWork> {
     fn poll(&mut self) -> bool {
-        self.0.poll()
+        let mut done = true;
+        // A failure is done as well: `wait` reports it.
+        self.poll_done(&mut done).is_err() || done
     }
 
     fn wait(&mut self, deadline: Duration) -> Result<Outcome> {
         let nanoseconds = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
-        match plain(self.0.wait(nanoseconds))?.into_option() {
-            Some(buffers) => Ok(Outcome::Done(plain_buffers(buffers)?)),
-            None => Ok(Outcome::TimedOut),
-        }
+        let (mut done, mut buffers) = (false, RVec::new());
+        self.wait_for(nanoseconds, &mut done, &mut buffers)?;
+        Ok(if done { Outcome::Done(plain_buffers(&mut buffers)?) } else { Outcome::TimedOut })
     }
 }
 
-struct LoadedCommunicator(CommunicatorObject);
-
-fn plain_work(raw: RResult<WorkObject, RawError>) -> Result<Box<dyn Work>> {
-    Ok(Box::new(LoadedWork(plain(raw)?)))
+/// Puts started work into its slot.
+fn put_work(communicator: &OwnedCommunicator, work: Box<dyn Work>, slot: &mut RawObject) -> Result<()> {
+    *slot = RawObject::new(Guarded::new(Mutex::new(work), Arc::clone(&communicator.1)));
+    Ok(())
 }
 
-impl Communicator for LoadedCommunicator {
+impl CollectiveFunctions for OwnedCommunicator {
+    fn place(&self, rank: &mut u32, world_size: &mut u32) -> Result<()> {
+        (*rank, *world_size) = (self.0.rank(), self.0.world_size());
+        Ok(())
+    }
+
+    fn start_all_reduce(&self, buffers: &mut RawBuffers, op: u32, work: &mut RawObject) -> Result<()> {
+        let op = match op {
+            1 => ReduceOp::Sum,
+            2 => ReduceOp::Max,
+            3 => ReduceOp::Min,
+            number => return Err(Error::plugin(format!("reduction {number} is unknown here"))),
+        };
+        put_work(self, self.0.all_reduce(plain_buffers(buffers)?, op)?, work)
+    }
+
+    fn start_all_gather(&self, buffer: &mut RawBuffers, work: &mut RawObject) -> Result<()> {
+        let [buffer] = <[Buffer; 1]>::try_from(plain_buffers(buffer)?)
+            .map_err(|buffers| Error::plugin(format!("all_gather takes one buffer, not {}", buffers.len())))?;
+        put_work(self, self.0.all_gather(buffer)?, work)
+    }
+
+    fn start_broadcast(&self, buffers: &mut RawBuffers, root: u32, work: &mut RawObject) -> Result<()> {
+        put_work(self, self.0.broadcast(plain_buffers(buffers)?, root)?, work)
+    }
+
+    fn start_barrier(&self, work: &mut RawObject) -> Result<()> {
+        put_work(self, self.0.barrier()?, work)
+    }
+
+    fn abort_all(&self, reason: RStr<'_>) -> Result<()> {
+        self.0.abort(reason.as_str());
+        Ok(())
+    }
+}
+
+/// The work that a call starts.
+fn started(name: &'static str, call: impl FnOnce(&mut RawObject) -> Result<()>) -> Result<Box<dyn Work>> {
+    let mut work = RawObject::default();
+    call(&mut work)?;
+    Ok(Box::new(Imported::<CommWork>::of(work, name)?))
+}
+
+impl Communicator for Imported<CommCollectives> {
     fn rank(&self) -> u32 {
-        self.0.rank()
+        let (mut rank, mut world_size) = (u32::MAX, 0);
+        let _ = self.place(&mut rank, &mut world_size);
+        rank
     }
 
     fn world_size(&self) -> u32 {
-        self.0.world_size()
+        let (mut rank, mut world_size) = (u32::MAX, 0);
+        let _ = self.place(&mut rank, &mut world_size);
+        world_size
     }
 
     fn all_reduce(&self, buffers: Vec<Buffer>, op: ReduceOp) -> Result<Box<dyn Work>> {
-        plain_work(self.0.all_reduce(raw_buffers(buffers), op as u32))
+        started(self.name(), |work| self.start_all_reduce(&mut raw_buffers(buffers), op as u32, work))
     }
 
     fn all_gather(&self, buffer: Buffer) -> Result<Box<dyn Work>> {
-        plain_work(self.0.all_gather(buffer.into()))
+        started(self.name(), |work| self.start_all_gather(&mut raw_buffers(vec![buffer]), work))
     }
 
     fn broadcast(&self, buffers: Vec<Buffer>, root: u32) -> Result<Box<dyn Work>> {
-        plain_work(self.0.broadcast(raw_buffers(buffers), root))
+        started(self.name(), |work| self.start_broadcast(&mut raw_buffers(buffers), root, work))
     }
 
     fn barrier(&self) -> Result<Box<dyn Work>> {
-        plain_work(self.0.barrier())
+        started(self.name(), |work| self.start_barrier(work))
     }
 
     fn abort(&self, reason: &str) {
-        self.0.abort(reason.into());
+        let _ = self.abort_all(reason.into());
     }
 }
 
-struct Loaded(CommObject);
+impl BackendFunctions for OwnedBackend {
+    fn describe(&self) -> Result<Capabilities> {
+        Ok(self.0.capabilities())
+    }
 
-/// Makes a plain backend of an object.
-pub(crate) fn import(object: CommObject) -> Box<dyn CommBackend> {
-    Box::new(Loaded(object))
+    fn connect(&self, bootstrap: RSlice<'_, u8>, communicator: &mut RawObject) -> Result<()> {
+        let opened = self.0.open(&decode::<Bootstrap>(bootstrap.as_slice())?)?;
+        *communicator = RawObject::new(Guarded::new((opened, Arc::clone(&self.1)), Arc::clone(&self.1)));
+        Ok(())
+    }
 }
 
-impl CommBackend for Loaded {
+impl CommBackend for Imported<CommBackends> {
     fn capabilities(&self) -> Capabilities {
         // A backend that panics here is poisoned: opening it reports that.
-        match plain(self.0.capabilities()) {
-            Ok(raw) => Capabilities {
-                dtypes: raw.dtypes.into_iter().map(Dtype).collect(),
-                max_world_size: raw.max_world_size,
-                deterministic: raw.deterministic,
-                abort: raw.abort,
-            },
-            Err(_) => Capabilities::default(),
-        }
+        self.describe().unwrap_or_default()
     }
 
     fn open(&self, bootstrap: &Bootstrap) -> Result<Box<dyn Communicator>> {
-        Ok(Box::new(LoadedCommunicator(plain(self.0.open(bootstrap.clone().into()))?)))
+        let mut communicator = RawObject::default();
+        self.connect(encode(bootstrap)?.as_slice().into(), &mut communicator)?;
+        Ok(Box::new(Imported::<CommCollectives>::of(communicator, self.name())?))
     }
 }

@@ -1,146 +1,111 @@
 //! A registered component across the boundary: its kind and id, its schema, and how one is created.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
-use abi_stable::std_types::{RBox, RResult, RStr, RString};
-use abi_stable::{sabi_trait, sabi_trait::TD_Opaque};
+use abi_stable::std_types::RSlice;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::comm::{self, CommObject};
-use super::compute::{self, ComputeObject};
-use super::data::{self, DataObject};
-use super::guard::{Guard, Owner};
-use super::model::{self, ModelObject};
-use super::optimizer::{self, OptimizerObject};
-use super::services::RawSetup;
-use super::trainer::{self, TrainerObject};
-use super::types::{RawError, plain};
+use super::guard::{Guarded, Owner};
+use super::object::{AnyThread, Imported, RawObject, exports};
+use super::record::{decode, encode, replies};
+use super::services::SetupRecord;
+use super::table::interfaces;
+use super::{comm, compute, data, model, optimizer, trainer};
 use crate::register::{Create, Registration};
 use crate::{CommBackend, Compute, DataSource, Error, Kind, Model, Optimizer, Result, Setup, Trainer};
 
-/// A component that can be made, with a stable layout. A component is of one kind; the others' methods are errors.
-#[sabi_trait]
-pub trait RawComponent: Send + Sync {
-    /// The number of its [`Kind`].
-    fn kind(&self) -> u32;
-    /// Its id.
-    fn id(&self) -> RString;
-    /// The version of its crate.
-    fn version(&self) -> RString;
-    /// The JSON Schema of its configuration, as text.
-    fn schema(&self) -> RResult<RString, RawError>;
-    /// Makes a [`Compute`].
-    fn compute(&self, config: RStr<'_>, setup: RawSetup) -> RResult<ComputeObject, RawError>;
-    /// Makes a [`Model`].
-    fn model(&self, config: RStr<'_>, setup: RawSetup) -> RResult<ModelObject, RawError>;
-    /// Makes a [`Trainer`].
-    fn trainer(&self, config: RStr<'_>, setup: RawSetup) -> RResult<TrainerObject, RawError>;
-    /// Makes an [`Optimizer`].
-    fn optimizer(&self, config: RStr<'_>, setup: RawSetup) -> RResult<OptimizerObject, RawError>;
-    /// Makes a [`DataSource`].
-    fn data(&self, config: RStr<'_>, setup: RawSetup) -> RResult<DataObject, RawError>;
-    /// Makes a [`CommBackend`].
-    #[sabi(last_prefix_field)]
-    fn comm(&self, config: RStr<'_>, setup: RawSetup) -> RResult<CommObject, RawError>;
-}
-
-pub(crate) type ComponentObject = RawComponent_TO<'static, RBox<()>>;
-
-struct Exported(&'static Registration);
-
-pub(crate) fn export(registration: &'static Registration) -> ComponentObject {
-    RawComponent_TO::from_value(Exported(registration), TD_Opaque)
-}
-
-impl Exported {
-    fn name(&self) -> String {
-        format!("{} {} {}", self.0.kind, self.0.id, self.0.version)
-    }
-
-    /// Guards one call. Making a component that panics spoils only that one, not the next attempt.
-    fn call<T>(&self, body: impl FnOnce() -> Result<T>) -> RResult<T, RawError> {
-        Guard::new(Owner::named(self.name())).call(body)
-    }
-
-    fn wrong_kind<T>(&self, asked: Kind) -> Result<T> {
-        Err(Error::plugin(format!("{} is no {asked}", self.name())))
+interfaces! {
+    /// A component that can be made. Any thread.
+    "plugin.component/1" PluginComponent ComponentFunctions {
+        /// Its kind, its id and the version of its crate.
+        fn describe() -> ComponentRecord;
+        /// The JSON Schema of its configuration.
+        fn read_schema() -> Value;
+        /// Makes one, from its configuration and a [`Setup`]; the services are the component's from then on.
+        fn create(config: RSlice<'_, u8>, setup: RSlice<'_, u8>, services: &mut RawObject, made: &mut RawObject);
     }
 }
 
-macro_rules! makers {
-    ($($method:ident, $kind:ident, $object:ident;)*) => { $(
-        fn $method(&self, config: RStr<'_>, setup: RawSetup) -> RResult<$object, RawError> {
-            self.call(|| {
-                let config = serde_json::from_str(config.as_str())
-                    .map_err(|error| Error::plugin(format!("the host sent a configuration that is no JSON: {error}")))?;
-                let setup = setup.import()?;
-                match self.0.create {
-                    Create::$kind(create) => {
-                        Ok(wrap::$method(create(config, &setup)?, Owner::new(self.name(), &setup.services)))
-                    }
-                    _ => self.wrong_kind(Kind::$kind),
-                }
-            })
-        }
-    )* };
+/// What a component says of itself. The kind is a name, so that an older host can pass over one that it does not know.
+#[derive(Serialize, Deserialize)]
+pub(super) struct ComponentRecord {
+    pub(super) kind: String,
+    pub(super) id: String,
+    pub(super) version: String,
 }
 
-impl RawComponent for Exported {
-    fn kind(&self) -> u32 {
-        self.0.kind as u32
-    }
+replies! { ComponentRecord }
+exports! { &'static Registration: PluginComponent; }
+// SAFETY: a registration holds functions and constants only.
+unsafe impl AnyThread for PluginComponent {}
 
-    fn id(&self) -> RString {
-        self.0.id.into()
-    }
-
-    fn version(&self) -> RString {
-        self.0.version.into()
-    }
-
-    fn schema(&self) -> RResult<RString, RawError> {
-        self.call(|| Ok((self.0.schema)().to_string().into()))
-    }
-
-    makers! {
-        compute, Compute, ComputeObject;
-        model, Model, ModelObject;
-        trainer, Trainer, TrainerObject;
-        optimizer, Optimizer, OptimizerObject;
-        data, Data, DataObject;
-        comm, Comm, CommObject;
-    }
+/// The object of a component.
+pub(super) fn export(registration: &'static Registration) -> RawObject {
+    RawObject::new(Guarded::factory(registration, Owner::named(name(registration))))
 }
 
-/// The exporters under the names of their kinds.
-mod wrap {
-    use super::*;
+fn name(registration: &Registration) -> String {
+    format!("{} {} {}", registration.kind, registration.id, registration.version)
+}
 
-    pub(super) fn compute(made: Rc<dyn Compute>, owner: Arc<Owner>) -> ComputeObject {
-        super::compute::export(&made, || owner)
+impl ComponentFunctions for &'static Registration {
+    fn describe(&self) -> Result<ComponentRecord> {
+        let [kind, id, version] = [self.kind.name(), self.id, self.version].map(str::to_owned);
+        Ok(ComponentRecord { kind, id, version })
     }
-    pub(super) use super::comm::export as comm;
-    pub(super) use super::data::export as data;
-    pub(super) use super::model::export as model;
-    pub(super) use super::optimizer::export as optimizer;
-    pub(super) use super::trainer::export as trainer;
+
+    fn read_schema(&self) -> Result<Value> {
+        Ok((self.schema)())
+    }
+
+    fn create(
+        &self,
+        config: RSlice<'_, u8>,
+        setup: RSlice<'_, u8>,
+        services: &mut RawObject,
+        made: &mut RawObject,
+    ) -> Result<()> {
+        let config = decode(config.as_slice())?;
+        let setup = &decode::<SetupRecord>(setup.as_slice())?.import(std::mem::take(services))?;
+        let owner = Owner::new(name(self), &setup.services);
+        *made = match self.create {
+            Create::Compute(create) => compute::export(&create(config, setup)?, || owner),
+            Create::Model(create) => model::export(create(config, setup)?, owner),
+            Create::Trainer(create) => trainer::export(create(config, setup)?, owner),
+            Create::Optimizer(create) => optimizer::export(create(config, setup)?, owner),
+            Create::Data(create) => data::export(create(config, setup)?, owner),
+            Create::Comm(create) => comm::export(create(config, setup)?, owner),
+        };
+        Ok(())
+    }
 }
 
 /// A component of a loaded plugin.
 pub struct LoadedComponent {
-    object: ComponentObject,
+    functions: Imported<PluginComponent>,
     kind: Kind,
     id: String,
     version: String,
 }
 
+macro_rules! makers {
+    ($($(#[$doc:meta])* $method:ident, $kind:ident => $made:ty;)*) => { $(
+        $(#[$doc])*
+        pub fn $method(&self, config: &Value, setup: &Setup) -> Result<$made> {
+            $method::import(self.make(Kind::$kind, config, setup)?, self.functions.name())
+        }
+    )* };
+}
+
 impl LoadedComponent {
-    pub(crate) fn import(object: ComponentObject) -> Result<Self> {
-        let number = object.kind();
-        let kind = Kind::from_number(number)
-            .ok_or_else(|| Error::plugin(format!("component {} is of kind {number}, unknown here", object.id())))?;
-        Ok(Self { kind, id: object.id().into(), version: object.version().into(), object })
+    /// The component of an object; none where its kind is unknown here.
+    pub(super) fn import(object: RawObject) -> Result<Option<Self>> {
+        let mut functions = Imported::<PluginComponent>::of(object, "plugin")?;
+        let ComponentRecord { kind, id, version } = functions.describe()?;
+        // A component lives as long as its library, which is never unloaded.
+        functions.rename(format!("{kind} {id} {version}").leak());
+        Ok(Kind::from_name(&kind).map(|kind| Self { functions, kind, id, version }))
     }
 
     /// What it is.
@@ -160,42 +125,31 @@ impl LoadedComponent {
 
     /// The JSON Schema of its configuration.
     pub fn schema(&self) -> Result<Value> {
-        let text = plain(self.object.schema())?;
-        serde_json::from_str(&text).map_err(|error| Error::plugin(format!("its schema is no JSON: {error}")))
+        self.functions.read_schema()
     }
 
-    /// Makes a compute, which stays on this thread.
-    pub fn compute(&self, config: &Value, setup: &Setup) -> Result<Rc<dyn Compute>> {
-        let object = plain(self.object.compute(config.to_string().as_str().into(), RawSetup::export(setup)?))?;
-        Ok(compute::import(object))
+    fn make(&self, kind: Kind, config: &Value, setup: &Setup) -> Result<RawObject> {
+        if kind != self.kind {
+            return Err(Error::plugin(format!("{} is no {kind}", self.functions.name())));
+        }
+        let (record, mut services) = SetupRecord::export(setup)?;
+        let (config, record, mut made) = (encode(config)?, encode(&record)?, RawObject::default());
+        self.functions.create(config.as_slice().into(), record.as_slice().into(), &mut services, &mut made)?;
+        Ok(made)
     }
 
-    /// Makes a model, which stays on this thread.
-    pub fn model(&self, config: &Value, setup: &Setup) -> Result<Box<dyn Model>> {
-        model::import(plain(self.object.model(config.to_string().as_str().into(), RawSetup::export(setup)?))?)
-    }
-
-    /// Makes a trainer.
-    pub fn trainer(&self, config: &Value, setup: &Setup) -> Result<Box<dyn Trainer>> {
-        let object = plain(self.object.trainer(config.to_string().as_str().into(), RawSetup::export(setup)?))?;
-        Ok(trainer::import(object))
-    }
-
-    /// Makes an optimizer.
-    pub fn optimizer(&self, config: &Value, setup: &Setup) -> Result<Box<dyn Optimizer>> {
-        let object = plain(self.object.optimizer(config.to_string().as_str().into(), RawSetup::export(setup)?))?;
-        Ok(optimizer::import(object))
-    }
-
-    /// Makes a data source.
-    pub fn data(&self, config: &Value, setup: &Setup) -> Result<Box<dyn DataSource>> {
-        let object = plain(self.object.data(config.to_string().as_str().into(), RawSetup::export(setup)?))?;
-        Ok(data::import(object))
-    }
-
-    /// Makes a communication backend.
-    pub fn comm(&self, config: &Value, setup: &Setup) -> Result<Box<dyn CommBackend>> {
-        let object = plain(self.object.comm(config.to_string().as_str().into(), RawSetup::export(setup)?))?;
-        Ok(comm::import(object))
+    makers! {
+        /// Makes a compute, which stays on this thread.
+        compute, Compute => Rc<dyn Compute>;
+        /// Makes a model, which stays on this thread.
+        model, Model => Box<dyn Model>;
+        /// Makes a trainer.
+        trainer, Trainer => Box<dyn Trainer>;
+        /// Makes an optimizer.
+        optimizer, Optimizer => Box<dyn Optimizer>;
+        /// Makes a data source.
+        data, Data => Box<dyn DataSource>;
+        /// Makes a communication backend.
+        comm, Comm => Box<dyn CommBackend>;
     }
 }

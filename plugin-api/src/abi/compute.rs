@@ -5,236 +5,243 @@ use std::ffi::c_void;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use abi_stable::std_types::{RArc, RResult, RSlice, RString, RVec};
-use abi_stable::{StableAbi, sabi_trait, sabi_trait::TD_Opaque};
+use abi_stable::std_types::RSlice;
 
 use super::guard::{Guarded, Owner, caught};
-use super::types::{RawArrayRef, RawAttribute, RawError, RawView, plain, same_fields};
+use super::object::{Imported, RawObject, RawSink, exports};
+use super::record::{self, replies};
+use super::table::{CType, Declarations, c_struct, interfaces};
+use super::types::{RawArrayRef, RawAttribute, collected};
 use crate::{
-    Attribute, Compute, DeviceInfo, Handle, HostArrayRef, MemoryInfo, OpKind, RawHostView, Result, TensorFunction,
-    TensorType, ValueAndGrad,
+    Attribute, Compute, DeviceInfo, Dtype, Handle, HostArrayRef, MemoryInfo, OpKind, RawHostView, Result,
+    TensorFunction, TensorType, ValueAndGrad,
 };
-
-/// [`DeviceInfo`].
-#[repr(C)]
-#[derive(StableAbi)]
-pub struct RawDevice {
-    kind: RString,
-    name: RString,
-    library: RString,
-    unified_memory: bool,
-    threads: usize,
-}
-
-/// [`TensorType`].
-#[repr(C)]
-#[derive(StableAbi)]
-pub struct RawTensorType {
-    shape: RVec<usize>,
-    dtype: u32,
-}
-
-/// [`ValueAndGrad`].
-#[repr(C)]
-#[derive(StableAbi)]
-pub struct RawValueAndGrad {
-    values: RVec<u64>,
-    gradients: RVec<u64>,
-}
-
-/// [`MemoryInfo`].
-#[repr(C)]
-#[derive(StableAbi)]
-pub struct RawMemory {
-    active: u64,
-    peak: u64,
-    cached: u64,
-}
-
-same_fields! {
-    RawDevice, DeviceInfo { kind, name, library, unified_memory, threads }
-    RawTensorType, TensorType { shape, dtype }
-    RawValueAndGrad, ValueAndGrad { values, gradients }
-}
 
 /// A [`TensorFunction`], borrowed for one call.
 #[repr(C)]
-#[derive(StableAbi)]
+#[derive(abi_stable::StableAbi, Clone, Copy)]
 pub struct RawFunction {
     data: *mut c_void,
-    call: unsafe extern "C" fn(*mut c_void, RSlice<'_, u64>, RSlice<'_, u64>) -> RResult<RVec<u64>, RawError>,
+    call:
+        unsafe extern "C" fn(*mut c_void, RSlice<'_, u64>, RSlice<'_, u64>, &RawSink<'_, u64>, RawSink<'_, u8>) -> bool,
 }
 
-/// [`Compute`] with a stable layout.
-#[sabi_trait]
-pub trait RawCompute {
-    /// [`Compute::device`].
-    fn device(&self) -> RResult<RawDevice, RawError>;
-    /// [`Compute::supports`].
-    fn supports(&self, op: u32) -> bool;
-    /// [`Compute::op`].
-    fn op(
-        &self,
-        op: u32,
-        inputs: RSlice<'_, u64>,
-        attributes: RSlice<'_, RawAttribute<'_>>,
-    ) -> RResult<RVec<u64>, RawError>;
-    /// [`Compute::from_host`].
-    fn copy_in(&self, array: RawArrayRef<'_>) -> RResult<u64, RawError>;
-    /// [`Compute::retain`].
-    fn retain(&self, tensor: u64) -> RResult<u64, RawError>;
-    /// [`Compute::release`].
-    fn release(&self, tensor: u64);
-    /// [`Compute::tensor_type`].
-    fn tensor_type(&self, tensor: u64) -> RResult<RawTensorType, RawError>;
-    /// [`Compute::eval`].
-    fn eval(&self, tensors: RSlice<'_, u64>) -> RResult<(), RawError>;
-    /// [`Compute::host_view`] and [`Compute::host_view_mut`].
-    fn host_view(&self, tensor: u64, writable: bool) -> RResult<RawView, RawError>;
-    /// [`Compute::value_and_grad`].
-    fn value_and_grad(
-        &self,
-        function: RawFunction,
-        parameters: RSlice<'_, u64>,
-        inputs: RSlice<'_, u64>,
-    ) -> RResult<RawValueAndGrad, RawError>;
-    /// [`Compute::memory`].
-    #[sabi(last_prefix_field)]
-    fn memory(&self) -> RawMemory;
+impl CType for RawFunction {
+    fn name() -> String {
+        "MdtFunction".to_owned()
+    }
+
+    fn declare(declarations: &mut Declarations) {
+        RawSink::<'_, u64>::declare(declarations);
+        let call = "bool (*call)(void *data, MdtSlice_uint64_t parameters, MdtSlice_uint64_t inputs, \
+                    const MdtSink_uint64_t *results, MdtSink_uint8_t out)";
+        declarations.add_words(Self::name(), &[("data", "void *data".to_owned()), ("call", call.to_owned())]);
+    }
 }
 
-/// A compute component as it crosses; clones share the instance.
-pub(crate) type ComputeObject = RawCompute_TO<'static, RArc<()>>;
+c_struct! {
+    /// [`RawHostView`] without shape and strides.
+    "MdtView" RawView {
+        data: *mut u8,
+        dtype: u32,
+    }
+}
 
-struct Exported(Guarded<Rc<dyn Compute>>);
+interfaces! {
+    /// A device with tensors. Its own thread.
+    "compute.tensors/1" ComputeTensors TensorFunctions {
+        /// [`Compute::device`].
+        fn describe() -> DeviceInfo;
+        /// [`Compute::supports`].
+        fn has_op(op: u32) -> bool;
+        /// [`Compute::op`].
+        fn apply(op: u32, inputs: RSlice<'_, u64>, attributes: RSlice<'_, RawAttribute<'_>>, results: &RawSink<'_, u64>);
+        /// [`Compute::from_host`].
+        fn copy_in(array: &RawArrayRef<'_>, tensor: &mut u64);
+        /// [`Compute::retain`].
+        fn retain_handle(tensor: u64, second: &mut u64);
+        /// [`Compute::release`].
+        fn release_handle(tensor: u64);
+        /// [`Compute::tensor_type`].
+        fn type_of(tensor: u64, dtype: &mut u32, shape: &RawSink<'_, usize>);
+        /// [`Compute::eval`].
+        fn evaluate(tensors: RSlice<'_, u64>);
+        /// [`Compute::host_view`] and [`Compute::host_view_mut`].
+        fn view(
+            tensor: u64, writable: bool, view: &mut RawView, shape: &RawSink<'_, usize>, strides: &RawSink<'_, isize>
+        );
+        /// [`Compute::value_and_grad`].
+        fn differentiate(
+            function: RawFunction, parameters: RSlice<'_, u64>, inputs: RSlice<'_, u64>, values: &RawSink<'_, u64>,
+            gradients: &RawSink<'_, u64>
+        );
+        /// [`Compute::memory`].
+        fn memory_in_use() -> MemoryInfo;
+    }
+}
+replies! { DeviceInfo, MemoryInfo }
+exports! { Rc<dyn Compute>: ComputeTensors; }
 
 /// Makes an object of a plain compute; one that came across already is handed on as it is.
-pub(crate) fn export(compute: &Rc<dyn Compute>, owner: impl FnOnce() -> Arc<Owner>) -> ComputeObject {
-    if let Some(loaded) = compute.as_loaded().and_then(|any| any.downcast_ref::<Loaded>()) {
-        return RawCompute_TO::from_sabi(loaded.0.obj.shallow_clone());
+pub(super) fn export(compute: &Rc<dyn Compute>, owner: impl FnOnce() -> Arc<Owner>) -> RawObject {
+    match compute.as_loaded().and_then(|any| any.downcast_ref::<Imported<ComputeTensors>>()) {
+        Some(loaded) => loaded.share(),
+        None => RawObject::new(Guarded::for_this_thread(Rc::clone(compute), owner())),
     }
-    let exported = Exported(Guarded::for_this_thread(Rc::clone(compute), owner()));
-    RawCompute_TO::from_ptr(RArc::new(exported), TD_Opaque)
 }
 
-impl RawCompute for Exported {
-    fn device(&self) -> RResult<RawDevice, RawError> {
-        self.0.call(|compute| Ok(compute.device().into()))
+/// Makes a plain compute of an object.
+pub(super) fn import(object: RawObject, name: &'static str) -> Result<Rc<dyn Compute>> {
+    Ok(Rc::new(Imported::<ComputeTensors>::of(object, name)?))
+}
+
+impl TensorFunctions for Rc<dyn Compute> {
+    fn describe(&self) -> Result<DeviceInfo> {
+        Ok(self.device())
     }
 
-    fn supports(&self, op: u32) -> bool {
-        self.0.call_or(false, |compute| compute.supports(OpKind(op)))
+    fn has_op(&self, op: u32) -> Result<bool> {
+        Ok(self.supports(OpKind(op)))
     }
 
-    fn op(
+    fn apply(
         &self,
         op: u32,
         inputs: RSlice<'_, u64>,
         attributes: RSlice<'_, RawAttribute<'_>>,
-    ) -> RResult<RVec<u64>, RawError> {
-        self.0.call(|compute| {
-            let attributes = attributes.iter().map(RawAttribute::plain).collect::<Result<Vec<_>>>()?;
-            Ok(compute.op(OpKind(op), inputs.as_slice(), &attributes)?.into())
-        })
+        results: &RawSink<'_, u64>,
+    ) -> Result<()> {
+        let attributes = attributes.iter().map(RawAttribute::plain).collect::<Result<Vec<_>>>()?;
+        results.write(&self.op(OpKind(op), inputs.as_slice(), &attributes)?);
+        Ok(())
     }
 
-    fn copy_in(&self, array: RawArrayRef<'_>) -> RResult<u64, RawError> {
-        self.0.call(|compute| compute.from_host(array.plain()))
+    fn copy_in(&self, array: &RawArrayRef<'_>, tensor: &mut u64) -> Result<()> {
+        *tensor = self.from_host(array.plain())?;
+        Ok(())
     }
 
-    fn retain(&self, tensor: u64) -> RResult<u64, RawError> {
-        self.0.call(|compute| compute.retain(tensor))
+    fn retain_handle(&self, tensor: u64, second: &mut u64) -> Result<()> {
+        *second = self.retain(tensor)?;
+        Ok(())
     }
 
-    fn release(&self, tensor: u64) {
-        self.0.call_or((), |compute| compute.release(tensor));
+    fn release_handle(&self, tensor: u64) -> Result<()> {
+        self.release(tensor);
+        Ok(())
     }
 
-    fn tensor_type(&self, tensor: u64) -> RResult<RawTensorType, RawError> {
-        self.0.call(|compute| Ok(compute.tensor_type(tensor)?.into()))
+    fn type_of(&self, tensor: u64, dtype: &mut u32, shape: &RawSink<'_, usize>) -> Result<()> {
+        let tensor_type = self.tensor_type(tensor)?;
+        *dtype = tensor_type.dtype.0;
+        shape.write(&tensor_type.shape);
+        Ok(())
     }
 
-    fn eval(&self, tensors: RSlice<'_, u64>) -> RResult<(), RawError> {
-        self.0.call(|compute| compute.eval(tensors.as_slice()))
+    fn evaluate(&self, tensors: RSlice<'_, u64>) -> Result<()> {
+        self.eval(tensors.as_slice())
     }
 
-    fn host_view(&self, tensor: u64, writable: bool) -> RResult<RawView, RawError> {
-        self.0.call(|compute| {
-            let view = if writable { compute.host_view_mut(tensor)? } else { compute.host_view(tensor)? };
-            Ok(view.into())
-        })
+    fn view(
+        &self,
+        tensor: u64,
+        writable: bool,
+        view: &mut RawView,
+        shape: &RawSink<'_, usize>,
+        strides: &RawSink<'_, isize>,
+    ) -> Result<()> {
+        let of = if writable { self.host_view_mut(tensor)? } else { self.host_view(tensor)? };
+        *view = RawView { data: of.data, dtype: of.dtype.0 };
+        shape.write(&of.shape);
+        strides.write(&of.strides);
+        Ok(())
     }
 
-    fn value_and_grad(
+    fn differentiate(
         &self,
         function: RawFunction,
         parameters: RSlice<'_, u64>,
         inputs: RSlice<'_, u64>,
-    ) -> RResult<RawValueAndGrad, RawError> {
-        self.0.call(|compute| {
-            let mut function = |parameters: &[Handle], inputs: &[Handle]| {
-                // SAFETY: `Loaded::value_and_grad` made the pair, and it lives until this call returns.
-                plain(unsafe { (function.call)(function.data, parameters.into(), inputs.into()) }).map(Vec::from)
-            };
-            Ok(compute.value_and_grad(&mut function, parameters.as_slice(), inputs.as_slice())?.into())
-        })
+        values: &RawSink<'_, u64>,
+        gradients: &RawSink<'_, u64>,
+    ) -> Result<()> {
+        let mut function = |parameters: &[Handle], inputs: &[Handle]| {
+            let (mut results, mut error) = (Vec::new(), Vec::new());
+            let (results_sink, error_sink) = (RawSink::of(&mut results), RawSink::of(&mut error));
+            // SAFETY: whoever passed the function made the pair, and it lives until this call returns.
+            match unsafe { (function.call)(function.data, parameters.into(), inputs.into(), &results_sink, error_sink) }
+            {
+                true => Ok(results),
+                false => Err(record::decode_error(&error)),
+            }
+        };
+        let result = self.value_and_grad(&mut function, parameters.as_slice(), inputs.as_slice())?;
+        values.write(&result.values);
+        gradients.write(&result.gradients);
+        Ok(())
     }
 
-    fn memory(&self) -> RawMemory {
-        let memory = self.0.call_or(MemoryInfo::default(), |compute| compute.memory());
-        RawMemory { active: memory.active_bytes, peak: memory.peak_bytes, cached: memory.cached_bytes }
+    fn memory_in_use(&self) -> Result<MemoryInfo> {
+        Ok(self.memory())
     }
 }
 
-/// A compute from the other side.
-pub(crate) struct Loaded(ComputeObject);
-
-/// Makes a plain compute of an object.
-pub(crate) fn import(object: ComputeObject) -> Rc<dyn Compute> {
-    Rc::new(Loaded(object))
+impl Imported<ComputeTensors> {
+    fn host_view_of(&self, tensor: Handle, writable: bool) -> Result<RawHostView> {
+        let mut view = RawView { data: std::ptr::null_mut(), dtype: 0 };
+        let (mut shape, mut strides) = (Vec::new(), Vec::new());
+        self.view(tensor, writable, &mut view, &RawSink::of(&mut shape), &RawSink::of(&mut strides))?;
+        Ok(RawHostView { data: view.data, dtype: Dtype(view.dtype), shape, strides })
+    }
 }
 
-impl Compute for Loaded {
+/// Calls that cannot report an error give an empty answer: the next one that can will.
+impl Compute for Imported<ComputeTensors> {
     fn device(&self) -> DeviceInfo {
-        // After an error, the next call that can report one will.
-        plain(self.0.device()).map_or_else(|_| DeviceInfo { threads: 1, ..DeviceInfo::default() }, DeviceInfo::from)
+        self.describe().unwrap_or_default()
     }
 
     fn supports(&self, op: OpKind) -> bool {
-        self.0.supports(op.0)
+        self.has_op(op.0).unwrap_or(false)
     }
 
     fn op(&self, op: OpKind, inputs: &[Handle], attributes: &[Attribute<'_>]) -> Result<Vec<Handle>> {
         let attributes: Vec<RawAttribute<'_>> = attributes.iter().map(RawAttribute::from).collect();
-        plain(self.0.op(op.0, inputs.into(), attributes.as_slice().into())).map(Vec::from)
+        collected(|results| self.apply(op.0, inputs.into(), attributes.as_slice().into(), &results))
     }
 
     fn from_host(&self, array: HostArrayRef<'_>) -> Result<Handle> {
-        plain(self.0.copy_in(array.into()))
+        let mut tensor = 0;
+        self.copy_in(&array.into(), &mut tensor)?;
+        Ok(tensor)
     }
 
     fn retain(&self, tensor: Handle) -> Result<Handle> {
-        plain(self.0.retain(tensor))
+        let mut second = 0;
+        self.retain_handle(tensor, &mut second)?;
+        Ok(second)
     }
 
     fn release(&self, tensor: Handle) {
-        self.0.release(tensor);
+        let _ = self.release_handle(tensor);
     }
 
     fn tensor_type(&self, tensor: Handle) -> Result<TensorType> {
-        plain(self.0.tensor_type(tensor)).map(TensorType::from)
+        let mut dtype = 0;
+        let shape = collected(|shape| self.type_of(tensor, &mut dtype, &shape))?;
+        Ok(TensorType { shape, dtype: Dtype(dtype) })
     }
 
     fn eval(&self, tensors: &[Handle]) -> Result<()> {
-        plain(self.0.eval(tensors.into()))
+        self.evaluate(tensors.into())
     }
 
     fn host_view(&self, tensor: Handle) -> Result<RawHostView> {
-        plain(self.0.host_view(tensor, false)).map(RawHostView::from)
+        self.host_view_of(tensor, false)
     }
 
     fn host_view_mut(&self, tensor: Handle) -> Result<RawHostView> {
-        plain(self.0.host_view(tensor, true)).map(RawHostView::from)
+        self.host_view_of(tensor, true)
     }
 
     fn value_and_grad(
@@ -245,12 +252,14 @@ impl Compute for Loaded {
     ) -> Result<ValueAndGrad> {
         let mut function = function;
         let raw = RawFunction { data: (&raw mut function).cast(), call: call_function };
-        plain(self.0.value_and_grad(raw, parameters.into(), inputs.into())).map(ValueAndGrad::from)
+        let mut result = ValueAndGrad::default();
+        let (values, gradients) = (RawSink::of(&mut result.values), RawSink::of(&mut result.gradients));
+        self.differentiate(raw, parameters.into(), inputs.into(), &values, &gradients)?;
+        Ok(result)
     }
 
     fn memory(&self) -> MemoryInfo {
-        let raw = self.0.memory();
-        MemoryInfo { active_bytes: raw.active, peak_bytes: raw.peak, cached_bytes: raw.cached }
+        self.memory_in_use().unwrap_or_default()
     }
 
     fn as_loaded(&self) -> Option<&dyn Any> {
@@ -263,15 +272,21 @@ unsafe extern "C" fn call_function(
     data: *mut c_void,
     parameters: RSlice<'_, u64>,
     inputs: RSlice<'_, u64>,
-) -> RResult<RVec<u64>, RawError> {
+    results: &RawSink<'_, u64>,
+    out: RawSink<'_, u8>,
+) -> bool {
     let outcome = caught(|| {
-        // SAFETY: `data` is the address of the `&mut TensorFunction` on the stack of `Loaded::value_and_grad`, which
+        // SAFETY: `data` is the address of the `&mut TensorFunction` on the stack of `Compute::value_and_grad`, which
         // is waiting for the compute plugin, and nothing else uses it meanwhile.
         let function = unsafe { &mut *data.cast::<&mut TensorFunction<'_>>() };
         function(parameters.as_slice(), inputs.as_slice())
     });
     match outcome.unwrap_or_else(Err) {
-        Ok(handles) => RResult::ROk(handles.into()),
-        Err(error) => RResult::RErr(error.into()),
+        Ok(handles) => results.write(&handles),
+        Err(error) => {
+            out.write(&record::encode_error(&error));
+            return false;
+        }
     }
+    true
 }

@@ -6,9 +6,6 @@ use std::mem::ManuallyDrop;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Once, OnceLock};
 
-use abi_stable::std_types::{RErr, ROk, RResult};
-
-use super::types::RawError;
 use crate::{Error, LogLevel, Result, Services};
 
 thread_local! {
@@ -56,12 +53,14 @@ pub(crate) struct Guard {
     first_panic: OnceLock<Error>,
     /// The only thread that may call it, where there is one.
     thread: Option<usize>,
+    /// Whether it can be called again after a panic.
+    forgives: bool,
 }
 
 impl Guard {
     /// A guard for an object that any thread may call.
     pub(crate) fn new(owner: Arc<Owner>) -> Self {
-        Self { owner, first_panic: OnceLock::new(), thread: None }
+        Self { owner, first_panic: OnceLock::new(), thread: None, forgives: false }
     }
 
     /// A guard for an object that belongs to the present thread.
@@ -71,16 +70,8 @@ impl Guard {
 
     /// Calls into the object. After a panic it refuses further calls, with that panic as the reason: its state may be
     /// broken.
-    pub(crate) fn call<T>(&self, body: impl FnOnce() -> Result<T>) -> RResult<T, RawError> {
-        match self.result(body) {
-            Ok(value) => ROk(value),
-            Err(error) => RErr(error.in_component(&self.owner.name).into()),
-        }
-    }
-
-    /// The same for calls that cannot report an error: they give `fallback` instead.
-    pub(crate) fn call_or<T>(&self, fallback: T, body: impl FnOnce() -> T) -> T {
-        self.result(|| Ok(body())).unwrap_or(fallback)
+    pub(crate) fn call<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.result(body).map_err(|error| error.in_component(&self.owner.name))
     }
 
     fn result<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -91,8 +82,10 @@ impl Guard {
             return Err(Error::plugin("the component was called on a thread that is not its own"));
         }
         caught(body).unwrap_or_else(|panic| {
-            // A second thread that panics at the same time reports its own.
-            let _ = self.first_panic.set(panic.clone());
+            if !self.forgives {
+                // A second thread that panics at the same time reports its own.
+                let _ = self.first_panic.set(panic.clone());
+            }
             Err(panic)
         })
     }
@@ -115,29 +108,15 @@ impl<T> Guarded<T> {
         Self { value: ManuallyDrop::new(value), guard: Guard::for_this_thread(owner) }
     }
 
-    /// The component, for the objects that this one makes.
-    pub(crate) fn owner(&self) -> Arc<Owner> {
-        Arc::clone(&self.guard.owner)
+    /// A factory, which one panic while something is made does not break.
+    pub(crate) fn factory(value: T, owner: Arc<Owner>) -> Self {
+        let guard = Guard { forgives: true, ..Guard::new(owner) };
+        Self { value: ManuallyDrop::new(value), guard }
     }
 
     /// [`Guard::call`].
-    pub(crate) fn call<R>(&self, body: impl FnOnce(&T) -> Result<R>) -> RResult<R, RawError> {
+    pub(crate) fn call<R>(&self, body: impl FnOnce(&T) -> Result<R>) -> Result<R> {
         self.guard.call(|| body(&self.value))
-    }
-
-    /// [`Guard::call`] with the object to change.
-    pub(crate) fn call_mut<R>(&mut self, body: impl FnOnce(&mut T) -> Result<R>) -> RResult<R, RawError> {
-        self.guard.call(|| body(&mut self.value))
-    }
-
-    /// [`Guard::call_or`].
-    pub(crate) fn call_or<R>(&self, fallback: R, body: impl FnOnce(&T) -> R) -> R {
-        self.guard.call_or(fallback, || body(&self.value))
-    }
-
-    /// [`Guard::call_or`] with the object to change.
-    pub(crate) fn call_mut_or<R>(&mut self, fallback: R, body: impl FnOnce(&mut T) -> R) -> R {
-        self.guard.call_or(fallback, || body(&mut self.value))
     }
 }
 

@@ -3,288 +3,246 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use abi_stable::std_types::{RArc, RBox, ROption, RResult, RStr, RString, RVec, Tuple2};
-use abi_stable::{StableAbi, sabi_trait, sabi_trait::TD_Opaque};
+use abi_stable::std_types::{RSlice, RStr};
+use serde::{Deserialize, Serialize};
 
-use super::compute::{self, ComputeObject};
-use super::guard::{Guard, Guarded, Owner};
-use super::types::{RawError, plain};
-use crate::{Cache, Compute, Error, Init, Model, ModelContext, ModelInput, ParameterSpec, Result, Tensor, Weights};
+use super::compute;
+use super::guard::{Guarded, Owner};
+use super::object::{Imported, RawObject, RawSink, exports};
+use super::record::replies;
+use super::table::{c_struct, interfaces};
+use crate::{Cache, Compute, Model, ModelContext, ModelInput, ParameterSpec, Result, Tensor, Weights};
 
-/// [`ParameterSpec`].
-#[repr(C)]
-#[derive(StableAbi)]
-pub struct RawParameterSpec {
-    name: RString,
-    shape: RVec<usize>,
-    /// 1 normal, 2 ones, 3 zeros.
-    init: u32,
-    std: f64,
-}
-
-/// [`Weights`] with a stable layout; handles go in borrowed and come out owned.
-#[sabi_trait]
-pub trait RawWeights {
-    /// [`Weights::linear`].
-    fn linear(&self, name: RStr<'_>, x: u64) -> RResult<u64, RawError>;
-    /// [`Weights::embedding`].
-    fn embedding(&self, name: RStr<'_>, ids: u64) -> RResult<u64, RawError>;
-    /// [`Weights::rms_norm`].
-    fn rms_norm(&self, name: RStr<'_>, x: u64, eps: f64) -> RResult<u64, RawError>;
-    /// [`Weights::parameter`].
-    #[sabi(last_prefix_field)]
-    fn parameter(&self, name: RStr<'_>) -> RResult<u64, RawError>;
-}
-
-/// [`ModelContext`].
-#[repr(C)]
-#[derive(StableAbi)]
-pub struct RawModelContext {
-    weights: RawWeights_TO<'static, RArc<()>>,
-    compute: ComputeObject,
-}
-
-/// [`ModelInput`] and the cache, whose handles are owned.
-#[repr(C)]
-#[derive(StableAbi)]
-pub struct RawModelInput {
-    tokens: u64,
-    positions: ROption<u64>,
-    segments: ROption<u64>,
-    cache: ROption<RawCache>,
-}
-
-/// [`Cache`].
-#[repr(C)]
-#[derive(StableAbi)]
-pub struct RawCache {
-    length: usize,
-    layers: RVec<Tuple2<u64, u64>>,
-}
-
-/// What [`Model::hidden`] gives: hidden states and the cache with the new tokens.
-#[repr(C)]
-#[derive(StableAbi)]
-pub struct RawHidden {
-    hidden: u64,
-    cache: ROption<RawCache>,
-}
-
-/// [`Model`] with a stable layout.
-#[sabi_trait]
-pub trait RawModel {
-    /// [`Model::parameters`].
-    fn parameters(&self) -> RResult<RVec<RawParameterSpec>, RawError>;
-    /// [`Model::vocabulary_size`].
-    fn vocabulary_size(&self) -> usize;
-    /// [`Model::hidden`].
-    fn hidden(&self, ctx: RawModelContext, input: RawModelInput) -> RResult<RawHidden, RawError>;
-    /// [`Model::head`].
-    #[sabi(last_prefix_field)]
-    fn head(&self, ctx: RawModelContext, hidden: u64) -> RResult<u64, RawError>;
-}
-
-pub(crate) type ModelObject = RawModel_TO<'static, RBox<()>>;
-
-struct ExportedWeights {
-    weights: Rc<dyn Weights>,
-    compute: Rc<dyn Compute>,
-    guard: Guard,
-}
-
-impl ExportedWeights {
-    fn call(&self, x: u64, body: impl FnOnce(&Tensor) -> Result<Tensor>) -> RResult<u64, RawError> {
-        self.guard.call(|| body(&Tensor::borrowed(&self.compute, x))?.into_handle())
+c_struct! {
+    /// [`ModelInput`] and the cache. Handles of the cache are owned by the receiver: keys and values of each layer in turn.
+    "MdtModelInput" RawModelInput<'a> {
+        tokens: u64,
+        /// 0 where there are none.
+        positions: u64,
+        /// 0 where there are none.
+        segments: u64,
+        cached: bool,
+        cache_length: usize,
+        cache: RSlice<'a, u64>,
     }
 }
 
-impl RawWeights for ExportedWeights {
-    fn linear(&self, name: RStr<'_>, x: u64) -> RResult<u64, RawError> {
-        self.call(x, |x| self.weights.linear(name.as_str(), x))
+interfaces! {
+    /// The model's weights, by name; handles go in borrowed and come out owned. The compute thread.
+    "host.weights/1" HostWeights WeightFunctions {
+        /// [`Weights::linear`].
+        fn apply_linear(name: RStr<'_>, x: u64, result: &mut u64);
+        /// [`Weights::embedding`].
+        fn look_up(name: RStr<'_>, ids: u64, result: &mut u64);
+        /// [`Weights::rms_norm`].
+        fn normalise(name: RStr<'_>, x: u64, eps: f64, result: &mut u64);
+        /// [`Weights::parameter`].
+        fn parameter_named(name: RStr<'_>, result: &mut u64);
     }
 
-    fn embedding(&self, name: RStr<'_>, ids: u64) -> RResult<u64, RawError> {
-        self.call(ids, |ids| self.weights.embedding(name.as_str(), ids))
+    /// A model. The compute thread. The weights and the compute that it is given are its own from then on.
+    "model.forward/1" ModelForward ForwardFunctions {
+        /// [`Model::parameters`] and [`Model::vocabulary_size`].
+        fn describe() -> ModelRecord;
+        /// [`Model::hidden`].
+        fn forward(
+            weights: &mut RawObject, compute: &mut RawObject, input: &RawModelInput<'_>, hidden: &mut u64,
+            cache_length: &mut usize, cache: &RawSink<'_, u64>
+        );
+        /// [`Model::head`].
+        fn apply_head(weights: &mut RawObject, compute: &mut RawObject, hidden: u64, logits: &mut u64);
+    }
+}
+
+/// What a model says of itself.
+#[derive(Serialize, Deserialize)]
+pub(super) struct ModelRecord {
+    pub(super) parameters: Vec<ParameterSpec>,
+    pub(super) vocabulary_size: usize,
+}
+
+type LocalWeights = (Rc<dyn Weights>, Rc<dyn Compute>);
+
+replies! { ModelRecord }
+exports! { LocalWeights: HostWeights; Box<dyn Model>: ModelForward; }
+
+impl WeightFunctions for LocalWeights {
+    fn apply_linear(&self, name: RStr<'_>, x: u64, result: &mut u64) -> Result<()> {
+        *result = self.0.linear(name.as_str(), &Tensor::borrowed(&self.1, x))?.into_handle()?;
+        Ok(())
     }
 
-    fn rms_norm(&self, name: RStr<'_>, x: u64, eps: f64) -> RResult<u64, RawError> {
-        self.call(x, |x| self.weights.rms_norm(name.as_str(), x, eps))
+    fn look_up(&self, name: RStr<'_>, ids: u64, result: &mut u64) -> Result<()> {
+        *result = self.0.embedding(name.as_str(), &Tensor::borrowed(&self.1, ids))?.into_handle()?;
+        Ok(())
     }
 
-    fn parameter(&self, name: RStr<'_>) -> RResult<u64, RawError> {
-        self.guard.call(|| self.weights.parameter(name.as_str())?.into_handle())
+    fn normalise(&self, name: RStr<'_>, x: u64, eps: f64, result: &mut u64) -> Result<()> {
+        *result = self.0.rms_norm(name.as_str(), &Tensor::borrowed(&self.1, x), eps)?.into_handle()?;
+        Ok(())
+    }
+
+    fn parameter_named(&self, name: RStr<'_>, result: &mut u64) -> Result<()> {
+        *result = self.0.parameter(name.as_str())?.into_handle()?;
+        Ok(())
     }
 }
 
 struct LoadedWeights {
-    object: RawWeights_TO<'static, RArc<()>>,
+    functions: Imported<HostWeights>,
     compute: Rc<dyn Compute>,
 }
 
 impl LoadedWeights {
-    fn tensor(&self, raw: RResult<u64, RawError>) -> Result<Tensor> {
-        Ok(Tensor::from_handle(&self.compute, plain(raw)?))
+    fn tensor(&self, call: impl FnOnce(&Imported<HostWeights>, &mut u64) -> Result<()>) -> Result<Tensor> {
+        let mut handle = 0;
+        call(&self.functions, &mut handle)?;
+        Ok(Tensor::from_handle(&self.compute, handle))
     }
 }
 
 impl Weights for LoadedWeights {
     fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor> {
-        self.tensor(self.object.linear(name.into(), x.handle()))
+        self.tensor(|weights, result| weights.apply_linear(name.into(), x.handle(), result))
     }
 
     fn embedding(&self, name: &str, ids: &Tensor) -> Result<Tensor> {
-        self.tensor(self.object.embedding(name.into(), ids.handle()))
+        self.tensor(|weights, result| weights.look_up(name.into(), ids.handle(), result))
     }
 
     fn rms_norm(&self, name: &str, x: &Tensor, eps: f64) -> Result<Tensor> {
-        self.tensor(self.object.rms_norm(name.into(), x.handle(), eps))
+        self.tensor(|weights, result| weights.normalise(name.into(), x.handle(), eps, result))
     }
 
     fn parameter(&self, name: &str) -> Result<Tensor> {
-        self.tensor(self.object.parameter(name.into()))
+        self.tensor(|weights, result| weights.parameter_named(name.into(), result))
     }
 }
 
-impl RawModelContext {
-    fn export(ctx: &ModelContext) -> Self {
-        let weights = ExportedWeights {
-            weights: Rc::clone(ctx.weights()),
-            compute: Rc::clone(ctx.compute()),
-            guard: Guard::for_this_thread(Owner::named("host weights")),
-        };
-        Self {
-            weights: RawWeights_TO::from_ptr(RArc::new(weights), TD_Opaque),
-            compute: compute::export(ctx.compute(), || Owner::named("host compute")),
-        }
-    }
-
-    fn import(self) -> ModelContext {
-        let compute = compute::import(self.compute);
-        let weights = LoadedWeights { object: self.weights, compute: Rc::clone(&compute) };
-        ModelContext::new(Rc::new(weights), compute)
-    }
+/// Weights and compute as objects.
+fn export_context(ctx: &ModelContext) -> (RawObject, RawObject) {
+    let weights = (Rc::clone(ctx.weights()), Rc::clone(ctx.compute()));
+    (
+        RawObject::new(Guarded::for_this_thread(weights, Owner::named("host weights"))),
+        compute::export(ctx.compute(), || Owner::named("host compute")),
+    )
 }
 
-impl RawCache {
-    fn export(cache: Cache) -> Result<Self> {
-        let (length, layers) = cache.into_parts();
-        let handles = |(keys, values): (Tensor, Tensor)| Ok(Tuple2(keys.into_handle()?, values.into_handle()?));
-        Ok(Self { length, layers: layers.into_iter().map(handles).collect::<Result<_>>()? })
-    }
-
-    fn import(self, compute: &Rc<dyn Compute>) -> Cache {
-        let tensors = |Tuple2(keys, values)| (Tensor::from_handle(compute, keys), Tensor::from_handle(compute, values));
-        Cache::from_parts(self.length, self.layers.into_iter().map(tensors).collect())
-    }
+/// Takes weights and compute out of their slots.
+fn import_context(weights: &mut RawObject, compute: &mut RawObject) -> Result<ModelContext> {
+    let compute = compute::import(std::mem::take(compute), "compute")?;
+    let functions = Imported::of(std::mem::take(weights), "host weights")?;
+    Ok(ModelContext::new(Rc::new(LoadedWeights { functions, compute: Rc::clone(&compute) }), compute))
 }
 
-struct Exported(Guarded<Box<dyn Model>>);
+/// The handles of a cache, owned, and its length.
+fn cache_handles(cache: Cache) -> Result<(usize, Vec<u64>)> {
+    let (length, layers) = cache.into_parts();
+    let tensors = layers.into_iter().flat_map(|(keys, values)| [keys, values]);
+    Ok((length, tensors.map(Tensor::into_handle).collect::<Result<_>>()?))
+}
+
+fn cache_of(length: usize, handles: &[u64], compute: &Rc<dyn Compute>) -> Cache {
+    let mut tensors = handles.iter().map(|&handle| Tensor::from_handle(compute, handle));
+    let pairs = std::iter::from_fn(|| Some((tensors.next()?, tensors.next()?)));
+    Cache::from_parts(length, pairs.collect())
+}
 
 /// Makes an object of a plain model.
-pub(crate) fn export(model: Box<dyn Model>, owner: Arc<Owner>) -> ModelObject {
-    RawModel_TO::from_value(Exported(Guarded::for_this_thread(model, owner)), TD_Opaque)
+pub(super) fn export(model: Box<dyn Model>, owner: Arc<Owner>) -> RawObject {
+    RawObject::new(Guarded::for_this_thread(model, owner))
 }
 
-impl RawModel for Exported {
-    fn parameters(&self) -> RResult<RVec<RawParameterSpec>, RawError> {
-        self.0.call(|model| {
-            let raw = |spec: ParameterSpec| {
-                let (init, std) = match spec.init {
-                    Init::Normal { std } => (1, std),
-                    Init::Ones => (2, 0.0),
-                    Init::Zeros => (3, 0.0),
-                };
-                RawParameterSpec { name: spec.name.into(), shape: spec.shape.into(), init, std }
-            };
-            Ok(model.parameters().into_iter().map(raw).collect())
-        })
+impl ForwardFunctions for Box<dyn Model> {
+    fn describe(&self) -> Result<ModelRecord> {
+        Ok(ModelRecord { parameters: self.parameters(), vocabulary_size: self.vocabulary_size() })
     }
 
-    fn vocabulary_size(&self) -> usize {
-        self.0.call_or(0, |model| model.vocabulary_size())
+    fn forward(
+        &self,
+        weights: &mut RawObject,
+        compute: &mut RawObject,
+        input: &RawModelInput<'_>,
+        hidden: &mut u64,
+        cache_length: &mut usize,
+        cache: &RawSink<'_, u64>,
+    ) -> Result<()> {
+        let ctx = import_context(weights, compute)?;
+        let borrowed = |handle: u64| Tensor::borrowed(ctx.compute(), handle);
+        let optional = |handle: u64| (handle != 0).then(|| borrowed(handle));
+        let (tokens, positions, segments) =
+            (borrowed(input.tokens), optional(input.positions), optional(input.segments));
+        let plain_input = ModelInput { tokens: &tokens, positions: positions.as_ref(), segments: segments.as_ref() };
+        let mut kept = input.cached.then(|| cache_of(input.cache_length, input.cache.as_slice(), ctx.compute()));
+        *hidden = self.hidden(&ctx, &plain_input, kept.as_mut())?.into_handle()?;
+        if let Some(kept) = kept {
+            let (length, handles) = cache_handles(kept)?;
+            *cache_length = length;
+            cache.write(&handles);
+        }
+        Ok(())
     }
 
-    fn hidden(&self, ctx: RawModelContext, input: RawModelInput) -> RResult<RawHidden, RawError> {
-        self.0.call(|model| {
-            let ctx = ctx.import();
-            let compute = ctx.compute();
-            let tokens = Tensor::borrowed(compute, input.tokens);
-            let borrowed = |handle: u64| Tensor::borrowed(compute, handle);
-            let positions = input.positions.into_option().map(borrowed);
-            let segments = input.segments.into_option().map(borrowed);
-            let mut cache = input.cache.into_option().map(|cache| cache.import(compute));
-            let plain_input =
-                ModelInput { tokens: &tokens, positions: positions.as_ref(), segments: segments.as_ref() };
-            let hidden = model.hidden(&ctx, &plain_input, cache.as_mut())?;
-            Ok(RawHidden { hidden: hidden.into_handle()?, cache: cache.map(RawCache::export).transpose()?.into() })
-        })
-    }
-
-    fn head(&self, ctx: RawModelContext, hidden: u64) -> RResult<u64, RawError> {
-        self.0.call(|model| {
-            let ctx = ctx.import();
-            let hidden = Tensor::borrowed(ctx.compute(), hidden);
-            model.head(&ctx, &hidden)?.into_handle()
-        })
+    fn apply_head(
+        &self,
+        weights: &mut RawObject,
+        compute: &mut RawObject,
+        hidden: u64,
+        logits: &mut u64,
+    ) -> Result<()> {
+        let ctx = import_context(weights, compute)?;
+        *logits = self.head(&ctx, &Tensor::borrowed(ctx.compute(), hidden))?.into_handle()?;
+        Ok(())
     }
 }
 
 struct Loaded {
-    object: ModelObject,
-    parameters: Vec<ParameterSpec>,
+    functions: Imported<ModelForward>,
+    record: ModelRecord,
 }
 
 /// Makes a plain model of an object.
-pub(crate) fn import(object: ModelObject) -> Result<Box<dyn Model>> {
-    let parameters = plain(object.parameters())?
-        .into_iter()
-        .map(|raw| {
-            let init = match raw.init {
-                1 => Init::Normal { std: raw.std },
-                2 => Init::Ones,
-                3 => Init::Zeros,
-                number => {
-                    return Err(Error::plugin(format!(
-                        "parameter {} starts in a way that is unknown here ({number})",
-                        raw.name
-                    )));
-                }
-            };
-            Ok(ParameterSpec { name: raw.name.into(), shape: raw.shape.into(), init })
-        })
-        .collect::<Result<_>>()?;
-    Ok(Box::new(Loaded { object, parameters }))
+pub(super) fn import(object: RawObject, name: &'static str) -> Result<Box<dyn Model>> {
+    let functions = Imported::<ModelForward>::of(object, name)?;
+    let record = functions.describe()?;
+    Ok(Box::new(Loaded { functions, record }))
 }
 
 impl Model for Loaded {
     fn parameters(&self) -> Vec<ParameterSpec> {
-        self.parameters.clone()
+        self.record.parameters.clone()
     }
 
     fn vocabulary_size(&self) -> usize {
-        self.object.vocabulary_size()
+        self.record.vocabulary_size
     }
 
-    fn hidden(&self, ctx: &ModelContext, input: &ModelInput<'_>, cache: Option<&mut Cache>) -> Result<Tensor> {
-        let (raw_cache, cache) = match cache {
-            None => (None, None),
-            Some(cache) => (Some(RawCache::export(std::mem::take(cache))?), Some(cache)),
+    fn hidden(&self, ctx: &ModelContext, input: &ModelInput<'_>, mut cache: Option<&mut Cache>) -> Result<Tensor> {
+        let (mut cache_length, handles) = match &cache {
+            Some(_) => cache_handles(cache.as_deref_mut().map(std::mem::take).unwrap_or_default())?,
+            None => (0, Vec::new()),
         };
+        let optional = |tensor: Option<&Tensor>| tensor.map_or(0, Tensor::handle);
         let raw = RawModelInput {
             tokens: input.tokens.handle(),
-            positions: input.positions.map(Tensor::handle).into(),
-            segments: input.segments.map(Tensor::handle).into(),
-            cache: raw_cache.into(),
+            positions: optional(input.positions),
+            segments: optional(input.segments),
+            cached: cache.is_some(),
+            cache_length,
+            cache: handles.as_slice().into(),
         };
-        let raw = plain(self.object.hidden(RawModelContext::export(ctx), raw))?;
-        if let (Some(cache), Some(raw_cache)) = (cache, raw.cache.into_option()) {
-            *cache = raw_cache.import(ctx.compute());
+        let ((mut weights, mut compute), mut hidden, mut after) = (export_context(ctx), 0, Vec::new());
+        let sink = RawSink::of(&mut after);
+        self.functions.forward(&mut weights, &mut compute, &raw, &mut hidden, &mut cache_length, &sink)?;
+        if let Some(cache) = cache {
+            *cache = cache_of(cache_length, &after, ctx.compute());
         }
-        Ok(Tensor::from_handle(ctx.compute(), raw.hidden))
+        Ok(Tensor::from_handle(ctx.compute(), hidden))
     }
 
     fn head(&self, ctx: &ModelContext, hidden: &Tensor) -> Result<Tensor> {
-        let handle = plain(self.object.head(RawModelContext::export(ctx), hidden.handle()))?;
-        Ok(Tensor::from_handle(ctx.compute(), handle))
+        let ((mut weights, mut compute), mut logits) = (export_context(ctx), 0);
+        self.functions.apply_head(&mut weights, &mut compute, hidden.handle(), &mut logits)?;
+        Ok(Tensor::from_handle(ctx.compute(), logits))
     }
 }

@@ -1,42 +1,67 @@
 //! The entry of a plugin: what its one symbol points to, and how a host gets the components from it.
 
-use abi_stable::StableAbi;
-use abi_stable::library::{
-    __call_root_module_loader, AbiHeaderRef, CheckTypeLayout, LibHeader, LibraryError, RootModule, RootModuleError,
-    RootModuleResult,
-};
-use abi_stable::prefix_type::PrefixTypeTrait;
-use abi_stable::sabi_types::VersionStrings;
-use abi_stable::std_types::{RBoxError, RVec};
+use std::ffi::c_void;
+use std::mem::offset_of;
 
-use super::component::{self, ComponentObject, LoadedComponent};
-use super::guard;
+use super::component::{self, LoadedComponent};
+use super::guard::{self, Guarded, Owner};
+use super::object::{Imported, RawObject, RawSink, exports};
+use super::record;
+use super::table::{CType, Declarations, Member, interfaces};
 use crate::register::Registration;
 use crate::{Error, Result};
 
-/// The type of the entry symbol, [`super::ENTRY_SYMBOL`].
-pub type Entry = LibHeader;
-
-/// The root of a library. Fields are only appended.
+/// The type of the entry symbol, [`super::ENTRY_SYMBOL`]. This struct is the same in all versions.
 #[repr(C)]
-#[derive(StableAbi)]
-#[sabi(kind(Prefix(prefix_ref = Root)))]
-#[sabi(missing_field(option))]
-pub struct RootFields {
-    /// All components of the library, sorted by kind and id.
-    #[sabi(last_prefix_field)]
-    pub components: extern "C" fn() -> RVec<ComponentObject>,
+#[derive(abi_stable::StableAbi)]
+pub struct Entry {
+    magic: [u8; 16],
+    open: unsafe extern "C" fn(*mut c_void, RawSink<'_, u8>) -> bool,
 }
 
-impl RootModule for Root {
-    abi_stable::declare_root_module_statics! {Root}
-    const BASE_NAME: &'static str = "mdt_plugin";
-    const NAME: &'static str = "mdt_plugin";
-    const VERSION_STRINGS: VersionStrings = VersionStrings::new(concat!(crate::__abi_version!(), ".0"));
+impl CType for Entry {
+    fn name() -> String {
+        "MdtEntry".to_owned()
+    }
+
+    fn declare(declarations: &mut Declarations) {
+        RawObject::declare(declarations);
+        RawSink::<'_, u8>::declare(declarations);
+        let magic = Member { text: "char magic[16]".to_owned(), name: "magic", offset: offset_of!(Self, magic) };
+        let open = "bool (*open)(void *library, MdtSink_uint8_t out)".to_owned();
+        let open = Member { text: open, name: "open", offset: offset_of!(Self, open) };
+        declarations.add(Self::name(), size_of::<Self>(), vec![magic, open]);
+    }
 }
 
-extern "C" fn components() -> RVec<ComponentObject> {
-    Registration::all().into_iter().map(component::export).collect()
+const MAGIC: [u8; 16] = *b"mdt plugin 2\0\0\0\0";
+
+interfaces! {
+    /// A loaded library.
+    "plugin.library/1" PluginLibrary LibraryFunctions {
+        /// The number of its components.
+        fn count_components() -> u64;
+        /// The component of this number, from 0.
+        fn component(number: u64, component: &mut RawObject);
+    }
+}
+
+/// The library itself, as an object.
+struct Library;
+
+exports! { Library: PluginLibrary; }
+
+impl LibraryFunctions for Library {
+    fn count_components(&self) -> Result<u64> {
+        Ok(Registration::all().len() as u64)
+    }
+
+    fn component(&self, number: u64, component: &mut RawObject) -> Result<()> {
+        let all = Registration::all();
+        let registration = usize::try_from(number).ok().and_then(|number| all.get(number));
+        *component = component::export(registration.ok_or_else(|| Error::plugin("there is no such component"))?);
+        Ok(())
+    }
 }
 
 /// What a library runs when it is loaded.
@@ -50,57 +75,55 @@ impl OnLoad for () {
     fn on_load() {}
 }
 
-extern "C" fn construct<T: OnLoad>() -> RootModuleResult {
-    fn root<T: OnLoad>() -> std::result::Result<Root, RBoxError> {
-        guard::keep_panics_quiet();
-        let on_load = || {
-            T::on_load();
-            Ok(())
-        };
-        match guard::caught(on_load) {
-            Ok(_) => Ok(RootFields { components }.leak_into_prefix()),
-            Err(panic) => Err(RBoxError::new(panic)),
+/// Writes the library's object to `library`, a `RawObject`.
+unsafe extern "C" fn open<T: OnLoad>(library: *mut c_void, out: RawSink<'_, u8>) -> bool {
+    guard::keep_panics_quiet();
+    let loaded = guard::caught(|| {
+        T::on_load();
+        Ok(RawObject::new(Guarded::new(Library, Owner::named("plugin"))))
+    });
+    match loaded.and_then(|loaded| loaded) {
+        // SAFETY: the host passes an object to write to; the old one is nothing, which needs no drop.
+        Ok(object) => unsafe { library.cast::<RawObject>().write(object) },
+        Err(error) => {
+            out.write(&record::encode_error(&error));
+            return false;
         }
     }
-    __call_root_module_loader(root::<T>)
+    true
 }
 
 /// The entry of a library whose components are registered by [`plugin!`](crate::plugin).
 pub const fn entry<T: OnLoad>() -> Entry {
-    // SAFETY: `construct` gives a `Root`, as the type parameter says.
-    unsafe { LibHeader::from_constructor::<Root>(construct::<T>, CheckTypeLayout::Yes) }
+    Entry { magic: MAGIC, open: open::<T> }
 }
 
-/// Checks that an entry fits this crate, and returns the library's components.
+/// Checks that an entry fits this crate, and returns the library's components of the kinds that are known here.
 ///
 /// # Errors
-/// The library was built with another version of the boundary or other layouts, or its entry failed.
+/// The library was built for another boundary, or its entry failed.
 ///
 /// # Safety
 /// `symbol` is the address of the symbol [`super::ENTRY_SYMBOL`] in a library that stays loaded for good.
 pub unsafe fn load(symbol: *const ()) -> Result<Vec<LoadedComponent>> {
-    // SAFETY: the caller promises that a header is there; what follows checks the header's own magic first. The
-    // reference type is a transparent wrapper around such an address.
-    let header = unsafe { std::mem::transmute::<*const (), AbiHeaderRef>(symbol) };
-    let root = header.upgrade().and_then(LibHeader::init_root_module::<Root>).map_err(refusal)?;
-    (root.components())().into_iter().map(LoadedComponent::import).collect()
-}
-
-fn refusal(error: LibraryError) -> Error {
-    let error = match error {
-        LibraryError::RootModule { err: RootModuleError::Unwound, .. } => {
-            return Error::plugin("its entry panicked");
-        }
-        LibraryError::RootModule { err: RootModuleError::Returned(cause), .. } => {
-            return Error::plugin("its entry failed").caused_by(cause);
-        }
-        LibraryError::AbiInstability(_) => {
-            // The full comparison of layouts is pages long and says nothing to a user.
-            Error::plugin("it was built against another version of mdt-plugin-api: the layouts of the traits differ")
-        }
-        other => Error::plugin("it was built against another version of mdt-plugin-api").caused_by(
-            other.to_string().lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" "),
-        ),
-    };
-    error.help("rebuild the plugin against this host's mdt-plugin-api")
+    // SAFETY: the caller promises a symbol of this name; whatever its type, 16 bytes of a library can be read there.
+    if unsafe { symbol.cast::<[u8; 16]>().read_unaligned() } != MAGIC {
+        return Err(Error::plugin("its entry is not one of this boundary")
+            .help("rebuild the plugin against this host's mdt-plugin-api"));
+    }
+    // SAFETY: the magic says that an `Entry` is there.
+    let entry = unsafe { &*symbol.cast::<Entry>() };
+    let (mut library, mut error) = (RawObject::default(), Vec::new());
+    // SAFETY: the slot and the sink live until the call returns.
+    if !unsafe { (entry.open)((&raw mut library).cast(), RawSink::of(&mut error)) } {
+        return Err(record::decode_error(&error));
+    }
+    let library = Imported::<PluginLibrary>::of(library, "plugin")?;
+    let mut components = Vec::new();
+    for number in 0..library.count_components()? {
+        let mut component = RawObject::default();
+        library.component(number, &mut component)?;
+        components.extend(LoadedComponent::import(component)?);
+    }
+    Ok(components)
 }

@@ -3,294 +3,214 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use abi_stable::std_types::{RArc, RBox, ROption, RResult, RSlice, RString, RVec, Tuple2};
-use abi_stable::{StableAbi, sabi_trait, sabi_trait::TD_Opaque};
+use abi_stable::std_types::RSlice;
 
-use super::compute::{self, ComputeObject};
-use super::data::RawExample;
-use super::guard::{Guard, Guarded, Owner};
-use super::types::{RawArray, RawError, plain, same_fields};
+use super::compute;
+use super::guard::{Guarded, Owner};
+use super::object::{AnyThread, Imported, RawObject, RawSink, exports};
+use super::record::{decode, encode, replies};
+use super::table::{c_struct, interfaces};
+use super::types::RawNamed;
 use crate::{
     Batch, Compute, Encoded, Error, Example, HostBatch, Loss, ModelCalls, Result, Tensor, Trainer, TrainerContext,
     Vocabulary,
 };
 
-/// [`Encoded`].
-#[repr(C)]
-#[derive(StableAbi)]
-pub struct RawEncoded {
-    tokens: RVec<u32>,
-    supervised: RVec<bool>,
-    truncated: u64,
-}
-
-/// [`Encoded`], borrowed.
-#[repr(C)]
-#[derive(StableAbi)]
-pub struct RawEncodedRef<'a> {
-    tokens: RSlice<'a, u32>,
-    supervised: RSlice<'a, bool>,
-    truncated: u64,
-}
-
-/// [`HostBatch`].
-#[repr(C)]
-#[derive(StableAbi)]
-pub struct RawHostBatch {
-    arrays: RVec<Tuple2<RString, RawArray>>,
-    tokens: u64,
-    supervised_tokens: u64,
-}
-
-/// [`Batch`], whose handles are borrowed.
-#[repr(C)]
-#[derive(StableAbi)]
-pub struct RawBatch {
-    arrays: RVec<Tuple2<RString, u64>>,
-}
-
-/// [`Loss`], whose handles are owned by the receiver.
-#[repr(C)]
-#[derive(StableAbi)]
-pub struct RawLoss {
-    sum: u64,
-    weight: u64,
-    metrics: RVec<Tuple2<RString, u64>>,
-}
-
-/// [`Vocabulary`].
-#[repr(C)]
-#[derive(StableAbi)]
-pub struct RawVocabulary {
-    size: usize,
-    stop: RVec<u32>,
-}
-
-same_fields! {
-    RawEncoded, Encoded { tokens, supervised, truncated }
-    RawVocabulary, Vocabulary { size, stop }
-}
-
-/// [`ModelCalls`] with a stable layout; handles go in borrowed and come out owned.
-#[sabi_trait]
-pub trait RawModelCalls {
-    /// [`ModelCalls::hidden`].
-    fn hidden(&self, tokens: u64, positions: ROption<u64>, segments: ROption<u64>) -> RResult<u64, RawError>;
-    /// [`ModelCalls::head`].
-    #[sabi(last_prefix_field)]
-    fn head(&self, hidden: u64) -> RResult<u64, RawError>;
-}
-
-/// [`TrainerContext`].
-#[repr(C)]
-#[derive(StableAbi)]
-pub struct RawTrainerContext {
-    model: RawModelCalls_TO<'static, RArc<()>>,
-    compute: ComputeObject,
-}
-
-/// [`Trainer`] with a stable layout.
-#[sabi_trait]
-pub trait RawTrainer: Send + Sync {
-    /// [`Trainer::vocabulary`].
-    fn vocabulary(&self) -> RResult<RawVocabulary, RawError>;
-    /// [`Trainer::encode`].
-    fn encode(&self, example: RawExample) -> RResult<RawEncoded, RawError>;
-    /// [`Trainer::encode_prompt`].
-    fn encode_prompt(&self, example: RawExample) -> RResult<RVec<u32>, RawError>;
-    /// [`Trainer::decode`].
-    fn decode(&self, tokens: RSlice<'_, u32>) -> RResult<RString, RawError>;
-    /// [`Trainer::collate`].
-    fn collate(&self, rows: RSlice<'_, RawEncodedRef<'_>>) -> RResult<RawHostBatch, RawError>;
-    /// [`Trainer::loss`].
-    #[sabi(last_prefix_field)]
-    fn loss(&self, ctx: RawTrainerContext, batch: RawBatch) -> RResult<RawLoss, RawError>;
-}
-
-pub(crate) type TrainerObject = RawTrainer_TO<'static, RBox<()>>;
-
-struct ExportedModel {
-    model: Rc<dyn ModelCalls>,
-    compute: Rc<dyn Compute>,
-    guard: Guard,
-}
-
-impl RawModelCalls for ExportedModel {
-    fn hidden(&self, tokens: u64, positions: ROption<u64>, segments: ROption<u64>) -> RResult<u64, RawError> {
-        self.guard.call(|| {
-            let borrowed = |handle| Tensor::borrowed(&self.compute, handle);
-            let positions = positions.into_option().map(borrowed);
-            let segments = segments.into_option().map(borrowed);
-            self.model.hidden(&borrowed(tokens), positions.as_ref(), segments.as_ref())?.into_handle()
-        })
+c_struct! {
+    /// [`Loss`] without its metrics; the handles are owned by the receiver.
+    "MdtLoss" RawLoss {
+        sum: u64,
+        weight: u64,
     }
 
-    fn head(&self, hidden: u64) -> RResult<u64, RawError> {
-        self.guard.call(|| self.model.head(&Tensor::borrowed(&self.compute, hidden))?.into_handle())
+    /// [`Encoded`], borrowed.
+    "MdtEncoded" RawEncoded<'a> {
+        tokens: RSlice<'a, u32>,
+        supervised: RSlice<'a, bool>,
+        truncated: u64,
+    }
+}
+
+interfaces! {
+    /// The model, for a trainer; handles go in borrowed and come out owned. The compute thread.
+    "host.model/1" HostModel ModelFunctions {
+        /// [`ModelCalls::hidden`]; positions and segments are 0 where there are none.
+        fn hidden_states(tokens: u64, positions: u64, segments: u64, result: &mut u64);
+        /// [`ModelCalls::head`].
+        fn logits(hidden: u64, result: &mut u64);
+    }
+
+    /// A training objective. Any thread, but for `compute_loss`, which is called on the compute thread.
+    "trainer.objective/1" TrainerObjective ObjectiveFunctions {
+        /// [`Trainer::vocabulary`].
+        fn describe_vocabulary() -> Vocabulary;
+        /// [`Trainer::encode`] of an [`Example`].
+        fn encode_example(example: RSlice<'_, u8>) -> Encoded;
+        /// [`Trainer::encode_prompt`] of an [`Example`].
+        fn encode_prompt_of(example: RSlice<'_, u8>) -> Vec<u32>;
+        /// [`Trainer::decode`].
+        fn decode_tokens(tokens: RSlice<'_, u32>) -> String;
+        /// [`Trainer::collate`].
+        fn collate_rows(rows: RSlice<'_, RawEncoded<'_>>) -> HostBatch;
+        /// [`Trainer::loss`]. Model and compute are the trainer's from then on; metrics have owned handles.
+        fn compute_loss(
+            model: &mut RawObject, compute: &mut RawObject, batch: RSlice<'_, RawNamed<'_>>, loss: &mut RawLoss,
+            metric_handles: &RawSink<'_, u64>
+        ) -> Vec<String>;
+    }
+}
+
+type LocalModel = (Rc<dyn ModelCalls>, Rc<dyn Compute>);
+
+replies! { Vocabulary, Encoded, Vec<u32>, HostBatch, Vec<String> }
+exports! { LocalModel: HostModel; Box<dyn Trainer>: TrainerObjective; }
+// SAFETY: `Trainer` is `Send + Sync`.
+unsafe impl AnyThread for TrainerObjective {}
+
+impl ModelFunctions for LocalModel {
+    fn hidden_states(&self, tokens: u64, positions: u64, segments: u64, result: &mut u64) -> Result<()> {
+        let borrowed = |handle| Tensor::borrowed(&self.1, handle);
+        let [positions, segments] = [positions, segments].map(|handle| (handle != 0).then(|| borrowed(handle)));
+        *result = self.0.hidden(&borrowed(tokens), positions.as_ref(), segments.as_ref())?.into_handle()?;
+        Ok(())
+    }
+
+    fn logits(&self, hidden: u64, result: &mut u64) -> Result<()> {
+        *result = self.0.head(&Tensor::borrowed(&self.1, hidden))?.into_handle()?;
+        Ok(())
     }
 }
 
 struct LoadedModel {
-    object: RawModelCalls_TO<'static, RArc<()>>,
+    functions: Imported<HostModel>,
     compute: Rc<dyn Compute>,
 }
 
 impl ModelCalls for LoadedModel {
     fn hidden(&self, tokens: &Tensor, positions: Option<&Tensor>, segments: Option<&Tensor>) -> Result<Tensor> {
-        let (positions, segments) = (positions.map(Tensor::handle), segments.map(Tensor::handle));
-        let handle = plain(self.object.hidden(tokens.handle(), positions.into(), segments.into()))?;
-        Ok(Tensor::from_handle(&self.compute, handle))
+        let optional = |tensor: Option<&Tensor>| tensor.map_or(0, Tensor::handle);
+        let mut hidden = 0;
+        self.functions.hidden_states(tokens.handle(), optional(positions), optional(segments), &mut hidden)?;
+        Ok(Tensor::from_handle(&self.compute, hidden))
     }
 
     fn head(&self, hidden: &Tensor) -> Result<Tensor> {
-        Ok(Tensor::from_handle(&self.compute, plain(self.object.head(hidden.handle()))?))
+        let mut logits = 0;
+        self.functions.logits(hidden.handle(), &mut logits)?;
+        Ok(Tensor::from_handle(&self.compute, logits))
     }
 }
-
-impl RawTrainerContext {
-    fn export(ctx: &TrainerContext) -> Self {
-        let model = ExportedModel {
-            model: Rc::clone(ctx.model()),
-            compute: Rc::clone(ctx.compute()),
-            guard: Guard::for_this_thread(Owner::named("host model")),
-        };
-        Self {
-            model: RawModelCalls_TO::from_ptr(RArc::new(model), TD_Opaque),
-            compute: compute::export(ctx.compute(), || Owner::named("host compute")),
-        }
-    }
-
-    fn import(self) -> TrainerContext {
-        let compute = compute::import(self.compute);
-        let model = LoadedModel { object: self.model, compute: Rc::clone(&compute) };
-        TrainerContext::new(Rc::new(model), compute)
-    }
-}
-
-impl RawEncoded {
-    fn plain(self) -> Result<Encoded> {
-        if self.tokens.len() != self.supervised.len() {
-            return Err(Error::plugin(format!(
-                "an encoded row has {} tokens and {} marks for training",
-                self.tokens.len(),
-                self.supervised.len()
-            )));
-        }
-        Ok(self.into())
-    }
-}
-
-struct Exported(Guarded<Box<dyn Trainer>>);
 
 /// Makes an object of a plain trainer.
-pub(crate) fn export(trainer: Box<dyn Trainer>, owner: Arc<Owner>) -> TrainerObject {
-    RawTrainer_TO::from_value(Exported(Guarded::new(trainer, owner)), TD_Opaque)
+pub(super) fn export(trainer: Box<dyn Trainer>, owner: Arc<Owner>) -> RawObject {
+    RawObject::new(Guarded::new(trainer, owner))
 }
-
-impl RawTrainer for Exported {
-    fn vocabulary(&self) -> RResult<RawVocabulary, RawError> {
-        self.0.call(|trainer| Ok(trainer.vocabulary()?.into()))
-    }
-
-    fn encode(&self, example: RawExample) -> RResult<RawEncoded, RawError> {
-        self.0.call(|trainer| Ok(trainer.encode(&example.plain()?)?.into()))
-    }
-
-    fn encode_prompt(&self, example: RawExample) -> RResult<RVec<u32>, RawError> {
-        self.0.call(|trainer| Ok(trainer.encode_prompt(&example.plain()?)?.into()))
-    }
-
-    fn decode(&self, tokens: RSlice<'_, u32>) -> RResult<RString, RawError> {
-        self.0.call(|trainer| Ok(trainer.decode(tokens.as_slice())?.into()))
-    }
-
-    fn collate(&self, rows: RSlice<'_, RawEncodedRef<'_>>) -> RResult<RawHostBatch, RawError> {
-        self.0.call(|trainer| {
-            let rows: Vec<Encoded> = rows
-                .iter()
-                .map(|row| Encoded {
-                    tokens: row.tokens.to_vec(),
-                    supervised: row.supervised.to_vec(),
-                    truncated: row.truncated,
-                })
-                .collect();
-            let batch = trainer.collate(&rows.iter().collect::<Vec<_>>())?;
-            Ok(RawHostBatch {
-                arrays: batch.arrays.into_iter().map(|(name, array)| Tuple2(name.into(), array.into())).collect(),
-                tokens: batch.tokens,
-                supervised_tokens: batch.supervised_tokens,
-            })
-        })
-    }
-
-    fn loss(&self, ctx: RawTrainerContext, batch: RawBatch) -> RResult<RawLoss, RawError> {
-        self.0.call(|trainer| {
-            let ctx = ctx.import();
-            let tensor =
-                |Tuple2(name, handle): Tuple2<RString, u64>| (name.into(), Tensor::borrowed(ctx.compute(), handle));
-            let batch = Batch::new(batch.arrays.into_iter().map(tensor).collect());
-            let loss = trainer.loss(&ctx, &batch)?;
-            let metric = |(name, tensor): (String, Tensor)| Ok(Tuple2(name.into(), tensor.into_handle()?));
-            Ok(RawLoss {
-                sum: loss.sum.into_handle()?,
-                weight: loss.weight.into_handle()?,
-                metrics: loss.metrics.into_iter().map(metric).collect::<Result<_>>()?,
-            })
-        })
-    }
-}
-
-struct Loaded(TrainerObject);
 
 /// Makes a plain trainer of an object.
-pub(crate) fn import(object: TrainerObject) -> Box<dyn Trainer> {
-    Box::new(Loaded(object))
+pub(super) fn import(object: RawObject, name: &'static str) -> Result<Box<dyn Trainer>> {
+    Ok(Box::new(Imported::<TrainerObjective>::of(object, name)?))
 }
 
-impl Trainer for Loaded {
+impl ObjectiveFunctions for Box<dyn Trainer> {
+    fn describe_vocabulary(&self) -> Result<Vocabulary> {
+        self.vocabulary()
+    }
+
+    fn encode_example(&self, example: RSlice<'_, u8>) -> Result<Encoded> {
+        (**self).encode(&decode::<Example>(example.as_slice())?)
+    }
+
+    fn encode_prompt_of(&self, example: RSlice<'_, u8>) -> Result<Vec<u32>> {
+        self.encode_prompt(&decode::<Example>(example.as_slice())?)
+    }
+
+    fn decode_tokens(&self, tokens: RSlice<'_, u32>) -> Result<String> {
+        (**self).decode(tokens.as_slice())
+    }
+
+    fn collate_rows(&self, rows: RSlice<'_, RawEncoded<'_>>) -> Result<HostBatch> {
+        let plain = |row: &RawEncoded<'_>| Encoded {
+            tokens: row.tokens.to_vec(),
+            supervised: row.supervised.to_vec(),
+            truncated: row.truncated,
+        };
+        let rows: Vec<Encoded> = rows.iter().map(plain).collect();
+        self.collate(&rows.iter().collect::<Vec<_>>())
+    }
+
+    fn compute_loss(
+        &self,
+        model: &mut RawObject,
+        compute: &mut RawObject,
+        batch: RSlice<'_, RawNamed<'_>>,
+        loss: &mut RawLoss,
+        metric_handles: &RawSink<'_, u64>,
+    ) -> Result<Vec<String>> {
+        let compute = compute::import(std::mem::take(compute), "compute")?;
+        let model =
+            LoadedModel { functions: Imported::of(std::mem::take(model), "host model")?, compute: Rc::clone(&compute) };
+        let tensor = |named: &RawNamed<'_>| (named.name.into(), Tensor::borrowed(&compute, named.tensor));
+        let batch = Batch::new(batch.iter().map(tensor).collect());
+        let Loss { sum, weight, metrics } = self.loss(&TrainerContext::new(Rc::new(model), compute), &batch)?;
+        *loss = RawLoss { sum: sum.into_handle()?, weight: weight.into_handle()? };
+        let mut names = Vec::with_capacity(metrics.len());
+        for (name, tensor) in metrics {
+            metric_handles.write(&[tensor.into_handle()?]);
+            names.push(name);
+        }
+        Ok(names)
+    }
+}
+
+impl Trainer for Imported<TrainerObjective> {
     fn vocabulary(&self) -> Result<Vocabulary> {
-        plain(self.0.vocabulary()).map(Vocabulary::from)
+        self.describe_vocabulary()
     }
 
     fn encode(&self, example: &Example) -> Result<Encoded> {
-        plain(self.0.encode(example.clone().into()))?.plain()
+        let encoded = self.encode_example(encode(example)?.as_slice().into())?;
+        if encoded.tokens.len() != encoded.supervised.len() {
+            return Err(Error::plugin(format!(
+                "an encoded row has {} tokens and {} marks for training",
+                encoded.tokens.len(),
+                encoded.supervised.len()
+            )));
+        }
+        Ok(encoded)
     }
 
     fn encode_prompt(&self, example: &Example) -> Result<Vec<u32>> {
-        plain(self.0.encode_prompt(example.clone().into())).map(Vec::from)
+        self.encode_prompt_of(encode(example)?.as_slice().into())
     }
 
     fn decode(&self, tokens: &[u32]) -> Result<String> {
-        plain(self.0.decode(tokens.into())).map(String::from)
+        self.decode_tokens(tokens.into())
     }
 
     fn collate(&self, rows: &[&Encoded]) -> Result<HostBatch> {
-        let rows: Vec<RawEncodedRef<'_>> = rows
-            .iter()
-            .map(|row| RawEncodedRef {
-                tokens: row.tokens.as_slice().into(),
-                supervised: row.supervised.as_slice().into(),
-                truncated: row.truncated,
-            })
-            .collect();
-        let raw = plain(self.0.collate(rows.as_slice().into()))?;
-        let array = |Tuple2(name, array): Tuple2<RString, RawArray>| Ok((name.into(), array.plain()?));
-        Ok(HostBatch {
-            arrays: raw.arrays.into_iter().map(array).collect::<Result<_>>()?,
-            tokens: raw.tokens,
-            supervised_tokens: raw.supervised_tokens,
-        })
+        let raw = rows.iter().map(|row| RawEncoded {
+            tokens: RSlice::from_slice(&row.tokens),
+            supervised: RSlice::from_slice(&row.supervised),
+            truncated: row.truncated,
+        });
+        self.collate_rows(raw.collect::<Vec<_>>().as_slice().into())
     }
 
     fn loss(&self, ctx: &TrainerContext, batch: &Batch) -> Result<Loss> {
-        let handle = |(name, tensor): &(String, Tensor)| Tuple2(name.as_str().into(), tensor.handle());
-        let raw = RawBatch { arrays: batch.arrays().iter().map(handle).collect() };
-        let raw = plain(self.0.loss(RawTrainerContext::export(ctx), raw))?;
+        let local = (Rc::clone(ctx.model()), Rc::clone(ctx.compute()));
+        let mut model = RawObject::new(Guarded::for_this_thread(local, Owner::named("host model")));
+        let mut compute = compute::export(ctx.compute(), || Owner::named("host compute"));
+        let arrays = batch.arrays().iter();
+        let arrays = arrays.map(|(name, tensor)| RawNamed { name: name.as_str().into(), tensor: tensor.handle() });
+        let arrays: Vec<RawNamed<'_>> = arrays.collect();
+        let (mut raw, mut handles) = (RawLoss { sum: 0, weight: 0 }, Vec::new());
+        let sink = RawSink::of(&mut handles);
+        let names = self.compute_loss(&mut model, &mut compute, arrays.as_slice().into(), &mut raw, &sink)?;
         let owned = |handle| Tensor::from_handle(ctx.compute(), handle);
-        Ok(Loss {
-            sum: owned(raw.sum),
-            weight: owned(raw.weight),
-            metrics: raw.metrics.into_iter().map(|Tuple2(name, handle)| (name.into(), owned(handle))).collect(),
-        })
+        let (count, metrics) = (handles.len(), handles.into_iter().map(owned));
+        if count != names.len() {
+            return Err(Error::plugin(format!("a loss has {count} metrics and {} names for them", names.len())));
+        }
+        Ok(Loss { sum: owned(raw.sum), weight: owned(raw.weight), metrics: names.into_iter().zip(metrics).collect() })
     }
 }

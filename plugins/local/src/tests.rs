@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use mdt_plugin_api::abi::across;
+
 use super::*;
 
 fn alone() -> Bootstrap {
@@ -9,7 +11,7 @@ fn alone() -> Bootstrap {
 }
 
 fn communicator() -> Box<dyn Communicator> {
-    Local.open(&alone()).unwrap()
+    across::comm(Box::new(Local)).unwrap().open(&alone()).unwrap()
 }
 
 /// The buffers of a collective that must be done already.

@@ -6,13 +6,15 @@ mod memory;
 
 use std::rc::Rc;
 
+use mdt_plugin_api::abi::across;
 use mdt_plugin_api::{Component, Compute, Element, HostArray, Setup, Tensor};
 
 use crate::{Config, DeviceChoice, Mlx};
 
-/// The component on the CPU.
+/// The component on the CPU, as a host gets it.
 pub fn cpu() -> Rc<dyn Compute> {
-    Rc::new(Mlx::create(Config { device: DeviceChoice::Cpu, threads: 1 }, &Setup::default()).unwrap())
+    let native = Mlx::create(Config { device: DeviceChoice::Cpu, threads: 1 }, &Setup::default()).unwrap();
+    across::compute(&(Rc::new(native) as Rc<dyn Compute>)).unwrap()
 }
 
 /// A tensor of these elements.

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use mdt_optim::{AdamW, Sgd, adamw, sgd};
+use mdt_plugin_api::abi::across;
 use mdt_plugin_api::{Optimizer, Update};
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -32,7 +33,7 @@ fn hundred_updates_of_sgd_agree_with_pytorch() {
 }
 
 /// Makes the updates of every case of a fixture, and compares all arrays that the fixture has; returns how many.
-fn compare<O: Optimizer>(fixture: &str, create: impl Fn(&Value) -> O) -> usize {
+fn compare<O: Optimizer + 'static>(fixture: &str, create: impl Fn(&Value) -> O) -> usize {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(fixture);
     let bytes = fs::read(directory.join(format!("{fixture}.safetensors"))).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -41,7 +42,7 @@ fn compare<O: Optimizer>(fixture: &str, create: impl Fn(&Value) -> O) -> usize {
 
     let mut compared = 0;
     for (name, case) in cases.as_object().unwrap() {
-        let optimizer = create(case);
+        let optimizer = across::optimizer(Box::new(create(case))).unwrap();
         let names: Vec<_> = optimizer.states().into_iter().map(|state| state.name).collect();
         let rates: Vec<f64> = serde_json::from_value(case["learning_rates"].clone()).unwrap();
         let weight_decay = case["weight_decay"].as_f64().unwrap();

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 
+use mdt_plugin_api::abi::across;
 use mdt_plugin_api::serde_json::{Value, from_str, json, to_string, to_string_pretty};
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -25,7 +26,7 @@ impl Written {
         self.directory.path().join("train.jsonl")
     }
 
-    fn open(&self) -> Result<Jsonl> {
+    fn open(&self) -> Result<Box<dyn DataSource>> {
         open(&self.path())
     }
 
@@ -38,8 +39,10 @@ impl Written {
     }
 }
 
-fn open(path: &Path) -> Result<Jsonl> {
-    Jsonl::create(Config::default(), &Setup { source: path.display().to_string(), ..Setup::default() })
+/// The source, as a host gets it.
+fn open(path: &Path) -> Result<Box<dyn DataSource>> {
+    let setup = Setup { source: path.display().to_string(), ..Setup::default() };
+    across::data(Box::new(Jsonl::create(Config::default(), &setup)?))
 }
 
 /// Compressed, as two members where it is long enough.
@@ -53,7 +56,7 @@ fn gz(text: &[u8]) -> Vec<u8> {
     [member(first), member(second)].concat()
 }
 
-fn rest(source: &mut Jsonl) -> Result<Vec<Example>> {
+fn rest(source: &mut Box<dyn DataSource>) -> Result<Vec<Example>> {
     std::iter::from_fn(|| source.next().transpose()).collect()
 }
 

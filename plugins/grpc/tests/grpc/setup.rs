@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use mdt_grpc::{Config, Grpc};
 use mdt_plugin_api::HostServices;
+use mdt_plugin_api::abi::across;
 use mdt_plugin_api::prelude::*;
 
 use crate::network::free_port;
@@ -34,12 +35,6 @@ impl HostServices for Host {
         }
     }
     fn metric(&self, _name: &str, _value: f64) {}
-    fn put(&self, _key: &str, _value: &[u8]) -> Result<()> {
-        Ok(())
-    }
-    fn get(&self, _key: &str) -> Result<Option<Vec<u8>>> {
-        Ok(None)
-    }
     fn cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
     }
@@ -97,7 +92,8 @@ pub fn open_all<T: Send>(
         let start = |bootstrap| {
             let (rank, opened) = (&rank, &opened);
             scope.spawn(move || {
-                let communicator = backend(config.clone()).unwrap().open(bootstrap);
+                let backend = across::comm(Box::new(backend(config.clone()).unwrap())).unwrap();
+                let communicator = backend.open(bootstrap);
                 opened.wait();
                 rank(communicator)
             })

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mdt_plugin_api::abi::across;
 use mdt_plugin_api::prelude::*;
 use mdt_sft::{Config, Sft};
 use serde_json::{Value, json};
@@ -29,12 +30,13 @@ pub fn ones(mask: &[bool]) -> Vec<u32> {
     mask.iter().map(|&trained| u32::from(trained)).collect()
 }
 
-pub fn create(directory: &Path, config: Config) -> Result<Sft> {
+/// The trainer, as a host gets it.
+pub fn create(directory: &Path, config: Config) -> Result<Box<dyn Trainer>> {
     let setup = Setup { model_path: Some(directory.to_owned()), model_config: json!({}), ..Setup::default() };
-    Sft::create(config, &setup)
+    across::trainer(Box::new(Sft::create(config, &setup)?))
 }
 
-pub fn trainer(directory: &Path, config: Config) -> Sft {
+pub fn trainer(directory: &Path, config: Config) -> Box<dyn Trainer> {
     create(directory, config).expect("the directory has all that it needs")
 }
 
@@ -53,7 +55,7 @@ pub fn directory(family: &str, files: &[(&str, &str)]) -> TempDir {
     copy
 }
 
-pub fn with_template(family: &str, template: &str) -> Sft {
+pub fn with_template(family: &str, template: &str) -> Box<dyn Trainer> {
     let config = Config { chat_template: Some(template.to_owned()), ..Config::default() };
     trainer(&fixtures().join("chat").join(family), config)
 }

@@ -1,6 +1,5 @@
 //! What templates of real models do: close whatever they render, take arguments as text, ask for variables.
 
-use mdt_plugin_api::Trainer as _;
 use mdt_sft::Config;
 use serde_json::{Value, json};
 

@@ -1,0 +1,35 @@
+//! Sends a component through the boundary and back, for tests: it must answer as before, errors and panics included.
+
+use std::rc::Rc;
+
+use super::guard::Owner;
+use super::{comm, compute, data, model, optimizer, trainer};
+use crate::{CommBackend, Compute, DataSource, Model, Optimizer, Result, Trainer};
+
+const NAME: &str = "component under test";
+
+/// A compute as a host gets it.
+pub fn compute(compute: &Rc<dyn Compute>) -> Result<Rc<dyn Compute>> {
+    compute::import(compute::export(compute, || Owner::named(NAME)), NAME)
+}
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident $trait:ident;)*) => { $(
+        $(#[$doc])*
+        pub fn $kind(component: Box<dyn $trait>) -> Result<Box<dyn $trait>> {
+            $kind::import($kind::export(component, Owner::named(NAME)), NAME)
+        }
+    )* };
+}
+kinds! {
+    /// A model as a host gets it.
+    model Model;
+    /// A trainer as a host gets it.
+    trainer Trainer;
+    /// An optimizer as a host gets it.
+    optimizer Optimizer;
+    /// A data source as a host gets it.
+    data DataSource;
+    /// A communication backend as a host gets it.
+    comm CommBackend;
+}

@@ -1,0 +1,105 @@
+//! What is published stays as it is: tables, their layout in C, and the bytes of records.
+
+use std::fmt::Write;
+use std::process::Command;
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::component::ComponentRecord;
+use super::header::c_header;
+use super::model::ModelRecord;
+use super::record::encode;
+use super::services::SetupRecord;
+use crate::{
+    Bootstrap, Capabilities, Content, DeviceInfo, Dtype, Encoded, Error, Example, Granularity, HostArray, HostBatch,
+    Init, MemoryInfo, Message, ParameterSpec, Setup, StateSpec, Vocabulary,
+};
+
+const HEADER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/include/mdt_plugin.h");
+const RECORDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/include/records.txt");
+
+fn bytes<T: Serialize>(value: &T) -> Vec<u8> {
+    encode(value).unwrap()
+}
+
+/// Compares what this crate gives with what is published in a file.
+fn is_published(file: &str, generated: &str) {
+    if std::env::var_os("MDT_WRITE_BOUNDARY").is_some() {
+        std::fs::write(file, generated).unwrap();
+    }
+    let published = std::fs::read_to_string(file).unwrap_or_default();
+    let differs = generated.lines().zip(published.lines()).find(|(generated, published)| generated != published);
+    assert!(
+        generated == published,
+        "{file} is not what this crate gives (first difference: {differs:?}): what is published never changes, so give a \
+         new table another number, and a new field of a record a default; what is not published yet is written again with \
+         MDT_WRITE_BOUNDARY=1"
+    );
+}
+
+#[test]
+fn no_published_table_changes() {
+    is_published(HEADER, &c_header());
+}
+
+#[test]
+fn no_published_record_changes_its_bytes() {
+    let mut text = String::new();
+    let mut record = |name: &str, value: Vec<u8>| {
+        let hex = value.iter().fold(String::new(), |mut hex, byte| {
+            write!(hex, "{byte:02x}").unwrap();
+            hex
+        });
+        writeln!(text, "{name} {hex}").unwrap();
+    };
+    let extra = json!({ "name": "calculator", "tool_calls": [{ "id": 1, "weight": 0.5 }] });
+    let message = Message {
+        role: "assistant".to_owned(),
+        content: "4".to_owned(),
+        extra: extra.as_object().cloned().unwrap_or_default(),
+    };
+    let example = |content| Example { row: 812, content };
+    record("Example, messages", bytes(&example(Content::Messages(vec![message]))));
+    let (prompt, completion) = ("2 + 2 = ".to_owned(), "4".to_owned());
+    record("Example, prompt and completion", bytes(&example(Content::PromptCompletion { prompt, completion })));
+    record("Example, text", bytes(&example(Content::Text("ä".to_owned()))));
+    record("Encoded", bytes(&Encoded { tokens: vec![1, 70_000], supervised: vec![false, true], truncated: 3 }));
+    let array = HostArray::new(&[1, 2], &[1i32, -100]).unwrap();
+    record(
+        "HostBatch",
+        bytes(&HostBatch { arrays: vec![("targets".to_owned(), array)], tokens: 2, supervised_tokens: 1 }),
+    );
+    record("Vocabulary", bytes(&Vocabulary { size: 32_000, stop: vec![2] }));
+    record("StateSpec", bytes(&vec![StateSpec::zeros("momentum")]));
+    record("Granularity, element", bytes(&Granularity::Element));
+    record("Granularity, tensor", bytes(&Granularity::Tensor));
+    let parameter = |init| ParameterSpec { name: "w.weight".to_owned(), shape: vec![4, 2], init };
+    let parameters = [Init::Normal { std: 0.02 }, Init::Ones, Init::Zeros].map(parameter).to_vec();
+    record("ModelRecord", bytes(&ModelRecord { parameters, vocabulary_size: 32_000 }));
+    let [kind, name, library] = ["cpu", "EPYC", "MLX 0.32.2"].map(str::to_owned);
+    record("DeviceInfo", bytes(&DeviceInfo { kind, name, library, unified_memory: true, threads: 2 }));
+    record("MemoryInfo", bytes(&MemoryInfo { active_bytes: 1, peak_bytes: 1 << 40, cached_bytes: 0 }));
+    let dtypes = vec![Dtype::F32, Dtype::F64];
+    record("Capabilities", bytes(&Capabilities { dtypes, max_world_size: 0, deterministic: true, abort: true }));
+    let (address, job) = ("10.0.0.1".to_owned(), "x".to_owned());
+    record("Bootstrap", bytes(&Bootstrap { rank: 1, world_size: 4, address, port: 29_500, job }));
+    let [kind, id, version] = ["optimizer", "lion", "1.0.0"].map(str::to_owned);
+    record("ComponentRecord", bytes(&ComponentRecord { kind, id, version }));
+    let setup =
+        Setup { model_path: Some("model".into()), model_config: json!({ "model_type": "llama" }), ..Setup::default() };
+    record("SetupRecord", bytes(&SetupRecord::export(&setup).unwrap().0));
+    let error = Error::input("bad row").with("line", 812).caused_by("unexpected end").in_component("data jsonl 1.0.0");
+    record("Error", bytes(&error));
+    is_published(RECORDS, &text);
+}
+
+#[test]
+fn c_and_cpp_lay_every_table_out_as_rust_does() {
+    for [compiler, language] in [["cc", "c"], ["c++", "c++"]] {
+        let arguments = ["-fsyntax-only", "-Wall", "-Werror", "-x", language, HEADER];
+        let compiled = Command::new(compiler).args(arguments).output();
+        let compiled = compiled.expect("a C compiler, as Rust needs one to link");
+        assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    }
+}
