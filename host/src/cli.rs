@@ -21,6 +21,7 @@ use clap::{Parser, Subcommand};
 use self::common::Common;
 use crate::exit::Failure;
 use crate::progress;
+use crate::unexpected_end;
 
 /// Fine-tune language models with MLX; every moving part is a plugin.
 #[derive(Parser)]
@@ -63,6 +64,7 @@ pub fn main() -> ExitCode {
         Err(error) => return refused(&error),
     };
     quiet_panics();
+    unexpected_end::report();
     let outcome = panic::catch_unwind(|| match command.unwrap_or(Command::Run) {
         Command::Run => run::run(&common),
         Command::Launch(arguments) => launch::run(&common, &arguments),
@@ -73,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&common, &arguments),
         Command::Bench(command) => bench::run(&common, &command),
     });
+    unexpected_end::expected();
     match outcome.unwrap_or_else(|_| Err(Failure::internal())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failed(&failure),

@@ -28,3 +28,4 @@ mod storage;
 mod terminal;
 mod text_file;
 mod train;
+mod unexpected_end;

@@ -112,3 +112,20 @@ fn a_panic_in_a_destructor_is_a_warning_that_names_the_component_and_the_job_is_
     assert_says(&run.stderr, &["warning: optimizer panics_when_dropped", "not without a fight", "in its destructor"]);
     assert!(job.output().join("final").exists());
 }
+
+#[test]
+fn a_plugin_that_ends_the_process_is_named_and_nothing_counts_as_done() {
+    for (by, status, said) in [
+        ("exit", Some(3), "optimizer ends_the_process 0.1.0 ended the process by calling exit"),
+        ("abort", None, "SIGABRT"),
+        ("fault", None, "SIGSEGV"),
+    ] {
+        let job =
+            Job::new().set("optimizer", "ends_the_process").set("optimizer.by", by).set("checkpoint.save_steps", 1);
+        let run = job.run();
+        assert_eq!(run.status, status, "{by}: {}", run.stderr);
+        assert_says(&run.stderr, &[said, "optimizer ends_the_process 0.1.0"]);
+        assert!(!job.output().join("final").exists(), "{by}");
+        assert!(job.checkpoint(2).exists(), "{by}");
+    }
+}

@@ -45,6 +45,43 @@ impl Optimizer for PanicsAtThree {
     }
 }
 
+mdt_plugin_api::config! {
+    /// How the process ends.
+    pub struct EndKeys {
+        /// `exit`, `abort` or `fault`.
+        by: String = "exit".to_owned(),
+    }
+}
+
+/// An optimizer that ends the process in update 3.
+struct EndsTheProcess(EndKeys);
+
+impl Component for EndsTheProcess {
+    type Config = EndKeys;
+
+    fn create(config: EndKeys, _setup: &Setup) -> Result<Self> {
+        Ok(Self(config))
+    }
+}
+
+impl Optimizer for EndsTheProcess {
+    fn states(&self) -> Vec<StateSpec> {
+        Vec::new()
+    }
+
+    fn update(&self, update: &Update<'_>, _: &mut [f32], _: &[f32], _: &mut [&mut [f32]]) -> Result<()> {
+        if update.step == 3 {
+            match self.0.by.as_str() {
+                "abort" => std::process::abort(),
+                // SAFETY: none; this is the fault that the test wants.
+                "fault" => unsafe { std::ptr::null_mut::<u64>().wrapping_add(1).write_volatile(1) },
+                _ => std::process::exit(0),
+            }
+        }
+        Ok(())
+    }
+}
+
 /// An optimizer that cannot even be made.
 struct PanicsWhenMade;
 
@@ -148,6 +185,7 @@ mdt_plugin_api::plugin! {
     trainer "panics_at_row_32" => PanicsAtRow32;
     optimizer "panics_when_dropped" => PanicsWhenDropped;
     data "endless" => endless::Endless;
+    optimizer "ends_the_process" => EndsTheProcess;
     optimizer "panics_at_three" => PanicsAtThree;
     optimizer "panics_when_made" => PanicsWhenMade;
     optimizer "states" => states::States;

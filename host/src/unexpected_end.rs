@@ -1,0 +1,106 @@
+//! A process that ends inside foreign code says whose: a plugin that calls `exit`, and faults.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mdt_plugin_api::abi::current_component;
+
+use crate::exit::{Failure, Status};
+
+/// Whether the process is ending by itself.
+static EXPECTED: AtomicBool = AtomicBool::new(false);
+
+/// The signals by which a process ends that has done something impossible.
+const FAULTS: [(i32, &str); 5] = [
+    (libc::SIGSEGV, "SIGSEGV, an access to memory that is not its own or an overflow of the stack"),
+    (libc::SIGBUS, "SIGBUS, an access to memory that is not there"),
+    (libc::SIGILL, "SIGILL, an instruction that this processor does not have"),
+    (libc::SIGFPE, "SIGFPE, an impossible calculation"),
+    (libc::SIGABRT, "SIGABRT, an abort"),
+];
+
+/// Reports ends of this process that it did not decide on, until [`expected`].
+pub fn report() {
+    // SAFETY: the function has the type that is asked for, and uses nothing that could be gone by then.
+    unsafe { libc::atexit(at_exit) };
+    for (signal, _) in FAULTS {
+        // SAFETY: all fields of `sigaction` are integers, pointers or sets of bits, for which zero is a value.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = at_fault as *const () as usize;
+        action.sa_flags = libc::SA_ONSTACK;
+        // SAFETY: `action` is complete, and lives through the call.
+        unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) };
+    }
+}
+
+/// From now on the process ends by itself.
+pub fn expected() {
+    EXPECTED.store(true, Ordering::Relaxed);
+}
+
+/// Lets the first thread that comes here go on to report; others wait for the end.
+fn first_only() {
+    static REPORTED: AtomicBool = AtomicBool::new(false);
+    if REPORTED.swap(true, Ordering::Relaxed) {
+        loop {
+            // SAFETY: it only waits for a signal.
+            unsafe { libc::pause() };
+        }
+    }
+}
+
+/// Whose code this thread is in.
+fn place() -> &'static str {
+    current_component().unwrap_or("a library that a plugin has brought along")
+}
+
+extern "C" fn at_exit() {
+    if EXPECTED.load(Ordering::Relaxed) {
+        return;
+    }
+    first_only();
+    let failure = Failure::new(Status::Plugin, format!("{} ended the process by calling exit", place()))
+        .because("nothing was saved after the last checkpoint")
+        .help("the same command without this plugin continues from there; tell its author");
+    write_to_stderr(&format!("{failure}\n"));
+    // SAFETY: it ends the process without further handlers.
+    unsafe { libc::_exit(i32::from(Status::Plugin.code())) }
+}
+
+extern "C" fn at_fault(signal: i32) {
+    first_only();
+    let what = FAULTS.iter().find(|(number, _)| *number == signal).map_or("a signal", |(_, what)| what);
+    let mut text = Fixed { bytes: [0; 512], length: 0 };
+    // What does not fit is cut. Nothing is allocated: the memory of the process may be damaged.
+    let _ = match current_component() {
+        Some(component) => writeln!(text, "error: the process was ended by {what}\n  inside {component}"),
+        None => writeln!(text, "error: the process was ended by {what}"),
+    };
+    write_to_stderr(std::str::from_utf8(&text.bytes[..text.length]).unwrap_or_default());
+    // SAFETY: with the default action restored, the signal ends the process when this handler returns.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        libc::raise(signal);
+    }
+}
+
+/// Text in a place of its own.
+struct Fixed {
+    bytes: [u8; 512],
+    length: usize,
+}
+
+impl Write for Fixed {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let room = self.bytes.len() - self.length;
+        let part = &text.as_bytes()[..text.floor_char_boundary(room)];
+        self.bytes[self.length..self.length + part.len()].copy_from_slice(part);
+        self.length += part.len();
+        Ok(())
+    }
+}
+
+fn write_to_stderr(text: &str) {
+    // SAFETY: the bytes live through the call, which a signal handler may make.
+    unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
+}
