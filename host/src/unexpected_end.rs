@@ -1,6 +1,6 @@
 //! A process that ends inside foreign code says whose: a plugin that calls `exit`, and faults.
 
-use std::fmt::Write;
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mdt_plugin_api::abi::current_component;
@@ -49,20 +49,16 @@ fn first_only() {
     }
 }
 
-/// Whose code this thread is in.
-fn place() -> &'static str {
-    current_component().unwrap_or("a library that a plugin has brought along")
-}
-
 extern "C" fn at_exit() {
     if EXPECTED.load(Ordering::Relaxed) {
         return;
     }
     first_only();
-    let failure = Failure::new(Status::Plugin, format!("{} ended the process by calling exit", place()))
+    let place = current_component().unwrap_or("a library that a plugin has brought along");
+    let failure = Failure::new(Status::Plugin, format!("{place} ended the process by calling exit"))
         .because("nothing was saved after the last checkpoint")
         .help("the same command without this plugin continues from there; tell its author");
-    write_to_stderr(&format!("{failure}\n"));
+    write_to_stderr(format!("{failure}\n").as_bytes());
     // SAFETY: it ends the process without further handlers.
     unsafe { libc::_exit(i32::from(Status::Plugin.code())) }
 }
@@ -70,13 +66,15 @@ extern "C" fn at_exit() {
 extern "C" fn at_fault(signal: i32) {
     first_only();
     let what = FAULTS.iter().find(|(number, _)| *number == signal).map_or("a signal", |(_, what)| what);
-    let mut text = Fixed { bytes: [0; 512], length: 0 };
+    let mut text = [0; 512];
+    let mut room = &mut text[..];
     // What does not fit is cut. Nothing is allocated: the memory of the process may be damaged.
     let _ = match current_component() {
-        Some(component) => writeln!(text, "error: the process was ended by {what}\n  inside {component}"),
-        None => writeln!(text, "error: the process was ended by {what}"),
+        Some(component) => writeln!(room, "error: the process was ended by {what}\n  inside {component}"),
+        None => writeln!(room, "error: the process was ended by {what}"),
     };
-    write_to_stderr(std::str::from_utf8(&text.bytes[..text.length]).unwrap_or_default());
+    let length = 512 - room.len();
+    write_to_stderr(&text[..length]);
     // SAFETY: with the default action restored, the signal ends the process when this handler returns.
     unsafe {
         libc::signal(signal, libc::SIG_DFL);
@@ -84,23 +82,7 @@ extern "C" fn at_fault(signal: i32) {
     }
 }
 
-/// Text in a place of its own.
-struct Fixed {
-    bytes: [u8; 512],
-    length: usize,
-}
-
-impl Write for Fixed {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        let room = self.bytes.len() - self.length;
-        let part = &text.as_bytes()[..text.floor_char_boundary(room)];
-        self.bytes[self.length..self.length + part.len()].copy_from_slice(part);
-        self.length += part.len();
-        Ok(())
-    }
-}
-
-fn write_to_stderr(text: &str) {
+fn write_to_stderr(text: &[u8]) {
     // SAFETY: the bytes live through the call, which a signal handler may make.
     unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
 }

@@ -43,12 +43,12 @@ impl Kind {
     /// The interface of its components that this version of the crate uses.
     pub const fn interface(self) -> &'static str {
         match self {
-            Self::Compute => "compute.tensors/1",
-            Self::Model => "model.forward/1",
-            Self::Trainer => "trainer.objective/1",
-            Self::Optimizer => "optimizer.slices/1",
-            Self::Data => "data.examples/1",
-            Self::Comm => "comm.backend/1",
+            Self::Compute => crate::__interface!(compute),
+            Self::Model => crate::__interface!(model),
+            Self::Trainer => crate::__interface!(trainer),
+            Self::Optimizer => crate::__interface!(optimizer),
+            Self::Data => crate::__interface!(data),
+            Self::Comm => crate::__interface!(comm),
         }
     }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Attribute, Dtype, Error, HostArrayRef, OpKind, Result};
 
-/// Names a tensor of one compute instance. Meaningless to any other.
+/// Names a tensor of one compute instance. Meaningless to any other; 0 names none.
 pub type Handle = u64;
 
 /// Shape and element type of a tensor.

@@ -9,18 +9,6 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct Dtype(pub u32);
 
-impl From<u32> for Dtype {
-    fn from(number: u32) -> Self {
-        Self(number)
-    }
-}
-
-impl From<Dtype> for u32 {
-    fn from(dtype: Dtype) -> Self {
-        dtype.0
-    }
-}
-
 macro_rules! dtypes {
     ($($(#[$doc:meta])* $constant:ident = $number:literal, $name:literal, $size:literal;)*) => {
         impl Dtype {

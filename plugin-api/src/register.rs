@@ -141,7 +141,9 @@ macro_rules! __plugin {
         $(
             $crate::__record!(concat!(
                 "{\"kind\":\"", stringify!($kind),
-                "\",\"id\":\"", $id, "\",", $crate::__interfaces!($kind), "}\n",
+                "\",\"id\":\"", $id,
+                "\",\"interfaces\":[\"", $crate::__interface!($kind),
+                "\"],\"needs\":", $crate::__needs!($kind), "}\n",
             ));
             $crate::inventory::submit! {
                 $crate::register::Registration::$kind::<$type>($id, env!("CARGO_PKG_VERSION"))

@@ -132,9 +132,7 @@ impl Catalog {
     /// # Errors
     /// It is not there; the failure lists every place that was searched.
     pub fn find(&self, kind: Kind, id: &str) -> Result<Found<'_>, Failure> {
-        self.files()
-            .find(|found| found.manifest.components.iter().any(|record| record.kind == kind.name() && record.id == id))
-            .ok_or_else(|| self.not_found(kind, id))
+        self.files().find(|found| found.manifest.component(kind, id).is_some()).ok_or_else(|| self.not_found(kind, id))
     }
 
     fn not_found(&self, kind: Kind, id: &str) -> Failure {
@@ -167,9 +165,7 @@ impl Catalog {
     /// It is not there, or is refused, or does not load.
     pub fn component(&self, kind: Kind, id: &str) -> Result<Arc<LoadedComponent>, Failure> {
         let found = self.find(kind, id)?;
-        let mut records =
-            found.manifest.components.iter().filter(|record| record.kind == kind.name() && record.id == id);
-        records.try_for_each(|record| load::check_component(kind, record, found.path))?;
+        found.manifest.component(kind, id).map_or(Ok(()), |record| load::check_component(kind, record, found.path))?;
         let is_it = |component: &&Arc<LoadedComponent>| component.kind() == kind && component.id() == id;
         let component = self.with_library(found, |library| Ok(library.components.iter().find(is_it).cloned()))?;
         component.ok_or_else(|| {

@@ -7,6 +7,7 @@ use memmap2::Mmap;
 use object::{Object, ObjectSection};
 use serde::{Deserialize, Serialize};
 
+use mdt_plugin_api::Kind;
 use mdt_plugin_api::register::{SECTION, SECTION_MACH_O};
 
 /// The records of one file.
@@ -24,6 +25,13 @@ pub struct Manifest {
     pub native: Vec<String>,
     /// Its components, sorted by kind and id.
     pub components: Vec<Record>,
+}
+
+impl Manifest {
+    /// The record of a component.
+    pub(super) fn component(&self, kind: Kind, id: &str) -> Option<&Record> {
+        self.components.iter().find(|record| record.kind == kind.name() && record.id == id)
+    }
 }
 
 /// One component in a manifest.

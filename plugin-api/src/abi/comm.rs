@@ -10,6 +10,7 @@ use super::guard::{Guarded, Owner};
 use super::object::{AnyThread, Imported, RawObject, exports};
 use super::record::{decode, encode, replies};
 use super::table::{CType, Declarations, interfaces};
+use super::types::filled;
 use crate::{Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Error, Outcome, ReduceOp, Result, Work};
 
 /// [`Buffer`]: the vector that the tag names, the others empty. Vectors change hands without a copy.
@@ -211,22 +212,25 @@ impl CollectiveFunctions for OwnedCommunicator {
 
 /// The work that a call starts.
 fn started(name: &'static str, call: impl FnOnce(&mut RawObject) -> Result<()>) -> Result<Box<dyn Work>> {
-    let mut work = RawObject::default();
-    call(&mut work)?;
-    Ok(Box::new(Imported::<CommWork>::of(work, name)?))
+    Ok(Box::new(Imported::<CommWork>::of(filled(call)?, name)?))
+}
+
+impl Imported<CommCollectives> {
+    /// Rank and world size; no rank of an empty world where the call fails.
+    fn own_place(&self) -> (u32, u32) {
+        let (mut rank, mut world_size) = (u32::MAX, 0);
+        let _ = self.place(&mut rank, &mut world_size);
+        (rank, world_size)
+    }
 }
 
 impl Communicator for Imported<CommCollectives> {
     fn rank(&self) -> u32 {
-        let (mut rank, mut world_size) = (u32::MAX, 0);
-        let _ = self.place(&mut rank, &mut world_size);
-        rank
+        self.own_place().0
     }
 
     fn world_size(&self) -> u32 {
-        let (mut rank, mut world_size) = (u32::MAX, 0);
-        let _ = self.place(&mut rank, &mut world_size);
-        world_size
+        self.own_place().1
     }
 
     fn all_reduce(&self, buffers: Vec<Buffer>, op: ReduceOp) -> Result<Box<dyn Work>> {
@@ -269,8 +273,8 @@ impl CommBackend for Imported<CommBackends> {
     }
 
     fn open(&self, bootstrap: &Bootstrap) -> Result<Box<dyn Communicator>> {
-        let mut communicator = RawObject::default();
-        self.connect(encode(bootstrap)?.as_slice().into(), &mut communicator)?;
+        let bootstrap = encode(bootstrap)?;
+        let communicator = filled(|slot| self.connect(bootstrap.as_slice().into(), slot))?;
         Ok(Box::new(Imported::<CommCollectives>::of(communicator, self.name())?))
     }
 }

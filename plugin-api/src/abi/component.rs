@@ -11,6 +11,7 @@ use super::object::{AnyThread, Imported, RawObject, exports};
 use super::record::{decode, encode, replies};
 use super::services::SetupRecord;
 use super::table::interfaces;
+use super::types::filled;
 use super::{comm, compute, data, model, optimizer, trainer};
 use crate::register::{Create, Registration};
 use crate::{CommBackend, Compute, DataSource, Error, Kind, Model, Optimizer, Result, Setup, Trainer};
@@ -133,9 +134,8 @@ impl LoadedComponent {
             return Err(Error::plugin(format!("{} is no {kind}", self.functions.name())));
         }
         let (record, mut services) = SetupRecord::export(setup)?;
-        let (config, record, mut made) = (encode(config)?, encode(&record)?, RawObject::default());
-        self.functions.create(config.as_slice().into(), record.as_slice().into(), &mut services, &mut made)?;
-        Ok(made)
+        let (config, record) = (encode(config)?, encode(&record)?);
+        filled(|made| self.functions.create(config.as_slice().into(), record.as_slice().into(), &mut services, made))
     }
 
     makers! {

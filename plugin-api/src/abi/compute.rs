@@ -11,7 +11,7 @@ use super::guard::{Guarded, Owner, caught};
 use super::object::{Imported, RawObject, RawSink, exports};
 use super::record::{self, replies};
 use super::table::{CType, Declarations, c_struct, interfaces};
-use super::types::{RawArrayRef, RawAttribute, collected};
+use super::types::{RawArrayRef, RawAttribute, collected, filled};
 use crate::{
     Attribute, Compute, DeviceInfo, Dtype, Handle, HostArrayRef, MemoryInfo, OpKind, RawHostView, Result,
     TensorFunction, TensorType, ValueAndGrad,
@@ -211,15 +211,11 @@ impl Compute for Imported<ComputeTensors> {
     }
 
     fn from_host(&self, array: HostArrayRef<'_>) -> Result<Handle> {
-        let mut tensor = 0;
-        self.copy_in(&array.into(), &mut tensor)?;
-        Ok(tensor)
+        filled(|tensor| self.copy_in(&array.into(), tensor))
     }
 
     fn retain(&self, tensor: Handle) -> Result<Handle> {
-        let mut second = 0;
-        self.retain_handle(tensor, &mut second)?;
-        Ok(second)
+        filled(|second| self.retain_handle(tensor, second))
     }
 
     fn release(&self, tensor: Handle) {

@@ -1,6 +1,6 @@
 //! The boundary in C: a header of every table, for plugins in other languages and as a record of what is frozen.
 
-use super::table::{CType, Declarations, Table};
+use super::table::{CType, Declarations, Declared, Table};
 use super::{comm, component, compute, data, model, optimizer, root, services, trainer};
 
 const HEAD: &str = "\
@@ -26,50 +26,46 @@ const HEAD: &str = "\
 
 ";
 
-/// Every interface with its table.
-fn interfaces() -> Vec<(&'static str, u64, Declarations)> {
-    fn interface<T: Table>() -> (&'static str, u64, Declarations) {
-        let mut declarations = Declarations::default();
-        T::declare(&mut declarations);
-        (T::NAME, T::fingerprint(), declarations)
-    }
-    vec![
-        interface::<root::PluginLibrary>(),
-        interface::<component::PluginComponent>(),
-        interface::<services::HostFunctions>(),
-        interface::<compute::ComputeTensors>(),
-        interface::<model::HostWeights>(),
-        interface::<model::ModelForward>(),
-        interface::<trainer::HostModel>(),
-        interface::<trainer::TrainerObjective>(),
-        interface::<optimizer::OptimizerSlices>(),
-        interface::<data::DataExamples>(),
-        interface::<comm::CommBackends>(),
-        interface::<comm::CommCollectives>(),
-        interface::<comm::CommWork>(),
-    ]
-}
-
 /// The header `include/mdt_plugin.h`.
 pub fn c_header() -> String {
-    let (mut seen, mut text) = (Vec::new(), HEAD.to_owned());
-    let mut declare = |declarations: &Declarations, before_last: &str| {
-        for declared in &declarations.0 {
-            if !seen.contains(&declared.name) {
-                let last = std::ptr::eq(declared, declarations.0.last().unwrap_or(declared));
-                text += &format!("{}{}\n", if last { before_last } else { "" }, declared.text());
-                seen.push(declared.name.clone());
-            }
-        }
-    };
-    let mut entry = Declarations::default();
-    root::Entry::declare(&mut entry);
-    declare(&entry, "/* The type of MDT_PLUGIN_ENTRY; `magic` is \"mdt plugin 2\", padded with zeros. */\n");
-    for (name, fingerprint, declarations) in interfaces() {
-        let table = declarations.0.last().map_or("", |declared| declared.name.as_str());
-        let constants =
-            format!("#define {table}_name \"{name}\"\n#define {table}_fingerprint UINT64_C(0x{fingerprint:016x})\n");
-        declare(&declarations, &constants);
+    let (mut text, mut all) = (HEAD.to_owned(), Declarations::default());
+    root::Entry::declare(&mut all);
+    write(&mut text, &all.0, |_| {
+        "/* The type of MDT_PLUGIN_ENTRY; `magic` is \"mdt plugin 2\", padded with zeros. */\n".to_owned()
+    });
+    for interface in [
+        interface::<root::PluginLibrary>,
+        interface::<component::PluginComponent>,
+        interface::<services::HostFunctions>,
+        interface::<compute::ComputeTensors>,
+        interface::<model::HostWeights>,
+        interface::<model::ModelForward>,
+        interface::<trainer::HostModel>,
+        interface::<trainer::TrainerObjective>,
+        interface::<optimizer::OptimizerSlices>,
+        interface::<data::DataExamples>,
+        interface::<comm::CommBackends>,
+        interface::<comm::CommCollectives>,
+        interface::<comm::CommWork>,
+    ] {
+        interface(&mut text, &mut all);
     }
     text + "#endif\n"
+}
+
+/// Writes a table, after the types that it uses and that are not there yet.
+fn interface<T: Table>(text: &mut String, all: &mut Declarations) {
+    let known = all.0.len();
+    T::declare(all);
+    let (name, fingerprint) = (T::NAME, T::fingerprint());
+    write(text, &all.0[known..], |table| {
+        format!("#define {table}_name \"{name}\"\n#define {table}_fingerprint UINT64_C(0x{fingerprint:016x})\n")
+    });
+}
+
+/// Writes declarations, and what belongs before the last one by its name.
+fn write(text: &mut String, declared: &[Declared], before_last: impl Fn(&str) -> String) {
+    let Some((last, types)) = declared.split_last() else { return };
+    types.iter().for_each(|declared| *text += &format!("{}\n", declared.text()));
+    *text += &format!("{}{}\n", before_last(&last.name), last.text());
 }

@@ -11,6 +11,7 @@ use super::guard::{Guarded, Owner};
 use super::object::{Imported, RawObject, RawSink, exports};
 use super::record::replies;
 use super::table::{c_struct, interfaces};
+use super::types::{filled, handle_or_none, tensor_or_none};
 use crate::{Cache, Compute, Model, ModelContext, ModelInput, ParameterSpec, Result, Tensor, Weights};
 
 c_struct! {
@@ -95,9 +96,7 @@ struct LoadedWeights {
 
 impl LoadedWeights {
     fn tensor(&self, call: impl FnOnce(&Imported<HostWeights>, &mut u64) -> Result<()>) -> Result<Tensor> {
-        let mut handle = 0;
-        call(&self.functions, &mut handle)?;
-        Ok(Tensor::from_handle(&self.compute, handle))
+        Ok(Tensor::from_handle(&self.compute, filled(|result| call(&self.functions, result))?))
     }
 }
 
@@ -168,10 +167,9 @@ impl ForwardFunctions for Box<dyn Model> {
         cache: &RawSink<'_, u64>,
     ) -> Result<()> {
         let ctx = import_context(weights, compute)?;
-        let borrowed = |handle: u64| Tensor::borrowed(ctx.compute(), handle);
-        let optional = |handle: u64| (handle != 0).then(|| borrowed(handle));
-        let (tokens, positions, segments) =
-            (borrowed(input.tokens), optional(input.positions), optional(input.segments));
+        let tokens = Tensor::borrowed(ctx.compute(), input.tokens);
+        let [positions, segments] =
+            [input.positions, input.segments].map(|handle| tensor_or_none(ctx.compute(), handle));
         let plain_input = ModelInput { tokens: &tokens, positions: positions.as_ref(), segments: segments.as_ref() };
         let mut kept = input.cached.then(|| cache_of(input.cache_length, input.cache.as_slice(), ctx.compute()));
         *hidden = self.hidden(&ctx, &plain_input, kept.as_mut())?.into_handle()?;
@@ -218,15 +216,12 @@ impl Model for Loaded {
     }
 
     fn hidden(&self, ctx: &ModelContext, input: &ModelInput<'_>, mut cache: Option<&mut Cache>) -> Result<Tensor> {
-        let (mut cache_length, handles) = match &cache {
-            Some(_) => cache_handles(cache.as_deref_mut().map(std::mem::take).unwrap_or_default())?,
-            None => (0, Vec::new()),
-        };
-        let optional = |tensor: Option<&Tensor>| tensor.map_or(0, Tensor::handle);
+        let before = cache.as_deref_mut().map(std::mem::take).unwrap_or_default();
+        let (mut cache_length, handles) = cache_handles(before)?;
         let raw = RawModelInput {
             tokens: input.tokens.handle(),
-            positions: optional(input.positions),
-            segments: optional(input.segments),
+            positions: handle_or_none(input.positions),
+            segments: handle_or_none(input.segments),
             cached: cache.is_some(),
             cache_length,
             cache: handles.as_slice().into(),
@@ -241,8 +236,8 @@ impl Model for Loaded {
     }
 
     fn head(&self, ctx: &ModelContext, hidden: &Tensor) -> Result<Tensor> {
-        let ((mut weights, mut compute), mut logits) = (export_context(ctx), 0);
-        self.functions.apply_head(&mut weights, &mut compute, hidden.handle(), &mut logits)?;
+        let (mut weights, mut compute) = export_context(ctx);
+        let logits = filled(|logits| self.functions.apply_head(&mut weights, &mut compute, hidden.handle(), logits))?;
         Ok(Tensor::from_handle(ctx.compute(), logits))
     }
 }

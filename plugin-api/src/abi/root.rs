@@ -8,6 +8,7 @@ use super::guard::{self, Guarded, Owner};
 use super::object::{Imported, RawObject, RawSink, exports};
 use super::record;
 use super::table::{CType, Declarations, Member, interfaces};
+use super::types::filled;
 use crate::register::Registration;
 use crate::{Error, Result};
 
@@ -121,9 +122,7 @@ pub unsafe fn load(symbol: *const ()) -> Result<Vec<LoadedComponent>> {
     let library = Imported::<PluginLibrary>::of(library, "plugin")?;
     let mut components = Vec::new();
     for number in 0..library.count_components()? {
-        let mut component = RawObject::default();
-        library.component(number, &mut component)?;
-        components.extend(LoadedComponent::import(component)?);
+        components.extend(LoadedComponent::import(filled(|component| library.component(number, component))?)?);
     }
     Ok(components)
 }

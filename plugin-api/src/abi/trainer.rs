@@ -10,7 +10,7 @@ use super::guard::{Guarded, Owner};
 use super::object::{AnyThread, Imported, RawObject, RawSink, exports};
 use super::record::{decode, encode, replies};
 use super::table::{c_struct, interfaces};
-use super::types::RawNamed;
+use super::types::{RawNamed, filled, handle_or_none, tensor_or_none};
 use crate::{
     Batch, Compute, Encoded, Error, Example, HostBatch, Loss, ModelCalls, Result, Tensor, Trainer, TrainerContext,
     Vocabulary,
@@ -69,9 +69,9 @@ unsafe impl AnyThread for TrainerObjective {}
 
 impl ModelFunctions for LocalModel {
     fn hidden_states(&self, tokens: u64, positions: u64, segments: u64, result: &mut u64) -> Result<()> {
-        let borrowed = |handle| Tensor::borrowed(&self.1, handle);
-        let [positions, segments] = [positions, segments].map(|handle| (handle != 0).then(|| borrowed(handle)));
-        *result = self.0.hidden(&borrowed(tokens), positions.as_ref(), segments.as_ref())?.into_handle()?;
+        let [positions, segments] = [positions, segments].map(|handle| tensor_or_none(&self.1, handle));
+        let tokens = Tensor::borrowed(&self.1, tokens);
+        *result = self.0.hidden(&tokens, positions.as_ref(), segments.as_ref())?.into_handle()?;
         Ok(())
     }
 
@@ -88,15 +88,13 @@ struct LoadedModel {
 
 impl ModelCalls for LoadedModel {
     fn hidden(&self, tokens: &Tensor, positions: Option<&Tensor>, segments: Option<&Tensor>) -> Result<Tensor> {
-        let optional = |tensor: Option<&Tensor>| tensor.map_or(0, Tensor::handle);
-        let mut hidden = 0;
-        self.functions.hidden_states(tokens.handle(), optional(positions), optional(segments), &mut hidden)?;
-        Ok(Tensor::from_handle(&self.compute, hidden))
+        let [positions, segments] = [positions, segments].map(handle_or_none);
+        let call = |result: &mut u64| self.functions.hidden_states(tokens.handle(), positions, segments, result);
+        Ok(Tensor::from_handle(&self.compute, filled(call)?))
     }
 
     fn head(&self, hidden: &Tensor) -> Result<Tensor> {
-        let mut logits = 0;
-        self.functions.logits(hidden.handle(), &mut logits)?;
+        let logits = filled(|logits| self.functions.logits(hidden.handle(), logits))?;
         Ok(Tensor::from_handle(&self.compute, logits))
     }
 }

@@ -1,10 +1,12 @@
 //! Plain values that cross in calls of every operation, and their conversions.
 
+use std::rc::Rc;
+
 use abi_stable::std_types::{RSlice, RStr};
 
 use super::object::RawSink;
 use super::table::c_struct;
-use crate::{Attribute, Dtype, Error, HostArrayRef, Result, Value};
+use crate::{Attribute, Compute, Dtype, Error, Handle, HostArrayRef, Result, Tensor, Value};
 
 c_struct! {
     /// [`Attribute`]. A tag that the receiver does not know is an error there.
@@ -75,6 +77,23 @@ impl<'a> RawArrayRef<'a> {
     pub(super) fn plain(&self) -> HostArrayRef<'a> {
         HostArrayRef { dtype: Dtype(self.dtype), shape: self.shape.as_slice(), bytes: self.bytes.as_slice() }
     }
+}
+
+/// What a call writes to its slot.
+pub(super) fn filled<T: Default>(call: impl FnOnce(&mut T) -> Result<()>) -> Result<T> {
+    let mut slot = T::default();
+    call(&mut slot)?;
+    Ok(slot)
+}
+
+/// The handle of a tensor that may be absent, which is then 0.
+pub(super) fn handle_or_none(tensor: Option<&Tensor>) -> Handle {
+    tensor.map_or(0, Tensor::handle)
+}
+
+/// The tensor of a handle, borrowed; none for 0.
+pub(super) fn tensor_or_none(compute: &Rc<dyn Compute>, handle: Handle) -> Option<Tensor> {
+    (handle != 0).then(|| Tensor::borrowed(compute, handle))
 }
 
 /// What a call writes to its sink.

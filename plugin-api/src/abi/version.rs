@@ -23,26 +23,41 @@ macro_rules! __abi_version {
     };
 }
 
-/// What is in a component's record beside its kind and id, by kind: the interfaces that it has, and those that it needs.
+/// The interface of a kind's components as a literal, for records.
 #[doc(hidden)]
 #[macro_export]
-macro_rules! __interfaces {
+macro_rules! __interface {
     (compute) => {
-        r#""interfaces":["compute.tensors/1"],"needs":["host.services/1"]"#
+        "compute.tensors/1"
     };
     (model) => {
-        r#""interfaces":["model.forward/1"],"needs":["host.services/1","host.weights/1","compute.tensors/1"]"#
+        "model.forward/1"
     };
     (trainer) => {
-        r#""interfaces":["trainer.objective/1"],"needs":["host.services/1","host.model/1","compute.tensors/1"]"#
+        "trainer.objective/1"
     };
     (optimizer) => {
-        r#""interfaces":["optimizer.slices/1"],"needs":["host.services/1"]"#
+        "optimizer.slices/1"
     };
     (data) => {
-        r#""interfaces":["data.examples/1"],"needs":["host.services/1"]"#
+        "data.examples/1"
     };
     (comm) => {
-        r#""interfaces":["comm.backend/1"],"needs":["host.services/1"]"#
+        "comm.backend/1"
+    };
+}
+
+/// The interfaces that a kind's components need from the host, as a list in JSON, for records.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __needs {
+    (model) => {
+        r#"["host.services/1","host.weights/1","compute.tensors/1"]"#
+    };
+    (trainer) => {
+        r#"["host.services/1","host.model/1","compute.tensors/1"]"#
+    };
+    ($kind:ident) => {
+        r#"["host.services/1"]"#
     };
 }

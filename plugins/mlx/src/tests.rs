@@ -3,32 +3,11 @@
 mod gradient;
 mod lifetime;
 mod memory;
+mod setup;
 
-use std::rc::Rc;
-
-use mdt_plugin_api::abi::across;
-use mdt_plugin_api::{Component, Compute, Element, HostArray, Setup, Tensor};
+pub use setup::{cpu, elements, tensor};
 
 use crate::{Config, DeviceChoice, Mlx};
-
-/// The component on the CPU, as a host gets it.
-pub fn cpu() -> Rc<dyn Compute> {
-    let native = Mlx::create(Config { device: DeviceChoice::Cpu, threads: 1 }, &Setup::default()).unwrap();
-    across::compute(&(Rc::new(native) as Rc<dyn Compute>)).unwrap()
-}
-
-/// A tensor of these elements.
-pub fn tensor<T: Element>(compute: &Rc<dyn Compute>, shape: &[usize], elements: &[T]) -> Tensor {
-    Tensor::from_host(compute, &HostArray::new(shape, elements).unwrap()).unwrap()
-}
-
-/// A tensor's elements, row-major.
-pub fn elements<T: Element + Default>(tensor: &Tensor) -> Vec<T> {
-    let view = tensor.host_view().unwrap();
-    let mut elements = vec![T::default(); view.shape().iter().product()];
-    view.copy_to(&mut elements).unwrap();
-    elements
-}
 
 /// Values in [-1, 1), the same for the same seed.
 pub fn random(seed: u64, count: usize) -> Vec<f32> {

@@ -3,33 +3,23 @@
 //! MLX reports an error of a kernel to whoever evaluates next in the process. So these tests have a process of their own,
 //! and each holds [`alone`].
 
+#[path = "../src/tests/setup.rs"]
+mod setup;
+
 use std::rc::Rc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mdt_mlx::fused::{checked_indices, composed};
 use mdt_mlx::{Config, DeviceChoice, Mlx};
 use mdt_plugin_api::op::attribute;
-use mdt_plugin_api::{Component, Compute, Element, HostArray, OpKind, Result, Setup, Tensor, Value};
+use mdt_plugin_api::{Compute, HostArray, OpKind, Result, Tensor, Value};
 use mlx_rs::Array;
+
+use self::setup::{cpu, elements, tensor};
 
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn cpu() -> Rc<dyn Compute> {
-    Rc::new(Mlx::create(Config { device: DeviceChoice::Cpu, threads: 1 }, &Setup::default()).unwrap())
-}
-
-fn tensor<T: Element>(compute: &Rc<dyn Compute>, shape: &[usize], elements: &[T]) -> Tensor {
-    Tensor::from_host(compute, &HostArray::new(shape, elements).unwrap()).unwrap()
-}
-
-fn elements<T: Element + Default>(tensor: &Tensor) -> Vec<T> {
-    let view = tensor.host_view().unwrap();
-    let mut elements = vec![T::default(); view.shape().iter().product()];
-    view.copy_to(&mut elements).unwrap();
-    elements
 }
 
 /// `x[.., index]` of a row of ten by `take`, `take_along_axis` or `embedding`, with indices that are computed.
