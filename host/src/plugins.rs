@@ -6,6 +6,8 @@
 
 mod catalog;
 mod checked_file;
+#[cfg(test)]
+mod damaged_files_tests;
 mod load;
 mod lock;
 mod manifest;

@@ -78,7 +78,7 @@ pub(super) fn read(path: &Path) -> Result<Manifest, String> {
 }
 
 /// Reads the lines of a section; zero bytes are padding of the linker's.
-fn parse(section: &[u8]) -> Result<Manifest, String> {
+pub(super) fn parse(section: &[u8]) -> Result<Manifest, String> {
     let text = std::str::from_utf8(section).map_err(|_| "plugin records that are no text".to_owned())?;
     let mut library = None;
     let mut components = Vec::new();

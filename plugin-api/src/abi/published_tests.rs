@@ -4,12 +4,13 @@ use std::fmt::Write;
 use std::process::Command;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::component::ComponentRecord;
 use super::header::c_header;
 use super::model::ModelRecord;
-use super::record::encode;
+use super::record::{decode, encode};
 use super::services::SetupRecord;
 use crate::{
     Bootstrap, Capabilities, Content, DeviceInfo, Dtype, Encoded, Error, Example, Granularity, HostArray, HostBatch,
@@ -19,8 +20,39 @@ use crate::{
 const HEADER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/include/mdt_plugin.h");
 const RECORDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/include/records.txt");
 
-fn bytes<T: Serialize>(value: &T) -> Vec<u8> {
-    encode(value).unwrap()
+/// A value's record, which gives the value back; what damage makes of it is read or refused, and never a crash.
+fn bytes<T: Serialize + DeserializeOwned>(value: &T) -> Vec<u8> {
+    let bytes = encode(value).unwrap();
+    assert_eq!(encode(&decode::<T>(&bytes).unwrap()).unwrap(), bytes);
+    let mut state = 8;
+    for _ in 0..2_000 {
+        if let Ok(other) = decode::<T>(&damaged(&bytes, &mut state)) {
+            encode(&other).unwrap();
+        }
+    }
+    bytes
+}
+
+/// The bytes with one to four of them changed, removed or doubled, by a fixed sequence (Knuth's generator).
+fn damaged(bytes: &[u8], state: &mut u64) -> Vec<u8> {
+    let mut below = |bound: usize| {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*state >> 33) as usize % bound
+    };
+    let mut bytes = bytes.to_vec();
+    for _ in 0..=below(4) {
+        if bytes.is_empty() {
+            break;
+        }
+        let at = below(bytes.len());
+        match below(4) {
+            0 => bytes[at] ^= 1 << below(8),
+            1 => bytes[at] = below(256) as u8,
+            2 => drop(bytes.remove(at)),
+            _ => bytes.insert(at, bytes[at]),
+        }
+    }
+    bytes
 }
 
 /// Compares what this crate gives with what is published in a file.
