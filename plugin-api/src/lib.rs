@@ -60,6 +60,7 @@ mod comm;
 mod component;
 mod compute;
 mod data;
+mod datum;
 mod dtype;
 mod error;
 mod example;
@@ -77,9 +78,10 @@ pub use comm::{Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Finis
 pub use component::{Component, Kind};
 pub use compute::{Compute, DeviceInfo, Handle, MemoryInfo, RawHostView, TensorFunction, TensorType, ValueAndGrad};
 pub use data::DataSource;
+pub use datum::Datum;
 pub use dtype::Dtype;
 pub use error::{Error, ErrorCode, Result};
-pub use example::{Content, Example, Message};
+pub use example::{Example, Message};
 pub use host_array::{Element, HostArray, HostArrayRef};
 pub use model::{Cache, Init, Model, ModelContext, ModelInput, ParameterSpec, Weights};
 pub use op::{Attribute, OpKind, Value};
@@ -96,8 +98,8 @@ pub use {schemars, serde, serde_json};
 /// What most plugins use.
 pub mod prelude {
     pub use crate::{
-        Batch, Bootstrap, Buffer, Cache, Capabilities, CommBackend, Communicator, Component, Compute, Content,
-        DataSource, Dtype, Encoded, Error, ErrorCode, Example, Granularity, HostArray, HostBatch, Init, Kind, LogLevel,
+        Batch, Bootstrap, Buffer, Cache, Capabilities, CommBackend, Communicator, Component, Compute, DataSource,
+        Datum, Dtype, Encoded, Error, ErrorCode, Example, Granularity, HostArray, HostBatch, Init, Kind, LogLevel,
         Loss, Message, Model, ModelContext, ModelInput, OpKind, Optimizer, Outcome, ParameterSpec, ReduceOp, Result,
         Services, Setup, StateShape, StateSpec, Tensor, Trainer, TrainerContext, Update, Vocabulary, Work,
         expect_states,

@@ -33,7 +33,7 @@ fn what_is_no_row_is_an_error_that_says_so() {
         (
             "{\"question\": \"a\", \"answer\": \"b\"}",
             &[
-                "none of `messages`, `prompt` + `completion`, `conversations`, `instruction` + `output`, `text`",
+                "none of `messages`, `prompt` + `completion`, `conversations`, `instruction` + `output`, `chosen` + `rejected`, `text`",
                 "keys found question, answer",
                 "line 2",
                 "data.fields = { prompt = \"question\", completion = \"answer\" }",

@@ -101,14 +101,14 @@ impl DataSource for Csv {
         }
         // The reader has checked that every row has as many cells as the header.
         let cell = |column: usize| row[column].to_owned();
-        let content = match self.columns {
-            Columns::PromptCompletion(prompt, completion) => {
-                Content::PromptCompletion { prompt: cell(prompt), completion: cell(completion) }
-            }
-            Columns::Text(text) => Content::Text(cell(text)),
-        };
         // Rows are counted as a spreadsheet would, from 1 below the header: quoted cells may span lines.
-        Ok(Some(Example { row: row.position().map_or(0, Position::record), content }))
+        let example = Example::new(row.position().map_or(0, Position::record));
+        Ok(Some(match self.columns {
+            Columns::PromptCompletion(prompt, completion) => {
+                example.with("prompt", cell(prompt)).with("completion", cell(completion))
+            }
+            Columns::Text(text) => example.with("text", cell(text)),
+        }))
     }
 
     fn state(&self) -> Result<String> {
@@ -142,8 +142,7 @@ mod tests {
         let fields = Fields { prompt: "question".to_owned(), completion: "answer".to_owned(), ..Fields::default() };
         let config = Config { fields, ..Config::default() };
         let example = |row, prompt: &str, completion: &str| {
-            let (prompt, completion) = (prompt.to_owned(), completion.to_owned());
-            Some(Example { row, content: Content::PromptCompletion { prompt, completion } })
+            Some(Example::new(row).with("prompt", prompt).with("completion", completion))
         };
 
         let mut source = Csv::open(&path, &config).unwrap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
-use mdt_plugin_api::{Content, Example, Message};
+use mdt_plugin_api::{Example, Message};
 use serde_json::json;
 
 use super::common::{Common, on_compute_thread};
@@ -72,19 +72,17 @@ fn answers(job: &Job, arguments: &Arguments, cancelled: &AtomicBool) -> Result<V
     for example in examples {
         require_not_cancelled(cancelled)?;
         let text = generator.answer(&example, arguments.max_tokens)?;
-        let (prompt, expected) = describe(example.content);
+        let (prompt, expected) = describe(&example);
         answers.push(Answer { prompt, expected, text });
     }
     Ok(answers)
 }
 
 fn prompt_example(prompt: &str, chat: bool) -> Example {
-    let content = if chat {
-        Content::Messages(vec![Message { role: "user".to_owned(), content: prompt.to_owned(), ..Message::default() }])
-    } else {
-        Content::Text(prompt.to_owned())
-    };
-    Example { row: 1, content }
+    match chat {
+        true => Example::new(1).with("messages", vec![Message::new("user", prompt)]),
+        false => Example::new(1).with("text", prompt),
+    }
 }
 
 fn rows(job: &Job, name: &str, limit: Option<usize>, cancelled: &AtomicBool) -> Result<Vec<Example>, Failure> {
@@ -109,15 +107,13 @@ fn require_not_cancelled(cancelled: &AtomicBool) -> Result<(), Failure> {
 }
 
 /// The prompt of a row and the answer that it has.
-fn describe(content: Content) -> (String, Option<String>) {
-    match content {
-        Content::Text(text) => (text, None),
-        Content::PromptCompletion { prompt, completion } => (prompt, Some(completion)),
-        Content::Messages(mut messages) => {
-            let expected = messages.pop_if(|last| last.role == "assistant").map(|last| last.content);
-            (messages.pop().map(|last| last.content).unwrap_or_default(), expected)
-        }
+fn describe(example: &Example) -> (String, Option<String>) {
+    if let Ok(mut messages) = example.messages("messages") {
+        let expected = messages.pop_if(|last| last.role == "assistant").map(|last| last.content);
+        return (messages.pop().map(|last| last.content).unwrap_or_default(), expected);
     }
+    let text = |name| example.text(name).ok().map(str::to_owned);
+    (text("prompt").or_else(|| text("text")).unwrap_or_default(), text("completion"))
 }
 
 impl Answer {

@@ -13,7 +13,7 @@ use super::model::ModelRecord;
 use super::record::{decode, encode};
 use super::services::SetupRecord;
 use crate::{
-    Bootstrap, Capabilities, Content, DeviceInfo, Dtype, Encoded, Error, Example, Granularity, HostArray, HostBatch,
+    Bootstrap, Capabilities, Datum, DeviceInfo, Dtype, Encoded, Error, Example, Granularity, HostArray, HostBatch,
     Init, MemoryInfo, Message, ParameterSpec, Setup, StateSpec, Vocabulary,
 };
 
@@ -91,11 +91,14 @@ fn no_published_record_changes_its_bytes() {
         content: "4".to_owned(),
         extra: extra.as_object().cloned().unwrap_or_default(),
     };
-    let example = |content| Example { row: 812, content };
-    record("Example, messages", bytes(&example(Content::Messages(vec![message]))));
-    let (prompt, completion) = ("2 + 2 = ".to_owned(), "4".to_owned());
-    record("Example, prompt and completion", bytes(&example(Content::PromptCompletion { prompt, completion })));
-    record("Example, text", bytes(&example(Content::Text("ä".to_owned()))));
+    record("Example, messages", bytes(&Example::new(812).with("messages", vec![message])));
+    record(
+        "Example, prompt and completion",
+        bytes(&Example::new(812).with("prompt", "2 + 2 = ").with("completion", "4")),
+    );
+    let example = Example::new(812).with("text", "ä").with("null", Datum::Null).with("truth", true).with("integer", -3);
+    let example = example.with("real", 0.1).with("bytes", vec![0u8, 255]).with("list", vec![Datum::from(u64::MAX)]);
+    record("Example, every type", bytes(&example));
     record("Encoded", bytes(&Encoded { tokens: vec![1, 70_000], supervised: vec![false, true], truncated: 3 }));
     let array = HostArray::new(&[1, 2], &[1i32, -100]).unwrap();
     record(

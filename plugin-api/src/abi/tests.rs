@@ -10,8 +10,8 @@ use super::table::Table;
 use super::{HOST_INTERFACES, comm, compute, data, model, optimizer, root, trainer};
 use crate::register::Registration;
 use crate::{
-    Content, Error, ErrorCode, Example, Granularity, HostServices, Kind, LogLevel, Message, Optimizer, Result,
-    Services, StateShape, StateSpec, Update,
+    Datum, Error, ErrorCode, Example, Granularity, HostServices, Kind, LogLevel, Message, Optimizer, Result, Services,
+    StateShape, StateSpec, Update,
 };
 
 #[test]
@@ -41,14 +41,21 @@ fn examples_cross_unchanged() {
         content: "ä\0b".to_owned(),
         extra: extra.as_object().cloned().unwrap_or_default(),
     };
-    for content in [
-        Content::Messages(vec![Message::default(), message]),
-        Content::PromptCompletion { prompt: "p".to_owned(), completion: String::new() },
-        Content::Text("t".to_owned()),
-    ] {
-        let example = Example { row: 7, content };
-        assert_eq!(decode::<Example>(&encode(&example).unwrap()).unwrap(), example);
-    }
+    let example = Example::new(7)
+        .with("messages", vec![Message::new("user", ""), message])
+        .with("nothing", Datum::Null)
+        .with("truth", true)
+        .with("small", -3)
+        .with("large", u64::MAX)
+        .with("smallest", i64::MIN)
+        .with("real", 0.1)
+        .with("infinite", f64::NEG_INFINITY)
+        .with("text", "ä\0b")
+        .with("bytes", vec![0u8, 255])
+        .with("list", vec![Datum::from(1), Datum::from("a"), Datum::List(Vec::new())])
+        .with("map", vec![("b".to_owned(), Datum::from(2.0)), ("a".to_owned(), Datum::Map(Vec::new()))]);
+    assert_eq!(decode::<Example>(&encode(&example).unwrap()).unwrap(), example);
+    assert!(encode(&Example::new(7).with("beyond", Datum::Integer(i128::MAX))).is_err());
 }
 
 #[test]

@@ -32,8 +32,12 @@ pub enum Format {
     ShareGpt,
     /// An instruction, its input if it has one, and the output, as in Stanford Alpaca: a conversation of two turns.
     Alpaca,
+    /// Two answers, of which the first is preferred: each a text or a conversation. They may have a common prompt.
+    Preference,
     /// Plain text.
     Text,
+    /// Whatever columns the row has, for trainers that read others.
+    Columns,
 }
 
 mdt_plugin_api::config! {
@@ -72,6 +76,12 @@ mdt_plugin_api::config! {
         /// lack it.
         #[serde(skip_serializing_if = "Option::is_none")]
         chat_template_kwargs: Option<String> = None,
+        /// Preferences: the better answer.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        chosen: Option<String> = None,
+        /// Preferences: the worse answer.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rejected: Option<String> = None,
         /// Plain text.
         #[serde(skip_serializing_if = "Option::is_none")]
         text: Option<String> = None,
@@ -80,7 +90,8 @@ mdt_plugin_api::config! {
 
 /// Reads rows: knows the formats to try and the names of their columns.
 ///
-/// A null column counts as missing, as in rows exported from a table. Columns that no format has are ignored.
+/// The columns of the format get our names; all others stay as they are. A null column counts as missing, as in rows
+/// exported from a table.
 #[derive(Clone, Debug)]
 pub struct Columns {
     /// The formats to try, in this order; never [`Format::Auto`].
@@ -110,14 +121,25 @@ impl Columns {
     /// A column is mapped that the format does not have, or prompt and completion are the same column.
     pub fn new(format: Format, fields: Fields) -> Result<Self> {
         // Text last: sets of the other forms often have their rows rendered in a column `text` as well.
-        let all = [Format::Messages, Format::PromptCompletion, Format::ShareGpt, Format::Alpaca, Format::Text];
+        let all = [
+            Format::Messages,
+            Format::PromptCompletion,
+            Format::ShareGpt,
+            Format::Alpaca,
+            Format::Preference,
+            Format::Text,
+        ];
         let mapped: Vec<Format> = all.into_iter().filter(|format| format.is_mapped(&fields)).collect();
         refuse_unused(format, &mapped, &fields)?;
         let columns = match format {
             Format::Auto if mapped.is_empty() => Self { candidates: all.to_vec(), fields },
             Format::Auto => Self { candidates: mapped, fields },
+            Format::Columns => Self { candidates: vec![format], fields },
             format => {
-                if let Some(other) = mapped.into_iter().find(|&other| other != format) {
+                let is_shared = |other| {
+                    (format, other, &fields.completion) == (Format::Preference, Format::PromptCompletion, &None)
+                };
+                if let Some(other) = mapped.into_iter().find(|&other| other != format && !is_shared(other)) {
                     return Err(Error::config(format!(
                         "data.fields maps columns of the format `{}`, but data.format is `{}`",
                         other.name(),
@@ -140,11 +162,11 @@ impl Columns {
         Ok(columns)
     }
 
-    /// The content of a row.
+    /// The row of this number as an example.
     ///
     /// # Errors
     /// Columns that are missing or of another type; the caller adds where the row is.
-    pub fn content(&self, mut row: Map<String, Value>) -> Result<Content> {
+    pub fn example(&self, number: u64, mut row: Map<String, Value>) -> Result<Example> {
         row.retain(|_, value| !value.is_null());
         let has_all = |format: &&Format| self.columns(**format).all(|column| path::get(&row, column.theirs).is_some());
         let Some(format) = self.candidates.iter().find(has_all) else {
@@ -154,17 +176,18 @@ impl Columns {
             let column = self.column(column);
             (column, path::take(&mut row, column.theirs).unwrap_or_default())
         };
-        match format {
+        let example = Example::new(number);
+        let example = match format {
             Format::PromptCompletion => {
                 let prompt = string(take("prompt"))?;
-                Ok(Content::PromptCompletion { prompt, completion: string(take("completion"))? })
+                example.with("prompt", prompt).with("completion", string(take("completion"))?)
             }
-            Format::Text => Ok(Content::Text(string(take("text"))?)),
+            Format::Text => example.with("text", string(take("text"))?),
             Format::ShareGpt => {
                 let (column, value) = take("conversations");
                 let turns = sharegpt::read(column.theirs, value)?;
                 let turns = with_system(optional(take("system"))?, turns)?;
-                Ok(Content::Messages(variables::attach(turns, take("tools"), take("chat_template_kwargs"))?))
+                variables::attach(example.with("messages", turns), &take("tools"), &take("chat_template_kwargs"))?
             }
             Format::Alpaca => {
                 let instruction = string(take("instruction"))?;
@@ -172,15 +195,25 @@ impl Columns {
                     Some(input) => format!("{instruction}\n\n{input}"),
                     None => instruction,
                 };
-                let turns = vec![turn("user", prompt), turn("assistant", string(take("output"))?)];
-                Ok(Content::Messages(with_system(optional(take("system"))?, turns)?))
+                let turns = vec![Message::new("user", prompt), Message::new("assistant", string(take("output"))?)];
+                example.with("messages", with_system(optional(take("system"))?, turns)?)
+            }
+            Format::Preference => {
+                let [prompt, chosen, rejected] = ["prompt", "chosen", "rejected"].map(|name| take(name).1);
+                let example = if prompt.is_null() { example } else { example.with("prompt", prompt) };
+                example.with("chosen", chosen).with("rejected", rejected)
+            }
+            Format::Columns => {
+                let mapped = Fields::NAMES.into_iter().filter(|ours| self.fields.get(ours).is_some());
+                mapped.fold(example, |example, ours| example.with(ours, take(ours).1))
             }
             Format::Messages | Format::Auto => {
                 let (column, value) = take("messages");
                 let turns = messages::read(column.theirs, value)?;
-                Ok(Content::Messages(variables::attach(turns, take("tools"), take("chat_template_kwargs"))?))
+                variables::attach(example.with("messages", turns), &take("tools"), &take("chat_template_kwargs"))?
             }
-        }
+        };
+        Ok(with_others(example, row, *format))
     }
 
     fn columns(&self, format: Format) -> impl Iterator<Item = Column<'_>> {
@@ -200,18 +233,21 @@ impl Format {
             Self::PromptCompletion => "prompt_completion",
             Self::ShareGpt => "sharegpt",
             Self::Alpaca => "alpaca",
+            Self::Preference => "preference",
             Self::Text => "text",
+            Self::Columns => "columns",
         }
     }
 
     /// The columns that a row of this format has.
     fn columns(self) -> &'static [&'static str] {
         match self {
-            Self::Auto => &[],
+            Self::Auto | Self::Columns => &[],
             Self::Messages => &["messages"],
             Self::PromptCompletion => &["prompt", "completion"],
             Self::ShareGpt => &["conversations"],
             Self::Alpaca => &["instruction", "output"],
+            Self::Preference => &["chosen", "rejected"],
             Self::Text => &["text"],
         }
     }
@@ -224,6 +260,23 @@ impl Format {
 }
 
 impl Fields {
+    /// All of our names.
+    const NAMES: [&str; 13] = [
+        "messages",
+        "prompt",
+        "completion",
+        "conversations",
+        "instruction",
+        "input",
+        "output",
+        "system",
+        "tools",
+        "chat_template_kwargs",
+        "chosen",
+        "rejected",
+        "text",
+    ];
+
     /// What this column is called in the file, where that is configured.
     fn get(&self, column: &str) -> Option<&str> {
         match column {
@@ -237,6 +290,8 @@ impl Fields {
             "system" => self.system.as_deref(),
             "tools" => self.tools.as_deref(),
             "chat_template_kwargs" => self.chat_template_kwargs.as_deref(),
+            "chosen" => self.chosen.as_deref(),
+            "rejected" => self.rejected.as_deref(),
             "text" => self.text.as_deref(),
             _ => None,
         }
@@ -245,7 +300,11 @@ impl Fields {
 
 /// Refuses a mapped column that none of the formats to try has.
 fn refuse_unused(format: Format, mapped: &[Format], fields: &Fields) -> Result<()> {
-    let looked_for = if format == Format::Auto { mapped } else { &[format] };
+    let looked_for = match &format {
+        Format::Columns => return Ok(()),
+        Format::Auto => mapped,
+        format => std::slice::from_ref(format),
+    };
     let Some(first) = looked_for.first() else { return Ok(()) };
     let unused = |(column, formats): &&(&str, &[Format])| {
         fields.get(column).is_some() && !looked_for.iter().any(|format| formats.contains(format))
@@ -258,8 +317,23 @@ fn refuse_unused(format: Format, mapped: &[Format], fields: &Fields) -> Result<(
         .help(format!("it is read in the format {}{other}", readers.join(" and "))))
 }
 
-fn turn(role: &str, content: String) -> Message {
-    Message { role: role.to_owned(), content, ..Message::default() }
+/// The example with the columns that its format does not have.
+///
+/// A trainer looks for messages first, then for prompt and completion, then for text. Columns that would make the row
+/// another format than the configured one are left out.
+fn with_others(mut example: Example, mut row: Map<String, Value>, format: Format) -> Example {
+    if matches!(format, Format::PromptCompletion | Format::Text) {
+        row.shift_remove("messages");
+    }
+    if format == Format::Text && row.contains_key("prompt") {
+        row.shift_remove("completion");
+    }
+    for (name, value) in row {
+        if !example.has(&name) {
+            example.set(name, value);
+        }
+    }
+    example
 }
 
 /// The conversation with the system message of the row's own column put first.
@@ -271,7 +345,7 @@ fn with_system(system: Option<String>, mut turns: Vec<Message>) -> Result<Vec<Me
             )
             .help("to pass over the column, map it to one that is not there: data.fields = { system = \"none\" }"));
         }
-        turns.insert(0, turn("system", system));
+        turns.insert(0, Message::new("system", system));
     }
     Ok(turns)
 }

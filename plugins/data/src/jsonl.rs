@@ -20,7 +20,8 @@ use crate::{Columns, Fields, Format};
 mdt_plugin_api::config! {
     /// Keys of the data source `jsonl`.
     pub struct Config {
-        /// The format of the rows: `auto`, `messages`, `prompt_completion`, `sharegpt`, `alpaca`, `text`.
+        /// The format of the rows: `auto`, `messages`, `prompt_completion`, `sharegpt`, `alpaca`, `preference`,
+        /// `text`, or `columns` for rows of any columns.
         format: Format = Format::Auto,
         /// The names of columns in the file, where they differ: `{ prompt = "question", completion = "answer" }`.
         fields: Fields = Fields::default(),
@@ -90,8 +91,8 @@ impl DataSource for Jsonl {
         // In an array a line does not say which row it is.
         let numbered = |error: Error| if after.is_some() { error.with("row", row.number) } else { error };
         let columns = parse::object(&row, after).map_err(|error| numbered(in_file(error)))?;
-        match self.columns.content(columns) {
-            Ok(content) => Ok(Some(Example { row: row.number, content })),
+        match self.columns.example(row.number, columns) {
+            Ok(example) => Ok(Some(example)),
             Err(error) => Err(numbered(in_file(error)).with("line", row.line)),
         }
     }

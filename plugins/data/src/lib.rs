@@ -8,7 +8,11 @@
 //! | `prompt_completion` | `{"prompt": "…", "completion": "…"}` | the completion |
 //! | `sharegpt` | `{"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}` | `gpt`'s turns |
 //! | `alpaca` | `{"instruction": "…", "input": "…", "output": "…"}`, `input` optional | the output |
+//! | `preference` | `{"chosen": …, "rejected": …}`, each a text or messages; `prompt` optional | what the trainer takes |
 //! | `text` | `{"text": "…"}` | everything |
+//!
+//! A row's other columns stay as they are, for trainers that read them; `data.format = "columns"` takes rows of any
+//! columns.
 //!
 //! `sharegpt` and `alpaca` are read as conversations, so that the model's own chat template renders them: Alpaca's
 //! instruction and input, joined by a blank line, are the user's turn, without the preamble of the paper. Both may have a

@@ -5,6 +5,7 @@
 
 mod chat;
 mod collate;
+mod content;
 mod conversation;
 mod directory;
 mod end_of_turn;
@@ -27,6 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use mdt_plugin_api::prelude::*;
 use serde_json::Value;
 
+pub use crate::content::Content;
 use crate::conversation::RESERVED;
 use crate::directory::ModelDirectory;
 use crate::end_of_turn::stop_tokens;
@@ -141,7 +143,7 @@ impl Shared {
     }
 
     fn encode(&self, example: &Example) -> Result<Encoded> {
-        let (mut tokens, mut supervised) = self.masked(&example.content)?;
+        let (mut tokens, mut supervised) = self.masked(&Content::of(example)?)?;
         let truncated = tokens.len().saturating_sub(self.max_seq_len) as u64;
         tokens.truncate(self.max_seq_len);
         supervised.truncate(self.max_seq_len);
@@ -149,7 +151,7 @@ impl Shared {
     }
 
     fn encode_prompt(&self, example: &Example) -> Result<Vec<u32>> {
-        match &example.content {
+        match &Content::of(example)? {
             Content::Messages(messages) => {
                 self.template().and_then(|template| chat::encode_prompt(&self.tokenizer, template, messages))
             }
@@ -167,10 +169,11 @@ impl Sft {
         example: &Example,
         work: impl FnOnce(&Shared, &Example) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let size = match &example.content {
-            Content::Messages(messages) => messages.iter().map(|message| message.content.len()).sum(),
-            Content::PromptCompletion { prompt, completion } => prompt.len() + completion.len(),
-            Content::Text(text) => text.len(),
+        let size = match Content::of(example) {
+            Ok(Content::Messages(messages)) => messages.iter().map(|message| message.content.len()).sum(),
+            Ok(Content::PromptCompletion { prompt, completion }) => prompt.len() + completion.len(),
+            Ok(Content::Text(text)) => text.len(),
+            Err(_) => 0,
         };
         let (shared, row) = (Arc::clone(&self.0), example.clone());
         let result = match limited(Part::Tokenizer, size, move || work(&shared, &row)) {

@@ -40,8 +40,11 @@ pub(super) fn missing_columns(columns: &Columns, row: &Map<String, Value>) -> Er
             "the row has our own names, and data.fields maps others: remove that mapping".to_owned()
         }
         Some(mapping) => format!("if that is what it is, map it: data.fields = {{ {mapping} }}"),
-        None => "map the columns that it has, such as data.fields = { prompt = \"question\", completion = \"answer\" }"
-            .to_owned(),
+        None => {
+            "map the columns that it has, such as data.fields = { prompt = \"question\", completion = \"answer\" }; or \
+                 set data.format = \"columns\" for a trainer that reads others"
+                .to_owned()
+        }
     };
     Error::input(message).with("keys found", keys(row)).help(advice)
 }

@@ -4,25 +4,34 @@ use mdt_plugin_api::serde_json::{from_value, json};
 
 use super::*;
 
-fn read(format: Format, fields: Value, row: Value) -> Result<Content> {
+fn read(format: Format, fields: Value, row: Value) -> Result<Example> {
     let Value::Object(row) = row else { panic!("a row is an object") };
-    Columns::new(format, from_value(fields).unwrap())?.content(row)
+    Columns::new(format, from_value(fields).unwrap())?.example(1, row)
 }
 
-fn read_auto(row: Value) -> Result<Content> {
+fn read_auto(row: Value) -> Result<Example> {
     read(Format::Auto, json!({}), row)
 }
 
-fn pair(prompt: &str, completion: &str) -> Content {
-    Content::PromptCompletion { prompt: prompt.to_owned(), completion: completion.to_owned() }
+fn pair(prompt: &str, completion: &str) -> Example {
+    Example::new(1).with("prompt", prompt).with("completion", completion)
 }
 
-fn text(text: &str) -> Content {
-    Content::Text(text.to_owned())
+fn text(text: &str) -> Example {
+    Example::new(1).with("text", text)
+}
+
+/// The conversation of a row.
+fn messages(example: Result<Example>) -> Vec<Message> {
+    example.unwrap().messages("messages").unwrap()
+}
+
+fn turn(role: &str, content: &str) -> Message {
+    Message::new(role, content)
 }
 
 /// The message of an error and its advice.
-fn complaint(result: Result<Content>) -> (String, String) {
+fn complaint(result: Result<Example>) -> (String, String) {
     let error = result.unwrap_err();
     assert_eq!(error.code(), ErrorCode::Input);
     let advice = error.context().iter().find(|(key, _)| key == "help").map(|(_, advice)| advice.clone());
@@ -31,11 +40,43 @@ fn complaint(result: Result<Content>) -> (String, String) {
 
 #[test]
 fn the_format_of_a_row_is_told_by_its_columns() {
-    assert_eq!(read_auto(json!({"prompt": "2+2", "completion": "4", "source": "school"})).unwrap(), pair("2+2", "4"));
+    let row = json!({"prompt": "2+2", "completion": "4", "source": "school"});
+    assert_eq!(read_auto(row).unwrap(), pair("2+2", "4").with("source", "school"));
     assert_eq!(read_auto(json!({"text": "Once upon a time"})).unwrap(), text("Once upon a time"));
-    let conversation = read_auto(json!({"prompt": "ignored", "messages": [{"role": "user", "content": "Hi"}]}));
-    let message = Message { role: "user".to_owned(), content: "Hi".to_owned(), ..Message::default() };
-    assert_eq!(conversation.unwrap(), Content::Messages(vec![message]));
+    let conversation = read_auto(json!({"prompt": "other", "messages": [{"role": "user", "content": "Hi"}]}));
+    let expected = Example::new(1).with("messages", vec![turn("user", "Hi")]).with("prompt", "other");
+    assert_eq!(conversation.unwrap(), expected);
+}
+
+#[test]
+fn columns_that_no_format_has_stay_as_they_are() {
+    let pair = json!({"prompt": "p", "chosen": "a", "rejected": [{"role": "assistant", "content": "b"}], "score": 0.5});
+    let example = read_auto(pair).unwrap();
+    assert_eq!((example.text("prompt").unwrap(), example.text("chosen").unwrap()), ("p", "a"));
+    assert_eq!(example.messages("rejected").unwrap(), [turn("assistant", "b")]);
+    assert_eq!(example.number("score").unwrap(), 0.5);
+    let renamed = read(
+        Format::Preference,
+        json!({"prompt": "q", "rejected": "worse"}),
+        json!({"q": "p", "chosen": "a", "worse": "b"}),
+    );
+    let expected = Example::new(1).with("prompt", "p").with("chosen", "a").with("rejected", "b");
+    assert_eq!(renamed.unwrap(), expected);
+
+    let any =
+        json!({"question": "q", "tags": ["a", 1, {"b": true}], "id": 18_446_744_073_709_551_615u64, "none": null});
+    let example = read(Format::Columns, json!({"prompt": "question"}), any).unwrap();
+    let tags = vec!["a".into(), 1.into(), Datum::Map(vec![("b".to_owned(), true.into())])];
+    assert_eq!(example, Example::new(1).with("prompt", "q").with("tags", tags).with("id", u64::MAX));
+}
+
+#[test]
+fn a_forced_format_is_what_a_trainer_finds() {
+    let row = json!({"messages": [], "prompt": "a", "completion": "b", "text": "c", "id": 7});
+    let example = read(Format::Text, json!({}), row.clone()).unwrap();
+    assert!(!example.has("messages") && !example.has("completion") && example.has("id"), "{example:?}");
+    let example = read(Format::PromptCompletion, json!({}), row).unwrap();
+    assert_eq!(example, pair("a", "b").with("text", "c").with("id", 7));
 }
 
 #[test]
@@ -47,8 +88,8 @@ fn null_columns_count_as_missing() {
 #[test]
 fn a_forced_format_looks_at_its_own_columns_only() {
     let row = json!({"prompt": "a", "completion": "b", "text": "c"});
-    assert_eq!(read(Format::Text, json!({}), row.clone()).unwrap(), text("c"));
-    assert_eq!(read(Format::PromptCompletion, json!({}), row.clone()).unwrap(), pair("a", "b"));
+    assert_eq!(read(Format::Text, json!({}), row.clone()).unwrap(), text("c").with("prompt", "a"));
+    assert_eq!(read(Format::PromptCompletion, json!({}), row.clone()).unwrap(), pair("a", "b").with("text", "c"));
     assert_eq!(complaint(read(Format::Messages, json!({}), row)).0, "the row has no `messages`");
 }
 
@@ -56,8 +97,9 @@ fn a_forced_format_looks_at_its_own_columns_only() {
 fn mapped_columns_are_read_and_choose_the_format() {
     let row = json!({"question": "a", "answer": "b", "body": "c", "text": "d"});
     let fields = json!({"prompt": "question", "completion": "answer"});
-    assert_eq!(read(Format::Auto, fields, row.clone()).unwrap(), pair("a", "b"));
-    assert_eq!(read(Format::Auto, json!({"text": "body"}), row).unwrap(), text("c"));
+    assert_eq!(read(Format::Auto, fields, row.clone()).unwrap(), pair("a", "b").with("body", "c").with("text", "d"));
+    let example = read(Format::Auto, json!({"text": "body"}), row).unwrap();
+    assert_eq!(example, text("c").with("question", "a").with("answer", "b"), "the mapped column is the text");
 
     let half_mapped = read(Format::Auto, json!({"prompt": "question"}), json!({"question": "a", "completion": "b"}));
     assert_eq!(half_mapped.unwrap(), pair("a", "b"));
@@ -88,7 +130,7 @@ fn a_row_that_fits_no_format_gets_the_mapping_that_would_fit() {
         let (message, advice) = complaint(read_auto(row));
         assert_eq!(
             message,
-            "the row has none of `messages`, `prompt` + `completion`, `conversations`, `instruction` + `output`, `text`"
+            "the row has none of `messages`, `prompt` + `completion`, `conversations`, `instruction` + `output`, `chosen` + `rejected`, `text`"
         );
         assert_eq!(advice, format!("if that is what it is, map it: data.fields = {{ {mapping} }}"));
     }
@@ -123,12 +165,11 @@ fn columns_of_other_types_are_named() {
 #[test]
 fn messages_keep_what_else_the_template_may_want() {
     let calls = json!([{"function": {"name": "add", "arguments": {"a": 1}}}]);
-    let content = read_auto(json!({"messages": [
+    let messages = messages(read_auto(json!({"messages": [
         {"role": "user", "content": "1+1", "name": "Ada"},
         {"role": "assistant", "content": null, "tool_calls": calls},
         {"role": "tool", "content": "2", "tool_call_id": "x"},
-    ]}));
-    let Content::Messages(messages) = content.unwrap() else { panic!("not messages") };
+    ]})));
     let extras: Vec<Value> = messages.iter().map(|message| Value::Object(message.extra.clone())).collect();
     // A content of null says that there is none, which is not the same to a template as an empty one.
     let called = json!({"tool_calls": calls, "content": null});
@@ -186,8 +227,8 @@ fn an_unknown_field_is_refused_when_the_configuration_is_read() {
     assert_eq!(mdt_plugin_api::serde_json::to_value(Fields::default()).unwrap(), json!({}));
 }
 
-fn conversation(turns: &[(&str, &str)]) -> Content {
-    Content::Messages(turns.iter().map(|(role, content)| turn(role, (*content).to_owned())).collect())
+fn conversation(turns: &[(&str, &str)]) -> Vec<Message> {
+    turns.iter().map(|(role, content)| turn(role, content)).collect()
 }
 
 #[test]
@@ -204,8 +245,8 @@ fn alpaca_rows_are_conversations_of_two_turns() {
             &[("system", "Be brief"), ("user", "Go"), ("assistant", "3")],
         ),
     ] {
-        assert_eq!(read_auto(row.clone()).unwrap(), conversation(turns));
-        assert_eq!(read(Format::Alpaca, json!({}), row).unwrap(), conversation(turns));
+        assert_eq!(messages(read_auto(row.clone())), conversation(turns));
+        assert_eq!(messages(read(Format::Alpaca, json!({}), row)), conversation(turns));
     }
     let (message, advice) = complaint(read_auto(json!({"instruction": "Go", "response": "3"})));
     assert_eq!(message, "the row has no `output`");
@@ -224,16 +265,16 @@ fn sharegpt_turns_are_read_by_either_names() {
         {"from": "gpt", "value": "b"},
     ]});
     let mut turns = vec![("system", "s"), ("user", "a"), ("assistant", ""), ("tool", "t"), ("assistant", "b")];
-    let Content::Messages(mut messages) = read_auto(row.clone()).unwrap() else { panic!("not messages") };
+    let mut read_turns = messages(read_auto(row.clone()));
     assert_eq!(
-        Value::Object(std::mem::take(&mut messages[2].extra)),
+        Value::Object(std::mem::take(&mut read_turns[2].extra)),
         json!({"tool_calls": [{"name": "f"}], "content": null})
     );
-    assert_eq!(Content::Messages(messages), conversation(&turns));
+    assert_eq!(read_turns, conversation(&turns));
 
     let row = json!({"system": "s", "chat": row["conversations"].as_array().unwrap()[1..2]});
     turns.truncate(2);
-    assert_eq!(read(Format::Auto, json!({"conversations": "chat"}), row).unwrap(), conversation(&turns));
+    assert_eq!(messages(read(Format::Auto, json!({"conversations": "chat"}), row)), conversation(&turns));
 }
 
 #[test]
@@ -274,7 +315,7 @@ fn sharegpt_turns_may_be_calls_and_their_results() {
             {"from": "function_call", "value": value},
             {"from": "observation", "value": "2"},
         ]});
-        let Content::Messages(messages) = read_auto(row).unwrap() else { panic!("not messages") };
+        let messages = messages(read_auto(row));
         let roles: Vec<_> = messages.iter().map(|message| message.role.as_str()).collect();
         assert_eq!(roles, ["user", "assistant", "tool"]);
         assert_eq!(Value::Object(messages[1].extra.clone()), json!({"tool_calls": calls, "content": null}));
@@ -288,30 +329,25 @@ fn sharegpt_turns_may_be_calls_and_their_results() {
     }
 }
 
-/// The variables that a row gives the chat template.
-fn variables(fields: Value, row: Value) -> Value {
-    let Content::Messages(mut messages) = read(Format::Auto, fields, row).unwrap() else { panic!("not messages") };
-    let variables = messages[0].extra.shift_remove("chat_template_kwargs").unwrap_or_default();
-    assert!(messages.iter().all(|message| message.extra.is_empty()));
-    variables
-}
-
 #[test]
-fn tools_and_variables_come_with_the_first_message() {
+fn tools_and_variables_are_columns_of_a_conversation() {
     let turns = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]);
     let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+    let conversation = Example::new(1).with("messages", conversation(&[("user", "Hi"), ("assistant", "Ho")]));
     for given in [tools.clone(), json!(tools.to_string())] {
         for column in ["messages", "conversations"] {
             let row = json!({ column: turns, "tools": given });
-            assert_eq!(variables(json!({}), row), json!({ "tools": tools }));
+            assert_eq!(read_auto(row).unwrap(), conversation.clone().with("tools", tools.clone()));
         }
     }
     for none in [json!(null), json!([]), json!(""), json!("[]")] {
-        assert_eq!(variables(json!({}), json!({ "messages": turns, "tools": none })), Value::Null);
+        assert_eq!(read_auto(json!({ "messages": turns, "tools": none })).unwrap(), conversation);
     }
     let row = json!({"messages": turns, "chat_template_kwargs": {"enable_thinking": false}, "functions": tools});
     let fields = json!({"messages": "messages", "tools": "functions"});
-    assert_eq!(variables(fields, row), json!({"enable_thinking": false, "tools": tools}));
+    let variables = Datum::Map(vec![("enable_thinking".to_owned(), false.into())]);
+    let expected = conversation.with("tools", tools).with("chat_template_kwargs", variables);
+    assert_eq!(read(Format::Auto, fields, row).unwrap(), expected);
 }
 
 #[test]
@@ -333,8 +369,9 @@ fn tools_and_variables_that_are_none_are_named() {
 fn a_mapped_name_may_lead_into_a_column() {
     let row = json!({"id": 1, "qa": {"question": "a", "answers": [{"text": "b"}]}, "a.b": "c"});
     let fields = json!({"prompt": "qa.question", "completion": "qa.answers.0.text"});
-    assert_eq!(read(Format::Auto, fields, row.clone()).unwrap(), pair("a", "b"));
-    assert_eq!(read(Format::Auto, json!({"text": "a.b"}), row.clone()).unwrap(), text("c"));
+    let example = read(Format::Auto, fields, row.clone()).unwrap();
+    assert_eq!((example.text("prompt").unwrap(), example.text("completion").unwrap()), ("a", "b"));
+    assert_eq!(read(Format::Auto, json!({"text": "a.b"}), row.clone()).unwrap().text("text").unwrap(), "c");
     let (message, _) = complaint(read(Format::Auto, json!({"text": "qa.body"}), row));
     assert_eq!(message, "the row has no `qa.body`");
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 
 use mdt_plugin_api::abi::across;
-use mdt_plugin_api::serde_json::{Value, from_str, json, to_string, to_string_pretty};
+use mdt_plugin_api::serde_json::{Value, from_str, to_string, to_string_pretty};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -65,37 +65,30 @@ fn context<'a>(error: &'a Error, key: &str) -> &'a str {
 }
 
 fn text(row: u64, text: &str) -> Example {
-    Example { row, content: Content::Text(text.to_owned()) }
+    Example::new(row).with("text", text)
 }
 
 /// A row: what it holds, and how many blank lines precede it.
-fn rows() -> impl Strategy<Value = Vec<(Content, usize)>> {
+fn rows() -> impl Strategy<Value = Vec<(Example, usize)>> {
     let role = prop::sample::select(vec!["system", "user", "assistant"]);
-    let message = (role, any::<String>()).prop_map(|(role, content)| Message {
-        role: role.to_owned(),
-        content,
-        ..Message::default()
-    });
-    let content = prop_oneof![
-        prop::collection::vec(message, 1..4).prop_map(Content::Messages),
-        any::<(String, String)>().prop_map(|(prompt, completion)| Content::PromptCompletion { prompt, completion }),
-        any::<String>().prop_map(Content::Text),
+    let message = (role, any::<String>()).prop_map(|(role, content)| Message::new(role, content));
+    let row = Example::default();
+    let [conversation, pair, text] = [row.clone(), row.clone(), row];
+    let example = prop_oneof![
+        prop::collection::vec(message, 1..4).prop_map(move |turns| conversation.clone().with("messages", turns)),
+        any::<(String, String)>()
+            .prop_map(move |(prompt, completion)| pair.clone().with("prompt", prompt).with("completion", completion)),
+        any::<(String, f64)>().prop_map(move |(own, score)| text.clone().with("text", own).with("score", score)),
     ];
-    prop::collection::vec((content, 0usize..3), 1..20)
+    prop::collection::vec((example, 0usize..3), 1..20)
 }
 
 /// The file with these rows, and the examples that it must give.
-fn file(rows: &[(Content, usize)], line_end: &str, mark: bool, last_line_ends: bool) -> (String, Vec<Example>) {
+fn file(rows: &[(Example, usize)], line_end: &str, mark: bool, last_line_ends: bool) -> (String, Vec<Example>) {
     let mut file = if mark { "\u{feff}".to_owned() } else { String::new() };
     let (mut examples, mut line) = (Vec::new(), 0);
-    for (content, blank_lines) in rows {
-        let row = match content {
-            Content::Text(text) => json!({ "text": text }),
-            Content::PromptCompletion { prompt, completion } => json!({"prompt": prompt, "completion": completion}),
-            Content::Messages(messages) => json!({
-                "messages": messages.iter().map(|m| json!({"role": m.role, "content": m.content})).collect::<Vec<_>>()
-            }),
-        };
+    for (example, blank_lines) in rows {
+        let row = Datum::Map(example.values.clone()).to_json();
         for _ in 0..*blank_lines {
             file.push_str("  ");
             file.push_str(line_end);
@@ -103,7 +96,7 @@ fn file(rows: &[(Content, usize)], line_end: &str, mark: bool, last_line_ends: b
         file.push_str(&row.to_string());
         file.push_str(line_end);
         line += *blank_lines as u64 + 1;
-        examples.push(Example { row: line, content: content.clone() });
+        examples.push(Example { row: line, ..example.clone() });
     }
     if !last_line_ends {
         file.truncate(file.len() - line_end.len());
@@ -236,7 +229,7 @@ fn a_row_with_missing_columns_names_its_line() {
     let error = Written::new("{\"text\": \"a\"}\n\n{\"question\": \"a\", \"answer\": \"b\"}\n").error();
     assert_eq!(
         error.message(),
-        "the row has none of `messages`, `prompt` + `completion`, `conversations`, `instruction` + `output`, `text`"
+        "the row has none of `messages`, `prompt` + `completion`, `conversations`, `instruction` + `output`, `chosen` + `rejected`, `text`"
     );
     assert_eq!((context(&error, "line"), context(&error, "keys found")), ("3", "question, answer"));
     assert!(context(&error, "help").contains("data.fields = { prompt = \"question\", completion = \"answer\" }"));

@@ -1,7 +1,7 @@
 //! Token ids and masks against those of transformers, for the fixtures of six families of chat templates.
 
 use mdt_plugin_api::prelude::*;
-use mdt_sft::Config;
+use mdt_sft::{Config, Content};
 use serde_json::Value;
 
 use crate::setup::{self, conversation, example, fixtures, ones, trainer};

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use mdt_plugin_api::prelude::*;
-use mdt_sft::Config;
+use mdt_sft::{Config, Content};
 use serde_json::{Value, json};
 
 use crate::setup::{create, directory, example, fixtures, messages, prompt_completion, trainer};

@@ -1,7 +1,7 @@
 //! What becomes of rows: ends, beginnings, truncation, and templates that real models bring.
 
 use mdt_plugin_api::prelude::*;
-use mdt_sft::Config;
+use mdt_sft::{Config, Content};
 use proptest::prelude::*;
 use serde_json::json;
 

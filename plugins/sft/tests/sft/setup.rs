@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use mdt_plugin_api::abi::across;
 use mdt_plugin_api::prelude::*;
-use mdt_sft::{Config, Sft};
+use mdt_sft::{Config, Content, Sft};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -61,7 +61,7 @@ pub fn with_template(family: &str, template: &str) -> Box<dyn Trainer> {
 }
 
 pub fn example(content: Content) -> Example {
-    Example { row: 812, content }
+    content.into()
 }
 
 pub fn messages(turns: &Value) -> Content {

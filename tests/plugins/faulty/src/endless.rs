@@ -36,8 +36,7 @@ impl DataSource for Endless {
     fn next(&mut self) -> Result<Option<Example>> {
         sleep(self.pause);
         self.given += 1;
-        let content = Content::PromptCompletion { prompt: "How many clips?".into(), completion: " Seven.".into() };
-        Ok(Some(Example { row: self.given, content }))
+        Ok(Some(Example::new(self.given).with("prompt", "How many clips?").with("completion", " Seven.")))
     }
 
     fn state(&self) -> Result<String> {

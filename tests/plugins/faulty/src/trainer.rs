@@ -46,9 +46,7 @@ impl Trainer for Bytes {
     }
 
     fn encode(&self, example: &Example) -> Result<Encoded> {
-        let Content::PromptCompletion { prompt, completion } = &example.content else {
-            return Err(Error::input("the row is no prompt with its completion"));
-        };
+        let (prompt, completion) = (example.text("prompt")?, example.text("completion")?);
         let tokens: Vec<u32> = tokens(prompt).chain(tokens(completion)).collect();
         let supervised = (0..tokens.len()).map(|place| place >= prompt.len()).collect();
         Ok(Encoded { tokens, supervised, truncated: 0 })
