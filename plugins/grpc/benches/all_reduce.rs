@@ -28,7 +28,9 @@ fn main() {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         thread::scope(|scope| {
             for rank in 0..world_size {
-                let bootstrap = Bootstrap { rank, world_size, address: "127.0.0.1".into(), port, job: String::new() };
+                let values = [("address", "127.0.0.1".to_owned()), ("port", port.to_string())];
+                let values = values.map(|(name, value)| (name.to_owned(), value)).into();
+                let bootstrap = Bootstrap { rank, world_size, values, ..Bootstrap::default() };
                 let config = config.clone();
                 scope.spawn(move || measure(&bootstrap, config));
             }
@@ -40,7 +42,7 @@ fn main() {
 fn measure(bootstrap: &Bootstrap, config: Config) {
     let communicator = Grpc::create(config, &Setup::default()).unwrap().open(bootstrap).unwrap();
     for (bytes, times) in SIZES {
-        let mut buffers = vec![Buffer::F32(vec![1.0; bytes / 4])];
+        let mut buffers = vec![Buffer::from(vec![1.0f32; bytes / 4])];
         let mut taken = Vec::new();
         for _ in 0..times + times / 5 {
             let begin = Instant::now();

@@ -9,16 +9,19 @@ mod reduce;
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mdt_plugin_api::Buffer;
+use mdt_plugin_api::{Buffer, Result};
 
 use self::gather::Gather;
 use self::reduce::Reduce;
 use crate::call::{Called, Kind, Request};
 use crate::fault::{named, subject};
+use crate::job::Job;
 use crate::link::Link;
 use crate::progress::Stalls;
 use crate::wire::envelope::Body;
@@ -33,6 +36,8 @@ pub(crate) struct Operation {
     called: Called,
     work: Box<dyn Work>,
     peers: Vec<Peer>,
+    /// Bytes that were sent and received, for whoever waits.
+    moved: Arc<AtomicU64>,
 }
 
 /// What is done with the buffers. Ranges and offsets are bytes in all buffers of a rank.
@@ -68,7 +73,7 @@ trait Work: Send {
     fn read(&self, range: Range<usize>) -> Bytes;
 
     /// The buffers with the result.
-    fn finish(self: Box<Self>) -> Vec<Buffer>;
+    fn finish(self: Box<Self>) -> Result<Vec<Buffer>>;
 }
 
 /// How far the exchange with one peer is.
@@ -93,7 +98,8 @@ enum Arrival {
 }
 
 impl Operation {
-    pub(crate) fn new(rank: u32, world_size: u32, request: Request, session: u64, sequence: u64) -> Self {
+    pub(crate) fn new(job: &Job, request: Request, session: u64, sequence: u64, moved: Arc<AtomicU64>) -> Self {
+        let Job { rank, world_size, .. } = *job;
         let called = Called::own(rank, request.call(session, sequence), &request.buffers);
         let Request { buffers, kind } = request;
         let work: Box<dyn Work> = match kind {
@@ -109,7 +115,7 @@ impl Operation {
             result: if work.has_results() { Arrival::Until(None) } else { Arrival::Whole },
         };
         let peers = (0..world_size).filter(|&peer| peer != rank).map(peer).collect();
-        Self { kind, called, work, peers }
+        Self { kind, called, work, peers, moved }
     }
 
     /// Sends and takes what it can; done when nothing is left to send or to come. `links` are in order of ranks.
@@ -150,7 +156,7 @@ impl Operation {
     }
 
     /// The buffers with the result.
-    pub(crate) fn finish(self) -> Vec<Buffer> {
+    pub(crate) fn finish(self) -> Result<Vec<Buffer>> {
         self.work.finish()
     }
 
@@ -210,6 +216,7 @@ impl Operation {
             peer.begun = true;
             peer.to_send = (!chunk.last).then_some(end..rest.end);
         }
+        self.moved.fetch_add(chunk.payload.len() as u64, Ordering::Relaxed);
         chunk
     }
 
@@ -235,6 +242,7 @@ impl Operation {
         if chunk.offset != start as u64 || end != range.end.min(start + CHUNK) || chunk.last != (end == range.end) {
             return Err(misfit(peer.rank, "a range"));
         }
+        self.moved.fetch_add(chunk.payload.len() as u64, Ordering::Relaxed);
         *arrival = if chunk.last { Arrival::Whole } else { Arrival::Until(Some(end)) };
         match chunk.phase() {
             Phase::Contribution => self.work.contributed(peer.rank, start, chunk.payload),

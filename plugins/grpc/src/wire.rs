@@ -7,7 +7,7 @@ use prost::Message;
 tonic::include_proto!("mdt.collectives.v1");
 
 /// The version of the contract: the handshake's and that of all messages.
-pub(crate) const PROTOCOL: u8 = 3;
+pub(crate) const PROTOCOL: u8 = 4;
 
 /// Payload of one chunk.
 pub(crate) const CHUNK: usize = 1 << 20;
@@ -56,7 +56,7 @@ mod tests {
     fn a_chunk_with_a_flipped_bit_is_not_intact() {
         let call = Some(Call { session: 7, sequence: 300, root: 5, ..Call::default() });
         let payload = bytes::Bytes::from_static(b"payload");
-        let (element_types, lengths) = (vec![ElementType::Bytes.into()], vec![7]);
+        let (element_types, lengths) = (vec![2], vec![7]);
         let chunk =
             Chunk { call, offset: 64, last: true, payload, element_types, lengths, ..Chunk::default() }.sealed();
         assert!(chunk.is_intact());

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use bytes::Bytes;
-use mdt_plugin_api::{Buffer, ReduceOp};
+use mdt_plugin_api::{Buffer, ReduceOp, Result};
 
 use super::Work;
 use crate::flat::Flat;
@@ -87,7 +87,7 @@ impl Work for Reduce {
         self.flat.read(range)
     }
 
-    fn finish(self: Box<Self>) -> Vec<Buffer> {
-        self.flat.into_buffers()
+    fn finish(self: Box<Self>) -> Result<Vec<Buffer>> {
+        Ok(self.flat.into_buffers())
     }
 }
