@@ -1,8 +1,10 @@
 //! What a rank called: checked against what the others called before anything is done with what they sent.
 
+use std::ops::Range;
+
 use mdt_plugin_api::{Buffer, Dtype, Error, ReduceOp, Result};
 
-use crate::wire::{Call, Cause, Chunk, Collective, MAX_BUFFERS, Reduction};
+use crate::wire::{Call, Cause, Chunk, Collective, MAX_BUFFERS, Phase, Reduction};
 
 /// Element types that are reduced.
 pub(crate) const REDUCED: [Dtype; 3] = [Dtype::F32, Dtype::F64, Dtype::U64];
@@ -99,6 +101,12 @@ impl Called {
     pub(crate) fn theirs(rank: u32, chunk: &Chunk) -> Self {
         let Chunk { call, element_types, lengths, .. } = chunk.clone();
         Self { rank, call: call.unwrap_or_default(), element_types, lengths }
+    }
+
+    /// A chunk with this range of `whole`, without its payload.
+    pub(crate) fn chunk(&self, phase: Phase, range: &Range<usize>, whole: &Range<usize>) -> Chunk {
+        let (offset, last) = (range.start as u64, range.end == whole.end);
+        Chunk { call: Some(self.call), phase: phase.into(), offset, last, ..Chunk::default() }
     }
 
     /// Whether a contribution with these buffers fits this call.

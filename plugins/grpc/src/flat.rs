@@ -50,15 +50,14 @@ impl Flat {
         self.buffers
     }
 
-    /// A copy of this range.
-    pub(crate) fn read(&self, range: Range<usize>) -> Bytes {
-        let mut copy = BytesMut::with_capacity(range.len());
+    /// Appends a copy of this range.
+    pub(crate) fn read(&self, range: Range<usize>, copy: &mut BytesMut) {
+        let begin = copy.len();
         for (buffer, part) in self.parts(&range) {
-            copy.put_bytes(0, self.places[buffer].start + part.start - range.start - copy.len());
+            copy.put_bytes(0, self.places[buffer].start + part.start - range.start - (copy.len() - begin));
             copy.put_slice(&self.buffers[buffer].bytes()[part]);
         }
-        copy.put_bytes(0, range.len() - copy.len());
-        copy.freeze()
+        copy.put_bytes(0, range.len() - (copy.len() - begin));
     }
 
     /// Overwrites what lies from `start` on.
@@ -136,7 +135,8 @@ mod tests {
             prop_assert_eq!(copy.len(), source.len());
             for start in (0..source.len()).step_by(piece * ALIGNMENT) {
                 let end = source.len().min(start + piece * ALIGNMENT);
-                let payload = source.read(start..end);
+                let mut payload = BytesMut::new();
+                source.read(start..end, &mut payload);
                 prop_assert_eq!(payload.len(), end - start);
                 copy.write(start, &payload);
             }

@@ -18,7 +18,7 @@
 //!   after `comm.timeout_s` without progress. A host should wait longer than that: its own limit names no rank.
 //! - Every chunk has a checksum. Data that was damaged on the way is an error that names its sender, never a result.
 //! - After an error all later collectives fail with the same one, and what buffers hold is undefined.
-//! - Memory: a collective works in the buffers that it was given. Besides, it holds a few chunks of 1 MiB per peer, and
+//! - Memory: a collective works in the buffers that it was given. Besides, it holds a few chunks of 256 KiB per peer, and
 //!   where peers are slow to take what this rank has folded, up to its slice: 1/n of the payload.
 
 mod address;
@@ -32,6 +32,7 @@ mod handshake;
 mod job;
 mod link;
 mod mesh;
+mod messages;
 mod open;
 mod operation;
 mod pairwise_reduction;

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use mdt_plugin_api::{Buffer, Result};
 
 use self::gather::Gather;
@@ -23,12 +23,12 @@ use crate::call::{Called, Kind, Request};
 use crate::fault::{named, subject};
 use crate::job::Job;
 use crate::link::Link;
+use crate::messages::framed_chunk;
 use crate::progress::Stalls;
-use crate::wire::envelope::Body;
 use crate::wire::{CHUNK, Cause, Chunk, Phase};
 
 /// Chunks of a contribution that may wait for those of slower ranks.
-const WAITING: usize = 4;
+const WAITING: usize = 8;
 
 /// A collective in progress.
 pub(crate) struct Operation {
@@ -70,7 +70,8 @@ trait Work: Send {
     /// Takes what another rank has folded.
     fn write_result(&mut self, _start: usize, _payload: &[u8]) {}
 
-    fn read(&self, range: Range<usize>) -> Bytes;
+    /// Appends a copy of a range.
+    fn read(&self, range: Range<usize>, copy: &mut BytesMut);
 
     /// The buffers with the result.
     fn finish(self: Box<Self>) -> Result<Vec<Buffer>>;
@@ -83,8 +84,8 @@ struct Peer {
     to_send: Option<Range<usize>>,
     /// Whether it was sent anything.
     begun: bool,
-    /// Folded chunks that it has not been sent yet.
-    results: VecDeque<(usize, Bytes)>,
+    /// Messages with folded chunks that it has not been sent yet.
+    results: VecDeque<Bytes>,
     contribution: Arrival,
     result: Arrival,
 }
@@ -130,7 +131,7 @@ impl Operation {
                         Poll::Ready(reserved) => listens = reserved.is_ok(),
                         Poll::Pending => break,
                     }
-                    if !listens || link.outgoing.send_item(Body::Chunk(self.next_chunk(index))).is_err() {
+                    if !listens || link.outgoing.send_item(self.next_message(index)).is_err() {
                         listens = false;
                         break;
                     }
@@ -194,30 +195,26 @@ impl Operation {
         Cause::of(rank, message).help("all ranks must make the same number of updates: look at that rank's own output")
     }
 
-    /// The next chunk for a peer that has one coming. The first one says what was called; then results go first: they are
-    /// what others hold memory for.
-    fn next_chunk(&mut self, index: usize) -> Chunk {
+    /// The next message for a peer that has one coming. The first one says what was called; then results go first: they
+    /// are what others hold memory for.
+    fn next_message(&mut self, index: usize) -> Bytes {
         let peer = &mut self.peers[index];
-        let mut chunk = Chunk { call: Some(self.called.call), ..Chunk::default() };
         if peer.begun
-            && let Some((offset, payload)) = peer.results.pop_front()
+            && let Some(result) = peer.results.pop_front()
         {
-            chunk.set_phase(Phase::Result);
-            chunk.last = offset + payload.len() == self.work.contribution(self.called.rank).end;
-            (chunk.offset, chunk.payload) = (offset as u64, payload);
-        } else if let Some(rest) = peer.to_send.take() {
-            let end = rest.end.min(rest.start + CHUNK);
-            chunk.set_phase(Phase::Contribution);
-            chunk.last = end == rest.end;
-            (chunk.offset, chunk.payload) = (rest.start as u64, self.work.read(rest.start..end));
-            if !peer.begun {
-                (chunk.element_types, chunk.lengths) = (self.called.element_types.clone(), self.called.lengths.clone());
-            }
-            peer.begun = true;
-            peer.to_send = (!chunk.last).then_some(end..rest.end);
+            self.moved.fetch_add(result.len() as u64, Ordering::Relaxed);
+            return result;
         }
-        self.moved.fetch_add(chunk.payload.len() as u64, Ordering::Relaxed);
-        chunk
+        let rest = peer.to_send.take().unwrap_or_default();
+        let range = rest.start..rest.end.min(rest.start + CHUNK);
+        let mut chunk = self.called.chunk(Phase::Contribution, &range, &rest);
+        if !peer.begun {
+            (chunk.element_types, chunk.lengths) = (self.called.element_types.clone(), self.called.lengths.clone());
+        }
+        peer.begun = true;
+        peer.to_send = (!chunk.last).then_some(range.end..rest.end);
+        self.moved.fetch_add(range.len() as u64, Ordering::Relaxed);
+        framed_chunk(&chunk, range.len(), |copy| self.work.read(range, copy))
     }
 
     /// Takes a chunk from a peer.
@@ -262,8 +259,10 @@ impl Operation {
         while let Some(range) = self.work.fold_next() {
             progress = true;
             if has_results {
-                let folded = self.work.read(range.clone());
-                self.peers.iter_mut().for_each(|peer| peer.results.push_back((range.start, folded.clone())));
+                let whole = self.work.contribution(self.called.rank);
+                let chunk = self.called.chunk(Phase::Result, &range, &whole);
+                let folded = framed_chunk(&chunk, range.len(), |copy| self.work.read(range, copy));
+                self.peers.iter_mut().for_each(|peer| peer.results.push_back(folded.clone()));
             }
         }
         progress

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use mdt_plugin_api::{Buffer, Dtype, Region, Result};
 
 use super::Work;
@@ -61,8 +61,8 @@ impl Work for Gather {
         }
     }
 
-    fn read(&self, range: Range<usize>) -> Bytes {
-        self.own.read(range)
+    fn read(&self, range: Range<usize>, copy: &mut BytesMut) {
+        self.own.read(range, copy);
     }
 
     fn finish(self: Box<Self>) -> Result<Vec<Buffer>> {

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use mdt_plugin_api::{Buffer, ReduceOp, Result};
 
 use super::Work;
@@ -83,8 +83,8 @@ impl Work for Reduce {
         self.flat.write(start, payload);
     }
 
-    fn read(&self, range: Range<usize>) -> Bytes {
-        self.flat.read(range)
+    fn read(&self, range: Range<usize>, copy: &mut BytesMut) {
+        self.flat.read(range, copy);
     }
 
     fn finish(self: Box<Self>) -> Result<Vec<Buffer>> {
