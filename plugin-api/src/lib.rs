@@ -101,9 +101,9 @@ pub use {schemars, serde, serde_json};
 pub mod prelude {
     pub use crate::{
         Batch, Bootstrap, Buffer, Cache, Capabilities, CommBackend, Communicator, Component, Compute, DataSource,
-        Datum, Dtype, Element, Encoded, Error, ErrorCode, Example, Granularity, HostArray, HostBatch, Init, Kind, LogLevel,
-        Loss, Message, Model, ModelContext, ModelInput, OpKind, Optimizer, Outcome, ParameterSpec, ReduceOp, Region, Result,
-        Services, Setup, StateShape, StateSpec, Tensor, Trainer, TrainerContext, Update, Vocabulary, Work,
-        expect_states,
+        Datum, Dtype, Element, Encoded, Error, ErrorCode, Example, Granularity, HostArray, HostBatch, Init, Kind,
+        LogLevel, Loss, Message, Model, ModelContext, ModelInput, OpKind, Optimizer, Outcome, ParameterSpec, ReduceOp,
+        Region, Result, Services, Setup, StateShape, StateSpec, Tensor, Trainer, TrainerContext, Update, Vocabulary,
+        Work, expect_states,
     };
 }

@@ -169,7 +169,8 @@ fn both_twins_give_the_same_results_and_errors() {
     let [native, loaded] = &twins();
     assert_eq!(script(native), script(loaded));
 
-    let [native, loaded] = [Mirror::default(), Mirror::default()].map(|mirror| Box::new(mirror) as Box<dyn CommBackend>);
+    let [native, loaded] =
+        [Mirror::default(), Mirror::default()].map(|mirror| Box::new(mirror) as Box<dyn CommBackend>);
     let loaded = across::comm(loaded).unwrap();
     assert_eq!(native.capabilities().unwrap(), loaded.capabilities().unwrap());
     let nowhere = Bootstrap { values: Default::default(), ..bootstrap() };

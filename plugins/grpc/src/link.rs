@@ -63,13 +63,7 @@ impl Speaker {
     }
 
     /// A link to `rank`, whose hello has been read from `stream`. `connection` is kept as long as the stream.
-    pub(crate) fn link<C: Send + 'static>(
-        self,
-        job: &Arc<Job>,
-        rank: u32,
-        stream: Received,
-        connection: C,
-    ) -> Link {
+    pub(crate) fn link<C: Send + 'static>(self, job: &Arc<Job>, rank: u32, stream: Received, connection: C) -> Link {
         let (chunks, incoming) = mpsc::channel(UNDER_WAY);
         let reader = Reader { job: Arc::clone(job), rank, stream, chunks, end: self.end };
         let reader = tokio::spawn(async move {

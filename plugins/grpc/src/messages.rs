@@ -81,7 +81,10 @@ impl Sent {
     }
 
     pub(crate) fn answer(messages: Outgoing) -> Body {
-        let trailers = HeaderMap::from_iter([(tonic::codegen::http::HeaderName::from_static("grpc-status"), HeaderValue::from(0))]);
+        let trailers = HeaderMap::from_iter([(
+            tonic::codegen::http::HeaderName::from_static("grpc-status"),
+            HeaderValue::from(0),
+        )]);
         Body::new(Self { messages, trailers: Some(trailers) })
     }
 }

@@ -164,7 +164,9 @@ impl Exchange {
         }
         let length: usize = buffers.iter().map(|buffer| buffer.bytes().len()).sum();
         if let Some(rank) = ranks.iter().position(|bytes| bytes.len() != length) {
-            return Err(Error::new(ErrorCode::Peer, format!("rank {rank} has called something else")).with("rank", rank));
+            return Err(
+                Error::new(ErrorCode::Peer, format!("rank {rank} has called something else")).with("rank", rank)
+            );
         }
         let mut begin = 0;
         for buffer in &mut buffers {
