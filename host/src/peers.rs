@@ -68,6 +68,16 @@ impl Peers {
         self.finish(what, self.communicator.all_reduce(buffers, ReduceOp::Sum))
     }
 
+    /// The sums over all ranks of a buffer, of which this rank gets its part.
+    pub fn reduce_scatter(&self, what: &str, buffer: Buffer) -> Result<Vec<Buffer>, Failure> {
+        let able = self.communicator.as_reduce_scatter().ok_or_else(|| {
+            let backend = &self.backend;
+            let message = format!("the comm plugin `{backend}` does not have the interface comm.reduce_scatter/1");
+            Failure::new(Status::Plugin, message).at(what).help("choose another backend: `--set comm.use=grpc`")
+        })?;
+        self.finish(what, able.reduce_scatter(buffer, ReduceOp::Sum))
+    }
+
     /// Every rank's numbers, in order of ranks; their lengths may differ.
     pub fn gather_numbers(&self, what: &str, numbers: Vec<f64>) -> Result<Vec<Vec<f64>>, Failure> {
         let gathered = self.gather(what, numbers.into())?;

@@ -127,10 +127,25 @@ pub trait Communicator: Send + Sync {
     /// Completes when every rank has called it; the result has no buffers.
     fn barrier(&self) -> Result<Box<dyn Work>>;
 
+    /// Its [`ReduceScatter`], if it has one.
+    fn as_reduce_scatter(&self) -> Option<&dyn ReduceScatter> {
+        None
+    }
+
     /// Cancels: ends all collectives under way and to come with an error that has this reason, here and on the other
     /// ranks, without waiting. Any thread, also while another one waits. There is no cancelling of one collective alone:
     /// ranks would no longer agree on their order.
     fn abort(&self, reason: &str);
+}
+
+/// An ability that a communicator may have, `comm.reduce_scatter/1`: sums of which every rank gets a part.
+pub trait ReduceScatter: Send + Sync {
+    /// Combines every rank's buffer element by element, to the same bits as `all_reduce`. Rank r of n gets the part r of n
+    /// equal parts, at its place in the buffer; what the other parts hold is undefined. The result is the whole buffer.
+    ///
+    /// # Errors
+    /// The number of elements is no multiple of the number of ranks.
+    fn reduce_scatter(&self, buffer: Buffer, op: ReduceOp) -> Result<Box<dyn Work>>;
 }
 
 /// A communication backend: it connects the processes of a job.

@@ -75,7 +75,7 @@ mod tensor;
 mod trainer;
 mod unique_keys;
 
-pub use comm::{Bootstrap, Capabilities, CommBackend, Communicator, Finished, Outcome, ReduceOp, Work};
+pub use comm::{Bootstrap, Capabilities, CommBackend, Communicator, Finished, Outcome, ReduceOp, ReduceScatter, Work};
 pub use component::{Component, Kind};
 pub use compute::{Compute, DeviceInfo, Handle, MemoryInfo, RawHostView, TensorFunction, TensorType, ValueAndGrad};
 pub use data::DataSource;
@@ -102,7 +102,7 @@ pub mod prelude {
     pub use crate::{
         Batch, Bootstrap, Buffer, Cache, Capabilities, CommBackend, Communicator, Component, Compute, DataSource,
         Datum, Dtype, Element, Encoded, Error, ErrorCode, Example, Granularity, HostArray, HostBatch, Init, Kind,
-        LogLevel, Loss, Message, Model, ModelContext, ModelInput, OpKind, Optimizer, Outcome, ParameterSpec, ReduceOp,
+        LogLevel, Loss, Message, Model, ModelContext, ModelInput, OpKind, Optimizer, Outcome, ParameterSpec, ReduceOp, ReduceScatter,
         Region, Result, Services, Setup, StateShape, StateSpec, Tensor, Trainer, TrainerContext, Update, Vocabulary,
         Work, expect_states,
     };

@@ -9,7 +9,8 @@ use super::common::{Common, on_compute_thread};
 use super::launch;
 use super::output::print;
 use crate::exit::Failure;
-use crate::train::{bench, bench_collectives};
+use crate::train::bench_collectives::{self, Collective};
+use crate::train::bench;
 use crate::{progress, rank_processes, signals};
 
 #[derive(Subcommand)]
@@ -17,17 +18,22 @@ pub(super) enum Command {
     /// Measure full updates of the configured model on random tokens.
     Train(Train),
     /// Measure sums over ranks on this machine, by the configured backend or over grpc.
-    AllReduce(AllReduce),
+    AllReduce(Ranks),
+    /// Measure sums of which every rank gets a part.
+    ReduceScatter(Ranks),
 }
 
 #[derive(Args)]
-pub(super) struct AllReduce {
+pub(super) struct Ranks {
     /// Number of ranks.
     #[arg(short = 'n', long = "world-size", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     world_size: u32,
     /// Bytes of a buffer, which may be given several times.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(4..=1 << 34))]
     bytes: Vec<u64>,
+    /// Number of measured sums of each size; by default more for small ones.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    times: Option<u32>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -52,7 +58,8 @@ pub(super) struct Train {
 pub(super) fn run(common: &Common, command: &Command) -> Result<(), Failure> {
     let arguments = match command {
         Command::Train(arguments) => arguments,
-        Command::AllReduce(arguments) => return all_reduce(common, arguments),
+        Command::AllReduce(arguments) => return measure(common, arguments, Collective::AllReduce),
+        Command::ReduceScatter(arguments) => return measure(common, arguments, Collective::ReduceScatter),
     };
     let job = common.job(Vec::new(), signals::cancellation()?)?;
     let figures = on_compute_thread(&job, || bench::train(&job, arguments.tokens as usize, arguments.steps))?;
@@ -60,12 +67,14 @@ pub(super) fn run(common: &Common, command: &Command) -> Result<(), Failure> {
 }
 
 /// Starts the ranks, or is one of them.
-fn all_reduce(common: &Common, arguments: &AllReduce) -> Result<(), Failure> {
-    let AllReduce { world_size, bytes, json } = arguments;
+fn measure(common: &Common, arguments: &Ranks, collective: Collective) -> Result<(), Failure> {
+    let Ranks { world_size, bytes, times, json } = arguments;
     if !rank_processes::is_launched() {
         let (job, keys) = launch::prepare(common, Some(*world_size))?;
-        let mut command: Vec<OsString> = vec!["bench".into(), "all-reduce".into()];
+        let name = if collective == Collective::AllReduce { "all-reduce" } else { "reduce-scatter" };
+        let mut command: Vec<OsString> = vec!["bench".into(), name.into()];
         command.extend(bytes.iter().flat_map(|bytes| ["--bytes".into(), bytes.to_string().into()]));
+        command.extend(times.iter().flat_map(|times| ["--times".into(), times.to_string().into()]));
         command.extend(json.then(|| "--json".into()));
         return launch::start(common, &job, &keys, &command);
     }
@@ -73,7 +82,8 @@ fn all_reduce(common: &Common, arguments: &AllReduce) -> Result<(), Failure> {
     progress::quiet();
     let job = common.job(Vec::new(), signals::cancellation()?)?;
     let sizes: Vec<usize> = bytes.iter().map(|&bytes| bytes as usize).collect();
-    let figures = bench_collectives::all_reduce(&job, if sizes.is_empty() { &SIZES } else { &sizes })?;
+    let (sizes, times) = (if sizes.is_empty() { &SIZES[..] } else { &sizes }, times.map(|times| times as usize));
+    let figures = bench_collectives::measure(&job, collective, sizes, times)?;
     match job.resolved.settings.comm.rank {
         0 if *json => print(json!(figures)),
         0 => print(figures),

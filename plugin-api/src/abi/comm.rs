@@ -12,7 +12,7 @@ use super::record::{decode, encode, replies};
 use super::table::interfaces;
 use super::types::filled;
 use crate::{
-    Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Dtype, Error, Outcome, ReduceOp, Result, Work,
+    Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Dtype, Error, Outcome, ReduceOp, ReduceScatter, Result, Work,
 };
 
 interfaces! {
@@ -42,6 +42,12 @@ interfaces! {
         fn abort_all(reason: RStr<'_>);
     }
 
+    /// An ability that an object with `comm.collectives/1` may have. Any thread.
+    "comm.reduce_scatter/1" CommReduceScatter ReduceScatterFunctions {
+        /// [`ReduceScatter::reduce_scatter`].
+        fn start_reduce_scatter(buffer: &mut RawBuffer, op: u32, work: &mut RawObject);
+    }
+
     /// A communication backend. Any thread.
     "comm.backend/1" CommBackends BackendFunctions {
         /// [`CommBackend::capabilities`].
@@ -59,11 +65,22 @@ type OwnedCommunicator = (Box<dyn Communicator>, Arc<Owner>);
 type OwnedBackend = (Box<dyn CommBackend>, Arc<Owner>);
 
 replies! { Capabilities }
-exports! { SharedWork: CommWork; OwnedCommunicator: CommCollectives; OwnedBackend: CommBackends; }
+exports! {
+    SharedWork: CommWork;
+    OwnedCommunicator: CommCollectives, CommReduceScatter if has_reduce_scatter;
+    OwnedBackend: CommBackends;
+}
+
+fn has_reduce_scatter((communicator, _): &OwnedCommunicator) -> bool {
+    communicator.as_reduce_scatter().is_some()
+}
+
 // SAFETY: `Work` is `Send`, and its mutex makes it `Sync`.
 unsafe impl AnyThread for CommWork {}
 // SAFETY: `Communicator` is `Send + Sync`.
 unsafe impl AnyThread for CommCollectives {}
+// SAFETY: as above.
+unsafe impl AnyThread for CommReduceScatter {}
 // SAFETY: `CommBackend` is `Send + Sync`.
 unsafe impl AnyThread for CommBackends {}
 
@@ -184,6 +201,22 @@ fn put_work(communicator: &OwnedCommunicator, work: Box<dyn Work>, slot: &mut Ra
     Ok(())
 }
 
+/// The reduction of a number.
+fn reduction(number: u32) -> Result<ReduceOp> {
+    let all = [ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min];
+    let found = all.into_iter().find(|op| *op as u32 == number);
+    found.ok_or_else(|| Error::plugin(format!("reduction {number} is unknown here")))
+}
+
+impl ReduceScatterFunctions for OwnedCommunicator {
+    fn start_reduce_scatter(&self, buffer: &mut RawBuffer, op: u32, work: &mut RawObject) -> Result<()> {
+        let (buffers, op) = (taken(std::slice::from_mut(buffer))?, reduction(op)?);
+        let absent = || Error::plugin("this communicator has no reduce_scatter");
+        let able = self.0.as_reduce_scatter().ok_or_else(absent)?;
+        buffers.into_iter().try_for_each(|buffer| put_work(self, able.reduce_scatter(buffer, op)?, work))
+    }
+}
+
 impl CollectiveFunctions for OwnedCommunicator {
     fn place(&self, rank: &mut u32, world_size: &mut u32) -> Result<()> {
         (*rank, *world_size) = (self.0.rank(), self.0.world_size());
@@ -192,13 +225,7 @@ impl CollectiveFunctions for OwnedCommunicator {
 
     fn start_all_reduce(&self, mut buffers: RSliceMut<'_, RawBuffer>, op: u32, work: &mut RawObject) -> Result<()> {
         let buffers = taken(buffers.as_mut_slice())?;
-        let op = match op {
-            1 => ReduceOp::Sum,
-            2 => ReduceOp::Max,
-            3 => ReduceOp::Min,
-            number => return Err(Error::plugin(format!("reduction {number} is unknown here"))),
-        };
-        put_work(self, self.0.all_reduce(buffers, op)?, work)
+        put_work(self, self.0.all_reduce(buffers, reduction(op)?)?, work)
     }
 
     fn start_all_gather(&self, buffer: &mut RawBuffer, work: &mut RawObject) -> Result<()> {
@@ -223,6 +250,7 @@ impl CollectiveFunctions for OwnedCommunicator {
 /// A communicator of a backend. It has the place that it was opened for.
 struct ImportedCommunicator {
     functions: Imported<CommCollectives>,
+    reduce_scatter: Option<Imported<CommReduceScatter>>,
     rank: u32,
     world_size: u32,
 }
@@ -240,7 +268,8 @@ impl ImportedCommunicator {
             ))
             .in_component(name));
         }
-        Ok(Self { functions, rank, world_size })
+        let reduce_scatter = Imported::optional(functions.share(), name)?;
+        Ok(Self { functions, reduce_scatter, rank, world_size })
     }
 
     /// The work that a call starts.
@@ -249,8 +278,19 @@ impl ImportedCommunicator {
         expected: Expected,
         call: impl FnOnce(&Imported<CommCollectives>, &mut RawObject) -> Result<()>,
     ) -> Result<Box<dyn Work>> {
-        let object = filled(|slot| call(&self.functions, slot))?;
-        Ok(Box::new(ImportedWork { work: Imported::of(object, self.functions.name())?, expected }))
+        import_work(filled(|slot| call(&self.functions, slot))?, self.functions.name(), expected)
+    }
+}
+
+fn import_work(object: RawObject, name: &'static str, expected: Expected) -> Result<Box<dyn Work>> {
+    Ok(Box::new(ImportedWork { work: Imported::of(object, name)?, expected }))
+}
+
+impl ReduceScatter for Imported<CommReduceScatter> {
+    fn reduce_scatter(&self, buffer: Buffer, op: ReduceOp) -> Result<Box<dyn Work>> {
+        let expected = Expected::same(std::slice::from_ref(&buffer));
+        let object = filled(|slot| self.start_reduce_scatter(&mut buffer.into(), op as u32, slot))?;
+        import_work(object, self.name(), expected)
     }
 }
 
@@ -286,6 +326,10 @@ impl Communicator for ImportedCommunicator {
 
     fn barrier(&self) -> Result<Box<dyn Work>> {
         self.started(Expected::Same(Vec::new()), |functions, work| functions.start_barrier(work))
+    }
+
+    fn as_reduce_scatter(&self) -> Option<&dyn ReduceScatter> {
+        self.reduce_scatter.as_ref().map(|able| able as &dyn ReduceScatter)
     }
 
     fn abort(&self, reason: &str) {

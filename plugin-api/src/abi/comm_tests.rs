@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::across;
 use crate::{
-    Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Dtype, Error, ErrorCode, Finished, Outcome, ReduceOp,
+    Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Dtype, Error, ErrorCode, Finished, Outcome, ReduceOp, ReduceScatter,
     Region, Result, Work,
 };
 
@@ -87,8 +87,21 @@ impl Communicator for Mirror {
         Err(Error::new(ErrorCode::Peer, "rank 0 was lost").with("rank", 0).help("start again"))
     }
 
+    fn as_reduce_scatter(&self) -> Option<&dyn ReduceScatter> {
+        (!self.does("reduce in one piece only")).then_some(self)
+    }
+
     fn abort(&self, reason: &str) {
         self.tricks.lock().unwrap().push(if reason == "panic" { "panic while waiting" } else { "abort" });
+    }
+}
+
+impl ReduceScatter for Mirror {
+    fn reduce_scatter(&self, buffer: Buffer, op: ReduceOp) -> Result<Box<dyn Work>> {
+        if !buffer.len().is_multiple_of(2) {
+            return Err(Error::plugin("not for two ranks"));
+        }
+        self.all_reduce(vec![buffer], op)
     }
 }
 
@@ -159,6 +172,10 @@ fn both_twins_give_the_same_results_and_errors() {
         answers.push(format!("{:?}", gathered.iter().map(|buffer| buffer.bytes().to_vec()).collect::<Vec<_>>()));
         answers.push(said(done(communicator.broadcast(vec![Vec::<f32>::new().into()], 0))));
         answers.push(said(done(communicator.barrier())));
+        let able = communicator.as_reduce_scatter().unwrap();
+        let part = done(able.reduce_scatter(vec![1.0f32, 3.0].into(), ReduceOp::Sum)).unwrap();
+        answers.push(format!("{:?}", part[0].as_slice::<f32>()));
+        answers.push(said(done(able.reduce_scatter(vec![1.0f32].into(), ReduceOp::Max))));
         let mut slow = communicator.broadcast(vec![vec![1u8, 2].into()], 1).unwrap();
         answers.push(format!("{} {:?}", slow.progress(), slow.wait(Duration::from_secs(1))));
         answers.push(format!("{} {:?}", slow.progress(), slow.wait(Duration::from_secs(1))));
@@ -230,6 +247,12 @@ fn what_a_backend_may_not_give_back_is_an_error_that_names_it() {
         assert!(error.message().contains(part), "{error}");
         assert_eq!((error.code(), error.component()), (ErrorCode::Plugin, Some("component under test")));
     }
+}
+
+#[test]
+fn an_ability_is_there_only_where_the_communicator_has_it() {
+    assert!(loaded(&[]).1.unwrap().as_reduce_scatter().is_some());
+    assert!(loaded(&["reduce in one piece only"]).1.unwrap().as_reduce_scatter().is_none());
 }
 
 #[test]

@@ -46,6 +46,7 @@ pub fn c_header() -> String {
         interface::<data::DataExamples>,
         interface::<comm::CommBackends>,
         interface::<comm::CommCollectives>,
+        interface::<comm::CommReduceScatter>,
         interface::<comm::CommWork>,
     ] {
         interface(&mut text, &mut all);

@@ -19,6 +19,7 @@ pub(crate) struct Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     AllReduce(ReduceOp),
+    ReduceScatter(ReduceOp),
     AllGather,
     Broadcast { root: u32 },
     Barrier,
@@ -29,6 +30,7 @@ impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::AllReduce(_) => "all_reduce",
+            Self::ReduceScatter(_) => "reduce_scatter",
             Self::AllGather => "all_gather",
             Self::Broadcast { .. } => "broadcast",
             Self::Barrier => "barrier",
@@ -45,11 +47,17 @@ impl Request {
     /// # Errors
     /// What is wrong on this rank alone.
     pub(crate) fn check(&self, world_size: u32) -> Result<()> {
-        if let Kind::AllReduce(_) = self.kind
+        if let Kind::AllReduce(_) | Kind::ReduceScatter(_) = self.kind
             && let Some(buffer) = self.buffers.iter().find(|buffer| !REDUCED.contains(&buffer.dtype()))
         {
             let dtype = buffer.dtype();
             return Err(Error::plugin(format!("{dtype} cannot be reduced, only broadcast and gathered")));
+        }
+        if let (Kind::ReduceScatter(_), [buffer]) = (self.kind, &self.buffers[..])
+            && !buffer.len().is_multiple_of(world_size as usize)
+        {
+            let count = buffer.len();
+            return Err(Error::plugin(format!("{count} elements cannot be divided into equal parts for {world_size} ranks")));
         }
         if let Kind::Broadcast { root } = self.kind
             && root >= world_size
@@ -69,14 +77,22 @@ impl Request {
     /// The call, as it is sent with every chunk.
     pub(crate) fn call(&self, session: u64, sequence: u64) -> Call {
         let (collective, reduction, root) = match self.kind {
-            Kind::AllReduce(ReduceOp::Sum) => (Collective::AllReduce, Reduction::Sum, 0),
-            Kind::AllReduce(ReduceOp::Max) => (Collective::AllReduce, Reduction::Max, 0),
-            Kind::AllReduce(ReduceOp::Min) => (Collective::AllReduce, Reduction::Min, 0),
+            Kind::AllReduce(op) => (Collective::AllReduce, reduction(op), 0),
+            Kind::ReduceScatter(op) => (Collective::ReduceScatter, reduction(op), 0),
             Kind::AllGather => (Collective::AllGather, Reduction::Unspecified, 0),
             Kind::Broadcast { root } => (Collective::Broadcast, Reduction::Unspecified, root),
             Kind::Barrier => (Collective::Barrier, Reduction::Unspecified, 0),
         };
         Call { session, sequence, collective: collective.into(), reduction: reduction.into(), root }
+    }
+}
+
+/// A reduction, as the wire names it.
+fn reduction(op: ReduceOp) -> Reduction {
+    match op {
+        ReduceOp::Sum => Reduction::Sum,
+        ReduceOp::Max => Reduction::Max,
+        ReduceOp::Min => Reduction::Min,
     }
 }
 
@@ -163,14 +179,19 @@ impl Called {
 }
 
 fn what(call: &Call) -> String {
-    match (call.collective(), call.reduction()) {
-        (Collective::AllReduce, Reduction::Sum) => "all_reduce(sum)".into(),
-        (Collective::AllReduce, Reduction::Max) => "all_reduce(max)".into(),
-        (Collective::AllReduce, Reduction::Min) => "all_reduce(min)".into(),
-        (Collective::AllGather, _) => "all_gather".into(),
-        (Collective::Broadcast, _) => format!("broadcast from rank {}", call.root),
-        (Collective::Barrier, _) => "barrier".into(),
-        (Collective::AllReduce | Collective::Unspecified, _) => "a collective that is unknown here".into(),
+    let reduction = match call.reduction() {
+        Reduction::Sum => "sum",
+        Reduction::Max => "max",
+        Reduction::Min => "min",
+        Reduction::Unspecified => "a reduction that is unknown here",
+    };
+    match call.collective() {
+        Collective::AllReduce => format!("all_reduce({reduction})"),
+        Collective::ReduceScatter => format!("reduce_scatter({reduction})"),
+        Collective::AllGather => "all_gather".into(),
+        Collective::Broadcast => format!("broadcast from rank {}", call.root),
+        Collective::Barrier => "barrier".into(),
+        Collective::Unspecified => "a collective that is unknown here".into(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use mdt_plugin_api::{Buffer, Communicator, Error, ErrorCode, Outcome, ReduceOp, Result, Work};
+use mdt_plugin_api::{Buffer, Communicator, Error, ErrorCode, Outcome, ReduceOp, ReduceScatter, Result, Work};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -76,8 +76,18 @@ impl Communicator for Ranks {
         self.begin(Vec::new(), Kind::Barrier)
     }
 
+    fn as_reduce_scatter(&self) -> Option<&dyn ReduceScatter> {
+        Some(self)
+    }
+
     fn abort(&self, reason: &str) {
         self.job.fault.raise(Cause::aborted(self.job.rank, reason));
+    }
+}
+
+impl ReduceScatter for Ranks {
+    fn reduce_scatter(&self, buffer: Buffer, op: ReduceOp) -> Result<Box<dyn Work>> {
+        self.begin(vec![buffer], Kind::ReduceScatter(op))
     }
 }
 

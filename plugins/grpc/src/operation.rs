@@ -62,6 +62,11 @@ trait Work: Send {
         false
     }
 
+    /// Whether this rank folds into memory that it also sends, which must stay as it is until it was sent.
+    fn folds_what_it_sends(&self) -> bool {
+        false
+    }
+
     /// Folds the next chunk that has come from all ranks. Returns where it lies.
     fn fold_next(&mut self) -> Option<Range<usize>> {
         None
@@ -104,7 +109,8 @@ impl Operation {
         let called = Called::own(rank, request.call(session, sequence), &request.buffers);
         let Request { buffers, kind } = request;
         let work: Box<dyn Work> = match kind {
-            Kind::AllReduce(op) => Box::new(Reduce::new(rank, world_size, buffers, op)),
+            Kind::AllReduce(op) => Box::new(Reduce::all(rank, world_size, buffers, op)),
+            Kind::ReduceScatter(op) => Box::new(Reduce::scatter(rank, world_size, buffers, op)),
             _ => Box::new(Gather::new(rank, world_size, buffers, kind)),
         };
         let peer = |peer| Peer {
@@ -251,8 +257,7 @@ impl Operation {
     /// Folds what all ranks have contributed to, and queues it for all peers.
     fn fold(&mut self) -> bool {
         let has_results = self.work.has_results();
-        // Where every rank folds everything, what was not sent yet must stay as it is.
-        if !has_results && self.peers.iter().any(Peer::has_outgoing) {
+        if self.work.folds_what_it_sends() && self.peers.iter().any(Peer::has_outgoing) {
             return false;
         }
         let mut progress = false;

@@ -83,8 +83,18 @@ impl Communicator for OneProcess {
         finished(Vec::new())
     }
 
+    fn as_reduce_scatter(&self) -> Option<&dyn ReduceScatter> {
+        Some(self)
+    }
+
     /// No collective is ever running.
     fn abort(&self, _reason: &str) {}
+}
+
+impl ReduceScatter for OneProcess {
+    fn reduce_scatter(&self, buffer: Buffer, op: ReduceOp) -> Result<Box<dyn Work>> {
+        self.all_reduce(vec![buffer], op)
+    }
 }
 
 fn finished(buffers: Vec<Buffer>) -> Result<Box<dyn Work>> {

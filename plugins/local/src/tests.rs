@@ -33,6 +33,8 @@ fn collectives_of_one_rank_are_done_at_once_and_give_back_what_they_got() {
     }
     assert_eq!(done(communicator.broadcast(buffers(), 0)), buffers());
     assert_eq!(done(communicator.all_gather(vec![7u8].into())), [vec![7u8].into()]);
+    let able = communicator.as_reduce_scatter().unwrap();
+    assert_eq!(done(able.reduce_scatter(vec![1.5f32].into(), ReduceOp::Sum)), [vec![1.5f32].into()]);
     assert_eq!(done(communicator.barrier()), []);
 }
 

@@ -29,7 +29,7 @@ impl Gather {
         match self.kind {
             Kind::AllGather => true,
             Kind::Broadcast { root } => rank == root,
-            Kind::AllReduce(_) | Kind::Barrier => false,
+            Kind::AllReduce(_) | Kind::ReduceScatter(_) | Kind::Barrier => false,
         }
     }
 }

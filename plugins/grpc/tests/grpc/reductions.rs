@@ -150,3 +150,25 @@ fn one_rank_alone_gets_back_what_it_gave() {
         (vec![Buffer::from(vec![1.5f32; 100_000])], vec![Buffer::from(vec![7u8])], vec![Buffer::from(vec![1u64])]);
     assert_eq!(results, [expected]);
 }
+
+#[test]
+fn a_part_of_a_sum_has_the_bits_of_the_whole_one() {
+    for (world_size, part) in [(1, 7), (2, 1), (2, 0), (3, 5), (3, 100_001), (4, 600_000)] {
+        let length = part * world_size as usize;
+        run(&job(world_size), |communicator| {
+            let rank = communicator.rank();
+            let numbers = || Buffer::from(numbers(rank, length));
+            let whole = done(communicator.all_reduce(vec![numbers()], ReduceOp::Sum));
+            let able = communicator.as_reduce_scatter().unwrap();
+            let parts = done(able.reduce_scatter(numbers(), ReduceOp::Sum));
+            let own = part * rank as usize..part * (rank as usize + 1);
+            let of = |buffers: &[Buffer]| bits(&buffers[0].as_slice().unwrap()[own.clone()]);
+            assert_eq!(of(&parts), of(&whole), "{world_size} ranks, {part} elements each");
+        });
+    }
+    let messages = run(&job(2), |communicator| {
+        let able = communicator.as_reduce_scatter().unwrap();
+        able.reduce_scatter(Buffer::from(vec![0f32; 3]), ReduceOp::Sum).err().unwrap().message().to_owned()
+    });
+    assert_eq!(messages, ["3 elements cannot be divided into equal parts for 2 ranks"; 2]);
+}
