@@ -16,6 +16,7 @@ mod memory;
 mod metrics;
 pub mod model;
 mod nearest;
+pub mod observers;
 mod peers;
 pub mod plugins;
 mod preview;

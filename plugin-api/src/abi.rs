@@ -20,6 +20,7 @@ mod guard;
 mod header;
 mod model;
 mod object;
+mod observer;
 mod optimizer;
 #[cfg(test)]
 mod published_tests;
