@@ -30,3 +30,4 @@ mod terminal;
 mod text_file;
 mod train;
 mod unexpected_end;
+mod watchdog;

@@ -6,6 +6,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use mdt_plugin_api::abi::leave_unwatched;
 use mdt_plugin_api::{Event, Observation, Observer};
 
 use crate::counted::counted;
@@ -97,6 +98,8 @@ impl Watching {
         let own_name = name.clone();
         let watch = move || {
             let _running: mpsc::Sender<()> = running;
+            // An observer may take its time.
+            leave_unwatched();
             for observation in observations {
                 if let Err(error) = observer.observe(&observation) {
                     let why = Failure::from(error).in_one_line();
