@@ -2,6 +2,7 @@
 
 mod endless;
 mod model;
+mod notes;
 mod states;
 mod trainer;
 
@@ -48,7 +49,7 @@ impl Optimizer for PanicsAtThree {
 mdt_plugin_api::config! {
     /// How the process ends.
     pub struct EndKeys {
-        /// `exit`, `_exit`, `abort` or `fault`.
+        /// `exit`, `_exit`, `abort` or `fault`; or `spin`, which never comes back.
         by: String = "exit".to_owned(),
         /// Whether it does so when it is made, and not in update 3.
         at_once: bool = false,
@@ -59,6 +60,13 @@ mdt_plugin_api::config! {
 
 unsafe extern "C" {
     fn _exit(status: i32) -> !;
+}
+
+/// Never comes back.
+fn spin() -> ! {
+    loop {
+        std::hint::spin_loop();
+    }
 }
 
 /// An optimizer that ends the process in update 3.
@@ -86,6 +94,7 @@ impl EndsTheProcess {
                 "fault" => unsafe { std::ptr::null_mut::<u64>().wrapping_add(1).write_volatile(1) },
                 // SAFETY: it ends the process, as the test wants, without what the host has registered for that.
                 "_exit" => unsafe { _exit(0) },
+                "spin" => spin(),
                 _ => std::process::exit(0),
             }
         }
@@ -208,6 +217,7 @@ mdt_plugin_api::plugin! {
     trainer "panics_at_row_32" => PanicsAtRow32;
     optimizer "panics_when_dropped" => PanicsWhenDropped;
     data "endless" => endless::Endless;
+    observer "notes" => notes::Notes;
     optimizer "ends_the_process" => EndsTheProcess;
     optimizer "panics_at_three" => PanicsAtThree;
     optimizer "panics_when_made" => PanicsWhenMade;
