@@ -77,7 +77,7 @@ mod unique_keys;
 pub use comm::{Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Finished, Outcome, ReduceOp, Work};
 pub use component::{Component, Kind};
 pub use compute::{Compute, DeviceInfo, Handle, MemoryInfo, RawHostView, TensorFunction, TensorType, ValueAndGrad};
-pub use data::DataSource;
+pub use data::{DataSource, Length, Row, RowBatch};
 pub use datum::Datum;
 pub use dtype::Dtype;
 pub use error::{Error, ErrorCode, Result};
@@ -99,9 +99,9 @@ pub use {schemars, serde, serde_json};
 pub mod prelude {
     pub use crate::{
         Batch, Bootstrap, Buffer, Cache, Capabilities, CommBackend, Communicator, Component, Compute, DataSource,
-        Datum, Dtype, Encoded, Error, ErrorCode, Example, Granularity, HostArray, HostBatch, Init, Kind, LogLevel,
-        Loss, Message, Model, ModelContext, ModelInput, OpKind, Optimizer, Outcome, ParameterSpec, ReduceOp, Result,
-        Services, Setup, StateShape, StateSpec, Tensor, Trainer, TrainerContext, Update, Vocabulary, Work,
+        Datum, Dtype, Encoded, Error, ErrorCode, Example, Granularity, HostArray, HostBatch, Init, Kind, Length,
+        LogLevel, Loss, Message, Model, ModelContext, ModelInput, OpKind, Optimizer, Outcome, ParameterSpec, ReduceOp,
+        Result, Services, Setup, StateShape, StateSpec, Tensor, Trainer, TrainerContext, Update, Vocabulary, Work,
         expect_states,
     };
 }

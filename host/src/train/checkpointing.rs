@@ -5,7 +5,7 @@ use serde_json::json;
 use super::optimizer::StateArray;
 use super::stop::Stop;
 use super::update::Learner;
-use super::{Run, agree, evaluate};
+use super::{Run, agree, evaluate, start};
 use crate::checkpoint::State;
 use crate::config::Resume;
 use crate::exit::{Failure, Status};
@@ -36,7 +36,7 @@ impl Run<'_> {
             components: self.job.component_names()?,
             processor: self.processor.clone(),
             metrics_bytes: self.output.metrics.as_ref().map_or(0, Metrics::bytes),
-            progress: json!({ evaluate::PROGRESS: self.evaluations }),
+            progress: json!({ evaluate::PROGRESS: self.evaluations, start::CURSOR: self.rows.cursor }),
         };
         let best = self.evaluations.best_kept();
         let Learner { parameters, optimizer, .. } = &self.learner;
