@@ -81,11 +81,16 @@ impl<'a> Preview<'a> {
     ///
     /// # Errors
     /// The same as before training.
-    pub fn read(&self) -> Result<Dataset, Failure> {
-        let (train, held_out) = data::read(self.job, &self.trainer)?;
+    ///
+    /// Of rows that stream, only the first ones are read, and whether these are all is the second result.
+    pub fn read(&self) -> Result<(Dataset, bool), Failure> {
+        let (train, held_out, whole) = data::preview(self.job, &self.trainer)?;
         match self.part {
-            Part::Train => Ok(train),
-            Part::Eval => held_out.ok_or_else(|| Failure::configuration("there are no rows for evaluation")),
+            Part::Train => Ok((train, whole)),
+            Part::Eval => {
+                let failure = || Failure::configuration("there are no rows for evaluation");
+                held_out.map(|rows| (rows, true)).ok_or_else(failure)
+            }
         }
     }
 
@@ -101,9 +106,10 @@ impl<'a> Preview<'a> {
     /// There is no such row, or it cannot be used.
     pub fn find(&self, number: u64) -> Result<Vec<Row>, Failure> {
         let data = &self.job.resolved.settings.data;
-        let sources = if self.part == Part::Eval && !data.eval.is_empty() { &data.eval } else { &data.train };
+        let sources =
+            if self.part == Part::Eval && !data.eval.is_empty() { data.eval.clone() } else { data.train_names() };
         let mut found = Vec::new();
-        for name in sources {
+        for name in &sources {
             let mut source = self.job.data(name)?;
             while let Some(example) = source.next()? {
                 if example.row == number {
@@ -137,7 +143,7 @@ impl<'a> Preview<'a> {
     pub fn totals(&self, dataset: &Dataset) -> Totals {
         let settings = &self.job.resolved.settings;
         match self.part {
-            Part::Train => Totals::of_training(dataset, &Plan::of(settings, dataset.rows().len())),
+            Part::Train => Totals::of_training(dataset, &Plan::of(settings, Some(dataset.places()))),
             Part::Eval => Totals::of_evaluation(dataset, settings.trainer.batch_size as usize),
         }
     }

@@ -80,11 +80,10 @@ mod unique_keys;
 #[cfg(test)]
 extern crate self as mdt_plugin_api;
 
-pub use component::{Component, Kind};
 pub use comm::{Bootstrap, Capabilities, CommBackend, Communicator, Finished, Outcome, ReduceOp, ReduceScatter, Work};
 pub use component::{Component, Kind};
 pub use compute::{Compute, DeviceInfo, Handle, MemoryInfo, RawHostView, TensorFunction, TensorType, ValueAndGrad};
-pub use data::DataSource;
+pub use data::{DataSource, Length, Row, RowBatch};
 pub use datum::Datum;
 pub use dtype::Dtype;
 pub use error::{Error, ErrorCode, Result};
@@ -106,5 +105,4 @@ pub use {serde, serde_json};
 
 /// What most plugins use.
 pub mod prelude {
-    pub use crate::{Batch, Bootstrap, Buffer, Cache, Capabilities, CommBackend, Communicator, Component, Compute, DataSource, Datum, Dtype, Element, Encoded, Error, ErrorCode, Event, Example, Granularity, HostArray, HostBatch, Init, Kind, LogLevel, Loss, Message, Model, ModelContext, ModelInput, Observation, Observer, OpKind, Optimizer, Outcome, ParameterSpec, ReduceOp, ReduceScatter, Region, Result, Services, Setup, StateShape, StateSpec, Tensor, Trainer, TrainerContext, Update, Vocabulary, Work, expect_states};
-}
+    }

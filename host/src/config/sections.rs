@@ -15,7 +15,7 @@ mod scheduler;
 mod storage;
 
 pub use compute::{Comm, Compute, Dtype};
-pub use data::{Data, EvalSplit};
+pub use data::{Data, EvalSplit, Source};
 pub use observer::Observer;
 pub use scheduler::{Constant, Decay, Polynomial, Scheduler, Wsd};
 pub use storage::{Checkpoint, Exported, Metrics, Plugins, Resume};

@@ -70,12 +70,14 @@ pub struct Lengths {
 impl Totals {
     /// Totals of rows that are trained by this plan; padding is that of its first epoch.
     pub fn of_training(dataset: &Dataset, plan: &Plan) -> Self {
-        let order = plan.order(0);
-        let places = (1..=plan.updates_per_epoch())
-            .flat_map(|update| (0..plan.world_size).flat_map(move |rank| plan.micro_batches(update, rank)));
-        let batches = places.map(|place| order[place].to_vec());
+        let order = plan.order(dataset.places(), 0);
+        let ranks = |rows: &[usize]| {
+            let batches = (0..plan.world_size).flat_map(|rank| plan.micro_batches(rows.len(), rank));
+            batches.map(|own| rows[own].iter().flat_map(|&row| dataset.items_of(row)).collect()).collect::<Vec<_>>()
+        };
+        let batches = order.chunks(plan.rows_per_update()).flat_map(ranks);
         Self {
-            updates_per_epoch: Some(plan.updates_per_epoch()),
+            updates_per_epoch: plan.updates_per_epoch(),
             updates: Some(plan.total_updates()),
             ..Self::new(dataset, plan.batch_size, batches)
         }

@@ -43,7 +43,7 @@ pub fn c_header() -> String {
         interface::<trainer::HostModel>,
         interface::<trainer::TrainerObjective>,
         interface::<optimizer::OptimizerSlices>,
-        interface::<data::DataExamples>,
+        interface::<data::DataRows>,
         interface::<comm::CommBackends>,
         interface::<comm::CommCollectives>,
         interface::<comm::CommReduceScatter>,

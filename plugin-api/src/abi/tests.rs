@@ -65,7 +65,7 @@ fn a_kind_has_the_same_interfaces_in_records_and_in_tables() {
         (Kind::Model, crate::__interface!(model), crate::__needs!(model), model::ModelForward::NAME),
         (Kind::Trainer, crate::__interface!(trainer), crate::__needs!(trainer), trainer::TrainerObjective::NAME),
         (Kind::Optimizer, crate::__interface!(optimizer), crate::__needs!(optimizer), optimizer::OptimizerSlices::NAME),
-        (Kind::Data, crate::__interface!(data), crate::__needs!(data), data::DataExamples::NAME),
+        (Kind::Data, crate::__interface!(data), crate::__needs!(data), data::DataRows::NAME),
         (Kind::Comm, crate::__interface!(comm), crate::__needs!(comm), comm::CommBackends::NAME),
         (Kind::Observer, crate::__interface!(observer), crate::__needs!(observer), observer::ObserverEvents::NAME),
     ] {
@@ -108,8 +108,8 @@ fn a_record_that_is_cut_or_wrong_is_an_error() {
 fn an_object_gives_the_interfaces_that_it_has_and_no_other() {
     let object = || optimizer::export(Box::new(Momentum), Owner::named("optimizer momentum 1.0.0"));
     assert!(Imported::<optimizer::OptimizerSlices>::of(object(), "it").is_ok());
-    let error = Imported::<data::DataExamples>::of(object(), "it").err().unwrap();
-    assert!(error.message().contains("does not have the interface data.examples/1"), "{error}");
+    let error = Imported::<data::DataRows>::of(object(), "it").err().unwrap();
+    assert!(error.message().contains("does not have the interface data.rows/1"), "{error}");
 }
 
 #[test]

@@ -40,7 +40,7 @@ macro_rules! __interface {
         "optimizer.slices/1"
     };
     (data) => {
-        "data.examples/1"
+        "data.rows/1"
     };
     (comm) => {
         "comm.backend/1"
