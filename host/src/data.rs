@@ -1,6 +1,7 @@
 //! The rows of a job: read from their sources and turned into tokens.
 
 mod dataset;
+mod items;
 mod limits;
 mod read;
 mod row_location;
@@ -16,18 +17,20 @@ use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::progress;
 pub use dataset::Dataset;
+pub use items::ItemLimits;
 use limits::Limits;
 use read::Reader;
 pub use row_order::Plan;
 
-/// Reads the rows that a job trains on, and those that it holds out for evaluation.
+/// Reads the rows that a job trains on, and those that it holds out for evaluation. Token ids are below `vocabulary`.
 ///
 /// # Errors
 /// A source or row cannot be used; there is nothing to train or nothing to evaluate; the rows do not fit in memory.
-pub fn read(job: &Job, trainer: &Arc<dyn Trainer>) -> Result<(Dataset, Option<Dataset>), Failure> {
+pub fn read(job: &Job, trainer: &Arc<dyn Trainer>, vocabulary: usize) -> Result<(Dataset, Option<Dataset>), Failure> {
     let settings = &job.resolved.settings;
     let data = &settings.data;
-    let mut reader = Reader::new(job, &**trainer);
+    let max_seq_len = settings.trainer.max_seq_len as usize;
+    let mut reader = Reader::new(job, &**trainer, ItemLimits { max_seq_len, vocabulary });
     let train = read_sources(job, &mut reader, &data.train, Limits::of(settings)?)?;
     if let Some(split) = data.split()? {
         let count = split::count(split, train.rows().len())?;

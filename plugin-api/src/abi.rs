@@ -29,6 +29,7 @@ mod services;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tokenizer;
 mod trainer;
 mod types;
 mod version;

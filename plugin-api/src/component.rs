@@ -7,13 +7,15 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{Result, Setup};
 
-/// The six kinds of components.
+/// The kinds of components.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// A device with tensors.
     Compute,
     /// A model architecture.
     Model,
+    /// Text to tokens and back.
+    Tokenizer,
     /// A training objective.
     Trainer,
     /// An optimizer.
@@ -26,13 +28,15 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 6] = [Self::Compute, Self::Model, Self::Trainer, Self::Optimizer, Self::Data, Self::Comm];
+    pub const ALL: [Self; 7] =
+        [Self::Compute, Self::Model, Self::Tokenizer, Self::Trainer, Self::Optimizer, Self::Data, Self::Comm];
 
     /// Its name, which is also its table in the configuration.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Compute => "compute",
             Self::Model => "model",
+            Self::Tokenizer => "tokenizer",
             Self::Trainer => "trainer",
             Self::Optimizer => "optimizer",
             Self::Data => "data",
@@ -45,6 +49,7 @@ impl Kind {
         match self {
             Self::Compute => crate::__interface!(compute),
             Self::Model => crate::__interface!(model),
+            Self::Tokenizer => crate::__interface!(tokenizer),
             Self::Trainer => crate::__interface!(trainer),
             Self::Optimizer => crate::__interface!(optimizer),
             Self::Data => crate::__interface!(data),

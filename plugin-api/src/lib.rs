@@ -1,7 +1,7 @@
 //! Everything that a plugin for `mdt-host` needs: traits, types and the registration macro.
 //!
-//! A plugin is one dynamic library with one or more components of six kinds: [`Compute`], [`Model`], [`Trainer`],
-//! [`Optimizer`], [`DataSource`] and [`CommBackend`]. Here is a complete one, the optimizer Lion (Chen et al. 2023,
+//! A plugin is one dynamic library with one or more components of seven kinds: [`Compute`], [`Model`], [`Tokenizer`],
+//! [`Trainer`], [`Optimizer`], [`DataSource`] and [`CommBackend`]. Here is a complete one, the optimizer Lion (Chen et al. 2023,
 //! <https://arxiv.org/abs/2302.06675>):
 //!
 //! ```
@@ -56,39 +56,47 @@
 //! plain Rust; how they cross between libraries is the subject of [`abi`] alone.
 
 pub mod abi;
+mod batch;
 mod comm;
 mod component;
 mod compute;
+mod content;
 mod data;
 mod datum;
 mod dtype;
 mod error;
 mod example;
 mod host_array;
+mod item;
 mod model;
 pub mod op;
 mod optimizer;
 pub mod register;
 mod services;
 mod tensor;
+mod tokenizer;
 mod trainer;
 mod unique_keys;
 
+pub use batch::{Batch, HostBatch};
 pub use comm::{Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Finished, Outcome, ReduceOp, Work};
 pub use component::{Component, Kind};
 pub use compute::{Compute, DeviceInfo, Handle, MemoryInfo, RawHostView, TensorFunction, TensorType, ValueAndGrad};
+pub use content::Content;
 pub use data::DataSource;
 pub use datum::Datum;
 pub use dtype::Dtype;
 pub use error::{Error, ErrorCode, Result};
 pub use example::{Example, Message};
 pub use host_array::{Element, HostArray, HostArrayRef};
+pub use item::{Item, Sequence};
 pub use model::{Cache, Init, Model, ModelContext, ModelInput, ParameterSpec, Weights};
 pub use op::{Attribute, OpKind, Value};
 pub use optimizer::{Granularity, Optimizer, StateShape, StateSpec, Update, expect_states};
 pub use services::{HostServices, LogLevel, Services, Setup};
 pub use tensor::{HostView, HostViewMut, Tensor};
-pub use trainer::{Batch, Encoded, HostBatch, Loss, ModelCalls, Trainer, TrainerContext, Vocabulary};
+pub use tokenizer::{Completed, Rendered, SharedTokenizer, Tokenizer, Tokens, Vocabulary};
+pub use trainer::{LanguageModel, Loss, Metric, ModelCalls, Trainer, TrainerContext};
 pub use unique_keys::UniqueKeys;
 
 #[doc(hidden)]
@@ -98,10 +106,10 @@ pub use {schemars, serde, serde_json};
 /// What most plugins use.
 pub mod prelude {
     pub use crate::{
-        Batch, Bootstrap, Buffer, Cache, Capabilities, CommBackend, Communicator, Component, Compute, DataSource,
-        Datum, Dtype, Encoded, Error, ErrorCode, Example, Granularity, HostArray, HostBatch, Init, Kind, LogLevel,
-        Loss, Message, Model, ModelContext, ModelInput, OpKind, Optimizer, Outcome, ParameterSpec, ReduceOp, Result,
-        Services, Setup, StateShape, StateSpec, Tensor, Trainer, TrainerContext, Update, Vocabulary, Work,
-        expect_states,
+        Batch, Bootstrap, Buffer, Cache, Capabilities, CommBackend, Communicator, Completed, Component, Compute,
+        Content, DataSource, Datum, Dtype, Error, ErrorCode, Example, Granularity, HostArray, HostBatch, Init, Item,
+        Kind, LanguageModel, LogLevel, Loss, Message, Metric, Model, ModelContext, ModelInput, OpKind, Optimizer,
+        Outcome, ParameterSpec, ReduceOp, Rendered, Result, Sequence, Services, Setup, SharedTokenizer, StateShape,
+        StateSpec, Tensor, Tokenizer, Tokens, Trainer, TrainerContext, Update, Vocabulary, Work, expect_states,
     };
 }

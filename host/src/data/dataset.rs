@@ -1,6 +1,6 @@
 //! Rows as tokens, and the source and row number of each.
 
-use mdt_plugin_api::Encoded;
+use mdt_plugin_api::Item;
 use sha2::{Digest, Sha256};
 
 use super::row_location::{self, RowLocation};
@@ -11,9 +11,9 @@ use crate::counted::counted;
 /// The most rows that a message names.
 const NAMED: usize = 5;
 
-/// The rows that can be trained, as tokens.
+/// The rows that can be trained, as items: a row may have become several.
 pub struct Dataset {
-    pub(super) rows: Vec<Encoded>,
+    pub(super) rows: Vec<Item>,
     pub(super) locations: Vec<RowLocation>,
     pub(super) sources: Vec<String>,
     /// Rows without any token to train.
@@ -44,8 +44,8 @@ impl Dataset {
         (train, held_out)
     }
 
-    /// The rows.
-    pub fn rows(&self) -> &[Encoded] {
+    /// The items.
+    pub fn rows(&self) -> &[Item] {
         &self.rows
     }
 
@@ -74,13 +74,13 @@ impl Dataset {
 
     /// Counts of rows and tokens, as a line for the user.
     pub fn summary(&self) -> String {
-        let tokens: usize = self.rows.iter().map(|row| row.tokens.len()).sum();
-        let supervised: usize = self.rows.iter().map(Encoded::supervised_tokens).sum();
+        let tokens: usize = self.rows.iter().map(Item::tokens).sum();
+        let supervised: usize = self.rows.iter().map(Item::supervised_tokens).sum();
         let of = self.split_from.map_or(String::new(), |total| format!(" of {total}"));
         let mut text = format!("{}{of} rows, {tokens} tokens, {supervised} of them trained", self.rows.len());
-        let cut: u64 = self.rows.iter().map(|row| row.truncated).sum();
+        let cut: u64 = self.rows.iter().map(Item::truncated).sum();
         if cut > 0 {
-            let rows = self.rows.iter().filter(|row| row.truncated > 0).count();
+            let rows = self.rows.iter().filter(|row| row.truncated() > 0).count();
             let rows = counted(rows, "row");
             text += &format!("; {rows} cut at max_seq_len, losing {cut} tokens");
         }
@@ -92,13 +92,22 @@ impl Dataset {
         text
     }
 
-    /// A checksum of all tokens and of which are trained, in order. It does not depend on the file that they came from.
+    /// A checksum of all tokens, of which are trained, and of the numbers beside them, in order. It does not depend on the file that they came from.
     pub fn fingerprint(&self) -> String {
         let mut digest = Sha256::new();
-        for row in &self.rows {
-            digest.update((row.tokens.len() as u64).to_le_bytes());
-            row.tokens.iter().for_each(|token| digest.update(token.to_le_bytes()));
-            row.supervised.iter().for_each(|&mark| digest.update([u8::from(mark)]));
+        for item in &self.rows {
+            for sequence in &item.sequences {
+                if sequence.name != Item::TOKENS {
+                    digest.update(&sequence.name);
+                }
+                digest.update((sequence.tokens.len() as u64).to_le_bytes());
+                sequence.tokens.iter().for_each(|token| digest.update(token.to_le_bytes()));
+                sequence.supervised.iter().for_each(|&mark| digest.update([u8::from(mark)]));
+            }
+            for (name, values) in &item.numbers {
+                digest.update(name);
+                values.iter().for_each(|value| digest.update(value.to_bits().to_le_bytes()));
+            }
         }
         checksum::hexadecimal(&digest.finalize())
     }

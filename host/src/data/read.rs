@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::HumanCount;
-use mdt_plugin_api::{DataSource, Encoded, Error, Example, HostServices, Trainer};
+use mdt_plugin_api::{DataSource, Error, Example, HostServices, Item, Sequence, Trainer};
 use rayon::prelude::*;
 
 use super::dataset::Dataset;
+use super::items::ItemLimits;
 use super::row_location::RowLocation;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
@@ -22,10 +23,14 @@ const COLLECTING: Duration = Duration::from_secs(1);
 const FIRST_LINE: Duration = Duration::from_secs(2);
 const LAST_LINE: Duration = Duration::from_secs(30);
 
+/// A row and its items.
+type Encoded<'a> = (&'a Example, Result<Vec<Item>, Error>);
+
 /// Reads all sources of a job.
 pub(super) struct Reader<'a> {
     job: &'a Job,
     trainer: &'a dyn Trainer,
+    items: ItemLimits,
     /// Bytes of all rows so far, those of other data sets included.
     held: u64,
     next_line: Instant,
@@ -33,9 +38,9 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(job: &'a Job, trainer: &'a dyn Trainer) -> Self {
+    pub(super) fn new(job: &'a Job, trainer: &'a dyn Trainer, items: ItemLimits) -> Self {
         let next_line = Instant::now() + FIRST_LINE;
-        Self { job, trainer, held: 0, next_line, between_lines: FIRST_LINE }
+        Self { job, trainer, items, held: 0, next_line, between_lines: FIRST_LINE }
     }
 
     /// Adds the rows of source number `number` to a data set until the data set has `most` rows or the source ends.
@@ -86,22 +91,22 @@ impl<'a> Reader<'a> {
             if self.job.services.cancelled() || place > refused.load(Ordering::Relaxed) {
                 return None;
             }
-            let encoded = self.trainer.encode(example);
+            let encoded = self.items_of(self.trainer, example);
             if encoded.is_err() {
                 refused.fetch_min(place, Ordering::Relaxed);
             }
             Some((example, encoded))
         };
-        let encoded: Vec<Option<(&Example, Result<Encoded, Error>)>> =
-            chunk.par_iter().enumerate().map(encode).collect();
+        let encoded: Vec<Option<Encoded<'_>>> = chunk.par_iter().enumerate().map(encode).collect();
         self.require_not_cancelled()?;
         let mut rows: Vec<_> = encoded.into_iter().flatten().collect();
         let is_refused = |(_, encoded): &(_, Result<_, Error>)| encoded.as_ref().is_err_and(Error::is_after_a_panic);
         if rows.iter().any(is_refused) {
             // A row that was refused after the panic of a later one may be at fault too. A new trainer finds the first
             // row that is, whichever thread was faster.
-            let trainer = self.job.trainer(&self.job.model_directory()?)?;
-            let again = chunk.iter().map(|example| (example, trainer.encode(example)));
+            let directory = self.job.model_directory()?;
+            let trainer = self.job.trainer(&directory, &self.job.tokenizer(&directory)?)?;
+            let again = chunk.iter().map(|example| (example, self.items_of(&*trainer, example)));
             match again.take_while(|_| !self.job.services.cancelled()).find(|(_, encoded)| encoded.is_err()) {
                 Some(first) => rows = vec![first],
                 None => rows.sort_by_key(is_refused),
@@ -109,18 +114,27 @@ impl<'a> Reader<'a> {
         }
         for (example, encoded) in rows {
             let location = RowLocation { source, row: example.row };
-            let row = encoded.map_err(|error| Failure::from(error).at(dataset.name_locations(&[location])))?;
-            if row.supervised_tokens() == 0 {
+            let mut items = encoded.map_err(|error| Failure::from(error).at(dataset.name_locations(&[location])))?;
+            items.retain(|item| item.supervised_tokens() > 0);
+            if items.is_empty() {
                 self.held += size_of::<RowLocation>() as u64;
                 dataset.dropped.push(location);
-            } else {
-                self.held += size_of::<(Encoded, RowLocation)>() as u64;
-                self.held += (row.tokens.capacity() * size_of::<u32>() + row.supervised.capacity()) as u64;
-                dataset.rows.push(row);
+            }
+            for item in items {
+                self.held += size_of::<RowLocation>() as u64 + bytes(&item);
+                dataset.rows.push(item);
                 dataset.locations.push(location);
             }
         }
         Ok(())
+    }
+
+    /// What the trainer makes of a row, within the limits of items.
+    fn items_of(&self, trainer: &dyn Trainer, example: &Example) -> Result<Vec<Item>, Error> {
+        let mut items = trainer.encode(example)?;
+        let of_trainer = |error: Error| error.in_component(self.job.trainer_name()).with("row", example.row);
+        items.iter_mut().try_for_each(|item| self.items.enforce(item)).map_err(of_trainer)?;
+        Ok(items)
     }
 
     fn require_not_cancelled(&self) -> Result<(), Failure> {
@@ -153,4 +167,19 @@ impl<'a> Reader<'a> {
         self.between_lines = (self.between_lines * 2).min(LAST_LINE);
         self.next_line = now + self.between_lines;
     }
+}
+
+/// The memory that an item takes.
+fn bytes(item: &Item) -> u64 {
+    let sequence = |sequence: &Sequence| {
+        size_of::<Sequence>()
+            + sequence.name.capacity()
+            + sequence.tokens.capacity() * size_of::<u32>()
+            + sequence.supervised.capacity()
+    };
+    let numbers = |(name, values): &(String, Vec<f64>)| {
+        size_of::<(String, Vec<f64>)>() + name.capacity() + values.capacity() * size_of::<f64>()
+    };
+    let sequences = item.sequences.iter().map(sequence).sum::<usize>();
+    (size_of::<Item>() + sequences + item.numbers.iter().map(numbers).sum::<usize>()) as u64
 }

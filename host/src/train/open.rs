@@ -35,7 +35,7 @@ impl<'a> Run<'a> {
 
         let opened = job.open_model(compute)?;
         check_states(&*optimizer, &settings.optimizer.id, &opened.model.parameters())?;
-        let (dataset, held_out) = data::read(job, &opened.trainer)?;
+        let (dataset, held_out) = data::read(job, &opened.trainer, opened.model.vocabulary_size())?;
         let dataset = Arc::new(dataset);
         let fingerprint = dataset.fingerprint();
         let mut data = BTreeMap::from([("the training data".to_owned(), json!(fingerprint))]);

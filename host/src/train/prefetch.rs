@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
-use mdt_plugin_api::{Encoded, Error, HostBatch, Trainer};
+use mdt_plugin_api::{Error, HostBatch, Item, Trainer};
 
 use crate::data::{Dataset, Plan};
 
@@ -39,8 +39,8 @@ pub fn start(
             }
             for places in plan.micro_batches(update, rank) {
                 let rows = order.1[places].to_vec();
-                let encoded: Vec<&Encoded> = rows.iter().map(|&row| &dataset.rows()[row]).collect();
-                let batch = trainer.collate(&encoded);
+                let items: Vec<&Item> = rows.iter().map(|&row| &dataset.rows()[row]).collect();
+                let batch = trainer.collate(&items);
                 if sender.send(MicroBatch { rows, batch }).is_err() {
                     return;
                 }

@@ -162,6 +162,16 @@ impl<T: Table> Imported<T> {
         Ok(Self { object: Arc::new(object), interface, table: PhantomData, name })
     }
 
+    /// The same; none where the object does not have the interface.
+    ///
+    /// # Errors
+    /// It has another table under its name.
+    pub(super) fn find(object: RawObject, name: &'static str) -> Result<Option<Self>> {
+        // SAFETY: the function belongs to this object.
+        let absent = unsafe { (object.get)(object.data, T::NAME.into()) }.table.is_null();
+        if absent { Ok(None) } else { Self::of(object, name).map(Some) }
+    }
+
     /// The name that it was given, for what the object makes.
     pub(super) fn name(&self) -> &'static str {
         self.name
