@@ -2,6 +2,7 @@
 
 mod chain;
 mod dataset;
+mod items;
 mod lane;
 mod length;
 mod read;
@@ -12,10 +13,8 @@ mod streamed;
 mod tokenizer;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use indicatif::HumanCount;
-use mdt_plugin_api::Trainer;
 
 use crate::config::EvalSplit;
 use crate::exit::{Failure, Status};
@@ -24,6 +23,7 @@ use crate::progress;
 use crate::random::Stream;
 use chain::{Chain, Opened};
 pub use dataset::Dataset;
+pub use items::Encoder;
 use length::Reading;
 use read::Reader;
 pub use row_location::{RowLocation, describe};
@@ -56,11 +56,11 @@ pub struct Data {
 /// # Errors
 /// A source or row cannot be used; there is nothing to train or nothing to evaluate; the rows do not fit in memory; the
 /// number of updates is not known.
-pub fn read(job: &Job, trainer: &Arc<dyn Trainer>) -> Result<Data, Failure> {
+pub fn read(job: &Job, encoder: &Encoder) -> Result<Data, Failure> {
     let settings = &job.resolved.settings;
     let data = &settings.data;
     let tokenizer = tokenizer::checksum(job)?;
-    let mut reader = Reader::new(job, &**trainer);
+    let mut reader = Reader::new(job, encoder);
     let mut sources = open(job, &data.train_names())?;
     if let Reading::Streamed(rows) = length::reading(settings, &mut sources)? {
         let fingerprint = length::fingerprint(settings, &tokenizer)?;
@@ -89,8 +89,8 @@ pub fn read(job: &Job, trainer: &Arc<dyn Trainer>) -> Result<Data, Failure> {
 ///
 /// # Errors
 /// As for [`read`].
-pub fn preview(job: &Job, trainer: &Arc<dyn Trainer>) -> Result<(Dataset, Option<Dataset>, bool), Failure> {
-    let data = read(job, trainer)?;
+pub fn preview(job: &Job, encoder: &Encoder) -> Result<(Dataset, Option<Dataset>, bool), Failure> {
+    let data = read(job, encoder)?;
     let streamed = match data.train {
         Training::Whole(dataset) => return Ok((dataset, data.held_out, true)),
         Training::Streamed(streamed) => streamed,
@@ -99,7 +99,7 @@ pub fn preview(job: &Job, trainer: &Arc<dyn Trainer>) -> Result<(Dataset, Option
     let (tokenizer, buffer) = (tokenizer::checksum(job)?, job.resolved.settings.data.shuffle_buffer);
     let sources = streamed.lanes.into_iter().flat_map(|(sources, _)| sources).collect();
     let limit = Some(job.resolved.settings.data.limit.map_or(buffer, |limit| limit.min(buffer)));
-    let first = read_sources(job, &mut Reader::new(job, &**trainer), sources, &names, limit, &tokenizer)?;
+    let first = read_sources(job, &mut Reader::new(job, encoder), sources, &names, limit, &tokenizer)?;
     Ok((first, data.held_out, false))
 }
 

@@ -55,7 +55,8 @@ fn sums_over_ranks_are_measured_by_the_backend_that_is_configured() {
     let job = job(1);
     let measure = |collective: &str, backend: &str| {
         let mut command = command();
-        command.args(["bench", collective, "-n", "2", "--bytes", "4096", "--bytes", "400000", "--times", "5", "--json"]);
+        command
+            .args(["bench", collective, "-n", "2", "--bytes", "4096", "--bytes", "400000", "--times", "5", "--json"]);
         command.args(["--set", &format!("comm.use={backend}")]);
         if backend == "files" {
             command.args(["--set", &format!("comm.directory={}", job.directory().display())]);

@@ -9,8 +9,8 @@ use super::common::{Common, on_compute_thread};
 use super::launch;
 use super::output::print;
 use crate::exit::Failure;
-use crate::train::bench_collectives::{self, Collective};
 use crate::train::bench;
+use crate::train::bench_collectives::{self, Collective};
 use crate::{progress, rank_processes, signals};
 
 #[derive(Subcommand)]

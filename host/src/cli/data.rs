@@ -84,7 +84,7 @@ fn preview(job: &Job, arguments: &Arguments) -> Result<(), Failure> {
     let (dataset, whole) = preview.read()?;
     if arguments.row.is_none() {
         for row in 0..arguments.rows.min(dataset.rows().len()) {
-            show(&preview.row(&dataset, row)?)?;
+            preview.row(&dataset, row)?.iter().try_for_each(show)?;
         }
     }
     let mut totals = preview.totals(&dataset);

@@ -64,7 +64,7 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
 fn answers(job: &Job, arguments: &Arguments, cancelled: &AtomicBool) -> Result<Vec<Answer>, Failure> {
     let opened = job.open_model(job.compute()?)?;
     let examples = match (&arguments.prompt, &arguments.data) {
-        (Some(prompt), _) => vec![prompt_example(prompt, opened.directory.has_chat_template())],
+        (Some(prompt), _) => vec![prompt_example(prompt, opened.tokenizer.vocabulary().renders_messages)],
         (None, source) => rows(job, source.as_deref().unwrap_or_default(), arguments.limit, cancelled)?,
     };
     let generator = Generator::new(&opened, opened.weights()?)?;

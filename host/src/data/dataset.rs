@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use mdt_plugin_api::{Encoded, Example};
+use mdt_plugin_api::{Example, Item};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -17,10 +17,10 @@ use crate::counted::counted;
 /// The most rows that a message names.
 const NAMED: usize = 5;
 
-/// Rows that were read whole, as tokens.
+/// Rows that were read whole, as items: a row may have become several.
 pub struct Dataset {
     /// The items of all rows.
-    pub(super) rows: Vec<Encoded>,
+    pub(super) rows: Vec<Item>,
     /// The row of each item.
     pub(super) locations: Vec<RowLocation>,
     /// For each row, the number of items up to and with its own.
@@ -52,7 +52,7 @@ impl Dataset {
     }
 
     /// Adds a row, which has this location and these items.
-    pub(super) fn push(&mut self, location: RowLocation, example: &Example, items: Vec<Encoded>) {
+    pub(super) fn push(&mut self, location: RowLocation, example: &Example, items: Vec<Item>) {
         self.checksums.push(checksum_of(example));
         if items.is_empty() {
             self.dropped.push(location);
@@ -112,7 +112,7 @@ impl Dataset {
     }
 
     /// The items of all rows.
-    pub fn rows(&self) -> &[Encoded] {
+    pub fn rows(&self) -> &[Item] {
         &self.rows
     }
 
@@ -141,13 +141,13 @@ impl Dataset {
 
     /// Counts of rows and tokens, as a line for the user.
     pub fn summary(&self) -> String {
-        let tokens: usize = self.rows.iter().map(|row| row.tokens.len()).sum();
-        let supervised: usize = self.rows.iter().map(Encoded::supervised_tokens).sum();
+        let tokens: usize = self.rows.iter().map(Item::tokens).sum();
+        let supervised: usize = self.rows.iter().map(Item::supervised_tokens).sum();
         let of = self.split_from.map_or(String::new(), |total| format!(" of {total}"));
         let mut text = format!("{}{of} rows, {tokens} tokens, {supervised} of them trained", self.rows.len());
-        let cut: u64 = self.rows.iter().map(|row| row.truncated).sum();
+        let cut: u64 = self.rows.iter().map(Item::truncated).sum();
         if cut > 0 {
-            let rows = self.rows.iter().filter(|row| row.truncated > 0).count();
+            let rows = self.rows.iter().filter(|row| row.truncated() > 0).count();
             let rows = counted(rows, "row");
             text += &format!("; {rows} cut at max_seq_len, losing {cut} tokens");
         }

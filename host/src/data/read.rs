@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::HumanCount;
-use mdt_plugin_api::{Encoded, Error, Example, HostServices, Trainer};
+use mdt_plugin_api::{Error, Example, HostServices, Item, Sequence};
 use rayon::prelude::*;
 
 use super::chain::Chain;
 use super::dataset::Dataset;
+use super::items::Encoder;
 use super::row_location::RowLocation;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
@@ -24,12 +25,18 @@ const FIRST_LINE: Duration = Duration::from_secs(2);
 const LAST_LINE: Duration = Duration::from_secs(30);
 
 /// Rows that were read, and how they have ended, if they have.
-type Collected = (Vec<(RowLocation, Example)>, Option<Result<(), Failure>>);
+type Collected = (Vec<Row>, Option<Result<(), Failure>>);
+
+/// A row and where it stands.
+type Row = (RowLocation, Example);
+
+/// A row and its items.
+type Encoded<'a> = (&'a Row, Result<Vec<Item>, Error>);
 
 /// Reads all sources of a job.
 pub(super) struct Reader<'a> {
     job: &'a Job,
-    trainer: &'a dyn Trainer,
+    encoder: &'a Encoder,
     /// Bytes of all rows so far, those of other data sets included.
     held: u64,
     next_line: Instant,
@@ -37,9 +44,9 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(job: &'a Job, trainer: &'a dyn Trainer) -> Self {
+    pub(super) fn new(job: &'a Job, encoder: &'a Encoder) -> Self {
         let next_line = Instant::now() + FIRST_LINE;
-        Self { job, trainer, held: 0, next_line, between_lines: FIRST_LINE }
+        Self { job, encoder, held: 0, next_line, between_lines: FIRST_LINE }
     }
 
     /// Adds rows to a data set until it has `most` or they end. Returns whether there may be more.
@@ -80,17 +87,12 @@ impl<'a> Reader<'a> {
     /// Whether anything of a row is trained.
     pub(super) fn is_trained(&self, at: RowLocation, example: &Example, of: &Dataset) -> Result<bool, Failure> {
         self.require_not_cancelled()?;
-        let encoded = self.trainer.encode(example);
-        let encoded = encoded.map_err(|error| Failure::from(error).at(of.name_locations(&[at])))?;
-        Ok(encoded.supervised_tokens() > 0)
+        let items = self.encoder.encode(example);
+        Ok(!items.map_err(|error| Failure::from(error).at(of.name_locations(&[at])))?.is_empty())
     }
 
     /// Encodes rows and adds them.
-    pub(super) fn encode(
-        &mut self,
-        dataset: &mut Dataset,
-        rows: &[(RowLocation, Example)],
-    ) -> Result<(), Failure> {
+    pub(super) fn encode(&mut self, dataset: &mut Dataset, rows: &[Row]) -> Result<(), Failure> {
         // Rows after one that is refused need not be encoded; those before it do, so that the first such row is reported.
         let refused = AtomicUsize::new(usize::MAX);
         let encode = |place: usize| {
@@ -98,33 +100,33 @@ impl<'a> Reader<'a> {
                 return None;
             }
             let row = &rows[place];
-            let encoded = self.trainer.encode(&row.1);
+            let encoded = self.encoder.encode(&row.1);
             if encoded.is_err() {
                 refused.fetch_min(place, Ordering::Relaxed);
             }
             Some((row, encoded))
         };
-        let encoded: Vec<Option<_>> = (0..rows.len()).into_par_iter().map(encode).collect();
+        let encoded: Vec<Option<Encoded<'_>>> = (0..rows.len()).into_par_iter().map(encode).collect();
         self.require_not_cancelled()?;
         let mut encoded: Vec<_> = encoded.into_iter().flatten().collect();
         let is_refused = |(_, encoded): &(_, Result<_, Error>)| encoded.as_ref().is_err_and(Error::is_after_a_panic);
         if encoded.iter().any(is_refused) {
             // A row that was refused after the panic of a later one may be at fault too. A new trainer finds the first
             // row that is, whichever thread was faster.
-            let trainer = self.job.trainer(&self.job.model_directory()?)?;
-            let again = rows.iter().map(|row| (row, trainer.encode(&row.1)));
+            let directory = self.job.model_directory()?;
+            let trainer = self.job.trainer(&directory, &self.job.tokenizer(&directory)?)?;
+            let encoder = self.encoder.with(trainer);
+            let again = rows.iter().map(|row| (row, encoder.encode(&row.1)));
             match again.take_while(|_| !self.job.services.cancelled()).find(|(_, encoded)| encoded.is_err()) {
                 Some(first) => encoded = vec![first],
                 None => encoded.sort_by_key(is_refused),
             }
         }
         for ((location, example), encoded) in encoded {
-            let row = encoded.map_err(|error| Failure::from(error).at(dataset.name_locations(&[*location])))?;
-            let items = if row.supervised_tokens() == 0 { Vec::new() } else { vec![row] };
+            let items = encoded.map_err(|error| Failure::from(error).at(dataset.name_locations(&[*location])))?;
             self.held += size_of::<(RowLocation, usize, [u8; 32])>() as u64;
             for item in &items {
-                self.held += size_of::<(Encoded, RowLocation)>() as u64;
-                self.held += (item.tokens.capacity() * size_of::<u32>() + item.supervised.capacity()) as u64;
+                self.held += size_of::<RowLocation>() as u64 + bytes(item);
             }
             dataset.push(*location, example, items);
         }
@@ -161,4 +163,19 @@ impl<'a> Reader<'a> {
         self.between_lines = (self.between_lines * 2).min(LAST_LINE);
         self.next_line = now + self.between_lines;
     }
+}
+
+/// The memory that an item takes.
+fn bytes(item: &Item) -> u64 {
+    let sequence = |sequence: &Sequence| {
+        size_of::<Sequence>()
+            + sequence.name.capacity()
+            + sequence.tokens.capacity() * size_of::<u32>()
+            + sequence.supervised.capacity()
+    };
+    let numbers = |(name, values): &(String, Vec<f64>)| {
+        size_of::<(String, Vec<f64>)>() + name.capacity() + values.capacity() * size_of::<f64>()
+    };
+    let sequences = item.sequences.iter().map(sequence).sum::<usize>();
+    (size_of::<Item>() + sequences + item.numbers.iter().map(numbers).sum::<usize>()) as u64
 }

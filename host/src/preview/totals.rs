@@ -3,7 +3,7 @@
 use std::fmt;
 
 use indicatif::HumanCount;
-use mdt_plugin_api::Encoded;
+use mdt_plugin_api::Item;
 use serde::Serialize;
 
 use crate::data::Dataset;
@@ -91,14 +91,14 @@ impl Totals {
 
     fn new(dataset: &Dataset, batch_size: usize, batches: impl Iterator<Item = Vec<usize>>) -> Self {
         let rows = dataset.rows();
-        let lengths: Vec<usize> = rows.iter().map(|row| row.tokens.len()).collect();
-        let tokens = lengths.iter().sum::<usize>();
-        let supervised = rows.iter().map(Encoded::supervised_tokens).sum::<usize>();
+        let lengths: Vec<usize> = rows.iter().map(Item::length).collect();
+        let tokens = rows.iter().map(Item::tokens).sum::<usize>();
+        let supervised = rows.iter().map(Item::supervised_tokens).sum::<usize>();
         Self {
             rows: rows.len(),
             dropped: dataset.dropped().map(|(source, row)| Dropped { source: source.to_owned(), row }).collect(),
-            truncated_rows: rows.iter().filter(|row| row.truncated > 0).count(),
-            truncated_tokens: rows.iter().map(|row| row.truncated).sum(),
+            truncated_rows: rows.iter().filter(|row| row.truncated() > 0).count(),
+            truncated_tokens: rows.iter().map(Item::truncated).sum(),
             tokens: tokens as u64,
             supervised_tokens: supervised as u64,
             supervised_share: share(supervised, tokens),

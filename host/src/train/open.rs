@@ -14,7 +14,7 @@ use super::run::{Output, Rows};
 use super::update::Learner;
 use super::{Run, connect, evaluate, processor, share, start};
 use crate::checkpoint::Store;
-use crate::data::{self, Data, Plan, Training};
+use crate::data::{self, Data, Encoder, Plan, Training};
 use crate::exit::Failure;
 use crate::job::{Job, OpenedModel};
 use crate::observers::Observers;
@@ -37,7 +37,8 @@ impl<'a> Run<'a> {
 
         let opened = job.open_model(compute)?;
         check_states(&*optimizer, &settings.optimizer.id, &opened.model.parameters())?;
-        let Data { train, held_out, rows, fingerprint } = data::read(job, &opened.trainer)?;
+        let encoder = Encoder::new(job, &opened.trainer, opened.model.vocabulary_size());
+        let Data { train, held_out, rows, fingerprint } = data::read(job, &encoder)?;
         let mut data = BTreeMap::from([("the training data".to_owned(), json!(fingerprint))]);
         data.extend(held_out.as_ref().map(|rows| ("the held-out data".to_owned(), json!(rows.fingerprint()))));
         let plan = Plan::of(settings, rows);

@@ -7,10 +7,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use mdt_plugin_api::{Encoded, Error, Example, HostBatch, Trainer};
+use mdt_plugin_api::{Error, Example, HostBatch, Item, Trainer};
 use rayon::prelude::*;
 
-use crate::data::{Cursor, Dataset, Plan, RowLocation, Rows};
+use crate::data::{Cursor, Dataset, Encoder, Plan, RowLocation, Rows};
 use crate::exit::{Failure, Status};
 
 /// How many micro-batches wait at most.
@@ -64,10 +64,11 @@ pub fn start(
     first: u64,
     source: Source,
     trainer: &Arc<dyn Trainer>,
+    encoder: Encoder,
 ) -> Result<Batches, Failure> {
     let (plan, trainer) = (plan.clone(), Arc::clone(trainer));
     let (sender, made) = sync_channel(AHEAD);
-    let maker = Maker { plan, rank, trainer, sender };
+    let maker = Maker { plan, rank, encoder, trainer, sender };
     let work = move || match source {
         Source::Whole(dataset) => maker.whole(&dataset, first),
         Source::Streamed(rows) => maker.streamed(rows, first),
@@ -110,6 +111,7 @@ impl Batches {
 struct Maker {
     plan: Plan,
     rank: usize,
+    encoder: Encoder,
     trainer: Arc<dyn Trainer>,
     sender: SyncSender<Made>,
 }
@@ -128,7 +130,7 @@ impl Maker {
             let rows = &order.1[start..start.saturating_add(size).min(places)];
             for own in self.plan.micro_batches(rows.len(), self.rank) {
                 let items: Vec<usize> = rows[own].iter().flat_map(|&place| dataset.items_of(place)).collect();
-                let encoded: Vec<&Encoded> = items.iter().map(|&item| &dataset.rows()[item]).collect();
+                let encoded: Vec<&Item> = items.iter().map(|&item| &dataset.rows()[item]).collect();
                 self.send_batch(dataset.locations_of(&items), &encoded)?;
             }
             self.send(Made::End(UpdateEnd::default()))?;
@@ -167,10 +169,10 @@ impl Maker {
     }
 
     fn encode(&self, rows: Vec<(RowLocation, Example)>, dropped: &mut Vec<RowLocation>) -> ControlFlow<()> {
-        let encoded: Vec<_> = rows.par_iter().map(|(_, example)| self.trainer.encode(example)).collect();
+        let encoded: Vec<_> = rows.par_iter().map(|(_, example)| self.encoder.encode(example)).collect();
         // The error of a call that panicked says more than those of calls refused after it.
         let is_refused =
-            |encoded: &Result<Encoded, Error>| encoded.as_ref().is_err_and(|error| !error.is_after_a_panic());
+            |encoded: &Result<Vec<Item>, Error>| encoded.as_ref().is_err_and(|error| !error.is_after_a_panic());
         let fault = encoded.iter().position(is_refused).or(encoded.iter().position(Result::is_err));
         let (mut locations, mut items) = (Vec::new(), Vec::new());
         for (place, ((location, _), encoded)) in rows.into_iter().zip(encoded).enumerate() {
@@ -178,18 +180,18 @@ impl Maker {
                 Err(error) if fault == Some(place) => {
                     return self.send(Made::MicroBatch(MicroBatch { rows: vec![location], batch: Err(error) }));
                 }
-                Ok(item) if item.supervised_tokens() > 0 => {
-                    locations.push(location);
-                    items.push(item);
+                Ok(own) if own.is_empty() => dropped.push(location),
+                Ok(own) => {
+                    locations.extend(own.iter().map(|_| location));
+                    items.extend(own);
                 }
-                Ok(_) => dropped.push(location),
                 Err(_) => {}
             }
         }
         self.send_batch(locations, &items.iter().collect::<Vec<_>>())
     }
 
-    fn send_batch(&self, rows: Vec<RowLocation>, items: &[&Encoded]) -> ControlFlow<()> {
+    fn send_batch(&self, rows: Vec<RowLocation>, items: &[&Item]) -> ControlFlow<()> {
         let batch = match items {
             [] => Ok(None),
             items => self.trainer.collate(items).map(Some),

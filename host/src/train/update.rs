@@ -31,8 +31,8 @@ pub(super) struct UpdateNumbers {
     pub(super) supervised_tokens: u64,
     /// How long this rank waited for its rows.
     pub(super) data_wait: Duration,
-    /// The trainer's metrics, summed over this rank's micro-batches.
-    pub(super) metrics: BTreeMap<String, f64>,
+    /// The trainer's metrics, sum and weight, over this rank's micro-batches.
+    pub(super) metrics: BTreeMap<String, [f64; 2]>,
 }
 
 /// What learns: the parameters, and all that an update of them takes. Compute thread only.

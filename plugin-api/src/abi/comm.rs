@@ -12,7 +12,8 @@ use super::record::{decode, encode, replies};
 use super::table::interfaces;
 use super::types::filled;
 use crate::{
-    Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Dtype, Error, Outcome, ReduceOp, ReduceScatter, Result, Work,
+    Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Dtype, Error, Outcome, ReduceOp, ReduceScatter, Result,
+    Work,
 };
 
 interfaces! {

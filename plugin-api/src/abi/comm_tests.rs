@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::across;
 use crate::{
-    Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Dtype, Error, ErrorCode, Finished, Outcome, ReduceOp, ReduceScatter,
-    Region, Result, Work,
+    Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Dtype, Error, ErrorCode, Finished, Outcome, ReduceOp,
+    ReduceScatter, Region, Result, Work,
 };
 
 /// The second of two ranks, whose peer has the same elements. `tricks` says what it does wrong.

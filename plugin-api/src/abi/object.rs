@@ -146,7 +146,8 @@ impl<T: Table> Imported<T> {
     /// The object does not have it, or has another table under its name.
     pub(super) fn of(object: RawObject, name: &'static str) -> Result<Self> {
         Self::optional(object, name)?.ok_or_else(|| {
-            Error::plugin(format!("it does not have the interface {}, which is needed here", T::NAME)).in_component(name)
+            Error::plugin(format!("it does not have the interface {}, which is needed here", T::NAME))
+                .in_component(name)
         })
     }
 
@@ -167,6 +168,16 @@ impl<T: Table> Imported<T> {
                 .help("a published interface never changes: get the plugin from its maker again, or rebuild it"));
         }
         Ok(Some(Self { object: Arc::new(object), interface, table: PhantomData, name }))
+    }
+
+    /// The same; none where the object does not have the interface.
+    ///
+    /// # Errors
+    /// It has another table under its name.
+    pub(super) fn find(object: RawObject, name: &'static str) -> Result<Option<Self>> {
+        // SAFETY: the function belongs to this object.
+        let absent = unsafe { (object.get)(object.data, T::NAME.into()) }.table.is_null();
+        if absent { Ok(None) } else { Self::of(object, name).map(Some) }
     }
 
     /// The name that it was given, for what the object makes.

@@ -7,7 +7,7 @@ use super::guard::{Guard, Guarded, Owner};
 use super::object::Imported;
 use super::record::{decode, decode_error, encode, encode_error};
 use super::table::Table;
-use super::{HOST_INTERFACES, comm, compute, data, model, observer, optimizer, root, trainer};
+use super::{HOST_INTERFACES, comm, compute, data, model, observer, optimizer, root, tokenizer, trainer};
 use crate::register::Registration;
 use crate::{
     Datum, Error, ErrorCode, Example, Granularity, HostServices, Kind, LogLevel, Message, Optimizer, Result, Services,
@@ -63,6 +63,7 @@ fn a_kind_has_the_same_interfaces_in_records_and_in_tables() {
     for (kind, record, needs, interface) in [
         (Kind::Compute, crate::__interface!(compute), crate::__needs!(compute), compute::ComputeTensors::NAME),
         (Kind::Model, crate::__interface!(model), crate::__needs!(model), model::ModelForward::NAME),
+        (Kind::Tokenizer, crate::__interface!(tokenizer), crate::__needs!(tokenizer), tokenizer::TokenizerText::NAME),
         (Kind::Trainer, crate::__interface!(trainer), crate::__needs!(trainer), trainer::TrainerObjective::NAME),
         (Kind::Optimizer, crate::__interface!(optimizer), crate::__needs!(optimizer), optimizer::OptimizerSlices::NAME),
         (Kind::Data, crate::__interface!(data), crate::__needs!(data), data::DataRows::NAME),

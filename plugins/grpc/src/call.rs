@@ -57,7 +57,9 @@ impl Request {
             && !buffer.len().is_multiple_of(world_size as usize)
         {
             let count = buffer.len();
-            return Err(Error::plugin(format!("{count} elements cannot be divided into equal parts for {world_size} ranks")));
+            return Err(Error::plugin(format!(
+                "{count} elements cannot be divided into equal parts for {world_size} ranks"
+            )));
         }
         if let Kind::Broadcast { root } = self.kind
             && root >= world_size
