@@ -5,10 +5,17 @@
 
 #include "mdt_plugin.h"
 
-/* What a host reads without running anything: one line for the library, one for each component. */
+/* What a host reads without running anything: one line for the library, one for each component, with the JSON Schema of
+   its configuration: every key has its type, what it is for and its default, and stands where it is used, without $ref. */
+#define KEY(name, doc, value) \
+    "\"" name "\":{\"description\":\"" doc "\",\"type\":\"number\",\"minimum\":0.0,\"exclusiveMaximum\":1.0,\"default\":" value "}"
+#define SCHEMA \
+    "{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{" \
+    KEY("beta1", "Weight of the momentum in the direction of an update.", "0.9") "," \
+    KEY("beta2", "Decay of the momentum.", "0.99") "}}"
 #define RECORDS \
     "{\"abi\":\"0.2\",\"package\":\"lion-c\",\"version\":\"1.0.0\",\"license\":\"MIT\",\"native\":\"\"}\n" \
-    "{\"kind\":\"optimizer\",\"id\":\"lion-c\",\"interfaces\":[\"optimizer.slices/1\"],\"needs\":[]}\n"
+    "{\"kind\":\"optimizer\",\"id\":\"lion-c\",\"interfaces\":[\"optimizer.slices/1\"],\"needs\":[],\"schema\":" SCHEMA "}\n"
 #ifdef __APPLE__
 __attribute__((used, section("__DATA,__mdt_plugin")))
 #else
@@ -99,13 +106,6 @@ static bool describe(const void *object, MdtSink_uint8_t out) {
     return REPLY(out, "\xa3\x64" "kind" "\x69" "optimizer" "\x62" "id" "\x66" "lion-c" "\x67" "version" "\x65" "1.0.0");
 }
 
-static bool schema(const void *object, MdtSink_uint8_t out) {
-    (void)object; /* { properties: { beta1: { type: "number", default: 0.9 }, beta2: { type: "number", default: 0.99 } } } */
-#define KEY(name, value) "\x65" name "\xa2\x64" "type" "\x66" "number" "\x67" "default" "\xfb" value
-    return REPLY(out, "\xa3\x64" "type" "\x66" "object" "\x74" "additionalProperties" "\xf4\x6a" "properties" "\xa2"
-                      KEY("beta1", "\x3f\xec\xcc\xcc\xcc\xcc\xcc\xcd") KEY("beta2", "\x3f\xef\xae\x14\x7a\xe1\x47\xae"));
-}
-
 /* The configuration is a map with both keys, in the order of the schema or another. */
 static bool create(const void *object, MdtSlice_uint8_t config, MdtSlice_uint8_t setup, MdtObject *services,
                    MdtObject *made, MdtSink_uint8_t out) {
@@ -130,7 +130,7 @@ static void keep(const void *data) {
 }
 
 static MdtInterface component_interface(const void *data, MdtStr name) {
-    static const MdtPluginComponent table = {describe, schema, create};
+    static const MdtPluginComponent table = {describe, create};
     return offer(name, MdtPluginComponent_name, data, &table, MdtPluginComponent_fingerprint);
 }
 

@@ -20,6 +20,7 @@ mod layer;
 mod layers;
 mod merge;
 mod normalise;
+mod observers;
 mod origin;
 mod overrides;
 mod resolve;

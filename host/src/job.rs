@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::config::{Chosen, Dtype, Resolved};
 use crate::exit::{Failure, Status};
 use crate::model::{Directory, check_parameters, not_downloaded};
+use crate::observers::Named;
 use crate::plugins::Catalog;
 use crate::services::LocalServices;
 
@@ -92,6 +93,18 @@ impl Job {
     pub fn data(&self, source: &str) -> Result<Box<dyn DataSource>, Failure> {
         let (component, config) = self.component(Kind::Data)?;
         Ok(component.data(config, &self.setup(None, source))?)
+    }
+
+    /// Makes the observers of this rank, with their names.
+    pub fn observers(&self) -> Result<Vec<Named>, Failure> {
+        let settings = &self.resolved.settings;
+        let here = settings.observers.iter().filter(|observer| settings.comm.rank == 0 || observer.every_rank);
+        here.map(|observer| {
+            let component = self.catalog.component(Kind::Observer, &observer.id)?;
+            let config = Value::Object(observer.keys.clone());
+            Ok((component.name().to_owned(), component.observer(&config, &self.setup(None, ""))?))
+        })
+        .collect()
     }
 
     /// Makes the communication component.

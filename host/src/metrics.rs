@@ -6,7 +6,7 @@ mod picture;
 mod read;
 mod write;
 
-pub use line::{EarlyStop, Evaluation, Extra, Update};
+pub use line::{EarlyStop, Evaluation, Extra, Update, numbers};
 pub use memory::peak_memory_bytes;
 pub use picture::write_picture;
 pub use read::read_losses;

@@ -20,6 +20,7 @@ mod guard;
 mod header;
 mod model;
 mod object;
+mod observer;
 mod optimizer;
 #[cfg(test)]
 mod published_tests;
@@ -31,12 +32,13 @@ mod table;
 mod tests;
 mod trainer;
 mod types;
+mod under_way;
 mod version;
 
 pub use component::LoadedComponent;
 pub use header::c_header;
-pub use object::current_component;
 pub use root::{Entry, OnLoad, entry, load};
+pub use under_way::{CallUnderWay, calls_under_way, current_component, leave_unwatched};
 pub use version::{ABI_VERSION, HOST_INTERFACES};
 
 /// The name of the entry symbol.

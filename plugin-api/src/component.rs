@@ -1,13 +1,11 @@
-//! Components: what a plugin registers, and how their configuration is declared.
+//! Components: what a plugin registers.
 
 use std::fmt;
 
-use schemars::JsonSchema;
-use serde::{Serialize, de::DeserializeOwned};
-
+use crate::config::Configurable;
 use crate::{Result, Setup};
 
-/// The six kinds of components.
+/// The kinds of components.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// A device with tensors.
@@ -22,13 +20,16 @@ pub enum Kind {
     Data,
     /// Collectives between processes.
     Comm,
+    /// What is told of a run.
+    Observer,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 6] = [Self::Compute, Self::Model, Self::Trainer, Self::Optimizer, Self::Data, Self::Comm];
+    pub const ALL: [Self; 7] =
+        [Self::Compute, Self::Model, Self::Trainer, Self::Optimizer, Self::Data, Self::Comm, Self::Observer];
 
-    /// Its name, which is also its table in the configuration.
+    /// Its name, by which `plugin!` and the configuration know it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Compute => "compute",
@@ -37,6 +38,7 @@ impl Kind {
             Self::Optimizer => "optimizer",
             Self::Data => "data",
             Self::Comm => "comm",
+            Self::Observer => "observer",
         }
     }
 
@@ -49,6 +51,7 @@ impl Kind {
             Self::Optimizer => crate::__interface!(optimizer),
             Self::Data => crate::__interface!(data),
             Self::Comm => crate::__interface!(comm),
+            Self::Observer => crate::__interface!(observer),
         }
     }
 
@@ -67,52 +70,11 @@ impl fmt::Display for Kind {
 /// A type that a plugin can register: it is created from its configuration.
 pub trait Component: Sized + 'static {
     /// Its own configuration keys; [`config!`](crate::config) declares one.
-    type Config: DeserializeOwned + Serialize + JsonSchema + Default;
+    type Config: Configurable + Default;
 
     /// Creates one.
     ///
     /// # Errors
     /// Values that cannot work ([`Error::config`](crate::Error::config)), files that cannot be used.
     fn create(config: Self::Config, setup: &Setup) -> Result<Self>;
-}
-
-/// Declares a component's configuration: documented keys with types and defaults.
-///
-/// The doc comments become descriptions in the JSON Schema. A key that a job does not set has its default, and an unknown
-/// key is an error.
-///
-/// ```
-/// mdt_plugin_api::config! {
-///     /// Keys of the optimizer `lion`.
-///     pub struct LionConfig {
-///         /// Weight of the momentum in the direction of an update.
-///         beta1: f64 = 0.9,
-///         /// Decay of the momentum.
-///         beta2: f64 = 0.99,
-///     }
-/// }
-/// assert_eq!(LionConfig::default().beta2, 0.99);
-/// ```
-#[macro_export]
-macro_rules! config {
-    (
-        $(#[$attribute:meta])*
-        $visibility:vis struct $name:ident {
-            $($(#[$field_attribute:meta])* $field:ident : $type:ty = $default:expr),* $(,)?
-        }
-    ) => {
-        $(#[$attribute])*
-        #[derive(Clone, Debug, $crate::serde::Serialize, $crate::serde::Deserialize, $crate::schemars::JsonSchema)]
-        #[serde(crate = "mdt_plugin_api::serde", deny_unknown_fields, default)]
-        #[schemars(crate = "mdt_plugin_api::schemars")]
-        $visibility struct $name {
-            $($(#[$field_attribute])* pub $field: $type,)*
-        }
-
-        impl ::std::default::Default for $name {
-            fn default() -> Self {
-                Self { $($field: $default,)* }
-            }
-        }
-    };
 }

@@ -1,7 +1,7 @@
 //! Everything that a plugin for `mdt-host` needs: traits, types and the registration macro.
 //!
-//! A plugin is one dynamic library with one or more components of six kinds: [`Compute`], [`Model`], [`Trainer`],
-//! [`Optimizer`], [`DataSource`] and [`CommBackend`]. Here is a complete one, the optimizer Lion (Chen et al. 2023,
+//! A plugin is one dynamic library with one or more components of seven kinds: [`Compute`], [`Model`], [`Trainer`],
+//! [`Optimizer`], [`DataSource`], [`CommBackend`] and [`Observer`]. Here is a complete one, the optimizer Lion (Chen et al. 2023,
 //! <https://arxiv.org/abs/2302.06675>):
 //!
 //! ```
@@ -11,9 +11,9 @@
 //!     /// Keys of the optimizer `lion`.
 //!     pub struct Config {
 //!         /// Weight of the momentum in the direction of an update.
-//!         beta1: f64 = 0.9,
+//!         beta1: f64 [0.0..1.0] = 0.9,
 //!         /// Decay of the momentum.
-//!         beta2: f64 = 0.99,
+//!         beta2: f64 [0.0..1.0] = 0.99,
 //!     }
 //! }
 //!
@@ -59,6 +59,7 @@ pub mod abi;
 mod comm;
 mod component;
 mod compute;
+pub mod config;
 mod data;
 mod datum;
 mod dtype;
@@ -66,6 +67,7 @@ mod error;
 mod example;
 mod host_array;
 mod model;
+mod observer;
 pub mod op;
 mod optimizer;
 pub mod register;
@@ -73,6 +75,9 @@ mod services;
 mod tensor;
 mod trainer;
 mod unique_keys;
+
+#[cfg(test)]
+extern crate self as mdt_plugin_api;
 
 pub use comm::{Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Finished, Outcome, ReduceOp, Work};
 pub use component::{Component, Kind};
@@ -84,6 +89,7 @@ pub use error::{Error, ErrorCode, Result};
 pub use example::{Example, Message};
 pub use host_array::{Element, HostArray, HostArrayRef};
 pub use model::{Cache, Init, Model, ModelContext, ModelInput, ParameterSpec, Weights};
+pub use observer::{Event, Metrics, Observation, Observer, Started, Written};
 pub use op::{Attribute, OpKind, Value};
 pub use optimizer::{Granularity, Optimizer, StateShape, StateSpec, Update, expect_states};
 pub use services::{HostServices, LogLevel, Services, Setup};
@@ -93,15 +99,15 @@ pub use unique_keys::UniqueKeys;
 
 #[doc(hidden)]
 pub use inventory;
-pub use {schemars, serde, serde_json};
+pub use {serde, serde_json};
 
 /// What most plugins use.
 pub mod prelude {
     pub use crate::{
         Batch, Bootstrap, Buffer, Cache, Capabilities, CommBackend, Communicator, Component, Compute, DataSource,
-        Datum, Dtype, Encoded, Error, ErrorCode, Example, Granularity, HostArray, HostBatch, Init, Kind, LogLevel,
-        Loss, Message, Model, ModelContext, ModelInput, OpKind, Optimizer, Outcome, ParameterSpec, ReduceOp, Result,
-        Services, Setup, StateShape, StateSpec, Tensor, Trainer, TrainerContext, Update, Vocabulary, Work,
-        expect_states,
+        Datum, Dtype, Encoded, Error, ErrorCode, Event, Example, Granularity, HostArray, HostBatch, Init, Kind,
+        LogLevel, Loss, Message, Model, ModelContext, ModelInput, Observation, Observer, OpKind, Optimizer, Outcome,
+        ParameterSpec, ReduceOp, Result, Services, Setup, StateShape, StateSpec, Tensor, Trainer, TrainerContext,
+        Update, Vocabulary, Work, expect_states,
     };
 }

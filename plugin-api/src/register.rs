@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 
-use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
-use crate::{CommBackend, Component, Compute, DataSource, Error, Kind, Model, Optimizer, Result, Setup, Trainer};
+use crate::{
+    CommBackend, Component, Compute, DataSource, Error, Kind, Model, Observer, Optimizer, Result, Setup, Trainer,
+};
 
 /// The name of the section that holds a library's records, where the object format is ELF.
 pub const SECTION: &str = ".mdt_plugin";
@@ -20,8 +21,6 @@ pub struct Registration {
     pub id: &'static str,
     /// The version of the crate that it is in.
     pub version: &'static str,
-    /// The JSON Schema of its configuration.
-    pub schema: fn() -> Value,
     /// Creates one.
     pub create: Create,
 }
@@ -43,6 +42,8 @@ pub enum Create {
     Data(Make<Box<dyn DataSource>>),
     /// On any thread.
     Comm(Make<Box<dyn CommBackend>>),
+    /// On any thread.
+    Observer(Make<Box<dyn Observer>>),
 }
 
 inventory::collect!(Registration);
@@ -64,7 +65,6 @@ macro_rules! constructors {
                 kind: Kind::$kind,
                 id,
                 version,
-                schema: schema::<T>,
                 create: Create::$kind(|config, setup| Ok($pointer::new(T::create(parse::<T>(config)?, setup)?))),
             }
         }
@@ -77,39 +77,22 @@ constructors! {
     optimizer, Optimizer, Optimizer, Box;
     data, Data, DataSource, Box;
     comm, Comm, CommBackend, Box;
+    observer, Observer, Observer, Box;
 }
 
 fn parse<T: Component>(config: Value) -> Result<T::Config> {
     serde_json::from_value(config).map_err(|error| Error::config(error.to_string()))
 }
 
-fn schema<T: Component>() -> Value {
-    let generator = SchemaSettings::draft2020_12().into_generator();
-    generator.into_root_schema_for::<T::Config>().to_value()
-}
-
-/// The bytes of a record, for a static in the section.
-#[doc(hidden)]
-pub const fn record_bytes<const N: usize>(text: &str) -> [u8; N] {
-    let bytes = text.as_bytes();
-    assert!(bytes.len() == N);
-    let mut array = [0; N];
-    let mut index = 0;
-    while index < N {
-        array[index] = bytes[index];
-        index += 1;
-    }
-    array
-}
-
 /// Turns a library into a plugin: registers its components.
 ///
-/// `plugin! { optimizer "lion" => Lion; }` — the kinds are `compute`, `model`, `trainer`, `optimizer`, `data`, `comm`.
+/// `plugin! { optimizer "lion" => Lion; }` — the kinds are `compute`, `model`, `trainer`, `optimizer`, `data`, `comm`,
+/// `observer`.
 /// Native libraries that must lie beside the host's come first: `native "libmlx.so", "libmlxc.so";`. Before them,
 /// `on_load Type;` names an [`OnLoad`](crate::abi::OnLoad) for what has to happen when the library is loaded.
 ///
 /// It emits the library's one entry symbol, a registration per component, and a record per component in the section
-/// [`SECTION`] of the file, so that a host can list the file without running any of it.
+/// [`SECTION`] of the file, with the schema of its configuration, so that a host knows all of them without running any.
 #[macro_export]
 macro_rules! plugin {
     (on_load $on_load:ty; native $($native:literal),+; $($component:tt)+) => {
@@ -131,20 +114,20 @@ macro_rules! plugin {
 #[macro_export]
 macro_rules! __plugin {
     ([$on_load:ty] [$($native:literal)*] $($kind:ident $id:literal => $type:ty;)+) => {
-        $crate::__record!(concat!(
+        $crate::__record!([concat!(
             "{\"abi\":\"", $crate::__abi_version!(),
             "\",\"package\":\"", env!("CARGO_PKG_NAME"),
             "\",\"version\":\"", env!("CARGO_PKG_VERSION"),
             "\",\"license\":\"", env!("CARGO_PKG_LICENSE"),
             "\",\"native\":\"", $($native, " ",)* "\"}\n",
-        ));
+        )]);
         $(
-            $crate::__record!(concat!(
+            $crate::__record!([concat!(
                 "{\"kind\":\"", stringify!($kind),
                 "\",\"id\":\"", $id,
                 "\",\"interfaces\":[\"", $crate::__interface!($kind),
-                "\"],\"needs\":", $crate::__needs!($kind), "}\n",
-            ));
+                "\"],\"needs\":", $crate::__needs!($kind), ",\"schema\":",
+            )] [<<$type as $crate::Component>::Config as $crate::config::Configurable>::JSON] ["}\n"]);
             $crate::inventory::submit! {
                 $crate::register::Registration::$kind::<$type>($id, env!("CARGO_PKG_VERSION"))
             }
@@ -159,17 +142,18 @@ macro_rules! __plugin {
     };
 }
 
-/// One record in the section.
+/// One record in the section: text, and for a component its schema and further text.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __record {
-    ($text:expr $(,)?) => {
+    ([$begin:expr] $([$schema:expr] [$end:expr])?) => {
         const _: () = {
-            const TEXT: &str = $text;
+            use $crate::config::Json;
+            const RECORD_TEXT: Json = Json::Join(&[Json::Text($begin), $($schema, Json::Text($end))?]);
             #[used]
             #[cfg_attr(target_vendor = "apple", unsafe(link_section = "__DATA,__mdt_plugin"))]
             #[cfg_attr(not(target_vendor = "apple"), unsafe(link_section = ".mdt_plugin"))]
-            static RECORD: [u8; TEXT.len()] = $crate::register::record_bytes(TEXT);
+            static RECORD: [u8; RECORD_TEXT.len()] = RECORD_TEXT.bytes();
         };
     };
 }

@@ -221,8 +221,9 @@ fn a_lock_file_lets_in_what_was_locked_and_nothing_else() {
 
 #[test]
 fn one_broken_plugin_does_not_keep_the_others_from_the_schema() {
-    let schema = run(["config", "schema"]).success();
-    assert_says(&schema.stderr, &["warning: left out", "no entry", &library_name("mdt_test_entry_panics")]);
+    let broken = patched(&library("mdt_test_entry_panics"), "\"schema\":{", "\"scheme\":{");
+    let schema = job_with("broken", broken).run_with(&["config", "schema"]).success();
+    assert_says(&schema.stderr, &["warning: left out", "has no schema", &library_name("broken")]);
     let schema: Value = serde_json::from_str(&schema.stdout).expect("JSON");
     assert!(schema["$defs"]["layer"].to_string().contains("beta1"), "{schema}");
 }

@@ -6,9 +6,9 @@ mdt_plugin_api::config! {
     /// Keys of the optimizer `lion`.
     pub struct Config {
         /// Weight of the momentum in the direction of an update.
-        beta1: f64 = 0.9,
+        beta1: f64 [0.0..1.0] = 0.9,
         /// Decay of the momentum.
-        beta2: f64 = 0.99,
+        beta2: f64 [0.0..1.0] = 0.99,
     }
 }
 

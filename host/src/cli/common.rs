@@ -11,6 +11,7 @@ use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::plugins::{Catalog, tiers};
 use crate::services::LocalServices;
+use crate::watchdog;
 
 /// The options of every subcommand.
 #[derive(Args, Clone, Default)]
@@ -58,12 +59,13 @@ impl Common {
     }
 }
 
-/// Runs `body` on the compute thread of a job, with the job's number of threads for host work.
+/// Runs `body` on the compute thread of a job, with the job's number of threads for host work and under the watchdog.
 pub(super) fn on_compute_thread<T: Send>(
     job: &Job,
     body: impl FnOnce() -> Result<T, Failure> + Send,
 ) -> Result<T, Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::new(Status::Other, "no thread can be started").because(error);
+    watchdog::start(job.resolved.settings.plugins.timeout())?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(job.threads()).thread_name(|n| format!("host-{n}"));
     pool.build_global().map_err(|error| failed(&error))?;
     std::thread::scope(|scope| {

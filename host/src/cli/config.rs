@@ -1,6 +1,7 @@
 //! `mdt-host config`: show, check and describe the configuration.
 
 use clap::Subcommand;
+use mdt_plugin_api::Kind;
 
 use super::common::Common;
 use super::output::print;
@@ -16,7 +17,7 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Check the configuration and its plugins, and read nothing else.
+    /// Check the configuration and its plugins without running any of their code, and read nothing else.
     Check,
     /// Print a JSON Schema of configuration files, with the keys of all plugins.
     Schema,
@@ -38,6 +39,12 @@ pub(super) fn run(common: &Common, command: &Command) -> Result<(), Failure> {
             let resolved = layers.resolve(&catalog)?;
             resolved.require_job()?;
             resolved.require_model()?;
+            for (kind, chosen) in resolved.components() {
+                catalog.check(*kind, &chosen.id)?;
+            }
+            for observer in &resolved.settings.observers {
+                catalog.check(Kind::Observer, &observer.id)?;
+            }
             for dropped in &resolved.dropped {
                 print(dropped)?;
             }

@@ -1,6 +1,5 @@
 //! `mdt-host plugin`: list and inspect plugins.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use clap::Subcommand;
@@ -8,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::common::Common;
 use super::output::print;
+use crate::config::Components;
 use crate::exit::{Failure, Status};
 use crate::plugins::{Catalog, Listed};
 use mdt_plugin_api::Kind;
@@ -20,7 +20,7 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Load a plugin and show its components with their configuration keys.
+    /// Show the components of a plugin with their configuration keys. Runs none of their code.
     Inspect {
         /// A component's id, `KIND/ID`, or a plugin's file name.
         name: String,
@@ -118,17 +118,18 @@ fn describe(catalog: &Catalog, row: &Listed<'_>) -> Result<Value, Failure> {
     let kind = Kind::from_name(row.kind).ok_or_else(|| {
         Failure::new(Status::Plugin, format!("the kind `{}` is unknown to this host", row.kind)).at(path.display())
     })?;
+    let (file, native) = row.found.checksums()?;
     Ok(json!({
         "kind": row.kind,
         "interface": kind.interface(),
         "id": row.id,
         "file": path,
-        "sha256": catalog.checksum(kind, row.id)?,
+        "sha256": file,
         "package": manifest.package,
         "version": manifest.version,
         "license": manifest.license,
         "abi": manifest.abi,
-        "native": catalog.libraries(kind, row.id)?.into_iter().collect::<BTreeMap<_, _>>(),
-        "schema": catalog.component(kind, row.id)?.schema()?,
+        "native": native,
+        "schema": catalog.schema(kind, row.id)?,
     }))
 }

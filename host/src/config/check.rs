@@ -19,7 +19,7 @@ pub(super) struct Mismatch {
     pub(super) found: Option<Value>,
 }
 
-/// Checks `value` at `path` against `node`, whose references are replaced by [`inline`](super::schema::inline).
+/// Checks `value` at `path` against `node`.
 pub(super) fn check(node: &Value, value: &Value, path: &mut Path) -> Result<(), Mismatch> {
     for branch in node.get("allOf").and_then(Value::as_array).into_iter().flatten() {
         check(branch, value, path)?;
@@ -128,7 +128,7 @@ fn in_bounds(node: &Value, number: &Number) -> bool {
         && exclusive("exclusiveMaximum").is_none_or(|high| number < high)
 }
 
-/// The smallest and the largest number allowed. For integer types schemars gives only their `format`.
+/// The smallest and the largest number allowed. For integer types there may be only their `format`.
 fn bounds(node: &Value) -> (Option<Number>, Option<Number>) {
     let (format_low, format_high) = match node.get("format").and_then(Value::as_str) {
         Some("int8") => (Some(i8::MIN.into()), Some(i8::MAX.into())),
@@ -188,16 +188,19 @@ fn in_words(node: &Value, json_type: &str) -> String {
         },
         number => {
             let article = if number == "integer" { "an integer" } else { "a number" };
-            match bounds(node) {
-                (Some(low), Some(high)) => format!("{article} from {low} to {high}"),
-                (Some(low), None) => format!("{article} of at least {low}"),
-                (None, Some(high)) => format!("{article} of at most {high}"),
-                (None, None) => match (node.get("exclusiveMinimum"), node.get("exclusiveMaximum")) {
-                    (Some(low), Some(high)) => format!("{article} above {low} and below {high}"),
-                    (Some(low), None) => format!("{article} above {low}"),
-                    (None, Some(high)) => format!("{article} below {high}"),
-                    (None, None) => article.into(),
+            let (low, high) = bounds(node);
+            let stated = |key| node.get(key).map(|value| value.to_string());
+            let low = low.map(|low| format!("of at least {low}"));
+            let low = low.or_else(|| stated("exclusiveMinimum").map(|low| format!("above {low}")));
+            let below = || stated("exclusiveMaximum").map(|high| format!("below {high}"));
+            let high = high.map(|high| format!("of at most {high}")).or_else(below);
+            match (low, high) {
+                (Some(low), Some(high)) => match (low.strip_prefix("of at least "), high.strip_prefix("of at most ")) {
+                    (Some(low), Some(high)) => format!("{article} from {low} to {high}"),
+                    _ => format!("{article} {low} and {high}"),
                 },
+                (Some(one), None) | (None, Some(one)) => format!("{article} {one}"),
+                (None, None) => article.into(),
             }
         }
     }
@@ -242,13 +245,12 @@ fn shortest_f32(real: f64) -> Option<Number> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::schema::inline;
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;
 
     fn wrong(schema: Value, value: Value) -> Option<(String, String)> {
-        let mismatch = check(&inline(&schema), &value, &mut Path::new()).err()?;
+        let mismatch = check(&schema, &value, &mut Path::new()).err()?;
         Some((mismatch.path.join("."), mismatch.expected))
     }
 
@@ -263,6 +265,11 @@ mod tests {
             ),
             (json!({ "type": "number", "minimum": 0.0, "maximum": 1.0 }), json!(1.5), "a number from 0.0 to 1.0"),
             (json!({ "type": "number", "exclusiveMinimum": 0 }), json!(0), "a number above 0"),
+            (
+                json!({ "type": "number", "minimum": 0.0, "exclusiveMaximum": 1.0 }),
+                json!(1.0),
+                "a number of at least 0.0 and below 1.0",
+            ),
             (json!({ "type": ["string", "null"] }), json!(1), "a string"),
             (json!({ "type": "string", "minLength": 1 }), json!(""), "a string that is not empty"),
             (json!({ "type": "boolean" }), json!("yes"), "true or false"),
@@ -278,9 +285,11 @@ mod tests {
     #[test]
     fn what_is_wrong_inside_a_table_or_a_list_is_named_by_its_path() {
         let schema = json!({
-            "properties": { "tls": { "anyOf": [{ "$ref": "#/$defs/Tls" }, { "type": "null" }] } },
-            "$defs": { "Tls": { "type": "object", "required": ["cert"], "properties": {
-                "cert": { "type": "string" }, "ports": { "type": "array", "items": { "type": "integer" } } } } },
+            "properties": { "tls": { "anyOf": [
+                { "type": "object", "required": ["cert"], "properties": {
+                    "cert": { "type": "string" }, "ports": { "type": "array", "items": { "type": "integer" } } } },
+                { "type": "null" },
+            ] } },
         });
         assert_eq!(wrong(schema.clone(), json!({ "tls": null })), None);
         let inside = wrong(schema.clone(), json!({ "tls": { "cert": "c", "ports": [1, "2"] } }));

@@ -1,6 +1,5 @@
 //! What the configuration needs to know about components, and the sections that choose one.
 
-use super::schema::inline;
 use super::sections::Scheduler;
 use crate::exit::{Failure, Status};
 use serde_json::Value;
@@ -9,10 +8,11 @@ pub use mdt_plugin_api::Kind;
 
 /// What the configuration needs to know about plugins.
 pub trait Components {
-    /// The JSON Schema (draft 2020-12, as schemars 1 writes it) of the keys of component (kind, id), defaults in `default`.
+    /// The JSON Schema (draft 2020-12, without references) of the keys of component (kind, id), defaults in `default`.
+    /// No foreign code runs for it.
     ///
     /// # Errors
-    /// The plugin is missing or does not load; the failure holds the search trace.
+    /// The plugin is missing or cannot be used; the failure holds the search trace.
     fn schema(&self, kind: Kind, id: &str) -> Result<Value, Failure>;
 
     /// The ids of all components of this kind, for the full schema.
@@ -49,13 +49,13 @@ impl Section {
         Section { name: kind.name(), kind: Some(kind) }
     }
 
-    /// The JSON Schema of the keys of component `id` of this section, without references.
+    /// The JSON Schema of the keys of component `id` of this section.
     ///
     /// # Errors
     /// As [`Components::schema`]; [`Status::Configuration`] if there is no such scheduler.
     pub(super) fn schema(&self, components: &dyn Components, id: &str) -> Result<Value, Failure> {
         match self.kind {
-            Some(kind) => components.schema(kind, id).map(|schema| inline(&schema)),
+            Some(kind) => components.schema(kind, id),
             None => Scheduler::schema(id).ok_or_else(|| {
                 let known = Scheduler::IDS.join("`, `");
                 Failure::new(Status::Configuration, format!("there is no scheduler `{id}`"))

@@ -1,9 +1,9 @@
 //! `config schema`: one JSON Schema for the host and all plugins.
 
 use super::components::{Components, SECTIONS};
-use super::flat;
 use super::section_schema::{combine, host_schema};
 use super::value::Table;
+use super::{flat, observers};
 use crate::exit::Failure;
 use serde_json::{Value, json};
 
@@ -37,6 +37,7 @@ pub fn schema(components: &dyn Components) -> (Value, Vec<Failure>) {
         branches.push(partial);
         properties[section.name] = json!({ "description": host_section["description"], "anyOf": branches });
     }
+    properties[observers::NAME] = observers::full_schema(&host, components, &mut left_out);
     for name in ["checkpoint", "metrics", "plugins"] {
         properties[name]["additionalProperties"] = Value::Bool(false);
     }

@@ -2,9 +2,11 @@
 //!
 //! A string stands for a table: `optimizer = "adamw"` is `{ use = "adamw" }`, and so for every section that chooses a
 //! component, except that `model = "dir"` is `{ path = "dir" }`. In `data.train` and `data.eval` a string stands for a
-//! list of one. A section that is empty in YAML is an empty table.
+//! list of one, and so in `observers`, whose elements are tables as well. A section that is empty in YAML is an empty
+//! table.
 
 use super::components::SECTIONS;
+use super::observers;
 use super::value::{Table, describe};
 use serde_json::{Value, json};
 
@@ -29,6 +31,16 @@ pub(super) fn normalise(mut table: Table) -> Result<Table, (String, String)> {
             other => {
                 let expected = if chooses { "a table or a string" } else { "a table" };
                 return Err((key.clone(), format!("`{key}` is {}, where {expected} is expected", describe(other))));
+            }
+        }
+    }
+    if let Some(list) = table.get_mut(observers::NAME) {
+        if let Value::String(_) = list {
+            *list = json!([list.take()]);
+        }
+        for observer in list.as_array_mut().into_iter().flatten() {
+            if let Value::String(_) = observer {
+                *observer = json!({ "use": observer.take() });
             }
         }
     }

@@ -6,6 +6,7 @@ use super::errors;
 use super::layer::Layer;
 use super::layers::Layers;
 use super::merge::{Merged, merge};
+use super::observers;
 use super::origin::Origin;
 use super::resolved::{self, Chosen, Dropped, Resolved};
 use super::schema::{Child, Shape};
@@ -60,6 +61,7 @@ impl Layers {
 
         let schema = whole_schema(&host, &choices);
         let mut merged = checked(&schema, defaults.iter().chain(&layers))?;
+        observers::complete(&host, &mut merged, components)?;
         let defaults = checked(&schema, defaults.iter())?;
         let settings = settings(&merged)?;
         if settings.comm.rank >= settings.comm.world_size {

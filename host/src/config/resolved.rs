@@ -73,6 +73,11 @@ impl std::fmt::Display for Dropped {
 }
 
 impl Resolved {
+    /// Every chosen component.
+    pub fn components(&self) -> impl Iterator<Item = (&Kind, &Chosen)> {
+        self.components.iter()
+    }
+
     /// The component chosen for `kind`. Only [`Kind::Model`] may have none: if neither `model.use` nor a model that can be
     /// read is set.
     pub fn component(&self, kind: Kind) -> Option<&Chosen> {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 /// Keys on which no update depends: where files are written and how often, where ranks meet and how long they wait, when
 /// the held-out rows are evaluated, and after how many evaluations without an improvement a job stops. All other keys must stay the same, also those of components, because
 /// the host does not know what they do.
-const FREE: [&str; 15] = [
+const FREE: [&str; 16] = [
     "output_dir",
     "trainer.eval_steps",
     "trainer.eval_at_start",
@@ -16,6 +16,7 @@ const FREE: [&str; 15] = [
     "trainer.early_stopping_min_delta",
     "checkpoint",
     "metrics",
+    "observers",
     "plugins",
     "comm.rank",
     "comm.address",

@@ -1,15 +1,11 @@
 //! Reading a JSON Schema: the keys of a table and their defaults.
 //!
-//! It supports the part of draft 2020-12 that derived schemas use: `properties`, `additionalProperties`, `$ref` into
-//! `$defs`, and `allOf`, `anyOf`, `oneOf`, whose branches are joined. One rule is stricter than the draft: a schema that
+//! It supports the part of draft 2020-12 that declared schemas use: `properties`, `additionalProperties`, and `allOf`,
+//! `anyOf`, `oneOf`, whose branches are joined. One rule is stricter than the draft: a schema that
 //! lists `properties` allows no others unless it says so, because a misspelt key must be an error.
 
 use super::value::{Path, Table};
 use serde_json::Value;
-
-/// The depth limit of references in what references name. Only a schema that contains itself exceeds it; there,
-/// everything is allowed.
-const DEPTH: usize = 4;
 
 /// All schemas that apply to a value: the schema and its branches.
 #[derive(Debug, Clone)]
@@ -28,7 +24,7 @@ pub(super) enum Child<'a> {
 }
 
 impl<'a> Shape<'a> {
-    /// The shape that a schema describes, whose references are replaced by [`inline`].
+    /// The shape that a schema describes.
     pub(super) fn of(schema: &'a Value) -> Self {
         Self::spread([schema])
     }
@@ -143,32 +139,6 @@ impl<'a> Shape<'a> {
     }
 }
 
-/// The schema with each reference replaced by what it names, so that its parts can be used alone.
-pub(super) fn inline(schema: &Value) -> Value {
-    inline_within(schema, schema, 0)
-}
-
-fn inline_within(root: &Value, node: &Value, depth: usize) -> Value {
-    match node {
-        Value::Object(table) => {
-            let target = table.get("$ref").and_then(|r| root.pointer(r.as_str()?.strip_prefix('#')?));
-            let named = match target {
-                Some(_) if depth == DEPTH => return Value::Bool(true),
-                Some(target) => inline_within(root, target, depth + 1),
-                None => Value::Null,
-            };
-            // What stands beside a reference, such as a description, is closer to the user.
-            let mut inlined = named.as_object().cloned().unwrap_or_default();
-            for (key, value) in table.iter().filter(|(key, _)| !["$ref", "$defs"].contains(&key.as_str())) {
-                inlined.insert(key.clone(), inline_within(root, value, depth));
-            }
-            Value::Object(inlined)
-        }
-        Value::Array(items) => items.iter().map(|item| inline_within(root, item, depth)).collect(),
-        other => other.clone(),
-    }
-}
-
 /// Whether a schema without `properties` and `additionalProperties` allows tables with any keys.
 fn takes_any_key(node: &Value) -> bool {
     match node {
@@ -186,19 +156,20 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn keys_are_known_through_references_options_and_branches() {
+    fn keys_are_known_through_options_and_branches() {
         let root = json!({
             "properties": {
-                "tls": { "anyOf": [{ "$ref": "#/$defs/Tls" }, { "type": "null" }] },
+                "tls": { "anyOf": [
+                    { "type": "object", "properties": { "cert": { "type": "string" } } }, { "type": "null" },
+                ] },
                 "fields": { "type": "object", "additionalProperties": { "type": "string" } },
                 "anything": true,
             },
-            "$defs": { "Tls": { "type": "object", "properties": { "cert": { "type": "string" } } } },
         });
         let value = json!({
             "tls": { "cert": "a", "kert": "b" }, "fields": { "prompt": "q" }, "anything": { "goes": 1 }, "other": 1,
         });
-        let unknown = Shape::of(&inline(&root)).unknown_keys(&value);
+        let unknown = Shape::of(&root).unknown_keys(&value);
         assert_eq!(unknown, [vec!["tls".to_owned(), "kert".to_owned()], vec!["other".to_owned()]]);
     }
 
@@ -207,17 +178,9 @@ mod tests {
         let root = json!({
             "properties": {
                 "a": { "default": 1 }, "b": { "type": "integer" },
-                "inner": { "$ref": "#/$defs/Inner" },
+                "inner": { "properties": { "c": { "default": [2] } } },
             },
-            "$defs": { "Inner": { "properties": { "c": { "default": [2] } } } },
         });
-        assert_eq!(Value::Object(Shape::of(&inline(&root)).defaults()), json!({ "a": 1, "inner": { "c": [2] } }));
-    }
-
-    #[test]
-    fn a_schema_that_refers_to_itself_ends() {
-        let schema = inline(&json!({ "properties": { "next": { "$ref": "#" } } }));
-        assert_eq!(Shape::of(&schema).keys(), ["next"]);
-        assert_eq!(Shape::of(&schema).unknown_keys(&json!({ "next": { "next": { "x": 1 } } })).len(), 1);
+        assert_eq!(Value::Object(Shape::of(&root).defaults()), json!({ "a": 1, "inner": { "c": [2] } }));
     }
 }

@@ -10,11 +10,13 @@ use wildmatch::WildMatch;
 
 mod compute;
 mod data;
+mod observer;
 mod scheduler;
 mod storage;
 
 pub use compute::{Comm, Compute, Dtype};
 pub use data::{Data, EvalSplit};
+pub use observer::Observer;
 pub use scheduler::{Constant, Decay, Polynomial, Scheduler, Wsd};
 pub use storage::{Checkpoint, Exported, Metrics, Plugins, Resume};
 
@@ -45,6 +47,8 @@ pub struct Settings {
     pub checkpoint: Checkpoint,
     /// How often a line of metrics is written.
     pub metrics: Metrics,
+    /// What is told of the run, each as a name or as a table with `use` and its own keys: training never waits for it. Default: none.
+    pub observers: Vec<Observer>,
     /// Where plugins are searched for.
     pub plugins: Plugins,
 }
@@ -63,6 +67,7 @@ impl Default for Settings {
             compute: Compute::default(),
             checkpoint: Checkpoint::default(),
             metrics: Metrics::default(),
+            observers: Vec::new(),
             plugins: Plugins::default(),
         }
     }

@@ -17,6 +17,8 @@ struct Installed;
 
 impl Components for Installed {
     fn schema(&self, kind: Kind, id: &str) -> Result<Value, Failure> {
+        let tls = json!({ "type": "object", "properties": {
+            "cert": { "type": "string" }, "key": { "type": "string" } } });
         let properties = match (kind, id) {
             (Kind::Optimizer, "adamw") => json!({
                 "beta1": { "type": "number", "format": "float", "minimum": 0, "maximum": 1, "default": 0.9f32 },
@@ -39,7 +41,7 @@ impl Components for Installed {
                 "fields": { "type": "object", "additionalProperties": { "type": "string" }, "default": {} },
             }),
             (Kind::Comm, "grpc") => json!({
-                "tls": { "anyOf": [{ "$ref": "#/$defs/Tls" }, { "type": "null" }], "default": null },
+                "tls": { "anyOf": [tls, { "type": "null" }], "default": null },
                 "heartbeat_s": { "type": "number", "default": 60 },
             }),
             (Kind::Model, "llama") => json!({ "rope_theta": { "type": ["number", "null"], "default": null } }),
@@ -47,17 +49,18 @@ impl Components for Installed {
                 json!({ "memory_limit": { "type": "integer", "format": "uint64", "minimum": 0, "default": 0 } })
             }
             (Kind::Comm, "local") => json!({}),
+            (Kind::Observer, "board") => json!({
+                "port": { "type": "integer", "minimum": 1, "default": 6006 },
+                "colours": { "type": "object", "properties": {
+                    "loss": { "type": "string", "default": "red" }, "lr": { "type": "string", "default": "blue" } } },
+            }),
             _ => {
                 let message = format!("there is no {} component `{id}`", kind.name());
                 return Err(Failure::new(Status::Plugin, message));
             }
         };
         let required = if id == "needy" { json!(["rank"]) } else { json!([]) };
-        Ok(json!({
-            "type": "object", "properties": properties, "additionalProperties": false, "required": required,
-            "$defs": { "Tls": { "type": "object", "properties": {
-                "cert": { "type": "string" }, "key": { "type": "string" } } } },
-        }))
+        Ok(json!({ "type": "object", "properties": properties, "additionalProperties": false, "required": required }))
     }
 
     fn ids(&self, kind: Kind) -> Vec<String> {
@@ -68,6 +71,7 @@ impl Components for Installed {
             Kind::Comm => &["grpc", "local"],
             Kind::Model => &["llama"],
             Kind::Compute => &["mlx"],
+            Kind::Observer => &["board"],
         };
         ids.iter().map(|id| (*id).to_owned()).collect()
     }

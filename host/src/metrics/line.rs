@@ -1,7 +1,7 @@
 //! The lines of `metrics.jsonl`. Their keys are a contract with scripts.
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// Metrics of plugins in a line. One that has the name of another key of the line, or of the loss by which readers tell
@@ -67,8 +67,17 @@ pub struct EarlyStop {
     pub best_eval_loss: Option<f64>,
 }
 
+/// The numbers of a line by their keys; one that is not finite is left out.
+pub fn numbers(documented: &impl Serialize, extra: &Extra) -> BTreeMap<String, f64> {
+    keys(documented, extra).into_iter().filter_map(|(key, value)| Some((key, value.as_f64()?))).collect()
+}
+
 /// The line of a struct above and of metrics of plugins, with its newline.
 pub(super) fn line(documented: &impl Serialize, extra: &Extra) -> String {
+    Value::Object(keys(documented, extra)).to_string() + "\n"
+}
+
+fn keys(documented: &impl Serialize, extra: &Extra) -> Map<String, Value> {
     let mut keys = match serde_json::to_value(documented) {
         Ok(Value::Object(keys)) => keys,
         // A struct of numbers always becomes an object.
@@ -78,7 +87,7 @@ pub(super) fn line(documented: &impl Serialize, extra: &Extra) -> String {
         let is_taken = keys.contains_key(name) || ["loss", "eval_loss"].contains(&name.as_str());
         keys.insert(if is_taken { format!("extra.{name}") } else { name.clone() }, value.into());
     }
-    Value::Object(keys).to_string() + "\n"
+    keys
 }
 
 #[cfg(test)]

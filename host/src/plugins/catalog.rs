@@ -159,30 +159,46 @@ impl Catalog {
         }
     }
 
+    /// The record of a component that this host can use, and where it is.
+    fn usable(&self, kind: Kind, id: &str) -> Result<(Found<'_>, &Record), Failure> {
+        let in_file = |found: Found<'_>| found.manifest.component(kind, id).is_some();
+        let found = self.files().find(|&found| in_file(found)).ok_or_else(|| self.not_found(kind, id))?;
+        let record = found.manifest.component(kind, id).ok_or_else(|| self.not_found(kind, id))?;
+        load::check_component(kind, record, found)?;
+        Ok((found, record))
+    }
+
+    /// Makes every check of a component that needs none of its code.
+    ///
+    /// # Errors
+    /// It is not there, or is refused.
+    pub fn check(&self, kind: Kind, id: &str) -> Result<(), Failure> {
+        load::check(self.usable(kind, id)?.0, self.lock.as_ref()).map(drop)
+    }
+
     /// A component, loaded.
     ///
     /// # Errors
     /// It is not there, or is refused, or does not load.
     pub fn component(&self, kind: Kind, id: &str) -> Result<Arc<LoadedComponent>, Failure> {
-        let found = self.find(kind, id)?;
-        found.manifest.component(kind, id).map_or(Ok(()), |record| load::check_component(kind, record, found.path))?;
+        let (found, _) = self.usable(kind, id)?;
         let is_it = |component: &&Arc<LoadedComponent>| component.kind() == kind && component.id() == id;
         let component = self.with_library(found, |library| Ok(library.components.iter().find(is_it).cloned()))?;
-        component.ok_or_else(|| {
-            Failure::new(Status::Plugin, format!("the plugin's records name the {kind} `{id}`, but it has none"))
-                .at(found.path.display())
-        })
+        let refused = |message: String| Failure::new(Status::Plugin, message).at(found.path.display());
+        let component = component
+            .ok_or_else(|| refused(format!("the plugin's records name the {kind} `{id}`, but it has none")))?;
+        let (stated, own) = (&found.manifest.version, component.version());
+        if stated != own {
+            let message =
+                format!("the plugin's records say that the {kind} `{id}` is version {stated}, and it says {own}");
+            return Err(refused(message).help("rebuild the plugin"));
+        }
+        Ok(component)
     }
 
     /// The checksum of the file that a component was loaded from, in hexadecimal.
     pub fn checksum(&self, kind: Kind, id: &str) -> Result<String, Failure> {
         self.with_library(self.find(kind, id)?, |library| library.file.sha256())
-    }
-
-    /// The native libraries that come with the file of a component: name and checksum.
-    pub fn libraries(&self, kind: Kind, id: &str) -> Result<Vec<(String, String)>, Failure> {
-        let (_, libraries) = load::open(self.find(kind, id)?.path)?;
-        libraries.into_iter().map(|(name, file)| Ok((name, file.sha256()?))).collect()
     }
 
     /// Loads a file, unless it is loaded already.
@@ -254,7 +270,13 @@ fn contents(directory: &Path) -> Searched {
 
 impl Components for Catalog {
     fn schema(&self, kind: Kind, id: &str) -> Result<Value, Failure> {
-        Ok(self.component(kind, id)?.schema()?)
+        let (found, record) = self.usable(kind, id)?;
+        if record.schema.is_object() {
+            return Ok(record.schema.clone());
+        }
+        Err(Failure::new(Status::Plugin, format!("the record of the {kind} `{id}` has no schema of its configuration"))
+            .at(found.path.display())
+            .help("declare the configuration with `config!`, or write the schema into the record"))
     }
 
     fn ids(&self, kind: Kind) -> Vec<String> {

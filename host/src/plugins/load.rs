@@ -1,5 +1,6 @@
 //! Loading one plugin file, after every check that needs none of its code.
 
+use std::collections::BTreeMap;
 use std::mem::forget;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,17 +27,29 @@ pub struct Found<'a> {
     pub tier: &'a Tier,
 }
 
+impl Found<'_> {
+    /// The checksums of the file and, by name, of the native libraries that come with it, in hexadecimal.
+    pub fn checksums(&self) -> Result<(String, BTreeMap<String, String>), Failure> {
+        let (file, libraries) = open(self.path)?;
+        let native = libraries.into_iter().map(|(name, file)| Ok((name, file.sha256()?)));
+        Ok((file.sha256()?, native.collect::<Result<_, Failure>>()?))
+    }
+}
+
 /// A loaded plugin, and its file. The library stays loaded for good: nothing that came from it may outlive it.
 pub(super) struct Library {
     pub(super) components: Vec<Arc<LoadedComponent>>,
     pub(super) file: CheckedFile,
 }
 
-/// Loads a plugin whose records are known.
-pub(super) fn load(found: Found<'_>, lock: Option<&Lock>) -> Result<Library, Failure> {
-    let Found { path, manifest, tier } = found;
+/// A plugin's file and the native libraries that come with it, by name.
+pub(super) type Files = (CheckedFile, Vec<(String, CheckedFile)>);
+
+/// Makes every check of a plugin that needs none of its code.
+pub(super) fn check(found: Found<'_>, lock: Option<&Lock>) -> Result<Files, Failure> {
+    let Found { path, tier, .. } = found;
+    check_version(found)?;
     let refused = |message: &str| Failure::new(Status::Plugin, message.to_owned()).at(path.display());
-    check_version(manifest, refused)?;
     if let Some(place) = &tier.only_named_by {
         return Err(refused("a plugin is not loaded from a directory that only a configuration file names")
             .at(place)
@@ -49,6 +62,14 @@ pub(super) fn load(found: Found<'_>, lock: Option<&Lock>) -> Result<Library, Fai
     if let Some(lock) = lock {
         lock.check(&file, &libraries)?;
     }
+    Ok((file, libraries))
+}
+
+/// Loads a plugin whose records are known.
+pub(super) fn load(found: Found<'_>, lock: Option<&Lock>) -> Result<Library, Failure> {
+    let Found { path, manifest, .. } = found;
+    let refused = |message: &str| Failure::new(Status::Plugin, message.to_owned()).at(path.display());
+    let (file, libraries) = check(found, lock)?;
     let library = link(&file, &libraries)
         .map_err(|error| linker_failure(refused("the plugin cannot be loaded"), manifest, error))?;
     libraries.iter().map(|(_, library)| library).chain([&file]).try_for_each(CheckedFile::require_unchanged)?;
@@ -82,7 +103,7 @@ fn link(file: &CheckedFile, libraries: &[(String, CheckedFile)]) -> Result<Dynam
 }
 
 /// Opens a plugin and the native libraries that come with it, by name.
-pub(super) fn open(path: &Path) -> Result<(CheckedFile, Vec<(String, CheckedFile)>), Failure> {
+pub(super) fn open(path: &Path) -> Result<Files, Failure> {
     let file = CheckedFile::open(path)?;
     let libraries = native::libraries(file.path());
     let libraries = libraries.into_iter().map(|(name, path)| Ok((name, CheckedFile::open(&path)?)));
@@ -91,11 +112,12 @@ pub(super) fn open(path: &Path) -> Result<(CheckedFile, Vec<(String, CheckedFile
 }
 
 /// Refuses a plugin that was built for another version of the boundary.
-fn check_version(manifest: &Manifest, refused: impl Fn(&str) -> Failure) -> Result<(), Failure> {
+fn check_version(Found { path, manifest, .. }: Found<'_>) -> Result<(), Failure> {
     if manifest.abi == ABI_VERSION {
         return Ok(());
     }
-    Err(refused("the plugin was built for another version of the plugin boundary")
+    Err(Failure::new(Status::Plugin, "the plugin was built for another version of the plugin boundary")
+        .at(path.display())
         .because(format!(
             "{} {} has version {}, this host {ABI_VERSION}",
             manifest.package, manifest.version, manifest.abi
@@ -104,7 +126,9 @@ fn check_version(manifest: &Manifest, refused: impl Fn(&str) -> Failure) -> Resu
 }
 
 /// Refuses a component that this host cannot use; others of its library are not concerned.
-pub(super) fn check_component(kind: Kind, record: &Record, path: &Path) -> Result<(), Failure> {
+pub(super) fn check_component(kind: Kind, record: &Record, found: Found<'_>) -> Result<(), Failure> {
+    check_version(found)?;
+    let path = found.path;
     let refused = |because: String| {
         Failure::new(Status::Plugin, format!("this host cannot use the {kind} `{}`", record.id))
             .at(path.display())

@@ -6,6 +6,7 @@ use std::path::Path;
 use memmap2::Mmap;
 use object::{Object, ObjectSection};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use mdt_plugin_api::Kind;
 use mdt_plugin_api::register::{SECTION, SECTION_MACH_O};
@@ -35,7 +36,7 @@ impl Manifest {
 }
 
 /// One component in a manifest.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The name of its kind; perhaps one that this host does not know.
     pub kind: String,
@@ -47,6 +48,9 @@ pub struct Record {
     /// The interfaces that it needs from the host.
     #[serde(default)]
     pub needs: Vec<String>,
+    /// The JSON Schema (draft 2020-12, without references) of its configuration, with a default for every key.
+    #[serde(default, skip_serializing)]
+    pub schema: Value,
 }
 
 #[derive(Deserialize)]
@@ -93,7 +97,7 @@ pub(super) fn parse(section: &[u8]) -> Result<Manifest, String> {
         }
     }
     let library = library.ok_or_else(|| "plugin records without one for the library".to_owned())?;
-    components.sort();
+    components.sort_by(|one, other| (&one.kind, &one.id).cmp(&(&other.kind, &other.id)));
     Ok(Manifest { components, ..library })
 }
 

@@ -1,11 +1,12 @@
 //! When a checkpoint is due, and what it is made of.
 
+use mdt_plugin_api::Event;
 use serde_json::json;
 
 use super::optimizer::StateArray;
 use super::stop::Stop;
 use super::update::Learner;
-use super::{Run, agree, evaluate};
+use super::{Run, agree, evaluate, observe};
 use crate::checkpoint::State;
 use crate::config::Resume;
 use crate::exit::{Failure, Status};
@@ -58,6 +59,9 @@ impl Run<'_> {
             })
         })?;
         self.output.saved = Some(update);
+        if let Some(store) = &self.output.store {
+            self.output.observers.tell(|| Event::CheckpointWritten(observe::written(update, &store.path(update))));
+        }
         Ok(())
     }
 

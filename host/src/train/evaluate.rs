@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use mdt_plugin_api::HostServices;
+use mdt_plugin_api::{Event, HostServices};
 use serde_json::Value;
 
 use super::accumulate::Sums;
@@ -74,7 +74,7 @@ impl Run<'_> {
             best_step: self.evaluations.best.map(|best| best.update),
             best_eval_loss: self.evaluations.best.map(|best| best.eval_loss),
         };
-        Ok(self.output.metrics.as_mut().map_or(Ok(()), |metrics| metrics.append(&line, &metrics::Extra::new()))?)
+        Ok(self.output.write_line(Event::StoppedEarly, self.done, &line, &metrics::Extra::new())?)
     }
 
     /// Whether training stops before its last update, because the held-out loss no longer falls.
@@ -128,7 +128,7 @@ impl Run<'_> {
             let rows = name_batch(held_out, self.rows.plan.batch_size, batch);
             self.output.progress.note(&format!("warning: the held-out loss is not finite, first in {rows}"));
         }
-        self.output.metrics.as_mut().map_or(Ok(()), |metrics| metrics.append(&line, &extra))?;
+        self.output.write_line(Event::Evaluated, self.done, &line, &extra)?;
         Ok(Some(eval_loss))
     }
 

@@ -1,9 +1,9 @@
 //! What a finished run leaves behind: the final model and the picture of the loss.
 
-use mdt_plugin_api::HostServices;
+use mdt_plugin_api::{Event, HostServices};
 
-use super::Run;
 use super::update::Learner;
+use super::{Run, observe};
 use crate::checkpoint::{Checkpoint, Evaluated, copy_elements};
 use crate::config::Exported;
 use crate::exit::{Failure, Status};
@@ -58,6 +58,7 @@ impl Run<'_> {
             format!(" (the best: held-out loss {eval_loss:.4} after update {update})")
         });
         progress::note(&format!("wrote {}{which}{and_picture}", model.display()));
+        self.output.observers.tell(|| Event::FinalWritten(observe::written(self.done, &model)));
         Ok(())
     }
 }

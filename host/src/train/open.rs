@@ -16,6 +16,7 @@ use crate::checkpoint::Store;
 use crate::data::{self, Plan};
 use crate::exit::Failure;
 use crate::job::{Job, OpenedModel};
+use crate::observers::Observers;
 use crate::progress::Progress;
 use crate::storage;
 
@@ -100,6 +101,7 @@ impl<'a> Run<'a> {
                 metrics,
                 plugin_metrics: PluginMetrics::default(),
                 progress,
+                observers: Observers::default(),
                 saved: start.resumed.then_some(done),
             },
             evaluations,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use indicatif::HumanCount;
+use mdt_plugin_api::Event;
 
 use super::Run;
 use super::run::Output;
@@ -20,7 +21,9 @@ impl Run<'_> {
             "device   {} {} ({}, {} threads)",
             device.kind, device.name, device.library, device.threads
         ));
-        progress::note(&format!("plugins  {}", self.job.component_names()?.join(", ")));
+        let mut components = self.job.component_names()?;
+        components.extend(self.output.observers.names());
+        progress::note(&format!("plugins  {}", components.join(", ")));
         progress::note(&format!(
             "model    {} ({} parameters, {})",
             self.model.path().display(),
@@ -54,7 +57,7 @@ impl Run<'_> {
         let (step, settings, plan) = (self.done, self.settings(), &self.rows.plan);
         let UpdateNumbers { loss, grad_norm, learning_rate: lr, .. } = numbers;
         let tokens_per_s = numbers.tokens as f64 / took.as_secs_f64();
-        let Output { metrics, plugin_metrics, progress, .. } = &mut self.output;
+        let Output { plugin_metrics, progress, .. } = &mut self.output;
         progress.update(&Line { step, loss, lr, tokens_per_s, grad_norm });
         plugin_metrics.add_reports(self.job.services.take_metrics());
         if step != plan.total_updates() && !step.is_multiple_of(settings.metrics.every.max(1)) {
@@ -74,6 +77,6 @@ impl Run<'_> {
             peak_memory_bytes: metrics::peak_memory_bytes(),
         };
         let extra = plugin_metrics.line(step, numbers.metrics, &self.peers)?;
-        metrics.as_mut().map_or(Ok(()), |metrics| metrics.append(&line, &extra))
+        self.output.write_line(Event::Updated, step, &line, &extra)
     }
 }

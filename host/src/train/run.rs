@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use super::best::Evaluations;
 use super::plugin_metrics::PluginMetrics;
-use super::prefetch;
 use super::stop::Stop;
 use super::update::Learner;
+use super::{observe, prefetch};
 use crate::checkpoint::Store;
 use crate::config::Settings;
 use crate::data::{Dataset, Plan};
@@ -16,6 +16,7 @@ use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::metrics::{self, Metrics};
 use crate::model::Directory;
+use crate::observers::Observers;
 use crate::peers::Peers;
 use crate::progress::{self, Progress};
 
@@ -53,6 +54,7 @@ pub(super) struct Output {
     pub(super) metrics: Option<Metrics>,
     pub(super) plugin_metrics: PluginMetrics,
     pub(super) progress: Progress,
+    pub(super) observers: Observers,
     /// The update of the last checkpoint of this run, written or resumed from.
     pub(super) saved: Option<u64>,
 }
@@ -63,19 +65,24 @@ pub(super) struct Output {
 /// Anything that is wrong with the job, before anything is spent; then what goes wrong while it runs. An interruption
 /// is [`Status::Interrupted`], after a checkpoint was written.
 pub fn train(job: &Job, cancelled: &AtomicBool) -> Result<(), Failure> {
+    let observers = Observers::start(job.observers()?)?;
     let mut run = Run::open(job)?;
-    run.finish(cancelled).map_err(|stop| {
+    run.output.observers = observers;
+    let outcome = run.finish(cancelled).map_err(|stop| {
         // Where all stop together, none aborts the others: one that is first must not end another that still saves.
         if let Stop::Alone(failure) = &stop {
             run.peers.abort(failure.message());
         }
         stop.into_failure()
-    })
+    });
+    run.output.observers.finish(observe::end(&outcome), cancelled);
+    outcome
 }
 
 impl<'a> Run<'a> {
     /// Makes the updates that remain.
     fn finish(&mut self, cancelled: &AtomicBool) -> Result<(), Stop> {
+        self.tell_start()?;
         self.repeat_interrupted_evaluation()?;
         if self.is_finished() {
             progress::note(&self.why_finished());

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use super::guard::Owner;
-use super::{comm, compute, data, model, optimizer, trainer};
-use crate::{CommBackend, Compute, DataSource, Model, Optimizer, Result, Trainer};
+use super::{comm, compute, data, model, observer, optimizer, trainer};
+use crate::{CommBackend, Compute, DataSource, Model, Observer, Optimizer, Result, Trainer};
 
 const NAME: &str = "component under test";
 
@@ -32,4 +32,6 @@ kinds! {
     data DataSource;
     /// A communication backend as a host gets it.
     comm CommBackend;
+    /// An observer as a host gets it.
+    observer Observer;
 }

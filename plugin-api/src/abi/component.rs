@@ -1,4 +1,4 @@
-//! A registered component across the boundary: its kind and id, its schema, and how one is created.
+//! A registered component across the boundary: its kind and id, and how one is created.
 
 use std::rc::Rc;
 
@@ -12,17 +12,15 @@ use super::record::{decode, encode, replies};
 use super::services::SetupRecord;
 use super::table::interfaces;
 use super::types::filled;
-use super::{comm, compute, data, model, optimizer, trainer};
+use super::{comm, compute, data, model, observer, optimizer, trainer};
 use crate::register::{Create, Registration};
-use crate::{CommBackend, Compute, DataSource, Error, Kind, Model, Optimizer, Result, Setup, Trainer};
+use crate::{CommBackend, Compute, DataSource, Error, Kind, Model, Observer, Optimizer, Result, Setup, Trainer};
 
 interfaces! {
     /// A component that can be made. Any thread.
     "plugin.component/1" PluginComponent ComponentFunctions {
         /// Its kind, its id and the version of its crate.
         fn describe() -> ComponentRecord;
-        /// The JSON Schema of its configuration.
-        fn read_schema() -> Value;
         /// Makes one, from its configuration and a [`Setup`]; the services are the component's from then on.
         fn create(config: RSlice<'_, u8>, setup: RSlice<'_, u8>, services: &mut RawObject, made: &mut RawObject);
     }
@@ -56,10 +54,6 @@ impl ComponentFunctions for &'static Registration {
         Ok(ComponentRecord { kind, id, version })
     }
 
-    fn read_schema(&self) -> Result<Value> {
-        Ok((self.schema)())
-    }
-
     fn create(
         &self,
         config: RSlice<'_, u8>,
@@ -77,6 +71,7 @@ impl ComponentFunctions for &'static Registration {
             Create::Optimizer(create) => optimizer::export(create(config, setup)?, owner),
             Create::Data(create) => data::export(create(config, setup)?, owner),
             Create::Comm(create) => comm::export(create(config, setup)?, owner),
+            Create::Observer(create) => observer::export(create(config, setup)?, owner),
         };
         Ok(())
     }
@@ -114,6 +109,11 @@ impl LoadedComponent {
         self.kind
     }
 
+    /// What errors call it: `optimizer lion 0.1.0`.
+    pub fn name(&self) -> &'static str {
+        self.functions.name()
+    }
+
     /// Its id.
     pub fn id(&self) -> &str {
         &self.id
@@ -122,11 +122,6 @@ impl LoadedComponent {
     /// The version of the crate that it is in.
     pub fn version(&self) -> &str {
         &self.version
-    }
-
-    /// The JSON Schema of its configuration.
-    pub fn schema(&self) -> Result<Value> {
-        self.functions.read_schema()
     }
 
     fn make(&self, kind: Kind, config: &Value, setup: &Setup) -> Result<RawObject> {
@@ -151,5 +146,7 @@ impl LoadedComponent {
         data, Data => Box<dyn DataSource>;
         /// Makes a communication backend.
         comm, Comm => Box<dyn CommBackend>;
+        /// Makes an observer.
+        observer, Observer => Box<dyn Observer>;
     }
 }

@@ -1,7 +1,7 @@
 //! The boundary in C: a header of every table, for plugins in other languages and as a record of what is frozen.
 
 use super::table::{CType, Declarations, Declared, Table};
-use super::{comm, component, compute, data, model, optimizer, root, services, trainer};
+use super::{comm, component, compute, data, model, observer, optimizer, root, services, trainer};
 
 const HEAD: &str = "\
 /* The boundary between mdt-host and its plugins, generated from mdt-plugin-api.
@@ -47,6 +47,7 @@ pub fn c_header() -> String {
         interface::<comm::CommBackends>,
         interface::<comm::CommCollectives>,
         interface::<comm::CommWork>,
+        interface::<observer::ObserverEvents>,
     ] {
         interface(&mut text, &mut all);
     }

@@ -1,6 +1,5 @@
 //! Objects across the boundary: data, `drop`, and `get`, which gives a table of functions by the name of an interface.
 
-use std::cell::Cell;
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use abi_stable::std_types::{RSlice, RStr};
 use super::guard::Guarded;
 use super::record::Reply;
 use super::table::{CType, Declarations, Table, c_struct};
+use super::under_way::{self, Place};
 use crate::{Error, Result};
 
 /// An object and all that it owns. The receiver of one drops it.
@@ -112,16 +112,6 @@ impl Drop for RawObject {
     }
 }
 
-thread_local! {
-    /// Whose code this thread is in, through the boundary.
-    static CURRENT: Cell<Option<&'static str>> = const { Cell::new(None) };
-}
-
-/// The component (`optimizer lion 0.1.0`) whose code this thread is in, called from this side of the boundary.
-pub fn current_component() -> Option<&'static str> {
-    CURRENT.get()
-}
-
 /// An interface of an object from the other side, which it keeps alive.
 pub(super) struct Imported<T: Table> {
     object: Arc<RawObject>,
@@ -177,14 +167,18 @@ impl<T: Table> Imported<T> {
         RawObject::shared(&self.object)
     }
 
-    /// Calls a function of the table: `call` gets the table, its first argument and the place for the reply.
-    pub(super) fn call<R: Reply>(&self, call: impl FnOnce(&T, *const c_void, RawSink<'_, u8>) -> bool) -> Result<R> {
+    /// Calls the function of the table at this place: `call` gets the table, its first argument and the place for the reply.
+    pub(super) fn call<R: Reply>(
+        &self,
+        place: &'static Place,
+        call: impl FnOnce(&T, *const c_void, RawSink<'_, u8>) -> bool,
+    ) -> Result<R> {
         let mut reply = Vec::new();
         // SAFETY: a table of this fingerprint is of this type, and lives as long as its library, which is never unloaded.
         let table = unsafe { &*self.interface.table.cast::<T>() };
-        let outer = CURRENT.replace(Some(self.name));
+        let outer = under_way::enter(self.name, place);
         let succeeded = call(table, self.interface.object, RawSink::of(&mut reply));
-        CURRENT.set(outer);
+        under_way::leave(outer);
         if succeeded { R::read(&reply) } else { Err(super::record::decode_error(&reply)) }
     }
 }

@@ -213,8 +213,9 @@ macro_rules! interfaces {
 
         impl $functions for $crate::abi::object::Imported<$table> {
             $(fn $function(&self $(, $argument: $type)*) -> $crate::Result<$crate::abi::table::reply!($($reply)?)> {
+                let place = &$crate::abi::under_way::Place { interface: $interface, function: stringify!($function) };
                 // SAFETY: the object belongs to this table; references and sinks live until the call returns.
-                self.call(|table, object, out| unsafe { (table.$function)(object $(, $argument)*, out) })
+                self.call(place, |table, object, out| unsafe { (table.$function)(object $(, $argument)*, out) })
             })*
         }
 

@@ -7,7 +7,7 @@ use super::guard::{Guard, Guarded, Owner};
 use super::object::Imported;
 use super::record::{decode, decode_error, encode, encode_error};
 use super::table::Table;
-use super::{HOST_INTERFACES, comm, compute, data, model, optimizer, root, trainer};
+use super::{HOST_INTERFACES, comm, compute, data, model, observer, optimizer, root, trainer};
 use crate::register::Registration;
 use crate::{
     Datum, Error, ErrorCode, Example, Granularity, HostServices, Kind, LogLevel, Message, Optimizer, Result, Services,
@@ -67,6 +67,7 @@ fn a_kind_has_the_same_interfaces_in_records_and_in_tables() {
         (Kind::Optimizer, crate::__interface!(optimizer), crate::__needs!(optimizer), optimizer::OptimizerSlices::NAME),
         (Kind::Data, crate::__interface!(data), crate::__needs!(data), data::DataExamples::NAME),
         (Kind::Comm, crate::__interface!(comm), crate::__needs!(comm), comm::CommBackends::NAME),
+        (Kind::Observer, crate::__interface!(observer), crate::__needs!(observer), observer::ObserverEvents::NAME),
     ] {
         assert_eq!(kind.interface(), interface);
         assert_eq!(record, interface);

@@ -45,6 +45,9 @@ macro_rules! __interface {
     (comm) => {
         "comm.backend/1"
     };
+    (observer) => {
+        "observer.events/1"
+    };
 }
 
 /// The interfaces that a kind's components need from the host, as a list in JSON, for records.

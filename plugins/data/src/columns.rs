@@ -10,34 +10,29 @@ mod tests;
 mod variables;
 
 use mdt_plugin_api::prelude::*;
-use mdt_plugin_api::schemars::JsonSchema;
-use mdt_plugin_api::serde::{Deserialize, Serialize};
 use mdt_plugin_api::serde_json::{Map, Value};
 
-/// The format of a row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(crate = "mdt_plugin_api::serde", rename_all = "snake_case")]
-#[schemars(crate = "mdt_plugin_api::schemars")]
-pub enum Format {
-    /// For each row, the first of the other formats whose columns it has. If columns are mapped, only the formats of
-    /// those columns are tried.
-    #[default]
-    Auto,
-    /// A conversation.
-    Messages,
-    /// A prompt and its answer.
-    PromptCompletion,
-    /// A conversation of `{ from, value }`, as ShareGPT names them.
-    #[serde(rename = "sharegpt")]
-    ShareGpt,
-    /// An instruction, its input if it has one, and the output, as in Stanford Alpaca: a conversation of two turns.
-    Alpaca,
-    /// Two answers, of which the first is preferred: each a text or a conversation. They may have a common prompt.
-    Preference,
-    /// Plain text.
-    Text,
-    /// Whatever columns the row has, for trainers that read others.
-    Columns,
+mdt_plugin_api::config! {
+    /// The format of a row.
+    pub enum Format {
+        /// For each row, the first of the other formats whose columns it has. If columns are mapped, only the formats of
+        /// those columns are tried.
+        Auto = "auto",
+        /// A conversation.
+        Messages = "messages",
+        /// A prompt and its answer.
+        PromptCompletion = "prompt_completion",
+        /// A conversation of `{ from, value }`, as ShareGPT names them.
+        ShareGpt = "sharegpt",
+        /// An instruction, its input if it has one, and the output, as in Stanford Alpaca: a conversation of two turns.
+        Alpaca = "alpaca",
+        /// Two answers, of which the first is preferred: each a text or a conversation. They may have a common prompt.
+        Preference = "preference",
+        /// Plain text.
+        Text = "text",
+        /// Whatever columns the row has, for trainers that read others.
+        Columns = "columns",
+    }
 }
 
 mdt_plugin_api::config! {

@@ -2,22 +2,19 @@
 
 use std::ffi::{CStr, c_char, c_void};
 
-use mdt_plugin_api::schemars::JsonSchema;
-use mdt_plugin_api::serde::{Deserialize, Serialize};
 use mdt_plugin_api::{DeviceInfo, Error, Result};
 use mlx_rs::{Device, DeviceType, memory};
 
-/// The configuration's choice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(crate = "mdt_plugin_api::serde", rename_all = "lowercase")]
-#[schemars(crate = "mdt_plugin_api::schemars")]
-pub enum DeviceChoice {
-    /// A GPU where MLX sees one, else the CPU.
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The first GPU.
-    Gpu,
+mdt_plugin_api::config! {
+    /// The configuration's choice.
+    pub enum DeviceChoice {
+        /// A GPU where MLX sees one, else the CPU.
+        Auto = "auto",
+        /// The CPU.
+        Cpu = "cpu",
+        /// The first GPU.
+        Gpu = "gpu",
+    }
 }
 
 /// Makes a device MLX's default for this process.

@@ -4,6 +4,7 @@ use crate::config::Origin;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// `checkpoint`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -98,7 +99,7 @@ impl Default for Metrics {
 }
 
 /// `plugins`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Plugins {
     /// Directories that are searched for plugins, after `--plugin-dir` and before `MDT_PLUGIN_PATH`. Default: none.
@@ -106,8 +107,24 @@ pub struct Plugins {
     /// Lock file with the checksums that plugins must have. Default: unset.
     #[schemars(length(min = 1))]
     pub lock: Option<PathBuf>,
+    /// How many seconds a call into a plugin may take, in which it makes no call itself, before the process ends; 0 waits
+    /// for good. Default: 3600.
+    pub timeout_s: u64,
     /// The place in a configuration file that alone names `dirs`. None where the command line or the environment names
     /// them, or a lock file for them.
     #[serde(skip)]
     pub dirs_only_in_file: Option<Origin>,
+}
+
+impl Default for Plugins {
+    fn default() -> Self {
+        Plugins { dirs: Vec::new(), lock: None, timeout_s: 3600, dirs_only_in_file: None }
+    }
+}
+
+impl Plugins {
+    /// How long a call into a plugin may take, where that is limited.
+    pub fn timeout(&self) -> Option<Duration> {
+        (self.timeout_s > 0).then(|| Duration::from_secs(self.timeout_s))
+    }
 }

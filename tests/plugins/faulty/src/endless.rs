@@ -10,12 +10,15 @@ mdt_plugin_api::config! {
     pub struct Config {
         /// Milliseconds that a row takes.
         pause_ms: u64 = 0,
+        /// The row that never comes; 0: all come.
+        spins_at: u64 = 0,
     }
 }
 
 /// Gives the same row again and again, and does not know how many there are.
 pub struct Endless {
     pause: Duration,
+    spins_at: u64,
     given: u64,
 }
 
@@ -24,7 +27,7 @@ impl Component for Endless {
 
     fn create(config: Config, setup: &Setup) -> Result<Self> {
         setup.services.log(LogLevel::Info, "the endless source is open");
-        Ok(Self { pause: Duration::from_millis(config.pause_ms), given: 0 })
+        Ok(Self { pause: Duration::from_millis(config.pause_ms), spins_at: config.spins_at, given: 0 })
     }
 }
 
@@ -36,6 +39,9 @@ impl DataSource for Endless {
     fn next(&mut self) -> Result<Option<Example>> {
         sleep(self.pause);
         self.given += 1;
+        if self.given == self.spins_at {
+            crate::spin();
+        }
         Ok(Some(Example::new(self.given).with("prompt", "How many clips?").with("completion", " Seven.")))
     }
 

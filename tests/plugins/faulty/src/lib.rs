@@ -2,6 +2,7 @@
 
 mod endless;
 mod model;
+mod notes;
 mod states;
 mod trainer;
 
@@ -48,8 +49,15 @@ impl Optimizer for PanicsAtThree {
 mdt_plugin_api::config! {
     /// How the process ends.
     pub struct EndKeys {
-        /// `exit`, `abort` or `fault`.
+        /// `exit`, `abort` or `fault`; or `spin`, which never comes back.
         by: String = "exit".to_owned(),
+    }
+}
+
+/// Never comes back.
+fn spin() -> ! {
+    loop {
+        std::hint::spin_loop();
     }
 }
 
@@ -75,6 +83,7 @@ impl Optimizer for EndsTheProcess {
                 "abort" => std::process::abort(),
                 // SAFETY: none; this is the fault that the test wants.
                 "fault" => unsafe { std::ptr::null_mut::<u64>().wrapping_add(1).write_volatile(1) },
+                "spin" => spin(),
                 _ => std::process::exit(0),
             }
         }
@@ -185,6 +194,7 @@ mdt_plugin_api::plugin! {
     trainer "panics_at_row_32" => PanicsAtRow32;
     optimizer "panics_when_dropped" => PanicsWhenDropped;
     data "endless" => endless::Endless;
+    observer "notes" => notes::Notes;
     optimizer "ends_the_process" => EndsTheProcess;
     optimizer "panics_at_three" => PanicsAtThree;
     optimizer "panics_when_made" => PanicsWhenMade;
