@@ -59,11 +59,14 @@ impl Watchdog {
         let first_warning = self.timeout.map_or(WARN_AFTER, |timeout| WARN_AFTER.min(timeout / 2));
         let mut findings = Vec::new();
         for call in calls {
-            let seen = self.seen.entry(call.thread).or_insert((call.epoch, Duration::ZERO, first_warning));
-            if seen.0 != call.epoch {
-                *seen = (call.epoch, Duration::ZERO, first_warning);
-                continue;
-            }
+            let seen = match self.seen.get_mut(&call.thread) {
+                Some(seen) if seen.0 == call.epoch => seen,
+                // It may have just begun.
+                _ => {
+                    self.seen.insert(call.thread, (call.epoch, Duration::ZERO, first_warning));
+                    continue;
+                }
+            };
             seen.1 += passed;
             if self.timeout.is_some_and(|timeout| seen.1 >= timeout) {
                 findings.push((call, Finding::Overdue(seen.1)));

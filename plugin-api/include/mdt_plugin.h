@@ -66,13 +66,12 @@ typedef struct {
 MDT_LAYOUT(sizeof(MdtPluginLibrary) == 16 && offsetof(MdtPluginLibrary, count_components) == 0 && offsetof(MdtPluginLibrary, component) == 8)
 
 #define MdtPluginComponent_name "plugin.component/1"
-#define MdtPluginComponent_fingerprint UINT64_C(0xca093a65ff8405d6)
+#define MdtPluginComponent_fingerprint UINT64_C(0xffffdf3abb2a4ff9)
 typedef struct {
     bool (*describe)(const void *object, MdtSink_uint8_t out);
-    bool (*read_schema)(const void *object, MdtSink_uint8_t out);
     bool (*create)(const void *object, MdtSlice_uint8_t config, MdtSlice_uint8_t setup, MdtObject * services, MdtObject * made, MdtSink_uint8_t out);
 } MdtPluginComponent;
-MDT_LAYOUT(sizeof(MdtPluginComponent) == 24 && offsetof(MdtPluginComponent, describe) == 0 && offsetof(MdtPluginComponent, read_schema) == 8 && offsetof(MdtPluginComponent, create) == 16)
+MDT_LAYOUT(sizeof(MdtPluginComponent) == 16 && offsetof(MdtPluginComponent, describe) == 0 && offsetof(MdtPluginComponent, create) == 8)
 
 #define MdtHostFunctions_name "host.services/1"
 #define MdtHostFunctions_fingerprint UINT64_C(0xf6f20f3781d97ce7)
@@ -356,5 +355,12 @@ typedef struct {
     bool (*read_progress)(const void *object, uint64_t * progress, MdtSink_uint8_t out);
 } MdtCommWork;
 MDT_LAYOUT(sizeof(MdtCommWork) == 16 && offsetof(MdtCommWork, wait_for) == 0 && offsetof(MdtCommWork, read_progress) == 8)
+
+#define MdtObserverEvents_name "observer.events/1"
+#define MdtObserverEvents_fingerprint UINT64_C(0x5d3643119ed370ca)
+typedef struct {
+    bool (*observe_event)(const void *object, MdtSlice_uint8_t observation, MdtSink_uint8_t out);
+} MdtObserverEvents;
+MDT_LAYOUT(sizeof(MdtObserverEvents) == 8 && offsetof(MdtObserverEvents, observe_event) == 0)
 
 #endif

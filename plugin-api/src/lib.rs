@@ -1,10 +1,8 @@
 //! Everything that a plugin for `mdt-host` needs: traits, types and the registration macro.
 //!
-//! A plugin is one dynamic library with one or more components of seven kinds: [`Compute`], [`Model`], [`Trainer`],
-//! [`Optimizer`], [`DataSource`], [`CommBackend`] and [`Observer`]. Here is a complete one, the optimizer Lion (Chen et al. 2023,
-
-//! A plugin is one dynamic library with one or more components of seven kinds: [`Compute`], [`Model`], [`Tokenizer`],
-//! [`Trainer`], [`Optimizer`], [`DataSource`] and [`CommBackend`]. Here is a complete one, the optimizer Lion (Chen et al. 2023,//! <https://arxiv.org/abs/2302.06675>):
+//! A plugin is one dynamic library with one or more components of eight kinds: [`Compute`], [`Model`], [`Tokenizer`],
+//! [`Trainer`], [`Optimizer`], [`DataSource`], [`CommBackend`] and [`Observer`]. Here is a complete one, the optimizer Lion
+//! (Chen et al. 2023, <https://arxiv.org/abs/2302.06675>):
 //!
 //! ```
 //! use mdt_plugin_api::prelude::*;
@@ -63,7 +61,6 @@ mod comm;
 mod component;
 mod compute;
 pub mod config;
-
 mod content;
 mod data;
 mod datum;
