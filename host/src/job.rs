@@ -7,9 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mdt_plugin_api::abi::LoadedComponent;
-use mdt_plugin_api::{
-    CommBackend, Compute, DataSource, HostServices, Kind, Model, Optimizer, Services, Setup, Trainer,
-};
+use mdt_plugin_api::register::OptimizerComponent;
+use mdt_plugin_api::{CommBackend, Compute, DataSource, HostServices, Kind, Model, Services, Setup, Trainer};
 use serde_json::Value;
 
 use crate::config::{Chosen, Dtype, Resolved};
@@ -72,18 +71,17 @@ impl Job {
         let (component, config) = self.component(Kind::Model)?;
         let model = component.model(config, &self.setup(Some(directory), ""))?;
         check_parameters(&self.chosen(Kind::Model)?.id, &model.parameters())?;
-        Ok(Rc::from(model))
+        Ok(model.forward)
     }
 
     /// Makes the trainer component.
     pub fn trainer(&self, directory: &Directory) -> Result<Arc<dyn Trainer>, Failure> {
         let (component, config) = self.component(Kind::Trainer)?;
-        let trainer = component.trainer(config, &self.setup(Some(directory), ""))?;
-        Ok(Arc::from(trainer))
+        Ok(component.trainer(config, &self.setup(Some(directory), ""))?.objective)
     }
 
     /// Makes the optimizer component.
-    pub fn optimizer(&self) -> Result<Box<dyn Optimizer>, Failure> {
+    pub fn optimizer(&self) -> Result<OptimizerComponent, Failure> {
         let (component, config) = self.component(Kind::Optimizer)?;
         Ok(component.optimizer(config, &self.setup(None, ""))?)
     }

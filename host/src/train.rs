@@ -10,6 +10,7 @@ mod evaluate;
 mod final_model;
 mod gradient;
 mod guard;
+mod on_device;
 mod open;
 mod optimizer;
 mod plugin_metrics;

@@ -16,11 +16,14 @@ mod comm;
 mod component;
 mod compute;
 mod data;
+mod few;
 mod guard;
 mod header;
 mod model;
 mod object;
 mod optimizer;
+#[cfg(test)]
+mod optimizer_tests;
 #[cfg(test)]
 mod published_tests;
 mod record;

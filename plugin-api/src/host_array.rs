@@ -4,16 +4,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Dtype, Error, Result};
 
+mod sealed {
+    /// Only types of which every bit pattern is a value may be elements.
+    pub trait Sealed {}
+}
+
 /// An element type that host arrays and views can hold.
-pub trait Element: Copy + Send + Sync + 'static {
+pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
     /// Its number on the boundary.
     const DTYPE: Dtype;
 }
 
 macro_rules! elements {
-    ($($rust:ty => $dtype:ident),*) => { $(impl Element for $rust { const DTYPE: Dtype = Dtype::$dtype; })* };
+    ($($rust:ty => $dtype:ident),*) => { $(
+        impl sealed::Sealed for $rust {}
+        impl Element for $rust { const DTYPE: Dtype = Dtype::$dtype; }
+    )* };
 }
-elements!(u8 => U8, i32 => I32, u32 => U32, i64 => I64, f32 => F32, f64 => F64);
+elements!(
+    u8 => U8, i8 => I8, u16 => U16, i16 => I16, u32 => U32, i32 => I32, u64 => U64, i64 => I64, f32 => F32, f64 => F64,
+    half::bf16 => BF16, half::f16 => F16
+);
 
 /// A borrowed row-major array in host memory.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -52,6 +52,10 @@
 //! Built with `crate-type = ["cdylib"]` and copied into a plugin directory, it is used by name:
 //! `mdt-host --config job.toml --set optimizer=lion`.
 //!
+//! What only some components of a kind can do is a trait of its own, an ability, which [`plugin!`] names after the type:
+//! `optimizer "muon" => Muon: device, typed_states;`. For optimizers these are [`TypedStates`], [`TypedSlices`],
+//! [`DeviceOptimizer`] and [`EvaluationWeights`]. A component has the abilities that are named there and no other.
+//!
 //! The host calls a component through the traits. A panic in a component becomes an error that names it. The traits are
 //! plain Rust; how they cross between libraries is the subject of [`abi`] alone.
 
@@ -85,12 +89,16 @@ pub use example::{Example, Message};
 pub use host_array::{Element, HostArray, HostArrayRef};
 pub use model::{Cache, Init, Model, ModelContext, ModelInput, ParameterSpec, Weights};
 pub use op::{Attribute, OpKind, Value};
-pub use optimizer::{Granularity, Optimizer, StateShape, StateSpec, Update, expect_states};
+pub use optimizer::{
+    DeviceOptimizer, EvaluationWeights, Granularity, Initial, NewValues, Optimizer, StateMut, StateRef, StateShape,
+    StateSpec, TypedSlices, TypedStates, Update, expect_states,
+};
 pub use services::{HostServices, LogLevel, Services, Setup};
 pub use tensor::{HostView, HostViewMut, Tensor};
 pub use trainer::{Batch, Encoded, HostBatch, Loss, ModelCalls, Trainer, TrainerContext, Vocabulary};
 pub use unique_keys::UniqueKeys;
 
+pub use half::{bf16, f16};
 #[doc(hidden)]
 pub use inventory;
 pub use {schemars, serde, serde_json};
@@ -99,9 +107,9 @@ pub use {schemars, serde, serde_json};
 pub mod prelude {
     pub use crate::{
         Batch, Bootstrap, Buffer, Cache, Capabilities, CommBackend, Communicator, Component, Compute, DataSource,
-        Datum, Dtype, Encoded, Error, ErrorCode, Example, Granularity, HostArray, HostBatch, Init, Kind, LogLevel,
-        Loss, Message, Model, ModelContext, ModelInput, OpKind, Optimizer, Outcome, ParameterSpec, ReduceOp, Result,
-        Services, Setup, StateShape, StateSpec, Tensor, Trainer, TrainerContext, Update, Vocabulary, Work,
-        expect_states,
+        Datum, DeviceOptimizer, Dtype, Encoded, Error, ErrorCode, EvaluationWeights, Example, Granularity, HostArray,
+        HostBatch, Init, Initial, Kind, LogLevel, Loss, Message, Model, ModelContext, ModelInput, NewValues, OpKind,
+        Optimizer, Outcome, ParameterSpec, ReduceOp, Result, Services, Setup, StateMut, StateRef, StateShape,
+        StateSpec, Tensor, Trainer, TrainerContext, TypedSlices, TypedStates, Update, Vocabulary, Work, expect_states,
     };
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::agree::{self, RankManifest, Start};
 use super::gradient::Objective;
-use super::optimizer::{StatefulOptimizer, check_states};
+use super::optimizer::{OptimizerPlan, StatefulOptimizer};
 use super::plugin_metrics::PluginMetrics;
 use super::run::{Output, Rows};
 use super::update::Learner;
@@ -34,7 +34,7 @@ impl<'a> Run<'a> {
         let backend = connect::backend(job)?;
 
         let opened = job.open_model(compute)?;
-        check_states(&*optimizer, &settings.optimizer.id, &opened.model.parameters())?;
+        let optimizer = OptimizerPlan::new(optimizer, &settings.optimizer, &opened.model.parameters())?;
         let (dataset, held_out) = data::read(job, &opened.trainer)?;
         let dataset = Arc::new(dataset);
         let fingerprint = dataset.fingerprint();
@@ -59,9 +59,10 @@ impl<'a> Run<'a> {
             Some(checkpoint) => opened.weights_of(checkpoint)?,
             None => opened.weights()?,
         };
-        let mut optimizer = StatefulOptimizer::new(optimizer, &parameters, &settings.optimizer);
+        let updates = plan.total_updates();
+        let mut optimizer = StatefulOptimizer::new(optimizer, &parameters, &settings.scheduler, updates)?;
         if let Some(checkpoint) = &resumed {
-            start::restore(&mut optimizer, &parameters, checkpoint)?;
+            optimizer.restore(checkpoint)?;
             start::compare(checkpoint, &components, &processor);
         }
 

@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use super::guard::Owner;
 use super::{comm, compute, data, model, optimizer, trainer};
-use crate::{CommBackend, Compute, DataSource, Model, Optimizer, Result, Trainer};
+use crate::register::{ModelComponent, OptimizerComponent, TrainerComponent};
+use crate::{CommBackend, Compute, DataSource, Result};
 
 const NAME: &str = "component under test";
 
@@ -14,22 +15,22 @@ pub fn compute(compute: &Rc<dyn Compute>) -> Result<Rc<dyn Compute>> {
 }
 
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $kind:ident $trait:ident;)*) => { $(
+    ($($(#[$doc:meta])* $kind:ident $component:ty;)*) => { $(
         $(#[$doc])*
-        pub fn $kind(component: Box<dyn $trait>) -> Result<Box<dyn $trait>> {
+        pub fn $kind(component: $component) -> Result<$component> {
             $kind::import($kind::export(component, Owner::named(NAME)), NAME)
         }
     )* };
 }
 kinds! {
     /// A model as a host gets it.
-    model Model;
+    model ModelComponent;
     /// A trainer as a host gets it.
-    trainer Trainer;
+    trainer TrainerComponent;
     /// An optimizer as a host gets it.
-    optimizer Optimizer;
+    optimizer OptimizerComponent;
     /// A data source as a host gets it.
-    data DataSource;
+    data Box<dyn DataSource>;
     /// A communication backend as a host gets it.
-    comm CommBackend;
+    comm Box<dyn CommBackend>;
 }

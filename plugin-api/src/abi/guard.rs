@@ -2,10 +2,12 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::ffi::c_void;
 use std::mem::ManuallyDrop;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Once, OnceLock};
 
+use super::object::Exported;
 use crate::{Error, LogLevel, Result, Services};
 
 thread_local! {
@@ -114,6 +116,14 @@ impl<T> Guarded<T> {
         Self { value: ManuallyDrop::new(value), guard }
     }
 
+    /// The table of this name; no code of the component runs.
+    pub(super) fn table(&self, name: &str) -> Option<(*const c_void, u64)>
+    where
+        T: Exported,
+    {
+        self.value.table(name)
+    }
+
     /// [`Guard::call`].
     pub(crate) fn call<R>(&self, body: impl FnOnce(&T) -> Result<R>) -> Result<R> {
         self.guard.call(|| body(&self.value))
@@ -130,9 +140,13 @@ impl<T> Drop for Guarded<T> {
 
 /// Runs `body`; a panic comes back as the outer error.
 pub(crate) fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<Result<T>> {
-    DEPTH.set(DEPTH.get() + 1);
-    let outcome = panic::catch_unwind(AssertUnwindSafe(body));
-    DEPTH.set(DEPTH.get() - 1);
+    // One look-up of the thread's variable: in a dynamic library each is a call.
+    let outcome = DEPTH.with(|depth| {
+        depth.set(depth.get() + 1);
+        let outcome = panic::catch_unwind(AssertUnwindSafe(body));
+        depth.set(depth.get() - 1);
+        outcome
+    });
     outcome.map_err(|payload| {
         let error = Error::plugin(format!("the plugin panicked: {}", message(&*payload)));
         // A payload may panic when dropped, and nothing would catch that.

@@ -39,16 +39,16 @@ impl RawInterface {
 
 /// A value that is exported as an object, by the interfaces that it has.
 pub(super) trait Exported: Sized + 'static {
-    /// The table of this name for objects of this type, and its fingerprint.
-    fn table(name: &str) -> Option<(*const c_void, u64)>;
+    /// The table of this name for this object, and its fingerprint.
+    fn table(&self, name: &str) -> Option<(*const c_void, u64)>;
 }
 
-/// Declares which interfaces an exported type has.
+/// Declares which interfaces an exported type has; `Table if ability` is one that it has where that field is some.
 macro_rules! exports {
-    ($($type:ty: $($table:ident),+;)*) => { $(
+    ($($type:ty: $($table:ident $(if $ability:ident)?),+;)*) => { $(
         impl $crate::abi::object::Exported for $type {
-            fn table(name: &str) -> Option<(*const std::ffi::c_void, u64)> {
-                $(if name == <$table as $crate::abi::table::Table>::NAME {
+            fn table(&self, name: &str) -> Option<(*const std::ffi::c_void, u64)> {
+                $(if name == <$table as $crate::abi::table::Table>::NAME $(&& self.$ability.is_some())? {
                     let table: &'static $table = const { &$table::of::<Self>() };
                     return Some((
                         std::ptr::from_ref(table).cast(),
@@ -70,7 +70,8 @@ impl RawObject {
             drop(unsafe { Box::from_raw(data.cast_mut().cast::<Guarded<T>>()) });
         }
         unsafe extern "C" fn get<T: Exported>(object: *const c_void, name: RStr<'_>) -> RawInterface {
-            match T::table(name.as_str()) {
+            // SAFETY: `new` made it of a `Guarded<T>`, which lives until `drop_value`.
+            match unsafe { &*object.cast::<Guarded<T>>() }.table(name.as_str()) {
                 Some((table, fingerprint)) => RawInterface { object, table, fingerprint },
                 None => RawInterface::ABSENT,
             }
@@ -148,18 +149,28 @@ impl<T: Table> Imported<T> {
     /// The object does not have it, or has another table under its name.
     #[allow(clippy::arc_with_non_send_sync, reason = "objects of one thread use the same code as those of any")]
     pub(super) fn of(object: RawObject, name: &'static str) -> Result<Self> {
+        Self::find(&Arc::new(object), name)?.ok_or_else(|| {
+            Error::plugin(format!("it does not have the interface {}, which is needed here", T::NAME))
+                .in_component(name)
+        })
+    }
+
+    /// The same for an ability: none where the object does not have it.
+    ///
+    /// # Errors
+    /// The object has another table under its name.
+    pub(super) fn find(object: &Arc<RawObject>, name: &'static str) -> Result<Option<Self>> {
         // SAFETY: the function belongs to this object.
         let interface = unsafe { (object.get)(object.data, T::NAME.into()) };
         if interface.table.is_null() {
-            return Err(Error::plugin(format!("it does not have the interface {}, which is needed here", T::NAME))
-                .in_component(name));
+            return Ok(None);
         }
         if interface.fingerprint != T::fingerprint() {
             return Err(Error::plugin(format!("its interface {} is not the one of this name here", T::NAME))
                 .in_component(name)
                 .help("a published interface never changes: get the plugin from its maker again, or rebuild it"));
         }
-        Ok(Self { object: Arc::new(object), interface, table: PhantomData, name })
+        Ok(Some(Self { object: Arc::clone(object), interface, table: PhantomData, name }))
     }
 
     /// The name that it was given, for what the object makes.

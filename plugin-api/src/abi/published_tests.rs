@@ -14,7 +14,7 @@ use super::record::{decode, encode};
 use super::services::SetupRecord;
 use crate::{
     Bootstrap, Capabilities, Datum, DeviceInfo, Dtype, Encoded, Error, Example, Granularity, HostArray, HostBatch,
-    Init, MemoryInfo, Message, ParameterSpec, Setup, StateSpec, Vocabulary,
+    Init, Initial, MemoryInfo, Message, ParameterSpec, Setup, StateShape, StateSpec, Vocabulary,
 };
 
 const HEADER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/include/mdt_plugin.h");
@@ -107,7 +107,11 @@ fn no_published_record_changes_its_bytes() {
     );
     record("Vocabulary", bytes(&Vocabulary { size: 32_000, stop: vec![2] }));
     record("StateSpec", bytes(&vec![StateSpec::zeros("momentum")]));
+    let scales = StateSpec::zeros("scales").with_shape(StateShape::Blocks(256)).with_dtype(Dtype::BF16);
+    let rows = StateSpec::zeros("rows").with_shape(StateShape::Of(vec![4])).with_initial(Initial::Parameter);
+    record("StateSpec, typed", bytes(&vec![scales, rows]));
     record("Granularity, element", bytes(&Granularity::Element));
+    record("Granularity, block", bytes(&Granularity::Block(256)));
     record("Granularity, tensor", bytes(&Granularity::Tensor));
     let parameter = |init| ParameterSpec { name: "w.weight".to_owned(), shape: vec![4, 2], init };
     let parameters = [Init::Normal { std: 0.02 }, Init::Ones, Init::Zeros].map(parameter).to_vec();

@@ -10,6 +10,7 @@ fn another(key: &str, schema: &Value, now: &Value) -> String {
         "optimizer.use" => return text("lion"),
         "comm.use" => return text("local"),
         "comm.rank" => return "2".into(),
+        "optimizer.groups" => return "[{ match = [\"x\"] }]".into(),
         "comm.tls" => return "{ cert = \"c\" }".into(),
         // Only one component of these kinds is installed, so the choice can be written but not changed.
         "model.use" => return text("llama"),

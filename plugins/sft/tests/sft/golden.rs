@@ -1,5 +1,7 @@
 //! Token ids and masks against those of transformers, for the fixtures of six families of chat templates.
 
+use std::sync::Arc;
+
 use mdt_plugin_api::prelude::*;
 use mdt_sft::{Config, Content};
 use serde_json::Value;
@@ -11,7 +13,7 @@ const FAMILIES: [&str; 6] = ["chatml", "llama3", "llama2", "mistral", "qwen", "q
 /// A template of a family, plain or with its answers marked.
 struct Template {
     name: String,
-    trainer: Box<dyn Trainer>,
+    trainer: Arc<dyn Trainer>,
     /// The key of the mask that it gives.
     mask: &'static str,
     end_of_turn: u32,

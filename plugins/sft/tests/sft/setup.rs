@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mdt_plugin_api::abi::across;
 use mdt_plugin_api::prelude::*;
+use mdt_plugin_api::register::TrainerComponent;
 use mdt_sft::{Config, Content, Sft};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -31,12 +33,12 @@ pub fn ones(mask: &[bool]) -> Vec<u32> {
 }
 
 /// The trainer, as a host gets it.
-pub fn create(directory: &Path, config: Config) -> Result<Box<dyn Trainer>> {
+pub fn create(directory: &Path, config: Config) -> Result<Arc<dyn Trainer>> {
     let setup = Setup { model_path: Some(directory.to_owned()), model_config: json!({}), ..Setup::default() };
-    across::trainer(Box::new(Sft::create(config, &setup)?))
+    Ok(across::trainer(TrainerComponent::new(Arc::new(Sft::create(config, &setup)?)))?.objective)
 }
 
-pub fn trainer(directory: &Path, config: Config) -> Box<dyn Trainer> {
+pub fn trainer(directory: &Path, config: Config) -> Arc<dyn Trainer> {
     create(directory, config).expect("the directory has all that it needs")
 }
 
@@ -55,7 +57,7 @@ pub fn directory(family: &str, files: &[(&str, &str)]) -> TempDir {
     copy
 }
 
-pub fn with_template(family: &str, template: &str) -> Box<dyn Trainer> {
+pub fn with_template(family: &str, template: &str) -> Arc<dyn Trainer> {
     let config = Config { chat_template: Some(template.to_owned()), ..Config::default() };
     trainer(&fixtures().join("chat").join(family), config)
 }
