@@ -68,7 +68,7 @@ type OwnedBackend = (Box<dyn CommBackend>, Arc<Owner>);
 replies! { Capabilities }
 exports! {
     SharedWork: CommWork;
-    OwnedCommunicator: CommCollectives, CommReduceScatter if has_reduce_scatter;
+    OwnedCommunicator: CommCollectives, CommReduceScatter when has_reduce_scatter;
     OwnedBackend: CommBackends;
 }
 
@@ -269,7 +269,7 @@ impl ImportedCommunicator {
             ))
             .in_component(name));
         }
-        let reduce_scatter = Imported::optional(functions.share(), name)?;
+        let reduce_scatter = Imported::find(&Arc::new(functions.share()), name)?;
         Ok(Self { functions, reduce_scatter, rank, world_size })
     }
 
