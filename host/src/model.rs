@@ -4,9 +4,8 @@ mod directory;
 mod files;
 mod random;
 mod specs;
-mod tied;
 mod weights;
 
 pub use directory::{Directory, model_type, not_downloaded};
 pub use specs::check_parameters;
-pub use weights::{BoundWeights, Parameters, TrainedModel, check_vocabulary};
+pub use weights::{BoundWeights, Names, Parameters, Start, TrainedModel, check_vocabulary};

@@ -67,6 +67,7 @@ mod host_array;
 mod model;
 pub mod op;
 mod optimizer;
+mod raw_host_view;
 pub mod register;
 mod services;
 mod tensor;
@@ -75,15 +76,18 @@ mod unique_keys;
 
 pub use comm::{Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Finished, Outcome, ReduceOp, Work};
 pub use component::{Component, Kind};
-pub use compute::{Compute, DeviceInfo, Handle, MemoryInfo, RawHostView, TensorFunction, TensorType, ValueAndGrad};
+pub use compute::{
+    Compute, DeviceInfo, Handle, MemoryInfo, RecomputedFunction, TensorFunction, TensorType, ValueAndGrad,
+};
 pub use data::DataSource;
 pub use dtype::Dtype;
 pub use error::{Error, ErrorCode, Result};
 pub use example::{Content, Example, Message};
 pub use host_array::{Element, HostArray, HostArrayRef};
-pub use model::{Cache, Init, Model, ModelContext, ModelInput, ParameterSpec, Weights};
+pub use model::{Cache, Head, Init, Layout, Model, ModelContext, ModelInput, ModelSpec, ParameterSpec, Role, Weights};
 pub use op::{Attribute, OpKind, Value};
 pub use optimizer::{Granularity, Optimizer, StateShape, StateSpec, Update, expect_states};
+pub use raw_host_view::RawHostView;
 pub use services::{HostServices, LogLevel, Services, Setup};
 pub use tensor::{HostView, HostViewMut, Tensor};
 pub use trainer::{Batch, Encoded, HostBatch, Loss, ModelCalls, Trainer, TrainerContext, Vocabulary};
@@ -91,15 +95,15 @@ pub use unique_keys::UniqueKeys;
 
 #[doc(hidden)]
 pub use inventory;
-pub use {schemars, serde, serde_json};
+pub use {half, schemars, serde, serde_json};
 
 /// What most plugins use.
 pub mod prelude {
     pub use crate::{
         Batch, Bootstrap, Buffer, Cache, Capabilities, CommBackend, Communicator, Component, Compute, Content,
-        DataSource, Dtype, Encoded, Error, ErrorCode, Example, Granularity, HostArray, HostBatch, Init, Kind, LogLevel,
-        Loss, Message, Model, ModelContext, ModelInput, OpKind, Optimizer, Outcome, ParameterSpec, ReduceOp, Result,
-        Services, Setup, StateShape, StateSpec, Tensor, Trainer, TrainerContext, Update, Vocabulary, Work,
-        expect_states,
+        DataSource, Dtype, Encoded, Error, ErrorCode, Example, Granularity, Head, HostArray, HostBatch, Init, Kind,
+        Layout, LogLevel, Loss, Message, Model, ModelContext, ModelInput, ModelSpec, OpKind, Optimizer, Outcome,
+        ParameterSpec, ReduceOp, Result, Role, Services, Setup, StateShape, StateSpec, Tensor, Trainer, TrainerContext,
+        Update, Vocabulary, Work, expect_states,
     };
 }

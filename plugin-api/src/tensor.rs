@@ -4,9 +4,11 @@ use std::marker::PhantomData;
 use std::ops;
 use std::rc::Rc;
 
+use crate::host_array::bytes_mut;
 use crate::op::attribute;
 use crate::{
-    Attribute, Compute, Dtype, Element, Error, Handle, HostArray, OpKind, RawHostView, Result, TensorType, Value,
+    Attribute, Compute, Dtype, Element, Error, Handle, HostArray, HostArrayRef, OpKind, RawHostView, Result,
+    TensorType, Value,
 };
 
 /// A tensor on a device; it releases its handle when it is dropped.
@@ -60,15 +62,9 @@ impl Tensor {
             many = inputs.iter().map(|tensor| tensor.handle).collect();
             &many
         };
-        let mut results = compute.op(op, handles, attributes)?;
-        match (results.pop(), results.is_empty()) {
-            (Some(handle), true) => Ok(Self::from_handle(compute, handle)),
-            (last, _) => {
-                let count = results.len() + usize::from(last.is_some());
-                results.into_iter().chain(last).for_each(|handle| compute.release(handle));
-                Err(Error::plugin(format!("operation {op:?} gave {count} results instead of one")))
-            }
-        }
+        let mut result = [0];
+        compute.op(op, handles, attributes, &mut result)?;
+        Ok(Self::from_handle(compute, result[0]))
     }
 
     /// Its handle, still owned by this tensor.
@@ -111,22 +107,38 @@ impl Tensor {
         self.compute.eval(&[self.handle])
     }
 
-    /// The value of a tensor with one element of a floating-point or integer type, computed now.
+    /// The value of a tensor with one element, computed now. A 64-bit integer is rounded to a real number.
     pub fn item(&self) -> Result<f64> {
-        let view = self.host_view()?;
-        if view.raw.len() != 1 {
-            return Err(Error::plugin(format!("item() needs one element, the shape is {:?}", view.raw.shape)));
+        let shape = self.shape()?;
+        if shape.iter().product::<usize>() != 1 {
+            return Err(Error::plugin(format!("item() needs one element, the shape is {shape:?}")));
         }
-        match view.raw.dtype {
-            Dtype::F32 => Ok(f64::from(view.as_slice::<f32>()?[0])),
-            Dtype::F64 => Ok(view.as_slice::<f64>()?[0]),
-            Dtype::I32 => Ok(f64::from(view.as_slice::<i32>()?[0])),
-            Dtype::U32 => Ok(f64::from(view.as_slice::<u32>()?[0])),
-            other => Err(Error::plugin(format!("item() does not read {other}: cast it first"))),
-        }
+        let mut value = [0f64];
+        self.read(&mut value)?;
+        Ok(value[0])
     }
 
-    /// Its memory, borrowed; the tensor is computed now.
+    /// Copies its elements in row-major order, converted to `T`; the tensor is computed now. It works on every device.
+    ///
+    /// # Errors
+    /// Another number of elements.
+    pub fn read<T: Element>(&self, out: &mut [T]) -> Result<()> {
+        self.compute.read(self.handle, T::DTYPE, bytes_mut(out))
+    }
+
+    /// The same in a vector.
+    pub fn to_vec<T: Element + Default>(&self) -> Result<Vec<T>> {
+        let mut elements = vec![T::default(); self.shape()?.iter().product()];
+        self.read(&mut elements)?;
+        Ok(elements)
+    }
+
+    /// Gives it new elements of its own shape and type; see [`Compute::write`]. It works on every device.
+    pub fn write(&mut self, array: HostArrayRef<'_>) -> Result<()> {
+        self.compute.write(self.handle, array)
+    }
+
+    /// Its memory, borrowed, on devices that share theirs with the host; the tensor is computed now.
     pub fn host_view(&self) -> Result<HostView<'_>> {
         Ok(HostView { raw: self.compute.host_view(self.handle)?, tensor: PhantomData })
     }
@@ -185,6 +197,26 @@ impl Tensor {
     /// Index of the largest element along an axis, int32.
     pub fn argmax(&self, axis: i64) -> Result<Tensor> {
         Self::op(OpKind::ARGMAX, &[self], &[attribute("axis", Value::Int(axis))])
+    }
+
+    /// Every element times a number.
+    pub fn multiply(&self, factor: f64) -> Result<Tensor> {
+        self * &self.like(factor)?
+    }
+
+    /// Every element plus a number.
+    pub fn plus(&self, number: f64) -> Result<Tensor> {
+        self + &self.like(number)?
+    }
+
+    /// A scalar of the same element type.
+    fn like(&self, value: f64) -> Result<Tensor> {
+        Self::full(&self.compute, &[], value, self.tensor_type()?.dtype)
+    }
+
+    /// Hyperbolic tangent.
+    pub fn tanh(&self) -> Result<Tensor> {
+        Self::op(OpKind::TANH, &[self], &[])
     }
 
     /// `x * sigmoid(x)`.
@@ -280,25 +312,9 @@ impl HostView<'_> {
                 T::DTYPE
             )));
         }
-        if let Ok(elements) = self.as_slice::<T>() {
-            out.copy_from_slice(elements);
-            return Ok(());
-        }
-        let mut position = vec![0usize; self.raw.shape.len()];
-        for slot in out {
-            let offset: isize = position.iter().zip(&self.raw.strides).map(|(&at, &stride)| at as isize * stride).sum();
-            // SAFETY: `position` stays within the shape, and the compute plugin promises an element of this type at
-            // every such place for as long as the tensor lives.
-            *slot = unsafe { self.raw.data.cast::<T>().offset(offset).read_unaligned() };
-            for (at, &length) in position.iter_mut().zip(&self.raw.shape).rev() {
-                *at += 1;
-                if *at < length {
-                    break;
-                }
-                *at = 0;
-            }
-        }
-        Ok(())
+        // SAFETY: the compute plugin promises elements of this type at every place of the view for as long as the tensor
+        // lives, which the lifetime ensures.
+        unsafe { self.raw.copy_to(T::DTYPE, bytes_mut(out)) }
     }
 
     /// Length of each axis.

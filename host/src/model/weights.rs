@@ -5,46 +5,64 @@ use std::rc::Rc;
 
 use mdt_plugin_api::op::attribute;
 use mdt_plugin_api::{
-    Cache, Compute, Dtype, Error, Handle, HostArrayRef, Model, ModelCalls, ModelContext, ModelInput, OpKind,
-    ParameterSpec, Result, Tensor, Value, Weights,
+    Cache, Compute, Dtype, Error, Handle, Head, HostArrayRef, Layout, Model, ModelCalls, ModelContext, ModelInput,
+    OpKind, ParameterSpec, Result, Tensor, Value, Weights,
 };
 
 use super::files::Files;
-use super::{Directory, random, tied};
+use super::{Directory, random};
 use crate::exit::{Failure, Status};
 use crate::finite::all_finite;
 use crate::memory::{Memory, gibibytes, memory};
+use crate::progress;
 use crate::storage::Array;
 
 /// All parameters of a model: owned f32 tensors, made once and updated in place.
+///
+/// What is not said to be about all parameters is about those that are trained.
 pub struct Parameters {
     specs: Vec<ParameterSpec>,
     tensors: Vec<Tensor>,
-    index: Rc<HashMap<String, usize>>,
+    frozen_specs: Vec<ParameterSpec>,
+    frozen: Vec<Tensor>,
+    names: Rc<Names>,
+}
+
+/// Where weights come from.
+pub enum Start<'a> {
+    /// The model's files.
+    Files(&'a Directory),
+    /// A seed.
+    Seed(u64),
+}
+
+/// Where the values of each name are, among trained and then frozen tensors.
+pub type Names = HashMap<String, Place>;
+
+/// The values of a name.
+#[derive(Clone, Copy)]
+pub struct Place {
+    tensor: usize,
+    layout: Layout,
 }
 
 impl Parameters {
-    /// Reads every parameter from the model's weight files, converted to f32.
+    /// Reads every parameter from the model's weight files, converted to f32. Tensors that no parameter takes are noted.
     ///
     /// # Errors
-    /// Damaged files, a missing tensor, a wrong shape, a number that is not finite, an output layer that would be dropped;
+    /// Damaged files, a missing tensor, a wrong shape, a number that is not finite, a tied tensor that would be dropped;
     /// each names its tensor.
     pub fn read(compute: &Rc<dyn Compute>, specs: Vec<ParameterSpec>, directory: &Directory) -> Result<Self, Failure> {
         let files = Files::open(directory)?;
-        tied::check(&files, &specs)?;
         // Everything is looked at before any memory is spent.
-        let arrays = specs.iter().map(|spec| files.read(spec)).collect::<Result<Vec<_>, _>>()?;
-        let tensors = specs.iter().zip(arrays).map(|(spec, array)| {
-            let tensor = Tensor::from_handle(compute, compute.from_host(array)?);
-            let tensor = if array.dtype == Dtype::F32 { tensor } else { tensor.cast(Dtype::F32)? };
-            tensor.eval()?;
-            if !all_finite(tensor.host_view()?.as_slice()?) {
-                return Err(files.not_finite(&spec.name));
-            }
-            Ok(tensor)
-        });
-        let tensors = tensors.collect::<Result<Vec<_>, Failure>>()?;
-        Ok(Self::new(specs, tensors))
+        let mut arrays = files.read_all(&specs)?.into_iter();
+        if let Some(note) = files.unused(&specs) {
+            progress::note(&note);
+        }
+        Self::build(specs, |_, spec| {
+            let array = arrays.next().ok_or_else(|| Error::other("an array is missing"))?;
+            loaded(compute, &files, spec, array)
+        })
     }
 
     /// Checks that the model's weight files have every parameter, without loading any.
@@ -52,9 +70,7 @@ impl Parameters {
     /// # Errors
     /// As [`Parameters::read`].
     pub fn check(specs: &[ParameterSpec], directory: &Directory) -> Result<(), Failure> {
-        let files = Files::open(directory)?;
-        tied::check(&files, specs)?;
-        specs.iter().try_for_each(|spec| files.read(spec).map(drop))
+        Files::open(directory)?.read_all(specs).map(drop)
     }
 
     /// Checks that random weights would fit into memory.
@@ -77,25 +93,69 @@ impl Parameters {
 
     /// Starting values from a seed.
     pub fn random(compute: &Rc<dyn Compute>, specs: Vec<ParameterSpec>, seed: u64) -> Result<Self, Failure> {
-        let arrays = specs.iter().enumerate().map(|(place, spec)| random::initial(spec, seed, place));
-        let tensors = arrays.map(|array| Ok(Tensor::from_host(compute, &array?)?)).collect::<Result<_, Failure>>()?;
-        Ok(Self::new(specs, tensors))
+        Self::build(specs, |place, spec| Ok(Tensor::from_host(compute, &random::initial(spec, seed, place)?)?))
     }
 
-    /// These values.
-    pub fn from_arrays(
+    /// These values of those that are trained, in their order; `start` gives all others, the values that training began
+    /// with.
+    pub fn resumed(
         compute: &Rc<dyn Compute>,
         specs: Vec<ParameterSpec>,
         arrays: &[HostArrayRef<'_>],
+        start: Start<'_>,
     ) -> Result<Self, Failure> {
-        let tensor = |&array: &HostArrayRef<'_>| Ok(Tensor::from_handle(compute, compute.from_host(array)?));
-        let tensors = arrays.iter().map(tensor).collect::<Result<_>>()?;
-        Ok(Self::new(specs, tensors))
+        let mut arrays = arrays.iter();
+        let files = match start {
+            Start::Files(directory) if specs.iter().any(|spec| !spec.trainable) => Some(Files::open(directory)?),
+            _ => None,
+        };
+        let all = specs.clone();
+        Self::build(specs, |place, spec| match (spec.trainable, &files, &start) {
+            (true, ..) => {
+                let &array = arrays.next().ok_or_else(|| Error::other("an array is missing"))?;
+                Ok(Tensor::from_handle(compute, compute.from_host(array)?))
+            }
+            (false, Some(files), _) => loaded(compute, files, spec, files.read_one(spec, &all)?),
+            (false, None, Start::Seed(seed)) => Ok(Tensor::from_host(compute, &random::initial(spec, *seed, place)?)?),
+            (false, None, Start::Files(_)) => Err(Error::other("the files are not open").into()),
+        })
     }
 
-    fn new(specs: Vec<ParameterSpec>, tensors: Vec<Tensor>) -> Self {
-        let index = specs.iter().enumerate().map(|(place, spec)| (spec.name.clone(), place)).collect();
-        Self { specs, tensors, index: Rc::new(index) }
+    /// Parameters that `make` makes, of their place among all and their spec.
+    fn build(
+        specs: Vec<ParameterSpec>,
+        mut make: impl FnMut(usize, &ParameterSpec) -> Result<Tensor, Failure>,
+    ) -> Result<Self, Failure> {
+        let is_kept = |spec: &&ParameterSpec| spec.tied_to.is_none();
+        let trained = specs.iter().filter(is_kept).filter(|spec| spec.trainable).count();
+        let (mut next, mut next_frozen) = (0..trained, trained..);
+        let mut names = Names::new();
+        for spec in specs.iter().filter(is_kept) {
+            let tensor = if spec.trainable { next.next() } else { next_frozen.next() };
+            names.insert(spec.name.clone(), Place { tensor: tensor.unwrap_or_default(), layout: spec.layout });
+        }
+        for spec in &specs {
+            if let Some(&Place { tensor, .. }) = spec.tied_to.as_ref().and_then(|name| names.get(name)) {
+                names.insert(spec.name.clone(), Place { tensor, layout: spec.layout });
+            }
+        }
+        let mut parameters = Self {
+            specs: Vec::new(),
+            tensors: Vec::new(),
+            frozen_specs: Vec::new(),
+            frozen: Vec::new(),
+            names: Rc::new(names),
+        };
+        for (place, spec) in specs.into_iter().enumerate().filter(|(_, spec)| spec.tied_to.is_none()) {
+            let tensor = make(place, &spec)?;
+            let (specs, tensors) = match spec.trainable {
+                true => (&mut parameters.specs, &mut parameters.tensors),
+                false => (&mut parameters.frozen_specs, &mut parameters.frozen),
+            };
+            specs.push(spec);
+            tensors.push(tensor);
+        }
+        Ok(parameters)
     }
 
     /// Names, shapes and starting values, in the model's order.
@@ -105,7 +165,7 @@ impl Parameters {
 
     /// Number of elements in all.
     pub fn elements(&self) -> usize {
-        self.specs.iter().map(|spec| spec.shape.iter().product::<usize>()).sum()
+        self.specs.iter().map(ParameterSpec::elements).sum()
     }
 
     /// The tensors, in the order of the specs.
@@ -120,12 +180,12 @@ impl Parameters {
 
     /// The parameters as arrays in host memory, for as long as `body` runs.
     pub fn with_arrays<T>(&self, body: impl FnOnce(&[Array<'_>]) -> Result<T, Failure>) -> Result<T, Failure> {
-        let views = self.tensors.iter().map(Tensor::host_view).collect::<Result<Vec<_>>>()?;
-        let mut arrays = Vec::with_capacity(views.len());
-        for (spec, view) in self.specs.iter().zip(&views) {
-            arrays.push(Array { name: &spec.name, shape: &spec.shape, data: view.as_slice::<f32>()? });
-        }
-        body(&arrays)
+        with_arrays_of(&self.specs, &self.tensors, body)
+    }
+
+    /// The parameters that are not trained, as arrays in host memory.
+    pub fn with_frozen_arrays<T>(&self, body: impl FnOnce(&[Array<'_>]) -> Result<T, Failure>) -> Result<T, Failure> {
+        with_arrays_of(&self.frozen_specs, &self.frozen, body)
     }
 
     /// Their handles.
@@ -133,44 +193,76 @@ impl Parameters {
         self.tensors.iter().map(Tensor::handle).collect()
     }
 
-    /// The parameters as weights for a forward pass outside of a gradient.
+    /// The handles of the parameters that are not trained.
+    pub fn frozen_handles(&self) -> Vec<Handle> {
+        self.frozen.iter().map(Tensor::handle).collect()
+    }
+
+    /// All parameters as weights for a forward pass outside of a gradient.
     pub fn bind(&self) -> Rc<BoundWeights> {
-        BoundWeights::new(&self.index, self.tensors.iter())
+        let tensors = self.tensors.iter().chain(&self.frozen);
+        let tensors = tensors.map(|tensor| Tensor::borrowed(tensor.compute(), tensor.handle())).collect();
+        Rc::new(BoundWeights { names: Rc::clone(&self.names), tensors })
     }
 
-    /// The same names with other tensors of the same order: those that a gradient function was given.
+    /// The same names with other tensors of the same order, trained ones and then frozen ones: those that a gradient
+    /// function was given.
     pub fn bind_handles(
-        index: &Rc<HashMap<String, usize>>,
+        names: &Rc<Names>,
         compute: &Rc<dyn Compute>,
-        handles: &[Handle],
+        handles: impl Iterator<Item = Handle>,
     ) -> Rc<BoundWeights> {
-        let tensors = handles.iter().map(|&handle| Tensor::borrowed(compute, handle)).collect();
-        Rc::new(BoundWeights { index: Rc::clone(index), tensors })
+        let tensors = handles.map(|handle| Tensor::borrowed(compute, handle)).collect();
+        Rc::new(BoundWeights { names: Rc::clone(names), tensors })
     }
 
-    /// The index of each name.
-    pub fn index(&self) -> &Rc<HashMap<String, usize>> {
-        &self.index
+    /// Where the values of each name are.
+    pub fn names(&self) -> &Rc<Names> {
+        &self.names
     }
+}
+
+/// A parameter on the device, of its bytes in the files.
+fn loaded(
+    compute: &Rc<dyn Compute>,
+    files: &Files,
+    spec: &ParameterSpec,
+    array: HostArrayRef<'_>,
+) -> Result<Tensor, Failure> {
+    let tensor = Tensor::from_handle(compute, compute.from_host(array)?);
+    let tensor = if array.dtype == Dtype::F32 { tensor } else { tensor.cast(Dtype::F32)? };
+    tensor.eval()?;
+    if !all_finite(tensor.host_view()?.as_slice()?) {
+        return Err(files.not_finite(&spec.name));
+    }
+    Ok(tensor)
+}
+
+fn with_arrays_of<T>(
+    specs: &[ParameterSpec],
+    tensors: &[Tensor],
+    body: impl FnOnce(&[Array<'_>]) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let views = tensors.iter().map(Tensor::host_view).collect::<Result<Vec<_>>>()?;
+    let mut arrays = Vec::with_capacity(views.len());
+    for (spec, view) in specs.iter().zip(&views) {
+        arrays.push(Array { name: &spec.name, shape: &spec.shape, data: view.as_slice::<f32>()? });
+    }
+    body(&arrays)
 }
 
 /// Weights by name. The tensors are borrowed.
 pub struct BoundWeights {
-    index: Rc<HashMap<String, usize>>,
+    names: Rc<Names>,
     tensors: Vec<Tensor>,
 }
 
 impl BoundWeights {
-    fn new<'a>(index: &Rc<HashMap<String, usize>>, tensors: impl Iterator<Item = &'a Tensor>) -> Rc<Self> {
-        let tensors = tensors.map(|tensor| Tensor::borrowed(tensor.compute(), tensor.handle())).collect();
-        Rc::new(Self { index: Rc::clone(index), tensors })
+    fn find(&self, name: &str) -> Option<(&Tensor, Layout)> {
+        self.names.get(name).map(|&Place { tensor, layout }| (&self.tensors[tensor], layout))
     }
 
-    fn find(&self, name: &str) -> Option<&Tensor> {
-        self.index.get(name).map(|&place| &self.tensors[place])
-    }
-
-    fn weight(&self, name: &str) -> Result<&Tensor> {
+    fn weight(&self, name: &str) -> Result<(&Tensor, Layout)> {
         self.find(&format!("{name}.weight"))
             .ok_or_else(|| Error::plugin(format!("the model asked for `{name}.weight`, which it did not declare")))
     }
@@ -178,24 +270,28 @@ impl BoundWeights {
 
 impl Weights for BoundWeights {
     fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor> {
-        let weight = self.weight(name)?;
-        match self.find(&format!("{name}.bias")) {
-            Some(bias) => Tensor::op(OpKind::LINEAR, &[x, weight, bias], &[]),
-            None => Tensor::op(OpKind::LINEAR, &[x, weight], &[]),
+        let (weight, layout) = self.weight(name)?;
+        let bias = self.find(&format!("{name}.bias")).map(|(bias, _)| bias);
+        match (layout, bias) {
+            (Layout::OutIn, Some(bias)) => Tensor::op(OpKind::LINEAR, &[x, weight, bias], &[]),
+            (Layout::OutIn, None) => Tensor::op(OpKind::LINEAR, &[x, weight], &[]),
+            (Layout::InOut, Some(bias)) => &x.matmul(weight)? + bias,
+            (Layout::InOut, None) => x.matmul(weight),
         }
     }
 
     fn embedding(&self, name: &str, ids: &Tensor) -> Result<Tensor> {
-        Tensor::op(OpKind::EMBEDDING, &[self.weight(name)?, ids], &[])
+        Tensor::op(OpKind::EMBEDDING, &[self.weight(name)?.0, ids], &[])
     }
 
     fn rms_norm(&self, name: &str, x: &Tensor, eps: f64) -> Result<Tensor> {
-        Tensor::op(OpKind::RMS_NORM, &[x, self.weight(name)?], &[attribute("eps", Value::Float(eps))])
+        Tensor::op(OpKind::RMS_NORM, &[x, self.weight(name)?.0], &[attribute("eps", Value::Float(eps))])
     }
 
     fn parameter(&self, name: &str) -> Result<Tensor> {
         self.find(name)
             .ok_or_else(|| Error::plugin(format!("the model asked for `{name}`, which it did not declare")))?
+            .0
             .try_clone()
     }
 }
@@ -203,13 +299,15 @@ impl Weights for BoundWeights {
 /// A model with its weights, as a trainer calls it.
 pub struct TrainedModel {
     model: Rc<dyn Model>,
+    head: Head,
     ctx: ModelContext,
 }
 
 impl TrainedModel {
     /// A model over these weights.
     pub fn new(model: &Rc<dyn Model>, weights: Rc<BoundWeights>, compute: &Rc<dyn Compute>) -> Self {
-        Self { model: Rc::clone(model), ctx: ModelContext::new(weights, Rc::clone(compute)) }
+        let head = model.spec().head;
+        Self { model: Rc::clone(model), head, ctx: ModelContext::new(weights, Rc::clone(compute)) }
     }
 
     /// Hidden states of the next tokens of a sequence whose earlier ones are in the cache.
@@ -224,13 +322,21 @@ impl ModelCalls for TrainedModel {
     }
 
     fn head(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.model.head(&self.ctx, hidden)
+        let Head { name, scale, soft_cap } = &self.head;
+        let mut logits = self.ctx.linear(name, hidden)?;
+        if *scale != 1.0 {
+            logits = logits.multiply(*scale)?;
+        }
+        match *soft_cap {
+            Some(cap) => logits.multiply(1.0 / cap)?.tanh()?.multiply(cap),
+            None => Ok(logits),
+        }
     }
 }
 
 /// Refuses a tokenizer that makes ids the model has no row for.
 pub fn check_vocabulary(model: &dyn Model, directory: &Directory, tokenizer: usize) -> Result<(), Failure> {
-    let rows = model.vocabulary_size();
+    let rows = model.spec().vocabulary_size;
     if tokenizer <= rows {
         return Ok(());
     }

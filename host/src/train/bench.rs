@@ -41,7 +41,7 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
     let settings = &job.resolved.settings;
     let opened = job.open_model(job.compute()?)?;
     let optimizer = job.optimizer()?;
-    check_states(&*optimizer, &settings.optimizer.id, &opened.model.parameters())?;
+    check_states(&*optimizer, &settings.optimizer.id, &opened.model.spec().parameters)?;
     let parameters = opened.weights()?;
     let optimizer = StatefulOptimizer::new(optimizer, &parameters, &settings.optimizer);
     let backend = job.other_comm("local", &json!({}))?;
@@ -50,7 +50,7 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
 
     let OpenedModel { compute, model, trainer, .. } = opened;
     let mut stream = Stream::new(settings.seed, "bench", 0);
-    let vocabulary = model.vocabulary_size() as u64;
+    let vocabulary = model.spec().vocabulary_size as u64;
     let rows: Vec<Encoded> = (0..settings.trainer.batch_size)
         .map(|_| Encoded {
             tokens: (0..tokens).map(|_| stream.below(vocabulary) as u32).collect(),

@@ -19,12 +19,12 @@ impl Run<'_> {
         let Some(store) = &self.output.store else { return Ok(()) };
         let output = &self.settings().output_dir;
         let (job, checkpoint, help) = (self.job, store.path(self.done), self.how_to_continue());
-        let Learner { parameters, accumulator, .. } = &mut self.learner;
-        let tied = !parameters.specs().iter().any(|spec| spec.name == "lm_head.weight");
+        let Learner { parameters, accumulator, objective, .. } = &mut self.learner;
+        let config = objective.model.spec().config;
         let source = &self.model;
         let cancelled = || job.services.cancelled();
-        let write = |parameters: &[Array<'_>]| {
-            let export = Export { source, tie_word_embeddings: tied, parameters };
+        let write = |trained: &[Array<'_>], frozen: &[Array<'_>]| {
+            let export = Export { source, config: &config, parameters: &[trained, frozen].concat() };
             export.write(output, &cancelled).map_err(|failure| match failure.status() {
                 Status::Interrupted => failure.at(checkpoint.display()).help(help),
                 _ => failure,
@@ -40,9 +40,11 @@ impl Run<'_> {
                     failure.because("it is the best one, which `checkpoint.export` asks for").help(EXPORT_LAST)
                 })?;
                 let memory = accumulator.buffer(parameters.elements());
-                with_checkpoint(&checkpoint, parameters, memory, write)?
+                parameters.with_frozen_arrays(|frozen| {
+                    with_checkpoint(&checkpoint, parameters, memory, |trained| write(trained, frozen))
+                })?
             }
-            _ => parameters.with_arrays(write)?,
+            _ => parameters.with_frozen_arrays(|frozen| parameters.with_arrays(|trained| write(trained, frozen)))?,
         };
         let picture = metrics::read_losses(&output.join(metrics::FILE))
             .and_then(|curve| metrics::write_picture(output, &format!("Loss of {}", output.display()), &curve));

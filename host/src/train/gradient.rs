@@ -21,17 +21,20 @@ impl Objective {
     /// Loss and gradient of a micro-batch. `gradient` is memory for the result, of the parameters' total length.
     pub fn gradient(&self, parameters: &Parameters, batch: &HostBatch, mut gradient: Vec<f32>) -> Result<Partial> {
         let (names, inputs) = self.upload(batch)?;
-        let index = Rc::clone(parameters.index());
+        let names_of_weights = Rc::clone(parameters.names());
+        let frozen = parameters.frozen_handles();
         let mut metrics = Vec::new();
         let mut function = |parameters: &[Handle], inputs: &[Handle]| -> Result<Vec<Handle>> {
-            let weights = Parameters::bind_handles(&index, &self.compute, parameters);
+            let (frozen, inputs) = inputs.split_at(frozen.len());
+            let handles = parameters.iter().chain(frozen).copied();
+            let weights = Parameters::bind_handles(&names_of_weights, &self.compute, handles);
             let tensors = inputs.iter().map(|&handle| Tensor::borrowed(&self.compute, handle));
             let batch = Batch::new(names.iter().cloned().zip(tensors).collect());
             let loss = self.loss(weights, &batch)?;
             metrics = loss.metrics;
             loss.values.into_iter().map(Tensor::into_handle).collect()
         };
-        let handles: Vec<Handle> = inputs.iter().map(Tensor::handle).collect();
+        let handles: Vec<Handle> = frozen.iter().copied().chain(inputs.iter().map(Tensor::handle)).collect();
         let result = self.compute.value_and_grad(&mut function, &parameters.handles(), &handles)?;
         let owned = |handles: Vec<Handle>| -> Vec<Tensor> {
             handles.into_iter().map(|handle| Tensor::from_handle(&self.compute, handle)).collect()
@@ -45,7 +48,7 @@ impl Objective {
             let part = rest
                 .split_off_mut(..spec.shape.iter().product())
                 .ok_or_else(|| Error::other("the gradient buffer is shorter than the parameters"))?;
-            tensor.host_view()?.copy_to(part)?;
+            tensor.read(part)?;
         }
         Ok(Partial { gradient, sums: LossValues { values, metrics }.read(batch)? })
     }

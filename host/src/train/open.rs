@@ -34,7 +34,7 @@ impl<'a> Run<'a> {
         let backend = connect::backend(job)?;
 
         let opened = job.open_model(compute)?;
-        check_states(&*optimizer, &settings.optimizer.id, &opened.model.parameters())?;
+        check_states(&*optimizer, &settings.optimizer.id, &opened.model.spec().parameters)?;
         let (dataset, held_out) = data::read(job, &opened.trainer)?;
         let dataset = Arc::new(dataset);
         let fingerprint = dataset.fingerprint();
@@ -75,6 +75,9 @@ impl<'a> Run<'a> {
         }
         parameters.with_arrays(|arrays| {
             agree::require_same_bits(&peers, "the weights that training begins with", arrays.iter().map(|a| a.data))
+        })?;
+        parameters.with_frozen_arrays(|arrays| {
+            agree::require_same_bits(&peers, "the weights that are not trained", arrays.iter().map(|a| a.data))
         })?;
         let metrics = match &store {
             Some(store) => {

@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use abi_stable::std_types::{RSlice, RStr};
-use serde::{Deserialize, Serialize};
 
 use super::compute;
 use super::guard::{Guarded, Owner};
@@ -12,7 +11,7 @@ use super::object::{Imported, RawObject, RawSink, exports};
 use super::record::replies;
 use super::table::{c_struct, interfaces};
 use super::types::{filled, handle_or_none, tensor_or_none};
-use crate::{Cache, Compute, Model, ModelContext, ModelInput, ParameterSpec, Result, Tensor, Weights};
+use crate::{Cache, Compute, Model, ModelContext, ModelInput, ModelSpec, Result, Tensor, Weights};
 
 c_struct! {
     /// [`ModelInput`] and the cache. Handles of the cache are owned by the receiver: keys and values of each layer in turn.
@@ -43,28 +42,19 @@ interfaces! {
 
     /// A model. The compute thread. The weights and the compute that it is given are its own from then on.
     "model.forward/1" ModelForward ForwardFunctions {
-        /// [`Model::parameters`] and [`Model::vocabulary_size`].
-        fn describe() -> ModelRecord;
+        /// [`Model::spec`].
+        fn describe() -> ModelSpec;
         /// [`Model::hidden`].
         fn forward(
             weights: &mut RawObject, compute: &mut RawObject, input: &RawModelInput<'_>, hidden: &mut u64,
             cache_length: &mut usize, cache: &RawSink<'_, u64>
         );
-        /// [`Model::head`].
-        fn apply_head(weights: &mut RawObject, compute: &mut RawObject, hidden: u64, logits: &mut u64);
     }
-}
-
-/// What a model says of itself.
-#[derive(Serialize, Deserialize)]
-pub(super) struct ModelRecord {
-    pub(super) parameters: Vec<ParameterSpec>,
-    pub(super) vocabulary_size: usize,
 }
 
 type LocalWeights = (Rc<dyn Weights>, Rc<dyn Compute>);
 
-replies! { ModelRecord }
+replies! { ModelSpec }
 exports! { LocalWeights: HostWeights; Box<dyn Model>: ModelForward; }
 
 impl WeightFunctions for LocalWeights {
@@ -153,8 +143,8 @@ pub(super) fn export(model: Box<dyn Model>, owner: Arc<Owner>) -> RawObject {
 }
 
 impl ForwardFunctions for Box<dyn Model> {
-    fn describe(&self) -> Result<ModelRecord> {
-        Ok(ModelRecord { parameters: self.parameters(), vocabulary_size: self.vocabulary_size() })
+    fn describe(&self) -> Result<ModelSpec> {
+        Ok(self.spec())
     }
 
     fn forward(
@@ -180,39 +170,23 @@ impl ForwardFunctions for Box<dyn Model> {
         }
         Ok(())
     }
-
-    fn apply_head(
-        &self,
-        weights: &mut RawObject,
-        compute: &mut RawObject,
-        hidden: u64,
-        logits: &mut u64,
-    ) -> Result<()> {
-        let ctx = import_context(weights, compute)?;
-        *logits = self.head(&ctx, &Tensor::borrowed(ctx.compute(), hidden))?.into_handle()?;
-        Ok(())
-    }
 }
 
 struct Loaded {
     functions: Imported<ModelForward>,
-    record: ModelRecord,
+    spec: ModelSpec,
 }
 
 /// Makes a plain model of an object.
 pub(super) fn import(object: RawObject, name: &'static str) -> Result<Box<dyn Model>> {
     let functions = Imported::<ModelForward>::of(object, name)?;
-    let record = functions.describe()?;
-    Ok(Box::new(Loaded { functions, record }))
+    let spec = functions.describe()?;
+    Ok(Box::new(Loaded { functions, spec }))
 }
 
 impl Model for Loaded {
-    fn parameters(&self) -> Vec<ParameterSpec> {
-        self.record.parameters.clone()
-    }
-
-    fn vocabulary_size(&self) -> usize {
-        self.record.vocabulary_size
+    fn spec(&self) -> ModelSpec {
+        self.spec.clone()
     }
 
     fn hidden(&self, ctx: &ModelContext, input: &ModelInput<'_>, mut cache: Option<&mut Cache>) -> Result<Tensor> {
@@ -233,11 +207,5 @@ impl Model for Loaded {
             *cache = cache_of(cache_length, &after, ctx.compute());
         }
         Ok(Tensor::from_handle(ctx.compute(), hidden))
-    }
-
-    fn head(&self, ctx: &ModelContext, hidden: &Tensor) -> Result<Tensor> {
-        let (mut weights, mut compute) = export_context(ctx);
-        let logits = filled(|logits| self.functions.apply_head(&mut weights, &mut compute, hidden.handle(), logits))?;
-        Ok(Tensor::from_handle(ctx.compute(), logits))
     }
 }

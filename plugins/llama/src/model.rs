@@ -2,12 +2,14 @@
 
 use std::marker::PhantomData;
 
+use mdt_plugin_api::serde_json::{Map, Value};
 use mdt_plugin_api::{
-    Cache, Component, Error, HostArray, Model, ModelContext, ModelInput, ParameterSpec, Result, Setup, Tensor,
+    Cache, Component, Error, Head, HostArray, Model, ModelContext, ModelInput, ModelSpec, Result, Setup, Tensor,
 };
 
 use crate::attention::{Rotation, attention};
 use crate::config::Architecture;
+use crate::exported_config::exported_keys;
 use crate::family::Member;
 use crate::parameters::parameters;
 use crate::sliding_window::check_length;
@@ -21,6 +23,8 @@ mdt_plugin_api::config! {
 #[derive(Debug)]
 pub struct Decoder<M> {
     architecture: Architecture,
+    /// Keys that other readers of its `config.json` need.
+    exported: Map<String, Value>,
     member: PhantomData<M>,
 }
 
@@ -33,17 +37,16 @@ impl<M: Member> Component for Decoder<M> {
                 Some(path) => error.with("file", path.join("config.json").display()),
                 None => error,
             })?;
-        Ok(Self { architecture, member: PhantomData })
+        let exported = exported_keys(&setup.model_config, &architecture, &M::FAMILY);
+        Ok(Self { architecture, exported, member: PhantomData })
     }
 }
 
 impl<M: Member> Model for Decoder<M> {
-    fn parameters(&self) -> Vec<ParameterSpec> {
-        parameters(&self.architecture)
-    }
-
-    fn vocabulary_size(&self) -> usize {
-        self.architecture.vocab_size
+    fn spec(&self) -> ModelSpec {
+        let parameters = parameters(&self.architecture);
+        let spec = ModelSpec::new(parameters, self.architecture.vocab_size, Head::new("lm_head"));
+        ModelSpec { config: self.exported.clone(), ..spec }
     }
 
     fn hidden(&self, ctx: &ModelContext, input: &ModelInput<'_>, mut cache: Option<&mut Cache>) -> Result<Tensor> {
@@ -72,11 +75,6 @@ impl<M: Member> Model for Decoder<M> {
             cache.advance(length);
         }
         ctx.rms_norm("model.norm", &hidden, eps)
-    }
-
-    fn head(&self, ctx: &ModelContext, hidden: &Tensor) -> Result<Tensor> {
-        let name = if self.architecture.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
-        ctx.linear(name, hidden)
     }
 }
 
