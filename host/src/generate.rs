@@ -4,11 +4,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mdt_plugin_api::{
-    Cache, Compute, Dtype, Error, ErrorCode, Example, HostArray, ModelCalls, Result, Tensor, Trainer, Vocabulary,
+    Compute, Dtype, Error, ErrorCode, Example, HostArray, ModelCalls, Result, Tensor, Trainer, Vocabulary,
 };
 
 use crate::job::OpenedModel;
-use crate::model::{Parameters, TrainedModel};
+use crate::model::{Cache, Parameters, TrainedModel};
 
 /// A model that continues prompts. Compute thread only.
 pub struct Generator {

@@ -1,11 +1,19 @@
 //! Models: their directory, their weights in device memory, and the weights as a model plugin asks for them.
 
+mod bound;
+mod cache;
 mod directory;
 mod files;
+mod forward;
+mod parameters;
 mod random;
 mod specs;
-mod weights;
+mod trained;
 
+pub use bound::BoundWeights;
+pub use cache::Cache;
 pub use directory::{Directory, model_type, not_downloaded};
+pub use forward::{Randomness, Training};
+pub use parameters::{Names, Parameters, Start};
 pub use specs::check_parameters;
-pub use weights::{BoundWeights, Names, Parameters, Start, TrainedModel, check_vocabulary};
+pub use trained::{TrainedModel, check_vocabulary};

@@ -84,7 +84,9 @@ pub use dtype::Dtype;
 pub use error::{Error, ErrorCode, Result};
 pub use example::{Content, Example, Message};
 pub use host_array::{Element, HostArray, HostArrayRef};
-pub use model::{Cache, Head, Init, Layout, Model, ModelContext, ModelInput, ModelSpec, ParameterSpec, Role, Weights};
+pub use model::{
+    Attention, BlockFunction, Head, Init, Layout, Model, ModelContext, ModelHost, ModelSpec, ParameterSpec, Pass, Role,
+};
 pub use op::{Attribute, OpKind, Value};
 pub use optimizer::{Granularity, Optimizer, StateShape, StateSpec, Update, expect_states};
 pub use raw_host_view::RawHostView;
@@ -100,10 +102,10 @@ pub use {half, schemars, serde, serde_json};
 /// What most plugins use.
 pub mod prelude {
     pub use crate::{
-        Batch, Bootstrap, Buffer, Cache, Capabilities, CommBackend, Communicator, Component, Compute, Content,
+        Attention, Batch, Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Component, Compute, Content,
         DataSource, Dtype, Encoded, Error, ErrorCode, Example, Granularity, Head, HostArray, HostBatch, Init, Kind,
-        Layout, LogLevel, Loss, Message, Model, ModelContext, ModelInput, ModelSpec, OpKind, Optimizer, Outcome,
-        ParameterSpec, ReduceOp, Result, Role, Services, Setup, StateShape, StateSpec, Tensor, Trainer, TrainerContext,
-        Update, Vocabulary, Work, expect_states,
+        Layout, LogLevel, Loss, Message, Model, ModelContext, ModelSpec, OpKind, Optimizer, Outcome, ParameterSpec,
+        ReduceOp, Result, Role, Services, Setup, StateShape, StateSpec, Tensor, Trainer, TrainerContext, Update,
+        Vocabulary, Work, expect_states,
     };
 }

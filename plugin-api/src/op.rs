@@ -128,7 +128,8 @@ ops! {
     /// Scaled dot-product attention: q `[B, H, T, D]`, k and v `[B, H_kv, S, D]` with `H_kv` dividing `H`, optional segments
     /// `[B, S]` int32; result `[B, H, T, D]`. `scale`. Query t stands at place `S - T + t`: with `causal` it sees keys up to
     /// its place, with `window` the last so many of these, with segments those of its own segment. With `soft_cap` c, scores
-    /// become `c · tanh(score / c)`.
+    /// become `c · tanh(score / c)`. With `dropout` p, which goes with a `key`, that part of the weights is set to 0 and the
+    /// others are divided by 1 - p.
     ATTENTION = 142, "attention";
     /// `silu(gate) * up`.
     SWIGLU = 143, "swiglu";

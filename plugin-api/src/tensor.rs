@@ -219,6 +219,21 @@ impl Tensor {
         Self::op(OpKind::TANH, &[self], &[])
     }
 
+    /// Root mean square norm over the last axis (Zhang and Sennrich 2019): `x / √(mean(x²) + eps) · weight`, weight `[D]`.
+    pub fn rms_norm(&self, weight: &Tensor, eps: f64) -> Result<Tensor> {
+        Self::op(OpKind::RMS_NORM, &[self, weight], &[attribute("eps", Value::Float(eps))])
+    }
+
+    /// Gaussian error linear unit, exact.
+    pub fn gelu(&self) -> Result<Tensor> {
+        Self::op(OpKind::GELU, &[self], &[])
+    }
+
+    /// Gaussian error linear unit by a hyperbolic tangent, as GPT-2 and Gemma have it.
+    pub fn gelu_tanh(&self) -> Result<Tensor> {
+        Self::op(OpKind::GELU, &[self], &[attribute("approximate", Value::Text("tanh"))])
+    }
+
     /// `x * sigmoid(x)`.
     pub fn silu(&self) -> Result<Tensor> {
         Self::op(OpKind::SILU, &[self], &[])
@@ -232,6 +247,16 @@ impl Tensor {
     /// Per-row cross-entropy in nats: logits `[N, V]` against targets `[N]` int32, giving `[N]`.
     pub fn cross_entropy(&self, targets: &Tensor) -> Result<Tensor> {
         Self::op(OpKind::CROSS_ENTROPY, &[self, targets], &[])
+    }
+
+    /// Numbers from [0, 1) that are a function of a key alone; see [`crate::ModelContext::key`].
+    pub fn random_uniform(compute: &Rc<dyn Compute>, key: u64, shape: &[i64], dtype: Dtype) -> Result<Tensor> {
+        let attributes = [
+            attribute("key", Value::Int(key.cast_signed())),
+            attribute("shape", Value::Ints(shape)),
+            attribute("dtype", Value::Dtype(dtype)),
+        ];
+        Self::op_on(compute, OpKind::RANDOM_UNIFORM, &[], &attributes)
     }
 
     /// A constant of this shape on the same device.

@@ -90,18 +90,6 @@ fn a_config_that_says_too_little_or_nonsense_is_named_by_its_key() {
 }
 
 #[test]
-fn sequences_beyond_a_sliding_window_are_refused_by_its_key() {
-    let spoiled = Spoiled::new();
-    spoiled.edit("config.json", |config| {
-        config["model_type"] = json!("mistral");
-        config["sliding_window"] = json!(8);
-    });
-    assert_says(&spoiled.job.run().failure(4), &["sliding_window is 8", "tokens", "trainer.max_seq_len"]);
-    spoiled.edit("config.json", |config| config["sliding_window"] = json!(2048));
-    spoiled.job.run().success();
-}
-
-#[test]
 fn a_model_type_that_no_plugin_knows_gets_the_search_trace() {
     let spoiled = Spoiled::new();
     spoiled.edit("config.json", |config| config["model_type"] = json!("mamba9"));

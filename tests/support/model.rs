@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use mdt_host::config::{Layers, Sources};
 use mdt_host::job::Job;
-use mdt_host::model::{Parameters, TrainedModel};
+use mdt_host::model::{Cache, Parameters, TrainedModel};
 use mdt_host::plugins::{Catalog, Tier};
-use mdt_plugin_api::{Cache, Compute, HostArray, Model, ModelCalls, Tensor};
+use mdt_plugin_api::{Compute, HostArray, Model, ModelCalls, Tensor};
 
 use crate::built;
 

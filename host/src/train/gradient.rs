@@ -7,7 +7,7 @@ use mdt_plugin_api::{Batch, Compute, Error, Handle, HostBatch, Model, Result, Te
 
 use super::accumulate::{Partial, Sums};
 use crate::finite::all_finite;
-use crate::model::{BoundWeights, Parameters, TrainedModel};
+use crate::model::{BoundWeights, Parameters, TrainedModel, Training};
 
 /// A model and a trainer's loss on a device. Compute thread only.
 pub struct Objective {
@@ -19,7 +19,13 @@ pub struct Objective {
 
 impl Objective {
     /// Loss and gradient of a micro-batch. `gradient` is memory for the result, of the parameters' total length.
-    pub fn gradient(&self, parameters: &Parameters, batch: &HostBatch, mut gradient: Vec<f32>) -> Result<Partial> {
+    pub fn gradient(
+        &self,
+        parameters: &Parameters,
+        batch: &HostBatch,
+        mut gradient: Vec<f32>,
+        training: Training,
+    ) -> Result<Partial> {
         let (names, inputs) = self.upload(batch)?;
         let names_of_weights = Rc::clone(parameters.names());
         let frozen = parameters.frozen_handles();
@@ -30,7 +36,7 @@ impl Objective {
             let weights = Parameters::bind_handles(&names_of_weights, &self.compute, handles);
             let tensors = inputs.iter().map(|&handle| Tensor::borrowed(&self.compute, handle));
             let batch = Batch::new(names.iter().cloned().zip(tensors).collect());
-            let loss = self.loss(weights, &batch)?;
+            let loss = self.loss(weights, &batch, Some(training))?;
             metrics = loss.metrics;
             loss.values.into_iter().map(Tensor::into_handle).collect()
         };
@@ -56,7 +62,7 @@ impl Objective {
     /// The loss alone.
     pub fn evaluate(&self, parameters: &Parameters, batch: &HostBatch) -> Result<Sums> {
         let (names, inputs) = self.upload(batch)?;
-        self.loss(parameters.bind(), &Batch::new(names.into_iter().zip(inputs).collect()))?.read(batch)
+        self.loss(parameters.bind(), &Batch::new(names.into_iter().zip(inputs).collect()), None)?.read(batch)
     }
 
     fn upload(&self, batch: &HostBatch) -> Result<(Vec<String>, Vec<Tensor>)> {
@@ -65,8 +71,12 @@ impl Objective {
         Ok((names, tensors.collect::<Result<_>>()?))
     }
 
-    fn loss(&self, weights: Rc<BoundWeights>, batch: &Batch) -> Result<LossValues> {
+    fn loss(&self, weights: Rc<BoundWeights>, batch: &Batch, training: Option<Training>) -> Result<LossValues> {
         let model = TrainedModel::new(&self.model, weights, &self.compute);
+        let model = match training {
+            Some(training) => model.in_training(training),
+            None => model,
+        };
         let ctx = TrainerContext::new(Rc::new(model), Rc::clone(&self.compute));
         let loss = self.trainer.loss(&ctx, batch)?;
         let (metrics, tensors): (Vec<_>, Vec<_>) = loss.metrics.into_iter().unzip();

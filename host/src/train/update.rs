@@ -14,7 +14,7 @@ use super::schedule::Schedule;
 use super::stop::Stop;
 use crate::config::Settings;
 use crate::exit::Failure;
-use crate::model::Parameters;
+use crate::model::{Parameters, Randomness, Training};
 use crate::peers::Peers;
 
 /// The numbers of an update.
@@ -44,6 +44,10 @@ pub(super) struct Learner {
     max_grad_norm: f64,
     /// The component that losses come from.
     trainer: String,
+    seed: u64,
+    recompute: bool,
+    /// The number of this rank's first micro-batch of an update, among those of all ranks.
+    first_micro_batch: u64,
 }
 
 impl Learner {
@@ -63,7 +67,16 @@ impl Learner {
             schedule: Schedule::new(&settings.scheduler, settings.optimizer.learning_rate, total_updates),
             max_grad_norm: settings.trainer.max_grad_norm,
             trainer: settings.trainer.id.clone(),
+            seed: settings.seed,
+            recompute: settings.trainer.gradient_checkpointing,
+            first_micro_batch: settings.comm.rank as u64 * settings.trainer.gradient_accumulation_steps as u64,
         }
+    }
+
+    /// How the model computes a micro-batch of this rank.
+    fn training(&self, update: u64, micro_batch: u64) -> Training {
+        let micro_batch = self.first_micro_batch + micro_batch;
+        Training { randomness: Randomness { seed: self.seed, update, micro_batch }, recompute: self.recompute }
     }
 
     /// Makes update number `update`, from 1, together with all other ranks. `name_rows` names rows of the micro-batches
@@ -78,17 +91,22 @@ impl Learner {
     ) -> Result<Option<UpdateNumbers>, Stop> {
         let mut data_wait = Duration::ZERO;
         let mut guard = Guard::default();
+        let mut micro_batch = 0;
         // A rank that is cancelled goes on to the reduction, which tells the others: they would wait for it.
         while !cancelled.load(Ordering::Relaxed) {
             let begin = Instant::now();
-            let Some(micro_batch) = micro_batches.next() else { break };
-            let MicroBatch { rows, batch } = micro_batch?;
+            let Some(next) = micro_batches.next() else { break };
+            let MicroBatch { rows, batch } = next?;
             data_wait += begin.elapsed();
             let at_rows = |failure: Failure| failure.at(format!("update {update}, {}", name_rows(&rows)));
             let batch = batch.map_err(|error| at_rows(error.into()))?;
             let buffer = self.accumulator.buffer(self.parameters.elements());
-            let partial =
-                self.objective.gradient(&self.parameters, &batch, buffer).map_err(|error| at_rows(error.into()))?;
+            let training = self.training(update, micro_batch);
+            let partial = self
+                .objective
+                .gradient(&self.parameters, &batch, buffer, training)
+                .map_err(|error| at_rows(error.into()))?;
+            micro_batch += 1;
             guard.inspect(&rows, &partial);
             self.accumulator.push(partial);
         }

@@ -153,6 +153,14 @@ pub struct AttentionOptions {
     pub window: Option<i32>,
     /// Whether a score becomes `cap · tanh(score / cap)`.
     pub soft_cap: Option<f32>,
+    /// The part of the weights that is set to 0, and the key that chooses them.
+    pub dropout: Option<(f32, u64)>,
+}
+
+impl AttentionOptions {
+    fn has_no_kernel(&self) -> bool {
+        self.window.is_some() || self.soft_cap.is_some() || self.dropout.is_some()
+    }
 }
 
 /// `softmax(scale · Q Kᵀ + mask) V`: query `[B, H, T, D]`, key and value `[B, Hkv, S, D]` with Hkv dividing H; head h of the
@@ -170,7 +178,7 @@ pub fn attention(
     segments: Option<&Array>,
     options: &AttentionOptions,
 ) -> Result<Array> {
-    let &AttentionOptions { scale, causal, window, soft_cap } = options;
+    let &AttentionOptions { scale, causal, window, .. } = options;
     let fits = query.ndim() == 4
         && key.ndim() == 4
         && key.shape() == value.shape()
@@ -196,7 +204,7 @@ pub fn attention(
     // The kernel works on 32 queries at a time and packs the keys first: wasted on the few new queries of a generation step.
     // And without a mask its alignment of queries with the last keys means nothing, but it must exist.
     let (queries, keys) = (query.dim(2), key.dim(2));
-    if queries > keys || (queries < 8 && queries < keys) || window.is_some() || soft_cap.is_some() {
+    if queries > keys || (queries < 8 && queries < keys) || options.has_no_kernel() {
         return composed::attention(query, key, value, segments, options);
     }
     #[cfg(mdt_native)]

@@ -7,7 +7,7 @@ use mlx_rs::error::{Exception, Result};
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask};
 use mlx_rs::ops::indexing::take_along_axis;
 use mlx_rs::ops::{self, concatenate};
-use mlx_rs::{Array, Dtype};
+use mlx_rs::{Array, Dtype, random};
 
 use super::{AttentionOptions, RopeTables};
 
@@ -63,10 +63,10 @@ pub fn attention(
     segments: Option<&Array>,
     options: &AttentionOptions,
 ) -> Result<Array> {
-    let &AttentionOptions { scale, causal, window, soft_cap } = options;
+    let &AttentionOptions { scale, causal, window, soft_cap, dropout } = options;
     let mask = || visible(query.dim(2), key, segments, causal, window);
-    if let Some(cap) = soft_cap {
-        return capped_attention(query, key, value, mask()?.as_ref(), scale, cap);
+    if soft_cap.is_some() || dropout.is_some() {
+        return attention_step_by_step(query, key, value, mask()?.as_ref(), options);
     }
     if segments.is_none() && window.is_none() {
         let mask = causal.then_some(ScaledDotProductAttentionMask::Causal);
@@ -102,32 +102,36 @@ fn visible(
     masks.try_fold(first, |all, mask| all.logical_and(mask)).map(Some)
 }
 
-/// Attention with a cap on its scores (Gemma 2), which MLX has no kernel for.
-fn capped_attention(
+/// Attention with a cap on its scores (Gemma 2) or with dropout (GPT-2), which MLX has no kernel for.
+fn attention_step_by_step(
     query: &Array,
     key: &Array,
     value: &Array,
     mask: Option<&Array>,
-    scale: f32,
-    cap: f32,
+    options: &AttentionOptions,
 ) -> Result<Array> {
     let (batch, heads, queries, width) = (query.dim(0), query.dim(1), query.dim(2), query.dim(3));
-    let (groups, keys) = (key.dim(1), key.dim(2));
+    let groups = key.dim(1);
     // [B, H_kv, H / H_kv, T, D] against [B, H_kv, 1, S, D].
-    let query = query.multiply(Array::from_f32(scale).as_dtype(query.dtype())?)?;
+    let query = query.multiply(Array::from_f32(options.scale).as_dtype(query.dtype())?)?;
     let query = query.reshape(&[batch, groups, heads / groups, queries, width])?;
     let (key, value) = (key.expand_dims(2)?, value.expand_dims(2)?);
-    let cap = Array::from_f32(cap);
-    let scores = query.matmul(key.swap_axes(-1, -2)?)?.as_dtype(Dtype::Float32)?;
-    let mut scores = ops::tanh(scores.divide(&cap)?)?.multiply(&cap)?;
+    let mut scores = query.matmul(key.swap_axes(-1, -2)?)?.as_dtype(Dtype::Float32)?;
+    if let Some(cap) = options.soft_cap.map(Array::from_f32) {
+        scores = ops::tanh(scores.divide(&cap)?)?.multiply(&cap)?;
+    }
     if let Some(mask) = mask {
         // One more axis, for the groups of heads.
         let mask = if mask.ndim() == 4 { mask.expand_dims(2)? } else { mask.clone() };
         scores = ops::select(mask, scores, Array::from_f32(f32::NEG_INFINITY))?;
     }
-    let weights = ops::softmax_axis(&scores, -1, true)?.as_dtype(value.dtype())?;
-    debug_assert_eq!(keys, value.dim(3));
-    weights.matmul(value)?.reshape(&[batch, heads, queries, width])
+    let mut weights = ops::softmax_axis(&scores, -1, true)?;
+    if let Some((rate, key)) = options.dropout {
+        let drawn = random::uniform::<_, f32>(0f32, 1f32, weights.shape(), Some(&random::key(key)?))?;
+        let kept = drawn.lt(Array::from_f32(1.0 - rate))?.as_dtype(Dtype::Float32)?;
+        weights = weights.multiply(kept)?.divide(Array::from_f32(1.0 - rate))?;
+    }
+    weights.as_dtype(value.dtype())?.matmul(value)?.reshape(&[batch, heads, queries, width])
 }
 
 /// [`super::checked_indices`], which evaluates the indices.

@@ -66,7 +66,12 @@ pub fn attention(call: &Call<'_>) -> Outcome {
         _ => None,
     };
     let soft_cap = call.optional::<f64>("soft_cap")?.map(|cap| cap as f32);
-    let options = AttentionOptions { scale: scale as f32, causal, window, soft_cap };
+    let dropout = match (call.optional::<f64>("dropout")?, call.optional::<i64>("key")?) {
+        (Some(rate), Some(key)) => Some((rate as f32, key as u64)),
+        (None, None) => None,
+        _ => return Err(Fault::new("takes the attributes \"dropout\" and \"key\" together")),
+    };
+    let options = AttentionOptions { scale: scale as f32, causal, window, soft_cap, dropout };
     Ok(fused::attention(query, key, value, segments, &options)?)
 }
 

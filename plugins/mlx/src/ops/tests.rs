@@ -84,7 +84,7 @@ fn reductions() {
     let cases: [Case<'_>; 8] = [
         (OpKind::SUM, vec![], vec![], vec![6.0]),
         (OpKind::SUM, vec![axes(&[0])], vec![3], vec![0.0, 3.0, 3.0]),
-        (OpKind::SUM, vec![axes(&[-1]), keep.clone()], vec![2, 1], vec![9.0, -3.0]),
+        (OpKind::SUM, vec![axes(&[-1]), keep], vec![2, 1], vec![9.0, -3.0]),
         (OpKind::MEAN, vec![axes(&[0, 1]), keep], vec![1, 1], vec![1.0]),
         (OpKind::MEAN, vec![axes(&[1])], vec![2], vec![3.0, -1.0]),
         (OpKind::MAX, vec![axes(&[1])], vec![2], vec![5.0, 0.0]),

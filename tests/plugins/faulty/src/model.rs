@@ -41,7 +41,7 @@ impl Model for Declares {
         ModelSpec::new(self.0.names.iter().map(spec).collect(), 1 << 20, Head::new("head"))
     }
 
-    fn hidden(&self, _: &ModelContext, _: &ModelInput<'_>, _: Option<&mut Cache>) -> Result<Tensor> {
+    fn hidden(&self, _: &ModelContext, _: &Tensor) -> Result<Tensor> {
         Err(Error::other("this model computes nothing"))
     }
 }

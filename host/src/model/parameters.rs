@@ -1,14 +1,11 @@
-//! Parameters in device memory, and a model with its parameters.
+//! Parameters in device memory.
 
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use mdt_plugin_api::op::attribute;
-use mdt_plugin_api::{
-    Cache, Compute, Dtype, Error, Handle, Head, HostArrayRef, Layout, Model, ModelCalls, ModelContext, ModelInput,
-    OpKind, ParameterSpec, Result, Tensor, Value, Weights,
-};
+use mdt_plugin_api::{Compute, Dtype, Error, Handle, HostArrayRef, Layout, ParameterSpec, Result, Tensor};
 
+use super::bound::BoundWeights;
 use super::files::Files;
 use super::{Directory, random};
 use crate::exit::{Failure, Status};
@@ -42,8 +39,8 @@ pub type Names = HashMap<String, Place>;
 /// The values of a name.
 #[derive(Clone, Copy)]
 pub struct Place {
-    tensor: usize,
-    layout: Layout,
+    pub(super) tensor: usize,
+    pub(super) layout: Layout,
 }
 
 impl Parameters {
@@ -201,8 +198,7 @@ impl Parameters {
     /// All parameters as weights for a forward pass outside of a gradient.
     pub fn bind(&self) -> Rc<BoundWeights> {
         let tensors = self.tensors.iter().chain(&self.frozen);
-        let tensors = tensors.map(|tensor| Tensor::borrowed(tensor.compute(), tensor.handle())).collect();
-        Rc::new(BoundWeights { names: Rc::clone(&self.names), tensors })
+        BoundWeights::new(&self.names, tensors.map(|tensor| Tensor::borrowed(tensor.compute(), tensor.handle())))
     }
 
     /// The same names with other tensors of the same order, trained ones and then frozen ones: those that a gradient
@@ -212,8 +208,7 @@ impl Parameters {
         compute: &Rc<dyn Compute>,
         handles: impl Iterator<Item = Handle>,
     ) -> Rc<BoundWeights> {
-        let tensors = handles.map(|handle| Tensor::borrowed(compute, handle)).collect();
-        Rc::new(BoundWeights { names: Rc::clone(names), tensors })
+        BoundWeights::new(names, handles.map(|handle| Tensor::borrowed(compute, handle)))
     }
 
     /// Where the values of each name are.
@@ -249,101 +244,4 @@ fn with_arrays_of<T>(
         arrays.push(Array { name: &spec.name, shape: &spec.shape, data: view.as_slice::<f32>()? });
     }
     body(&arrays)
-}
-
-/// Weights by name. The tensors are borrowed.
-pub struct BoundWeights {
-    names: Rc<Names>,
-    tensors: Vec<Tensor>,
-}
-
-impl BoundWeights {
-    fn find(&self, name: &str) -> Option<(&Tensor, Layout)> {
-        self.names.get(name).map(|&Place { tensor, layout }| (&self.tensors[tensor], layout))
-    }
-
-    fn weight(&self, name: &str) -> Result<(&Tensor, Layout)> {
-        self.find(&format!("{name}.weight"))
-            .ok_or_else(|| Error::plugin(format!("the model asked for `{name}.weight`, which it did not declare")))
-    }
-}
-
-impl Weights for BoundWeights {
-    fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor> {
-        let (weight, layout) = self.weight(name)?;
-        let bias = self.find(&format!("{name}.bias")).map(|(bias, _)| bias);
-        match (layout, bias) {
-            (Layout::OutIn, Some(bias)) => Tensor::op(OpKind::LINEAR, &[x, weight, bias], &[]),
-            (Layout::OutIn, None) => Tensor::op(OpKind::LINEAR, &[x, weight], &[]),
-            (Layout::InOut, Some(bias)) => &x.matmul(weight)? + bias,
-            (Layout::InOut, None) => x.matmul(weight),
-        }
-    }
-
-    fn embedding(&self, name: &str, ids: &Tensor) -> Result<Tensor> {
-        Tensor::op(OpKind::EMBEDDING, &[self.weight(name)?.0, ids], &[])
-    }
-
-    fn rms_norm(&self, name: &str, x: &Tensor, eps: f64) -> Result<Tensor> {
-        Tensor::op(OpKind::RMS_NORM, &[x, self.weight(name)?.0], &[attribute("eps", Value::Float(eps))])
-    }
-
-    fn parameter(&self, name: &str) -> Result<Tensor> {
-        self.find(name)
-            .ok_or_else(|| Error::plugin(format!("the model asked for `{name}`, which it did not declare")))?
-            .0
-            .try_clone()
-    }
-}
-
-/// A model with its weights, as a trainer calls it.
-pub struct TrainedModel {
-    model: Rc<dyn Model>,
-    head: Head,
-    ctx: ModelContext,
-}
-
-impl TrainedModel {
-    /// A model over these weights.
-    pub fn new(model: &Rc<dyn Model>, weights: Rc<BoundWeights>, compute: &Rc<dyn Compute>) -> Self {
-        let head = model.spec().head;
-        Self { model: Rc::clone(model), head, ctx: ModelContext::new(weights, Rc::clone(compute)) }
-    }
-
-    /// Hidden states of the next tokens of a sequence whose earlier ones are in the cache.
-    pub fn continue_hidden(&self, tokens: &Tensor, cache: &mut Cache) -> Result<Tensor> {
-        self.model.hidden(&self.ctx, &ModelInput { tokens, positions: None, segments: None }, Some(cache))
-    }
-}
-
-impl ModelCalls for TrainedModel {
-    fn hidden(&self, tokens: &Tensor, positions: Option<&Tensor>, segments: Option<&Tensor>) -> Result<Tensor> {
-        self.model.hidden(&self.ctx, &ModelInput { tokens, positions, segments }, None)
-    }
-
-    fn head(&self, hidden: &Tensor) -> Result<Tensor> {
-        let Head { name, scale, soft_cap } = &self.head;
-        let mut logits = self.ctx.linear(name, hidden)?;
-        if *scale != 1.0 {
-            logits = logits.multiply(*scale)?;
-        }
-        match *soft_cap {
-            Some(cap) => logits.multiply(1.0 / cap)?.tanh()?.multiply(cap),
-            None => Ok(logits),
-        }
-    }
-}
-
-/// Refuses a tokenizer that makes ids the model has no row for.
-pub fn check_vocabulary(model: &dyn Model, directory: &Directory, tokenizer: usize) -> Result<(), Failure> {
-    let rows = model.spec().vocabulary_size;
-    if tokenizer <= rows {
-        return Ok(());
-    }
-    Err(Failure::new(
-        Status::Input,
-        format!("the tokenizer has ids up to {}, the model's vocabulary has {rows}", tokenizer - 1),
-    )
-    .at(directory.path().display())
-    .help("the tokenizer belongs to another model, or tokens were added without growing the embeddings"))
 }
