@@ -42,7 +42,7 @@ pub fn read(tensor: &Tensor, out: &mut [f32]) -> Result<()> {
 pub fn read_bytes(tensor: &Tensor, out: &mut [u8]) -> Result<()> {
     let staged = STAGED.get();
     STAGED.set(Staged { to_host: staged.to_host + out.len() as u64, ..staged });
-    tensor.compute().read(tensor.handle(), out)
+    tensor.compute().read(tensor.handle(), tensor.tensor_type()?.dtype, out)
 }
 
 /// The value of a tensor with one element of f32.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use mdt_host::config::{Layers, Sources};
 use mdt_host::job::Job;
-use mdt_host::model::{Parameters, TrainedModel};
+use mdt_host::model::{Cache, Parameters, TrainedModel};
 use mdt_host::plugins::{Catalog, Tier};
-use mdt_plugin_api::{Cache, Compute, HostArray, Model, ModelCalls, Tensor};
+use mdt_plugin_api::{Compute, HostArray, Model, ModelCalls, Tensor};
 
 use crate::built;
 
@@ -35,7 +35,7 @@ impl LoadedModel {
         let compute = job.compute().expect("the device");
         let directory = job.model_directory().expect("the directory");
         let model = job.model(&directory).expect("the model");
-        let parameters = Parameters::read(&compute, model.parameters(), &directory).expect("the weights");
+        let parameters = Parameters::read(&compute, model.spec().parameters, &directory).expect("the weights");
         Self { compute, model, parameters }
     }
 

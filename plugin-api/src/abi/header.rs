@@ -38,7 +38,7 @@ pub fn c_header() -> String {
         interface::<component::PluginComponent>,
         interface::<services::HostFunctions>,
         interface::<compute::ComputeTensors>,
-        interface::<model::HostWeights>,
+        interface::<model::HostForward>,
         interface::<model::ModelForward>,
         interface::<tokenizer::TokenizerText>,
         interface::<trainer::HostModel>,

@@ -11,7 +11,7 @@ use super::{HOST_INTERFACES, comm, compute, data, model, observer, optimizer, ro
 use crate::register::{OptimizerComponent, Registration};
 use crate::{
     Datum, Error, ErrorCode, Example, Granularity, HostServices, Init, Initial, Kind, LogLevel, Message, Optimizer,
-    ParameterSpec, Result, Services, StateShape, StateSpec, Update,
+    ParameterSpec, Result, Role, Services, StateShape, StateSpec, Update,
 };
 
 #[test]
@@ -232,7 +232,7 @@ impl Optimizer for Momentum {
 fn an_optimizer_answers_the_same_before_and_behind_the_boundary() {
     let behind = super::across::optimizer(OptimizerComponent::new(Arc::new(Momentum))).unwrap().slices.unwrap();
     assert_eq!(behind.states(), Momentum.states());
-    let parameter = ParameterSpec { name: "w".to_owned(), shape: vec![2], init: Init::Ones };
+    let parameter = ParameterSpec::new("w", [2], Role::Other, Init::Ones);
     assert_eq!(behind.granularity(&parameter), Granularity::Tensor);
     let run = |optimizer: &dyn Optimizer| {
         let (mut parameter, mut momentum, mut count) = ([1.0, 2.0], [0.5, 0.25], [2.5]);

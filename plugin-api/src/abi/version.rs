@@ -1,7 +1,7 @@
 //! The version of the boundary, and the interfaces of each kind of component on it.
 
 use super::compute::ComputeTensors;
-use super::model::HostWeights;
+use super::model::HostForward;
 use super::services::HostFunctions;
 use super::table::Table;
 use super::tokenizer::TokenizerText;
@@ -14,7 +14,7 @@ pub const ABI_VERSION: &str = crate::__abi_version!();
 
 /// The interfaces that this host gives to components.
 pub const HOST_INTERFACES: [&str; 5] =
-    [HostFunctions::NAME, HostWeights::NAME, HostModel::NAME, ComputeTensors::NAME, TokenizerText::NAME];
+    [HostFunctions::NAME, HostForward::NAME, HostModel::NAME, ComputeTensors::NAME, TokenizerText::NAME];
 
 /// The version of the boundary as a literal, for records.
 #[doc(hidden)]
@@ -99,7 +99,7 @@ macro_rules! __interfaces {
 #[macro_export]
 macro_rules! __needs {
     (model $($ability:ident)*) => {
-        r#""host.services/1","host.weights/1","compute.tensors/1""#
+        r#""host.services/1","host.forward/1","compute.tensors/1""#
     };
     (trainer $($ability:ident)*) => {
         r#""host.services/1","host.model/1","compute.tensors/1","tokenizer.text/1""#

@@ -1,6 +1,5 @@
 //! Token ids and masks against those of transformers, for the fixtures of six families of chat templates.
 
-
 use mdt_plugin_api::prelude::*;
 use serde_json::Value;
 
