@@ -20,8 +20,8 @@ use clap::{Parser, Subcommand};
 
 use self::common::Common;
 use crate::exit::Failure;
-use crate::progress;
 use crate::unexpected_end;
+use crate::{progress, rank_processes};
 
 /// Fine-tune language models with MLX; every moving part is a plugin.
 #[derive(Parser)]
@@ -77,6 +77,7 @@ pub fn main() -> ExitCode {
     });
     unexpected_end::expected();
     match outcome.unwrap_or_else(|_| Err(Failure::internal())) {
+        Ok(()) if rank_processes::is_launched() => ExitCode::from(rank_processes::DONE),
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failed(&failure),
     }

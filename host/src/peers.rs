@@ -1,36 +1,46 @@
 //! Collectives between the ranks of a job, in the form in which the host needs them.
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use mdt_plugin_api::{Buffer, Communicator, Outcome, ReduceOp, Work};
+use mdt_plugin_api::{Buffer, Communicator, Element, Outcome, ReduceOp, Region, Work};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::exit::{Failure, Status};
 
 /// How much longer than the backend's own time-out the host waits: a backend can say which rank is late, the host cannot.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = if cfg!(test) { Duration::from_millis(400) } else { Duration::from_secs(10) };
 
-/// The slowest link that the host waits for, in bytes per second. A backend may wait as long as data moves, which the
-/// host cannot see; this limit is for backends that have none.
-const SLOWEST: u64 = 64 << 10;
+/// Time between two looks at the progress of a collective.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// What the first rank sends while the others wait for it, and when it is done.
 const STILL_BUSY: f64 = 0.0;
 const DONE: f64 = 1.0;
 
+/// Numbers on their way from rank 0.
+pub struct Broadcast {
+    numbers: Region,
+    work: Box<dyn Work>,
+}
+
 /// The communicator of a run. Every method that talks to the others must be called by all ranks, in the same order.
 pub struct Peers {
     communicator: Box<dyn Communicator>,
+    /// The id of the backend.
+    backend: String,
     timeout: Duration,
+    /// Memory of the communicator for gradients, where it has any.
+    bucket: Mutex<Option<Region>>,
 }
 
 impl Peers {
-    /// The ranks behind a communicator whose backend lets ranks wait `timeout` for each other without progress.
-    pub fn new(communicator: Box<dyn Communicator>, timeout: Duration) -> Self {
-        Self { communicator, timeout }
+    /// The ranks behind a communicator of this backend, which lets ranks wait `timeout` for each other without progress.
+    pub fn new(communicator: Box<dyn Communicator>, backend: &str, timeout: Duration) -> Self {
+        Self { communicator, backend: backend.to_owned(), timeout, bucket: Mutex::new(None) }
     }
 
     /// This process, from 0.
@@ -52,34 +62,68 @@ impl Peers {
     pub fn sum<const N: usize>(
         &self,
         what: &str,
-        gradient: Vec<f32>,
+        mut gradient: Vec<f32>,
         numbers: [f64; N],
     ) -> Result<(Vec<f32>, [f64; N]), Failure> {
-        let (length, bytes) = (gradient.len(), size_of_val(&*gradient));
-        let buffers = vec![Buffer::F32(gradient), Buffer::F64(numbers.to_vec())];
-        let work = self.communicator.all_reduce(buffers, ReduceOp::Sum);
-        match <[Buffer; 2]>::try_from(self.finish(what, bytes, work)?) {
-            Ok([Buffer::F32(gradient), Buffer::F64(numbers)]) if gradient.len() == length => {
-                numbers.try_into().map(|numbers| (gradient, numbers)).map_err(|_| other_buffers(what))
-            }
-            _ => Err(other_buffers(what)),
+        let numbers = Region::of(numbers.to_vec());
+        let own = whole::<f64>(&numbers)?;
+        if let Some(region) = self.memory(size_of_val(&*gradient))? {
+            let mut bucket = region.buffer::<f32>(0..gradient.len())?;
+            bucket.as_mut_slice::<f32>()?.copy_from_slice(&gradient);
+            let sums = self.all_reduce(what, vec![bucket, own])?;
+            gradient.copy_from_slice(sums[0].as_slice::<f32>()?);
+        } else {
+            let region = Region::of(gradient);
+            self.all_reduce(what, vec![whole::<f32>(&region)?, own])?;
+            gradient = self.back(what, region)?;
         }
+        let numbers = self.back(what, numbers)?;
+        Ok((gradient, numbers.try_into().map_err(|_| self.kept(what))?))
+    }
+
+    /// The communicator's own memory of at least so many bytes, where it has any: its collectives are fastest with that.
+    pub fn memory(&self, bytes: usize) -> Result<Option<Region>, Failure> {
+        let Some(able) = self.communicator.as_regions() else { return Ok(None) };
+        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        if !bucket.as_ref().is_some_and(|region| region.bytes() >= bytes) {
+            *bucket = None;
+            *bucket = Some(able.region(bytes)?);
+        }
+        Ok(bucket.clone())
+    }
+
+    /// The sums over all ranks of buffers, in the memory of the buffers.
+    pub fn all_reduce(&self, what: &str, buffers: Vec<Buffer>) -> Result<Vec<Buffer>, Failure> {
+        self.finish(what, self.communicator.all_reduce(buffers, ReduceOp::Sum))
+    }
+
+    /// The sums over all ranks of a buffer, of which this rank gets its part.
+    pub fn reduce_scatter(&self, what: &str, buffer: Buffer) -> Result<Vec<Buffer>, Failure> {
+        let able = self.communicator.as_reduce_scatter().ok_or_else(|| {
+            let backend = &self.backend;
+            let message = format!("the comm plugin `{backend}` does not have the interface comm.reduce_scatter/1");
+            Failure::new(Status::Plugin, message).at(what).help("choose another backend: `--set comm.use=grpc`")
+        })?;
+        self.finish(what, able.reduce_scatter(buffer, ReduceOp::Sum))
     }
 
     /// Every rank's numbers, in order of ranks; their lengths may differ.
     pub fn gather_numbers(&self, what: &str, numbers: Vec<f64>) -> Result<Vec<Vec<f64>>, Failure> {
-        self.gather(what, size_of_val(&*numbers), Buffer::F64(numbers), |buffer| match buffer {
-            Buffer::F64(numbers) => Some(numbers),
-            _ => None,
-        })
+        let gathered = self.gather(what, numbers.into())?;
+        gathered.iter().map(|numbers| Ok(numbers.as_slice::<f64>()?.to_vec())).collect()
     }
 
     /// Every rank's text, in order of ranks.
     pub fn gather_texts(&self, what: &str, text: String) -> Result<Vec<String>, Failure> {
-        self.gather(what, text.len(), Buffer::Bytes(text.into_bytes()), |buffer| match buffer {
-            Buffer::Bytes(bytes) => String::from_utf8(bytes).ok(),
-            _ => None,
-        })
+        let gathered = self.gather(what, text.into_bytes().into())?;
+        let text = |(rank, text): (usize, &Buffer)| match str::from_utf8(text.bytes()) {
+            Ok(text) => Ok(text.to_owned()),
+            Err(error) => {
+                let message = format!("the comm plugin `{}` gave text of rank {rank} that is none", self.backend);
+                Err(Failure::new(Status::Plugin, message).because(error).at(what))
+            }
+        };
+        gathered.iter().enumerate().map(text).collect()
     }
 
     /// Every rank's value, in order of ranks.
@@ -95,14 +139,17 @@ impl Peers {
         texts.iter().enumerate().map(value).collect()
     }
 
-    /// Rank 0's numbers, whatever the other ranks bring.
-    pub fn broadcast(&self, what: &str, numbers: Vec<f32>) -> Result<Vec<f32>, Failure> {
-        let bytes = size_of_val(&*numbers);
-        let work = self.communicator.broadcast(vec![Buffer::F32(numbers)], 0);
-        match <[Buffer; 1]>::try_from(self.finish(what, bytes, work)?) {
-            Ok([Buffer::F32(numbers)]) => Ok(numbers),
-            _ => Err(other_buffers(what)),
-        }
+    /// Begins to send rank 0's numbers to all ranks, whatever the others bring; several may be under way.
+    pub fn begin_broadcast(&self, what: &str, numbers: Vec<f32>) -> Result<Broadcast, Failure> {
+        let numbers = Region::of(numbers);
+        let work = self.communicator.broadcast(vec![whole::<f32>(&numbers)?], 0);
+        Ok(Broadcast { numbers, work: work.map_err(|error| Failure::from(error).at(what))? })
+    }
+
+    /// Rank 0's numbers.
+    pub fn finish_broadcast(&self, what: &str, Broadcast { numbers, work }: Broadcast) -> Result<Vec<f32>, Failure> {
+        self.finish(what, Ok(work))?;
+        self.back(what, numbers)
     }
 
     /// Runs `body` on the first rank while the others wait for it, however long it takes: they exchange numbers with it
@@ -145,53 +192,55 @@ impl Peers {
         self.communicator.abort(reason);
     }
 
-    fn gather<T>(
-        &self,
-        what: &str,
-        bytes: usize,
-        buffer: Buffer,
-        take: fn(Buffer) -> Option<T>,
-    ) -> Result<Vec<T>, Failure> {
-        let buffers = self.finish(what, bytes, self.communicator.all_gather(buffer))?;
-        let all: Option<Vec<T>> = buffers.into_iter().map(take).collect();
-        all.filter(|all| all.len() == self.world_size()).ok_or_else(|| other_buffers(what))
+    fn gather(&self, what: &str, buffer: Buffer) -> Result<Vec<Buffer>, Failure> {
+        self.finish(what, self.communicator.all_gather(buffer))
     }
 
-    /// How long the host waits for a collective of so many bytes on each rank.
-    fn deadline(&self, bytes: usize) -> Duration {
-        let transfer = (bytes as u64).saturating_mul(self.world_size() as u64) / SLOWEST;
-        self.timeout.saturating_add(GRACE).saturating_add(Duration::from_secs(transfer))
-    }
-
-    fn finish(
-        &self,
-        what: &str,
-        bytes: usize,
-        work: mdt_plugin_api::Result<Box<dyn Work>>,
-    ) -> Result<Vec<Buffer>, Failure> {
-        let deadline = self.deadline(bytes);
-        let outcome = work.and_then(|mut work| work.wait(deadline));
-        match outcome.map_err(|error| Failure::from(error).at(what))? {
-            Outcome::Done(buffers) => Ok(buffers),
-            Outcome::TimedOut => {
-                let message = format!("the ranks did not exchange {what} within {} s", deadline.as_secs());
-                Err(Failure::new(Status::Peer, message)
-                    .help("look at the other ranks' output; a job with slow updates needs a larger `comm.timeout_s`"))
+    /// Waits for a collective as long as it makes progress.
+    fn finish(&self, what: &str, work: mdt_plugin_api::Result<Box<dyn Work>>) -> Result<Vec<Buffer>, Failure> {
+        let failed = |error| Failure::from(error).at(what);
+        let (limit, mut work) = (self.timeout.saturating_add(GRACE), work.map_err(failed)?);
+        let (mut seen, mut since) = (0, Instant::now());
+        loop {
+            if let Outcome::Done(buffers) = work.wait(LOOK.min(limit)).map_err(failed)? {
+                return Ok(buffers);
+            }
+            let progress = work.progress();
+            if progress != seen {
+                (seen, since) = (progress, Instant::now());
+            } else if since.elapsed() >= limit {
+                let seconds = limit.as_secs_f64();
+                let message = format!("the ranks made no progress for {seconds} s while they exchanged {what}");
+                return Err(Failure::new(Status::Peer, message)
+                    .at(format!("comm {}", self.backend))
+                    .help("look at the other ranks' output; a job with slow updates needs a larger `comm.timeout_s`"));
             }
         }
     }
+
+    /// Takes back what a collective that is done was lent.
+    fn back<T: Element>(&self, what: &str, region: Region) -> Result<Vec<T>, Failure> {
+        region.into_vec().map_err(|_| self.kept(what))
+    }
+
+    fn kept(&self, what: &str) -> Failure {
+        let message =
+            format!("the comm plugin `{}` still uses memory of a collective that it says is done", self.backend);
+        Failure::new(Status::Plugin, message).at(what)
+    }
 }
 
-fn other_buffers(what: &str) -> Failure {
-    Failure::new(Status::Plugin, "the comm plugin gave other buffers back than it was given").at(what)
+/// All elements of a region.
+fn whole<T: Element>(region: &Region) -> Result<Buffer, Failure> {
+    Ok(region.buffer::<T>(0..region.bytes() / size_of::<T>())?)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Barrier, Mutex};
+    use std::sync::{Arc, Barrier};
     use std::time::Instant;
 
-    use mdt_plugin_api::{Finished, Result};
+    use mdt_plugin_api::{CommRegions, Finished, Result};
 
     use super::*;
 
@@ -213,7 +262,7 @@ mod tests {
         }
 
         fn all_gather(&self, buffer: Buffer) -> Result<Box<dyn Work>> {
-            let Buffer::F64(numbers) = buffer else { unreachable!("numbers only") };
+            let numbers = buffer.as_slice::<f64>()?.to_vec();
             let begin = Instant::now();
             let (barrier, numbers_of) = &*self.shared;
             numbers_of.lock().unwrap()[self.rank as usize] = numbers;
@@ -222,7 +271,7 @@ mod tests {
             barrier.wait();
             let mut longest = self.longest_wait.lock().unwrap();
             *longest = longest.max(begin.elapsed());
-            Ok(Box::new(Finished(Some(all.into_iter().map(Buffer::F64).collect()))))
+            Ok(Box::new(Finished(Some(all.into_iter().map(Buffer::from).collect()))))
         }
 
         fn all_reduce(&self, _: Vec<Buffer>, _: ReduceOp) -> Result<Box<dyn Work>> {
@@ -246,7 +295,7 @@ mod tests {
         let longest_wait = Arc::<Mutex<Duration>>::default();
         let threads =
             |rank| Threads { rank, ranks: 3, shared: Arc::clone(&shared), longest_wait: Arc::clone(&longest_wait) };
-        ((0..3).map(|rank| Peers::new(Box::new(threads(rank)), timeout)).collect(), longest_wait)
+        ((0..3).map(|rank| Peers::new(Box::new(threads(rank)), "threads", timeout)).collect(), longest_wait)
     }
 
     #[test]
@@ -267,11 +316,90 @@ mod tests {
         assert!(*longest_wait.lock().unwrap() < work / 2, "{longest_wait:?}");
     }
 
+    /// One rank with memory of its own, which takes gradients from there only.
+    #[derive(Default)]
+    struct WithMemory(Mutex<Option<Region>>);
+
+    impl CommRegions for WithMemory {
+        fn region(&self, bytes: usize) -> Result<Region> {
+            assert!(self.0.lock().unwrap().is_none(), "once is enough");
+            let region = Region::of(vec![0u64; bytes.div_ceil(8) + 1]);
+            Ok(self.0.lock().unwrap().insert(region).clone())
+        }
+    }
+
+    impl Communicator for WithMemory {
+        fn rank(&self) -> u32 {
+            0
+        }
+
+        fn world_size(&self) -> u32 {
+            1
+        }
+
+        fn all_reduce(&self, mut buffers: Vec<Buffer>, _: ReduceOp) -> Result<Box<dyn Work>> {
+            assert_eq!(self.0.lock().unwrap().as_ref().unwrap().offset_of(&buffers[0]), Some(0));
+            buffers[0].as_mut_slice::<f32>()?.iter_mut().for_each(|element| *element *= 2.0);
+            Ok(Box::new(Finished(Some(buffers))))
+        }
+
+        fn all_gather(&self, _: Buffer) -> Result<Box<dyn Work>> {
+            unreachable!()
+        }
+
+        fn broadcast(&self, _: Vec<Buffer>, _: u32) -> Result<Box<dyn Work>> {
+            unreachable!()
+        }
+
+        fn barrier(&self) -> Result<Box<dyn Work>> {
+            unreachable!()
+        }
+
+        fn as_regions(&self) -> Option<&dyn CommRegions> {
+            Some(self)
+        }
+
+        fn abort(&self, _: &str) {}
+    }
+
     #[test]
-    fn the_host_waits_longer_for_a_large_transfer_than_the_backend_may_stand_still() {
-        let peers = &ranks(Duration::from_secs(8)).0[0];
-        assert!(peers.deadline(0) > Duration::from_secs(8));
-        // 268 MB for each of three ranks over 5 Mbit/s.
-        assert!(peers.deadline(268 << 20) > Duration::from_secs(3 * 430));
+    fn gradients_are_summed_in_the_memory_that_a_communicator_offers() {
+        let peers = Peers::new(Box::new(WithMemory::default()), "memory", Duration::ZERO);
+        for round in 1..=3 {
+            let sums = peers.sum("gradients", vec![1.0, 2.0, round as f32], [7.0]).unwrap();
+            assert_eq!(sums, (vec![2.0, 4.0, 2.0 * round as f32], [7.0]));
+        }
+    }
+
+    /// A collective that makes progress at each of so many looks and then stands still.
+    struct Slow {
+        steps: u64,
+        looks: Mutex<u64>,
+    }
+
+    impl Work for Slow {
+        fn wait(&mut self, deadline: Duration) -> Result<Outcome> {
+            thread::sleep(deadline);
+            Ok(Outcome::TimedOut)
+        }
+
+        fn progress(&self) -> u64 {
+            let mut looks = self.looks.lock().unwrap();
+            *looks += 1;
+            (*looks).min(self.steps)
+        }
+    }
+
+    #[test]
+    fn the_host_waits_as_long_as_a_collective_makes_progress() {
+        let (peers, begin) = (&ranks(Duration::ZERO).0[0], Instant::now());
+        let waiting = |steps| {
+            let failure = peers.finish("the gradients", Ok(Box::new(Slow { steps, looks: Mutex::default() })));
+            let message = failure.unwrap_err().message().to_owned();
+            assert!(message.contains("made no progress for 0.4 s while they exchanged the gradients"), "{message}");
+            begin.elapsed()
+        };
+        let standing = waiting(0);
+        assert!(waiting(6) - standing >= 6 * LOOK, "three times the limit");
     }
 }

@@ -5,7 +5,8 @@ mod outcome;
 mod output;
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, BufRead};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use crate::checksum;
 use crate::exit::{Failure, Status};
 use crate::signals::{SAME_REQUEST, stop_signals};
 use child::Child;
-pub use child::LAUNCHED;
+pub use child::{DONE, JOB_ID, JOB_TOKEN, LAUNCHED};
 use output::RankOutput;
 
 /// How long the other ranks may go on after one has failed or the first rank has ended: longer than it takes them to
@@ -39,13 +40,14 @@ pub fn run(arguments: impl Iterator<Item = Vec<OsString>>) -> Result<(), Failure
     let failed = |what: &str, error: io::Error| Failure::new(Status::Other, what.to_owned()).because(error);
     let program = std::env::current_exe().map_err(|error| failed("this program's file cannot be found", error))?;
     let mut signals = Signals::new(stop_signals()).map_err(|error| failed("signals cannot be handled", error))?;
-    let mut token = [0; 32];
-    getrandom::fill(&mut token).map_err(|error| failed("no job token can be made", io::Error::other(error)))?;
-    let token = checksum::hexadecimal(&token);
+    let mut random = [0; 40];
+    getrandom::fill(&mut random).map_err(|error| failed("no job token can be made", io::Error::other(error)))?;
+    let (job, token) = random.split_at(8);
+    let (job, token) = (checksum::hexadecimal(job), checksum::hexadecimal(token));
     let output = RankOutput::new();
     let mut ranks = Ranks::default();
     for (rank, arguments) in arguments.enumerate() {
-        let child = Child::start(&program, &arguments, rank, &token, &output)
+        let child = Child::start(&program, &arguments, rank, (&job, &token), &output)
             .map_err(|error| failed(&format!("rank {rank} cannot be started"), error))?;
         ranks.0.push(child);
     }
@@ -65,8 +67,13 @@ pub fn run(arguments: impl Iterator<Item = Vec<OsString>>) -> Result<(), Failure
             }
             interrupted.get_or_insert_with(Instant::now);
         }
-        if ending.is_none() && ranks.0.iter().any(Child::ends_the_job) {
+        if ending.is_none()
+            && let Some(first) = ranks.0.iter().find(|child| child.ends_the_job())
+        {
             ending = Some(Instant::now());
+            if let Some(failed) = first.end().as_ref().and_then(outcome::failed) {
+                ranks.0.iter_mut().for_each(|child| child.tell(&failed));
+            }
         }
         if let Some(passed) = ending.map(|since| since.elapsed()) {
             // A stopped process cannot notice anything, and does not end by itself.
@@ -84,13 +91,28 @@ pub fn run(arguments: impl Iterator<Item = Vec<OsString>>) -> Result<(), Failure
     outcome::of(&ends, killed)
 }
 
+/// Whether `launch` has started this process.
+pub fn is_launched() -> bool {
+    std::env::var_os(LAUNCHED).is_some()
+}
+
 /// In a rank that `launch` has started: stops it, as SIGTERM does, when the launching process ends without a word. That
 /// process holds the other end of standard input for as long as it lives.
 pub fn stop_with_the_launcher() {
     thread::spawn(|| {
-        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        for line in io::stdin().lock().lines().map_while(io::Result::ok) {
+            let _ = TOLD.set(line); // the first rank that failed
+        }
         let _ = kill_process(getpid(), Signal::TERM);
     });
+}
+
+/// What `launch` has told this rank, as the other ranks cannot: which one failed, and how.
+static TOLD: OnceLock<String> = OnceLock::new();
+
+/// Which rank has failed, where `launch` has said so: `rank 1 was killed by SIGKILL`.
+pub fn failed_rank() -> Option<&'static str> {
+    TOLD.get().map(String::as_str)
 }
 
 /// The children. However this process returns, none of them stays behind.

@@ -25,6 +25,7 @@ mod stop;
 mod update;
 
 pub mod bench;
+pub mod bench_collectives;
 
 pub use connect::backend;
 pub use run::{Run, train};

@@ -322,32 +322,39 @@ typedef struct {
 MDT_LAYOUT(sizeof(MdtCommBackends) == 16 && offsetof(MdtCommBackends, describe) == 0 && offsetof(MdtCommBackends, connect) == 8)
 
 typedef struct {
-    void *data;
+    uint8_t *data;
     size_t length;
-    size_t capacity;
-    const void *functions;
-} MdtBuffers;
-MDT_LAYOUT(sizeof(MdtBuffers) == 32 && offsetof(MdtBuffers, data) == 0 && offsetof(MdtBuffers, length) == 8 && offsetof(MdtBuffers, capacity) == 16 && offsetof(MdtBuffers, functions) == 24)
+    uint32_t dtype;
+    const void *owner;
+    void (*release)(const void *owner);
+} MdtBuffer;
+MDT_LAYOUT(sizeof(MdtBuffer) == 40 && offsetof(MdtBuffer, data) == 0 && offsetof(MdtBuffer, length) == 8 && offsetof(MdtBuffer, dtype) == 16 && offsetof(MdtBuffer, owner) == 24 && offsetof(MdtBuffer, release) == 32)
+
+typedef struct {
+    MdtBuffer *data;
+    size_t length;
+} MdtSliceMut_MdtBuffer;
+MDT_LAYOUT(sizeof(MdtSliceMut_MdtBuffer) == 16 && offsetof(MdtSliceMut_MdtBuffer, data) == 0 && offsetof(MdtSliceMut_MdtBuffer, length) == 8)
 
 #define MdtCommCollectives_name "comm.collectives/1"
-#define MdtCommCollectives_fingerprint UINT64_C(0x9776e72afb223577)
+#define MdtCommCollectives_fingerprint UINT64_C(0xe29b8a05d8a2f397)
 typedef struct {
     bool (*place)(const void *object, uint32_t * rank, uint32_t * world_size, MdtSink_uint8_t out);
-    bool (*start_all_reduce)(const void *object, MdtBuffers * buffers, uint32_t op, MdtObject * work, MdtSink_uint8_t out);
-    bool (*start_all_gather)(const void *object, MdtBuffers * buffer, MdtObject * work, MdtSink_uint8_t out);
-    bool (*start_broadcast)(const void *object, MdtBuffers * buffers, uint32_t root, MdtObject * work, MdtSink_uint8_t out);
+    bool (*start_all_reduce)(const void *object, MdtSliceMut_MdtBuffer buffers, uint32_t op, MdtObject * work, MdtSink_uint8_t out);
+    bool (*start_all_gather)(const void *object, MdtBuffer * buffer, MdtObject * work, MdtSink_uint8_t out);
+    bool (*start_broadcast)(const void *object, MdtSliceMut_MdtBuffer buffers, uint32_t root, MdtObject * work, MdtSink_uint8_t out);
     bool (*start_barrier)(const void *object, MdtObject * work, MdtSink_uint8_t out);
     bool (*abort_all)(const void *object, MdtStr reason, MdtSink_uint8_t out);
 } MdtCommCollectives;
 MDT_LAYOUT(sizeof(MdtCommCollectives) == 48 && offsetof(MdtCommCollectives, place) == 0 && offsetof(MdtCommCollectives, start_all_reduce) == 8 && offsetof(MdtCommCollectives, start_all_gather) == 16 && offsetof(MdtCommCollectives, start_broadcast) == 24 && offsetof(MdtCommCollectives, start_barrier) == 32 && offsetof(MdtCommCollectives, abort_all) == 40)
 
 #define MdtCommWork_name "comm.work/1"
-#define MdtCommWork_fingerprint UINT64_C(0xe707a3ff67365413)
+#define MdtCommWork_fingerprint UINT64_C(0x9d70bfed395334cb)
 typedef struct {
-    bool (*poll_done)(const void *object, bool * done, MdtSink_uint8_t out);
-    bool (*wait_for)(const void *object, uint64_t nanoseconds, bool * done, MdtBuffers * buffers, MdtSink_uint8_t out);
+    bool (*wait_for)(const void *object, uint64_t nanoseconds, bool * done, MdtSliceMut_MdtBuffer slots, MdtSink_uint8_t out);
+    bool (*read_progress)(const void *object, uint64_t * progress, MdtSink_uint8_t out);
 } MdtCommWork;
-MDT_LAYOUT(sizeof(MdtCommWork) == 16 && offsetof(MdtCommWork, poll_done) == 0 && offsetof(MdtCommWork, wait_for) == 8)
+MDT_LAYOUT(sizeof(MdtCommWork) == 16 && offsetof(MdtCommWork, wait_for) == 0 && offsetof(MdtCommWork, read_progress) == 8)
 
 #define MdtObserverEvents_name "observer.events/1"
 #define MdtObserverEvents_fingerprint UINT64_C(0x5d3643119ed370ca)

@@ -12,7 +12,10 @@
 //! [`Entry`] is the one symbol of a plugin.
 
 pub mod across;
+mod buffer;
 mod comm;
+#[cfg(test)]
+mod comm_tests;
 mod component;
 mod compute;
 mod data;

@@ -1,63 +1,73 @@
 //! What a comm plugin provides: collectives between the processes of a job.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Dtype, Result};
+use crate::{Buffer, Dtype, Error, Region, Result};
 
 /// What a backend supports. The host refuses a configuration that needs more, and names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capabilities {
-    /// Element types that it reduces.
+    /// Element types that it reduces. All backends broadcast and gather every type.
     pub dtypes: Vec<Dtype>,
     /// The largest number of ranks; 0 for no limit.
     pub max_world_size: u32,
-    /// Whether a reduction has the bits of the pairwise tree over ranks, whatever the timing.
+    /// Whether a reduction has the bits of the pairwise tree over ranks ([`Communicator`]), whatever the timing.
     pub deterministic: bool,
-    /// Whether [`Communicator::abort`] ends collectives under way.
-    pub abort: bool,
 }
 
-/// The place of this process in the job, and how the processes find each other.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The place of this process in the job, and what the processes need to find and trust each other.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bootstrap {
     /// The number of this process, from 0.
     pub rank: u32,
     /// The number of processes.
     pub world_size: u32,
-    /// The address of rank 0, in the form that the backend reads.
-    pub address: String,
-    /// The port of rank 0, where the backend uses ports.
-    pub port: u16,
-    /// An identifier that all processes of one job share and no other job has.
+    /// A short name of this start of the job: the same on all ranks, new at every start. At most 64 letters, digits and
+    /// `-`, so that files and segments can have it in their names. Empty where ranks are started one by one and nobody
+    /// has set `MDT_JOB_ID`.
     pub job: String,
+    /// What all ranks must agree on, as text. A backend that can compare it says what differs.
+    pub identity: String,
+    /// Addresses and credentials, by name: `address` and `port` of rank 0 (`comm.address`, `comm.port`), and `token`, the
+    /// secret that the ranks share (`MDT_JOB_TOKEN`), where there is one.
+    pub values: BTreeMap<String, String>,
+}
+
+impl Bootstrap {
+    /// One of the [`values`](Self::values).
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn value(&self, name: &str) -> Result<&str> {
+        let missing =
+            || Error::config(format!("the ranks need the value `{name}` to find each other, and it is not set"));
+        self.values.get(name).map(String::as_str).ok_or_else(missing)
+    }
+}
+
+/// Without what the values are: some are secrets.
+impl fmt::Debug for Bootstrap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rank, world_size, job, values, .. } = self;
+        let names: Vec<_> = values.keys().collect();
+        write!(f, "rank {rank} of {world_size}, job {job:?}, with values for {names:?}")
+    }
 }
 
 /// How elements are combined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum ReduceOp {
-    /// Sum; by the pairwise tree over ranks where the backend is deterministic.
+    /// Sum; integers wrap around.
     Sum = 1,
-    /// Maximum.
+    /// Maximum. NaN where one rank has it.
     Max = 2,
-    /// Minimum.
+    /// Minimum. NaN where one rank has it.
     Min = 3,
-}
-
-/// A buffer that a collective works on. The collective owns it while it runs and returns it with the result, so nothing
-/// else can change it in between.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Buffer {
-    /// Single precision: gradients.
-    F32(Vec<f32>),
-    /// Double precision: losses, weights, norms.
-    F64(Vec<f64>),
-    /// Counts.
-    U64(Vec<u64>),
-    /// Bytes, for broadcast and gather only.
-    Bytes(Vec<u8>),
 }
 
 /// The outcome of waiting for a collective.
@@ -69,51 +79,94 @@ pub enum Outcome {
     TimedOut,
 }
 
-/// A collective under way. Any thread, one at a time. Dropping it cancels it.
+/// A collective under way. Any thread, one at a time.
+///
+/// Dropping it ends the waiting, not the collective: other ranks may need what this rank sends. Its buffers stay with the
+/// backend until it is done with them. [`Communicator::abort`] ends collectives.
 pub trait Work: Send {
-    /// Whether [`Work::wait`] would return at once.
-    fn poll(&mut self) -> bool;
-
-    /// Waits for the result, at most `deadline`.
+    /// Waits for the result, at most `deadline`; with [`Duration::ZERO`] it only looks.
     ///
     /// # Errors
     /// A lost peer or a failed transfer; the error's context has `rank` where one rank is the cause. After an error the
-    /// work has ended and the buffers are lost.
+    /// work has ended; what its buffers hold is undefined.
     fn wait(&mut self, deadline: Duration) -> Result<Outcome>;
+
+    /// A number that grows whenever the collective comes nearer to its end: the bytes that this rank has sent and received
+    /// for it, where the backend can count them. The host gives up when it has not changed for `comm.timeout_s` and some
+    /// seconds.
+    fn progress(&self) -> u64;
 }
 
 /// The processes of a job, connected.
 ///
-/// All ranks call the same collectives in the same order, from one thread at a time. `abort` may come from any thread.
+/// - All ranks call the same collectives in the same order, with buffers of the same types and lengths (lengths may differ
+///   in `all_gather`), from one thread at a time. Several may be under way; they are waited for in any order.
+/// - A collective takes its buffers and works in place. [`Outcome::Done`] gives the same buffers back, in the same order.
+/// - A deterministic backend folds element i of all ranks by the pairwise tree, in the precision of the element: rank r is
+///   leaf r; neighbours are combined first, then neighbours of those, ((0+1)+(2+3))+((4+5)+…). A count that is no power of
+///   two is split at the largest power of two below it: (((0+1)+(2+3))+4). So the bits depend on the inputs alone.
+/// - After a failure on any rank, all collectives of all ranks that are under way or begin later fail. The first cause is
+///   reported everywhere.
 pub trait Communicator: Send + Sync {
-    /// The number of this process, from 0.
+    /// The number of this process, from 0: that of the [`Bootstrap`].
     fn rank(&self) -> u32;
 
-    /// The number of processes.
+    /// The number of processes: that of the [`Bootstrap`].
     fn world_size(&self) -> u32;
 
     /// Combines every rank's buffers element by element; all ranks get the result.
     fn all_reduce(&self, buffers: Vec<Buffer>, op: ReduceOp) -> Result<Box<dyn Work>>;
 
-    /// Every rank gets every rank's buffer, in order of ranks.
+    /// Every rank gets every rank's buffer, in order of ranks: as many buffers as there are
+    /// ranks, the one at this rank's place with what was given.
     fn all_gather(&self, buffer: Buffer) -> Result<Box<dyn Work>>;
 
     /// Every rank gets the root's buffers.
     fn broadcast(&self, buffers: Vec<Buffer>, root: u32) -> Result<Box<dyn Work>>;
 
-    /// Completes when every rank has called it.
+    /// Completes when every rank has called it; the result has no buffers.
     fn barrier(&self) -> Result<Box<dyn Work>>;
 
-    /// Ends all collectives under way with an error, here and at the peers, without waiting. Any thread.
+    /// Its [`ReduceScatter`], if it has one.
+    fn as_reduce_scatter(&self) -> Option<&dyn ReduceScatter> {
+        None
+    }
+
+    /// Its [`CommRegions`], if it has memory of its own.
+    fn as_regions(&self) -> Option<&dyn CommRegions> {
+        None
+    }
+
+    /// Cancels: ends all collectives under way and to come with an error that has this reason, here and on the other
+    /// ranks, without waiting. Any thread, also while another one waits. There is no cancelling of one collective alone:
+    /// ranks would no longer agree on their order.
     fn abort(&self, reason: &str);
+}
+
+/// An ability that a communicator may have, `comm.reduce_scatter/1`: sums of which every rank gets a part.
+pub trait ReduceScatter: Send + Sync {
+    /// Combines every rank's buffer element by element, to the same bits as `all_reduce`. Rank r of n gets the part r of n
+    /// equal parts, at its place in the buffer; what the other parts hold is undefined. The result is the whole buffer.
+    ///
+    /// # Errors
+    /// The number of elements is no multiple of the number of ranks.
+    fn reduce_scatter(&self, buffer: Buffer, op: ReduceOp) -> Result<Box<dyn Work>>;
+}
+
+/// An ability that a communicator may have, `comm.regions/1`: memory that its collectives are fastest with, such as memory
+/// that the ranks share or that a network card can read.
+pub trait CommRegions: Send + Sync {
+    /// New memory of at least so many bytes, aligned for every element type. The host takes its large buffers from there;
+    /// [`Region::offset_of`] finds them again.
+    fn region(&self, bytes: usize) -> Result<Region>;
 }
 
 /// A communication backend: it connects the processes of a job.
 pub trait CommBackend: Send + Sync {
     /// What the backend supports.
-    fn capabilities(&self) -> Capabilities;
+    fn capabilities(&self) -> Result<Capabilities>;
 
-    /// Connects this process with the others of the job.
+    /// Connects this process with the others of the job, and waits for them. The host opens a backend once.
     fn open(&self, bootstrap: &Bootstrap) -> Result<Box<dyn Communicator>>;
 }
 
@@ -122,11 +175,11 @@ pub trait CommBackend: Send + Sync {
 pub struct Finished(pub Option<Vec<Buffer>>);
 
 impl Work for Finished {
-    fn poll(&mut self) -> bool {
-        true
-    }
-
     fn wait(&mut self, _deadline: Duration) -> Result<Outcome> {
         Ok(Outcome::Done(self.0.take().unwrap_or_default()))
+    }
+
+    fn progress(&self) -> u64 {
+        0
     }
 }

@@ -51,6 +51,8 @@ dtypes! {
     F32 = 8, "float32", 4;
     /// IEEE double precision.
     F64 = 9, "float64", 8;
+    /// Unsigned 64-bit integer: counts.
+    U64 = 10, "uint64", 8;
 }
 
 impl fmt::Debug for Dtype {

@@ -4,16 +4,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Dtype, Error, Result};
 
-/// An element type that host arrays and views can hold.
-pub trait Element: Copy + Send + Sync + 'static {
+/// An element type that host arrays, views and buffers can hold.
+///
+/// # Safety
+/// The type is a plain number of `DTYPE`'s size: without padding, and every bit pattern is a value.
+pub unsafe trait Element: Copy + Send + Sync + 'static {
     /// Its number on the boundary.
     const DTYPE: Dtype;
 }
 
 macro_rules! elements {
-    ($($rust:ty => $dtype:ident),*) => { $(impl Element for $rust { const DTYPE: Dtype = Dtype::$dtype; })* };
+    ($($rust:ty => $dtype:ident),*) => { $(
+        // SAFETY: it is a plain number of this size.
+        unsafe impl Element for $rust {
+            const DTYPE: Dtype = Dtype::$dtype;
+        }
+    )* };
 }
-elements!(u8 => U8, i32 => I32, u32 => U32, i64 => I64, f32 => F32, f64 => F64);
+elements!(u8 => U8, i32 => I32, u32 => U32, i64 => I64, u64 => U64, f32 => F32, f64 => F64);
 
 /// A borrowed row-major array in host memory.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -70,6 +70,7 @@ mod model;
 mod observer;
 pub mod op;
 mod optimizer;
+mod region;
 pub mod register;
 mod services;
 mod tensor;
@@ -79,7 +80,9 @@ mod unique_keys;
 #[cfg(test)]
 extern crate self as mdt_plugin_api;
 
-pub use comm::{Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Finished, Outcome, ReduceOp, Work};
+pub use comm::{
+    Bootstrap, Capabilities, CommBackend, CommRegions, Communicator, Finished, Outcome, ReduceOp, ReduceScatter, Work,
+};
 pub use component::{Component, Kind};
 pub use compute::{Compute, DeviceInfo, Handle, MemoryInfo, RawHostView, TensorFunction, TensorType, ValueAndGrad};
 pub use data::DataSource;
@@ -92,6 +95,7 @@ pub use model::{Cache, Init, Model, ModelContext, ModelInput, ParameterSpec, Wei
 pub use observer::{Event, Metrics, Observation, Observer, Started, Written};
 pub use op::{Attribute, OpKind, Value};
 pub use optimizer::{Granularity, Optimizer, StateShape, StateSpec, Update, expect_states};
+pub use region::{Buffer, Region};
 pub use services::{HostServices, LogLevel, Services, Setup};
 pub use tensor::{HostView, HostViewMut, Tensor};
 pub use trainer::{Batch, Encoded, HostBatch, Loss, ModelCalls, Trainer, TrainerContext, Vocabulary};
@@ -104,10 +108,6 @@ pub use {serde, serde_json};
 /// What most plugins use.
 pub mod prelude {
     pub use crate::{
-        Batch, Bootstrap, Buffer, Cache, Capabilities, CommBackend, Communicator, Component, Compute, DataSource,
-        Datum, Dtype, Encoded, Error, ErrorCode, Event, Example, Granularity, HostArray, HostBatch, Init, Kind,
-        LogLevel, Loss, Message, Model, ModelContext, ModelInput, Observation, Observer, OpKind, Optimizer, Outcome,
-        ParameterSpec, ReduceOp, Result, Services, Setup, StateShape, StateSpec, Tensor, Trainer, TrainerContext,
-        Update, Vocabulary, Work, expect_states,
+        Batch, Bootstrap, Buffer, Cache, Capabilities, CommBackend, CommRegions, Communicator, Component, Compute, DataSource, Datum, Dtype, Element, Encoded, Error, ErrorCode, Event, Example, Granularity, HostArray, HostBatch, Init, Kind, LogLevel, Loss, Message, Model, ModelContext, ModelInput, Observation, Observer, OpKind, Optimizer, Outcome, ParameterSpec, ReduceOp, ReduceScatter, Region, Result, Services, Setup, StateShape, StateSpec, Tensor, Trainer, TrainerContext, Update, Vocabulary, Work, expect_states,
     };
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""`all_reduce` of f32 by Gloo through torch.distributed, measured as `cargo bench -p mdt-plugin-grpc` measures ours:
+"""`all_reduce` of f32 by Gloo through torch.distributed, measured as `mdt-host bench all-reduce` measures ours:
 
     python3 tests/peers/gloo.py [RANKS...]
 """

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use mdt_tests::Job;
+use mdt_tests::{Job, Process};
 
 use super::{job, launch, lines_of, run};
 
@@ -116,4 +116,16 @@ fn ranks_with_5_and_1_supervised_tokens_are_weighted_by_their_tokens() {
     assert!((loss(&two) - mean).abs() < 1e-6 * mean, "{} and {mean}", loss(&two));
     let mean_of_means = (loss(&long) + loss(&short)) / 2.0;
     assert!((loss(&two) - mean_of_means).abs() > 1e-2 * mean, "the test could not tell them apart");
+}
+
+#[test]
+fn another_backend_trains_to_the_same_bits() {
+    let [grpc, files] = [job(1), job(1)];
+    run(&grpc, 2).success();
+    let directory = files.directory().join("shared");
+    let directory = format!("comm.directory={}", directory.display());
+    let mut launched = launch(&files, 2);
+    Process::start(launched.args(["--set", "comm.use=files", "--set", &directory])).end().success();
+    assert_eq!(grpc.unmeasured(), files.unmeasured());
+    assert!(grpc.final_weights() == files.final_weights(), "the final model");
 }

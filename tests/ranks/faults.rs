@@ -78,3 +78,31 @@ fn a_checkpoint_that_cannot_be_written_ends_all_ranks_with_the_status_and_reason
     assert_says(&error_of(&ended, 1), &["rank 0 aborted", "the checkpoint of update 2 cannot be written"]);
     assert_says(&last_error(&ended), &["rank 0 ended with status 7"]);
 }
+
+#[test]
+fn a_rank_that_a_plugin_ends_with_status_0_is_a_failure_of_the_job() {
+    for by in ["_exit", "exit"] {
+        let job = job(1).set("optimizer", "ends_the_process").set("optimizer.by", by).set("checkpoint.save_steps", 1);
+        let marker = job.directory().join("ended");
+        let job = job.set("optimizer.only_by_creating", marker.display());
+        let ended = run(&job, 2);
+        assert_eq!(ended.status, Some(3), "{by}: {}", ended.stderr);
+        let said = match by {
+            "_exit" => "ended with status 0 before the job was done",
+            _ => "ended with status 3",
+        };
+        assert_says(&last_error(&ended), &["rank ", said]);
+        assert!(!job.output().join("final").exists(), "{by}");
+    }
+}
+
+#[test]
+fn a_rank_that_dies_before_it_has_joined_is_named_by_those_that_wait_for_it() {
+    let job = job(1).set("optimizer", "ends_the_process").set("optimizer.by", "abort").set("optimizer.at_once", true);
+    let marker = job.directory().join("ended");
+    let ended = run(&job.set("optimizer.only_by_creating", marker.display()), 2);
+    let dead = u32::from(!last_error(&ended).contains("rank 0 was killed by SIGABRT"));
+    let killed = format!("rank {dead} was killed by SIGABRT");
+    assert_says(&last_error(&ended), &[&killed]);
+    assert_says(&error_of(&ended, 1 - dead), &[&format!("waiting for rank {dead}"), &killed]);
+}

@@ -49,3 +49,29 @@ fn the_world_size_of_a_cluster_file_is_the_number_of_ranks() {
     let ended = mdt_tests::Process::start(&mut launched).end().success();
     assert_says(&ended.stderr, &["launch   2 ranks"]);
 }
+
+#[test]
+fn sums_over_ranks_are_measured_by_the_backend_that_is_configured() {
+    let job = job(1);
+    let measure = |collective: &str, backend: &str| {
+        let mut command = command();
+        command
+            .args(["bench", collective, "-n", "2", "--bytes", "4096", "--bytes", "400000", "--times", "5", "--json"]);
+        command.args(["--set", &format!("comm.use={backend}")]);
+        if backend == "files" {
+            command.args(["--set", &format!("comm.directory={}", job.directory().display())]);
+        }
+        mdt_tests::Process::start(&mut command).end()
+    };
+    for (collective, backend) in [("all-reduce", "grpc"), ("reduce-scatter", "grpc"), ("all-reduce", "files")] {
+        let measured = measure(collective, backend).success();
+        let figures: serde_json::Value = serde_json::from_str(&measured.stdout).expect("JSON on standard output");
+        assert_eq!(figures["collective"], collective.replace('-', "_"));
+        assert_eq!((&figures["backend"], &figures["ranks"]), (&backend.into(), &2.into()));
+        assert_eq!(figures["sizes"][1]["bytes"], 400_000);
+        assert!(figures["sizes"][1]["s_median"].as_f64() > Some(0.0));
+    }
+    let refused = measure("reduce-scatter", "files");
+    assert_eq!(refused.status, Some(3), "{}", refused.stderr);
+    assert_says(&error_of(&refused, 0), &["`files`", "comm.reduce_scatter/1", "comm.use=grpc"]);
+}

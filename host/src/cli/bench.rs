@@ -1,19 +1,46 @@
 //! `mdt-host bench`: benchmarks.
 
+use std::ffi::OsString;
+
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::common::{Common, on_compute_thread};
+use super::launch;
 use super::output::print;
 use crate::exit::Failure;
-use crate::signals;
 use crate::train::bench;
+use crate::train::bench_collectives::{self, Collective};
+use crate::{progress, rank_processes, signals};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
     /// Measure full updates of the configured model on random tokens.
     Train(Train),
+    /// Measure sums over ranks on this machine, by the configured backend or over grpc.
+    AllReduce(Ranks),
+    /// Measure sums of which every rank gets a part.
+    ReduceScatter(Ranks),
 }
+
+#[derive(Args)]
+pub(super) struct Ranks {
+    /// Number of ranks.
+    #[arg(short = 'n', long = "world-size", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    world_size: u32,
+    /// Bytes of a buffer, which may be given several times.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(4..=1 << 34))]
+    bytes: Vec<u64>,
+    /// Number of measured sums of each size; by default more for small ones.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    times: Option<u32>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The sizes that are measured where none is given: 1 KiB to 256 MiB.
+const SIZES: [usize; 6] = [1 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20, 256 << 20];
 
 #[derive(Args)]
 pub(super) struct Train {
@@ -29,8 +56,37 @@ pub(super) struct Train {
 }
 
 pub(super) fn run(common: &Common, command: &Command) -> Result<(), Failure> {
-    let Command::Train(arguments) = command;
+    let arguments = match command {
+        Command::Train(arguments) => arguments,
+        Command::AllReduce(arguments) => return measure(common, arguments, Collective::AllReduce),
+        Command::ReduceScatter(arguments) => return measure(common, arguments, Collective::ReduceScatter),
+    };
     let job = common.job(Vec::new(), signals::cancellation()?)?;
     let figures = on_compute_thread(&job, || bench::train(&job, arguments.tokens as usize, arguments.steps))?;
     if arguments.json { print(json!(figures)) } else { print(figures) }
+}
+
+/// Starts the ranks, or is one of them.
+fn measure(common: &Common, arguments: &Ranks, collective: Collective) -> Result<(), Failure> {
+    let Ranks { world_size, bytes, times, json } = arguments;
+    if !rank_processes::is_launched() {
+        let (job, keys) = launch::prepare(common, Some(*world_size))?;
+        let name = if collective == Collective::AllReduce { "all-reduce" } else { "reduce-scatter" };
+        let mut command: Vec<OsString> = vec!["bench".into(), name.into()];
+        command.extend(bytes.iter().flat_map(|bytes| ["--bytes".into(), bytes.to_string().into()]));
+        command.extend(times.iter().flat_map(|times| ["--times".into(), times.to_string().into()]));
+        command.extend(json.then(|| "--json".into()));
+        return launch::start(common, &job, &keys, &command);
+    }
+    rank_processes::stop_with_the_launcher();
+    progress::quiet();
+    let job = common.job(Vec::new(), signals::cancellation()?)?;
+    let sizes: Vec<usize> = bytes.iter().map(|&bytes| bytes as usize).collect();
+    let (sizes, times) = (if sizes.is_empty() { &SIZES[..] } else { &sizes }, times.map(|times| times as usize));
+    let figures = bench_collectives::measure(&job, collective, sizes, times)?;
+    match job.resolved.settings.comm.rank {
+        0 if *json => print(json!(figures)),
+        0 => print(figures),
+        _ => Ok(()),
+    }
 }

@@ -23,17 +23,29 @@ pub(super) struct Arguments {
 
 /// Checks the configuration once, then runs the job in one process per rank.
 pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure> {
+    let (job, keys) = prepare(common, arguments.world_size)?;
+    job.resolved.require_job()?;
+    start(common, &job, &keys, &["run".into()])
+}
+
+/// Keys with the values that `launch` sets.
+pub(super) type Keys = Vec<(&'static str, Value)>;
+
+/// The job of all ranks, and the keys that it sets beside the user's.
+pub(super) fn prepare(common: &Common, world_size: Option<u32>) -> Result<(Job, Keys), Failure> {
     // A rank in a configuration file cannot be that of all processes.
     let mut keys = vec![("comm.rank", json!(0))];
-    keys.extend(arguments.world_size.map(|world_size| ("comm.world_size", json!(world_size))));
+    keys.extend(world_size.map(|world_size| ("comm.world_size", json!(world_size))));
     let layers = common.layers(flags(&keys))?;
     let catalog = common.catalog(&layers)?;
     keys.extend(left_open(&layers.resolve(&catalog)?)?);
-
     let resolved = common.layers(flags(&keys))?.resolve(&catalog)?;
-    let job = Job { resolved, catalog, services: Arc::default() };
-    job.resolved.require_job()?;
-    train::backend(&job)?;
+    Ok((Job { resolved, catalog, services: Arc::default() }, keys))
+}
+
+/// Runs a command of this program in one process per rank.
+pub(super) fn start(common: &Common, job: &Job, keys: &Keys, command: &[OsString]) -> Result<(), Failure> {
+    train::backend(job)?;
     let comm = &job.resolved.settings.comm;
     let (ranks, threads) = (comm.world_size, job.threads());
     progress::note(&format!(
@@ -44,12 +56,12 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
         comm.port,
         counted(threads, "thread")
     ));
-    rank_processes::run((0..ranks).map(|rank| command_line(common, &keys, rank)))
+    rank_processes::run((0..ranks).map(|rank| command_line(common, keys, command, rank)))
 }
 
 /// Values for what the user has not set: the backend that connects processes, a free port, and each rank's share of the
 /// cores.
-fn left_open(resolved: &Resolved) -> Result<Vec<(&'static str, Value)>, Failure> {
+fn left_open(resolved: &Resolved) -> Result<Keys, Failure> {
     let Settings { comm, compute, .. } = &resolved.settings;
     let is_open = |key| matches!(resolved.origin(key), None | Some(Origin::Default | Origin::Component(_)));
     let mut keys = Vec::new();
@@ -86,8 +98,8 @@ fn free_port(address: &str) -> Result<u16, Failure> {
 }
 
 /// The arguments of one rank: those of this command, and the keys that `launch` sets.
-fn command_line(common: &Common, keys: &[(&'static str, Value)], rank: u32) -> Vec<OsString> {
-    let mut line: Vec<OsString> = vec!["run".into()];
+fn command_line(common: &Common, keys: &Keys, command: &[OsString], rank: u32) -> Vec<OsString> {
+    let mut line = command.to_vec();
     let mut option = |name: &str, value: OsString| line.extend([name.into(), value]);
     common.config.iter().for_each(|path| option("--config", path.into()));
     common.profile.iter().for_each(|name| option("--profile", name.into()));

@@ -6,7 +6,7 @@ use crate::{progress, rank_processes, signals, train};
 
 pub(super) fn run(common: &Common) -> Result<(), Failure> {
     let cancelled = signals::cancellation()?;
-    let launched = std::env::var_os(rank_processes::LAUNCHED).is_some();
+    let launched = rank_processes::is_launched();
     if launched {
         rank_processes::stop_with_the_launcher();
     }

@@ -7,9 +7,9 @@ use crate::exit::Failure;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Variables that look like configuration keys but are not: where plugins are searched, what is logged, and the secret
-/// that the ranks of a job share.
-const RESERVED: [&str; 3] = ["MDT_PLUGIN_PATH", "MDT_LOG", "MDT_JOB_TOKEN"];
+/// Variables that look like configuration keys but are not: where plugins are searched, what is logged, and the name and
+/// the secret that the ranks of a job share.
+const RESERVED: [&str; 4] = ["MDT_PLUGIN_PATH", "MDT_LOG", "MDT_JOB_ID", "MDT_JOB_TOKEN"];
 
 /// Prefixes of further such variables.
 const RESERVED_PREFIXES: [&str; 2] = ["MDT_HOST", "MDT_LAUNCH"];
@@ -135,6 +135,7 @@ mod tests {
         let variables = [
             "MDT_PLUGIN_PATH",
             "MDT_LOG",
+            "MDT_JOB_ID",
             "MDT_JOB_TOKEN",
             "MDT_HOST",
             "MDT_HOST_X",

@@ -22,14 +22,17 @@ fn examine(job: &Job, id: &str) -> Finding {
     let chosen = job.resolved.component(Kind::Comm).filter(|chosen| chosen.id == id);
     let config = chosen.map_or_else(|| json!({}), |chosen| chosen.config.clone());
     match job.other_comm(id, &config) {
-        Ok(backend) => describe(id, chosen.is_some(), &backend.capabilities()),
+        Ok(backend) => match backend.capabilities() {
+            Ok(capabilities) => describe(id, chosen.is_some(), &capabilities),
+            Err(error) => Finding::failed(&error.into()),
+        },
         Err(failure) if chosen.is_some() => Finding::failed(&failure),
         Err(failure) => Finding::not_usable(&failure.at(format!("comm {id}, with its defaults"))),
     }
 }
 
 fn describe(id: &str, chosen: bool, capabilities: &Capabilities) -> Finding {
-    let Capabilities { dtypes, max_world_size, deterministic, abort } = capabilities;
+    let Capabilities { dtypes, max_world_size, deterministic } = capabilities;
     let dtypes: Vec<_> = dtypes.iter().copied().map(Dtype::name).collect();
     let ranks = match max_world_size {
         0 => "any number of ranks".to_owned(),
@@ -37,13 +40,11 @@ fn describe(id: &str, chosen: bool, capabilities: &Capabilities) -> Finding {
         most => format!("up to {most} ranks"),
     };
     let folds = if *deterministic { "deterministic" } else { "not deterministic" };
-    let aborts = if *abort { "can abort" } else { "cannot abort" };
     let note = if chosen { " (configured)" } else { "" };
-    Finding::ok(format!("{id}{note}: {ranks}; reduces {}; {folds}; {aborts}", dtypes.join(", ")))
+    Finding::ok(format!("{id}{note}: {ranks}; reduces {}; {folds}", dtypes.join(", ")))
         .fact("id", id)
         .fact("configured", chosen)
         .fact("dtypes", json!(dtypes))
         .fact("max_world_size", *max_world_size)
         .fact("deterministic", *deterministic)
-        .fact("abort", *abort)
 }

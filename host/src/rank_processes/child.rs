@@ -1,7 +1,7 @@
 //! One rank as a child process.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{self, Command, ExitStatus, Stdio};
@@ -16,8 +16,14 @@ use super::output::RankOutput;
 /// The variable that is set for ranks that `launch` has started.
 pub const LAUNCHED: &str = "MDT_LAUNCHED";
 
+/// The status of a launched rank that has done its part. A plugin that ends the process by `_exit(0)` does not give it.
+pub const DONE: u8 = 100;
+
 /// The variable with the secret by which the ranks of a job know each other. A backend may need it.
-const JOB_TOKEN: &str = "MDT_JOB_TOKEN";
+pub const JOB_TOKEN: &str = "MDT_JOB_TOKEN";
+
+/// The variable with the short name of this start of a job, the same on all ranks.
+pub const JOB_ID: &str = "MDT_JOB_ID";
 
 /// A rank that was started.
 pub(super) struct Child {
@@ -37,14 +43,19 @@ impl Child {
         program: &Path,
         arguments: &[OsString],
         rank: usize,
-        token: &str,
+        (job, token): (&str, &str),
         output: &RankOutput,
     ) -> io::Result<Self> {
         let mut command = Command::new(program);
         // Its own process group: Ctrl-C reaches this program only, which passes it on once.
-        command.args(arguments).env(LAUNCHED, "1").env(JOB_TOKEN, token).stdin(Stdio::piped()).process_group(0);
+        command.args(arguments).env(LAUNCHED, "1").env(JOB_ID, job).env(JOB_TOKEN, token);
+        command.stdin(Stdio::piped()).process_group(0);
         if !output.has_the_terminal(rank) {
-            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.stderr(Stdio::piped());
+        }
+        // What the first rank prints there is the command's result.
+        if rank > 0 {
+            command.stdout(Stdio::piped());
         }
         let mut process = command.spawn()?;
         let readers = output.follow(rank, process.stdout.take(), process.stderr.take())?;
@@ -61,7 +72,7 @@ impl Child {
     /// Whether the job is over, or soon will be: this rank has failed, or it is the first one and has ended.
     pub(super) fn ends_the_job(&self) -> bool {
         // A rank that is done, or was interrupted, leaves the first one to write its files.
-        let failed = |status: ExitStatus| !matches!(status.code(), Some(0 | 130));
+        let failed = |status: ExitStatus| status.code() != Some(i32::from(DONE)) && status.code() != Some(130);
         self.ended.is_some_and(|(_, status)| self.rank == 0 || failed(status))
     }
 
@@ -80,6 +91,15 @@ impl Child {
             self.signalled = true;
             // It was not waited for, so the number is its own; it may have ended.
             let _ = kill_process(Pid::from_child(&self.process), signal);
+        }
+    }
+
+    /// Sends a line to its standard input.
+    pub(super) fn tell(&mut self, line: &str) {
+        if self.ended.is_none()
+            && let Some(stdin) = &mut self.process.stdin
+        {
+            let _ = stdin.write_all(format!("{line}\n").as_bytes()); // it may have ended
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use signal_hook::low_level::signal_name;
 
+use super::child::DONE;
 use crate::exit::{Failure, Status};
 use crate::signals::stopped_at_once;
 
@@ -39,7 +40,7 @@ pub(super) fn of(ends: &[End], killed: bool) -> Result<(), Failure> {
     }
     // The first rank writes the results, so what became of the others no longer matters.
     match ends.iter().find(|end| end.rank == 0).and_then(|end| end.how.code()) {
-        Some(0) => return Ok(()),
+        Some(code) if code == i32::from(DONE) => return Ok(()),
         Some(130) => return Err(Failure::new(Status::Interrupted, "interrupted: all ranks have stopped")),
         _ if killed => return Err(stopped_at_once()),
         _ => {}
@@ -53,10 +54,22 @@ pub(super) fn of(ends: &[End], killed: bool) -> Result<(), Failure> {
         };
         return Err(Failure::new(Status::Peer, message).help(RESUME));
     }
-    earliest(|end| end.how.code() != Some(0)).map_or(Ok(()), |end| Err(own_failure(end)))
+    earliest(|end| !is_done(end)).map_or(Ok(()), |end| Err(own_failure(end)))
+}
+
+/// How a rank failed, in words, if it did by itself.
+pub(super) fn failed(end: &End) -> Option<String> {
+    let status = || end.how.code().filter(|_| failed_by_itself(end));
+    killed_by_others(end).or_else(|| Some(format!("rank {} ended with status {}", end.rank, status()?)))
 }
 
 fn own_failure(end: &End) -> Failure {
+    if end.how.code() == Some(0) {
+        let message = format!("rank {} ended with status 0 before the job was done", end.rank);
+        return Failure::new(Status::Plugin, message)
+            .because("something in its process has called exit")
+            .help(format!("look for a plugin, or a library of one, that ends the process; {RESUME}"));
+    }
     let status = end.how.code().map_or(Status::Other, Status::of_code);
     Failure::new(status, format!("rank {} ended with status {}", end.rank, status.code()))
         .help("its own error stands above")
@@ -64,8 +77,13 @@ fn own_failure(end: &End) -> Failure {
 
 /// Whether a rank exited with a failure that neither another rank nor an interruption explains.
 fn failed_by_itself(end: &End) -> bool {
-    !matches!(end.how.code(), None | Some(0))
+    end.how.code().is_some()
+        && !is_done(end)
         && !matches!(end.how.code().map(Status::of_code), Some(Status::Peer | Status::Interrupted))
+}
+
+fn is_done(end: &End) -> bool {
+    end.how.code() == Some(i32::from(DONE))
 }
 
 /// What to say of a rank that was killed by a signal that this program did not send.
@@ -102,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_cause_of_a_failure_is_named_before_its_consequences() {
-        let (done, lost, interrupted) = (exited(0), exited(5), exited(130));
+        let (done, lost, interrupted) = (exited(i32::from(DONE)), exited(5), exited(130));
         let (disk, killed) = (exited(7), killed());
         let named =
             |ends: &[(ExitStatus, bool)]| outcome(ends, false).map(|(status, message)| (status.code(), message));
@@ -122,9 +140,21 @@ mod tests {
     #[test]
     fn a_job_is_done_when_its_first_rank_is_and_no_other_has_failed() {
         for other in [(exited(130), true), (exited(5), false), (killed(), true)] {
-            assert_eq!(outcome(&[(exited(0), false), other], false), None, "{other:?}");
+            assert_eq!(outcome(&[(exited(i32::from(DONE)), false), other], false), None, "{other:?}");
         }
-        let failed = outcome(&[(exited(0), false), (exited(7), false)], false);
+        let failed = outcome(&[(exited(i32::from(DONE)), false), (exited(7), false)], false);
         assert_eq!(failed.map(|(status, _)| status), Some(Status::Storage));
+    }
+
+    #[test]
+    fn a_rank_that_ends_with_status_0_and_is_not_done_has_failed() {
+        let of = |message: &str| Some((Status::Plugin, message.to_owned()));
+        let (done, ended, lost) = (exited(i32::from(DONE)), exited(0), exited(5));
+        let first = of("rank 0 ended with status 0 before the job was done");
+        assert_eq!(outcome(&[(ended, false), (ended, false)], false), first);
+        assert_eq!(outcome(&[(ended, false), (lost, false)], false), first);
+        let second = of("rank 1 ended with status 0 before the job was done");
+        assert_eq!(outcome(&[(lost, false), (ended, false)], false), second);
+        assert_eq!(outcome(&[(done, false), (ended, false)], false), second);
     }
 }

@@ -45,8 +45,8 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
     let parameters = opened.weights()?;
     let optimizer = StatefulOptimizer::new(optimizer, &parameters, &settings.optimizer);
     let backend = job.other_comm("local", &json!({}))?;
-    let bootstrap = Bootstrap { rank: 0, world_size: 1, address: String::new(), port: 0, job: String::new() };
-    let peers = Peers::new(backend.open(&bootstrap)?, Duration::from_secs(1));
+    let bootstrap = Bootstrap { world_size: 1, ..Bootstrap::default() };
+    let peers = Peers::new(backend.open(&bootstrap)?, "local", Duration::from_secs(1));
 
     let OpenedModel { compute, model, trainer, .. } = opened;
     let mut stream = Stream::new(settings.seed, "bench", 0);

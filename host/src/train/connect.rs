@@ -1,5 +1,6 @@
 //! The comm backend of a job, and the connection with its other ranks.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mdt_plugin_api::{Bootstrap, CommBackend, Dtype};
@@ -9,12 +10,13 @@ use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::peers::Peers;
 use crate::progress;
+use crate::rank_processes::{JOB_ID, JOB_TOKEN, failed_rank};
 
 /// The comm backend of a job, checked against what training needs.
 pub fn backend(job: &Job) -> Result<Box<dyn CommBackend>, Failure> {
     let settings = &job.resolved.settings.comm;
     let backend = job.comm()?;
-    let capabilities = backend.capabilities();
+    let capabilities = backend.capabilities()?;
     for dtype in [Dtype::F32, Dtype::F64] {
         if !capabilities.dtypes.contains(&dtype) {
             let message = format!("the comm plugin `{}` does not reduce {dtype}, which training needs", settings.id);
@@ -34,12 +36,18 @@ pub fn backend(job: &Job) -> Result<Box<dyn CommBackend>, Failure> {
 /// Connects with the other ranks of the job.
 pub(super) fn connect(job: &Job, backend: &dyn CommBackend) -> Result<Peers, Failure> {
     let settings = &job.resolved.settings.comm;
+    let mut values = BTreeMap::from([
+        ("address".to_owned(), settings.address.clone()),
+        ("port".to_owned(), settings.port.to_string()),
+    ]);
+    let token = std::env::var(JOB_TOKEN).ok().filter(|token| !token.is_empty());
+    values.extend(token.map(|token| ("token".to_owned(), token)));
     let bootstrap = Bootstrap {
         rank: settings.rank,
         world_size: settings.world_size,
-        address: settings.address.clone(),
-        port: settings.port,
-        job: job.resolved.identity(),
+        job: std::env::var(JOB_ID).unwrap_or_default(),
+        identity: job.resolved.identity(),
+        values,
     };
     match settings.world_size - 1 {
         0 => {}
@@ -51,5 +59,10 @@ pub(super) fn connect(job: &Job, backend: &dyn CommBackend) -> Result<Peers, Fai
             settings.port
         )),
     }
-    Ok(Peers::new(backend.open(&bootstrap)?, Duration::from_secs_f64(settings.timeout_s)))
+    // Ranks that have not met cannot tell which of them has gone; whoever has started them can.
+    let gone = |error| match failed_rank() {
+        Some(gone) => Failure::from(error).because(gone),
+        None => Failure::from(error),
+    };
+    Ok(Peers::new(backend.open(&bootstrap).map_err(gone)?, &settings.id, Duration::from_secs_f64(settings.timeout_s)))
 }

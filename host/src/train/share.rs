@@ -3,7 +3,7 @@
 use super::optimizer::StatefulOptimizer;
 use crate::exit::Failure;
 use crate::model::Parameters;
-use crate::peers::Peers;
+use crate::peers::{Broadcast, Peers};
 
 /// Elements that are sent at once. Larger pieces would need copies of large arrays beside the arrays themselves.
 const PIECE: usize = 1 << 20;
@@ -24,9 +24,16 @@ pub(super) fn share_state(
     optimizer.arrays_mut(parameters).into_iter().try_for_each(|state| share(peers, &state.name, state.data))
 }
 
+/// Sends an array piece by piece; the next piece is under way while one is copied to its place.
 fn share(peers: &Peers, name: &str, elements: &mut [f32]) -> Result<(), Failure> {
-    elements.chunks_mut(PIECE).try_for_each(|piece| {
-        piece.copy_from_slice(&peers.broadcast(name, piece.to_vec())?);
-        Ok(())
-    })
+    let receive = |(piece, sent): (&mut [f32], Broadcast)| {
+        piece.copy_from_slice(&peers.finish_broadcast(name, sent)?);
+        Ok::<_, Failure>(())
+    };
+    let mut before = None;
+    for piece in elements.chunks_mut(PIECE) {
+        let sent = peers.begin_broadcast(name, piece.to_vec())?;
+        before.replace((piece, sent)).map_or(Ok(()), receive)?;
+    }
+    before.map_or(Ok(()), receive)
 }

@@ -3,102 +3,56 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use abi_stable::StableAbi;
-use abi_stable::std_types::{RSlice, RStr, RVec};
+use abi_stable::std_types::{RSlice, RSliceMut, RStr};
 
+use super::buffer::{RawBuffer, lent, lent_region, put, taken, taken_region};
 use super::guard::{Guarded, Owner};
 use super::object::{AnyThread, Imported, RawObject, exports};
 use super::record::{decode, encode, replies};
-use super::table::{CType, Declarations, interfaces};
+use super::table::interfaces;
 use super::types::filled;
-use crate::{Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Error, Outcome, ReduceOp, Result, Work};
-
-/// [`Buffer`]: the vector that the tag names, the others empty. Vectors change hands without a copy.
-#[repr(C)]
-#[derive(StableAbi)]
-pub struct RawBuffer {
-    tag: u32,
-    f32s: RVec<f32>,
-    f64s: RVec<f64>,
-    u64s: RVec<u64>,
-    bytes: RVec<u8>,
-}
-
-impl From<Buffer> for RawBuffer {
-    fn from(buffer: Buffer) -> Self {
-        let mut raw = Self { tag: 0, f32s: RVec::new(), f64s: RVec::new(), u64s: RVec::new(), bytes: RVec::new() };
-        match buffer {
-            Buffer::F32(values) => (raw.tag, raw.f32s) = (1, values.into()),
-            Buffer::F64(values) => (raw.tag, raw.f64s) = (2, values.into()),
-            Buffer::U64(values) => (raw.tag, raw.u64s) = (3, values.into()),
-            Buffer::Bytes(values) => (raw.tag, raw.bytes) = (4, values.into()),
-        }
-        raw
-    }
-}
-
-impl RawBuffer {
-    fn plain(self) -> Result<Buffer> {
-        match self.tag {
-            1 => Ok(Buffer::F32(self.f32s.into())),
-            2 => Ok(Buffer::F64(self.f64s.into())),
-            3 => Ok(Buffer::U64(self.u64s.into())),
-            4 => Ok(Buffer::Bytes(self.bytes.into())),
-            tag => Err(Error::plugin(format!("a buffer of kind {tag} is unknown here"))),
-        }
-    }
-}
-
-/// Buffers that change hands in a slot of the caller.
-type RawBuffers = RVec<RawBuffer>;
-
-impl CType for RawBuffers {
-    fn name() -> String {
-        "MdtBuffers".to_owned()
-    }
-
-    fn declare(declarations: &mut Declarations) {
-        let words = [
-            ("data", "void *data"),
-            ("length", "size_t length"),
-            ("capacity", "size_t capacity"),
-            ("functions", "const void *functions"),
-        ];
-        declarations.add_words(Self::name(), &words.map(|(name, text)| (name, text.to_owned())));
-    }
-}
-
-fn raw_buffers(buffers: Vec<Buffer>) -> RawBuffers {
-    buffers.into_iter().map(RawBuffer::from).collect()
-}
-
-fn plain_buffers(buffers: &mut RawBuffers) -> Result<Vec<Buffer>> {
-    std::mem::take(buffers).into_iter().map(RawBuffer::plain).collect()
-}
+use crate::{
+    Bootstrap, Buffer, Capabilities, CommBackend, CommRegions, Communicator, Dtype, Error, Outcome, ReduceOp,
+    ReduceScatter, Region, Result, Work,
+};
 
 interfaces! {
     /// A collective under way. Any thread, one at a time.
     "comm.work/1" CommWork WorkFunctions {
-        /// [`Work::poll`].
-        fn poll_done(done: &mut bool);
-        /// [`Work::wait`]; not done when the time was up.
-        fn wait_for(nanoseconds: u64, done: &mut bool, buffers: &mut RawBuffers);
+        /// [`Work::wait`]; not done when the time was up. It puts the result into the slots, as many as the collective
+        /// was given buffers; all_gather: as there are ranks.
+        fn wait_for(nanoseconds: u64, done: &mut bool, slots: RSliceMut<'_, RawBuffer>);
+        /// [`Work::progress`].
+        fn read_progress(progress: &mut u64);
     }
 
-    /// The processes of a job, connected. Any thread.
+    /// The processes of a job, connected. Any thread. Whoever is called takes the buffers out of their slots, also when it
+    /// fails.
     "comm.collectives/1" CommCollectives CollectiveFunctions {
         /// [`Communicator::rank`] and [`Communicator::world_size`].
         fn place(rank: &mut u32, world_size: &mut u32);
         /// [`Communicator::all_reduce`].
-        fn start_all_reduce(buffers: &mut RawBuffers, op: u32, work: &mut RawObject);
-        /// [`Communicator::all_gather`] of one buffer.
-        fn start_all_gather(buffer: &mut RawBuffers, work: &mut RawObject);
+        fn start_all_reduce(buffers: RSliceMut<'_, RawBuffer>, op: u32, work: &mut RawObject);
+        /// [`Communicator::all_gather`].
+        fn start_all_gather(buffer: &mut RawBuffer, work: &mut RawObject);
         /// [`Communicator::broadcast`].
-        fn start_broadcast(buffers: &mut RawBuffers, root: u32, work: &mut RawObject);
+        fn start_broadcast(buffers: RSliceMut<'_, RawBuffer>, root: u32, work: &mut RawObject);
         /// [`Communicator::barrier`].
         fn start_barrier(work: &mut RawObject);
         /// [`Communicator::abort`].
         fn abort_all(reason: RStr<'_>);
+    }
+
+    /// An ability that an object with `comm.collectives/1` may have. Any thread.
+    "comm.reduce_scatter/1" CommReduceScatter ReduceScatterFunctions {
+        /// [`ReduceScatter::reduce_scatter`].
+        fn start_reduce_scatter(buffer: &mut RawBuffer, op: u32, work: &mut RawObject);
+    }
+
+    /// An ability that an object with `comm.collectives/1` may have. Any thread.
+    "comm.regions/1" CommMemory MemoryFunctions {
+        /// [`CommRegions::region`], as a buffer of all its bytes, which lives until it is released.
+        fn make_region(bytes: usize, region: &mut RawBuffer);
     }
 
     /// A communication backend. Any thread.
@@ -118,11 +72,28 @@ type OwnedCommunicator = (Box<dyn Communicator>, Arc<Owner>);
 type OwnedBackend = (Box<dyn CommBackend>, Arc<Owner>);
 
 replies! { Capabilities }
-exports! { SharedWork: CommWork; OwnedCommunicator: CommCollectives; OwnedBackend: CommBackends; }
+exports! {
+    SharedWork: CommWork;
+    OwnedCommunicator: CommCollectives, CommReduceScatter if has_reduce_scatter, CommMemory if has_regions;
+    OwnedBackend: CommBackends;
+}
+
+fn has_regions((communicator, _): &OwnedCommunicator) -> bool {
+    communicator.as_regions().is_some()
+}
+
+fn has_reduce_scatter((communicator, _): &OwnedCommunicator) -> bool {
+    communicator.as_reduce_scatter().is_some()
+}
+
 // SAFETY: `Work` is `Send`, and its mutex makes it `Sync`.
 unsafe impl AnyThread for CommWork {}
 // SAFETY: `Communicator` is `Send + Sync`.
 unsafe impl AnyThread for CommCollectives {}
+// SAFETY: as above.
+unsafe impl AnyThread for CommReduceScatter {}
+// SAFETY: as above.
+unsafe impl AnyThread for CommMemory {}
 // SAFETY: `CommBackend` is `Send + Sync`.
 unsafe impl AnyThread for CommBackends {}
 
@@ -137,34 +108,103 @@ pub(super) fn import(object: RawObject, name: &'static str) -> Result<Box<dyn Co
 }
 
 impl WorkFunctions for SharedWork {
-    fn poll_done(&self, done: &mut bool) -> Result<()> {
-        *done = self.lock().unwrap_or_else(PoisonError::into_inner).poll();
-        Ok(())
-    }
-
-    fn wait_for(&self, nanoseconds: u64, done: &mut bool, buffers: &mut RawBuffers) -> Result<()> {
+    fn wait_for(&self, nanoseconds: u64, done: &mut bool, slots: RSliceMut<'_, RawBuffer>) -> Result<()> {
         let mut work = self.lock().unwrap_or_else(PoisonError::into_inner);
         *done = false;
         if let Outcome::Done(result) = work.wait(Duration::from_nanos(nanoseconds))? {
+            put(result, slots)?;
             *done = true;
-            *buffers = raw_buffers(result);
         }
+        Ok(())
+    }
+
+    fn read_progress(&self, progress: &mut u64) -> Result<()> {
+        *progress = self.lock().unwrap_or_else(PoisonError::into_inner).progress();
         Ok(())
     }
 }
 
-impl Work for Imported<CommWork> {
-    fn poll(&mut self) -> bool {
-        let mut done = true;
-        // A failure is done as well: `wait` reports it.
-        self.poll_done(&mut done).is_err() || done
+/// Where a buffer is, in how many bytes, of which type.
+type Place = (std::ptr::NonNull<u8>, usize, Dtype);
+
+/// What a collective must give back.
+enum Expected {
+    /// The buffers that it was given.
+    Same(Vec<Place>),
+    /// One buffer of this type from each of so many ranks; at this rank's place so many bytes.
+    Gathered { world_size: u32, rank: u32, bytes: usize, dtype: Dtype },
+}
+
+// SAFETY: places are compared, never read.
+unsafe impl Send for Expected {}
+
+impl Expected {
+    fn same(buffers: &[Buffer]) -> Self {
+        Self::Same(buffers.iter().map(Buffer::place).collect())
     }
 
+    fn count(&self) -> usize {
+        match self {
+            Self::Same(places) => places.len(),
+            Self::Gathered { world_size, .. } => *world_size as usize,
+        }
+    }
+
+    /// Checks what came back.
+    fn check(&self, buffers: &[Buffer]) -> Result<()> {
+        match self {
+            Self::Same(places) => {
+                let differs = |(buffer, place): (&Buffer, &Place)| buffer.place() != *place;
+                match buffers.iter().zip(places).position(differs) {
+                    None => Ok(()),
+                    Some(index) => Err(Error::plugin(format!(
+                        "the collective gave another buffer back than it was given: number {index}, {:?}",
+                        buffers[index]
+                    ))),
+                }
+            }
+            &Self::Gathered { rank, bytes, dtype, .. } => {
+                if let Some(other) = buffers.iter().position(|buffer| buffer.dtype() != dtype) {
+                    let found = &buffers[other];
+                    return Err(Error::plugin(format!("all_gather of {dtype} gave {found:?} for rank {other}")));
+                }
+                match buffers[rank as usize].bytes().len() {
+                    given if given == bytes => Ok(()),
+                    given => Err(Error::plugin(format!(
+                        "all_gather gave {given} bytes for this rank, which has given {bytes}"
+                    ))),
+                }
+            }
+        }
+    }
+}
+
+/// Work of a backend, and what it must give back.
+struct ImportedWork {
+    work: Imported<CommWork>,
+    expected: Expected,
+}
+
+impl Work for ImportedWork {
     fn wait(&mut self, deadline: Duration) -> Result<Outcome> {
         let nanoseconds = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
-        let (mut done, mut buffers) = (false, RVec::new());
-        self.wait_for(nanoseconds, &mut done, &mut buffers)?;
-        Ok(if done { Outcome::Done(plain_buffers(&mut buffers)?) } else { Outcome::TimedOut })
+        let mut slots: Vec<RawBuffer> = (0..self.expected.count()).map(|_| RawBuffer::default()).collect();
+        let mut done = false;
+        self.work.wait_for(nanoseconds, &mut done, slots.as_mut_slice().into())?;
+        if !done {
+            return Ok(Outcome::TimedOut);
+        }
+        let named = |error: Error| error.in_component(self.work.name());
+        let buffers = taken(&mut slots).map_err(named)?;
+        self.expected.check(&buffers).map_err(named)?;
+        Ok(Outcome::Done(buffers))
+    }
+
+    fn progress(&self) -> u64 {
+        let mut progress = 0;
+        // Waiting reports the failure.
+        let _ = self.work.read_progress(&mut progress);
+        progress
     }
 }
 
@@ -174,30 +214,48 @@ fn put_work(communicator: &OwnedCommunicator, work: Box<dyn Work>, slot: &mut Ra
     Ok(())
 }
 
+/// The reduction of a number.
+fn reduction(number: u32) -> Result<ReduceOp> {
+    let all = [ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min];
+    let found = all.into_iter().find(|op| *op as u32 == number);
+    found.ok_or_else(|| Error::plugin(format!("reduction {number} is unknown here")))
+}
+
+impl ReduceScatterFunctions for OwnedCommunicator {
+    fn start_reduce_scatter(&self, buffer: &mut RawBuffer, op: u32, work: &mut RawObject) -> Result<()> {
+        let (buffers, op) = (taken(std::slice::from_mut(buffer))?, reduction(op)?);
+        let absent = || Error::plugin("this communicator has no reduce_scatter");
+        let able = self.0.as_reduce_scatter().ok_or_else(absent)?;
+        buffers.into_iter().try_for_each(|buffer| put_work(self, able.reduce_scatter(buffer, op)?, work))
+    }
+}
+
+impl MemoryFunctions for OwnedCommunicator {
+    fn make_region(&self, bytes: usize, region: &mut RawBuffer) -> Result<()> {
+        let able = self.0.as_regions().ok_or_else(|| Error::plugin("this communicator has no memory of its own"))?;
+        *region = lent_region(&able.region(bytes)?)?;
+        Ok(())
+    }
+}
+
 impl CollectiveFunctions for OwnedCommunicator {
     fn place(&self, rank: &mut u32, world_size: &mut u32) -> Result<()> {
         (*rank, *world_size) = (self.0.rank(), self.0.world_size());
         Ok(())
     }
 
-    fn start_all_reduce(&self, buffers: &mut RawBuffers, op: u32, work: &mut RawObject) -> Result<()> {
-        let op = match op {
-            1 => ReduceOp::Sum,
-            2 => ReduceOp::Max,
-            3 => ReduceOp::Min,
-            number => return Err(Error::plugin(format!("reduction {number} is unknown here"))),
-        };
-        put_work(self, self.0.all_reduce(plain_buffers(buffers)?, op)?, work)
+    fn start_all_reduce(&self, mut buffers: RSliceMut<'_, RawBuffer>, op: u32, work: &mut RawObject) -> Result<()> {
+        let buffers = taken(buffers.as_mut_slice())?;
+        put_work(self, self.0.all_reduce(buffers, reduction(op)?)?, work)
     }
 
-    fn start_all_gather(&self, buffer: &mut RawBuffers, work: &mut RawObject) -> Result<()> {
-        let [buffer] = <[Buffer; 1]>::try_from(plain_buffers(buffer)?)
-            .map_err(|buffers| Error::plugin(format!("all_gather takes one buffer, not {}", buffers.len())))?;
-        put_work(self, self.0.all_gather(buffer)?, work)
+    fn start_all_gather(&self, buffer: &mut RawBuffer, work: &mut RawObject) -> Result<()> {
+        let buffers = taken(std::slice::from_mut(buffer))?;
+        buffers.into_iter().try_for_each(|buffer| put_work(self, self.0.all_gather(buffer)?, work))
     }
 
-    fn start_broadcast(&self, buffers: &mut RawBuffers, root: u32, work: &mut RawObject) -> Result<()> {
-        put_work(self, self.0.broadcast(plain_buffers(buffers)?, root)?, work)
+    fn start_broadcast(&self, mut buffers: RSliceMut<'_, RawBuffer>, root: u32, work: &mut RawObject) -> Result<()> {
+        put_work(self, self.0.broadcast(taken(buffers.as_mut_slice())?, root)?, work)
     }
 
     fn start_barrier(&self, work: &mut RawObject) -> Result<()> {
@@ -210,53 +268,117 @@ impl CollectiveFunctions for OwnedCommunicator {
     }
 }
 
-/// The work that a call starts.
-fn started(name: &'static str, call: impl FnOnce(&mut RawObject) -> Result<()>) -> Result<Box<dyn Work>> {
-    Ok(Box::new(Imported::<CommWork>::of(filled(call)?, name)?))
+/// A communicator of a backend. It has the place that it was opened for.
+struct ImportedCommunicator {
+    functions: Imported<CommCollectives>,
+    reduce_scatter: Option<Imported<CommReduceScatter>>,
+    regions: Option<Imported<CommMemory>>,
+    rank: u32,
+    world_size: u32,
 }
 
-impl Imported<CommCollectives> {
-    /// Rank and world size; no rank of an empty world where the call fails.
-    fn own_place(&self) -> (u32, u32) {
-        let (mut rank, mut world_size) = (u32::MAX, 0);
-        let _ = self.place(&mut rank, &mut world_size);
-        (rank, world_size)
+impl ImportedCommunicator {
+    /// Checks that the communicator is at the place that it was opened for.
+    fn of(object: RawObject, name: &'static str, bootstrap: &Bootstrap) -> Result<Self> {
+        let functions = Imported::<CommCollectives>::of(object, name)?;
+        let &Bootstrap { rank, world_size, .. } = bootstrap;
+        let (mut own_rank, mut own_size) = (u32::MAX, 0);
+        functions.place(&mut own_rank, &mut own_size)?;
+        if (own_rank, own_size) != (rank, world_size) {
+            return Err(Error::plugin(format!(
+                "opened for rank {rank} of {world_size}, the communicator says that it is rank {own_rank} of {own_size}"
+            ))
+            .in_component(name));
+        }
+        let reduce_scatter = Imported::optional(functions.share(), name)?;
+        let regions = Imported::optional(functions.share(), name)?;
+        Ok(Self { functions, reduce_scatter, regions, rank, world_size })
+    }
+
+    /// The work that a call starts.
+    fn started(
+        &self,
+        expected: Expected,
+        call: impl FnOnce(&Imported<CommCollectives>, &mut RawObject) -> Result<()>,
+    ) -> Result<Box<dyn Work>> {
+        import_work(filled(|slot| call(&self.functions, slot))?, self.functions.name(), expected)
     }
 }
 
-impl Communicator for Imported<CommCollectives> {
+fn import_work(object: RawObject, name: &'static str, expected: Expected) -> Result<Box<dyn Work>> {
+    Ok(Box::new(ImportedWork { work: Imported::of(object, name)?, expected }))
+}
+
+impl CommRegions for Imported<CommMemory> {
+    fn region(&self, bytes: usize) -> Result<Region> {
+        let region = filled(|slot| self.make_region(bytes, slot)).and_then(taken_region)?;
+        match region.bytes() >= bytes && region.is_aligned() {
+            true => Ok(region),
+            false => Err(Error::plugin(format!("asked for memory of {bytes} aligned bytes, it gave {region:?}"))
+                .in_component(self.name())),
+        }
+    }
+}
+
+impl ReduceScatter for Imported<CommReduceScatter> {
+    fn reduce_scatter(&self, buffer: Buffer, op: ReduceOp) -> Result<Box<dyn Work>> {
+        let expected = Expected::same(std::slice::from_ref(&buffer));
+        let object = filled(|slot| self.start_reduce_scatter(&mut buffer.into(), op as u32, slot))?;
+        import_work(object, self.name(), expected)
+    }
+}
+
+impl Communicator for ImportedCommunicator {
     fn rank(&self) -> u32 {
-        self.own_place().0
+        self.rank
     }
 
     fn world_size(&self) -> u32 {
-        self.own_place().1
+        self.world_size
     }
 
     fn all_reduce(&self, buffers: Vec<Buffer>, op: ReduceOp) -> Result<Box<dyn Work>> {
-        started(self.name(), |work| self.start_all_reduce(&mut raw_buffers(buffers), op as u32, work))
+        let expected = Expected::same(&buffers);
+        self.started(expected, |functions, work| {
+            functions.start_all_reduce(lent(buffers).as_mut_slice().into(), op as u32, work)
+        })
     }
 
     fn all_gather(&self, buffer: Buffer) -> Result<Box<dyn Work>> {
-        started(self.name(), |work| self.start_all_gather(&mut raw_buffers(vec![buffer]), work))
+        let &Self { rank, world_size, .. } = self;
+        let (bytes, dtype) = (buffer.bytes().len(), buffer.dtype());
+        let expected = Expected::Gathered { world_size, rank, bytes, dtype };
+        self.started(expected, |functions, work| functions.start_all_gather(&mut buffer.into(), work))
     }
 
     fn broadcast(&self, buffers: Vec<Buffer>, root: u32) -> Result<Box<dyn Work>> {
-        started(self.name(), |work| self.start_broadcast(&mut raw_buffers(buffers), root, work))
+        let expected = Expected::same(&buffers);
+        self.started(expected, |functions, work| {
+            functions.start_broadcast(lent(buffers).as_mut_slice().into(), root, work)
+        })
     }
 
     fn barrier(&self) -> Result<Box<dyn Work>> {
-        started(self.name(), |work| self.start_barrier(work))
+        self.started(Expected::Same(Vec::new()), |functions, work| functions.start_barrier(work))
+    }
+
+    fn as_reduce_scatter(&self) -> Option<&dyn ReduceScatter> {
+        self.reduce_scatter.as_ref().map(|able| able as &dyn ReduceScatter)
+    }
+
+    fn as_regions(&self) -> Option<&dyn CommRegions> {
+        self.regions.as_ref().map(|able| able as &dyn CommRegions)
     }
 
     fn abort(&self, reason: &str) {
-        let _ = self.abort_all(reason.into());
+        // A communicator that panics here is poisoned: the next collective reports that.
+        let _ = self.functions.abort_all(reason.into());
     }
 }
 
 impl BackendFunctions for OwnedBackend {
     fn describe(&self) -> Result<Capabilities> {
-        Ok(self.0.capabilities())
+        self.0.capabilities()
     }
 
     fn connect(&self, bootstrap: RSlice<'_, u8>, communicator: &mut RawObject) -> Result<()> {
@@ -267,14 +389,13 @@ impl BackendFunctions for OwnedBackend {
 }
 
 impl CommBackend for Imported<CommBackends> {
-    fn capabilities(&self) -> Capabilities {
-        // A backend that panics here is poisoned: opening it reports that.
-        self.describe().unwrap_or_default()
+    fn capabilities(&self) -> Result<Capabilities> {
+        self.describe()
     }
 
     fn open(&self, bootstrap: &Bootstrap) -> Result<Box<dyn Communicator>> {
-        let bootstrap = encode(bootstrap)?;
-        let communicator = filled(|slot| self.connect(bootstrap.as_slice().into(), slot))?;
-        Ok(Box::new(Imported::<CommCollectives>::of(communicator, self.name())?))
+        let record = encode(bootstrap)?;
+        let communicator = filled(|slot| self.connect(record.as_slice().into(), slot))?;
+        Ok(Box::new(ImportedCommunicator::of(communicator, self.name(), bootstrap)?))
     }
 }

@@ -46,6 +46,8 @@ pub fn c_header() -> String {
         interface::<data::DataExamples>,
         interface::<comm::CommBackends>,
         interface::<comm::CommCollectives>,
+        interface::<comm::CommReduceScatter>,
+        interface::<comm::CommMemory>,
         interface::<comm::CommWork>,
         interface::<observer::ObserverEvents>,
     ] {

@@ -39,16 +39,22 @@ impl RawInterface {
 
 /// A value that is exported as an object, by the interfaces that it has.
 pub(super) trait Exported: Sized + 'static {
-    /// The table of this name for objects of this type, and its fingerprint.
-    fn table(name: &str) -> Option<(*const c_void, u64)>;
+    /// The table of this name for an object of this type, if it has one, and its fingerprint.
+    fn table(value: &Guarded<Self>, name: &str) -> Option<(*const c_void, u64)>;
 }
 
-/// Declares which interfaces an exported type has.
+/// Declares which interfaces an exported type has; those with `if` where the value has that ability.
 macro_rules! exports {
-    ($($type:ty: $($table:ident),+;)*) => { $(
+    ($($type:ty: $($table:ident $(if $has:expr)?),+;)*) => { $(
         impl $crate::abi::object::Exported for $type {
-            fn table(name: &str) -> Option<(*const std::ffi::c_void, u64)> {
-                $(if name == <$table as $crate::abi::table::Table>::NAME {
+            #[allow(unused_variables, reason = "only some interfaces depend on the value")]
+            fn table(
+                value: &$crate::abi::guard::Guarded<Self>,
+                name: &str,
+            ) -> Option<(*const std::ffi::c_void, u64)> {
+                $(if name == <$table as $crate::abi::table::Table>::NAME
+                    $(&& value.call(|value| Ok(($has)(value))).unwrap_or(false))?
+                {
                     let table: &'static $table = const { &$table::of::<Self>() };
                     return Some((
                         std::ptr::from_ref(table).cast(),
@@ -70,7 +76,9 @@ impl RawObject {
             drop(unsafe { Box::from_raw(data.cast_mut().cast::<Guarded<T>>()) });
         }
         unsafe extern "C" fn get<T: Exported>(object: *const c_void, name: RStr<'_>) -> RawInterface {
-            match T::table(name.as_str()) {
+            // SAFETY: `new` boxed it, and it lives until `drop_value`.
+            let value = unsafe { &*object.cast::<Guarded<T>>() };
+            match T::table(value, name.as_str()) {
                 Some((table, fingerprint)) => RawInterface { object, table, fingerprint },
                 None => RawInterface::ABSENT,
             }
@@ -136,20 +144,30 @@ impl<T: Table> Imported<T> {
     ///
     /// # Errors
     /// The object does not have it, or has another table under its name.
-    #[allow(clippy::arc_with_non_send_sync, reason = "objects of one thread use the same code as those of any")]
     pub(super) fn of(object: RawObject, name: &'static str) -> Result<Self> {
+        Self::optional(object, name)?.ok_or_else(|| {
+            Error::plugin(format!("it does not have the interface {}, which is needed here", T::NAME))
+                .in_component(name)
+        })
+    }
+
+    /// The same for an interface that an object may have.
+    ///
+    /// # Errors
+    /// The object has another table under its name.
+    #[allow(clippy::arc_with_non_send_sync, reason = "objects of one thread use the same code as those of any")]
+    pub(super) fn optional(object: RawObject, name: &'static str) -> Result<Option<Self>> {
         // SAFETY: the function belongs to this object.
         let interface = unsafe { (object.get)(object.data, T::NAME.into()) };
         if interface.table.is_null() {
-            return Err(Error::plugin(format!("it does not have the interface {}, which is needed here", T::NAME))
-                .in_component(name));
+            return Ok(None);
         }
         if interface.fingerprint != T::fingerprint() {
             return Err(Error::plugin(format!("its interface {} is not the one of this name here", T::NAME))
                 .in_component(name)
                 .help("a published interface never changes: get the plugin from its maker again, or rebuild it"));
         }
-        Ok(Self { object: Arc::new(object), interface, table: PhantomData, name })
+        Ok(Some(Self { object: Arc::new(object), interface, table: PhantomData, name }))
     }
 
     /// The name that it was given, for what the object makes.

@@ -116,9 +116,10 @@ fn no_published_record_changes_its_bytes() {
     record("DeviceInfo", bytes(&DeviceInfo { kind, name, library, unified_memory: true, threads: 2 }));
     record("MemoryInfo", bytes(&MemoryInfo { active_bytes: 1, peak_bytes: 1 << 40, cached_bytes: 0 }));
     let dtypes = vec![Dtype::F32, Dtype::F64];
-    record("Capabilities", bytes(&Capabilities { dtypes, max_world_size: 0, deterministic: true, abort: true }));
-    let (address, job) = ("10.0.0.1".to_owned(), "x".to_owned());
-    record("Bootstrap", bytes(&Bootstrap { rank: 1, world_size: 4, address, port: 29_500, job }));
+    record("Capabilities", bytes(&Capabilities { dtypes, max_world_size: 0, deterministic: true }));
+    let values = [("address", "10.0.0.1"), ("port", "29500")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let (job, identity) = ("1f3a".to_owned(), "{}".to_owned());
+    record("Bootstrap", bytes(&Bootstrap { rank: 1, world_size: 4, job, identity, values: values.into() }));
     let [kind, id, version] = ["optimizer", "lion", "1.0.0"].map(str::to_owned);
     record("ComponentRecord", bytes(&ComponentRecord { kind, id, version }));
     let setup =

@@ -1,9 +1,13 @@
 //! What a rank called: checked against what the others called before anything is done with what they sent.
 
-use mdt_plugin_api::{Buffer, Error, ReduceOp, Result};
+use std::ops::Range;
 
-use crate::flat;
-use crate::wire::{Call, Cause, Chunk, Collective, ElementType, MAX_BUFFERS, Reduction};
+use mdt_plugin_api::{Buffer, Dtype, Error, ReduceOp, Result};
+
+use crate::wire::{Call, Cause, Chunk, Collective, MAX_BUFFERS, Phase, Reduction};
+
+/// Element types that are reduced.
+pub(crate) const REDUCED: [Dtype; 3] = [Dtype::F32, Dtype::F64, Dtype::U64];
 
 /// One call of a collective on this rank.
 pub(crate) struct Request {
@@ -15,6 +19,7 @@ pub(crate) struct Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     AllReduce(ReduceOp),
+    ReduceScatter(ReduceOp),
     AllGather,
     Broadcast { root: u32 },
     Barrier,
@@ -25,19 +30,16 @@ impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::AllReduce(_) => "all_reduce",
+            Self::ReduceScatter(_) => "reduce_scatter",
             Self::AllGather => "all_gather",
             Self::Broadcast { .. } => "broadcast",
             Self::Barrier => "barrier",
         }
     }
 
-    /// Whether ranks may have different numbers of elements of this type.
-    fn may_differ(self, element_type: ElementType) -> bool {
-        match self {
-            Self::AllGather => true,
-            Self::Broadcast { .. } => element_type == ElementType::Bytes,
-            Self::AllReduce(_) | Self::Barrier => false,
-        }
+    /// Whether ranks may have different numbers of elements.
+    fn may_differ(self) -> bool {
+        self == Self::AllGather
     }
 }
 
@@ -45,10 +47,19 @@ impl Request {
     /// # Errors
     /// What is wrong on this rank alone.
     pub(crate) fn check(&self, world_size: u32) -> Result<()> {
-        if let Kind::AllReduce(_) = self.kind
-            && self.buffers.iter().any(|buffer| matches!(buffer, Buffer::Bytes(_)))
+        if let Kind::AllReduce(_) | Kind::ReduceScatter(_) = self.kind
+            && let Some(buffer) = self.buffers.iter().find(|buffer| !REDUCED.contains(&buffer.dtype()))
         {
-            return Err(Error::plugin("bytes cannot be reduced, only broadcast and gathered"));
+            let dtype = buffer.dtype();
+            return Err(Error::plugin(format!("{dtype} cannot be reduced, only broadcast and gathered")));
+        }
+        if let (Kind::ReduceScatter(_), [buffer]) = (self.kind, &self.buffers[..])
+            && !buffer.len().is_multiple_of(world_size as usize)
+        {
+            let count = buffer.len();
+            return Err(Error::plugin(format!(
+                "{count} elements cannot be divided into equal parts for {world_size} ranks"
+            )));
         }
         if let Kind::Broadcast { root } = self.kind
             && root >= world_size
@@ -68,9 +79,8 @@ impl Request {
     /// The call, as it is sent with every chunk.
     pub(crate) fn call(&self, session: u64, sequence: u64) -> Call {
         let (collective, reduction, root) = match self.kind {
-            Kind::AllReduce(ReduceOp::Sum) => (Collective::AllReduce, Reduction::Sum, 0),
-            Kind::AllReduce(ReduceOp::Max) => (Collective::AllReduce, Reduction::Max, 0),
-            Kind::AllReduce(ReduceOp::Min) => (Collective::AllReduce, Reduction::Min, 0),
+            Kind::AllReduce(op) => (Collective::AllReduce, reduction(op), 0),
+            Kind::ReduceScatter(op) => (Collective::ReduceScatter, reduction(op), 0),
             Kind::AllGather => (Collective::AllGather, Reduction::Unspecified, 0),
             Kind::Broadcast { root } => (Collective::Broadcast, Reduction::Unspecified, root),
             Kind::Barrier => (Collective::Barrier, Reduction::Unspecified, 0),
@@ -79,19 +89,28 @@ impl Request {
     }
 }
 
+/// A reduction, as the wire names it.
+fn reduction(op: ReduceOp) -> Reduction {
+    match op {
+        ReduceOp::Sum => Reduction::Sum,
+        ReduceOp::Max => Reduction::Max,
+        ReduceOp::Min => Reduction::Min,
+    }
+}
+
 /// A rank's call with its buffers: what all ranks must agree on, and the error when they do not.
 pub(crate) struct Called {
     pub(crate) rank: u32,
     pub(crate) call: Call,
     /// The buffers, as the first chunk of a contribution has them.
-    pub(crate) element_types: Vec<i32>,
+    pub(crate) element_types: Vec<u32>,
     pub(crate) lengths: Vec<u64>,
 }
 
 impl Called {
     /// The call of this rank.
     pub(crate) fn own(rank: u32, call: Call, buffers: &[Buffer]) -> Self {
-        let layout = |buffer| (i32::from(flat::element_type(buffer)), flat::length(buffer) as u64);
+        let layout = |buffer: &Buffer| (buffer.dtype().0, buffer.len() as u64);
         let (element_types, lengths) = buffers.iter().map(layout).unzip();
         Self { rank, call, element_types, lengths }
     }
@@ -102,14 +121,17 @@ impl Called {
         Self { rank, call: call.unwrap_or_default(), element_types, lengths }
     }
 
+    /// A chunk with this range of `whole`, without its payload.
+    pub(crate) fn chunk(&self, phase: Phase, range: &Range<usize>, whole: &Range<usize>) -> Chunk {
+        let (offset, last) = (range.start as u64, range.end == whole.end);
+        Chunk { call: Some(self.call), phase: phase.into(), offset, last, ..Chunk::default() }
+    }
+
     /// Whether a contribution with these buffers fits this call.
     pub(crate) fn fits(&self, kind: Kind, chunk: &Chunk) -> bool {
-        let lengths_fit = |((&element_type, own), theirs): ((&i32, &u64), &u64)| {
-            own == theirs || ElementType::try_from(element_type).is_ok_and(|element_type| kind.may_differ(element_type))
-        };
         self.element_types == chunk.element_types
             && self.lengths.len() == chunk.lengths.len()
-            && self.element_types.iter().zip(&self.lengths).zip(&chunk.lengths).all(lengths_fit)
+            && (self.lengths == chunk.lengths || kind.may_differ())
     }
 
     /// The error with what each of the two called.
@@ -141,14 +163,8 @@ impl Called {
     }
 
     fn buffer(&self, index: usize) -> String {
-        let name = match self.element_types.get(index).and_then(|&number| ElementType::try_from(number).ok()) {
-            Some(ElementType::F32) => "float32",
-            Some(ElementType::F64) => "float64",
-            Some(ElementType::U64) => "uint64",
-            Some(ElementType::Bytes) => "bytes",
-            Some(ElementType::Unspecified) | None => "unknown",
-        };
-        format!("{name} × {}", self.lengths[index])
+        let dtype = Dtype(self.element_types.get(index).copied().unwrap_or_default());
+        format!("{dtype} × {}", self.lengths[index])
     }
 
     fn in_words(&self) -> String {
@@ -165,14 +181,19 @@ impl Called {
 }
 
 fn what(call: &Call) -> String {
-    match (call.collective(), call.reduction()) {
-        (Collective::AllReduce, Reduction::Sum) => "all_reduce(sum)".into(),
-        (Collective::AllReduce, Reduction::Max) => "all_reduce(max)".into(),
-        (Collective::AllReduce, Reduction::Min) => "all_reduce(min)".into(),
-        (Collective::AllGather, _) => "all_gather".into(),
-        (Collective::Broadcast, _) => format!("broadcast from rank {}", call.root),
-        (Collective::Barrier, _) => "barrier".into(),
-        (Collective::AllReduce | Collective::Unspecified, _) => "a collective that is unknown here".into(),
+    let reduction = match call.reduction() {
+        Reduction::Sum => "sum",
+        Reduction::Max => "max",
+        Reduction::Min => "min",
+        Reduction::Unspecified => "a reduction that is unknown here",
+    };
+    match call.collective() {
+        Collective::AllReduce => format!("all_reduce({reduction})"),
+        Collective::ReduceScatter => format!("reduce_scatter({reduction})"),
+        Collective::AllGather => "all_gather".into(),
+        Collective::Broadcast => format!("broadcast from rank {}", call.root),
+        Collective::Barrier => "barrier".into(),
+        Collective::Unspecified => "a collective that is unknown here".into(),
     }
 }
 
@@ -182,20 +203,19 @@ mod tests {
 
     #[test]
     fn what_a_peer_announces_is_checked_against_what_this_rank_has_called() {
-        let fits = |kind, own: Buffer, element_type: ElementType, lengths: &[u64]| {
-            let element_types = vec![element_type.into(); lengths.len()];
+        let fits = |kind, own: Buffer, dtype: Dtype, lengths: &[u64]| {
+            let element_types = vec![dtype.0; lengths.len()];
             let chunk = Chunk { element_types, lengths: lengths.to_vec(), ..Chunk::default() };
             Called::own(0, Call::default(), &[own]).fits(kind, &chunk)
         };
         let broadcast = Kind::Broadcast { root: 1 };
-        let floats = || Buffer::F32(vec![0.0; 3]);
-        assert!(fits(broadcast, floats(), ElementType::F32, &[3]));
-        assert!(!fits(broadcast, floats(), ElementType::F32, &[1 << 29]));
-        assert!(!fits(broadcast, floats(), ElementType::F64, &[3]));
-        assert!(!fits(broadcast, floats(), ElementType::F32, &[3, 3]));
-        assert!(!fits(Kind::AllReduce(ReduceOp::Sum), floats(), ElementType::F32, &[2]));
-        assert!(fits(broadcast, Buffer::Bytes(vec![1]), ElementType::Bytes, &[9]));
-        assert!(fits(Kind::AllGather, floats(), ElementType::F32, &[5]));
-        assert!(!fits(Kind::AllGather, floats(), ElementType::U64, &[5]));
+        let floats = || Buffer::from(vec![0.0f32; 3]);
+        assert!(fits(broadcast, floats(), Dtype::F32, &[3]));
+        assert!(!fits(broadcast, floats(), Dtype::F32, &[1 << 29]));
+        assert!(!fits(broadcast, floats(), Dtype::F64, &[3]));
+        assert!(!fits(broadcast, floats(), Dtype::F32, &[3, 3]));
+        assert!(!fits(Kind::AllReduce(ReduceOp::Sum), floats(), Dtype::F32, &[2]));
+        assert!(fits(Kind::AllGather, floats(), Dtype::F32, &[5]));
+        assert!(!fits(Kind::AllGather, floats(), Dtype::U64, &[5]));
     }
 }

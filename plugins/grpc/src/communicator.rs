@@ -1,11 +1,11 @@
 //! The communicator that the host holds: it hands calls to the engine, and waits on the host's thread.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use mdt_plugin_api::{Buffer, Communicator, Error, ErrorCode, Outcome, ReduceOp, Result, Work};
+use mdt_plugin_api::{Buffer, Communicator, Error, ErrorCode, Outcome, ReduceOp, ReduceScatter, Result, Work};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use crate::call::{Kind, Request};
 use crate::engine::{Engine, Turn};
 use crate::job::Job;
+use crate::progress::Progress;
 use crate::wire::Cause;
 
 /// How long closing waits for peers to read the goodbye, counted from when data last moved.
@@ -43,9 +44,10 @@ impl Ranks {
         let request = Request { buffers, kind };
         request.check(self.job.world_size)?;
         let (done, result) = sync_channel(1);
+        let moved = Arc::<AtomicU64>::default();
         // If the engine has ended, the channel of the result is closed.
-        let _ = self.turns.send(Turn { request, done });
-        Ok(Box::new(Waiting { result, arrived: None }))
+        let _ = self.turns.send(Turn { request, done, moved: Arc::clone(&moved) });
+        Ok(Box::new(Waiting { result, moved, progress: Arc::clone(&self.job.progress) }))
     }
 }
 
@@ -74,8 +76,18 @@ impl Communicator for Ranks {
         self.begin(Vec::new(), Kind::Barrier)
     }
 
+    fn as_reduce_scatter(&self) -> Option<&dyn ReduceScatter> {
+        Some(self)
+    }
+
     fn abort(&self, reason: &str) {
         self.job.fault.raise(Cause::aborted(self.job.rank, reason));
+    }
+}
+
+impl ReduceScatter for Ranks {
+    fn reduce_scatter(&self, buffer: Buffer, op: ReduceOp) -> Result<Box<dyn Work>> {
+        self.begin(vec![buffer], Kind::ReduceScatter(op))
     }
 }
 
@@ -107,32 +119,22 @@ impl Drop for Ranks {
 /// A collective that the engine has been given.
 struct Waiting {
     result: Receiver<Result<Vec<Buffer>>>,
-    /// The result, once it has been polled for.
-    arrived: Option<Result<Vec<Buffer>>>,
+    moved: Arc<AtomicU64>,
+    progress: Arc<Progress>,
 }
 
 impl Work for Waiting {
-    fn poll(&mut self) -> bool {
-        if self.arrived.is_none() {
-            self.arrived = match self.result.try_recv() {
-                Ok(result) => Some(result),
-                Err(TryRecvError::Empty) => None,
-                Err(TryRecvError::Disconnected) => Some(Err(over())),
-            };
+    fn wait(&mut self, deadline: Duration) -> Result<Outcome> {
+        match self.result.recv_timeout(deadline) {
+            Ok(result) => result.map(Outcome::Done),
+            Err(RecvTimeoutError::Timeout) => Ok(Outcome::TimedOut),
+            Err(RecvTimeoutError::Disconnected) => Err(over()),
         }
-        self.arrived.is_some()
     }
 
-    fn wait(&mut self, deadline: Duration) -> Result<Outcome> {
-        let result = match self.arrived.take() {
-            Some(result) => result,
-            None => match self.result.recv_timeout(deadline) {
-                Ok(result) => result,
-                Err(RecvTimeoutError::Timeout) => return Ok(Outcome::TimedOut),
-                Err(RecvTimeoutError::Disconnected) => Err(over()),
-            },
-        };
-        result.map(Outcome::Done)
+    /// Bytes here, and what is known of other ranks that exchange data with each other.
+    fn progress(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed) + self.progress.of_all()
     }
 }
 

@@ -10,8 +10,9 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tonic::Status;
+use tonic::codegen::http::Extensions;
 use tonic::transport::server::Connected;
-use tonic::{Request, Status};
 
 use crate::job::Job;
 use crate::progress::Traffic;
@@ -34,8 +35,8 @@ impl Proved {
     ///
     /// # Errors
     /// The connection had no handshake, which does not happen.
-    pub(crate) fn rank_of<T>(request: &Request<T>) -> Result<u32, Status> {
-        let proved = request.extensions().get::<Self>();
+    pub(crate) fn rank_of(extensions: &Extensions) -> Result<u32, Status> {
+        let proved = extensions.get::<Self>();
         proved.map(|proved| proved.0).ok_or_else(|| Status::unauthenticated("no handshake"))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
@@ -15,12 +16,13 @@ use crate::link::Link;
 use crate::operation::Operation;
 use crate::progress::Stalls;
 use crate::server::Server;
-use crate::wire::Cause;
 
 /// A call in the queue, and where its result goes.
 pub(crate) struct Turn {
     pub(crate) request: Request,
     pub(crate) done: SyncSender<Result<Vec<Buffer>>>,
+    /// Bytes that were sent and received for it.
+    pub(crate) moved: Arc<AtomicU64>,
 }
 
 /// What runs a communicator's collectives.
@@ -42,7 +44,7 @@ impl Engine {
     ) -> Vec<JoinHandle<()>> {
         let mut sequence = 0;
         loop {
-            let Turn { request, done } = tokio::select! {
+            let Turn { request, done, moved } = tokio::select! {
                 biased;
                 _ = closed.wait_for(|&closed| closed) => break,
                 turn = turns.recv() => match turn {
@@ -54,23 +56,23 @@ impl Engine {
             let result = tokio::select! {
                 biased;
                 _ = closed.wait_for(|&closed| closed) => break,
-                result = self.collective(request, sequence) => result,
+                result = self.collective(request, sequence, moved) => result,
             };
             // The host may have stopped waiting.
-            let _ = done.send(result.map_err(|cause| cause.error()));
+            let _ = done.send(result);
         }
         // Dropping the queue of chunks sends the goodbye. The server ends once its streams have.
         drop(self.server);
         self.links.into_iter().map(|link| link.reader).collect()
     }
 
-    async fn collective(&mut self, request: Request, sequence: u64) -> Result<Vec<Buffer>, Cause> {
+    async fn collective(&mut self, request: Request, sequence: u64, moved: Arc<AtomicU64>) -> Result<Vec<Buffer>> {
         let Self { job, session, links, .. } = self;
         let limit = Duration::from_secs_f64(job.config.timeout_s);
         if let Some(cause) = job.fault.cause() {
-            return Err(cause);
+            return Err(cause.error());
         }
-        let mut operation = Operation::new(job.rank, job.world_size, request, *session, sequence);
+        let mut operation = Operation::new(job, request, *session, sequence, moved);
         let mut stalls = Stalls::new(&job.progress);
         let outcome = loop {
             tokio::select! {
@@ -84,8 +86,8 @@ impl Engine {
             }
         };
         match outcome {
-            Ok(()) => Ok(operation.finish()),
-            Err(cause) => Err(job.fault.raise(cause)),
+            Ok(()) => operation.finish(),
+            Err(cause) => Err(job.fault.raise(cause).error()),
         }
     }
 }

@@ -34,7 +34,7 @@ impl Job {
         Self {
             rank: bootstrap.rank,
             world_size: bootstrap.world_size,
-            identity: bootstrap.job.clone(),
+            identity: bootstrap.identity.clone(),
             config,
             services,
             token,

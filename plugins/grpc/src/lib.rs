@@ -17,8 +17,8 @@
 //! - A collective may take as long as data moves. A rank that has not joined it, or with which nothing moves, is named
 //!   after `comm.timeout_s` without progress. A host should wait longer than that: its own limit names no rank.
 //! - Every chunk has a checksum. Data that was damaged on the way is an error that names its sender, never a result.
-//! - After an error all later collectives fail with the same one, and the buffers that were given are gone.
-//! - Memory: a collective works in the buffers that it was given. Besides, it holds a few chunks of 1 MiB per peer, and
+//! - After an error all later collectives fail with the same one, and what buffers hold is undefined.
+//! - Memory: a collective works in the buffers that it was given. Besides, it holds a few chunks of 256 KiB per peer, and
 //!   where peers are slow to take what this rank has folded, up to its slice: 1/n of the payload.
 
 mod address;
@@ -32,6 +32,7 @@ mod handshake;
 mod job;
 mod link;
 mod mesh;
+mod messages;
 mod open;
 mod operation;
 mod pairwise_reduction;
@@ -44,6 +45,7 @@ mod wire;
 
 use mdt_plugin_api::prelude::*;
 
+use crate::call::REDUCED;
 use crate::job::Job;
 use crate::token::Token;
 
@@ -87,13 +89,8 @@ impl Component for Grpc {
 }
 
 impl CommBackend for Grpc {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            dtypes: vec![Dtype::F32, Dtype::F64],
-            max_world_size: MAX_WORLD_SIZE,
-            deterministic: true,
-            abort: true,
-        }
+    fn capabilities(&self) -> Result<Capabilities> {
+        Ok(Capabilities { dtypes: REDUCED.to_vec(), max_world_size: MAX_WORLD_SIZE, deterministic: true })
     }
 
     /// # Errors
@@ -113,11 +110,19 @@ impl CommBackend for Grpc {
         }
         let token = match world_size {
             1 => Token::unshared()?,
-            _ => Token::load(self.config.token_file.as_deref())?,
+            _ => Token::load(self.config.token_file.as_deref(), bootstrap)?,
         };
         let job = Job::new(bootstrap, self.config.clone(), self.services.clone(), token);
-        open::open(job, &bootstrap.address, bootstrap.port)
+        let (address, port) = match world_size {
+            1 => ("", 0),
+            _ => (bootstrap.value("address")?, port(bootstrap.value("port")?)?),
+        };
+        open::open(job, address, port)
     }
+}
+
+fn port(text: &str) -> Result<u16> {
+    text.parse().map_err(|_| Error::config(format!("comm.port must be a port, not {text:?}")).with("key", "comm.port"))
 }
 
 mdt_plugin_api::plugin! { comm "grpc" => Grpc; }

@@ -5,26 +5,29 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Interval;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::PollSender;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use crate::job::Job;
+use crate::messages::{Received, framed};
 use crate::progress::{HEARTBEAT, Progress, every};
 use crate::wire::envelope::Body;
-use crate::wire::{Cause, Chunk, Envelope, Goodbye, Heartbeat, Hello};
+use crate::wire::{Cause, Chunk, Goodbye, Heartbeat, Hello};
 
 /// Chunks that are queued in each direction, beside those in the windows of HTTP/2.
-const UNDER_WAY: usize = 4;
+const UNDER_WAY: usize = 8;
 
 /// This rank's end of the stream to another.
 pub(crate) struct Link {
     pub(crate) rank: u32,
-    pub(crate) outgoing: PollSender<Body>,
+    /// Takes messages as they are sent.
+    pub(crate) outgoing: PollSender<Bytes>,
     /// Ends when the other rank has left or is lost.
     pub(crate) incoming: mpsc::Receiver<Chunk>,
     /// Ends when the other rank has ended its side.
@@ -33,7 +36,7 @@ pub(crate) struct Link {
 
 /// The side of a stream that this rank speaks on, not yet connected to a peer.
 pub(crate) struct Speaker {
-    queue: mpsc::Sender<Body>,
+    queue: mpsc::Sender<Bytes>,
     end: oneshot::Sender<()>,
 }
 
@@ -56,17 +59,11 @@ impl Speaker {
 
     /// Sends the hello, which is the first message.
     pub(crate) fn say_hello(&self, session: u64) {
-        let _ = self.queue.try_send(Body::Hello(Hello { session })); // the stream may have ended
+        let _ = self.queue.try_send(framed(Body::Hello(Hello { session }))); // the stream may have ended
     }
 
     /// A link to `rank`, whose hello has been read from `stream`. `connection` is kept as long as the stream.
-    pub(crate) fn link<C: Send + 'static>(
-        self,
-        job: &Arc<Job>,
-        rank: u32,
-        stream: Streaming<Envelope>,
-        connection: C,
-    ) -> Link {
+    pub(crate) fn link<C: Send + 'static>(self, job: &Arc<Job>, rank: u32, stream: Received, connection: C) -> Link {
         let (chunks, incoming) = mpsc::channel(UNDER_WAY);
         let reader = Reader { job: Arc::clone(job), rank, stream, chunks, end: self.end };
         let reader = tokio::spawn(async move {
@@ -82,8 +79,8 @@ impl Speaker {
 pub(crate) struct Outgoing {
     said_hello: bool,
     fault: WatchStream<Option<Cause>>,
-    /// The hello and chunks.
-    queue: mpsc::Receiver<Body>,
+    /// The hello, then chunks.
+    queue: mpsc::Receiver<Bytes>,
     heartbeats: Interval,
     progress: Arc<Progress>,
     ended: oneshot::Receiver<()>,
@@ -91,28 +88,27 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    fn last(&mut self, body: Option<Body>) -> Poll<Option<Envelope>> {
+    fn last(&mut self, body: Option<Body>) -> Poll<Option<Bytes>> {
         self.over = true;
         // Sending fails at once from now on.
         self.queue.close();
-        Poll::Ready(body.map(Envelope::from))
+        Poll::Ready(body.map(framed))
     }
 }
 
 impl Stream for Outgoing {
-    type Item = Envelope;
+    type Item = Bytes;
 
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Envelope>> {
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let this = self.get_mut();
         if this.over {
             return Poll::Ready(None);
         }
         // An abort does not overtake what a collective that has ended here still has to send.
         let is_closed = match this.queue.poll_recv(context) {
-            Poll::Ready(Some(Body::Chunk(chunk))) => return Poll::Ready(Some(Body::Chunk(chunk.sealed()).into())),
-            Poll::Ready(Some(hello)) => {
+            Poll::Ready(Some(message)) => {
                 this.said_hello = true;
-                return Poll::Ready(Some(hello.into()));
+                return Poll::Ready(Some(message));
             }
             // Without a hello the attempt was given up.
             Poll::Ready(None) if !this.said_hello => return this.last(None),
@@ -132,7 +128,7 @@ impl Stream for Outgoing {
             return this.last(None);
         }
         if this.heartbeats.poll_tick(context).is_ready() {
-            return Poll::Ready(Some(Body::Heartbeat(Heartbeat { progress: this.progress.own() }).into()));
+            return Poll::Ready(Some(framed(Body::Heartbeat(Heartbeat { progress: this.progress.own() }))));
         }
         Poll::Pending
     }
@@ -142,7 +138,7 @@ impl Stream for Outgoing {
 struct Reader {
     job: Arc<Job>,
     rank: u32,
-    stream: Streaming<Envelope>,
+    stream: Received,
     chunks: mpsc::Sender<Chunk>,
     end: oneshot::Sender<()>,
 }

@@ -1,26 +1,29 @@
 //! A stream between every two ranks, opened by the higher one.
 
+use std::convert::Infallible;
+use std::future::{Ready, ready};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
-use tokio_stream::StreamExt;
-use tokio_stream::adapters::Map;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::http::{Request, Response, Version};
+use tonic::server::NamedService;
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status, Streaming};
+use tower::{Service, ServiceExt};
 
 use crate::address;
 use crate::connection::Proved;
 use crate::fault::subject;
 use crate::job::Job;
-use crate::link::{Link, Outgoing, Speaker, reason};
+use crate::link::{Link, Speaker, reason};
+use crate::messages::{Received, Sent};
 use crate::transport::{self, Failed};
-use crate::wire::collectives_client::CollectivesClient;
-use crate::wire::collectives_server::Collectives;
-use crate::wire::envelope::Body;
-use crate::wire::{Cause, Envelope, MAX_MESSAGE, Roster};
+use crate::wire::{Cause, Roster, envelope};
 
 /// How long a rank may take to say hello.
 const INTRODUCTION: Duration = Duration::from_secs(5);
@@ -31,10 +34,12 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// The session, a random number of the roster's, once it is known.
 pub(crate) type SessionWatch = watch::Receiver<Option<u64>>;
 
-/// What a server sends on a stream, which can fail by its type.
-type Answers = Map<Outgoing, fn(Envelope) -> Result<Envelope, Status>>;
+/// The method of the contract.
+const EXCHANGE: &str = "/mdt.collectives.v1.Collectives/Exchange";
+const GRPC: &str = "application/grpc";
 
 /// The service by which higher ranks open their streams to this one.
+#[derive(Clone)]
 pub(crate) struct ExchangeService {
     job: Arc<Job>,
     session: SessionWatch,
@@ -49,12 +54,30 @@ impl ExchangeService {
     }
 }
 
-#[tonic::async_trait]
-impl Collectives for ExchangeService {
-    type ExchangeStream = Answers;
+impl NamedService for ExchangeService {
+    const NAME: &'static str = "mdt.collectives.v1.Collectives";
+}
 
-    async fn exchange(&self, request: Request<Streaming<Envelope>>) -> Result<Response<Answers>, Status> {
-        let rank = Proved::rank_of(&request)?;
+impl Service<Request<Body>> for ExchangeService {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        ready(Ok(self.exchange(request).unwrap_or_else(Status::into_http)))
+    }
+}
+
+impl ExchangeService {
+    fn exchange(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
+        if request.uri().path() != EXCHANGE {
+            return Err(Status::unimplemented("no method of the contract"));
+        }
+        let rank = Proved::rank_of(request.extensions())?;
         if rank <= self.job.rank || rank >= self.job.world_size {
             return Err(Status::permission_denied("not a rank that is expected here"));
         }
@@ -65,13 +88,14 @@ impl Collectives for ExchangeService {
         // The stream counts when the other side has answered: an attempt that fails before is made again.
         let (job, links) = (Arc::clone(&self.job), self.links.clone());
         tokio::spawn(async move {
-            let mut stream = request.into_inner();
+            let mut stream = Received::new(request.into_body());
             let introduction = tokio::time::timeout(INTRODUCTION, introduction(&mut stream, session)).await;
             if matches!(introduction, Ok(Ok(()))) {
                 let _ = links.send(speaker.link(&job, rank, stream, ())); // all ranks may be connected already
             }
         });
-        Ok(Response::new(outgoing.map(Ok)))
+        let answer = Response::builder().header("content-type", GRPC).body(Sent::answer(outgoing));
+        answer.map_err(|error| Status::internal(error.to_string()))
     }
 }
 
@@ -151,19 +175,26 @@ async fn reach(
     }
 }
 
-async fn open(job: &Arc<Job>, session: u64, rank: u32, channel: Channel) -> Result<Link, Status> {
+async fn open(job: &Arc<Job>, session: u64, rank: u32, mut channel: Channel) -> Result<Link, Status> {
     let (speaker, outgoing) = Speaker::new(job);
-    let mut client = CollectivesClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
-    let mut stream = client.exchange(outgoing).await?.into_inner();
+    let request = Request::post(EXCHANGE).version(Version::HTTP_2).header("te", "trailers");
+    let request = request.header("content-type", GRPC).body(Sent::request(outgoing));
+    let request = request.map_err(|error| Status::internal(error.to_string()))?;
+    let failed = |error| Status::from_error(Box::new(error));
+    let answer = channel.ready().await.map_err(failed)?.call(request).await.map_err(failed)?;
+    if let Some(refusal) = Status::from_header_map(answer.headers()) {
+        return Err(refusal);
+    }
+    let mut stream = Received::new(answer.into_body());
     introduction(&mut stream, session).await?;
     speaker.say_hello(session);
-    Ok(speaker.link(job, rank, stream, client))
+    Ok(speaker.link(job, rank, stream, channel))
 }
 
 /// Reads the first message of a stream, which is a hello of this session.
-async fn introduction(stream: &mut Streaming<Envelope>, session: u64) -> Result<(), Status> {
+async fn introduction(stream: &mut Received, session: u64) -> Result<(), Status> {
     match stream.message().await?.and_then(|envelope| envelope.body) {
-        Some(Body::Hello(theirs)) if theirs.session == session => Ok(()),
+        Some(envelope::Body::Hello(theirs)) if theirs.session == session => Ok(()),
         _ => Err(Status::failed_precondition("it is in another session")),
     }
 }

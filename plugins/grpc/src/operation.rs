@@ -9,23 +9,26 @@ mod reduce;
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use mdt_plugin_api::Buffer;
+use bytes::{Bytes, BytesMut};
+use mdt_plugin_api::{Buffer, Result};
 
 use self::gather::Gather;
 use self::reduce::Reduce;
 use crate::call::{Called, Kind, Request};
 use crate::fault::{named, subject};
+use crate::job::Job;
 use crate::link::Link;
+use crate::messages::framed_chunk;
 use crate::progress::Stalls;
-use crate::wire::envelope::Body;
 use crate::wire::{CHUNK, Cause, Chunk, Phase};
 
 /// Chunks of a contribution that may wait for those of slower ranks.
-const WAITING: usize = 4;
+const WAITING: usize = 8;
 
 /// A collective in progress.
 pub(crate) struct Operation {
@@ -33,6 +36,8 @@ pub(crate) struct Operation {
     called: Called,
     work: Box<dyn Work>,
     peers: Vec<Peer>,
+    /// Bytes that were sent and received, for whoever waits.
+    moved: Arc<AtomicU64>,
 }
 
 /// What is done with the buffers. Ranges and offsets are bytes in all buffers of a rank.
@@ -57,6 +62,11 @@ trait Work: Send {
         false
     }
 
+    /// Whether this rank folds into memory that it also sends, which must stay as it is until it was sent.
+    fn folds_what_it_sends(&self) -> bool {
+        false
+    }
+
     /// Folds the next chunk that has come from all ranks. Returns where it lies.
     fn fold_next(&mut self) -> Option<Range<usize>> {
         None
@@ -65,10 +75,11 @@ trait Work: Send {
     /// Takes what another rank has folded.
     fn write_result(&mut self, _start: usize, _payload: &[u8]) {}
 
-    fn read(&self, range: Range<usize>) -> Bytes;
+    /// Appends a copy of a range.
+    fn read(&self, range: Range<usize>, copy: &mut BytesMut);
 
     /// The buffers with the result.
-    fn finish(self: Box<Self>) -> Vec<Buffer>;
+    fn finish(self: Box<Self>) -> Result<Vec<Buffer>>;
 }
 
 /// How far the exchange with one peer is.
@@ -78,8 +89,8 @@ struct Peer {
     to_send: Option<Range<usize>>,
     /// Whether it was sent anything.
     begun: bool,
-    /// Folded chunks that it has not been sent yet.
-    results: VecDeque<(usize, Bytes)>,
+    /// Messages with folded chunks that it has not been sent yet.
+    results: VecDeque<Bytes>,
     contribution: Arrival,
     result: Arrival,
 }
@@ -93,11 +104,13 @@ enum Arrival {
 }
 
 impl Operation {
-    pub(crate) fn new(rank: u32, world_size: u32, request: Request, session: u64, sequence: u64) -> Self {
+    pub(crate) fn new(job: &Job, request: Request, session: u64, sequence: u64, moved: Arc<AtomicU64>) -> Self {
+        let Job { rank, world_size, .. } = *job;
         let called = Called::own(rank, request.call(session, sequence), &request.buffers);
         let Request { buffers, kind } = request;
         let work: Box<dyn Work> = match kind {
-            Kind::AllReduce(op) => Box::new(Reduce::new(rank, world_size, buffers, op)),
+            Kind::AllReduce(op) => Box::new(Reduce::all(rank, world_size, buffers, op)),
+            Kind::ReduceScatter(op) => Box::new(Reduce::scatter(rank, world_size, buffers, op)),
             _ => Box::new(Gather::new(rank, world_size, buffers, kind)),
         };
         let peer = |peer| Peer {
@@ -109,7 +122,7 @@ impl Operation {
             result: if work.has_results() { Arrival::Until(None) } else { Arrival::Whole },
         };
         let peers = (0..world_size).filter(|&peer| peer != rank).map(peer).collect();
-        Self { kind, called, work, peers }
+        Self { kind, called, work, peers, moved }
     }
 
     /// Sends and takes what it can; done when nothing is left to send or to come. `links` are in order of ranks.
@@ -124,7 +137,7 @@ impl Operation {
                         Poll::Ready(reserved) => listens = reserved.is_ok(),
                         Poll::Pending => break,
                     }
-                    if !listens || link.outgoing.send_item(Body::Chunk(self.next_chunk(index))).is_err() {
+                    if !listens || link.outgoing.send_item(self.next_message(index)).is_err() {
                         listens = false;
                         break;
                     }
@@ -150,7 +163,7 @@ impl Operation {
     }
 
     /// The buffers with the result.
-    pub(crate) fn finish(self) -> Vec<Buffer> {
+    pub(crate) fn finish(self) -> Result<Vec<Buffer>> {
         self.work.finish()
     }
 
@@ -188,29 +201,26 @@ impl Operation {
         Cause::of(rank, message).help("all ranks must make the same number of updates: look at that rank's own output")
     }
 
-    /// The next chunk for a peer that has one coming. The first one says what was called; then results go first: they are
-    /// what others hold memory for.
-    fn next_chunk(&mut self, index: usize) -> Chunk {
+    /// The next message for a peer that has one coming. The first one says what was called; then results go first: they
+    /// are what others hold memory for.
+    fn next_message(&mut self, index: usize) -> Bytes {
         let peer = &mut self.peers[index];
-        let mut chunk = Chunk { call: Some(self.called.call), ..Chunk::default() };
         if peer.begun
-            && let Some((offset, payload)) = peer.results.pop_front()
+            && let Some(result) = peer.results.pop_front()
         {
-            chunk.set_phase(Phase::Result);
-            chunk.last = offset + payload.len() == self.work.contribution(self.called.rank).end;
-            (chunk.offset, chunk.payload) = (offset as u64, payload);
-        } else if let Some(rest) = peer.to_send.take() {
-            let end = rest.end.min(rest.start + CHUNK);
-            chunk.set_phase(Phase::Contribution);
-            chunk.last = end == rest.end;
-            (chunk.offset, chunk.payload) = (rest.start as u64, self.work.read(rest.start..end));
-            if !peer.begun {
-                (chunk.element_types, chunk.lengths) = (self.called.element_types.clone(), self.called.lengths.clone());
-            }
-            peer.begun = true;
-            peer.to_send = (!chunk.last).then_some(end..rest.end);
+            self.moved.fetch_add(result.len() as u64, Ordering::Relaxed);
+            return result;
         }
-        chunk
+        let rest = peer.to_send.take().unwrap_or_default();
+        let range = rest.start..rest.end.min(rest.start + CHUNK);
+        let mut chunk = self.called.chunk(Phase::Contribution, &range, &rest);
+        if !peer.begun {
+            (chunk.element_types, chunk.lengths) = (self.called.element_types.clone(), self.called.lengths.clone());
+        }
+        peer.begun = true;
+        peer.to_send = (!chunk.last).then_some(range.end..rest.end);
+        self.moved.fetch_add(range.len() as u64, Ordering::Relaxed);
+        framed_chunk(&chunk, range.len(), |copy| self.work.read(range, copy))
     }
 
     /// Takes a chunk from a peer.
@@ -235,6 +245,7 @@ impl Operation {
         if chunk.offset != start as u64 || end != range.end.min(start + CHUNK) || chunk.last != (end == range.end) {
             return Err(misfit(peer.rank, "a range"));
         }
+        self.moved.fetch_add(chunk.payload.len() as u64, Ordering::Relaxed);
         *arrival = if chunk.last { Arrival::Whole } else { Arrival::Until(Some(end)) };
         match chunk.phase() {
             Phase::Contribution => self.work.contributed(peer.rank, start, chunk.payload),
@@ -246,16 +257,17 @@ impl Operation {
     /// Folds what all ranks have contributed to, and queues it for all peers.
     fn fold(&mut self) -> bool {
         let has_results = self.work.has_results();
-        // Where every rank folds everything, what was not sent yet must stay as it is.
-        if !has_results && self.peers.iter().any(Peer::has_outgoing) {
+        if self.work.folds_what_it_sends() && self.peers.iter().any(Peer::has_outgoing) {
             return false;
         }
         let mut progress = false;
         while let Some(range) = self.work.fold_next() {
             progress = true;
             if has_results {
-                let folded = self.work.read(range.clone());
-                self.peers.iter_mut().for_each(|peer| peer.results.push_back((range.start, folded.clone())));
+                let whole = self.work.contribution(self.called.rank);
+                let chunk = self.called.chunk(Phase::Result, &range, &whole);
+                let folded = framed_chunk(&chunk, range.len(), |copy| self.work.read(range, copy));
+                self.peers.iter_mut().for_each(|peer| peer.results.push_back(folded.clone()));
             }
         }
         progress

@@ -52,6 +52,11 @@ impl Progress {
         self.own.load(Relaxed)
     }
 
+    /// A number that grows as long as data moves between any two ranks.
+    pub(crate) fn of_all(&self) -> u64 {
+        self.peers.iter().map(|peer| peer.moved.load(Relaxed)).sum()
+    }
+
     /// Takes the report of another rank.
     pub(crate) fn reported(&self, rank: u32, progress: u64) {
         let peer = &self.peers[rank as usize];

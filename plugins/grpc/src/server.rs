@@ -19,9 +19,8 @@ use crate::job::Job;
 use crate::mesh::{ExchangeService, SessionWatch};
 use crate::rendezvous::coordinator::RendezvousService;
 use crate::transport;
-use crate::wire::collectives_server::CollectivesServer;
 use crate::wire::rendezvous_server::RendezvousServer;
-use crate::wire::{MAX_JOIN, MAX_MESSAGE, PROTOCOL};
+use crate::wire::{MAX_JOIN, PROTOCOL};
 
 /// Connections that have not passed the handshake yet. When one more comes, the oldest is closed: a rank passes within
 /// milliseconds, so strangers cannot keep it out by staying.
@@ -43,9 +42,8 @@ impl Server {
         rendezvous: Option<RendezvousService>,
     ) -> Self {
         let (stop, stopped) = oneshot::channel();
-        let collectives = CollectivesServer::new(exchange).max_decoding_message_size(MAX_MESSAGE);
         let rendezvous = rendezvous.map(|service| RendezvousServer::new(service).max_decoding_message_size(MAX_JOIN));
-        let router = transport::server().add_service(collectives).add_optional_service(rendezvous);
+        let router = transport::server().add_service(exchange).add_optional_service(rendezvous);
         let connections = accept(listener, Arc::clone(job), session);
         let task = tokio::spawn(async move {
             let stopped = async { drop(stopped.await) };

@@ -3,16 +3,15 @@
 //! It comes from the environment or from a file, never from the configuration itself, and only a key derived from it is
 //! kept. Nothing here prints it.
 
-use std::env;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 
 use hmac::{Hmac, KeyInit};
-use mdt_plugin_api::{Error, Result};
+use mdt_plugin_api::{Bootstrap, Error, Result};
 use sha2::Sha256;
 
-/// The variable that holds the token.
+/// The variable that the host has it from.
 const VARIABLE: &str = "MDT_JOB_TOKEN";
 
 /// The fewest characters that hold 128 random bits, when they are hexadecimal digits.
@@ -31,14 +30,14 @@ const MAKE_ONE: &str = "make one with `export MDT_JOB_TOKEN=$(openssl rand -hex 
 pub(crate) struct Token(Hmac<Sha256>);
 
 impl Token {
-    /// The token in `file`, else in `MDT_JOB_TOKEN`.
+    /// The token in `file`, else the one that the host was given.
     ///
     /// # Errors
     /// There is none, it is too short, or others can read the file.
-    pub(crate) fn load(file: Option<&str>) -> Result<Self> {
-        let (text, place) = match (file, env::var_os(VARIABLE).filter(|value| !value.is_empty())) {
+    pub(crate) fn load(file: Option<&str>, bootstrap: &Bootstrap) -> Result<Self> {
+        let (text, place) = match (file, bootstrap.values.get("token")) {
             (Some(path), _) => (read(path)?, "comm.token_file"),
-            (None, Some(value)) => (value.into_encoded_bytes(), VARIABLE),
+            (None, Some(token)) => (token.clone().into_bytes(), VARIABLE),
             (None, None) => {
                 let message = "the ranks of a job need a job token, and this rank has none";
                 return Err(Error::config(message).with("key", "comm.token_file").help(MAKE_ONE));

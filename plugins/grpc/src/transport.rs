@@ -24,8 +24,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// Never, because a ping and its answer wait behind data: `progress` finds out which connections are dead.
 const PING_TIMEOUT: Duration = Duration::from_secs(86400);
 
-/// The largest DATA frame; the default of 16 KiB costs a third of the bandwidth.
-const FRAME: u32 = 256 << 10;
+/// The largest DATA frame: a whole chunk fits, so that it is not put together from pieces.
+const FRAME: u32 = 512 << 10;
 /// What may be under way on a stream and on a connection: several chunks.
 const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;

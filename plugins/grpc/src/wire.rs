@@ -7,13 +7,13 @@ use prost::Message;
 tonic::include_proto!("mdt.collectives.v1");
 
 /// The version of the contract: the handshake's and that of all messages.
-pub(crate) const PROTOCOL: u8 = 3;
+pub(crate) const PROTOCOL: u8 = 4;
 
 /// Payload of one chunk.
-pub(crate) const CHUNK: usize = 1 << 20;
+pub(crate) const CHUNK: usize = 256 << 10;
 
-/// The largest message between ranks: a chunk and what describes it.
-pub(crate) const MAX_MESSAGE: usize = 2 * CHUNK;
+/// The largest message between ranks: a chunk and what describes it, such as the lengths of many buffers.
+pub(crate) const MAX_MESSAGE: usize = 2 << 20;
 
 /// The largest request to join: a job's identity, which is its configuration, and what belongs to it.
 pub(crate) const MAX_JOIN: usize = 4 << 20;
@@ -28,13 +28,7 @@ impl From<envelope::Body> for Envelope {
 }
 
 impl Chunk {
-    /// The same with its checksum.
-    pub(crate) fn sealed(mut self) -> Self {
-        self.checksum = self.checksum();
-        self
-    }
-
-    /// Whether it has arrived as it was sealed.
+    /// Whether it has arrived as it was sent.
     pub(crate) fn is_intact(&self) -> bool {
         self.checksum == self.checksum()
     }
@@ -56,9 +50,9 @@ mod tests {
     fn a_chunk_with_a_flipped_bit_is_not_intact() {
         let call = Some(Call { session: 7, sequence: 300, root: 5, ..Call::default() });
         let payload = bytes::Bytes::from_static(b"payload");
-        let (element_types, lengths) = (vec![ElementType::Bytes.into()], vec![7]);
-        let chunk =
-            Chunk { call, offset: 64, last: true, payload, element_types, lengths, ..Chunk::default() }.sealed();
+        let (element_types, lengths) = (vec![2], vec![7]);
+        let mut chunk = Chunk { call, offset: 64, last: true, payload, element_types, lengths, ..Chunk::default() };
+        chunk.checksum = chunk.checksum();
         assert!(chunk.is_intact());
         let encoded = chunk.encode_to_vec();
         for bit in 0..8 * encoded.len() {

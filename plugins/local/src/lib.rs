@@ -14,6 +14,9 @@ mdt_plugin_api::config! {
 /// The backend `local`.
 pub struct Local;
 
+/// Element types that are reduced.
+const REDUCED: [Dtype; 3] = [Dtype::F32, Dtype::F64, Dtype::U64];
+
 impl Component for Local {
     type Config = Config;
 
@@ -23,8 +26,8 @@ impl Component for Local {
 }
 
 impl CommBackend for Local {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { dtypes: vec![Dtype::F32, Dtype::F64], max_world_size: 1, deterministic: true, abort: true }
+    fn capabilities(&self) -> Result<Capabilities> {
+        Ok(Capabilities { dtypes: REDUCED.to_vec(), max_world_size: 1, deterministic: true })
     }
 
     /// # Errors
@@ -59,8 +62,8 @@ impl Communicator for OneProcess {
     }
 
     fn all_reduce(&self, buffers: Vec<Buffer>, _op: ReduceOp) -> Result<Box<dyn Work>> {
-        if buffers.iter().any(|buffer| matches!(buffer, Buffer::Bytes(_))) {
-            return Err(Error::plugin("bytes cannot be reduced, only broadcast and gathered"));
+        if let Some(other) = buffers.iter().find(|buffer| !REDUCED.contains(&buffer.dtype())) {
+            return Err(Error::plugin(format!("{} cannot be reduced, only broadcast and gathered", other.dtype())));
         }
         finished(buffers)
     }
@@ -80,8 +83,18 @@ impl Communicator for OneProcess {
         finished(Vec::new())
     }
 
+    fn as_reduce_scatter(&self) -> Option<&dyn ReduceScatter> {
+        Some(self)
+    }
+
     /// No collective is ever running.
     fn abort(&self, _reason: &str) {}
+}
+
+impl ReduceScatter for OneProcess {
+    fn reduce_scatter(&self, buffer: Buffer, op: ReduceOp) -> Result<Box<dyn Work>> {
+        self.all_reduce(vec![buffer], op)
+    }
 }
 
 fn finished(buffers: Vec<Buffer>) -> Result<Box<dyn Work>> {

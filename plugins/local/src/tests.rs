@@ -16,9 +16,7 @@ fn communicator() -> Box<dyn Communicator> {
 
 /// The buffers of a collective that must be done already.
 fn done(work: Result<Box<dyn Work>>) -> Vec<Buffer> {
-    let mut work = work.unwrap();
-    assert!(work.poll());
-    match work.wait(Duration::ZERO).unwrap() {
+    match work.unwrap().wait(Duration::ZERO).unwrap() {
         Outcome::Done(buffers) => buffers,
         Outcome::TimedOut => panic!("not done at once"),
     }
@@ -29,12 +27,14 @@ fn collectives_of_one_rank_are_done_at_once_and_give_back_what_they_got() {
     let communicator = communicator();
     assert_eq!((communicator.rank(), communicator.world_size()), (0, 1));
 
-    let buffers = || vec![Buffer::F32(vec![1.5, -0.0]), Buffer::F64(vec![f64::MAX]), Buffer::U64(vec![u64::MAX])];
+    let buffers = || vec![vec![1.5f32, -0.0].into(), vec![f64::MAX].into(), Buffer::from(vec![u64::MAX])];
     for op in [ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min] {
         assert_eq!(done(communicator.all_reduce(buffers(), op)), buffers());
     }
     assert_eq!(done(communicator.broadcast(buffers(), 0)), buffers());
-    assert_eq!(done(communicator.all_gather(Buffer::Bytes(vec![7]))), [Buffer::Bytes(vec![7])]);
+    assert_eq!(done(communicator.all_gather(vec![7u8].into())), [vec![7u8].into()]);
+    let able = communicator.as_reduce_scatter().unwrap();
+    assert_eq!(done(able.reduce_scatter(vec![1.5f32].into(), ReduceOp::Sum)), [vec![1.5f32].into()]);
     assert_eq!(done(communicator.barrier()), []);
 }
 
@@ -42,8 +42,12 @@ fn collectives_of_one_rank_are_done_at_once_and_give_back_what_they_got() {
 fn gradients_are_given_back_without_a_copy() {
     let gradients = vec![1.0f32; 1000];
     let address = gradients.as_ptr();
-    let reduced = done(communicator().all_reduce(vec![Buffer::F32(gradients)], ReduceOp::Sum));
-    assert!(matches!(&reduced[..], [Buffer::F32(gradients)] if gradients.as_ptr() == address));
+    let region = Region::of(gradients);
+    let reduced = done(communicator().all_reduce(vec![region.buffer::<f32>(0..1000).unwrap()], ReduceOp::Sum));
+    assert_eq!(reduced[0].as_slice::<f32>().unwrap().as_ptr(), address);
+    drop(reduced);
+    let gradients = region.into_vec::<f32>().unwrap();
+    assert_eq!(gradients.as_ptr(), address);
 }
 
 #[test]
@@ -61,6 +65,6 @@ fn more_than_one_process_is_refused_with_advice() {
 fn what_would_be_wrong_among_many_ranks_is_wrong_alone_too() {
     let error = communicator().broadcast(Vec::new(), 1).err().unwrap();
     assert_eq!(error.message(), "the root of a broadcast among 1 rank must be 0, not 1");
-    let error = communicator().all_reduce(vec![Buffer::Bytes(vec![1])], ReduceOp::Sum).err().unwrap();
-    assert_eq!(error.message(), "bytes cannot be reduced, only broadcast and gathered");
+    let error = communicator().all_reduce(vec![vec![1u8].into()], ReduceOp::Sum).err().unwrap();
+    assert_eq!(error.message(), "uint8 cannot be reduced, only broadcast and gathered");
 }

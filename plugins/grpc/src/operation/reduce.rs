@@ -1,11 +1,11 @@
-//! `all_reduce`: small payloads go to every rank, which folds them itself; of large ones every rank folds a slice and
+//! `reduce_scatter`: every rank folds its part. `all_reduce`: small payloads go to every rank, which folds them itself; of large ones every rank folds a slice and
 //! sends it to the others. Either way an element is folded by the same tree, so the bits are the same on all ranks.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use bytes::Bytes;
-use mdt_plugin_api::{Buffer, ReduceOp};
+use bytes::{Bytes, BytesMut};
+use mdt_plugin_api::{Buffer, ReduceOp, Result};
 
 use super::Work;
 use crate::flat::Flat;
@@ -17,12 +17,15 @@ const SMALL: usize = 64 << 10;
 /// Slices begin at multiples of this, a cache line.
 const ALIGNMENT: usize = 64;
 
-/// An `all_reduce` in progress.
+/// A reduction in progress.
 pub(super) struct Reduce {
     rank: u32,
-    world_size: u32,
     flat: Flat,
     op: ReduceOp,
+    /// Bytes of each rank's slice; none where every rank folds everything.
+    slice: Option<usize>,
+    /// Whether what ranks have folded is sent to the others.
+    shares: bool,
     /// Chunks of this rank's slice that came from each rank and are not folded yet.
     waiting: Vec<VecDeque<Bytes>>,
     /// The part of this rank's slice that is not folded yet; none when all is.
@@ -30,9 +33,23 @@ pub(super) struct Reduce {
 }
 
 impl Reduce {
-    pub(super) fn new(rank: u32, world_size: u32, buffers: Vec<Buffer>, op: ReduceOp) -> Self {
+    /// An `all_reduce`.
+    pub(super) fn all(rank: u32, world_size: u32, buffers: Vec<Buffer>, op: ReduceOp) -> Self {
+        let flat = Flat::new(buffers);
+        let slice = flat.len().div_ceil(world_size as usize).next_multiple_of(ALIGNMENT);
+        let shares = flat.len() > SMALL;
+        Self::new(rank, world_size, flat, op, shares.then_some(slice), shares)
+    }
+
+    /// A `reduce_scatter` of a buffer whose elements can be divided by the number of ranks.
+    pub(super) fn scatter(rank: u32, world_size: u32, buffers: Vec<Buffer>, op: ReduceOp) -> Self {
+        let bytes: usize = buffers.iter().map(|buffer| buffer.bytes().len()).sum();
+        Self::new(rank, world_size, Flat::new(buffers), op, Some(bytes / world_size as usize), false)
+    }
+
+    fn new(rank: u32, world_size: u32, flat: Flat, op: ReduceOp, slice: Option<usize>, shares: bool) -> Self {
         let waiting = vec![VecDeque::new(); world_size as usize];
-        let mut reduce = Self { rank, world_size, flat: Flat::new(buffers), op, waiting, to_fold: None };
+        let mut reduce = Self { rank, flat, op, slice, shares, waiting, to_fold: None };
         reduce.to_fold = Some(reduce.contribution(rank));
         reduce
     }
@@ -40,15 +57,16 @@ impl Reduce {
 
 impl Work for Reduce {
     fn has_results(&self) -> bool {
-        self.flat.len() > SMALL
+        self.shares
+    }
+
+    fn folds_what_it_sends(&self) -> bool {
+        self.slice.is_none()
     }
 
     fn contribution(&self, rank: u32) -> Range<usize> {
         let length = self.flat.len();
-        if !self.has_results() {
-            return 0..length;
-        }
-        let slice = length.div_ceil(self.world_size as usize).next_multiple_of(ALIGNMENT);
+        let Some(slice) = self.slice else { return 0..length };
         let start = (rank as usize * slice).min(length);
         start..(start + slice).min(length)
     }
@@ -83,11 +101,11 @@ impl Work for Reduce {
         self.flat.write(start, payload);
     }
 
-    fn read(&self, range: Range<usize>) -> Bytes {
-        self.flat.read(range)
+    fn read(&self, range: Range<usize>, copy: &mut BytesMut) {
+        self.flat.read(range, copy);
     }
 
-    fn finish(self: Box<Self>) -> Vec<Buffer> {
-        self.flat.into_buffers()
+    fn finish(self: Box<Self>) -> Result<Vec<Buffer>> {
+        Ok(self.flat.into_buffers())
     }
 }

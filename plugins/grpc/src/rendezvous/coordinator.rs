@@ -216,7 +216,7 @@ impl Rendezvous for RendezvousService {
     type JoinStream = ReceiverStream<Result<JoinReply, Status>>;
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<Self::JoinStream>, Status> {
-        let rank = Proved::rank_of(&request)?;
+        let rank = Proved::rank_of(request.extensions())?;
         let coordinator = Arc::clone(&self.0);
         let (replies, stream) = mpsc::channel(1);
         match coordinator.admit(rank, request.into_inner()) {

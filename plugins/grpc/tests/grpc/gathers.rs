@@ -11,7 +11,11 @@ use crate::setup::{done, job, run};
 #[test]
 fn every_rank_gets_the_buffers_of_any_root() {
     let buffers = |rank: u32| {
-        vec![Buffer::F32(vec![rank as f32; 700_000]), Buffer::U64(vec![u64::from(rank)]), Buffer::F64(Vec::new())]
+        vec![
+            Buffer::from(vec![rank as f32; 700_000]),
+            Buffer::from(vec![u64::from(rank)]),
+            Buffer::from(Vec::<f64>::new()),
+        ]
     };
     for root in 0..3 {
         let results = run(&job(3), |communicator| done(communicator.broadcast(buffers(communicator.rank()), root)));
@@ -20,21 +24,32 @@ fn every_rank_gets_the_buffers_of_any_root() {
 }
 
 #[test]
-fn ranks_need_not_know_how_many_bytes_the_root_broadcasts() {
-    let results = run(&job(3), |communicator| {
-        let text = if communicator.rank() == 1 { b"three words here".to_vec() } else { Vec::new() };
-        done(communicator.broadcast(vec![Buffer::Bytes(text), Buffer::U64(vec![0])], 1))
+fn results_lie_in_the_memory_that_was_given() {
+    run(&job(2), |communicator| {
+        let region = Region::of(vec![communicator.rank() as f32 + 1.0; 300_000]);
+        let at = |start| region.buffer::<f32>(start..start + 100_000).unwrap();
+        let address = |buffer: &Buffer| buffer.bytes().as_ptr();
+        let (first, second) = (at(0), at(200_000));
+        let places = [address(&first), address(&second)];
+        let sums = communicator.all_reduce(vec![first], ReduceOp::Sum);
+        let root = communicator.broadcast(vec![second], 0);
+        assert!(region.buffer::<f32>(99_999..100_001).is_err(), "the collective has it");
+        let results = [done(root).remove(0), done(sums).remove(0)];
+        assert_eq!([address(&results[1]), address(&results[0])], places);
+        drop(results);
+        let values = region.into_vec::<f32>().unwrap();
+        let own = communicator.rank() as f32 + 1.0;
+        assert_eq!([values[0], values[99_999], values[100_000], values[200_000]], [3.0, 3.0, own, 1.0]);
     });
-    assert_eq!(results, vec![vec![Buffer::Bytes(b"three words here".to_vec()), Buffer::U64(vec![0])]; 3]);
 }
 
 #[test]
 fn buffers_of_different_lengths_are_gathered_in_order_of_ranks() {
-    let bytes = |rank: u32| Buffer::Bytes(vec![rank as u8; [5, 0, 3_000_001, 1][rank as usize]]);
+    let bytes = |rank: u32| Buffer::from(vec![rank as u8; [5, 0, 3_000_001, 1][rank as usize]]);
     let results = run(&job(4), |communicator| done(communicator.all_gather(bytes(communicator.rank()))));
     assert_eq!(results, vec![(0..4).map(bytes).collect::<Vec<_>>(); 4]);
 
-    let numbers = |rank: u32| Buffer::F32(vec![rank as f32; rank as usize]);
+    let numbers = |rank: u32| Buffer::from(vec![rank as f32; rank as usize]);
     let results = run(&job(2), |communicator| done(communicator.all_gather(numbers(communicator.rank()))));
     assert_eq!(results, vec![(0..2).map(numbers).collect::<Vec<_>>(); 2]);
 }
@@ -57,8 +72,8 @@ fn a_rank_that_leaves_at_once_leaves_nobody_without_the_last_result() {
         let sums = run(&job(3), |communicator| {
             // Rank 0 closes its communicator while the others still wait for what it sent.
             thread::sleep(Duration::from_millis(10) * communicator.rank());
-            done(communicator.all_reduce(vec![Buffer::F32(vec![1.0; 500_000])], ReduceOp::Sum))
+            done(communicator.all_reduce(vec![Buffer::from(vec![1.0f32; 500_000])], ReduceOp::Sum))
         });
-        assert_eq!(sums, vec![vec![Buffer::F32(vec![3.0; 500_000])]; 3]);
+        assert_eq!(sums, vec![vec![Buffer::from(vec![3.0f32; 500_000])]; 3]);
     }
 }

@@ -24,10 +24,10 @@ fn assert_all(messages: &[String], expected: [&str; 2]) {
 
 #[test]
 fn ranks_that_call_different_collectives_are_all_told_what_each_called() {
-    let messages = mismatch(|c| c.all_reduce(vec![Buffer::F32(vec![0.0; 8])], ReduceOp::Sum), |c| c.barrier());
+    let messages = mismatch(|c| c.all_reduce(vec![Buffer::from(vec![0.0f32; 8])], ReduceOp::Sum), |c| c.barrier());
     assert_all(&messages, ["all_reduce(sum) of float32 × 8", "rank 1 called barrier"]);
 
-    let broadcast = |root| move |c: &dyn Communicator| c.broadcast(vec![Buffer::U64(vec![0])], root);
+    let broadcast = |root| move |c: &dyn Communicator| c.broadcast(vec![Buffer::from(vec![0u64])], root);
     let messages = mismatch(broadcast(0), broadcast(2));
     assert_all(&messages, ["broadcast from rank 0 of uint64 × 1", "rank 1 called broadcast from rank 2 of uint64 × 1"]);
 }
@@ -35,12 +35,12 @@ fn ranks_that_call_different_collectives_are_all_told_what_each_called() {
 #[test]
 fn other_lengths_types_and_reductions_are_errors_on_all_ranks() {
     let reduce = |buffer: Buffer, op| move |c: &dyn Communicator| c.all_reduce(vec![buffer.clone()], op);
-    let floats = |length| Buffer::F32(vec![1.0; length]);
+    let floats = |length| Buffer::from(vec![1.0f32; length]);
     for length in [9, 900_000] {
         let messages = mismatch(reduce(floats(8), ReduceOp::Sum), reduce(floats(length), ReduceOp::Sum));
         assert_all(&messages, ["float32 × 8", &format!("rank 1 called all_reduce(sum) of float32 × {length}")]);
     }
-    let doubles = Buffer::F64(vec![1.0; 4]);
+    let doubles = Buffer::from(vec![1.0f64; 4]);
     let messages = mismatch(reduce(floats(8), ReduceOp::Sum), reduce(doubles, ReduceOp::Sum));
     assert_all(&messages, ["float32 × 8", "rank 1 called all_reduce(sum) of float64 × 4"]);
 
@@ -52,7 +52,7 @@ fn other_lengths_types_and_reductions_are_errors_on_all_ranks() {
 fn among_many_buffers_the_first_that_differs_is_named() {
     let reduce = |lengths: [usize; 3]| {
         move |c: &dyn Communicator| {
-            c.all_reduce(lengths.iter().map(|&length| Buffer::F32(vec![0.0; length])).collect(), ReduceOp::Sum)
+            c.all_reduce(lengths.iter().map(|&length| Buffer::from(vec![0.0f32; length])).collect(), ReduceOp::Sum)
         }
     };
     let messages = mismatch(reduce([5, 6, 7]), reduce([5, 7, 6]));
@@ -62,12 +62,12 @@ fn among_many_buffers_the_first_that_differs_is_named() {
 #[test]
 fn what_is_wrong_on_one_rank_alone_is_said_at_once() {
     let messages = run(&job(2), |communicator| {
-        let bytes = communicator.all_reduce(vec![Buffer::Bytes(vec![1])], ReduceOp::Sum).err().unwrap();
+        let bytes = communicator.all_reduce(vec![Buffer::from(vec![1u8])], ReduceOp::Sum).err().unwrap();
         let root = communicator.broadcast(Vec::new(), 2).err().unwrap();
         (bytes.message().to_owned(), root.message().to_owned())
     });
     for (bytes, root) in messages {
-        assert_eq!(bytes, "bytes cannot be reduced, only broadcast and gathered");
+        assert_eq!(bytes, "uint8 cannot be reduced, only broadcast and gathered");
         assert_eq!(root, "the root of a broadcast among 2 ranks must be 0 to 1, not 2");
     }
 }

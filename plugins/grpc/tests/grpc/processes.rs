@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use mdt_grpc::Config;
 use mdt_plugin_api::prelude::*;
 
-use crate::setup::{TOKEN, backend, blame, finish, job};
+use crate::setup::{TOKEN, backend, blame, finish, job, port, with};
 
 /// Says which rank a process is, of how many, at which port, and what it does once all are connected.
 const ROLE: &str = "MDT_GRPC_TEST_ROLE";
@@ -41,12 +41,11 @@ impl Rank {
         ranks
     }
 
-    /// Starts one rank of a job, which has the job token in its environment.
+    /// Starts one rank of a job.
     pub fn of(job: &Bootstrap, rank: u32, role: Role) -> Self {
         let mut process = Command::new(env::current_exe().unwrap())
             .args(["--exact", "processes::a_rank_in_a_process_of_its_own", "--ignored", "--nocapture"])
-            .env(ROLE, format!("{rank} {} {} {role:?}", job.world_size, job.port))
-            .env("MDT_JOB_TOKEN", TOKEN)
+            .env(ROLE, format!("{rank} {} {} {role:?}", job.world_size, port(job)))
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -103,7 +102,8 @@ fn a_rank_in_a_process_of_its_own() {
     let Ok(role) = env::var(ROLE) else { return };
     let words: Vec<&str> = role.split(' ').collect();
     let number = |index: usize| words[index].parse().unwrap();
-    let bootstrap = Bootstrap { rank: number(0), world_size: number(1), port: number(2) as u16, ..job(1) };
+    let bootstrap =
+        Bootstrap { rank: number(0), world_size: number(1), ..with(&with(&job(1), "token", TOKEN), "port", number(2)) };
     let communicator = match backend(Config::default()).unwrap().open(&bootstrap) {
         Ok(communicator) => communicator,
         Err(error) => {
@@ -111,7 +111,7 @@ fn a_rank_in_a_process_of_its_own() {
             return println!("{MARK}{rank:?} {message}");
         }
     };
-    let reduce = || finish(communicator.all_reduce(vec![Buffer::F32(vec![1.0; 1 << 20])], ReduceOp::Sum));
+    let reduce = || finish(communicator.all_reduce(vec![vec![1.0f32; 1 << 20].into()], ReduceOp::Sum));
     reduce().unwrap();
     println!("{MARK}connected");
     if words[3] == "Computes" {

@@ -11,7 +11,9 @@ use mdt_plugin_api::prelude::*;
 
 use crate::processes::{Rank, Role};
 use crate::relay::{HANDSHAKE, Relay};
-use crate::setup::{Host, LONG, backend, backend_of, blame, config, done, job, open_all, run, run_with};
+use crate::setup::{
+    Host, LONG, backend, backend_of, blame, config, done, job, open_all, place, port, run, run_with, with,
+};
 
 fn patient(seconds: f64) -> Config {
     Config { connect_timeout_s: seconds, ..config() }
@@ -32,21 +34,21 @@ fn ranks_meet_in_whatever_order_they_start() {
             scope.spawn(move || {
                 std::thread::sleep(Duration::from_millis(delay));
                 let communicator = backend(config()).unwrap().open(&bootstrap).unwrap();
-                done(communicator.all_reduce(vec![Buffer::U64(vec![1])], ReduceOp::Sum))
+                done(communicator.all_reduce(vec![Buffer::from(vec![1u64])], ReduceOp::Sum))
             })
         };
         let ranks = [start(2, 0), start(0, 300), start(1, 500)];
         ranks.map(|rank| rank.join().unwrap())
     });
-    assert_eq!(sums, [const { [Buffer::U64(Vec::new())] }; 3].map(|_| vec![Buffer::U64(vec![3])]));
+    assert_eq!(sums, [(); 3].map(|()| vec![Buffer::from(vec![3u64])]));
 }
 
 #[test]
 fn another_configuration_is_refused_everywhere_with_the_keys_that_differ() {
     let mut ranks: Vec<_> = (0..3).map(|rank| Bootstrap { rank, ..job(3) }).collect();
-    let port = ranks[0].port;
+    let port = port(&ranks[0]);
     for rank in &mut ranks {
-        rank.port = port;
+        *rank = with(rank, "port", port);
         rank.job = r#"{"optimizer.learning_rate":0.1,"seed":0,"trainer.batch_size":4}"#.into();
     }
     ranks[2].job = r#"{"optimizer.learning_rate":0.2,"seed":0,"trainer.batch_size":8}"#.into();
@@ -89,7 +91,7 @@ fn ranks_that_never_come_are_named_by_all_that_have() {
 fn a_missing_rank_0_is_named_with_its_address() {
     let bootstrap = Bootstrap { rank: 1, ..job(2) };
     let (message, rank) = blame(&backend(patient(0.5)).unwrap().open(&bootstrap).err().unwrap());
-    let expected = format!("rank 0 was not reached at 127.0.0.1:{} within 0.5 s", bootstrap.port);
+    let expected = format!("rank 0 was not reached at 127.0.0.1:{} within 0.5 s", port(&bootstrap));
     assert!(message.starts_with(&expected), "{message}");
     assert_eq!(rank, Some(0));
 }
@@ -97,16 +99,16 @@ fn a_missing_rank_0_is_named_with_its_address() {
 #[test]
 fn a_port_that_is_taken_is_named_with_what_to_do() {
     let job = job(2);
-    let _taken = TcpListener::bind((job.address.as_str(), job.port)).unwrap();
+    let _taken = TcpListener::bind(place(&job)).unwrap();
     let error = backend(config()).unwrap().open(&job).err().unwrap();
     assert_eq!(error.code(), ErrorCode::Config);
-    assert_eq!(error.message(), format!("port {} of 127.0.0.1 is taken by another process", job.port));
+    assert_eq!(error.message(), format!("port {} of 127.0.0.1 is taken by another process", port(&job)));
     assert!(error.context().iter().any(|(key, advice)| key == "help" && advice.contains("choose another comm.port")));
 }
 
 #[test]
 fn addresses_that_other_machines_reach_are_refused_unless_accepted() {
-    let all_interfaces = |rank| Bootstrap { rank, address: "0.0.0.0".into(), ..job(2) };
+    let all_interfaces = |rank| Bootstrap { rank, ..with(&job(2), "address", "0.0.0.0") };
     for rank in 0..2 {
         let error = backend(config()).unwrap().open(&all_interfaces(rank)).err().unwrap();
         assert_eq!(error.code(), ErrorCode::Config);
@@ -116,16 +118,16 @@ fn addresses_that_other_machines_reach_are_refused_unless_accepted() {
 
     let accepted = Config { insecure: true, ..patient(10.0) };
     let first = all_interfaces(0);
-    let second = Bootstrap { rank: 1, address: "127.0.0.1".into(), ..first.clone() };
+    let second = Bootstrap { rank: 1, ..with(&first, "address", "127.0.0.1") };
     let sums = open_all(&[first, second], &accepted, |communicator| {
-        done(communicator.unwrap().all_reduce(vec![Buffer::U64(vec![1])], ReduceOp::Sum))
+        done(communicator.unwrap().all_reduce(vec![Buffer::from(vec![1u64])], ReduceOp::Sum))
     });
-    assert_eq!(sums, [[Buffer::U64(vec![2])], [Buffer::U64(vec![2])]]);
+    assert_eq!(sums, [[Buffer::from(vec![2u64])], [Buffer::from(vec![2u64])]]);
 }
 
 #[test]
 fn a_name_that_no_machine_has_is_a_configuration_error() {
-    let bootstrap = Bootstrap { address: "no-such-machine.invalid".into(), ..job(2) };
+    let bootstrap = with(&job(2), "address", "no-such-machine.invalid");
     let error = backend(config()).unwrap().open(&bootstrap).err().unwrap();
     assert_eq!(error.code(), ErrorCode::Config);
     assert!(error.message().contains("no-such-machine.invalid"), "{error}");
@@ -189,8 +191,8 @@ fn a_rank_that_dies_while_ranks_meet_is_named_by_the_others_within_a_second() {
 fn a_stream_that_breaks_before_it_is_open_on_both_sides_is_opened_again() {
     let job = job(2);
     // Cut when rank 1 has asked for the stream of collectives, its second request, and has read no answer.
-    let relay = Relay::start(job.port, |bytes| requests(bytes) == 2);
-    let one = Bootstrap { rank: 1, port: relay.port, ..job.clone() };
+    let relay = Relay::start(port(&job), |bytes| requests(bytes) == 2);
+    let one = Bootstrap { rank: 1, ..with(&job, "port", relay.port) };
     let results = open_all(&[job, one], &patient(10.0), |communicator| done(communicator.unwrap().barrier()));
     assert_eq!(results, [const { Vec::<Buffer>::new() }; 2]);
     assert_eq!(relay.connections(), 2);
@@ -216,7 +218,7 @@ fn the_name_of_this_machine_is_refused_where_others_could_not_reach_it() {
     if known.is_empty() || known.iter().any(|address| !address.ip().is_loopback()) {
         return; // this machine knows itself by an address of its network, or not at all
     }
-    let error = backend(patient(1.0)).unwrap().open(&Bootstrap { address: name, ..job(2) }).err().unwrap();
+    let error = backend(patient(1.0)).unwrap().open(&with(&job(2), "address", name)).err().unwrap();
     assert_eq!(error.code(), ErrorCode::Config);
     assert!(error.message().contains("which this machine knows as 127."), "{error}");
 }
@@ -230,8 +232,8 @@ fn ranks_meet_at_ipv6_addresses_with_a_scope() {
         Some(format!("{}%{}", Ipv6Addr::from_bits(number), fields[5]))
     });
     for address in ["::1%1".to_owned()].into_iter().chain(link_local) {
-        let job = Bootstrap { address, ..job(3) };
-        if TcpListener::bind((job.address.as_str(), 0)).is_err() {
+        let job = with(&job(3), "address", address);
+        if TcpListener::bind((place(&job).0, 0)).is_err() {
             continue; // IPv6 is off
         }
         let limits = Config { insecure: true, ..patient(5.0) };
@@ -257,7 +259,7 @@ fn strangers_at_the_port_disturb_nobody() {
             scope.spawn(move || done(backend(patient(10.0)).unwrap().open(&bootstrap).unwrap().barrier()))
         };
         let first = start(0);
-        let knock = || TcpStream::connect((job.address.as_str(), job.port));
+        let knock = || TcpStream::connect(place(&job));
         let begin = Instant::now();
         while knock().is_err() {
             assert!(begin.elapsed() < LONG);

@@ -67,7 +67,25 @@ pub fn backend_of(host: Arc<Host>, config: Config) -> Result<Grpc> {
 
 /// A job of this many ranks that meets at a free port.
 pub fn job(world_size: u32) -> Bootstrap {
-    Bootstrap { rank: 0, world_size, address: "127.0.0.1".into(), port: free_port(), job: r#"{"seed":0}"#.into() }
+    let job = Bootstrap { world_size, identity: r#"{"seed":0}"#.into(), ..Bootstrap::default() };
+    with(&with(&job, "address", "127.0.0.1"), "port", free_port())
+}
+
+/// The job with one of its values.
+pub fn with(job: &Bootstrap, name: &str, value: impl ToString) -> Bootstrap {
+    let mut job = job.clone();
+    job.values.insert(name.to_owned(), value.to_string());
+    job
+}
+
+/// Where the ranks of a job meet.
+pub fn place(job: &Bootstrap) -> (&str, u16) {
+    (job.value("address").unwrap(), port(job))
+}
+
+/// The port where the ranks of a job meet.
+pub fn port(job: &Bootstrap) -> u16 {
+    job.value("port").unwrap().parse().unwrap()
 }
 
 /// Runs every rank of a job in a thread of its own, and gives what they came to in order of ranks.

@@ -7,7 +7,7 @@ use mdt_grpc::Config;
 use mdt_plugin_api::prelude::*;
 
 use crate::network::{Network, Relay};
-use crate::setup::{config, done, failure, finish, job, open_all};
+use crate::setup::{config, done, failure, finish, job, open_all, port, with};
 
 /// Runs ranks of which rank 1 reaches rank 0 through a relay.
 fn run_through<T: Send>(
@@ -17,9 +17,9 @@ fn run_through<T: Send>(
     rank: impl Fn(Box<dyn Communicator>, &Relay) -> T + Sync,
 ) -> Vec<T> {
     let job = job(world_size);
-    let relay = Relay::start(job.port, network);
-    let port = |rank| if rank == 1 { relay.port } else { job.port };
-    let ranks: Vec<_> = (0..world_size).map(|rank| Bootstrap { rank, port: port(rank), ..job.clone() }).collect();
+    let relay = Relay::start(port(&job), network);
+    let at = |rank| if rank == 1 { relay.port } else { port(&job) };
+    let ranks: Vec<_> = (0..world_size).map(|rank| Bootstrap { rank, ..with(&job, "port", at(rank)) }).collect();
     let config = Config { timeout_s, ..config() };
     open_all(&ranks, &config, |communicator| rank(communicator.unwrap(), &relay))
 }
@@ -30,8 +30,8 @@ fn a_transfer_takes_as_long_as_it_takes_while_data_moves() {
     let sums = run_through(2, network, 1.0, |communicator, _| {
         let begin = Instant::now();
         let value = 1.0 + communicator.rank() as f32;
-        let sum = done(communicator.all_reduce(vec![Buffer::F32(vec![value; 4 << 20])], ReduceOp::Sum));
-        (sum == [Buffer::F32(vec![3.0; 4 << 20])], begin.elapsed() > Duration::from_secs(2))
+        let sum = done(communicator.all_reduce(vec![Buffer::from(vec![value; 4 << 20])], ReduceOp::Sum));
+        (sum == [Buffer::from(vec![3.0f32; 4 << 20])], begin.elapsed() > Duration::from_secs(2))
     });
     assert_eq!(sums, [(true, true); 2], "the sum, and that it took longer than comm.timeout_s");
 }
@@ -41,8 +41,8 @@ fn a_rank_that_still_receives_is_neither_lost_nor_late_for_the_others() {
     // Only rank 0 sends, so that rank 1 answers pings seconds later. Rank 2 has everything at once and waits.
     let network = Network { bytes_per_second: Some(3 << 19), ..Network::default() };
     run_through(3, network, 2.0, |communicator, _| {
-        let received = done(communicator.broadcast(vec![Buffer::Bytes(vec![communicator.rank() as u8; 9 << 20])], 0));
-        assert!(received == [Buffer::Bytes(vec![0; 9 << 20])]);
+        let received = done(communicator.broadcast(vec![Buffer::from(vec![communicator.rank() as u8; 9 << 20])], 0));
+        assert!(received == [Buffer::from(vec![0u8; 9 << 20])]);
         let begin = Instant::now();
         done(communicator.barrier());
         if communicator.rank() == 2 {
@@ -72,10 +72,10 @@ fn a_bit_that_is_flipped_on_the_way_never_changes_a_result() {
             let network = Network { damaged_byte: Some(damaged_byte), ..Network::default() };
             scope.spawn(move || {
                 run_through(2, network, 1.0, |communicator, _| {
-                    let values = vec![Buffer::F32(vec![1.0; 1 << 19]), Buffer::F64(vec![2.0; 3])];
+                    let values = vec![Buffer::from(vec![1.0f32; 1 << 19]), Buffer::from(vec![2.0f64; 3])];
                     let outcome = finish(communicator.all_reduce(values, ReduceOp::Sum));
                     let is_right =
-                        |sum: Vec<Buffer>| sum == [Buffer::F32(vec![2.0; 1 << 19]), Buffer::F64(vec![4.0; 3])];
+                        |sum: Vec<Buffer>| sum == [Buffer::from(vec![2.0f32; 1 << 19]), Buffer::from(vec![4.0f64; 3])];
                     outcome.map(is_right).map_err(|error| error.message().to_owned())
                 })
             })

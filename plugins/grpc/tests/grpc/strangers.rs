@@ -10,11 +10,13 @@ use mdt_grpc::Config;
 use mdt_plugin_api::prelude::*;
 
 use crate::relay::{ANSWER, HANDSHAKE, Relay};
-use crate::setup::{Host, LONG, TOKEN, backend, backend_of, blame, config, done, job, open_all, token_file};
+use crate::setup::{
+    Host, LONG, TOKEN, backend, backend_of, blame, config, done, job, open_all, place, port, token_file, with,
+};
 
 /// A job with a configuration that strangers would like to know.
 fn secretive() -> Bootstrap {
-    Bootstrap { job: r#"{"model.path":"/secret/model","seed":0}"#.into(), ..job(2) }
+    Bootstrap { identity: r#"{"model.path":"/secret/model","seed":0}"#.into(), ..job(2) }
 }
 
 /// Runs rank 0 of a job while `strangers` do what they can; then rank 1 comes, and both pass a barrier.
@@ -41,7 +43,7 @@ fn beside<T>(job: &Bootstrap, strangers: impl FnOnce() -> T) -> T {
 fn knock(job: &Bootstrap) -> TcpStream {
     let begin = Instant::now();
     loop {
-        if let Ok(stream) = TcpStream::connect(("127.0.0.1", job.port)) {
+        if let Ok(stream) = TcpStream::connect(place(job)) {
             stream.set_read_timeout(Some(LONG)).unwrap();
             return stream;
         }
@@ -104,8 +106,8 @@ fn a_stranger_that_sends_and_sends_is_not_read() {
 #[test]
 fn a_recorded_handshake_is_worth_nothing_later() {
     let job = secretive();
-    let relay = Relay::start(job.port, |_| false);
-    let one = Bootstrap { rank: 1, port: relay.port, ..job.clone() };
+    let relay = Relay::start(port(&job), |_| false);
+    let one = Bootstrap { rank: 1, ..with(&job, "port", relay.port) };
     open_all(&[job.clone(), one], &config(), |communicator| done(communicator.unwrap().barrier()));
     let [dialler, _] = relay.recording(0);
 
@@ -120,7 +122,7 @@ fn a_recorded_handshake_is_worth_nothing_later() {
 #[test]
 fn the_token_and_the_configuration_are_not_sent_to_a_process_that_only_listens() {
     let job = secretive();
-    let listener = TcpListener::bind(("127.0.0.1", job.port)).unwrap();
+    let listener = TcpListener::bind(place(&job)).unwrap();
     let pretender = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let mut heard = vec![0; HANDSHAKE];
@@ -133,7 +135,7 @@ fn the_token_and_the_configuration_are_not_sent_to_a_process_that_only_listens()
     });
     let limits = Config { connect_timeout_s: 5.0, ..config() };
     let error = backend(limits).unwrap().open(&Bootstrap { rank: 1, ..job.clone() }).err().unwrap();
-    let expected = format!("rank 1 and rank 0 at 127.0.0.1:{} do not have the same job token", job.port);
+    let expected = format!("rank 1 and rank 0 at 127.0.0.1:{} do not have the same job token", port(&job));
     assert_eq!(blame(&error), (expected, Some(0)));
     let (heard, more) = pretender.join().unwrap();
     assert!(!heard.windows(TOKEN.len()).any(|bytes| bytes == TOKEN.as_bytes()));
@@ -143,8 +145,8 @@ fn the_token_and_the_configuration_are_not_sent_to_a_process_that_only_listens()
 #[test]
 fn the_token_is_never_on_the_wire() {
     let job = job(2);
-    let relay = Relay::start(job.port, |_| false);
-    let one = Bootstrap { rank: 1, port: relay.port, ..job.clone() };
+    let relay = Relay::start(port(&job), |_| false);
+    let one = Bootstrap { rank: 1, ..with(&job, "port", relay.port) };
     open_all(&[job, one], &config(), |communicator| done(communicator.unwrap().barrier()));
     let raw: Vec<u8> = (0..32).map(|i| u8::from_str_radix(&TOKEN[2 * i..2 * i + 2], 16).unwrap()).collect();
     for (side, least) in relay.recording(0).iter().zip([HANDSHAKE, ANSWER]) {

@@ -49,8 +49,12 @@ impl Optimizer for PanicsAtThree {
 mdt_plugin_api::config! {
     /// How the process ends.
     pub struct EndKeys {
-        /// `exit`, `abort` or `fault`; or `spin`, which never comes back.
+        /// `exit`, `_exit`, `abort` or `fault`; or `spin`, which never comes back.
         by: String = "exit".to_owned(),
+        /// Whether it does so when it is made, and not in update 3.
+        at_once: bool = false,
+        /// A file by which only one of several processes ends: the one that creates it.
+        only_by_creating: Option<String> = None,
     }
 }
 
@@ -61,6 +65,10 @@ fn spin() -> ! {
     }
 }
 
+unsafe extern "C" {
+    fn _exit(status: i32) -> !;
+}
+
 /// An optimizer that ends the process in update 3.
 struct EndsTheProcess(EndKeys);
 
@@ -68,7 +76,28 @@ impl Component for EndsTheProcess {
     type Config = EndKeys;
 
     fn create(config: EndKeys, _setup: &Setup) -> Result<Self> {
-        Ok(Self(config))
+        let made = Self(config);
+        if made.0.at_once {
+            made.end();
+        }
+        Ok(made)
+    }
+}
+
+impl EndsTheProcess {
+    fn end(&self) {
+        let is_chosen = |file: &String| std::fs::File::create_new(file).is_ok();
+        if self.0.only_by_creating.as_ref().is_none_or(is_chosen) {
+            match self.0.by.as_str() {
+                "abort" => std::process::abort(),
+                // SAFETY: none; this is the fault that the test wants.
+                "fault" => unsafe { std::ptr::null_mut::<u64>().wrapping_add(1).write_volatile(1) },
+                // SAFETY: it ends the process, as the test wants, without what the host has registered for that.
+                "_exit" => unsafe { _exit(0) },
+                "spin" => spin(),
+                _ => std::process::exit(0),
+            }
+        }
     }
 }
 
@@ -79,13 +108,7 @@ impl Optimizer for EndsTheProcess {
 
     fn update(&self, update: &Update<'_>, _: &mut [f32], _: &[f32], _: &mut [&mut [f32]]) -> Result<()> {
         if update.step == 3 {
-            match self.0.by.as_str() {
-                "abort" => std::process::abort(),
-                // SAFETY: none; this is the fault that the test wants.
-                "fault" => unsafe { std::ptr::null_mut::<u64>().wrapping_add(1).write_volatile(1) },
-                "spin" => spin(),
-                _ => std::process::exit(0),
-            }
+            self.end();
         }
         Ok(())
     }

@@ -1,0 +1,327 @@
+//! A communication backend answers alike whether it is called directly or through the boundary; what it may not give back
+//! is an error that names it.
+
+use std::fmt::Debug;
+use std::sync::{Arc, Barrier, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use super::across;
+use crate::{
+    Bootstrap, Buffer, Capabilities, CommBackend, CommRegions, Communicator, Dtype, Error, ErrorCode, Finished,
+    Outcome, ReduceOp, ReduceScatter, Region, Result, Work,
+};
+
+/// The second of two ranks, whose peer has the same elements. `tricks` says what it does wrong.
+#[derive(Clone, Default)]
+struct Mirror {
+    tricks: Arc<Mutex<Vec<&'static str>>>,
+    kept: Arc<Mutex<Vec<Buffer>>>,
+    own: Arc<Mutex<Option<Region>>>,
+}
+
+impl Mirror {
+    fn does(&self, trick: &str) -> bool {
+        self.tricks.lock().unwrap().contains(&trick)
+    }
+
+    fn work(&self, mut buffers: Vec<Buffer>) -> Result<Box<dyn Work>> {
+        if self.does("give another buffer") {
+            buffers[0] = buffers[0].clone();
+        }
+        if self.does("give one less") {
+            buffers.pop();
+        }
+        if self.does("keep what it was given") {
+            self.kept.lock().unwrap().append(&mut buffers);
+        }
+        Ok(Box::new(Slow { waits: 2, mirror: self.clone(), buffers: Finished(Some(buffers)) }))
+    }
+}
+
+impl CommBackend for Mirror {
+    fn capabilities(&self) -> Result<Capabilities> {
+        assert!(!self.does("panic at once"), "no capabilities");
+        Ok(Capabilities { dtypes: vec![Dtype::F32, Dtype::U64], max_world_size: 2, deterministic: true })
+    }
+
+    fn open(&self, bootstrap: &Bootstrap) -> Result<Box<dyn Communicator>> {
+        bootstrap.value("address")?;
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Communicator for Mirror {
+    fn rank(&self) -> u32 {
+        1
+    }
+
+    fn world_size(&self) -> u32 {
+        if self.does("say another size") { 3 } else { 2 }
+    }
+
+    fn all_reduce(&self, mut buffers: Vec<Buffer>, op: ReduceOp) -> Result<Box<dyn Work>> {
+        for buffer in buffers.iter_mut().filter(|_| op == ReduceOp::Sum) {
+            match buffer.dtype() {
+                Dtype::F32 => buffer.as_mut_slice::<f32>()?.iter_mut().for_each(|element| *element *= 2.0),
+                _ => buffer.as_mut_slice::<u64>()?.iter_mut().for_each(|element| *element *= 2),
+            }
+        }
+        self.work(buffers)
+    }
+
+    fn all_gather(&self, buffer: Buffer) -> Result<Box<dyn Work>> {
+        let other = match self.does("gather another type") {
+            true => Buffer::from(vec![0u8]),
+            false => buffer.clone(),
+        };
+        let own = if self.does("give one less") { Buffer::from(vec![0f32]) } else { buffer };
+        Ok(Box::new(Finished(Some(vec![other, own]))))
+    }
+
+    fn broadcast(&self, buffers: Vec<Buffer>, root: u32) -> Result<Box<dyn Work>> {
+        assert!(root < 2, "there is no rank {root}");
+        self.work(buffers)
+    }
+
+    fn barrier(&self) -> Result<Box<dyn Work>> {
+        Err(Error::new(ErrorCode::Peer, "rank 0 was lost").with("rank", 0).help("start again"))
+    }
+
+    fn as_reduce_scatter(&self) -> Option<&dyn ReduceScatter> {
+        (!self.does("reduce in one piece only")).then_some(self)
+    }
+
+    fn as_regions(&self) -> Option<&dyn CommRegions> {
+        (!self.does("have no memory")).then_some(self)
+    }
+
+    fn abort(&self, reason: &str) {
+        self.tricks.lock().unwrap().push(if reason == "panic" { "panic while waiting" } else { "abort" });
+    }
+}
+
+impl CommRegions for Mirror {
+    fn region(&self, bytes: usize) -> Result<Region> {
+        let words = if self.does("give too little") { 1 } else { bytes.div_ceil(8) };
+        let region = Region::of(vec![0u64; words]);
+        *self.own.lock().unwrap() = Some(region.clone());
+        Ok(region)
+    }
+}
+
+impl ReduceScatter for Mirror {
+    fn reduce_scatter(&self, buffer: Buffer, op: ReduceOp) -> Result<Box<dyn Work>> {
+        if !buffer.len().is_multiple_of(2) {
+            return Err(Error::plugin("not for two ranks"));
+        }
+        self.all_reduce(vec![buffer], op)
+    }
+}
+
+/// Work that is done when it is waited for a second time.
+struct Slow {
+    waits: u64,
+    mirror: Mirror,
+    buffers: Finished,
+}
+
+impl Work for Slow {
+    fn wait(&mut self, deadline: Duration) -> Result<Outcome> {
+        assert!(!self.mirror.does("panic while waiting"), "tired of waiting");
+        self.waits -= 1;
+        if self.waits == 0 { self.buffers.wait(deadline) } else { Ok(Outcome::TimedOut) }
+    }
+
+    fn progress(&self) -> u64 {
+        2 - self.waits
+    }
+}
+
+fn bootstrap() -> Bootstrap {
+    let values = [("address".to_owned(), "here".to_owned())].into();
+    Bootstrap { rank: 1, world_size: 2, values, ..Bootstrap::default() }
+}
+
+/// The communicator as its author has it, and as a host gets it.
+fn twins() -> [(Mirror, Box<dyn Communicator>); 2] {
+    let (native, loaded) = (Mirror::default(), Mirror::default());
+    let imported = across::comm(Box::new(loaded.clone())).unwrap().open(&bootstrap()).unwrap();
+    [(native.clone(), native.open(&bootstrap()).unwrap()), (loaded, imported)]
+}
+
+fn loaded(tricks: &[&'static str]) -> (Mirror, Result<Box<dyn Communicator>>) {
+    let mirror = Mirror::default();
+    mirror.tricks.lock().unwrap().extend(tricks);
+    let opened = across::comm(Box::new(mirror.clone())).unwrap().open(&bootstrap());
+    (mirror, opened)
+}
+
+fn done(work: Result<Box<dyn Work>>) -> Result<Vec<Buffer>> {
+    let mut work = work?;
+    loop {
+        if let Outcome::Done(buffers) = work.wait(Duration::ZERO)? {
+            return Ok(buffers);
+        }
+    }
+}
+
+/// What an error says, without the component that the boundary adds.
+fn said(outcome: Result<impl Debug>) -> String {
+    match outcome {
+        Ok(value) => format!("{value:?}"),
+        Err(error) => format!("{:?} {} {:?}", error.code(), error.message(), error.context()),
+    }
+}
+
+#[test]
+fn both_twins_give_the_same_results_and_errors() {
+    let script = |(mirror, communicator): &(Mirror, Box<dyn Communicator>)| {
+        let mut answers = vec![format!("{} of {}", communicator.rank(), communicator.world_size())];
+        let reduced = communicator.all_reduce(vec![vec![1.5f32, -0.0].into(), vec![7u64].into()], ReduceOp::Sum);
+        let reduced = done(reduced).unwrap();
+        answers.push(format!("{:?} {:?}", reduced[0].as_slice::<f32>(), reduced[1].as_slice::<u64>()));
+        answers.push(said(done(communicator.all_reduce(vec![vec![1u8].into()], ReduceOp::Sum))));
+        let gathered = done(communicator.all_gather(vec![3u64, 4].into())).unwrap();
+        answers.push(format!("{:?}", gathered.iter().map(|buffer| buffer.bytes().to_vec()).collect::<Vec<_>>()));
+        answers.push(said(done(communicator.broadcast(vec![Vec::<f32>::new().into()], 0))));
+        answers.push(said(done(communicator.barrier())));
+        let able = communicator.as_reduce_scatter().unwrap();
+        let part = done(able.reduce_scatter(vec![1.0f32, 3.0].into(), ReduceOp::Sum)).unwrap();
+        answers.push(format!("{:?}", part[0].as_slice::<f32>()));
+        answers.push(said(done(able.reduce_scatter(vec![1.0f32].into(), ReduceOp::Max))));
+        let mut slow = communicator.broadcast(vec![vec![1u8, 2].into()], 1).unwrap();
+        answers.push(format!("{} {:?}", slow.progress(), slow.wait(Duration::from_secs(1))));
+        answers.push(format!("{} {:?}", slow.progress(), slow.wait(Duration::from_secs(1))));
+        communicator.abort("because");
+        answers.push(format!("{:?}", mirror.tricks.lock().unwrap()));
+        answers
+    };
+    let [native, loaded] = &twins();
+    assert_eq!(script(native), script(loaded));
+
+    let [native, loaded] =
+        [Mirror::default(), Mirror::default()].map(|mirror| Box::new(mirror) as Box<dyn CommBackend>);
+    let loaded = across::comm(loaded).unwrap();
+    assert_eq!(native.capabilities().unwrap(), loaded.capabilities().unwrap());
+    let nowhere = Bootstrap { values: Default::default(), ..bootstrap() };
+    assert_eq!(said(native.open(&nowhere).map(drop)), said(loaded.open(&nowhere).map(drop)));
+}
+
+#[test]
+fn panics_become_errors_that_name_the_backend_also_on_several_threads_at_once() {
+    let (_, communicator) = loaded(&[]);
+    let communicator = communicator.unwrap();
+    let turn = Barrier::new(4);
+    let errors = thread::scope(|scope| {
+        let call = |root: u32| {
+            let (communicator, turn) = (&communicator, &turn);
+            scope.spawn(move || {
+                turn.wait();
+                communicator.broadcast(vec![vec![0u8].into()], root).err().unwrap()
+            })
+        };
+        [2, 3, 4, 5].map(call).map(|thread| thread.join().unwrap())
+    });
+    for error in errors {
+        assert!(error.message().contains("there is no rank"), "{error}");
+        assert_eq!((error.code(), error.component()), (ErrorCode::Plugin, Some("component under test")));
+    }
+    let error = communicator.all_gather(vec![0u8].into()).err().unwrap();
+    assert!(error.is_after_a_panic() && error.message().contains("there is no rank"), "{error:?}");
+
+    let (mirror, communicator) = loaded(&[]);
+    let mut work = communicator.unwrap().all_reduce(vec![vec![1.0f32].into()], ReduceOp::Sum).unwrap();
+    mirror.abort("panic");
+    let error = work.wait(Duration::ZERO).unwrap_err();
+    assert!(error.message().contains("tired of waiting"), "{error}");
+
+    let backend = Mirror::default();
+    backend.tricks.lock().unwrap().push("panic at once");
+    let error = across::comm(Box::new(backend)).unwrap().capabilities().unwrap_err();
+    assert!(error.message().contains("no capabilities"), "{error}");
+}
+
+#[test]
+fn what_a_backend_may_not_give_back_is_an_error_that_names_it() {
+    let reduce = |trick| {
+        let (_, communicator) = loaded(&[trick]);
+        let buffers = vec![vec![1.0f32].into(), vec![2.0f32].into()];
+        done(communicator.unwrap().all_reduce(buffers, ReduceOp::Sum)).unwrap_err()
+    };
+    let gather = |trick| done(loaded(&[trick]).1.unwrap().all_gather(vec![1.0f32, 2.0].into())).unwrap_err();
+    for (error, part) in [
+        (reduce("give another buffer"), "another buffer back than it was given: number 0, float32 × 1"),
+        (reduce("give one less"), "gave 1 buffers back, not 2"),
+        (reduce("keep what it was given"), "gave 0 buffers back, not 2"),
+        (gather("gather another type"), "all_gather of float32 gave uint8 × 1 for rank 0"),
+        (gather("give one less"), "gave 4 bytes for this rank, which has given 8"),
+        (loaded(&["say another size"]).1.err().unwrap(), "rank 1 of 2, the communicator says that it is rank 1 of 3"),
+    ] {
+        assert!(error.message().contains(part), "{error}");
+        assert_eq!((error.code(), error.component()), (ErrorCode::Plugin, Some("component under test")));
+    }
+}
+
+#[test]
+fn memory_of_the_communicator_is_lent_by_the_host_and_found_again() {
+    let (mirror, communicator) = loaded(&["keep what it was given"]);
+    let communicator = communicator.unwrap();
+    let region = communicator.as_regions().unwrap().region(40).unwrap();
+    assert!(mirror.own.lock().unwrap().as_ref().unwrap().buffer::<u64>(0..1).is_err(), "the host has it");
+    let lent = region.buffer::<u64>(2..4).unwrap();
+    assert!(done(communicator.all_reduce(vec![lent], ReduceOp::Sum)).is_err());
+    let own = mirror.own.lock().unwrap().take().unwrap();
+    let kept = mirror.kept.lock().unwrap().pop().unwrap();
+    assert_eq!(own.offset_of(&kept), Some(16));
+    assert_eq!(own.offset_of(&vec![0u64].into()), None);
+    drop((kept, region));
+    assert!(own.buffer::<u64>(0..5).is_ok(), "the host has given it back");
+
+    let error = loaded(&["give too little"]).1.unwrap().as_regions().unwrap().region(40).unwrap_err();
+    assert!(error.message().contains("asked for memory of 40 aligned bytes, it gave a region of 8 bytes"), "{error}");
+    assert_eq!(error.component(), Some("component under test"));
+}
+
+#[test]
+fn an_ability_is_there_only_where_the_communicator_has_it() {
+    assert!(loaded(&[]).1.unwrap().as_reduce_scatter().is_some());
+    assert!(loaded(&["reduce in one piece only"]).1.unwrap().as_reduce_scatter().is_none());
+    assert!(loaded(&["have no memory"]).1.unwrap().as_regions().is_none());
+}
+
+#[test]
+fn memory_stays_taken_for_as_long_as_a_backend_has_it_and_longer_when_the_work_is_forgotten() {
+    let region = Region::of(vec![1.0f32; 6]);
+    let (mirror, communicator) = loaded(&["keep what it was given"]);
+    let communicator = communicator.unwrap();
+    assert!(done(communicator.all_reduce(vec![region.buffer::<f32>(0..2).unwrap()], ReduceOp::Sum)).is_err());
+    assert!(region.buffer::<f32>(1..2).is_err(), "the backend has it, whatever it says");
+    mirror.kept.lock().unwrap().clear();
+    assert_eq!(region.buffer::<f32>(0..2).unwrap().as_slice::<f32>().unwrap(), [2.0, 2.0]);
+
+    mirror.tricks.lock().unwrap().clear();
+    std::mem::forget(communicator.broadcast(vec![region.buffer::<f32>(2..4).unwrap()], 0).unwrap());
+    drop(communicator.broadcast(vec![region.buffer::<f32>(4..6).unwrap()], 0).unwrap());
+    drop(communicator);
+    assert!(region.buffer::<f32>(2..4).is_err());
+    assert_eq!(region.buffer::<f32>(4..6).unwrap().len(), 2);
+    assert!(region.into_vec::<f32>().is_err(), "it stays alive");
+}
+
+#[test]
+fn results_lie_in_the_memory_that_was_given_on_both_sides() {
+    let (_, communicator) = loaded(&[]);
+    let communicator = communicator.unwrap();
+    let region = Region::of(vec![1.0f32; 4]);
+    for round in 1..=3 {
+        let buffer = region.buffer::<f32>(1..3).unwrap();
+        let place = buffer.place();
+        let reduced = done(communicator.all_reduce(vec![buffer], ReduceOp::Sum)).unwrap();
+        assert_eq!(reduced[0].place(), place);
+        // What was given back can be given again.
+        let again = done(communicator.broadcast(reduced, 0)).unwrap();
+        assert_eq!(again[0].as_slice::<f32>().unwrap(), [2f32.powi(round); 2]);
+    }
+    assert_eq!(region.into_vec::<f32>().unwrap(), [1.0, 8.0, 8.0, 1.0]);
+}
