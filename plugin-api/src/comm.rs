@@ -161,7 +161,8 @@ pub trait CommRegions: Send + Sync {
     fn region(&self, bytes: usize) -> Result<Region>;
 }
 
-/// A communication backend: it connects the processes of a job.
+/// A communication backend: it connects the processes of a job. `tests/plugins/files` in the repository of `mdt-host` is a
+/// complete one, over a directory that all ranks share.
 pub trait CommBackend: Send + Sync {
     /// What the backend supports.
     fn capabilities(&self) -> Result<Capabilities>;

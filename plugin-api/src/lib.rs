@@ -108,6 +108,10 @@ pub use {serde, serde_json};
 /// What most plugins use.
 pub mod prelude {
     pub use crate::{
-        Batch, Bootstrap, Buffer, Cache, Capabilities, CommBackend, CommRegions, Communicator, Component, Compute, DataSource, Datum, Dtype, Element, Encoded, Error, ErrorCode, Event, Example, Granularity, HostArray, HostBatch, Init, Kind, LogLevel, Loss, Message, Model, ModelContext, ModelInput, Observation, Observer, OpKind, Optimizer, Outcome, ParameterSpec, ReduceOp, ReduceScatter, Region, Result, Services, Setup, StateShape, StateSpec, Tensor, Trainer, TrainerContext, Update, Vocabulary, Work, expect_states,
+        Batch, Bootstrap, Buffer, Cache, Capabilities, CommBackend, CommRegions, Communicator, Component, Compute,
+        DataSource, Datum, Dtype, Element, Encoded, Error, ErrorCode, Event, Example, Granularity, HostArray,
+        HostBatch, Init, Kind, LogLevel, Loss, Message, Model, ModelContext, ModelInput, Observation, Observer, OpKind,
+        Optimizer, Outcome, ParameterSpec, ReduceOp, ReduceScatter, Region, Result, Services, Setup, StateShape,
+        StateSpec, Tensor, Trainer, TrainerContext, Update, Vocabulary, Work, expect_states,
     };
 }
