@@ -19,7 +19,7 @@ impl Staged {
         fs::create_dir_all(staged.plugins()).expect("a directory for plugins");
         fs::create_dir_all(staged.path("bin")).expect("a directory for the program");
         fs::copy(built().join("mdt-host"), staged.path("bin/mdt-host")).expect("the program");
-        for name in ["data", "grpc", "llama", "local", "mlx", "optim", "sft"] {
+        for name in ["data", "grpc", "llama", "local", "mlx", "optim", "sft", "tokenizer"] {
             staged.install(&library(&format!("mdt_{name}")));
         }
         staged
@@ -242,7 +242,7 @@ fn a_lock_file_is_compared_with_every_plugin() {
         fs::write(staged.path("plugins.lock"), text).expect("a lock file");
         staged.report(&["--set", "plugins.lock=plugins.lock"])
     };
-    let text = lock_file(["mlx", "llama", "sft", "adamw", "jsonl", "local", "grpc"]);
+    let text = lock_file(["mlx", "llama", "huggingface", "sft", "adamw", "jsonl", "local", "grpc"]);
     let report = lock(&text);
     assert_eq!(report.status, Some(0), "{:#}", report.value);
     assert_says(report.finding("plugin-lock")["message"].as_str().expect("text"), &["all 7 plugins"]);

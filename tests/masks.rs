@@ -70,7 +70,7 @@ fn job<'a>(template: &str, marked: bool, rows: impl IntoIterator<Item = &'a Valu
     let rows: Vec<_> = rows.into_iter().map(Value::to_string).collect();
     let data = job.file("chat.jsonl", rows.join("\n"));
     let job = job.set("data.train", data.display()).set("trainer.max_seq_len", 1024);
-    if marked { job.set("trainer.chat_template", chat(template).join("generation.jinja").display()) } else { job }
+    if marked { job.set("tokenizer.chat_template", chat(template).join("generation.jinja").display()) } else { job }
 }
 
 fn rows(conversations: &[Conversation]) -> impl Iterator<Item = &Value> {
@@ -109,12 +109,14 @@ fn every_template_gives_the_ids_and_masks_of_transformers() {
             let job = job(template, marked, rows(&conversations));
             let keys = job.arguments().chunks(2).filter(|pair| pair[0] == "--set").map(|pair| pair[1].clone());
             let library = library_job(&keys.collect::<Vec<_>>());
-            let trainer = library.trainer(&library.model_directory().expect("a directory")).expect("the trainer");
+            let directory = library.model_directory().expect("a directory");
+            let tokenizer = library.tokenizer(&directory).expect("the tokenizer");
+            let trainer = library.trainer(&directory, &tokenizer).expect("the trainer");
             let file = job.directory().join("chat.jsonl").display().to_string();
             let mut source = library.data(&file).expect("the rows");
             for conversation in &conversations {
                 let example = source.next().expect("a row").expect("a row");
-                let encoded = trainer.encode(&example).expect("a row");
+                let encoded = trainer.encode(&example).expect("a row").remove(0).sequences.remove(0);
                 let row = format!("{template}, marked: {marked}, row {}", example.row);
                 assert_eq!(encoded.tokens, conversation.ids, "{row}");
                 assert_eq!(encoded.supervised, conversation.mask, "{row}");
@@ -161,7 +163,7 @@ fn variables_for_the_template_come_from_the_configuration_or_the_row() {
     let job = job("qwen3", false, [&row, &thinks])
         .set("trainer.batch_size", 1)
         .set("trainer.gradient_accumulation_steps", 1)
-        .set("trainer.chat_template_kwargs.enable_thinking", false);
+        .set("tokenizer.chat_template_kwargs.enable_thinking", false);
     job.run().success();
     // `Ho<|im_end|>`, and with an empty thought before it.
     let trained = job.numbers("supervised_tokens");

@@ -281,6 +281,7 @@ fn every_built_in_component_is_listed_and_can_be_inspected() {
     for (kind, id) in [
         ("compute", "mlx"),
         ("model", "llama"),
+        ("tokenizer", "huggingface"),
         ("trainer", "sft"),
         ("optimizer", "adamw"),
         ("optimizer", "sgd"),

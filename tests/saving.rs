@@ -117,7 +117,7 @@ fn the_trained_model_keeps_the_chat_template_that_it_was_trained_with() {
     let job = Job::new().set("trainer.max_steps", 1);
     let data = job.file("rows.jsonl", row).display().to_string();
     let file = job.file("own.jinja", template).display().to_string();
-    let job = job.set("data.train", data).set("trainer.chat_template", file);
+    let job = job.set("data.train", data).set("tokenizer.chat_template", file);
     job.run().success();
     let saved = job.output().join("final");
     assert_eq!(fs::read_to_string(saved.join("chat_template.jinja")).expect("the template"), template);

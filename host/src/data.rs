@@ -1,67 +1,145 @@
 //! The rows of a job: read from their sources and turned into tokens.
 
+mod chain;
 mod dataset;
-mod limits;
+mod items;
+mod lane;
+mod length;
 mod read;
 mod row_location;
 mod row_order;
 pub mod split;
+mod streamed;
+mod tokenizer;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use indicatif::HumanCount;
-use mdt_plugin_api::Trainer;
 
+use crate::config::EvalSplit;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::progress;
+use crate::random::Stream;
+use chain::{Chain, Opened};
 pub use dataset::Dataset;
-use limits::Limits;
+pub use items::Encoder;
+use length::Reading;
 use read::Reader;
+pub use row_location::{RowLocation, describe};
 pub use row_order::Plan;
+pub use streamed::{Cursor, Rows, Streamed};
 
-/// Reads the rows that a job trains on, and those that it holds out for evaluation.
-///
-/// # Errors
-/// A source or row cannot be used; there is nothing to train or nothing to evaluate; the rows do not fit in memory.
-pub fn read(job: &Job, trainer: &Arc<dyn Trainer>) -> Result<(Dataset, Option<Dataset>), Failure> {
-    let settings = &job.resolved.settings;
-    let data = &settings.data;
-    let mut reader = Reader::new(job, &**trainer);
-    let train = read_sources(job, &mut reader, &data.train, Limits::of(settings)?)?;
-    if let Some(split) = data.split()? {
-        let count = split::count(split, train.rows().len())?;
-        let (train, held_out) = train.split(count, settings.seed);
-        return Ok((train, Some(held_out)));
-    }
-    let held_out = match data.eval.as_slice() {
-        [] => None,
-        sources => Some(read_sources(job, &mut reader, sources, Limits::default())?),
-    };
-    Ok((train, held_out))
+/// The rows that a job trains on.
+pub enum Training {
+    /// All of them, read before the first update.
+    Whole(Dataset),
+    /// Read while training goes on.
+    Streamed(Streamed),
 }
 
-/// Reads these sources, one after the other.
+/// What a job trains on and evaluates.
+pub struct Data {
+    /// The training rows.
+    pub train: Training,
+    /// The rows held out for evaluation.
+    pub held_out: Option<Dataset>,
+    /// Rows of a pass over the training data; none where that is not known.
+    pub rows: Option<usize>,
+    /// Identifies the training data, and what turns it into tokens.
+    pub fingerprint: String,
+}
+
+/// Reads the rows that a job trains on, or opens their sources where they stream, and reads those that it holds out for
+/// evaluation.
+///
+/// # Errors
+/// A source or row cannot be used; there is nothing to train or nothing to evaluate; the rows do not fit in memory; the
+/// number of updates is not known.
+pub fn read(job: &Job, encoder: &Encoder) -> Result<Data, Failure> {
+    let settings = &job.resolved.settings;
+    let data = &settings.data;
+    let tokenizer = tokenizer::checksum(job)?;
+    let mut reader = Reader::new(job, encoder);
+    let mut sources = open(job, &data.train_names())?;
+    if let Reading::Streamed(rows) = length::reading(settings, &mut sources)? {
+        let fingerprint = length::fingerprint(settings, &tokenizer)?;
+        let mut streamed = Streamed::of(job, sources, rows);
+        let held_out = match data.split()? {
+            Some(split) => Some(hold_out(job, &mut reader, &mut streamed, split, rows, &tokenizer)?),
+            None => read_held_out(job, &mut reader, &tokenizer)?,
+        };
+        let rows = rows.map(|rows| (rows - streamed.held_out()) as usize);
+        return Ok(Data { train: Training::Streamed(streamed), held_out, rows, fingerprint });
+    }
+    let train = read_sources(job, &mut reader, sources, &data.train_names(), data.limit, &tokenizer)?;
+    let (train, held_out) = match data.split()? {
+        Some(split) => {
+            let count = split::count(split, train.trainable())?;
+            let (train, held_out) = train.split(count, settings.seed);
+            (train, Some(held_out))
+        }
+        None => (train, read_held_out(job, &mut reader, &tokenizer)?),
+    };
+    let (rows, fingerprint) = (Some(train.places()), train.fingerprint());
+    Ok(Data { train: Training::Whole(train), held_out, rows, fingerprint })
+}
+
+/// The first training rows, as many as a preview takes where they stream, and the rows held out.
+///
+/// # Errors
+/// As for [`read`].
+pub fn preview(job: &Job, encoder: &Encoder) -> Result<(Dataset, Option<Dataset>, bool), Failure> {
+    let data = read(job, encoder)?;
+    let streamed = match data.train {
+        Training::Whole(dataset) => return Ok((dataset, data.held_out, true)),
+        Training::Streamed(streamed) => streamed,
+    };
+    let names = job.resolved.settings.data.train_names();
+    let (tokenizer, buffer) = (tokenizer::checksum(job)?, job.resolved.settings.data.shuffle_buffer);
+    let sources = streamed.lanes.into_iter().flat_map(|(sources, _)| sources).collect();
+    let limit = Some(job.resolved.settings.data.limit.map_or(buffer, |limit| limit.min(buffer)));
+    let first = read_sources(job, &mut Reader::new(job, encoder), sources, &names, limit, &tokenizer)?;
+    Ok((first, data.held_out, false))
+}
+
+fn open(job: &Job, names: &[String]) -> Result<Vec<Opened>, Failure> {
+    names.iter().enumerate().map(|(number, name)| Opened::new(number, job.data(name)?)).collect()
+}
+
+fn read_held_out(job: &Job, reader: &mut Reader<'_>, tokenizer: &str) -> Result<Option<Dataset>, Failure> {
+    match job.resolved.settings.data.eval.as_slice() {
+        [] => Ok(None),
+        names => read_sources(job, reader, open(job, names)?, names, None, tokenizer).map(Some),
+    }
+}
+
+/// Reads these sources, one after the other, up to `limit` rows.
 ///
 /// # Errors
 /// A source or row cannot be used; no row has anything to train; the rows do not fit in memory.
-fn read_sources(job: &Job, reader: &mut Reader<'_>, sources: &[String], limits: Limits) -> Result<Dataset, Failure> {
-    let mut dataset = Dataset::empty(sources);
-    for (number, name) in sources.iter().enumerate() {
-        let mut source = job.data(name)?;
-        let (most, reason) = limits.of_source(source.len());
-        if reader.read(&mut dataset, number, &mut *source, most)? {
-            let rows = HumanCount(most as u64);
-            progress::note(&format!("data     reading ends in {name} after {rows} rows, all that {reason}"));
-            break;
-        }
+fn read_sources(
+    job: &Job,
+    reader: &mut Reader<'_>,
+    sources: Vec<Opened>,
+    names: &[String],
+    limit: Option<u64>,
+    tokenizer: &str,
+) -> Result<Dataset, Failure> {
+    let mut dataset = Dataset::empty(names, tokenizer);
+    let most = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let mut chain = Chain::new(sources, &job.services);
+    if reader.read(&mut dataset, &mut chain, most)? && limit == job.resolved.settings.data.limit {
+        let name = &names[chain.source_number()];
+        let rows = HumanCount(most as u64);
+        progress::note(&format!("data     reading ends in {name} after {rows} rows, all that `data.limit` allows"));
     }
     if dataset.rows.is_empty() {
         let message = match dataset.dropped.len() {
             0 => "the data has no rows".to_owned(),
             count => format!("none of the {count} rows has anything to train"),
         };
-        let failure = Failure::new(Status::Input, message).at(sources.join(", "));
+        let failure = Failure::new(Status::Input, message).at(names.join(", "));
         return Err(match dataset.dropped.len() {
             0 => failure,
             _ => failure
@@ -69,5 +147,64 @@ fn read_sources(job: &Job, reader: &mut Reader<'_>, sources: &[String], limits: 
                 .help("the prompts fill `trainer.max_seq_len`, or the answers are empty"),
         });
     }
+    Ok(dataset)
+}
+
+/// Draws the rows that are held out of data that streams: by the seed, from its first rows. If these are all, they are
+/// the rows that would be held out of data that is read whole.
+///
+/// # Errors
+/// A share of a number of rows that is not known; a row cannot be used; nothing would be left to train on.
+fn hold_out(
+    job: &Job,
+    reader: &mut Reader<'_>,
+    streamed: &mut Streamed,
+    split: EvalSplit,
+    rows: Option<u64>,
+    tokenizer: &str,
+) -> Result<Dataset, Failure> {
+    let settings = &job.resolved.settings;
+    let unknown = |what: &str| Failure::configuration(format!("`data.eval_split` {what}"));
+    let [(sources, _)] = streamed.lanes.as_mut_slice() else {
+        return Err(unknown("cannot hold rows out of sources that are mixed by weight")
+            .help("evaluate on a file of its own: `data.eval`"));
+    };
+    let count = match (split, rows) {
+        (EvalSplit::Rows(count), _) => count,
+        (split, Some(rows)) => split.of(usize::try_from(rows).unwrap_or(usize::MAX)),
+        (_, None) => {
+            return Err(unknown("is a share of the rows, and their number is not known")
+                .help("give the number of rows to hold out, such as 200"));
+        }
+    };
+    let pool = settings.data.shuffle_buffer.max(count.saturating_mul(2)).min(settings.data.limit.unwrap_or(u64::MAX));
+    let mut chain = Chain::new(std::mem::take(sources), &job.services);
+    let mut first = Vec::new();
+    while (first.len() as u64) < pool
+        && let Some(row) = chain.next()?
+    {
+        first.push(Some(row));
+    }
+    *sources = chain.into_sources()?;
+    split::check(count, first.len())?;
+    let mut order: Vec<usize> = (0..first.len()).collect();
+    Stream::new(settings.seed, "split", 0).shuffle(&mut order);
+    let (mut drawn, mut dataset) = (BTreeSet::new(), Dataset::empty(&settings.data.train_names(), tokenizer));
+    for place in order {
+        if drawn.len() as u64 == count {
+            break;
+        }
+        let Some((location, example)) = first[place].take() else { continue };
+        if reader.is_trained(location, &example, &dataset)? {
+            drawn.insert(place as u64);
+            first[place] = Some((location, example));
+        }
+    }
+    if (drawn.len() as u64) < count {
+        split::check(count, drawn.len())?;
+    }
+    let rows = drawn.iter().filter_map(|&place| first[place as usize].take()).collect::<Vec<_>>();
+    reader.encode(&mut dataset, &rows)?;
+    streamed.leave_out(drawn);
     Ok(dataset)
 }

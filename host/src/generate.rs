@@ -1,10 +1,9 @@
 //! Greedy generation: the most likely token at each step.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use mdt_plugin_api::{
-    Cache, Compute, Dtype, Error, ErrorCode, Example, HostArray, ModelCalls, Result, Tensor, Trainer, Vocabulary,
+    Cache, Compute, Dtype, Error, ErrorCode, Example, HostArray, ModelCalls, Result, SharedTokenizer, Tensor,
 };
 
 use crate::job::OpenedModel;
@@ -14,8 +13,7 @@ use crate::model::{Parameters, TrainedModel};
 pub struct Generator {
     compute: Rc<dyn Compute>,
     model: TrainedModel,
-    trainer: Arc<dyn Trainer>,
-    vocabulary: Vocabulary,
+    tokenizer: SharedTokenizer,
     /// The tensors that the model's weights refer to, kept alive here.
     _parameters: Parameters,
 }
@@ -23,30 +21,29 @@ pub struct Generator {
 impl Generator {
     /// A generator over these weights.
     pub fn new(opened: &OpenedModel, parameters: Parameters) -> Result<Self> {
-        let OpenedModel { compute, model, trainer, .. } = opened;
+        let OpenedModel { compute, model, tokenizer, .. } = opened;
         Ok(Self {
             compute: Rc::clone(compute),
             model: TrainedModel::new(model, parameters.bind(), compute),
-            trainer: Arc::clone(trainer),
-            vocabulary: trainer.vocabulary()?,
+            tokenizer: tokenizer.clone(),
             _parameters: parameters,
         })
     }
 
     /// The answer to an example's prompt, of at most `max_tokens` tokens.
     pub fn answer(&self, prompt: &Example, max_tokens: usize) -> Result<String> {
-        let mut next = self.trainer.encode_prompt(prompt)?;
+        let mut next = self.tokenizer.encode_prompt(prompt)?;
         let mut cache = Cache::default();
         let mut answer = Vec::new();
         while answer.len() < max_tokens {
             let token = self.most_likely(&next, &mut cache)?;
-            if self.vocabulary.stop.contains(&token) {
+            if self.tokenizer.vocabulary().stop.contains(&token) {
                 break;
             }
             answer.push(token);
             next = vec![token];
         }
-        self.trainer.decode(&answer)
+        self.tokenizer.decode(&answer)
     }
 
     /// The most likely token after these, which follow what is in the cache.

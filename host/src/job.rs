@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use mdt_plugin_api::abi::LoadedComponent;
 use mdt_plugin_api::{
-    CommBackend, Compute, DataSource, HostServices, Kind, Model, Optimizer, Services, Setup, Trainer,
+    CommBackend, Compute, DataSource, HostServices, Kind, Model, Optimizer, Services, Setup, SharedTokenizer, Trainer,
 };
 use serde_json::Value;
 
@@ -50,8 +50,8 @@ impl Job {
             (None, None) => Err(Failure::configuration("there is no model: `model.path` is not set")
                 .help("set it in a --config file, or with `--set model.path=DIR`")),
         }?;
-        let trainer = self.resolved.component(Kind::Trainer);
-        match trainer.and_then(|Chosen { config, .. }| config.get("chat_template")?.as_str()) {
+        let tokenizer = self.resolved.component(Kind::Tokenizer);
+        match tokenizer.and_then(|Chosen { config, .. }| config.get("chat_template")?.as_str()) {
             Some(template) => directory.with_chat_template(template),
             None => Ok(directory),
         }
@@ -76,11 +76,17 @@ impl Job {
         Ok(Rc::from(model))
     }
 
-    /// Makes the trainer component.
-    pub fn trainer(&self, directory: &Directory) -> Result<Arc<dyn Trainer>, Failure> {
+    /// Makes the tokenizer component.
+    pub fn tokenizer(&self, directory: &Directory) -> Result<SharedTokenizer, Failure> {
+        let (component, config) = self.component(Kind::Tokenizer)?;
+        Ok(SharedTokenizer::new(component.tokenizer(config, &self.setup(Some(directory), ""))?)?)
+    }
+
+    /// Makes the trainer component, which borrows the tokenizer.
+    pub fn trainer(&self, directory: &Directory, tokenizer: &SharedTokenizer) -> Result<Arc<dyn Trainer>, Failure> {
         let (component, config) = self.component(Kind::Trainer)?;
-        let trainer = component.trainer(config, &self.setup(Some(directory), ""))?;
-        Ok(Arc::from(trainer))
+        let setup = Setup { tokenizer: Some(tokenizer.clone()), ..self.setup(Some(directory), "") };
+        Ok(Arc::from(component.trainer(config, &setup)?))
     }
 
     /// Makes the optimizer component.
@@ -129,6 +135,13 @@ impl Job {
             .collect()
     }
 
+    /// The trainer, as errors name it.
+    pub fn trainer_name(&self) -> String {
+        let Some(Chosen { id, .. }) = self.resolved.component(Kind::Trainer) else { return Kind::Trainer.to_string() };
+        let version = self.catalog.component(Kind::Trainer, id).map(|component| component.version().to_owned());
+        format!("trainer {id} {}", version.unwrap_or_default())
+    }
+
     fn component(&self, kind: Kind) -> Result<(Arc<LoadedComponent>, &Value), Failure> {
         let Chosen { id, config } = self.chosen(kind)?;
         Ok((self.catalog.component(kind, id)?, config))
@@ -147,6 +160,7 @@ impl Job {
             threads: self.threads(),
             model_path: directory.map(|directory| PathBuf::from(directory.path())),
             model_config: directory.map_or(Value::Null, |directory| directory.config().clone()),
+            tokenizer: None,
             source: source.to_owned(),
         }
     }

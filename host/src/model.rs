@@ -9,4 +9,4 @@ mod weights;
 
 pub use directory::{Directory, model_type, not_downloaded};
 pub use specs::check_parameters;
-pub use weights::{BoundWeights, Parameters, TrainedModel, check_vocabulary};
+pub use weights::{BoundWeights, FrozenModels, Parameters, TrainedModel, check_vocabulary};

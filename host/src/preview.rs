@@ -1,10 +1,9 @@
 //! A preview of the data: how rows are rendered, tokenized and masked, and the totals of all rows.
 //!
-//! Only the data and trainer components are loaded, no device and no weights.
+//! Only the data, tokenizer and trainer components are loaded, no device and no weights.
 
 mod paint;
 mod pieces;
-mod special;
 mod totals;
 
 pub use paint::Paint;
@@ -13,11 +12,10 @@ pub use totals::Totals;
 
 use std::sync::Arc;
 
-use mdt_plugin_api::{Encoded, Trainer};
+use mdt_plugin_api::{Item, Sequence, Trainer};
 use serde::Serialize;
 
-use crate::data::Plan;
-use crate::data::{self, Dataset};
+use crate::data::{self, Dataset, Encoder, Plan};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 
@@ -30,13 +28,15 @@ pub enum Part {
     Eval,
 }
 
-/// One row as it is used in training.
+/// One sequence of a row, as it is used in training.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Row {
     /// Its source: the name of a file in the configuration.
     pub source: String,
     /// Its number in the source; in a JSON Lines file, the line.
     pub row: u64,
+    /// The name of the sequence: `tokens` where the trainer makes one of a row.
+    pub sequence: String,
     /// All of its text, special tokens included.
     pub text: String,
     /// Token ids.
@@ -72,8 +72,9 @@ impl<'a> Preview<'a> {
                 .help("set `data.eval` to a file of them, or `data.eval_split` to hold out training rows"));
         }
         let directory = job.model_directory()?;
-        let trainer = job.trainer(&directory)?;
-        let pieces = Pieces::new(Arc::clone(&trainer), special::tokens(&directory)?);
+        let tokenizer = job.tokenizer(&directory)?;
+        let trainer = job.trainer(&directory, &tokenizer)?;
+        let pieces = Pieces::new(tokenizer);
         Ok(Self { job, part, trainer, pieces })
     }
 
@@ -81,16 +82,22 @@ impl<'a> Preview<'a> {
     ///
     /// # Errors
     /// The same as before training.
-    pub fn read(&self) -> Result<Dataset, Failure> {
-        let (train, held_out) = data::read(self.job, &self.trainer)?;
+    ///
+    /// Of rows that stream, only the first ones are read, and whether these are all is the second result.
+    pub fn read(&self) -> Result<(Dataset, bool), Failure> {
+        let encoder = Encoder::new(self.job, &self.trainer, usize::MAX);
+        let (train, held_out, whole) = data::preview(self.job, &encoder)?;
         match self.part {
-            Part::Train => Ok(train),
-            Part::Eval => held_out.ok_or_else(|| Failure::configuration("there are no rows for evaluation")),
+            Part::Train => Ok((train, whole)),
+            Part::Eval => {
+                let failure = || Failure::configuration("there are no rows for evaluation");
+                held_out.map(|rows| (rows, true)).ok_or_else(failure)
+            }
         }
     }
 
-    /// One row of a data set.
-    pub fn row(&self, dataset: &Dataset, row: usize) -> Result<Row, Failure> {
+    /// The sequences of one row of a data set.
+    pub fn row(&self, dataset: &Dataset, row: usize) -> Result<Vec<Row>, Failure> {
         let (source, number) = dataset.place(row);
         self.describe(source, number, &dataset.rows()[row])
     }
@@ -101,14 +108,18 @@ impl<'a> Preview<'a> {
     /// There is no such row, or it cannot be used.
     pub fn find(&self, number: u64) -> Result<Vec<Row>, Failure> {
         let data = &self.job.resolved.settings.data;
-        let sources = if self.part == Part::Eval && !data.eval.is_empty() { &data.eval } else { &data.train };
+        let sources =
+            if self.part == Part::Eval && !data.eval.is_empty() { data.eval.clone() } else { data.train_names() };
         let mut found = Vec::new();
-        for name in sources {
+        for name in &sources {
             let mut source = self.job.data(name)?;
             while let Some(example) = source.next()? {
                 if example.row == number {
                     let at = |error| Failure::from(error).at(format!("{name} row {number}"));
-                    found.push(self.describe(name, number, &self.trainer.encode(&example).map_err(at)?)?);
+                    let encoder = Encoder::new(self.job, &self.trainer, usize::MAX);
+                    for item in encoder.items(&example).map_err(at)? {
+                        found.extend(self.describe(name, number, &item)?);
+                    }
                     break;
                 }
             }
@@ -119,25 +130,29 @@ impl<'a> Preview<'a> {
         Ok(found)
     }
 
-    fn describe(&self, source: &str, row: u64, encoded: &Encoded) -> Result<Row, Failure> {
-        let pieces = self.pieces.of(&encoded.tokens)?;
-        Ok(Row {
-            source: source.to_owned(),
-            row,
-            text: pieces.concat(),
-            tokens: encoded.tokens.clone(),
-            supervised: encoded.supervised.clone(),
-            pieces,
-            supervised_tokens: encoded.supervised_tokens(),
-            truncated: encoded.truncated,
-        })
+    fn describe(&self, source: &str, row: u64, item: &Item) -> Result<Vec<Row>, Failure> {
+        let describe = |sequence: &Sequence| {
+            let pieces = self.pieces.of(&sequence.tokens)?;
+            Ok(Row {
+                source: source.to_owned(),
+                row,
+                sequence: sequence.name.clone(),
+                text: pieces.concat(),
+                tokens: sequence.tokens.clone(),
+                supervised: sequence.supervised.clone(),
+                pieces,
+                supervised_tokens: sequence.supervised_tokens(),
+                truncated: sequence.truncated,
+            })
+        };
+        item.sequences.iter().map(describe).collect()
     }
 
     /// The totals of a data set under the job's batch size, accumulation, world size and order.
     pub fn totals(&self, dataset: &Dataset) -> Totals {
         let settings = &self.job.resolved.settings;
         match self.part {
-            Part::Train => Totals::of_training(dataset, &Plan::of(settings, dataset.rows().len())),
+            Part::Train => Totals::of_training(dataset, &Plan::of(settings, Some(dataset.places()))),
             Part::Eval => Totals::of_evaluation(dataset, settings.trainer.batch_size as usize),
         }
     }

@@ -33,6 +33,7 @@ mod services;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tokenizer;
 mod trainer;
 mod types;
 mod under_way;

@@ -12,6 +12,8 @@ pub enum Kind {
     Compute,
     /// A model architecture.
     Model,
+    /// Text to tokens and back.
+    Tokenizer,
     /// A training objective.
     Trainer,
     /// An optimizer.
@@ -26,14 +28,23 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 7] =
-        [Self::Compute, Self::Model, Self::Trainer, Self::Optimizer, Self::Data, Self::Comm, Self::Observer];
+    pub const ALL: [Self; 8] = [
+        Self::Compute,
+        Self::Model,
+        Self::Tokenizer,
+        Self::Trainer,
+        Self::Optimizer,
+        Self::Data,
+        Self::Comm,
+        Self::Observer,
+    ];
 
     /// Its name, by which `plugin!` and the configuration know it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Compute => "compute",
             Self::Model => "model",
+            Self::Tokenizer => "tokenizer",
             Self::Trainer => "trainer",
             Self::Optimizer => "optimizer",
             Self::Data => "data",
@@ -47,6 +58,7 @@ impl Kind {
         match self {
             Self::Compute => crate::__interface!(compute),
             Self::Model => crate::__interface!(model),
+            Self::Tokenizer => crate::__interface!(tokenizer),
             Self::Trainer => crate::__interface!(trainer),
             Self::Optimizer => crate::__interface!(optimizer),
             Self::Data => crate::__interface!(data),

@@ -1,8 +1,8 @@
 //! Everything that a plugin for `mdt-host` needs: traits, types and the registration macro.
 //!
-//! A plugin is one dynamic library with one or more components of seven kinds: [`Compute`], [`Model`], [`Trainer`],
-//! [`Optimizer`], [`DataSource`], [`CommBackend`] and [`Observer`]. Here is a complete one, the optimizer Lion (Chen et al. 2023,
-//! <https://arxiv.org/abs/2302.06675>):
+//! A plugin is one dynamic library with one or more components of eight kinds: [`Compute`], [`Model`], [`Tokenizer`],
+//! [`Trainer`], [`Optimizer`], [`DataSource`], [`CommBackend`] and [`Observer`]. Here is a complete one, the optimizer Lion
+//! (Chen et al. 2023, <https://arxiv.org/abs/2302.06675>):
 //!
 //! ```
 //! use mdt_plugin_api::prelude::*;
@@ -56,16 +56,19 @@
 //! plain Rust; how they cross between libraries is the subject of [`abi`] alone.
 
 pub mod abi;
+mod batch;
 mod comm;
 mod component;
 mod compute;
 pub mod config;
+mod content;
 mod data;
 mod datum;
 mod dtype;
 mod error;
 mod example;
 mod host_array;
+mod item;
 mod model;
 mod observer;
 pub mod op;
@@ -74,23 +77,27 @@ mod region;
 pub mod register;
 mod services;
 mod tensor;
+mod tokenizer;
 mod trainer;
 mod unique_keys;
 
 #[cfg(test)]
 extern crate self as mdt_plugin_api;
 
+pub use batch::{Batch, HostBatch};
 pub use comm::{
     Bootstrap, Capabilities, CommBackend, CommRegions, Communicator, Finished, Outcome, ReduceOp, ReduceScatter, Work,
 };
 pub use component::{Component, Kind};
 pub use compute::{Compute, DeviceInfo, Handle, MemoryInfo, RawHostView, TensorFunction, TensorType, ValueAndGrad};
-pub use data::DataSource;
+pub use content::Content;
+pub use data::{DataSource, Length, Row, RowBatch};
 pub use datum::Datum;
 pub use dtype::Dtype;
 pub use error::{Error, ErrorCode, Result};
 pub use example::{Example, Message};
 pub use host_array::{Element, HostArray, HostArrayRef};
+pub use item::{Item, Sequence};
 pub use model::{Cache, Init, Model, ModelContext, ModelInput, ParameterSpec, Weights};
 pub use observer::{Event, Metrics, Observation, Observer, Started, Written};
 pub use op::{Attribute, OpKind, Value};
@@ -98,7 +105,8 @@ pub use optimizer::{Granularity, Optimizer, StateShape, StateSpec, Update, expec
 pub use region::{Buffer, Region};
 pub use services::{HostServices, LogLevel, Services, Setup};
 pub use tensor::{HostView, HostViewMut, Tensor};
-pub use trainer::{Batch, Encoded, HostBatch, Loss, ModelCalls, Trainer, TrainerContext, Vocabulary};
+pub use tokenizer::{Completed, Rendered, SharedTokenizer, Tokenizer, Tokens, Vocabulary};
+pub use trainer::{LanguageModel, Loss, Metric, ModelCalls, Trainer, TrainerContext};
 pub use unique_keys::UniqueKeys;
 
 #[doc(hidden)]
@@ -108,10 +116,11 @@ pub use {serde, serde_json};
 /// What most plugins use.
 pub mod prelude {
     pub use crate::{
-        Batch, Bootstrap, Buffer, Cache, Capabilities, CommBackend, CommRegions, Communicator, Component, Compute,
-        DataSource, Datum, Dtype, Element, Encoded, Error, ErrorCode, Event, Example, Granularity, HostArray,
-        HostBatch, Init, Kind, LogLevel, Loss, Message, Model, ModelContext, ModelInput, Observation, Observer, OpKind,
-        Optimizer, Outcome, ParameterSpec, ReduceOp, ReduceScatter, Region, Result, Services, Setup, StateShape,
-        StateSpec, Tensor, Trainer, TrainerContext, Update, Vocabulary, Work, expect_states,
+        Batch, Bootstrap, Buffer, Cache, Capabilities, CommBackend, CommRegions, Communicator, Completed, Component,
+        Compute, Content, DataSource, Datum, Dtype, Element, Error, ErrorCode, Event, Example, Granularity, HostArray,
+        HostBatch, Init, Item, Kind, LanguageModel, Length, LogLevel, Loss, Message, Metric, Model, ModelContext,
+        ModelInput, Observation, Observer, OpKind, Optimizer, Outcome, ParameterSpec, ReduceOp, ReduceScatter, Region,
+        Rendered, Result, Sequence, Services, Setup, SharedTokenizer, StateShape, StateSpec, Tensor, Tokenizer, Tokens,
+        Trainer, TrainerContext, Update, Vocabulary, Work, expect_states,
     };
 }

@@ -1,11 +1,13 @@
 //! Registration: one macro per library names its components, for the loader and for programs that only read the file.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::{
-    CommBackend, Component, Compute, DataSource, Error, Kind, Model, Observer, Optimizer, Result, Setup, Trainer,
+    CommBackend, Component, Compute, DataSource, Error, Kind, Model, Observer, Optimizer, Result, Setup, Tokenizer,
+    Trainer,
 };
 
 /// The name of the section that holds a library's records, where the object format is ELF.
@@ -34,6 +36,8 @@ pub enum Create {
     Compute(Make<Rc<dyn Compute>>),
     /// On the compute thread, where it stays.
     Model(Make<Box<dyn Model>>),
+    /// On any thread.
+    Tokenizer(Make<Arc<dyn Tokenizer>>),
     /// On any thread.
     Trainer(Make<Box<dyn Trainer>>),
     /// On any thread.
@@ -73,6 +77,7 @@ macro_rules! constructors {
 constructors! {
     compute, Compute, Compute, Rc;
     model, Model, Model, Box;
+    tokenizer, Tokenizer, Tokenizer, Arc;
     trainer, Trainer, Trainer, Box;
     optimizer, Optimizer, Optimizer, Box;
     data, Data, DataSource, Box;
@@ -86,8 +91,8 @@ fn parse<T: Component>(config: Value) -> Result<T::Config> {
 
 /// Turns a library into a plugin: registers its components.
 ///
-/// `plugin! { optimizer "lion" => Lion; }` — the kinds are `compute`, `model`, `trainer`, `optimizer`, `data`, `comm`,
-/// `observer`.
+/// `plugin! { optimizer "lion" => Lion; }` — the kinds are `compute`, `model`, `tokenizer`, `trainer`, `optimizer`, `data`,
+/// `comm`, `observer`.
 /// Native libraries that must lie beside the host's come first: `native "libmlx.so", "libmlxc.so";`. Before them,
 /// `on_load Type;` names an [`OnLoad`](crate::abi::OnLoad) for what has to happen when the library is loaded.
 ///

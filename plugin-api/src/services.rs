@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::{Error, Result, SharedTokenizer};
+
 /// The importance of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]
@@ -63,12 +65,24 @@ pub struct Setup {
     pub seed: u64,
     /// How many threads the component may use; at least 1.
     pub threads: usize,
-    /// The model's directory, with `config.json` and the tokenizer's files; for models and trainers.
+    /// The model's directory, with `config.json` and the tokenizer's files; for models, tokenizers and trainers.
     pub model_path: Option<PathBuf>,
-    /// The model's `config.json`; null for components that are not models or trainers.
+    /// The model's `config.json`; null for components of other kinds.
     pub model_config: serde_json::Value,
+    /// The job's tokenizer; lent to trainers.
+    pub tokenizer: Option<SharedTokenizer>,
     /// Where a data source reads: a file, a directory, a name. Empty for other kinds.
     pub source: String,
+}
+
+impl Setup {
+    /// The job's tokenizer.
+    ///
+    /// # Errors
+    /// None was lent.
+    pub fn tokenizer(&self) -> Result<&SharedTokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| Error::plugin("the component needs a tokenizer, and none was lent to it"))
+    }
 }
 
 /// Outside of a host, for a component's own tests and benchmarks: nothing is logged or kept, one thread, no model.
@@ -80,6 +94,7 @@ impl Default for Setup {
             threads: 1,
             model_path: None,
             model_config: serde_json::Value::Null,
+            tokenizer: None,
             source: String::new(),
         }
     }

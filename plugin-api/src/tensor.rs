@@ -177,6 +177,11 @@ impl Tensor {
         Self::op(OpKind::SUM, &[self], &[])
     }
 
+    /// Sum over one axis, which is gone then.
+    pub fn sum_axis(&self, axis: i64) -> Result<Tensor> {
+        Self::op(OpKind::SUM, &[self], &[attribute("axes", Value::Ints(&[axis]))])
+    }
+
     /// Mean of all elements, a scalar.
     pub fn mean(&self) -> Result<Tensor> {
         Self::op(OpKind::MEAN, &[self], &[])

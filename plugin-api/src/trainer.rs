@@ -1,110 +1,116 @@
-//! What a trainer plugin provides: from examples to token batches to a loss.
+//! What a trainer plugin provides: from examples to items, to batches, to a loss.
 
+use std::ops::Deref;
 use std::rc::Rc;
 
-use serde::{Deserialize, Serialize};
-
-use crate::{Compute, Error, Example, HostArray, Result, Tensor};
-
-/// An example as tokens.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Encoded {
-    /// Token ids.
-    pub tokens: Vec<u32>,
-    /// For each token, whether predicting it is trained. The first one never is: nothing comes before it.
-    pub supervised: Vec<bool>,
-    /// How many tokens were cut off because the row was longer than `max_seq_len`.
-    pub truncated: u64,
-}
-
-impl Encoded {
-    /// Number of tokens that are trained.
-    pub fn supervised_tokens(&self) -> usize {
-        self.supervised.iter().filter(|&&trained| trained).count()
-    }
-}
-
-/// A micro-batch in host memory.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct HostBatch {
-    /// Named arrays, as [`Trainer::loss`] gets them back.
-    pub arrays: Vec<(String, HostArray)>,
-    /// Tokens without padding.
-    pub tokens: u64,
-    /// Tokens that are trained.
-    pub supervised_tokens: u64,
-}
-
-/// The same micro-batch on the device.
-#[derive(Debug, Default)]
-pub struct Batch {
-    arrays: Vec<(String, Tensor)>,
-}
-
-impl Batch {
-    /// A batch of these named tensors.
-    pub fn new(arrays: Vec<(String, Tensor)>) -> Self {
-        Self { arrays }
-    }
-
-    /// The array of this name.
-    pub fn get(&self, name: &str) -> Result<&Tensor> {
-        self.arrays
-            .iter()
-            .find_map(|(key, tensor)| (key == name).then_some(tensor))
-            .ok_or_else(|| Error::plugin(format!("the batch has no array named {name:?}")))
-    }
-
-    /// All of them.
-    pub fn arrays(&self) -> &[(String, Tensor)] {
-        &self.arrays
-    }
-}
+use crate::{Batch, Compute, Example, HostBatch, Item, OpKind, Result, Tensor};
 
 /// The loss of one micro-batch. The host divides the sum of all sums by the sum of all weights.
 #[derive(Debug)]
 pub struct Loss {
-    /// Sum of the losses of all supervised tokens, a scalar; it is what is differentiated.
+    /// Sum of the losses of all supervised tokens, or of all items, a scalar; it is what is differentiated.
     pub sum: Tensor,
-    /// The divisor: the number of supervised tokens, a scalar f32. It is never negative, and the sum over all micro-batches is
-    /// above 0; the host refuses other updates.
+    /// The divisor: the number of supervised tokens, or of items, a scalar f32. It is never negative, and the sum over all
+    /// micro-batches is above 0; the host refuses other updates.
     pub weight: Tensor,
-    /// Further scalars for the log, summed by name over micro-batches and ranks. Batches may differ in their names, and a
-    /// metric may be NaN.
-    pub metrics: Vec<(String, Tensor)>,
+    /// Further numbers for the log.
+    pub metrics: Vec<Metric>,
 }
 
-/// The model, as a trainer sees it.
-///
-/// Called on the compute thread.
+/// A mean for the log: over micro-batches and ranks, the host divides the sum of all sums by the sum of all weights.
+/// Micro-batches may differ in the names of their metrics, and one may be NaN.
+#[derive(Debug)]
+pub struct Metric {
+    /// Its name in metrics.jsonl; `eval_` stands before it in evaluations.
+    pub name: String,
+    /// What is summed, a scalar.
+    pub sum: Tensor,
+    /// What the sum is divided by, a scalar.
+    pub weight: Tensor,
+}
+
+impl Metric {
+    /// The mean of all elements of a tensor; over several micro-batches each element counts as much as any other.
+    pub fn mean(name: &str, values: &Tensor) -> Result<Self> {
+        let count: usize = values.shape()?.iter().product();
+        let weight = Tensor::full(values.compute(), &[], count as f64, crate::Dtype::F32)?;
+        Ok(Self { name: name.to_owned(), sum: values.cast(crate::Dtype::F32)?.sum()?, weight })
+    }
+}
+
+/// A model with its weights, as the host lends it to a trainer. Compute thread.
 pub trait ModelCalls {
     /// Hidden states `[B, T, D]` of tokens `[B, T]`; positions and segments as in [`crate::ModelInput`].
     fn hidden(&self, tokens: &Tensor, positions: Option<&Tensor>, segments: Option<&Tensor>) -> Result<Tensor>;
     /// Logits `[.., V]` of hidden states `[.., D]`.
     fn head(&self, hidden: &Tensor) -> Result<Tensor>;
+    /// [`LanguageModel::token_losses`].
+    fn token_losses(&self, hidden: &Tensor, targets: &Tensor) -> Result<Tensor>;
+    /// The frozen model of this name.
+    fn frozen(&self, name: &str) -> Result<Rc<dyn ModelCalls>>;
 }
 
-/// The model and the device, for computing a loss.
+/// A model with its weights. Compute thread.
 #[derive(Clone)]
-pub struct TrainerContext {
-    model: Rc<dyn ModelCalls>,
-    compute: Rc<dyn Compute>,
-}
+pub struct LanguageModel(Rc<dyn ModelCalls>);
 
-impl TrainerContext {
-    /// A context over this model and this device.
-    pub fn new(model: Rc<dyn ModelCalls>, compute: Rc<dyn Compute>) -> Self {
-        Self { model, compute }
-    }
-
-    /// Hidden states `[B, T, D]` of tokens `[B, T]`.
+impl LanguageModel {
+    /// Hidden states `[B, T, D]` of tokens `[B, T]`; positions and segments as in [`crate::ModelInput`].
     pub fn hidden(&self, tokens: &Tensor, positions: Option<&Tensor>, segments: Option<&Tensor>) -> Result<Tensor> {
-        self.model.hidden(tokens, positions, segments)
+        self.0.hidden(tokens, positions, segments)
     }
 
     /// Logits `[.., V]` of hidden states `[.., D]`.
     pub fn head(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.model.head(hidden)
+        self.0.head(hidden)
+    }
+
+    /// `-log p(target)` in nats, f32 `[N]`, of the next tokens `[N]` (int32) after hidden states `[N, D]`. A negative target
+    /// costs nothing.
+    pub fn token_losses(&self, hidden: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        self.0.token_losses(hidden, targets)
+    }
+
+    /// Log-probabilities `[B, M]` in nats of the trained tokens of the sequences that
+    /// [`HostBatch::add_sequences`] put into a batch under this name; 0 where a row has fewer than M.
+    pub fn log_probs(&self, batch: &Batch, name: &str) -> Result<Tensor> {
+        let part = |part: &str| batch.get(&format!("{name}.{part}"));
+        let (places, targets) = (part("places")?, part("targets")?);
+        let hidden = self.hidden(batch.get(name)?, None, None)?;
+        let width = hidden.shape()?.last().copied().unwrap_or(1) as i64;
+        let shape: Vec<i64> = places.shape()?.iter().map(|&axis| axis as i64).collect();
+        let predicting = hidden.reshape(&[-1, width])?.take(&places.reshape(&[-1])?, 0)?;
+        let losses = self.token_losses(&predicting, &targets.reshape(&[-1])?)?;
+        Tensor::op(OpKind::NEGATIVE, &[&losses.reshape(&shape)?], &[])
+    }
+}
+
+/// The models and the device, for computing a loss; by itself it is the model that is trained. Compute thread.
+#[derive(Clone)]
+pub struct TrainerContext {
+    trained: LanguageModel,
+    compute: Rc<dyn Compute>,
+}
+
+impl TrainerContext {
+    /// The name of the frozen model with the weights that training began with.
+    pub const REFERENCE: &'static str = "reference";
+
+    /// A context over this model and this device.
+    pub fn new(model: Rc<dyn ModelCalls>, compute: Rc<dyn Compute>) -> Self {
+        Self { trained: LanguageModel(model), compute }
+    }
+
+    /// The model with the weights that training began with, frozen. The host keeps them for trainers that ask for it with
+    /// the ability `reference`.
+    pub fn reference(&self) -> Result<LanguageModel> {
+        self.model(Self::REFERENCE)
+    }
+
+    /// A frozen model that the configuration names: `trainer.models.teacher = { path = "…" }` is `model("teacher")`. No
+    /// gradient reaches its weights.
+    pub fn model(&self, name: &str) -> Result<LanguageModel> {
+        self.trained.0.frozen(name).map(LanguageModel)
     }
 
     /// The device.
@@ -112,45 +118,35 @@ impl TrainerContext {
         &self.compute
     }
 
-    /// The model behind it.
-    pub fn model(&self) -> &Rc<dyn ModelCalls> {
-        &self.model
+    /// What the trained model is called through.
+    pub(crate) fn calls(&self) -> &Rc<dyn ModelCalls> {
+        &self.trained.0
     }
 }
 
-/// The vocabulary of the trainer's tokenizer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Vocabulary {
-    /// The largest token id plus one.
-    pub size: usize,
-    /// The tokens that end an answer.
-    pub stop: Vec<u32>,
+impl Deref for TrainerContext {
+    type Target = LanguageModel;
+
+    fn deref(&self) -> &Self::Target {
+        &self.trained
+    }
 }
 
 /// A training objective.
 ///
 /// `encode` and `collate` work on host memory, on several threads at once; `loss` runs on the compute thread.
 pub trait Trainer: Send + Sync {
-    /// The vocabulary of its tokenizer.
-    fn vocabulary(&self) -> Result<Vocabulary>;
-
-    /// An example as tokens, cut at the right to `max_seq_len`. Any thread.
+    /// What is trained of an example: one item, several, or none. Any thread.
     ///
-    /// A row in which nothing would be trained has no supervised token; the host drops, counts and names it.
+    /// The host cuts sequences at `trainer.max_seq_len`. An item in which nothing would be trained has no supervised
+    /// token; the host drops, counts and names its row.
     ///
     /// # Errors
-    /// A row that cannot be rendered or tokenised: the error names what is wrong with it.
-    fn encode(&self, example: &Example) -> Result<Encoded>;
+    /// A row that cannot be used: the error names what is wrong with it.
+    fn encode(&self, example: &Example) -> Result<Vec<Item>>;
 
-    /// The prompt of an example as tokens, ready for the model to continue: everything before the last answer. Any
-    /// thread.
-    fn encode_prompt(&self, example: &Example) -> Result<Vec<u32>>;
-
-    /// Tokens as text, without special tokens. Any thread.
-    fn decode(&self, tokens: &[u32]) -> Result<String>;
-
-    /// Rows as one micro-batch. Any thread.
-    fn collate(&self, rows: &[&Encoded]) -> Result<HostBatch>;
+    /// Items as one micro-batch. Any thread.
+    fn collate(&self, items: &[&Item]) -> Result<HostBatch>;
 
     /// The loss of a micro-batch. Compute thread, inside [`Compute::value_and_grad`]: pure, may be called more than
     /// once, reads no values.

@@ -131,12 +131,20 @@ fn a_variable_with_thousands_of_parts_is_one_short_error_at_once() {
 fn what_only_a_component_can_judge_is_named_by_its_key() {
     for (key, value, parts) in [
         ("optimizer.beta1", "7", &["beta1 must be at least 0 and less than 1", "optimizer adamw"][..]),
-        ("trainer.template_date", "yesterday", &["trainer.template_date", "YYYY-MM-DD"]),
-        ("trainer.chat_template", "missing.jinja", &["trainer.chat_template", "missing.jinja"]),
+        ("tokenizer.template_date", "yesterday", &["tokenizer.template_date", "YYYY-MM-DD"]),
+        ("tokenizer.chat_template", "missing.jinja", &["tokenizer.chat_template", "missing.jinja"]),
         ("comm.world_size", "2", &["`comm.world_size` is 2", "`local` connects 1 at most"]),
         ("compute.dtype", "float16", &["`compute.dtype` may only be \"float32\""]),
     ] {
         assert_says(&Job::new().set(key, value).run().failure(2), parts);
+    }
+}
+
+#[test]
+fn the_keys_of_the_tokenizer_are_shown_to_those_who_look_for_them_at_the_trainer() {
+    for key in ["chat_template", "chat_template_kwargs", "template_date"] {
+        let failure = Job::new().set(&format!("trainer.{key}"), "a").run().failure(2);
+        assert_says(&failure, &[&format!("unknown key `trainer.{key}`"), &format!("set `tokenizer.{key}`")]);
     }
 }
 

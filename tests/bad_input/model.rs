@@ -273,5 +273,5 @@ fn messages_without_a_chat_template_are_an_error_that_says_where_to_put_one() {
     let data = json!({ "messages": [{ "role": "user", "content": "a" }, { "role": "assistant", "content": "b" }] });
     let data = spoiled.job.file("chat.jsonl", format!("{data}\n")).display().to_string();
     let failure = spoiled.job.run_with(&["--set", &format!("data.train={data}")]).failure(4);
-    assert_says(&failure, &["chat template", "trainer.chat_template", &format!("{data} row 1")]);
+    assert_says(&failure, &["chat template", "tokenizer.chat_template", &format!("{data} row 1")]);
 }

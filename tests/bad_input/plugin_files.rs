@@ -187,7 +187,7 @@ fn a_plugin_that_anybody_could_replace_is_refused() {
 #[test]
 fn a_lock_file_lets_in_what_was_locked_and_nothing_else() {
     let job = Job::new().set("trainer.max_steps", 1);
-    let locked = lock_file(["mlx", "llama", "sft", "adamw", "jsonl", "local"]);
+    let locked = lock_file(["mlx", "llama", "huggingface", "sft", "adamw", "jsonl", "local"]);
     let lock = job.file("plugins.lock", &locked);
     let job = job.set("plugins.lock", lock.display());
     job.run().success();

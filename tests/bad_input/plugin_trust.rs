@@ -91,7 +91,7 @@ fn a_directory_that_the_user_names_too_is_trusted() {
 #[test]
 fn a_lock_file_of_the_users_vouches_for_what_it_pins_and_one_of_the_configuration_does_not() {
     let stranger = Stranger::new();
-    let locked = lock_file(["mlx", "llama", "sft", "adamw", "jsonl", "local"]);
+    let locked = lock_file(["mlx", "llama", "huggingface", "sft", "adamw", "jsonl", "local"]);
     let lock = stranger.job.file("plugins.lock", &locked).display().to_string();
     let set = format!("plugins.lock={lock}");
     let failure = stranger.run(&["--set", &set, "config", "check"]).failure(3);

@@ -49,8 +49,8 @@ fn pipes_and_devices_in_place_of_files_are_refused_at_once() {
     }
     let (job, model) = job();
     pipe(&model.join("template"));
-    let job = job.set("trainer.chat_template", model.join("template").display());
-    ends_with(&job, 2, &["trainer.chat_template", "not a regular file"]);
+    let job = job.set("tokenizer.chat_template", model.join("template").display());
+    ends_with(&job, 2, &["tokenizer.chat_template", "not a regular file"]);
 
     let (job, model) = self::job();
     for source in [model.join("rows"), "/dev/zero".into()] {
@@ -164,7 +164,7 @@ fn chat_templates_that_would_run_or_grow_without_end_are_refused() {
                 let file = job.file("template.jinja", template).display().to_string();
                 let data = job.file("rows.jsonl", rows);
                 let job = job.set("data.train", data.display()).argument("--set");
-                let job = job.argument(format!("trainer.chat_template={file}"));
+                let job = job.argument(format!("tokenizer.chat_template={file}"));
                 eprintln!("{template}");
                 ends_with(&job, 4, &["the chat template cannot render", &file]);
             });

@@ -159,7 +159,7 @@ fn every_key_of_the_host_and_of_every_plugin_can_be_set_in_a_file_the_environmen
 }
 
 fn every_plugin_locked() -> String {
-    lock_file(["mlx", "llama", "sft", "adamw", "jsonl", "local", "grpc", "panics_at_three"])
+    lock_file(["mlx", "llama", "huggingface", "sft", "adamw", "jsonl", "local", "grpc", "panics_at_three"])
 }
 
 fn variable(path: &str) -> String {
@@ -267,7 +267,8 @@ fn the_schema_has_the_keys_of_the_host_and_of_every_plugin_that_is_found() {
         ("model", "llama", &["path", "init"][..]),
         ("data", "jsonl", &["train", "shuffle", "format", "fields"]),
         ("data", "csv", &["train", "delimiter", "fields"]),
-        ("trainer", "sft", &["batch_size", "max_seq_len", "chat_template"]),
+        ("trainer", "sft", &["batch_size", "max_seq_len"]),
+        ("tokenizer", "huggingface", &["chat_template", "chat_template_kwargs"]),
         ("optimizer", "adamw", &["learning_rate", "no_decay", "beta1", "beta2", "eps"]),
         ("optimizer", "sgd", &["learning_rate", "no_decay", "momentum", "dampening", "nesterov"]),
         ("optimizer", "lion", &["learning_rate", "no_decay", "beta1", "beta2"]),

@@ -10,18 +10,43 @@ fn job() -> Job {
 }
 
 #[test]
-fn of_a_source_without_end_as_many_rows_are_read_as_the_updates_can_use() {
-    let job = job().set("trainer.max_steps", 3);
+fn a_source_without_end_streams_for_as_many_updates_as_are_asked_for() {
+    let job = job().set("trainer.max_steps", 3).set("data.shuffle_buffer", 10);
     let run = Process::start(mdt_tests::command().args(job.arguments())).end().success();
-    // Four rows in two micro-batches each.
     assert_says(
         &run.stderr,
-        &["reading ends in rows after 24 rows, all that `trainer.max_steps` can use", "24 rows, "],
+        &["data     rows, streamed; read in windows of 10 rows", "plan     3 updates, 8 rows each"],
     );
     assert_eq!(job.updates().len(), 3);
-    // The same rows again, whatever is held out of them.
-    let run = job.run_with(&["--set", "data.eval_split=0.2", "--set", "checkpoint.resume=never"]).success();
-    assert_says(&run.stderr, &["after 30 rows", "24 of 30 rows", "6 of 30 rows"]);
+    assert!(job.updates().iter().all(|update| update["epoch"].is_null()));
+    let run = job.run_with(&["--set", "data.eval_split=2", "--set", "checkpoint.resume=never"]).success();
+    assert_says(&run.stderr, &["2 rows held out", "held out 2 rows"]);
+}
+
+#[test]
+fn epochs_of_a_source_without_end_are_an_error_that_says_what_to_set() {
+    let failure = |set: &[(&str, &str)]| {
+        let job = set.iter().fold(job(), |job, (key, value)| job.set(key, value));
+        Process::start(mdt_tests::command().args(job.arguments())).end().failure(2)
+    };
+    let epochs = ("trainer.num_epochs", "2");
+    assert_says(&failure(&[epochs]), &["`trainer.num_epochs`", "rows has no end", "`trainer.max_steps`"]);
+    assert_says(&failure(&[epochs, ("data.streaming", "true")]), &["rows has no end", "`trainer.max_steps`"]);
+    let whole = failure(&[("trainer.max_steps", "2"), ("data.streaming", "false")]);
+    assert_says(&whole, &["`data.streaming` is false", "no end", "`data.limit`"]);
+    let two = failure(&[("trainer.max_steps", "2"), ("data.train", "['a', 'b']")]);
+    assert_says(&two, &["b would never be read: a has no end", "weight"]);
+    let share = failure(&[("trainer.max_steps", "2"), ("data.eval_split", "0.2")]);
+    assert_says(&share, &["`data.eval_split` is a share", "the number of rows"]);
+}
+
+#[test]
+fn a_slow_source_can_be_interrupted_while_training_waits_for_it() {
+    let job = job().set("trainer.max_steps", 1000).set("data.pause_ms", 20);
+    let mut run = Process::start(mdt_tests::command().args(job.arguments()));
+    run.wait_for("plan ");
+    run.signal("INT");
+    assert_says(&run.end().failure(130), &["interrupted before the first update"]);
 }
 
 #[test]
@@ -65,7 +90,7 @@ fn a_limit_of_rows_holds_for_every_source() {
 #[test]
 fn rows_that_do_not_fit_in_memory_are_one_error_that_names_the_keys() {
     // A machine with 4 MiB left, as far as the program can see.
-    let job = job();
+    let job = job().set("data.limit", 1_000_000_000u64);
     let facts = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let facts = facts.lines().map(|line| match line.split_once(':') {
         Some((name @ "MemAvailable", _)) => format!("{name}: 4096 kB\n"),
@@ -80,5 +105,8 @@ fn rows_that_do_not_fit_in_memory_are_one_error_that_names_the_keys() {
         return eprintln!("skipped: this machine lets nobody mount anything: {}", run.stderr);
     }
     let failure = run.failure(4);
-    assert_says(&failure, &["the rows do not fit in memory", "rows were read", "`data.limit`", "`trainer.max_steps`"]);
+    assert_says(
+        &failure,
+        &["the rows do not fit in memory", "rows were read", "`data.limit`", "`data.streaming = true`"],
+    );
 }

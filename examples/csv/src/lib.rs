@@ -90,8 +90,8 @@ fn unreadable(path: &Path, error: &csv::Error) -> Error {
 
 impl DataSource for Csv {
     /// Unknown until the file is read: quoted cells may span lines.
-    fn len(&self) -> Option<u64> {
-        None
+    fn length(&mut self) -> Result<Length> {
+        Ok(Length::Unknown)
     }
 
     fn next(&mut self) -> Result<Option<Example>> {

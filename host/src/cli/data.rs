@@ -81,12 +81,17 @@ fn preview(job: &Job, arguments: &Arguments) -> Result<(), Failure> {
     if let Some(number) = arguments.row {
         preview.find(number)?.iter().try_for_each(show)?;
     }
-    let dataset = preview.read()?;
+    let (dataset, whole) = preview.read()?;
     if arguments.row.is_none() {
         for row in 0..arguments.rows.min(dataset.rows().len()) {
-            show(&preview.row(&dataset, row)?)?;
+            preview.row(&dataset, row)?.iter().try_for_each(show)?;
         }
     }
-    let totals = preview.totals(&dataset);
+    let mut totals = preview.totals(&dataset);
+    if !whole {
+        (totals.updates_per_epoch, totals.updates) = (None, None);
+        let rows = dataset.places();
+        progress::note(&format!("the rows stream while training goes on: these are totals of the first {rows}"));
+    }
     if arguments.json { print(json!({ "totals": totals })) } else { print(totals) }
 }

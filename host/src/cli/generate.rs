@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
-use mdt_plugin_api::{Example, Message};
+use mdt_plugin_api::{Example, Length, Message};
 use serde_json::json;
 
 use super::common::{Common, on_compute_thread};
@@ -64,7 +64,7 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
 fn answers(job: &Job, arguments: &Arguments, cancelled: &AtomicBool) -> Result<Vec<Answer>, Failure> {
     let opened = job.open_model(job.compute()?)?;
     let examples = match (&arguments.prompt, &arguments.data) {
-        (Some(prompt), _) => vec![prompt_example(prompt, opened.directory.has_chat_template())],
+        (Some(prompt), _) => vec![prompt_example(prompt, opened.tokenizer.vocabulary().renders_messages)],
         (None, source) => rows(job, source.as_deref().unwrap_or_default(), arguments.limit, cancelled)?,
     };
     let generator = Generator::new(&opened, opened.weights()?)?;
@@ -87,7 +87,7 @@ fn prompt_example(prompt: &str, chat: bool) -> Example {
 
 fn rows(job: &Job, name: &str, limit: Option<usize>, cancelled: &AtomicBool) -> Result<Vec<Example>, Failure> {
     let mut source = job.data(name)?;
-    if limit.is_none() && source.len().is_none() {
+    if limit.is_none() && !matches!(source.length()?, Length::Rows(_)) {
         return Err(Failure::configuration(format!("the data source {name} does not say how many rows it has"))
             .help("say how many rows to answer: --limit N"));
     }

@@ -34,9 +34,10 @@ pub(super) struct Section {
 }
 
 /// All sections that choose a component, in the order they are shown.
-pub(super) const SECTIONS: [Section; 7] = [
+pub(super) const SECTIONS: [Section; 8] = [
     Section::plugin(Kind::Model),
     Section::plugin(Kind::Data),
+    Section::plugin(Kind::Tokenizer),
     Section::plugin(Kind::Trainer),
     Section::plugin(Kind::Optimizer),
     Section { name: "scheduler", kind: None },

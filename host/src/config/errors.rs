@@ -11,6 +11,13 @@ use crate::exit::Failure;
 use crate::nearest::nearest;
 use serde_json::Value;
 
+/// Keys that belong to another section than one might think: the first name is no key, the second one is.
+const ELSEWHERE: [[&str; 2]; 3] = [
+    ["trainer.chat_template", "tokenizer.chat_template"],
+    ["trainer.chat_template_kwargs", "tokenizer.chat_template_kwargs"],
+    ["trainer.template_date", "tokenizer.template_date"],
+];
+
 /// An unknown key of `layer`. `schema` is the whole schema, `host` that of the host's own keys.
 pub(super) fn unknown_key(
     host: &Value,
@@ -23,6 +30,9 @@ pub(super) fn unknown_key(
     let Some((last, around)) = path.split_last() else {
         return failure;
     };
+    if let Some([_, key]) = ELSEWHERE.iter().find(|[key, _]| path.join(".") == *key) {
+        return failure.help(format!("conversations are rendered by the tokenizer: set `{key}`"));
+    }
     let siblings = around.iter().try_fold(Shape::of(schema), |shape, key| match shape.child(key) {
         Child::Known(inner) => Some(inner),
         _ => None,

@@ -15,7 +15,7 @@ mod scheduler;
 mod storage;
 
 pub use compute::{Comm, Compute, Dtype};
-pub use data::{Data, EvalSplit};
+pub use data::{Data, EvalSplit, Source};
 pub use observer::Observer;
 pub use scheduler::{Constant, Decay, Polynomial, Scheduler, Wsd};
 pub use storage::{Checkpoint, Exported, Metrics, Plugins, Resume};
@@ -33,6 +33,8 @@ pub struct Settings {
     pub model: Model,
     /// The examples that it is trained on.
     pub data: Data,
+    /// How text becomes tokens.
+    pub tokenizer: Tokenizer,
     /// The training objective, the batch sizes and the length of training.
     pub trainer: Trainer,
     /// How gradients change parameters.
@@ -60,6 +62,7 @@ impl Default for Settings {
             seed: 0,
             model: Model::default(),
             data: Data::default(),
+            tokenizer: Tokenizer::default(),
             trainer: Trainer::default(),
             optimizer: Optimizer::default(),
             scheduler: Scheduler::default(),
@@ -99,6 +102,21 @@ pub enum Init {
     Pretrained,
     /// Drawn at random from `seed`; only `config.json` and the tokenizer's files are read.
     Random,
+}
+
+/// `tokenizer`: a string stands for `{ use = … }`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Tokenizer {
+    /// The tokenizer component. Default: `huggingface`.
+    #[serde(rename = "use")]
+    pub id: String,
+}
+
+impl Default for Tokenizer {
+    fn default() -> Self {
+        Tokenizer { id: "huggingface".into() }
+    }
 }
 
 /// `trainer`: a string stands for `{ use = … }`.

@@ -31,6 +31,9 @@ impl Components for Installed {
                 "cautious": { "type": "boolean", "default": false },
             }),
             (Kind::Optimizer, "needy") => json!({ "rank": { "type": "integer" } }),
+            (Kind::Tokenizer, "huggingface") => {
+                json!({ "chat_template": { "type": ["string", "null"], "default": null } })
+            }
             (Kind::Trainer, "sft") => json!({
                 "max_seq_len": { "type": "integer", "default": 1024 },
                 "packing": { "type": "boolean", "default": false },
@@ -66,6 +69,7 @@ impl Components for Installed {
     fn ids(&self, kind: Kind) -> Vec<String> {
         let ids: &[&str] = match kind {
             Kind::Optimizer => &["adamw", "lion"],
+            Kind::Tokenizer => &["huggingface"],
             Kind::Trainer => &["sft"],
             Kind::Data => &["jsonl"],
             Kind::Comm => &["grpc", "local"],

@@ -1,6 +1,12 @@
 //! Rows as tokens, and the source and row number of each.
+//!
+//! Every row that was read has a place, in which there are its items: none where nothing in it is trained. Orders,
+//! schedules and resumes count places, so that what a row becomes moves no other row.
 
-use mdt_plugin_api::Encoded;
+use std::ops::Range;
+
+use mdt_plugin_api::{Example, Item};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::row_location::{self, RowLocation};
@@ -11,10 +17,18 @@ use crate::counted::counted;
 /// The most rows that a message names.
 const NAMED: usize = 5;
 
-/// The rows that can be trained, as tokens.
+/// Rows that were read whole, as items: a row may have become several.
 pub struct Dataset {
-    pub(super) rows: Vec<Encoded>,
+    /// The items of all rows.
+    pub(super) rows: Vec<Item>,
+    /// The row of each item.
     pub(super) locations: Vec<RowLocation>,
+    /// For each row, the number of items up to and with its own.
+    ends: Vec<usize>,
+    /// For each row, the checksum of its values.
+    checksums: Vec<[u8; 32]>,
+    /// The checksum of what turns rows into tokens.
+    tokenizer: String,
     pub(super) sources: Vec<String>,
     /// Rows without any token to train.
     pub(super) dropped: Vec<RowLocation>,
@@ -24,28 +38,81 @@ pub struct Dataset {
 
 impl Dataset {
     /// A data set of these sources without rows.
-    pub(super) fn empty(sources: &[String]) -> Self {
-        let sources = sources.to_vec();
-        Self { rows: Vec::new(), locations: Vec::new(), sources, dropped: Vec::new(), split_from: None }
+    pub(super) fn empty(sources: &[String], tokenizer: &str) -> Self {
+        Self {
+            rows: Vec::new(),
+            locations: Vec::new(),
+            ends: Vec::new(),
+            checksums: Vec::new(),
+            tokenizer: tokenizer.to_owned(),
+            sources: sources.to_vec(),
+            dropped: Vec::new(),
+            split_from: None,
+        }
     }
 
-    /// Splits off `count` rows, drawn by `seed`; both parts keep the order of the rows. Dropped rows stay with the first
-    /// part.
+    /// Adds a row, which has this location and these items.
+    pub(super) fn push(&mut self, location: RowLocation, example: &Example, items: Vec<Item>) {
+        self.checksums.push(checksum_of(example));
+        if items.is_empty() {
+            self.dropped.push(location);
+        }
+        self.locations.extend(items.iter().map(|_| location));
+        self.rows.extend(items);
+        self.ends.push(self.rows.len());
+    }
+
+    /// Splits off `count` rows, drawn by `seed`; both parts keep the order of the rows. Rows with nothing to train stay with
+    /// the first part.
     pub(super) fn split(self, count: usize, seed: u64) -> (Self, Self) {
-        let total = Some(self.rows.len());
-        let marks = split::held_out(self.rows.len(), count, seed);
-        let mut train = Self { dropped: self.dropped, split_from: total, ..Self::empty(&self.sources) };
-        let mut held_out = Self { split_from: total, ..Self::empty(&self.sources) };
-        for ((row, location), mark) in self.rows.into_iter().zip(self.locations).zip(marks) {
-            let part = if mark { &mut held_out } else { &mut train };
-            part.rows.push(row);
-            part.locations.push(location);
+        let total = Some(self.trainable());
+        let mut marks = split::held_out(self.trainable(), count, seed).into_iter();
+        let empty = || Self { split_from: total, ..Self::empty(&self.sources, &self.tokenizer) };
+        let (mut train, mut held_out) = (Self { dropped: self.dropped, ..empty() }, empty());
+        let mut items = self.rows.into_iter().zip(self.locations);
+        let mut start = 0;
+        for (end, checksum) in self.ends.into_iter().zip(self.checksums) {
+            let is_held_out = end > start && marks.next() == Some(true);
+            let part = if is_held_out { &mut held_out } else { &mut train };
+            for (item, location) in items.by_ref().take(end - start) {
+                part.rows.push(item);
+                part.locations.push(location);
+            }
+            part.ends.push(part.rows.len());
+            part.checksums.push(checksum);
+            start = end;
         }
         (train, held_out)
     }
 
-    /// The rows.
-    pub fn rows(&self) -> &[Encoded] {
+    /// The number of rows with something to train.
+    pub(super) fn trainable(&self) -> usize {
+        self.places() - self.dropped.len()
+    }
+
+    /// The number of rows that were read.
+    pub fn places(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The items of a row, as a range of all.
+    pub fn items_of(&self, place: usize) -> Range<usize> {
+        let start = place.checked_sub(1).map_or(0, |before| self.ends[before]);
+        start..self.ends[place]
+    }
+
+    /// The locations of items.
+    pub fn locations_of(&self, items: &[usize]) -> Vec<RowLocation> {
+        items.iter().map(|&item| self.locations[item]).collect()
+    }
+
+    /// The names of the sources.
+    pub fn sources(&self) -> &[String] {
+        &self.sources
+    }
+
+    /// The items of all rows.
+    pub fn rows(&self) -> &[Item] {
         &self.rows
     }
 
@@ -74,13 +141,13 @@ impl Dataset {
 
     /// Counts of rows and tokens, as a line for the user.
     pub fn summary(&self) -> String {
-        let tokens: usize = self.rows.iter().map(|row| row.tokens.len()).sum();
-        let supervised: usize = self.rows.iter().map(Encoded::supervised_tokens).sum();
+        let tokens: usize = self.rows.iter().map(Item::tokens).sum();
+        let supervised: usize = self.rows.iter().map(Item::supervised_tokens).sum();
         let of = self.split_from.map_or(String::new(), |total| format!(" of {total}"));
         let mut text = format!("{}{of} rows, {tokens} tokens, {supervised} of them trained", self.rows.len());
-        let cut: u64 = self.rows.iter().map(|row| row.truncated).sum();
+        let cut: u64 = self.rows.iter().map(Item::truncated).sum();
         if cut > 0 {
-            let rows = self.rows.iter().filter(|row| row.truncated > 0).count();
+            let rows = self.rows.iter().filter(|row| row.truncated() > 0).count();
             let rows = counted(rows, "row");
             text += &format!("; {rows} cut at max_seq_len, losing {cut} tokens");
         }
@@ -92,14 +159,21 @@ impl Dataset {
         text
     }
 
-    /// A checksum of all tokens and of which are trained, in order. It does not depend on the file that they came from.
+    /// A checksum of the values of all rows, in order, and of what turns them into tokens. It does not depend on the
+    /// files that they came from.
     pub fn fingerprint(&self) -> String {
         let mut digest = Sha256::new();
-        for row in &self.rows {
-            digest.update((row.tokens.len() as u64).to_le_bytes());
-            row.tokens.iter().for_each(|token| digest.update(token.to_le_bytes()));
-            row.supervised.iter().for_each(|&mark| digest.update([u8::from(mark)]));
-        }
+        digest.update(&self.tokenizer);
+        self.checksums.iter().for_each(|checksum| digest.update(checksum));
         checksum::hexadecimal(&digest.finalize())
     }
+}
+
+fn checksum_of(example: &Example) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    for (name, value) in &example.values {
+        digest.update(Value::from(name.as_str()).to_string());
+        digest.update(value.to_json().to_string());
+    }
+    digest.finalize().into()
 }

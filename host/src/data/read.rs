@@ -1,13 +1,15 @@
-//! Reads and encodes the rows of a source, until it ends, enough rows are read, or memory is full.
+//! Reads and encodes rows, until they end, enough are read, or memory is full.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::HumanCount;
-use mdt_plugin_api::{DataSource, Encoded, Error, Example, HostServices, Trainer};
+use mdt_plugin_api::{Error, Example, HostServices, Item, Sequence};
 use rayon::prelude::*;
 
+use super::chain::Chain;
 use super::dataset::Dataset;
+use super::items::Encoder;
 use super::row_location::RowLocation;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
@@ -22,10 +24,19 @@ const COLLECTING: Duration = Duration::from_secs(1);
 const FIRST_LINE: Duration = Duration::from_secs(2);
 const LAST_LINE: Duration = Duration::from_secs(30);
 
+/// Rows that were read, and how they have ended, if they have.
+type Collected = (Vec<Row>, Option<Result<(), Failure>>);
+
+/// A row and where it stands.
+type Row = (RowLocation, Example);
+
+/// A row and its items.
+type Encoded<'a> = (&'a Row, Result<Vec<Item>, Error>);
+
 /// Reads all sources of a job.
 pub(super) struct Reader<'a> {
     job: &'a Job,
-    trainer: &'a dyn Trainer,
+    encoder: &'a Encoder,
     /// Bytes of all rows so far, those of other data sets included.
     held: u64,
     next_line: Instant,
@@ -33,92 +44,91 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(job: &'a Job, trainer: &'a dyn Trainer) -> Self {
+    pub(super) fn new(job: &'a Job, encoder: &'a Encoder) -> Self {
         let next_line = Instant::now() + FIRST_LINE;
-        Self { job, trainer, held: 0, next_line, between_lines: FIRST_LINE }
+        Self { job, encoder, held: 0, next_line, between_lines: FIRST_LINE }
     }
 
-    /// Adds the rows of source number `number` to a data set until the data set has `most` rows or the source ends.
-    /// Returns whether the source may have more.
-    pub(super) fn read(
-        &mut self,
-        dataset: &mut Dataset,
-        number: usize,
-        source: &mut dyn DataSource,
-        most: usize,
-    ) -> Result<bool, Failure> {
-        while dataset.rows.len() < most {
-            let (chunk, ended) = self.collect(dataset, number, source, most - dataset.rows.len())?;
-            self.encode(dataset, number as u32, &chunk)?;
+    /// Adds rows to a data set until it has `most` or they end. Returns whether there may be more.
+    pub(super) fn read(&mut self, dataset: &mut Dataset, chain: &mut Chain, most: usize) -> Result<bool, Failure> {
+        while dataset.places() < most {
+            let (rows, end) = self.collect(dataset, chain, most - dataset.places())?;
+            self.encode(dataset, &rows)?;
             self.require_memory(dataset)?;
-            if ended {
-                return Ok(false);
+            match end {
+                None => {}
+                Some(Ok(())) => return Ok(false),
+                Some(Err(failure)) => return Err(failure),
             }
         }
         Ok(true)
     }
 
-    /// The next rows of a source, and whether it has ended.
-    fn collect(
-        &mut self,
-        dataset: &Dataset,
-        number: usize,
-        source: &mut dyn DataSource,
-        wanted: usize,
-    ) -> Result<(Vec<Example>, bool), Failure> {
+    /// The next rows, and how they have ended, if they have: rows before one that cannot be read are encoded first,
+    /// because one of them may be refused.
+    fn collect(&mut self, dataset: &Dataset, chain: &mut Chain, wanted: usize) -> Result<Collected, Failure> {
         let begin = Instant::now();
-        let mut chunk = Vec::new();
-        while chunk.len() < wanted.min(CHUNK) && begin.elapsed() < COLLECTING {
+        let mut rows = Vec::new();
+        while rows.len() < wanted.min(CHUNK) && begin.elapsed() < COLLECTING {
             self.require_not_cancelled()?;
-            self.show(dataset, number, chunk.len());
-            match source.next()? {
-                Some(example) => chunk.push(example),
-                None => return Ok((chunk, true)),
+            self.show(dataset, chain.source_number(), rows.len());
+            match chain.next() {
+                Ok(Some(row)) => rows.push(row),
+                Ok(None) => return Ok((rows, Some(Ok(())))),
+                Err(failure) => {
+                    self.require_not_cancelled()?;
+                    return Ok((rows, Some(Err(failure))));
+                }
             }
         }
-        Ok((chunk, false))
+        Ok((rows, None))
     }
 
-    fn encode(&mut self, dataset: &mut Dataset, source: u32, chunk: &[Example]) -> Result<(), Failure> {
+    /// Whether anything of a row is trained.
+    pub(super) fn is_trained(&self, at: RowLocation, example: &Example, of: &Dataset) -> Result<bool, Failure> {
+        self.require_not_cancelled()?;
+        let items = self.encoder.encode(example);
+        Ok(!items.map_err(|error| Failure::from(error).at(of.name_locations(&[at])))?.is_empty())
+    }
+
+    /// Encodes rows and adds them.
+    pub(super) fn encode(&mut self, dataset: &mut Dataset, rows: &[Row]) -> Result<(), Failure> {
         // Rows after one that is refused need not be encoded; those before it do, so that the first such row is reported.
         let refused = AtomicUsize::new(usize::MAX);
-        let encode = |(place, example)| {
+        let encode = |place: usize| {
             if self.job.services.cancelled() || place > refused.load(Ordering::Relaxed) {
                 return None;
             }
-            let encoded = self.trainer.encode(example);
+            let row = &rows[place];
+            let encoded = self.encoder.encode(&row.1);
             if encoded.is_err() {
                 refused.fetch_min(place, Ordering::Relaxed);
             }
-            Some((example, encoded))
+            Some((row, encoded))
         };
-        let encoded: Vec<Option<(&Example, Result<Encoded, Error>)>> =
-            chunk.par_iter().enumerate().map(encode).collect();
+        let encoded: Vec<Option<Encoded<'_>>> = (0..rows.len()).into_par_iter().map(encode).collect();
         self.require_not_cancelled()?;
-        let mut rows: Vec<_> = encoded.into_iter().flatten().collect();
+        let mut encoded: Vec<_> = encoded.into_iter().flatten().collect();
         let is_refused = |(_, encoded): &(_, Result<_, Error>)| encoded.as_ref().is_err_and(Error::is_after_a_panic);
-        if rows.iter().any(is_refused) {
+        if encoded.iter().any(is_refused) {
             // A row that was refused after the panic of a later one may be at fault too. A new trainer finds the first
             // row that is, whichever thread was faster.
-            let trainer = self.job.trainer(&self.job.model_directory()?)?;
-            let again = chunk.iter().map(|example| (example, trainer.encode(example)));
+            let directory = self.job.model_directory()?;
+            let trainer = self.job.trainer(&directory, &self.job.tokenizer(&directory)?)?;
+            let encoder = self.encoder.with(trainer);
+            let again = rows.iter().map(|row| (row, encoder.encode(&row.1)));
             match again.take_while(|_| !self.job.services.cancelled()).find(|(_, encoded)| encoded.is_err()) {
-                Some(first) => rows = vec![first],
-                None => rows.sort_by_key(is_refused),
+                Some(first) => encoded = vec![first],
+                None => encoded.sort_by_key(is_refused),
             }
         }
-        for (example, encoded) in rows {
-            let location = RowLocation { source, row: example.row };
-            let row = encoded.map_err(|error| Failure::from(error).at(dataset.name_locations(&[location])))?;
-            if row.supervised_tokens() == 0 {
-                self.held += size_of::<RowLocation>() as u64;
-                dataset.dropped.push(location);
-            } else {
-                self.held += size_of::<(Encoded, RowLocation)>() as u64;
-                self.held += (row.tokens.capacity() * size_of::<u32>() + row.supervised.capacity()) as u64;
-                dataset.rows.push(row);
-                dataset.locations.push(location);
+        for ((location, example), encoded) in encoded {
+            let items = encoded.map_err(|error| Failure::from(error).at(dataset.name_locations(&[*location])))?;
+            self.held += size_of::<(RowLocation, usize, [u8; 32])>() as u64;
+            for item in &items {
+                self.held += size_of::<RowLocation>() as u64 + bytes(item);
             }
+            dataset.push(*location, example, items);
         }
         Ok(())
     }
@@ -135,12 +145,12 @@ impl<'a> Reader<'a> {
     fn require_memory(&self, dataset: &Dataset) -> Result<(), Failure> {
         let left = memory().map(|memory| memory.available).filter(|left| self.held / 3 > *left);
         let Some(left) = left else { return Ok(()) };
-        let rows = HumanCount((dataset.rows.len() + dataset.dropped.len()) as u64);
+        let rows = HumanCount(dataset.places() as u64);
         let [held, left] = [self.held, left].map(|bytes| HumanCount(bytes >> 20));
         Err(Failure::new(Status::Input, "the rows do not fit in memory")
             .at(dataset.sources.join(", "))
             .because(format!("{rows} rows were read and take {held} MiB; {left} MiB are left, which training needs"))
-            .help("read fewer rows: set `data.limit`, or `trainer.max_steps` for a source without end"))
+            .help("let them stream with `data.streaming = true`, or read fewer: set `data.limit`"))
     }
 
     fn show(&mut self, dataset: &Dataset, number: usize, waiting: usize) {
@@ -148,9 +158,24 @@ impl<'a> Reader<'a> {
         if now < self.next_line {
             return;
         }
-        let rows = dataset.rows.len() + dataset.dropped.len() + waiting;
+        let rows = dataset.places() + waiting;
         progress::note(&format!("reading  {}: {} rows so far", dataset.sources[number], HumanCount(rows as u64)));
         self.between_lines = (self.between_lines * 2).min(LAST_LINE);
         self.next_line = now + self.between_lines;
     }
+}
+
+/// The memory that an item takes.
+fn bytes(item: &Item) -> u64 {
+    let sequence = |sequence: &Sequence| {
+        size_of::<Sequence>()
+            + sequence.name.capacity()
+            + sequence.tokens.capacity() * size_of::<u32>()
+            + sequence.supervised.capacity()
+    };
+    let numbers = |(name, values): &(String, Vec<f64>)| {
+        size_of::<(String, Vec<f64>)>() + name.capacity() + values.capacity() * size_of::<f64>()
+    };
+    let sequences = item.sequences.iter().map(sequence).sum::<usize>();
+    (size_of::<Item>() + sequences + item.numbers.iter().map(numbers).sum::<usize>()) as u64
 }

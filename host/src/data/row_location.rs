@@ -5,7 +5,7 @@ const NAMED: usize = 64;
 
 /// The source that a row was read from, and its number there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct RowLocation {
+pub struct RowLocation {
     /// The index of its source in the list of sources.
     pub(super) source: u32,
     /// Its row number, as the source counts.
@@ -13,7 +13,7 @@ pub(super) struct RowLocation {
 }
 
 /// Locations as text: `train.jsonl rows 3, 17; more.jsonl row 2`.
-pub(super) fn describe(sources: &[String], locations: &[RowLocation]) -> String {
+pub fn describe(sources: &[String], locations: &[RowLocation]) -> String {
     let mut text = String::new();
     for (number, name) in sources.iter().enumerate() {
         let rows: Vec<u64> =

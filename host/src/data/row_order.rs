@@ -9,8 +9,8 @@ use crate::random::Stream;
 /// Which rows each update of a run trains on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Rows of an epoch.
-    pub rows: usize,
+    /// Rows of an epoch; none where that is not known, and then there are `max_steps`.
+    pub rows: Option<usize>,
     /// Rows of a micro-batch.
     pub batch_size: usize,
     /// Micro-batches of an update, per rank.
@@ -27,7 +27,7 @@ pub struct Plan {
 
 impl Plan {
     /// The plan of a job with so many rows.
-    pub fn of(settings: &Settings, rows: usize) -> Self {
+    pub fn of(settings: &Settings, rows: Option<usize>) -> Self {
         Self {
             rows,
             batch_size: settings.trainer.batch_size as usize,
@@ -39,49 +39,52 @@ impl Plan {
         }
     }
 
-    /// Updates of one epoch: every row is in exactly one of them, the last one may have fewer.
-    pub fn updates_per_epoch(&self) -> u64 {
-        self.rows.div_ceil(self.rows_per_update()) as u64
+    /// Updates of one epoch, where it is known: every row is in exactly one of them, the last one may have fewer.
+    pub fn updates_per_epoch(&self) -> Option<u64> {
+        self.rows.map(|rows| rows.div_ceil(self.rows_per_update()) as u64)
     }
 
     /// Updates of the whole run.
     pub fn total_updates(&self) -> u64 {
-        self.max_steps.unwrap_or(self.epochs.saturating_mul(self.updates_per_epoch()))
+        let of_epochs = || self.epochs.saturating_mul(self.updates_per_epoch().unwrap_or(0));
+        self.max_steps.unwrap_or_else(of_epochs)
     }
 
-    /// The epoch, from 0, that update number `update`, from 1, is in.
-    pub fn epoch_of(&self, update: u64) -> u64 {
-        (update - 1) / self.updates_per_epoch()
-    }
-
-    /// How much of the run's epochs is done after an update: 1.5 in the middle of the second.
+    /// How much of the run's epochs is done after an update: 1.5 in the middle of the second. NaN where an epoch's number
+    /// of rows is not known.
     pub fn epochs_after(&self, update: u64) -> f64 {
+        let (Some(rows), Some(updates)) = (self.rows, self.updates_per_epoch()) else { return f64::NAN };
         if update == 0 {
             return 0.0;
         }
-        let window = (update - 1) % self.updates_per_epoch() + 1;
-        let rows = (window as usize).saturating_mul(self.rows_per_update()).min(self.rows);
-        self.epoch_of(update) as f64 + rows as f64 / self.rows as f64
+        let window = (update - 1) % updates + 1;
+        let done = (window as usize).saturating_mul(self.rows_per_update()).min(rows);
+        ((update - 1) / updates) as f64 + done as f64 / rows as f64
     }
 
-    /// The order of rows in an epoch.
-    pub fn order(&self, epoch: u64) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.rows).collect();
+    /// The order of `rows` rows in an epoch.
+    pub fn order(&self, rows: usize, epoch: u64) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..rows).collect();
         if let Some(seed) = self.shuffle {
             Stream::new(seed, "order", epoch).shuffle(&mut order);
         }
         order
     }
 
-    /// Where in its epoch's order the rows of a rank's micro-batches of an update are. There are as many micro-batches
-    /// as accumulation asks for, or fewer where the rows run out; the last one may have fewer rows.
-    pub fn micro_batches(&self, update: u64, rank: usize) -> impl Iterator<Item = Range<usize>> + use<> {
-        let window = ((update - 1) % self.updates_per_epoch()) as usize;
-        let rank_rows = self.batch_size.saturating_mul(self.accumulation);
-        let start = window.saturating_mul(self.rows_per_update()).saturating_add(rank.saturating_mul(rank_rows));
-        let end = start.saturating_add(rank_rows).min(self.rows);
+    /// Where the rows of a rank's micro-batches are among the rows of an update, of which there are `rows`. There are as
+    /// many micro-batches as accumulation asks for, or fewer where the rows run out; the last one may have fewer rows.
+    pub fn micro_batches(&self, rows: usize, rank: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let own = self.own_rows(rank);
+        let (start, end) = (own.start.min(rows), own.end.min(rows));
         let batch_size = self.batch_size;
-        (start.min(end)..end).step_by(batch_size).map(move |first| first..first.saturating_add(batch_size).min(end))
+        (start..end).step_by(batch_size).map(move |first| first..first.saturating_add(batch_size).min(end))
+    }
+
+    /// Where a rank's rows are among those of an update.
+    pub fn own_rows(&self, rank: usize) -> Range<usize> {
+        let rows = self.batch_size.saturating_mul(self.accumulation);
+        let start = rank.saturating_mul(rows);
+        start..start.saturating_add(rows)
     }
 
     /// Rows of one update, where it is not the last one of an epoch.
@@ -96,7 +99,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn plan(rows: usize, batch_size: usize, accumulation: usize) -> Plan {
-        Plan { rows, batch_size, accumulation, world_size: 1, epochs: 2, max_steps: None, shuffle: Some(7) }
+        Plan { rows: Some(rows), batch_size, accumulation, world_size: 1, epochs: 2, max_steps: None, shuffle: Some(7) }
     }
 
     #[test]
@@ -109,8 +112,8 @@ mod tests {
     #[test]
     fn epochs_have_orders_of_their_own() {
         let plan = plan(100, 2, 1);
-        assert_ne!(plan.order(0), plan.order(1));
-        assert_eq!(plan.order(1), plan.order(1));
+        assert_ne!(plan.order(100, 0), plan.order(100, 1));
+        assert_eq!(plan.order(100, 1), plan.order(100, 1));
     }
 
     proptest! {
@@ -119,23 +122,24 @@ mod tests {
             rows in 1usize..200, batch_size in 1usize..9, accumulation in 1usize..5, world_size in 1usize..4, epoch in 0u64..3,
         ) {
             let plan = Plan { world_size, ..plan(rows, batch_size, accumulation) };
-            let first = epoch * plan.updates_per_epoch() + 1;
-            let order = plan.order(epoch);
-            let mut seen: Vec<usize> = (first..first + plan.updates_per_epoch())
-                .flat_map(|update| (0..world_size).flat_map(move |rank| [(update, rank)]))
-                .flat_map(|(update, rank)| plan.micro_batches(update, rank))
-                .flat_map(|places| order[places].to_vec())
+            let order = plan.order(rows, epoch);
+            prop_assert_eq!(order.chunks(plan.rows_per_update()).len() as u64, plan.updates_per_epoch().unwrap());
+            let mut seen: Vec<usize> = order
+                .chunks(plan.rows_per_update())
+                .flat_map(|rows| (0..world_size).flat_map(|rank| plan.micro_batches(rows.len(), rank)).map(|own| &rows[own]))
+                .flatten()
+                .copied()
                 .collect();
             seen.sort_unstable();
             prop_assert_eq!(seen, (0..rows).collect::<Vec<_>>());
         }
 
         #[test]
-        fn splitting_micro_batches_over_ranks_changes_no_rows(rows in 1usize..200, batch_size in 1usize..9, update in 1u64..20) {
+        fn splitting_micro_batches_over_ranks_changes_no_rows(rows in 1usize..40, batch_size in 1usize..9) {
             let one = Plan { accumulation: 4, ..plan(rows, batch_size, 4) };
             let two = Plan { accumulation: 2, world_size: 2, ..plan(rows, batch_size, 2) };
-            let halves = two.micro_batches(update, 0).chain(two.micro_batches(update, 1));
-            prop_assert!(one.micro_batches(update, 0).eq(halves));
+            let halves = two.micro_batches(rows, 0).chain(two.micro_batches(rows, 1));
+            prop_assert!(one.micro_batches(rows, 0).eq(halves));
         }
 
         #[test]
@@ -143,9 +147,9 @@ mod tests {
             rows in 1usize..20, batch_size in 1usize..9, beyond in prop::sample::select(vec![40, u32::MAX as usize]),
         ) {
             let plan = plan(rows, batch_size, beyond);
-            prop_assert_eq!((plan.updates_per_epoch(), plan.epochs_after(2)), (1, 2.0));
-            prop_assert_eq!(plan.micro_batches(2, 0).collect::<Vec<_>>().len(), rows.div_ceil(batch_size));
-            prop_assert!(plan.micro_batches(2, 1).next().is_none());
+            prop_assert_eq!((plan.updates_per_epoch(), plan.epochs_after(2)), (Some(1), 2.0));
+            prop_assert_eq!(plan.micro_batches(rows, 0).collect::<Vec<_>>().len(), rows.div_ceil(batch_size));
+            prop_assert!(plan.micro_batches(rows, 1).next().is_none());
         }
     }
 }

@@ -19,18 +19,29 @@ pub fn held_out(rows: usize, count: usize, seed: u64) -> Vec<bool> {
 /// # Errors
 /// Nothing would be left to train on, or nothing would be held out.
 pub(super) fn count(split: EvalSplit, rows: usize) -> Result<usize, Failure> {
+    let count = split.of(rows);
+    check(count, rows)?;
+    Ok(usize::try_from(count).unwrap_or(usize::MAX))
+}
+
+/// Whether `count` rows can be held out of `rows`.
+///
+/// # Errors
+/// As for [`count`].
+pub(super) fn check(count: u64, rows: usize) -> Result<(), Failure> {
     let failure = |what: &str| {
         let rows = counted(rows, "row");
         Failure::configuration(format!("`data.eval_split` {what} of the {rows} that can be trained"))
     };
-    let count = split.of(rows);
     if count == 0 {
         return Err(failure("holds out none").help("raise it, or give the number of rows to hold out"));
     }
-    match usize::try_from(count) {
-        Ok(count) if count < rows => Ok(count),
-        _ => Err(failure("leaves nothing to train on").help("lower it, or evaluate on a file of its own: `data.eval`")),
+    if count >= rows as u64 {
+        return Err(
+            failure("leaves nothing to train on").help("lower it, or evaluate on a file of its own: `data.eval`")
+        );
     }
+    Ok(())
 }
 
 #[cfg(test)]

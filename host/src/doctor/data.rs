@@ -10,10 +10,10 @@ pub(super) const CHECK: Check =
 fn run(subject: &Subject) -> Vec<Finding> {
     subject.of_job(|job| {
         let data = &job.resolved.settings.data;
-        let keys = [("data.train", &data.train), ("data.eval", &data.eval)];
-        let sources = keys.into_iter().flat_map(|(key, sources)| sources.iter().map(move |source| (key, source)));
+        let keys = [("data.train", data.train_names()), ("data.eval", data.eval.clone())];
+        let sources = keys.into_iter().flat_map(|(key, sources)| sources.into_iter().map(move |source| (key, source)));
         let mut findings: Vec<_> = sources
-            .map(|(key, source)| examine(job, key, source).unwrap_or_else(|failure| Finding::failed(&failure.at(key))))
+            .map(|(key, source)| examine(job, key, &source).unwrap_or_else(|failure| Finding::failed(&failure.at(key))))
             .collect();
         if data.train.is_empty() {
             findings.push(Finding::skipped("no training data is configured: `data.train` is not set"));

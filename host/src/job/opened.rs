@@ -1,9 +1,9 @@
-//! A job's model, opened: its directory, its code, the trainer that speaks its tokens, and where its weights come from.
+//! A job's model, opened: its directory, its code, its tokenizer, the trainer, and where its weights come from.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mdt_plugin_api::{Compute, Model, Trainer};
+use mdt_plugin_api::{Compute, Model, SharedTokenizer, Trainer};
 
 use super::Job;
 use crate::checkpoint::Checkpoint;
@@ -20,7 +20,9 @@ pub struct OpenedModel {
     pub directory: Directory,
     /// Its code.
     pub model: Rc<dyn Model>,
-    /// What makes tokens for it.
+    /// Its tokens.
+    pub tokenizer: SharedTokenizer,
+    /// What makes a loss of it.
     pub trainer: Arc<dyn Trainer>,
     init: Init,
     seed: u64,
@@ -34,10 +36,12 @@ impl Job {
     pub fn open_model(&self, compute: Rc<dyn Compute>) -> Result<OpenedModel, Failure> {
         let directory = self.model_directory()?;
         let model = self.model(&directory)?;
-        let trainer = self.trainer(&directory)?;
-        model::check_vocabulary(&*model, &directory, trainer.vocabulary()?.size)?;
+        let tokenizer = self.tokenizer(&directory)?;
+        model::check_vocabulary(&*model, &directory, tokenizer.vocabulary().size)?;
+        let trainer = self.trainer(&directory, &tokenizer)?;
         let settings = &self.resolved.settings;
-        Ok(OpenedModel { compute, directory, model, trainer, init: settings.model.init, seed: settings.seed })
+        let (init, seed) = (settings.model.init, settings.seed);
+        Ok(OpenedModel { compute, directory, model, tokenizer, trainer, init, seed })
     }
 }
 

@@ -49,7 +49,7 @@ impl Directory {
             value.to_owned()
         } else {
             text_file::read_of_model(Path::new(value)).map_err(|error| {
-                Failure::configuration("the file that `trainer.chat_template` names cannot be read")
+                Failure::configuration("the file that `tokenizer.chat_template` names cannot be read")
                     .at(value)
                     .because(error)
                     .help("give the path of a .jinja file, relative to the working directory, or the template itself")
@@ -72,19 +72,6 @@ impl Directory {
     /// The chat template that was configured instead of its own.
     pub fn configured_chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
-    }
-
-    /// Whether it has a chat template: a configured one, `chat_template.jinja`, or one in `tokenizer_config.json`.
-    pub fn has_chat_template(&self) -> bool {
-        let in_config = || {
-            let text = text_file::read_of_model(&self.path.join("tokenizer_config.json")).ok()?;
-            serde_json::from_str::<Value>(&text)
-                .ok()?
-                .get("chat_template")
-                .filter(|template| !template.is_null())
-                .cloned()
-        };
-        self.chat_template.is_some() || self.path.join("chat_template.jinja").is_file() || in_config().is_some()
     }
 
     /// The `model_type` of its `config.json`, which is the id of the model component that reads it.

@@ -1,12 +1,12 @@
 //! Parameters in device memory, and a model with its parameters.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use mdt_plugin_api::op::attribute;
 use mdt_plugin_api::{
     Cache, Compute, Dtype, Error, Handle, HostArrayRef, Model, ModelCalls, ModelContext, ModelInput, OpKind,
-    ParameterSpec, Result, Tensor, Value, Weights,
+    ParameterSpec, Result, Tensor, TrainerContext, Value, Weights,
 };
 
 use super::files::Files;
@@ -204,12 +204,22 @@ impl Weights for BoundWeights {
 pub struct TrainedModel {
     model: Rc<dyn Model>,
     ctx: ModelContext,
+    frozen: FrozenModels,
 }
+
+/// Models that are not trained, by name.
+pub type FrozenModels = BTreeMap<String, Rc<dyn ModelCalls>>;
 
 impl TrainedModel {
     /// A model over these weights.
     pub fn new(model: &Rc<dyn Model>, weights: Rc<BoundWeights>, compute: &Rc<dyn Compute>) -> Self {
-        Self { model: Rc::clone(model), ctx: ModelContext::new(weights, Rc::clone(compute)) }
+        let ctx = ModelContext::new(weights, Rc::clone(compute));
+        Self { model: Rc::clone(model), ctx, frozen: FrozenModels::new() }
+    }
+
+    /// The same with these beside it.
+    pub fn with_frozen(self, frozen: FrozenModels) -> Self {
+        Self { frozen, ..self }
     }
 
     /// Hidden states of the next tokens of a sequence whose earlier ones are in the cache.
@@ -225,6 +235,20 @@ impl ModelCalls for TrainedModel {
 
     fn head(&self, hidden: &Tensor) -> Result<Tensor> {
         self.model.head(&self.ctx, hidden)
+    }
+
+    fn token_losses(&self, hidden: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        self.head(hidden)?.cross_entropy(targets)
+    }
+
+    fn frozen(&self, name: &str) -> Result<Rc<dyn ModelCalls>> {
+        self.frozen.get(name).cloned().ok_or_else(|| {
+            let error = Error::plugin(format!("the trainer asked for the frozen model `{name}`, and there is none"));
+            match name {
+                TrainerContext::REFERENCE => error.help("its author declares the ability `reference` in `plugin!`"),
+                _ => error.help(format!("name one: `trainer.models.{name} = {{ path = \"DIR\" }}`")),
+            }
+        })
     }
 }
 

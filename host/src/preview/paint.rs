@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use anstyle::{AnsiColor, Style};
+use mdt_plugin_api::Item;
 
 use super::Row;
 use crate::terminal::printable;
@@ -33,7 +34,8 @@ impl Paint {
     pub fn row(self, row: &Row) -> String {
         let tokens = row.tokens.len();
         let source = printable(&row.source);
-        let mut text = format!("{source}:{}  {tokens} tokens, {} trained", row.row, row.supervised_tokens);
+        let name = if row.sequence == Item::TOKENS { String::new() } else { format!(" {}", printable(&row.sequence)) };
+        let mut text = format!("{source}:{}{name}  {tokens} tokens, {} trained", row.row, row.supervised_tokens);
         if row.supervised_tokens == 0 {
             text += ": nothing to train, dropped";
         }
@@ -94,6 +96,7 @@ mod tests {
         Row {
             source: "a.jsonl".into(),
             row: 3,
+            sequence: Item::TOKENS.into(),
             text: pieces.concat(),
             tokens: (1..8).collect(),
             supervised: vec![false, false, false, true, true, true, true],

@@ -1,9 +1,8 @@
 //! The text of each single token.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
-use mdt_plugin_api::{Result, Trainer};
+use mdt_plugin_api::{Result, SharedTokenizer};
 
 /// The character that decoding gives for bytes that are no whole character.
 const INCOMPLETE: char = '\u{FFFD}';
@@ -13,14 +12,15 @@ const INCOMPLETE: char = '\u{FFFD}';
 /// A token alone does not always have a text: it may be part of a character, and a decoder drops the space before the
 /// first word. So each piece is what a token adds to the text of the few tokens before it.
 pub struct Pieces {
-    trainer: Arc<dyn Trainer>,
+    tokenizer: SharedTokenizer,
     special: HashMap<u32, String>,
 }
 
 impl Pieces {
-    /// Uses this trainer to decode; `special` are the tokens that it leaves out.
-    pub fn new(trainer: Arc<dyn Trainer>, special: HashMap<u32, String>) -> Self {
-        Self { trainer, special }
+    /// The pieces that this tokenizer gives.
+    pub fn new(tokenizer: SharedTokenizer) -> Self {
+        let special = tokenizer.vocabulary().special.iter().cloned().collect();
+        Self { tokenizer, special }
     }
 
     /// The text of each token. Together they are the text of all.
@@ -54,12 +54,12 @@ impl Pieces {
 
     /// The text that the tokens from `shown` to `end` add to the text of those from `context` to `shown`.
     fn added(&self, tokens: &[u32], context: usize, shown: usize, end: usize) -> Result<String> {
-        let before = self.trainer.decode(&tokens[context..shown])?;
-        let after = self.trainer.decode(&tokens[context..end])?;
+        let before = self.tokenizer.decode(&tokens[context..shown])?;
+        let after = self.tokenizer.decode(&tokens[context..end])?;
         match after.strip_prefix(before.as_str()) {
             Some(added) => Ok(added.to_owned()),
             // A decoder that changes earlier text, such as one that joins words to punctuation.
-            None => self.trainer.decode(&tokens[shown..end]),
+            None => self.tokenizer.decode(&tokens[shown..end]),
         }
     }
 }
@@ -67,21 +67,19 @@ impl Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mdt_plugin_api::{Batch, Encoded, Error, Example, HostBatch, Loss, TrainerContext, Vocabulary};
+    use mdt_plugin_api::{Error, Message, Rendered, Tokenizer, Tokens, Vocabulary};
     use proptest::prelude::*;
+    use std::sync::Arc;
 
     /// Tokens below 256 are bytes, as in byte-level and byte-fallback tokenizers; 300 is special; 301 is nothing. The
     /// first space of a text is dropped, as SentencePiece does.
     struct Bytes;
 
-    impl Trainer for Bytes {
+    impl Tokenizer for Bytes {
         fn vocabulary(&self) -> Result<Vocabulary> {
-            Ok(Vocabulary::default())
+            Ok(Vocabulary { special: vec![(300, "<s>".to_owned())], ..Vocabulary::default() })
         }
-        fn encode(&self, _: &Example) -> Result<Encoded> {
-            Err(Error::other("not needed"))
-        }
-        fn encode_prompt(&self, _: &Example) -> Result<Vec<u32>> {
+        fn encode(&self, _: &str) -> Result<Tokens> {
             Err(Error::other("not needed"))
         }
         fn decode(&self, tokens: &[u32]) -> Result<String> {
@@ -89,16 +87,16 @@ mod tests {
             let text = String::from_utf8_lossy(&bytes).into_owned();
             Ok(text.strip_prefix(' ').map_or(text.clone(), str::to_owned))
         }
-        fn collate(&self, _: &[&Encoded]) -> Result<HostBatch> {
+        fn render(&self, _: &[Message]) -> Result<Rendered> {
             Err(Error::other("not needed"))
         }
-        fn loss(&self, _: &TrainerContext, _: &Batch) -> Result<Loss> {
+        fn render_prompt(&self, _: &[Message]) -> Result<Rendered> {
             Err(Error::other("not needed"))
         }
     }
 
     fn pieces(tokens: &[u32]) -> Vec<String> {
-        Pieces::new(Arc::new(Bytes), HashMap::from([(300, "<s>".to_owned())])).of(tokens).unwrap()
+        Pieces::new(SharedTokenizer::new(Arc::new(Bytes)).unwrap()).of(tokens).unwrap()
     }
 
     #[test]

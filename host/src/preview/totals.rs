@@ -3,7 +3,7 @@
 use std::fmt;
 
 use indicatif::HumanCount;
-use mdt_plugin_api::Encoded;
+use mdt_plugin_api::Item;
 use serde::Serialize;
 
 use crate::data::Dataset;
@@ -70,12 +70,14 @@ pub struct Lengths {
 impl Totals {
     /// Totals of rows that are trained by this plan; padding is that of its first epoch.
     pub fn of_training(dataset: &Dataset, plan: &Plan) -> Self {
-        let order = plan.order(0);
-        let places = (1..=plan.updates_per_epoch())
-            .flat_map(|update| (0..plan.world_size).flat_map(move |rank| plan.micro_batches(update, rank)));
-        let batches = places.map(|place| order[place].to_vec());
+        let order = plan.order(dataset.places(), 0);
+        let ranks = |rows: &[usize]| {
+            let batches = (0..plan.world_size).flat_map(|rank| plan.micro_batches(rows.len(), rank));
+            batches.map(|own| rows[own].iter().flat_map(|&row| dataset.items_of(row)).collect()).collect::<Vec<_>>()
+        };
+        let batches = order.chunks(plan.rows_per_update()).flat_map(ranks);
         Self {
-            updates_per_epoch: Some(plan.updates_per_epoch()),
+            updates_per_epoch: plan.updates_per_epoch(),
             updates: Some(plan.total_updates()),
             ..Self::new(dataset, plan.batch_size, batches)
         }
@@ -89,14 +91,14 @@ impl Totals {
 
     fn new(dataset: &Dataset, batch_size: usize, batches: impl Iterator<Item = Vec<usize>>) -> Self {
         let rows = dataset.rows();
-        let lengths: Vec<usize> = rows.iter().map(|row| row.tokens.len()).collect();
-        let tokens = lengths.iter().sum::<usize>();
-        let supervised = rows.iter().map(Encoded::supervised_tokens).sum::<usize>();
+        let lengths: Vec<usize> = rows.iter().map(Item::length).collect();
+        let tokens = rows.iter().map(Item::tokens).sum::<usize>();
+        let supervised = rows.iter().map(Item::supervised_tokens).sum::<usize>();
         Self {
             rows: rows.len(),
             dropped: dataset.dropped().map(|(source, row)| Dropped { source: source.to_owned(), row }).collect(),
-            truncated_rows: rows.iter().filter(|row| row.truncated > 0).count(),
-            truncated_tokens: rows.iter().map(|row| row.truncated).sum(),
+            truncated_rows: rows.iter().filter(|row| row.truncated() > 0).count(),
+            truncated_tokens: rows.iter().map(Item::truncated).sum(),
             tokens: tokens as u64,
             supervised_tokens: supervised as u64,
             supervised_share: share(supervised, tokens),

@@ -31,8 +31,8 @@ pub struct Sums {
     pub tokens: f64,
     /// Supervised tokens.
     pub supervised_tokens: f64,
-    /// The trainer's metrics by name. Micro-batches may have different ones.
-    pub metrics: BTreeMap<String, f64>,
+    /// The trainer's metrics by name: what is summed, and what that is divided by. Micro-batches may have different ones.
+    pub metrics: BTreeMap<String, [f64; 2]>,
 }
 
 impl Sums {
@@ -56,8 +56,14 @@ impl Sums {
         self.tokens += other.tokens;
         self.supervised_tokens += other.supervised_tokens;
         for (name, value) in other.metrics {
-            *self.metrics.entry(name).or_insert(-0.0) += value;
+            self.add_metric(name, value);
         }
+    }
+
+    /// Adds a metric.
+    pub fn add_metric(&mut self, name: String, [sum, weight]: [f64; 2]) {
+        let entry = self.metrics.entry(name).or_insert([-0.0; 2]);
+        *entry = [entry[0] + sum, entry[1] + weight];
     }
 }
 
@@ -174,7 +180,7 @@ mod tests {
     #[test]
     fn metrics_are_added_by_name() {
         let partial = |metrics: &[(&str, f64)]| {
-            let metrics = metrics.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
+            let metrics = metrics.iter().map(|&(name, value)| (name.to_owned(), [value, 2.0 * value])).collect();
             Partial { gradient: Vec::new(), sums: Sums { metrics, ..Sums::NONE } }
         };
         let mut accumulator = Accumulator::default();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use mdt_plugin_api::{Bootstrap, Encoded};
+use mdt_plugin_api::{Bootstrap, Item};
 use serde::Serialize;
 use serde_json::json;
 
@@ -14,6 +14,7 @@ use super::optimizer::{StatefulOptimizer, check_states};
 use super::prefetch::MicroBatch;
 use super::stop::Stop;
 use super::update::Learner;
+use crate::data::RowLocation;
 use crate::exit::Failure;
 use crate::job::{Job, OpenedModel};
 use crate::metrics;
@@ -51,16 +52,15 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
     let OpenedModel { compute, model, trainer, .. } = opened;
     let mut stream = Stream::new(settings.seed, "bench", 0);
     let vocabulary = model.vocabulary_size() as u64;
-    let rows: Vec<Encoded> = (0..settings.trainer.batch_size)
-        .map(|_| Encoded {
-            tokens: (0..tokens).map(|_| stream.below(vocabulary) as u32).collect(),
-            supervised: (0..tokens).map(|place| place > 0).collect(),
-            truncated: 0,
+    let rows: Vec<Item> = (0..settings.trainer.batch_size)
+        .map(|_| {
+            let ids = (0..tokens).map(|_| stream.below(vocabulary) as u32).collect();
+            Item::of(ids, (0..tokens).map(|place| place > 0).collect())
         })
         .collect();
-    let rows: Vec<&Encoded> = rows.iter().collect();
+    let rows: Vec<&Item> = rows.iter().collect();
     let micro_batches = || {
-        let micro_batch = |_| MicroBatch { rows: Vec::new(), batch: trainer.collate(&rows) };
+        let micro_batch = |_| MicroBatch { rows: Vec::new(), batch: trainer.collate(&rows).map(Some) };
         (0..settings.trainer.gradient_accumulation_steps).map(micro_batch).map(Ok)
     };
     let objective = Objective { compute, model, trainer: Arc::clone(&trainer) };
@@ -68,7 +68,7 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
     let (mut times, mut loss, mut tokens) = (Vec::new(), 0.0, 0);
     for update in 1..=u64::from(steps) + 1 {
         let begin = Instant::now();
-        let name_rows = |_: &[usize]| "random rows".to_owned();
+        let name_rows = |_: &[RowLocation]| "random rows".to_owned();
         let outcome = learner.update(update, &peers, micro_batches(), &name_rows, &AtomicBool::new(false));
         if let Some(numbers) = outcome.map_err(Stop::into_failure)? {
             (loss, tokens) = (numbers.loss, numbers.tokens);

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::optimizer::StateArray;
 use super::stop::Stop;
 use super::update::Learner;
-use super::{Run, agree, evaluate, observe};
+use super::{Run, agree, evaluate, observe, start};
 use crate::checkpoint::State;
 use crate::config::Resume;
 use crate::exit::{Failure, Status};
@@ -37,7 +37,7 @@ impl Run<'_> {
             components: self.job.component_names()?,
             processor: self.processor.clone(),
             metrics_bytes: self.output.metrics.as_ref().map_or(0, Metrics::bytes),
-            progress: json!({ evaluate::PROGRESS: self.evaluations }),
+            progress: json!({ evaluate::PROGRESS: self.evaluations, start::CURSOR: self.rows.cursor }),
         };
         let best = self.evaluations.best_kept();
         let Learner { parameters, optimizer, .. } = &self.learner;

@@ -24,7 +24,7 @@ impl Run<'_> {
     /// Whether an evaluation is due after this update.
     pub(super) fn evaluation_due(&self) -> bool {
         let every = match self.settings().trainer.eval_steps {
-            0 => self.rows.plan.updates_per_epoch(),
+            0 => self.rows.plan.updates_per_epoch().unwrap_or(u64::MAX),
             steps => steps,
         };
         self.rows.held_out.is_some() && (self.done.is_multiple_of(every) || self.done == self.rows.plan.total_updates())

@@ -3,7 +3,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mdt_plugin_api::{Batch, Compute, Error, Handle, HostBatch, Model, Result, Tensor, Trainer, TrainerContext};
+use mdt_plugin_api::{
+    Batch, Compute, Error, Handle, HostBatch, Metric, Model, Result, Tensor, Trainer, TrainerContext,
+};
 
 use super::accumulate::{Partial, Sums};
 use crate::finite::all_finite;
@@ -66,12 +68,16 @@ impl Objective {
         let model = TrainedModel::new(&self.model, weights, &self.compute);
         let ctx = TrainerContext::new(Rc::new(model), Rc::clone(&self.compute));
         let loss = self.trainer.loss(&ctx, batch)?;
-        let (metrics, tensors): (Vec<_>, Vec<_>) = loss.metrics.into_iter().unzip();
-        Ok(LossValues { values: [loss.sum, loss.weight].into_iter().chain(tensors).collect(), metrics })
+        let (mut values, mut metrics) = (vec![loss.sum, loss.weight], Vec::new());
+        for Metric { name, sum, weight } in loss.metrics {
+            metrics.push(name);
+            values.extend([sum, weight]);
+        }
+        Ok(LossValues { values, metrics })
     }
 }
 
-/// The scalars of a loss on the device: its sum, its weight, its metrics.
+/// The scalars of a loss on the device: its sum, its weight, sum and weight of each metric.
 struct LossValues {
     values: Vec<Tensor>,
     /// The names of the metrics.
@@ -85,8 +91,8 @@ impl LossValues {
             return Err(Error::plugin("the compute plugin gave fewer values back than the loss has"));
         };
         let mut sums = Sums::of_numbers([*loss, *weight, batch.tokens as f64, batch.supervised_tokens as f64]);
-        for (name, value) in self.metrics.iter().zip(metrics) {
-            *sums.metrics.entry(name.clone()).or_insert(-0.0) += value;
+        for (name, &[sum, weight]) in self.metrics.iter().zip(metrics.as_chunks().0) {
+            sums.add_metric(name.clone(), [sum, weight]);
         }
         Ok(sums)
     }

@@ -4,6 +4,7 @@
 use super::accumulate::{Partial, Sums};
 use super::gradient;
 use super::stop::Stop;
+use crate::data::RowLocation;
 use crate::exit::{Failure, Status};
 use crate::finite::all_finite;
 use crate::model::Parameters;
@@ -25,15 +26,15 @@ enum Fault {
 /// What this rank has seen of an update's micro-batches.
 #[derive(Default)]
 pub(super) struct Guard {
-    rows: Vec<usize>,
-    rows_not_finite: Vec<usize>,
+    rows: Vec<RowLocation>,
+    rows_not_finite: Vec<RowLocation>,
     /// Weights that are not positive numbers, with the rows of their micro-batches.
-    weights: Vec<(f64, Vec<usize>)>,
+    weights: Vec<(f64, Vec<RowLocation>)>,
 }
 
 impl Guard {
     /// Looks at a micro-batch of these rows.
-    pub(super) fn inspect(&mut self, rows: &[usize], partial: &Partial) {
+    pub(super) fn inspect(&mut self, rows: &[RowLocation], partial: &Partial) {
         self.rows.extend(rows);
         if !gradient::is_finite(partial) {
             self.rows_not_finite.extend(rows);
@@ -135,5 +136,5 @@ pub(super) struct Context<'a> {
     pub(super) parameters: &'a Parameters,
     pub(super) peers: &'a Peers,
     /// Rows as `train.jsonl rows 3, 17`.
-    pub(super) name_rows: &'a dyn Fn(&[usize]) -> String,
+    pub(super) name_rows: &'a dyn Fn(&[RowLocation]) -> String,
 }

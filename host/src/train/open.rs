@@ -9,11 +9,12 @@ use super::agree::{self, RankManifest, Start};
 use super::gradient::Objective;
 use super::optimizer::{StatefulOptimizer, check_states};
 use super::plugin_metrics::PluginMetrics;
+use super::prefetch::Source;
 use super::run::{Output, Rows};
 use super::update::Learner;
 use super::{Run, connect, evaluate, processor, share, start};
 use crate::checkpoint::Store;
-use crate::data::{self, Plan};
+use crate::data::{self, Data, Encoder, Plan, Training};
 use crate::exit::Failure;
 use crate::job::{Job, OpenedModel};
 use crate::observers::Observers;
@@ -36,12 +37,11 @@ impl<'a> Run<'a> {
 
         let opened = job.open_model(compute)?;
         check_states(&*optimizer, &settings.optimizer.id, &opened.model.parameters())?;
-        let (dataset, held_out) = data::read(job, &opened.trainer)?;
-        let dataset = Arc::new(dataset);
-        let fingerprint = dataset.fingerprint();
+        let encoder = Encoder::new(job, &opened.trainer, opened.model.vocabulary_size());
+        let Data { train, held_out, rows, fingerprint } = data::read(job, &encoder)?;
         let mut data = BTreeMap::from([("the training data".to_owned(), json!(fingerprint))]);
         data.extend(held_out.as_ref().map(|rows| ("the held-out data".to_owned(), json!(rows.fingerprint()))));
-        let plan = Plan::of(settings, dataset.rows().len());
+        let plan = Plan::of(settings, rows);
         opened.check_files()?;
 
         // The first rank alone touches the output directory, which others may share or not see.
@@ -71,6 +71,16 @@ impl<'a> Run<'a> {
         let start = resumed.as_ref().map_or_else(Start::default, |checkpoint| Start::of(&checkpoint.state));
         let start = RankManifest::new(job, data, &processor, start)?.agree(&peers)?;
         let evaluations = evaluate::resume(&start.progress, settings, held_out.as_ref())?;
+        let (summary, sources, cursor, train) = match train {
+            Training::Whole(dataset) => {
+                (dataset.summary(), dataset.sources().to_vec(), None, Source::Whole(Arc::new(dataset)))
+            }
+            Training::Streamed(streamed) => {
+                let (summary, sources) = (streamed.summary(), streamed.sources().to_vec());
+                let cursor = start::cursor(&start)?;
+                (summary, sources, Some(cursor.clone()), Source::Streamed(streamed.start(cursor)?))
+            }
+        };
         if start.resumed {
             share::share_state(&peers, &mut parameters, &mut optimizer)?;
         }
@@ -95,7 +105,7 @@ impl<'a> Run<'a> {
             peers,
             model: directory,
             learner: Learner::new(settings, plan.total_updates(), parameters, objective, optimizer),
-            rows: Rows { train: dataset, held_out, fingerprint, plan },
+            rows: Rows { train: Some(train), summary, sources, cursor, dropped: 0, held_out, fingerprint, plan },
             output: Output {
                 store,
                 metrics,

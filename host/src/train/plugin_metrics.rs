@@ -1,7 +1,7 @@
 //! Metrics of plugins in the lines of metrics.jsonl, matched by name over micro-batches, updates and ranks.
 //!
-//! A metric that a trainer returns with its loss is summed over the update's micro-batches, or the batches of an
-//! evaluation, on all ranks. A number that a plugin reports through the host's services is averaged over all reports
+//! A metric that a trainer returns with its loss is a sum and a weight. Both are added over the update's micro-batches, or
+//! the batches of an evaluation, on all ranks, and then divided. A number that a plugin reports through the host's services is averaged over all reports
 //! since the line before, of all ranks; so lines that are further apart (`metrics.every`) drop none.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +15,9 @@ use crate::progress;
 
 /// Numbers by the name of their metric.
 pub(super) type ByName = BTreeMap<String, f64>;
+
+/// Sums and weights by the name of their metric.
+pub(super) type Weighted = BTreeMap<String, [f64; 2]>;
 
 /// Metrics of plugins between two lines.
 #[derive(Default)]
@@ -38,7 +41,7 @@ impl PluginMetrics {
     }
 
     /// The metrics of the line of this update, from all ranks. All ranks call it.
-    pub(super) fn line(&mut self, update: u64, trainer: ByName, peers: &Peers) -> Result<ByName, Failure> {
+    pub(super) fn line(&mut self, update: u64, trainer: Weighted, peers: &Peers) -> Result<ByName, Failure> {
         let what = format!("the metrics of update {update}");
         let reports = std::mem::take(&mut self.reports).into_iter();
         let reports = reports.map(|(name, (sum, count))| (name, (sum.to_bits(), count))).collect();
@@ -52,7 +55,7 @@ impl PluginMetrics {
             }
         }
         let mut line: ByName = reports.into_iter().map(|(name, (sum, count))| (name, sum / count as f64)).collect();
-        line.extend(sums.finish(0).sums.metrics);
+        line.extend(divided(sums.finish(0).sums.metrics));
         for (name, value) in line.iter().filter(|(_, value)| !value.is_finite()) {
             if peers.is_first() && self.warned.insert(name.clone()) {
                 progress::note(&format!(
@@ -63,6 +66,10 @@ impl PluginMetrics {
         }
         Ok(line)
     }
+}
+
+fn divided(metrics: Weighted) -> ByName {
+    metrics.into_iter().map(|(name, [sum, weight])| (name, sum / weight)).collect()
 }
 
 fn add_report(reports: &mut Reports, name: String, (sum, count): (f64, u64)) {
@@ -81,20 +88,20 @@ pub(super) fn of_evaluation(own: &[Sums], count: usize, what: &str, peers: &Peer
         let metrics = ranks[rank].get_mut(place).map(std::mem::take).unwrap_or_default();
         all.add(Sums { metrics: numbers(metrics), ..Sums::NONE });
     }
-    Ok(all.metrics)
+    Ok(divided(all.metrics))
 }
 
 /// One rank's metrics on their way to the others. JSON has no NaN, so numbers are their bits.
 #[derive(Serialize, Deserialize)]
 struct RankMetrics {
-    trainer: BTreeMap<String, u64>,
+    trainer: BTreeMap<String, [u64; 2]>,
     reports: BTreeMap<String, (u64, u64)>,
 }
 
-fn bits(metrics: &ByName) -> BTreeMap<String, u64> {
-    metrics.iter().map(|(name, value)| (name.clone(), value.to_bits())).collect()
+fn bits(metrics: &Weighted) -> BTreeMap<String, [u64; 2]> {
+    metrics.iter().map(|(name, values)| (name.clone(), values.map(f64::to_bits))).collect()
 }
 
-fn numbers(bits: BTreeMap<String, u64>) -> ByName {
-    bits.into_iter().map(|(name, bits)| (name, f64::from_bits(bits))).collect()
+fn numbers(bits: BTreeMap<String, [u64; 2]>) -> Weighted {
+    bits.into_iter().map(|(name, bits)| (name, bits.map(f64::from_bits))).collect()
 }

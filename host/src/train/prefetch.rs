@@ -1,51 +1,208 @@
 //! Micro-batches made ahead of their use, on a thread of their own.
 
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
+use std::time::Duration;
 
-use mdt_plugin_api::{Encoded, Error, HostBatch, Trainer};
+use mdt_plugin_api::{Error, Example, HostBatch, Item, Trainer};
+use rayon::prelude::*;
 
-use crate::data::{Dataset, Plan};
+use crate::data::{Cursor, Dataset, Encoder, Plan, RowLocation, Rows};
+use crate::exit::{Failure, Status};
 
 /// How many micro-batches wait at most.
 const AHEAD: usize = 4;
 
+/// How often a thread that waits for rows looks whether the job was cancelled.
+const WAITING: Duration = Duration::from_millis(50);
+
 /// One micro-batch of this rank.
 pub struct MicroBatch {
-    /// The rows in it, as numbers of the data set.
-    pub rows: Vec<usize>,
-    /// The result of the trainer's `collate`.
-    pub batch: Result<HostBatch, Error>,
+    /// The rows in it.
+    pub rows: Vec<RowLocation>,
+    /// The result of the trainer's `collate`; none where nothing of its rows is trained.
+    pub batch: Result<Option<HostBatch>, Error>,
 }
 
-/// Starts making the micro-batches of `rank` from update `first` on, in the order of their use: for each update as many
-/// as [`Plan::micro_batches`] has. The thread ends when the receiver is dropped or the last update's are made.
+/// What is known when all rows of an update were read.
+#[derive(Default)]
+pub struct UpdateEnd {
+    /// Where the next update's rows begin, where they stream.
+    pub cursor: Option<Cursor>,
+    /// Rows of this rank that were read while training went on and have nothing to train.
+    pub dropped: Vec<RowLocation>,
+}
+
+enum Made {
+    MicroBatch(MicroBatch),
+    End(UpdateEnd),
+    Failed(Failure),
+}
+
+/// The training rows, to be made into micro-batches.
+pub enum Source {
+    /// All of them.
+    Whole(Arc<Dataset>),
+    /// From the first row on that is not trained yet.
+    Streamed(Rows),
+}
+
+/// The micro-batches of this rank, update after update.
+pub struct Batches {
+    made: Receiver<Made>,
+    end: UpdateEnd,
+}
+
+/// Starts making the micro-batches of `rank` from update `first` on, in the order of their use. The thread ends when the
+/// result is dropped or the last update's are made.
 pub fn start(
     plan: &Plan,
     rank: usize,
     first: u64,
-    dataset: &Arc<Dataset>,
+    source: Source,
     trainer: &Arc<dyn Trainer>,
-) -> std::io::Result<Receiver<MicroBatch>> {
-    let (plan, dataset, trainer) = (plan.clone(), Arc::clone(dataset), Arc::clone(trainer));
-    let (sender, receiver) = sync_channel(AHEAD);
-    thread::Builder::new().name("collate".to_owned()).spawn(move || {
-        let mut order = (u64::MAX, Vec::new());
-        for update in first..=plan.total_updates() {
-            let epoch = plan.epoch_of(update);
-            if order.0 != epoch {
-                order = (epoch, plan.order(epoch));
-            }
-            for places in plan.micro_batches(update, rank) {
-                let rows = order.1[places].to_vec();
-                let encoded: Vec<&Encoded> = rows.iter().map(|&row| &dataset.rows()[row]).collect();
-                let batch = trainer.collate(&encoded);
-                if sender.send(MicroBatch { rows, batch }).is_err() {
-                    return;
+    encoder: Encoder,
+) -> Result<Batches, Failure> {
+    let (plan, trainer) = (plan.clone(), Arc::clone(trainer));
+    let (sender, made) = sync_channel(AHEAD);
+    let maker = Maker { plan, rank, encoder, trainer, sender };
+    let work = move || match source {
+        Source::Whole(dataset) => maker.whole(&dataset, first),
+        Source::Streamed(rows) => maker.streamed(rows, first),
+    };
+    let started = thread::Builder::new().name("collate".to_owned()).spawn(move || {
+        // It ends when all are made or nobody takes them.
+        let _ = work();
+    });
+    started.map_err(|error| Failure::new(Status::Other, "no thread can be started").because(error))?;
+    Ok(Batches { made, end: UpdateEnd::default() })
+}
+
+impl Batches {
+    /// The next micro-batch of the update; none after its last one, or once the job is cancelled.
+    pub fn next(&mut self, cancelled: &AtomicBool) -> Option<Result<MicroBatch, Failure>> {
+        loop {
+            match self.made.recv_timeout(WAITING) {
+                Ok(Made::MicroBatch(micro_batch)) => return Some(Ok(micro_batch)),
+                Ok(Made::Failed(failure)) => return Some(Err(failure)),
+                Ok(Made::End(end)) => {
+                    self.end = end;
+                    return None;
+                }
+                Err(RecvTimeoutError::Timeout) if cancelled.load(Ordering::Relaxed) => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Some(Err(Failure::new(Status::Other, "the thread that makes batches has ended")));
                 }
             }
         }
-    })?;
-    Ok(receiver)
+    }
+
+    /// What was known after the last micro-batch of an update.
+    pub fn take_end(&mut self) -> UpdateEnd {
+        std::mem::take(&mut self.end)
+    }
+}
+
+/// Makes micro-batches, until nobody takes them.
+struct Maker {
+    plan: Plan,
+    rank: usize,
+    encoder: Encoder,
+    trainer: Arc<dyn Trainer>,
+    sender: SyncSender<Made>,
+}
+
+impl Maker {
+    fn whole(&self, dataset: &Dataset, first: u64) -> ControlFlow<()> {
+        let (places, size) = (dataset.places(), self.plan.rows_per_update());
+        let updates = places.div_ceil(size) as u64;
+        let mut order = (u64::MAX, Vec::new());
+        for update in first..=self.plan.total_updates() {
+            let (epoch, window) = ((update - 1) / updates, ((update - 1) % updates) as usize);
+            if order.0 != epoch {
+                order = (epoch, self.plan.order(places, epoch));
+            }
+            let start = window.saturating_mul(size);
+            let rows = &order.1[start..start.saturating_add(size).min(places)];
+            for own in self.plan.micro_batches(rows.len(), self.rank) {
+                let items: Vec<usize> = rows[own].iter().flat_map(|&place| dataset.items_of(place)).collect();
+                let encoded: Vec<&Item> = items.iter().map(|&item| &dataset.rows()[item]).collect();
+                self.send_batch(dataset.locations_of(&items), &encoded)?;
+            }
+            self.send(Made::End(UpdateEnd::default()))?;
+        }
+        Continue(())
+    }
+
+    /// All ranks read all rows, and encode their own.
+    fn streamed(&self, mut rows: Rows, first: u64) -> ControlFlow<()> {
+        let (size, own) = (self.plan.rows_per_update(), self.plan.own_rows(self.rank));
+        for _ in first..=self.plan.total_updates() {
+            let (mut place, mut waiting, mut dropped) = (0, Vec::new(), Vec::new());
+            while place < size {
+                match rows.next() {
+                    Err(failure) => return self.send(Made::Failed(failure)),
+                    // An update ends with the pass that it is in.
+                    Ok(None) if place > 0 => break,
+                    Ok(None) => {}
+                    Ok(Some(row)) => {
+                        if own.contains(&place) {
+                            waiting.push(row);
+                        }
+                        place += 1;
+                    }
+                }
+                if waiting.len() == self.plan.batch_size {
+                    self.encode(std::mem::take(&mut waiting), &mut dropped)?;
+                }
+            }
+            if !waiting.is_empty() {
+                self.encode(waiting, &mut dropped)?;
+            }
+            self.send(Made::End(UpdateEnd { cursor: Some(rows.cursor()), dropped }))?;
+        }
+        Continue(())
+    }
+
+    fn encode(&self, rows: Vec<(RowLocation, Example)>, dropped: &mut Vec<RowLocation>) -> ControlFlow<()> {
+        let encoded: Vec<_> = rows.par_iter().map(|(_, example)| self.encoder.encode(example)).collect();
+        // The error of a call that panicked says more than those of calls refused after it.
+        let is_refused =
+            |encoded: &Result<Vec<Item>, Error>| encoded.as_ref().is_err_and(|error| !error.is_after_a_panic());
+        let fault = encoded.iter().position(is_refused).or(encoded.iter().position(Result::is_err));
+        let (mut locations, mut items) = (Vec::new(), Vec::new());
+        for (place, ((location, _), encoded)) in rows.into_iter().zip(encoded).enumerate() {
+            match encoded {
+                Err(error) if fault == Some(place) => {
+                    return self.send(Made::MicroBatch(MicroBatch { rows: vec![location], batch: Err(error) }));
+                }
+                Ok(own) if own.is_empty() => dropped.push(location),
+                Ok(own) => {
+                    locations.extend(own.iter().map(|_| location));
+                    items.extend(own);
+                }
+                Err(_) => {}
+            }
+        }
+        self.send_batch(locations, &items.iter().collect::<Vec<_>>())
+    }
+
+    fn send_batch(&self, rows: Vec<RowLocation>, items: &[&Item]) -> ControlFlow<()> {
+        let batch = match items {
+            [] => Ok(None),
+            items => self.trainer.collate(items).map(Some),
+        };
+        self.send(Made::MicroBatch(MicroBatch { rows, batch }))
+    }
+
+    fn send(&self, made: Made) -> ControlFlow<()> {
+        match self.sender.send(made) {
+            Ok(()) => Continue(()),
+            Err(_) => Break(()),
+        }
+    }
 }

@@ -33,15 +33,15 @@ impl Run<'_> {
                 Init::Pretrained => "pretrained",
             }
         ));
-        progress::note(&format!("data     {}", self.rows.train.summary()));
+        progress::note(&format!("data     {}", self.rows.summary));
         if let Some(held_out) = &self.rows.held_out {
             progress::note(&format!("held out {}", held_out.summary()));
         }
         progress::note(&format!(
-            "plan     {} updates, {} per epoch, {} rows each",
+            "plan     {} updates, {}{} rows each",
             plan.total_updates(),
-            plan.updates_per_epoch(),
-            plan.rows_per_update().min(plan.rows)
+            plan.updates_per_epoch().map_or(String::new(), |updates| format!("{updates} per epoch, ")),
+            plan.rows_per_update().min(plan.rows.unwrap_or(usize::MAX))
         ));
         let patience = settings.trainer.early_stopping_patience;
         if patience > 0 {

@@ -1,18 +1,19 @@
 //! The loop: update after update, with evaluations and checkpoints between them.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::best::Evaluations;
+use super::observe;
 use super::plugin_metrics::PluginMetrics;
+use super::prefetch::{self, UpdateEnd};
 use super::stop::Stop;
 use super::update::Learner;
-use super::{observe, prefetch};
 use crate::checkpoint::Store;
 use crate::config::Settings;
-use crate::data::{Dataset, Plan};
-use crate::exit::{Failure, Status};
+use crate::counted::counted;
+use crate::data::{self, Cursor, Dataset, Encoder, Plan, RowLocation};
+use crate::exit::Failure;
 use crate::job::Job;
 use crate::metrics::{self, Metrics};
 use crate::model::Directory;
@@ -39,7 +40,16 @@ pub struct Run<'a> {
 
 /// The rows of a run.
 pub(super) struct Rows {
-    pub(super) train: Arc<Dataset>,
+    /// What the run trains on, until it begins to.
+    pub(super) train: Option<prefetch::Source>,
+    /// It in words.
+    pub(super) summary: String,
+    /// The names of its sources.
+    pub(super) sources: Vec<String>,
+    /// Where the next update's rows begin, where they stream.
+    pub(super) cursor: Option<Cursor>,
+    /// How many rows of this rank had nothing to train, of those that stream.
+    pub(super) dropped: usize,
     pub(super) held_out: Option<Dataset>,
     /// Fingerprint of the rows that are trained.
     pub(super) fingerprint: String,
@@ -89,21 +99,22 @@ impl<'a> Run<'a> {
             return Ok(self.export()?);
         }
         self.announce()?;
-        let Rows { train, plan, .. } = &self.rows;
         let rank = self.peers.rank();
-        let (train, plan) = (Arc::clone(train), plan.clone());
-        let batches = prefetch::start(&plan, rank, self.done + 1, &train, &self.learner.objective.trainer)
-            .map_err(|error| Failure::new(Status::Other, "no thread can be started").because(error))?;
-        let ended = || Failure::new(Status::Other, "the thread that makes batches has ended");
+        let train = self.rows.train.take().ok_or_else(Failure::internal)?;
+        let objective = &self.learner.objective;
+        let encoder = Encoder::new(self.job, &objective.trainer, objective.model.vocabulary_size());
+        let mut batches = prefetch::start(&self.rows.plan, rank, self.done + 1, train, &objective.trainer, encoder)?;
+        let sources = self.rows.sources.clone();
+        let name_rows = |rows: &[RowLocation]| data::describe(&sources, rows);
         self.evaluate_at_start()?;
         while !self.is_finished() {
             let begin = Instant::now();
             let update = self.done + 1;
-            let micro_batches = plan.micro_batches(update, rank).map(|_| batches.recv().map_err(|_| ended()));
-            let name_rows = |rows: &[usize]| train.name_rows(rows);
+            let micro_batches = std::iter::from_fn(|| batches.next(cancelled));
             let outcome = self.learner.update(update, &self.peers, micro_batches, &name_rows, cancelled)?;
             let Some(numbers) = outcome else { return Err(self.interrupted()) };
             self.done = update;
+            self.take_end(batches.take_end(), &name_rows);
             self.report(numbers, begin.elapsed())?;
             if self.evaluation_due() {
                 self.evaluate()?;
@@ -113,11 +124,26 @@ impl<'a> Run<'a> {
             }
         }
         self.output.progress.finish();
+        if self.rows.dropped > 0 {
+            let rows = counted(self.rows.dropped, "row");
+            progress::note(&format!("data     {rows} dropped with nothing to train"));
+        }
         self.export()?;
         if let Some(bytes) = metrics::peak_memory_bytes() {
             progress::debug(&format!("peak memory: {bytes} bytes"));
         }
         Ok(())
+    }
+
+    /// Takes note of what was read for an update.
+    fn take_end(&mut self, end: UpdateEnd, name_rows: &dyn Fn(&[RowLocation]) -> String) {
+        let UpdateEnd { cursor, dropped } = end;
+        self.rows.cursor = cursor;
+        if self.rows.dropped == 0 && !dropped.is_empty() {
+            let rows = name_rows(&dropped);
+            self.output.progress.note(&format!("warning: rows are dropped with nothing to train, first {rows}"));
+        }
+        self.rows.dropped += dropped.len();
     }
 
     pub(super) fn settings(&self) -> &'a Settings {

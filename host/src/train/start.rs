@@ -2,9 +2,13 @@
 
 use std::path::Path;
 
+use serde_json::Value;
+
+use super::agree::Start;
 use super::optimizer::StatefulOptimizer;
 use crate::checkpoint::{self, Checkpoint, State, Store};
 use crate::config::Resume;
+use crate::data::Cursor;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::metrics::Metrics;
@@ -32,7 +36,7 @@ pub(super) fn find_checkpoint(job: &Job, store: &Store, fingerprint: &str) -> Re
                 Status::Configuration,
                 "the training data has changed since the checkpoint was written",
             )
-            .at(job.resolved.settings.data.train.join(", "))
+            .at(job.resolved.settings.data.train_names().join(", "))
             .at(checkpoint.path.display())
             .help(
                 "bring the data back; or begin again with `--set checkpoint.resume=never` and another `output_dir`",
@@ -40,6 +44,18 @@ pub(super) fn find_checkpoint(job: &Job, store: &Store, fingerprint: &str) -> Re
         }
     }
     Ok(found)
+}
+
+/// The key of the place in the training rows in a checkpoint's `progress`, where they stream.
+pub(super) const CURSOR: &str = "rows";
+
+/// The place in rows that stream that a run begins at.
+pub(super) fn cursor(start: &Start) -> Result<Cursor, Failure> {
+    match start.progress.get(CURSOR) {
+        None | Some(Value::Null) => Ok(Cursor::default()),
+        Some(cursor) => serde_json::from_value(cursor.clone())
+            .map_err(|error| Failure::new(Status::Storage, "the checkpoint's `progress` is damaged").because(error)),
+    }
 }
 
 /// Opens the metrics file. If the run resumes from a checkpoint in its own output directory, the file is cut back to that

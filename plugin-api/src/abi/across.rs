@@ -1,16 +1,22 @@
 //! Sends a component through the boundary and back, for tests: it must answer as before, errors and panics included.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::guard::Owner;
-use super::{comm, compute, data, model, observer, optimizer, trainer};
-use crate::{CommBackend, Compute, DataSource, Model, Observer, Optimizer, Result, Trainer};
+use super::{comm, compute, data, model, observer, optimizer, tokenizer, trainer};
+use crate::{CommBackend, Compute, DataSource, Model, Observer, Optimizer, Result, Tokenizer, Trainer};
 
 const NAME: &str = "component under test";
 
 /// A compute as a host gets it.
 pub fn compute(compute: &Rc<dyn Compute>) -> Result<Rc<dyn Compute>> {
     compute::import(compute::export(compute, || Owner::named(NAME)), NAME)
+}
+
+/// A tokenizer as a host gets it.
+pub fn tokenizer(tokenizer: Arc<dyn Tokenizer>) -> Result<Arc<dyn Tokenizer>> {
+    tokenizer::import(tokenizer::export(tokenizer, || Owner::named(NAME)), NAME)
 }
 
 macro_rules! kinds {

@@ -1,6 +1,7 @@
 //! A registered component across the boundary: its kind and id, and how one is created.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use abi_stable::std_types::RSlice;
 use serde::{Deserialize, Serialize};
@@ -12,17 +13,23 @@ use super::record::{decode, encode, replies};
 use super::services::SetupRecord;
 use super::table::interfaces;
 use super::types::filled;
-use super::{comm, compute, data, model, observer, optimizer, trainer};
+use super::{comm, compute, data, model, observer, optimizer, tokenizer, trainer};
 use crate::register::{Create, Registration};
-use crate::{CommBackend, Compute, DataSource, Error, Kind, Model, Observer, Optimizer, Result, Setup, Trainer};
+use crate::{
+    CommBackend, Compute, DataSource, Error, Kind, Model, Observer, Optimizer, Result, Setup, Tokenizer, Trainer,
+};
 
 interfaces! {
     /// A component that can be made. Any thread.
     "plugin.component/1" PluginComponent ComponentFunctions {
         /// Its kind, its id and the version of its crate.
         fn describe() -> ComponentRecord;
-        /// Makes one, from its configuration and a [`Setup`]; the services are the component's from then on.
-        fn create(config: RSlice<'_, u8>, setup: RSlice<'_, u8>, services: &mut RawObject, made: &mut RawObject);
+        /// Makes one, from its configuration and a [`Setup`]; the services and the tokenizer, which may be nothing, are the
+        /// component's from then on.
+        fn create(
+            config: RSlice<'_, u8>, setup: RSlice<'_, u8>, services: &mut RawObject, tokenizer: &mut RawObject,
+            made: &mut RawObject
+        );
     }
 }
 
@@ -59,14 +66,17 @@ impl ComponentFunctions for &'static Registration {
         config: RSlice<'_, u8>,
         setup: RSlice<'_, u8>,
         services: &mut RawObject,
+        tokenizer: &mut RawObject,
         made: &mut RawObject,
     ) -> Result<()> {
         let config = decode(config.as_slice())?;
-        let setup = &decode::<SetupRecord>(setup.as_slice())?.import(std::mem::take(services))?;
+        let setup = decode::<SetupRecord>(setup.as_slice())?;
+        let setup = &setup.import(std::mem::take(services), std::mem::take(tokenizer))?;
         let owner = Owner::new(name(self), &setup.services);
         *made = match self.create {
             Create::Compute(create) => compute::export(&create(config, setup)?, || owner),
             Create::Model(create) => model::export(create(config, setup)?, owner),
+            Create::Tokenizer(create) => tokenizer::export(create(config, setup)?, || owner),
             Create::Trainer(create) => trainer::export(create(config, setup)?, owner),
             Create::Optimizer(create) => optimizer::export(create(config, setup)?, owner),
             Create::Data(create) => data::export(create(config, setup)?, owner),
@@ -128,9 +138,10 @@ impl LoadedComponent {
         if kind != self.kind {
             return Err(Error::plugin(format!("{} is no {kind}", self.functions.name())));
         }
-        let (record, mut services) = SetupRecord::export(setup)?;
+        let (record, [mut services, mut tokenizer]) = SetupRecord::export(setup)?;
         let (config, record) = (encode(config)?, encode(&record)?);
-        filled(|made| self.functions.create(config.as_slice().into(), record.as_slice().into(), &mut services, made))
+        let (config, record) = (config.as_slice().into(), record.as_slice().into());
+        filled(|made| self.functions.create(config, record, &mut services, &mut tokenizer, made))
     }
 
     makers! {
@@ -138,6 +149,8 @@ impl LoadedComponent {
         compute, Compute => Rc<dyn Compute>;
         /// Makes a model, which stays on this thread.
         model, Model => Box<dyn Model>;
+        /// Makes a tokenizer.
+        tokenizer, Tokenizer => Arc<dyn Tokenizer>;
         /// Makes a trainer.
         trainer, Trainer => Box<dyn Trainer>;
         /// Makes an optimizer.

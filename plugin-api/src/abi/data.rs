@@ -1,6 +1,6 @@
 //! Data sources across the boundary.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use abi_stable::std_types::RStr;
 
@@ -8,29 +8,29 @@ use super::guard::{Guarded, Owner};
 use super::object::{AnyThread, Imported, RawObject, exports};
 use super::record::replies;
 use super::table::interfaces;
-use crate::{DataSource, Example, Result};
+use crate::{DataSource, Error, Example, Length, Result, Row, RowBatch};
 
 interfaces! {
     /// A source of examples. Any thread, one at a time.
-    "data.examples/1" DataExamples ExampleFunctions {
-        /// [`DataSource::len`].
-        fn length() -> Option<u64>;
-        /// [`DataSource::next`].
-        fn next_example() -> Option<Example>;
+    "data.rows/1" DataRows RowFunctions {
+        /// [`DataSource::length`].
+        fn row_count() -> Length;
+        /// [`DataSource::batch`].
+        fn next_rows(most: u64) -> RowBatch;
         /// [`DataSource::state`].
         fn position() -> String;
         /// [`DataSource::restore`].
         fn restore_position(position: RStr<'_>);
     }
 }
-replies! { Option<u64>, Option<Example> }
+replies! { Length, RowBatch }
 
 /// A source for which calls wait for each other, so that it is only used by one thread at a time.
 type Source = Mutex<Box<dyn DataSource>>;
 
-exports! { Source: DataExamples; }
+exports! { Source: DataRows; }
 // SAFETY: `DataSource` is `Send`, and its mutex makes it `Sync`.
-unsafe impl AnyThread for DataExamples {}
+unsafe impl AnyThread for DataRows {}
 
 /// Makes an object of a plain source.
 pub(super) fn export(source: Box<dyn DataSource>, owner: Arc<Owner>) -> RawObject {
@@ -39,34 +39,43 @@ pub(super) fn export(source: Box<dyn DataSource>, owner: Arc<Owner>) -> RawObjec
 
 /// Makes a plain source of an object.
 pub(super) fn import(object: RawObject, name: &'static str) -> Result<Box<dyn DataSource>> {
-    Ok(Box::new(Imported::<DataExamples>::of(object, name)?))
+    Ok(Box::new(Imported::<DataRows>::of(object, name)?))
 }
 
-impl ExampleFunctions for Source {
-    fn length(&self) -> Result<Option<u64>> {
-        Ok(self.lock().unwrap_or_else(PoisonError::into_inner).len())
+fn lock(source: &Source) -> MutexGuard<'_, Box<dyn DataSource>> {
+    source.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl RowFunctions for Source {
+    fn row_count(&self) -> Result<Length> {
+        lock(self).length()
     }
 
-    fn next_example(&self) -> Result<Option<Example>> {
-        self.lock().unwrap_or_else(PoisonError::into_inner).next()
+    fn next_rows(&self, most: u64) -> Result<RowBatch> {
+        lock(self).batch(usize::try_from(most).unwrap_or(usize::MAX))
     }
 
     fn position(&self) -> Result<String> {
-        self.lock().unwrap_or_else(PoisonError::into_inner).state()
+        lock(self).state()
     }
 
     fn restore_position(&self, position: RStr<'_>) -> Result<()> {
-        self.lock().unwrap_or_else(PoisonError::into_inner).restore(position.as_str())
+        lock(self).restore(position.as_str())
     }
 }
 
-impl DataSource for Imported<DataExamples> {
-    fn len(&self) -> Option<u64> {
-        self.length().ok().flatten()
+impl DataSource for Imported<DataRows> {
+    fn length(&mut self) -> Result<Length> {
+        self.row_count()
     }
 
     fn next(&mut self) -> Result<Option<Example>> {
-        self.next_example()
+        let RowBatch { mut rows, error } = self.batch(1)?;
+        match (rows.pop(), error) {
+            (Some(Row { example, .. }), _) => Ok(Some(example)),
+            (None, Some(error)) => Err(error),
+            (None, None) => Ok(None),
+        }
     }
 
     fn state(&self) -> Result<String> {
@@ -75,5 +84,14 @@ impl DataSource for Imported<DataExamples> {
 
     fn restore(&mut self, state: &str) -> Result<()> {
         self.restore_position(state.into())
+    }
+
+    fn batch(&mut self, most: usize) -> Result<RowBatch> {
+        let batch = self.next_rows(most as u64)?;
+        if batch.rows.len() > most {
+            let error = format!("{} rows came where {most} at most were asked for", batch.rows.len());
+            return Err(Error::plugin(error).in_component(self.name()));
+        }
+        Ok(batch)
     }
 }

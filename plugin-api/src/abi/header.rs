@@ -1,7 +1,7 @@
 //! The boundary in C: a header of every table, for plugins in other languages and as a record of what is frozen.
 
 use super::table::{CType, Declarations, Declared, Table};
-use super::{comm, component, compute, data, model, observer, optimizer, root, services, trainer};
+use super::{comm, component, compute, data, model, observer, optimizer, root, services, tokenizer, trainer};
 
 const HEAD: &str = "\
 /* The boundary between mdt-host and its plugins, generated from mdt-plugin-api.
@@ -40,10 +40,11 @@ pub fn c_header() -> String {
         interface::<compute::ComputeTensors>,
         interface::<model::HostWeights>,
         interface::<model::ModelForward>,
+        interface::<tokenizer::TokenizerText>,
         interface::<trainer::HostModel>,
         interface::<trainer::TrainerObjective>,
         interface::<optimizer::OptimizerSlices>,
-        interface::<data::DataExamples>,
+        interface::<data::DataRows>,
         interface::<comm::CommBackends>,
         interface::<comm::CommCollectives>,
         interface::<comm::CommReduceScatter>,

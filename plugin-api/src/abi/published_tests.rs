@@ -13,8 +13,8 @@ use super::model::ModelRecord;
 use super::record::{decode, encode};
 use super::services::SetupRecord;
 use crate::{
-    Bootstrap, Capabilities, Datum, DeviceInfo, Dtype, Encoded, Error, Example, Granularity, HostArray, HostBatch,
-    Init, MemoryInfo, Message, ParameterSpec, Setup, StateSpec, Vocabulary,
+    Bootstrap, Capabilities, Datum, DeviceInfo, Dtype, Error, Example, Granularity, HostArray, HostBatch, Init, Item,
+    MemoryInfo, Message, ParameterSpec, Setup, StateSpec, Vocabulary,
 };
 
 const HEADER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/include/mdt_plugin.h");
@@ -99,13 +99,25 @@ fn no_published_record_changes_its_bytes() {
     let example = Example::new(812).with("text", "ä").with("null", Datum::Null).with("truth", true).with("integer", -3);
     let example = example.with("real", 0.1).with("bytes", vec![0u8, 255]).with("list", vec![Datum::from(u64::MAX)]);
     record("Example, every type", bytes(&example));
-    record("Encoded", bytes(&Encoded { tokens: vec![1, 70_000], supervised: vec![false, true], truncated: 3 }));
+    let item = Item::of(vec![1, 70_000], vec![false, true]).with("rejected", vec![1], vec![false]);
+    record("Item", bytes(&vec![item.with_numbers("weight", [0.5])]));
     let array = HostArray::new(&[1, 2], &[1i32, -100]).unwrap();
     record(
         "HostBatch",
         bytes(&HostBatch { arrays: vec![("targets".to_owned(), array)], tokens: 2, supervised_tokens: 1 }),
     );
-    record("Vocabulary", bytes(&Vocabulary { size: 32_000, stop: vec![2] }));
+    record(
+        "Vocabulary",
+        bytes(&Vocabulary {
+            size: 32_000,
+            prefix: vec![1],
+            bos: Some(1),
+            eos: None,
+            stop: vec![2],
+            special: vec![(1, "<s>".to_owned())],
+            renders_messages: true,
+        }),
+    );
     record("StateSpec", bytes(&vec![StateSpec::zeros("momentum")]));
     record("Granularity, element", bytes(&Granularity::Element));
     record("Granularity, tensor", bytes(&Granularity::Tensor));

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::guard::{Guarded, Owner};
 use super::object::{AnyThread, Imported, RawObject, exports};
 use super::table::interfaces;
-use crate::{Error, HostServices, LogLevel, Result, Services, Setup};
+use super::tokenizer;
+use crate::{Error, HostServices, LogLevel, Result, Services, Setup, SharedTokenizer};
 
 interfaces! {
     /// What the host does for every component. Any thread.
@@ -65,7 +66,7 @@ impl HostServices for Imported<HostFunctions> {
     }
 }
 
-/// [`Setup`] without its services, which cross as an object.
+/// [`Setup`] without its services and tokenizer, which cross as objects.
 #[derive(Serialize, Deserialize)]
 pub(super) struct SetupRecord {
     seed: u64,
@@ -76,7 +77,7 @@ pub(super) struct SetupRecord {
 }
 
 impl SetupRecord {
-    pub(super) fn export(setup: &Setup) -> Result<(Self, RawObject)> {
+    pub(super) fn export(setup: &Setup) -> Result<(Self, [RawObject; 2])> {
         let text = |path: &PathBuf| match path.to_str() {
             Some(text) => Ok(text.to_owned()),
             None => Err(Error::config(format!("the path {} is not valid UTF-8", path.display()))),
@@ -88,16 +89,21 @@ impl SetupRecord {
             model_config: setup.model_config.clone(),
             source: setup.source.clone(),
         };
-        Ok((record, RawObject::new(Guarded::new(setup.services.clone(), Owner::named("host services")))))
+        let services = RawObject::new(Guarded::new(setup.services.clone(), Owner::named("host services")));
+        let lent =
+            |tokenizer: &SharedTokenizer| tokenizer::export(tokenizer.shared(), || Owner::named("host tokenizer"));
+        Ok((record, [services, setup.tokenizer.as_ref().map(lent).unwrap_or_default()]))
     }
 
-    pub(super) fn import(self, services: RawObject) -> Result<Setup> {
+    pub(super) fn import(self, services: RawObject, tokenizer: RawObject) -> Result<Setup> {
+        let tokenizer = tokenizer::import_lent(tokenizer, "host tokenizer")?;
         Ok(Setup {
             services: Services::new(Arc::new(Imported::<HostFunctions>::of(services, "host services")?)),
             seed: self.seed,
             threads: self.threads,
             model_path: self.model_path.map(PathBuf::from),
             model_config: self.model_config,
+            tokenizer: tokenizer.map(SharedTokenizer::new).transpose()?,
             source: self.source,
         })
     }

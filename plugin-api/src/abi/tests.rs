@@ -7,7 +7,7 @@ use super::guard::{Guard, Guarded, Owner};
 use super::object::Imported;
 use super::record::{decode, decode_error, encode, encode_error};
 use super::table::Table;
-use super::{HOST_INTERFACES, comm, compute, data, model, observer, optimizer, root, trainer};
+use super::{HOST_INTERFACES, comm, compute, data, model, observer, optimizer, root, tokenizer, trainer};
 use crate::register::Registration;
 use crate::{
     Datum, Error, ErrorCode, Example, Granularity, HostServices, Kind, LogLevel, Message, Optimizer, Result, Services,
@@ -63,9 +63,10 @@ fn a_kind_has_the_same_interfaces_in_records_and_in_tables() {
     for (kind, record, needs, interface) in [
         (Kind::Compute, crate::__interface!(compute), crate::__needs!(compute), compute::ComputeTensors::NAME),
         (Kind::Model, crate::__interface!(model), crate::__needs!(model), model::ModelForward::NAME),
+        (Kind::Tokenizer, crate::__interface!(tokenizer), crate::__needs!(tokenizer), tokenizer::TokenizerText::NAME),
         (Kind::Trainer, crate::__interface!(trainer), crate::__needs!(trainer), trainer::TrainerObjective::NAME),
         (Kind::Optimizer, crate::__interface!(optimizer), crate::__needs!(optimizer), optimizer::OptimizerSlices::NAME),
-        (Kind::Data, crate::__interface!(data), crate::__needs!(data), data::DataExamples::NAME),
+        (Kind::Data, crate::__interface!(data), crate::__needs!(data), data::DataRows::NAME),
         (Kind::Comm, crate::__interface!(comm), crate::__needs!(comm), comm::CommBackends::NAME),
         (Kind::Observer, crate::__interface!(observer), crate::__needs!(observer), observer::ObserverEvents::NAME),
     ] {
@@ -108,8 +109,8 @@ fn a_record_that_is_cut_or_wrong_is_an_error() {
 fn an_object_gives_the_interfaces_that_it_has_and_no_other() {
     let object = || optimizer::export(Box::new(Momentum), Owner::named("optimizer momentum 1.0.0"));
     assert!(Imported::<optimizer::OptimizerSlices>::of(object(), "it").is_ok());
-    let error = Imported::<data::DataExamples>::of(object(), "it").err().unwrap();
-    assert!(error.message().contains("does not have the interface data.examples/1"), "{error}");
+    let error = Imported::<data::DataRows>::of(object(), "it").err().unwrap();
+    assert!(error.message().contains("does not have the interface data.rows/1"), "{error}");
 }
 
 #[test]

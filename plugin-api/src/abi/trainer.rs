@@ -1,9 +1,9 @@
-//! Trainers, and the model that they ask the host for, across the boundary.
+//! Trainers, and the models that they ask the host for, across the boundary.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
-use abi_stable::std_types::RSlice;
+use abi_stable::std_types::{RSlice, RStr};
 
 use super::compute;
 use super::guard::{Guarded, Owner};
@@ -12,8 +12,8 @@ use super::record::{decode, encode, replies};
 use super::table::{c_struct, interfaces};
 use super::types::{RawNamed, filled, handle_or_none, tensor_or_none};
 use crate::{
-    Batch, Compute, Encoded, Error, Example, HostBatch, Loss, ModelCalls, Result, Tensor, Trainer, TrainerContext,
-    Vocabulary,
+    Batch, Compute, Error, Example, HostBatch, Item, Loss, Metric, ModelCalls, Result, Sequence, Tensor, Trainer,
+    TrainerContext,
 };
 
 c_struct! {
@@ -23,36 +23,48 @@ c_struct! {
         weight: u64,
     }
 
-    /// [`Encoded`], borrowed.
-    "MdtEncoded" RawEncoded<'a> {
+    /// [`Sequence`], borrowed.
+    "MdtSequence" RawSequence<'a> {
+        name: RStr<'a>,
         tokens: RSlice<'a, u32>,
         supervised: RSlice<'a, bool>,
         truncated: u64,
     }
+
+    /// Numbers of an item, borrowed.
+    "MdtNumbers" RawNumbers<'a> {
+        name: RStr<'a>,
+        values: RSlice<'a, f64>,
+    }
+
+    /// [`Item`], borrowed.
+    "MdtItem" RawItem<'a> {
+        sequences: RSlice<'a, RawSequence<'a>>,
+        numbers: RSlice<'a, RawNumbers<'a>>,
+    }
 }
 
 interfaces! {
-    /// The model, for a trainer; handles go in borrowed and come out owned. The compute thread.
+    /// A model, for a trainer; handles go in borrowed and come out owned. The compute thread.
     "host.model/1" HostModel ModelFunctions {
         /// [`ModelCalls::hidden`]; positions and segments are 0 where there are none.
         fn hidden_states(tokens: u64, positions: u64, segments: u64, result: &mut u64);
         /// [`ModelCalls::head`].
         fn logits(hidden: u64, result: &mut u64);
+        /// [`ModelCalls::token_losses`].
+        fn losses_of(hidden: u64, targets: u64, result: &mut u64);
+        /// [`ModelCalls::frozen`].
+        fn frozen_model(name: RStr<'_>, model: &mut RawObject);
     }
 
     /// A training objective. Any thread, but for `compute_loss`, which is called on the compute thread.
     "trainer.objective/1" TrainerObjective ObjectiveFunctions {
-        /// [`Trainer::vocabulary`].
-        fn describe_vocabulary() -> Vocabulary;
         /// [`Trainer::encode`] of an [`Example`].
-        fn encode_example(example: RSlice<'_, u8>) -> Encoded;
-        /// [`Trainer::encode_prompt`] of an [`Example`].
-        fn encode_prompt_of(example: RSlice<'_, u8>) -> Vec<u32>;
-        /// [`Trainer::decode`].
-        fn decode_tokens(tokens: RSlice<'_, u32>) -> String;
+        fn encode_example(example: RSlice<'_, u8>) -> Vec<Item>;
         /// [`Trainer::collate`].
-        fn collate_rows(rows: RSlice<'_, RawEncoded<'_>>) -> HostBatch;
-        /// [`Trainer::loss`]. Model and compute are the trainer's from then on; metrics have owned handles.
+        fn collate_items(items: RSlice<'_, RawItem<'_>>) -> HostBatch;
+        /// [`Trainer::loss`]. Model and compute are the trainer's from then on. Each metric has two owned handles: its sum
+        /// and its weight.
         fn compute_loss(
             model: &mut RawObject, compute: &mut RawObject, batch: RSlice<'_, RawNamed<'_>>, loss: &mut RawLoss,
             metric_handles: &RawSink<'_, u64>
@@ -62,10 +74,16 @@ interfaces! {
 
 type LocalModel = (Rc<dyn ModelCalls>, Rc<dyn Compute>);
 
-replies! { Vocabulary, Encoded, Vec<u32>, HostBatch, Vec<String> }
+replies! { Vec<Item>, HostBatch, Vec<String> }
 exports! { LocalModel: HostModel; Box<dyn Trainer>: TrainerObjective; }
 // SAFETY: `Trainer` is `Send + Sync`.
 unsafe impl AnyThread for TrainerObjective {}
+
+/// Makes an object of a model of the host.
+fn export_model(model: &Rc<dyn ModelCalls>, compute: &Rc<dyn Compute>) -> RawObject {
+    let local: LocalModel = (Rc::clone(model), Rc::clone(compute));
+    RawObject::new(Guarded::for_this_thread(local, Owner::named("host model")))
+}
 
 impl ModelFunctions for LocalModel {
     fn hidden_states(&self, tokens: u64, positions: u64, segments: u64, result: &mut u64) -> Result<()> {
@@ -79,11 +97,28 @@ impl ModelFunctions for LocalModel {
         *result = self.0.head(&Tensor::borrowed(&self.1, hidden))?.into_handle()?;
         Ok(())
     }
+
+    fn losses_of(&self, hidden: u64, targets: u64, result: &mut u64) -> Result<()> {
+        let [hidden, targets] = [hidden, targets].map(|handle| Tensor::borrowed(&self.1, handle));
+        *result = self.0.token_losses(&hidden, &targets)?.into_handle()?;
+        Ok(())
+    }
+
+    fn frozen_model(&self, name: RStr<'_>, model: &mut RawObject) -> Result<()> {
+        *model = export_model(&self.0.frozen(name.as_str())?, &self.1);
+        Ok(())
+    }
 }
 
 struct LoadedModel {
     functions: Imported<HostModel>,
     compute: Rc<dyn Compute>,
+}
+
+impl LoadedModel {
+    fn import(object: RawObject, compute: &Rc<dyn Compute>) -> Result<Rc<dyn ModelCalls>> {
+        Ok(Rc::new(Self { functions: Imported::of(object, "host model")?, compute: Rc::clone(compute) }))
+    }
 }
 
 impl ModelCalls for LoadedModel {
@@ -97,6 +132,15 @@ impl ModelCalls for LoadedModel {
         let logits = filled(|logits| self.functions.logits(hidden.handle(), logits))?;
         Ok(Tensor::from_handle(&self.compute, logits))
     }
+
+    fn token_losses(&self, hidden: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        let losses = filled(|losses| self.functions.losses_of(hidden.handle(), targets.handle(), losses))?;
+        Ok(Tensor::from_handle(&self.compute, losses))
+    }
+
+    fn frozen(&self, name: &str) -> Result<Rc<dyn ModelCalls>> {
+        Self::import(filled(|model| self.functions.frozen_model(name.into(), model))?, &self.compute)
+    }
 }
 
 /// Makes an object of a plain trainer.
@@ -109,31 +153,62 @@ pub(super) fn import(object: RawObject, name: &'static str) -> Result<Box<dyn Tr
     Ok(Box::new(Imported::<TrainerObjective>::of(object, name)?))
 }
 
-impl ObjectiveFunctions for Box<dyn Trainer> {
-    fn describe_vocabulary(&self) -> Result<Vocabulary> {
-        self.vocabulary()
+impl<'a> RawSequence<'a> {
+    fn of(Sequence { name, tokens, supervised, truncated }: &'a Sequence) -> Self {
+        Self {
+            name: name.as_str().into(),
+            tokens: tokens.as_slice().into(),
+            supervised: supervised.as_slice().into(),
+            truncated: *truncated,
+        }
     }
+}
 
-    fn encode_example(&self, example: RSlice<'_, u8>) -> Result<Encoded> {
+impl<'a> RawNumbers<'a> {
+    fn of((name, values): &'a (String, Vec<f64>)) -> Self {
+        Self { name: name.as_str().into(), values: values.as_slice().into() }
+    }
+}
+
+impl RawItem<'_> {
+    fn plain(&self) -> Item {
+        let sequence = |raw: &RawSequence<'_>| Sequence {
+            name: raw.name.into(),
+            tokens: raw.tokens.to_vec(),
+            supervised: raw.supervised.to_vec(),
+            truncated: raw.truncated,
+        };
+        Item {
+            sequences: self.sequences.iter().map(sequence).collect(),
+            numbers: self.numbers.iter().map(|raw| (raw.name.into(), raw.values.to_vec())).collect(),
+        }
+    }
+}
+
+/// Lends items to a call.
+fn with_raw_items<T>(items: &[&Item], call: impl FnOnce(RSlice<'_, RawItem<'_>>) -> T) -> T {
+    let sequences = items.iter().map(|item| item.sequences.iter().map(RawSequence::of).collect());
+    let sequences: Vec<Vec<_>> = sequences.collect();
+    let numbers: Vec<Vec<_>> = items.iter().map(|item| item.numbers.iter().map(RawNumbers::of).collect()).collect();
+    let raw: Vec<_> = sequences
+        .iter()
+        .zip(&numbers)
+        .map(|(sequences, numbers)| RawItem {
+            sequences: sequences.as_slice().into(),
+            numbers: numbers.as_slice().into(),
+        })
+        .collect();
+    call(raw.as_slice().into())
+}
+
+impl ObjectiveFunctions for Box<dyn Trainer> {
+    fn encode_example(&self, example: RSlice<'_, u8>) -> Result<Vec<Item>> {
         (**self).encode(&decode::<Example>(example.as_slice())?)
     }
 
-    fn encode_prompt_of(&self, example: RSlice<'_, u8>) -> Result<Vec<u32>> {
-        self.encode_prompt(&decode::<Example>(example.as_slice())?)
-    }
-
-    fn decode_tokens(&self, tokens: RSlice<'_, u32>) -> Result<String> {
-        (**self).decode(tokens.as_slice())
-    }
-
-    fn collate_rows(&self, rows: RSlice<'_, RawEncoded<'_>>) -> Result<HostBatch> {
-        let plain = |row: &RawEncoded<'_>| Encoded {
-            tokens: row.tokens.to_vec(),
-            supervised: row.supervised.to_vec(),
-            truncated: row.truncated,
-        };
-        let rows: Vec<Encoded> = rows.iter().map(plain).collect();
-        self.collate(&rows.iter().collect::<Vec<_>>())
+    fn collate_items(&self, items: RSlice<'_, RawItem<'_>>) -> Result<HostBatch> {
+        let items: Vec<Item> = items.iter().map(RawItem::plain).collect();
+        self.collate(&items.iter().collect::<Vec<_>>())
     }
 
     fn compute_loss(
@@ -145,15 +220,14 @@ impl ObjectiveFunctions for Box<dyn Trainer> {
         metric_handles: &RawSink<'_, u64>,
     ) -> Result<Vec<String>> {
         let compute = compute::import(std::mem::take(compute), "compute")?;
-        let model =
-            LoadedModel { functions: Imported::of(std::mem::take(model), "host model")?, compute: Rc::clone(&compute) };
+        let model = LoadedModel::import(std::mem::take(model), &compute)?;
         let tensor = |named: &RawNamed<'_>| (named.name.into(), Tensor::borrowed(&compute, named.tensor));
         let batch = Batch::new(batch.iter().map(tensor).collect());
-        let Loss { sum, weight, metrics } = self.loss(&TrainerContext::new(Rc::new(model), compute), &batch)?;
+        let Loss { sum, weight, metrics } = self.loss(&TrainerContext::new(model, compute), &batch)?;
         *loss = RawLoss { sum: sum.into_handle()?, weight: weight.into_handle()? };
         let mut names = Vec::with_capacity(metrics.len());
-        for (name, tensor) in metrics {
-            metric_handles.write(&[tensor.into_handle()?]);
+        for Metric { name, sum, weight } in metrics {
+            metric_handles.write(&[sum.into_handle()?, weight.into_handle()?]);
             names.push(name);
         }
         Ok(names)
@@ -161,42 +235,16 @@ impl ObjectiveFunctions for Box<dyn Trainer> {
 }
 
 impl Trainer for Imported<TrainerObjective> {
-    fn vocabulary(&self) -> Result<Vocabulary> {
-        self.describe_vocabulary()
+    fn encode(&self, example: &Example) -> Result<Vec<Item>> {
+        self.encode_example(encode(example)?.as_slice().into())
     }
 
-    fn encode(&self, example: &Example) -> Result<Encoded> {
-        let encoded = self.encode_example(encode(example)?.as_slice().into())?;
-        if encoded.tokens.len() != encoded.supervised.len() {
-            return Err(Error::plugin(format!(
-                "an encoded row has {} tokens and {} marks for training",
-                encoded.tokens.len(),
-                encoded.supervised.len()
-            )));
-        }
-        Ok(encoded)
-    }
-
-    fn encode_prompt(&self, example: &Example) -> Result<Vec<u32>> {
-        self.encode_prompt_of(encode(example)?.as_slice().into())
-    }
-
-    fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.decode_tokens(tokens.into())
-    }
-
-    fn collate(&self, rows: &[&Encoded]) -> Result<HostBatch> {
-        let raw = rows.iter().map(|row| RawEncoded {
-            tokens: RSlice::from_slice(&row.tokens),
-            supervised: RSlice::from_slice(&row.supervised),
-            truncated: row.truncated,
-        });
-        self.collate_rows(raw.collect::<Vec<_>>().as_slice().into())
+    fn collate(&self, items: &[&Item]) -> Result<HostBatch> {
+        with_raw_items(items, |items| self.collate_items(items))
     }
 
     fn loss(&self, ctx: &TrainerContext, batch: &Batch) -> Result<Loss> {
-        let local = (Rc::clone(ctx.model()), Rc::clone(ctx.compute()));
-        let mut model = RawObject::new(Guarded::for_this_thread(local, Owner::named("host model")));
+        let mut model = export_model(ctx.calls(), ctx.compute());
         let mut compute = compute::export(ctx.compute(), || Owner::named("host compute"));
         let arrays = batch.arrays().iter();
         let arrays = arrays.map(|(name, tensor)| RawNamed { name: name.as_str().into(), tensor: tensor.handle() });
@@ -205,10 +253,16 @@ impl Trainer for Imported<TrainerObjective> {
         let sink = RawSink::of(&mut handles);
         let names = self.compute_loss(&mut model, &mut compute, arrays.as_slice().into(), &mut raw, &sink)?;
         let owned = |handle| Tensor::from_handle(ctx.compute(), handle);
-        let (count, metrics) = (handles.len(), handles.into_iter().map(owned));
-        if count != names.len() {
-            return Err(Error::plugin(format!("a loss has {count} metrics and {} names for them", names.len())));
+        let (pairs, rest) = handles.as_chunks::<2>();
+        let of_metrics: Vec<[Tensor; 2]> = pairs.iter().map(|pair| pair.map(owned)).collect();
+        let (sum, weight) = (owned(raw.sum), owned(raw.weight));
+        if of_metrics.len() != names.len() || !rest.is_empty() {
+            rest.iter().copied().map(owned).for_each(drop);
+            return Err(Error::plugin(format!("a loss has {} tensors for {} metrics", handles.len(), names.len()))
+                .in_component(self.name()));
         }
-        Ok(Loss { sum: owned(raw.sum), weight: owned(raw.weight), metrics: names.into_iter().zip(metrics).collect() })
+        let metrics = names.into_iter().zip(of_metrics);
+        let metrics = metrics.map(|(name, [sum, weight])| Metric { name, sum, weight }).collect();
+        Ok(Loss { sum, weight, metrics })
     }
 }

@@ -4,6 +4,7 @@ use super::compute::ComputeTensors;
 use super::model::HostWeights;
 use super::services::HostFunctions;
 use super::table::Table;
+use super::tokenizer::TokenizerText;
 use super::trainer::HostModel;
 
 /// The version of the boundary: what a plugin must be built for. While it is 0.x, x counts.
@@ -12,7 +13,8 @@ use super::trainer::HostModel;
 pub const ABI_VERSION: &str = crate::__abi_version!();
 
 /// The interfaces that this host gives to components.
-pub const HOST_INTERFACES: [&str; 4] = [HostFunctions::NAME, HostWeights::NAME, HostModel::NAME, ComputeTensors::NAME];
+pub const HOST_INTERFACES: [&str; 5] =
+    [HostFunctions::NAME, HostWeights::NAME, HostModel::NAME, ComputeTensors::NAME, TokenizerText::NAME];
 
 /// The version of the boundary as a literal, for records.
 #[doc(hidden)]
@@ -33,6 +35,9 @@ macro_rules! __interface {
     (model) => {
         "model.forward/1"
     };
+    (tokenizer) => {
+        "tokenizer.text/1"
+    };
     (trainer) => {
         "trainer.objective/1"
     };
@@ -40,7 +45,7 @@ macro_rules! __interface {
         "optimizer.slices/1"
     };
     (data) => {
-        "data.examples/1"
+        "data.rows/1"
     };
     (comm) => {
         "comm.backend/1"
@@ -58,7 +63,7 @@ macro_rules! __needs {
         r#"["host.services/1","host.weights/1","compute.tensors/1"]"#
     };
     (trainer) => {
-        r#"["host.services/1","host.model/1","compute.tensors/1"]"#
+        r#"["host.services/1","host.model/1","compute.tensors/1","tokenizer.text/1"]"#
     };
     ($kind:ident) => {
         r#"["host.services/1"]"#

@@ -32,62 +32,72 @@ mdt_plugin_api::config! {
 ///
 /// Lines end with LF or CRLF, blank lines and a byte order mark at the beginning are passed over, and an example's row
 /// is the number of its line; a file that begins with a bracket is one array, and a row is the number of its element.
-/// The file is read through once when it is opened, to count the rows; each row is parsed when it is asked for. It must
-/// not change meanwhile.
+/// A file can be read while it is larger than memory. Its rows are counted when their number is asked for, by reading it
+/// through once. It must not change meanwhile.
 pub struct Jsonl {
     path: PathBuf,
     columns: Columns,
     rows: Rows,
-    count: u64,
+    services: Services,
+    count: Option<u64>,
 }
 
 impl Component for Jsonl {
     type Config = Config;
 
-    /// Opens a file and counts its rows.
+    /// Opens a file.
     ///
     /// # Errors
-    /// The file cannot be read, has no rows, or has text after its array; columns cannot be mapped; the job is cancelled.
+    /// The file cannot be read or is of another kind; columns cannot be mapped.
     fn create(config: Config, setup: &Setup) -> Result<Self> {
         let path = Path::new(&setup.source);
         let columns = Columns::new(config.format, config.fields)?;
-        let unreadable = |error| open::unreadable(path, &error);
-        let mut rows = Rows::new(open::file(path)?).map_err(unreadable)?;
+        let rows = Rows::new(open::file(path)?).map_err(|error| open::unreadable(path, &error))?;
+        Ok(Self { path: path.to_owned(), columns, rows, services: setup.services.clone(), count: None })
+    }
+}
+
+impl Jsonl {
+    /// Counts the rows, with a reader of its own.
+    ///
+    /// # Errors
+    /// The file cannot be read, has no rows, or has text after its array; the job is cancelled.
+    fn count(&self) -> Result<u64> {
+        let unreadable = |error| open::unreadable(&self.path, &error);
+        let mut rows = Rows::new(open::file(&self.path)?).map_err(unreadable)?;
         let mut count = 0;
         while rows.next().map_err(unreadable)?.is_some() {
             count += 1;
-            if count % 1024 == 0 && setup.services.cancelled() {
+            if count % 1024 == 0 && self.services.cancelled() {
                 return Err(Error::new(
                     ErrorCode::Cancelled,
                     "interrupted while the rows of the data file were counted",
                 )
-                .with("file", path.display()));
+                .with("file", self.path.display()));
             }
         }
-        if let Some((line, column)) = rows.trailing().map_err(unreadable)? {
-            return Err(Error::input("something follows the JSON array that the file begins with")
-                .with("file", path.display())
-                .with("line", line)
-                .with("column", column)
-                .help("a file holds one array of rows, or an object on each line: jq -c '.[]' FILE"));
-        }
+        check_end(&self.path, &mut rows)?;
         if count == 0 {
-            return Err(Error::input("the data file has no rows").with("file", path.display()));
+            return Err(Error::input("the data file has no rows").with("file", self.path.display()));
         }
-        rows.rewind().map_err(unreadable)?;
-        Ok(Self { path: path.to_owned(), columns, rows, count })
+        Ok(count)
     }
 }
 
 impl DataSource for Jsonl {
-    fn len(&self) -> Option<u64> {
-        Some(self.count)
+    fn length(&mut self) -> Result<Length> {
+        let count = self.count.map_or_else(|| self.count(), Ok)?;
+        self.count = Some(count);
+        Ok(Length::Rows(count))
     }
 
     fn next(&mut self) -> Result<Option<Example>> {
         let in_file = |error: Error| error.with("file", self.path.display());
         let next = self.rows.next().map_err(|error| open::unreadable(&self.path, &error))?;
-        let Some((row, after)) = next else { return Ok(None) };
+        let Some((row, after)) = next else {
+            check_end(&self.path, &mut self.rows)?;
+            return Ok(None);
+        };
         // In an array a line does not say which row it is.
         let numbered = |error: Error| if after.is_some() { error.with("row", row.number) } else { error };
         let columns = parse::object(&row, after).map_err(|error| numbered(in_file(error)))?;
@@ -105,5 +115,17 @@ impl DataSource for Jsonl {
     /// The text is no state of this source, or no row of the file begins there: it was changed since.
     fn restore(&mut self, state: &str) -> Result<()> {
         self.rows.restore(&self.path, state)
+    }
+}
+
+/// Refuses text after the last row.
+fn check_end(path: &Path, rows: &mut Rows) -> Result<()> {
+    match rows.trailing().map_err(|error| open::unreadable(path, &error))? {
+        None => Ok(()),
+        Some((line, column)) => Err(Error::input("something follows the JSON array that the file begins with")
+            .with("file", path.display())
+            .with("line", line)
+            .with("column", column)
+            .help("a file holds one array of rows, or an object on each line: jq -c '.[]' FILE")),
     }
 }

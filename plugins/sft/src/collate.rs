@@ -1,9 +1,9 @@
 //! From encoded rows to a padded micro-batch.
 
-use mdt_plugin_api::{Encoded, Error, HostArray, HostBatch, Result};
+use mdt_plugin_api::{Error, HostArray, HostBatch, Item, Result};
 
 /// Token ids `[B, T]`, int32, padded at the right to the longest row.
-pub const TOKENS: &str = "tokens";
+pub const TOKENS: &str = Item::TOKENS;
 /// Indices into `[B·T]` of the hidden states that predict a trained token, `[N]`, int32.
 pub const ROWS: &str = "rows";
 /// The token that each of them predicts, `[N]`, int32.
@@ -19,19 +19,13 @@ const PADDING: i32 = 0;
 /// # Errors
 /// No row has a supervised token. The host drops such rows after encoding and makes no micro-batch for a rank without
 /// rows, so this is a bug, which a loss of zero would hide.
-pub fn collate(rows: &[&Encoded]) -> Result<HostBatch> {
+pub fn collate(items: &[&Item]) -> Result<HostBatch> {
+    let rows = items.iter().map(|item| item.sequence(TOKENS)).collect::<Result<Vec<_>>>()?;
     let length = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
     let mut tokens = vec![PADDING; rows.len() * length];
     let mut places = Vec::new();
     let mut targets = Vec::new();
     for (b, row) in rows.iter().enumerate() {
-        if row.tokens.len() != row.supervised.len() {
-            return Err(Error::plugin(format!(
-                "a row has {} tokens and a mask of {}",
-                row.tokens.len(),
-                row.supervised.len()
-            )));
-        }
         let start = b * length;
         for (t, (&token, &trained)) in row.tokens.iter().zip(&row.supervised).enumerate() {
             let token = int32(token as usize, "token id")?;
@@ -66,12 +60,8 @@ mod tests {
 
     use super::*;
 
-    fn row(tokens: &[u32], supervised: &[u8]) -> Encoded {
-        Encoded {
-            tokens: tokens.to_vec(),
-            supervised: supervised.iter().map(|&trained| trained == 1).collect(),
-            truncated: 0,
-        }
+    fn row(tokens: &[u32], supervised: &[u8]) -> Item {
+        Item::of(tokens.to_vec(), supervised.iter().map(|&trained| trained == 1).collect())
     }
 
     fn array(batch: &HostBatch, name: &str) -> (Vec<usize>, Vec<i32>) {
@@ -110,28 +100,24 @@ mod tests {
         assert!(collate(&[]).is_err());
     }
 
-    #[test]
-    fn a_mask_of_another_length_is_an_error() {
-        assert!(collate(&[&row(&[3, 4, 5], &[0, 1])]).is_err());
-    }
-
-    fn encoded() -> impl Strategy<Value = Encoded> {
+    fn item() -> impl Strategy<Value = Item> {
         prop::collection::vec((0_u32..50, any::<bool>()), 1..20).prop_map(|pairs| {
             let (tokens, supervised) = pairs.into_iter().unzip();
-            Encoded { tokens, supervised, truncated: 0 }
+            Item::of(tokens, supervised)
         })
     }
 
     proptest! {
         #[test]
-        fn padding_is_never_trained_and_nothing_else_is_lost(rows in prop::collection::vec(encoded(), 1..6)) {
+        fn padding_is_never_trained_and_nothing_else_is_lost(items in prop::collection::vec(item(), 1..6)) {
+            let rows: Vec<_> = items.iter().map(|item| &item.sequences[0]).collect();
             let expected: Vec<(usize, usize)> = rows
                 .iter()
                 .enumerate()
                 .flat_map(|(b, row)| (1..row.tokens.len()).filter(|&t| row.supervised[t]).map(move |t| (b, t)))
                 .collect();
             prop_assume!(!expected.is_empty());
-            let batch = collate(&rows.iter().collect::<Vec<_>>())?;
+            let batch = collate(&items.iter().collect::<Vec<_>>())?;
             let (shape, tokens) = array(&batch, TOKENS);
             let found: Vec<(usize, usize)> = array(&batch, ROWS)
                 .1

@@ -12,9 +12,11 @@ pub struct Data {
     /// The data component. Default: `jsonl`.
     #[serde(rename = "use")]
     pub id: String,
-    /// Sources of training examples, read one after the other; a string stands for a list of one. Default: none.
-    #[schemars(schema_with = "string_or_strings")]
-    pub train: Vec<String>,
+    /// Sources of training examples, read one after the other; a string stands for a list of one. With weights, as in
+    /// `[{ path = "a.jsonl", weight = 2 }, { path = "b.jsonl" }]`, each row is drawn from one of them by `seed`: two of
+    /// three from the first here; a source that ends begins again. Default: none.
+    #[schemars(schema_with = "sources")]
+    pub train: Vec<Source>,
     /// Sources of examples for evaluation; a string stands for a list of one. Default: none.
     #[schemars(schema_with = "string_or_strings")]
     pub eval: Vec<String>,
@@ -27,11 +29,59 @@ pub struct Data {
     pub limit: Option<u64>,
     /// Whether each epoch shuffles the rows by `seed`; otherwise they keep the order of the files. Default: true.
     pub shuffle: bool,
+    /// Whether rows are read while training goes on; otherwise they are all read before the first update. Unset, they
+    /// are where the sources do not say how many rows they have and `trainer.max_steps` is set, or where they have
+    /// weights. Default: unset.
+    pub streaming: Option<bool>,
+    /// Rows that are shuffled together where they stream, and that are in memory at a time. Default: 10,000.
+    #[schemars(range(min = 1))]
+    pub shuffle_buffer: u64,
+}
+
+/// A source of training examples.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "SourceForm")]
+pub struct Source {
+    /// What the data component reads: a file, a directory, a name.
+    pub path: String,
+    /// How often a row is drawn from it, relative to the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
+}
+
+/// A source as it is written: a string stands for a table with a path alone.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SourceForm {
+    Path(String),
+    Table {
+        path: String,
+        #[serde(default)]
+        weight: Option<f64>,
+    },
+}
+
+impl From<SourceForm> for Source {
+    fn from(form: SourceForm) -> Self {
+        match form {
+            SourceForm::Path(path) => Self { path, weight: None },
+            SourceForm::Table { path, weight } => Self { path, weight },
+        }
+    }
 }
 
 impl Default for Data {
     fn default() -> Self {
-        Data { id: "jsonl".into(), train: Vec::new(), eval: Vec::new(), eval_split: None, limit: None, shuffle: true }
+        Data {
+            id: "jsonl".into(),
+            train: Vec::new(),
+            eval: Vec::new(),
+            eval_split: None,
+            limit: None,
+            shuffle: true,
+            streaming: None,
+            shuffle_buffer: 10_000,
+        }
     }
 }
 
@@ -52,17 +102,19 @@ impl EvalSplit {
             Self::Rows(number) => number,
         }
     }
-
-    /// How many rows there must be for `trained` of them to be left to train on.
-    pub fn with_held_out(self, trained: usize) -> usize {
-        match self {
-            Self::Share(share) => (trained as f64 / (1.0 - share)).ceil() as usize,
-            Self::Rows(number) => trained.saturating_add(usize::try_from(number).unwrap_or(usize::MAX)),
-        }
-    }
 }
 
 impl Data {
+    /// The names of the training sources.
+    pub fn train_names(&self) -> Vec<String> {
+        self.train.iter().map(|source| source.path.clone()).collect()
+    }
+
+    /// Whether the training sources are mixed by weight.
+    pub fn is_weighted(&self) -> bool {
+        self.train.iter().any(|source| source.weight.is_some())
+    }
+
     /// The meaning of `eval_split`.
     ///
     /// # Errors
@@ -90,6 +142,25 @@ impl Data {
 /// The schema of a list of sources. A string is turned into a list before layers are merged.
 fn string_or_strings(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({ "type": ["array", "string"], "items": { "type": "string", "minLength": 1 } })
+}
+
+/// The schema of a list of sources with weights.
+fn sources(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": ["array", "string"],
+        "items": { "anyOf": [
+            { "type": "string", "minLength": 1 },
+            {
+                "type": "object",
+                "required": ["path"],
+                "properties": {
+                    "path": { "type": "string", "minLength": 1 },
+                    "weight": { "type": "number", "exclusiveMinimum": 0 },
+                },
+                "additionalProperties": false,
+            },
+        ] },
+    })
 }
 
 /// Both types by name, so that a number of rows stays the integer that the user wrote.

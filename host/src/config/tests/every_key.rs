@@ -42,7 +42,7 @@ fn every_key_changes_the_configuration_from_every_source() {
     for entry in &before.entries {
         let key = entry.path.join(".");
         let schema = schema_of(&entry.path);
-        if matches!(key.as_str(), "data.use" | "trainer.use" | "compute.use") {
+        if matches!(key.as_str(), "data.use" | "tokenizer.use" | "trainer.use" | "compute.use") {
             // No second component of the kind: a choice that is not there must be refused, which it is by name.
             let failure = Configuration::with(base).set(&format!("{key}=other")).failure();
             assert_eq!(failure.status(), Status::Plugin, "{key}");

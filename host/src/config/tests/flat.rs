@@ -99,7 +99,7 @@ fn sections_and_profiles_may_stand_beside_flat_keys() {
     let resolved = Configuration::new().file("old.yaml", text).resolved();
     let optimizer = &resolved.settings.optimizer;
     assert_eq!((optimizer.learning_rate, value(&resolved, "optimizer.eps")), (2e-5, &json!(1e-6)));
-    assert_eq!(resolved.settings.data.train, ["a.jsonl"]);
+    assert_eq!(resolved.settings.data.train_names(), ["a.jsonl"]);
     assert_eq!(resolved.settings.trainer.num_epochs, 2);
     assert_eq!(Configuration::new().file("old.yaml", text).profile("long").resolved().settings.trainer.num_epochs, 9);
 }

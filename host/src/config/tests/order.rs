@@ -40,7 +40,7 @@ fn the_three_file_formats_say_the_same() {
     assert_eq!(one.canonical(), Configuration::new().file("a.yaml", yaml).resolved().canonical());
     assert_eq!(one.canonical(), Configuration::new().file("a.json", json).resolved().canonical());
     assert_eq!(value(&one, "optimizer.learning_rate").to_string(), "1.0");
-    assert_eq!(one.settings.data.train, ["a.jsonl"]);
+    assert_eq!(one.settings.data.train_names(), ["a.jsonl"]);
 }
 
 #[test]

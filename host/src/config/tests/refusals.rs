@@ -68,7 +68,10 @@ fn a_wrong_value_says_what_was_found_and_what_was_expected() {
             "optimizer.no_decay = 'bias'",
             "`optimizer.no_decay` is the string \"bias\", where a list, each element a string is expected",
         ),
-        ("data.train = ['a', 3]", "`data.train.1` is the integer 3, where a string that is not empty is expected"),
+        (
+            "data.train = ['a', 3]",
+            "`data.train.1` is the integer 3, where a string that is not empty or a table is expected",
+        ),
         ("data.fields = { prompt = 3 }", "`data.fields.prompt` is the integer 3, where a string is expected"),
         ("optimizer = 3", "`optimizer` is the integer 3, where a table or a string is expected"),
         ("checkpoint = 'auto'", "`checkpoint` is the string \"auto\", where a table is expected"),

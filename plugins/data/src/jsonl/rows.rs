@@ -61,14 +61,6 @@ impl Rows {
         }
     }
 
-    /// Back to the first row.
-    pub fn rewind(&mut self) -> io::Result<()> {
-        match self {
-            Self::Lines(lines) => lines.seek(lines::Position::START),
-            Self::Array(elements) => elements.seek(array::Position(0)).map(drop),
-        }
-    }
-
     /// Continues where [`Rows::state`] was taken.
     pub fn restore(&mut self, path: &Path, state: &str) -> Result<()> {
         let in_file = |error: Error| error.with("file", path.display());

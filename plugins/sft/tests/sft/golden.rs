@@ -1,17 +1,16 @@
 //! Token ids and masks against those of transformers, for the fixtures of six families of chat templates.
 
 use mdt_plugin_api::prelude::*;
-use mdt_sft::{Config, Content};
 use serde_json::Value;
 
-use crate::setup::{self, conversation, example, fixtures, ones, trainer};
+use crate::setup::{self, Config, Pair, conversation, example, fixtures, ones, trainer};
 
 const FAMILIES: [&str; 6] = ["chatml", "llama3", "llama2", "mistral", "qwen", "qwen3"];
 
 /// A template of a family, plain or with its answers marked.
 struct Template {
     name: String,
-    trainer: Box<dyn Trainer>,
+    trainer: Pair,
     /// The key of the mask that it gives.
     mask: &'static str,
     end_of_turn: u32,
@@ -95,7 +94,7 @@ fn prompts_are_rendered_up_to_where_the_assistant_begins() {
 fn each_answer_ends_with_its_end_of_turn_token_and_that_stops_generation() {
     for_each_mask(|template, name, case| {
         let encoded = template.trainer.encode(&example(conversation(case))).expect(name);
-        let stop = template.trainer.vocabulary().expect(name).stop;
+        let stop = template.trainer.vocabulary().stop.clone();
         let answers = case["messages"].as_array().expect("a list").iter().filter(|turn| turn["role"] == "assistant");
         let ends: Vec<u32> = (0..encoded.tokens.len())
             .filter(|&t| encoded.supervised[t] && encoded.supervised.get(t + 1) != Some(&true))
@@ -123,7 +122,7 @@ fn arguments_of_a_call_may_be_an_object_or_the_text_of_one() {
 #[test]
 fn prompts_and_completions_get_the_ids_and_masks_of_the_training_fixture() {
     let directory = fixtures().join("training");
-    let trainer = trainer(&directory.join("model"), Config { max_seq_len: 64, ..Config::default() });
+    let trainer = trainer(&directory.join("model"), Config::default());
     let rows = setup::lines(&directory.join("train.jsonl"));
     let expected = setup::lines(&directory.join("tokens.jsonl"));
     assert_eq!(rows.len(), expected.len());
@@ -139,7 +138,7 @@ fn prompts_and_completions_get_the_ids_and_masks_of_the_training_fixture() {
         let answer = trainer.decode(&encoded.tokens[prompt.len()..]).expect("decodes");
         assert_eq!(answer, text("completion"), "special tokens are not decoded");
     }
-    assert_eq!(trainer.vocabulary().expect("known"), Vocabulary { size: 99, stop: vec![2] });
+    assert_eq!((trainer.vocabulary().size, &*trainer.vocabulary().stop), (99, &[2][..]));
 }
 
 #[test]

@@ -3,10 +3,9 @@
 use std::time::{Duration, Instant};
 
 use mdt_plugin_api::prelude::*;
-use mdt_sft::{Config, Content};
 use serde_json::{Value, json};
 
-use crate::setup::{create, directory, example, fixtures, messages, prompt_completion, trainer};
+use crate::setup::{Config, create, directory, example, fixtures, messages, prompt_completion, trainer};
 
 /// Generous: a template that runs without end takes hours.
 const SOON: Duration = Duration::from_secs(60);
@@ -114,7 +113,7 @@ fn templates_nested_too_deeply_are_not_valid() {
 fn a_long_conversation_with_tools_is_within_the_limits() {
     let turn = |n: usize| json!({"role": if n.is_multiple_of(2) { "user" } else { "assistant" }, "content": "word ".repeat(400)});
     let turns: Vec<Value> = (0..400).map(turn).collect();
-    let trainer = trainer(&fixtures().join("chat/qwen"), Config { max_seq_len: 2048, ..Config::default() });
+    let trainer = trainer(&fixtures().join("chat/qwen"), Config::default());
     assert!(trainer.encode_prompt(&example(messages(&Value::Array(turns)))).is_ok());
 }
 

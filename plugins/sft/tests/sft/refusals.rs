@@ -3,11 +3,10 @@
 use std::path::Path;
 
 use mdt_plugin_api::prelude::*;
-use mdt_sft::Config;
 use serde_json::json;
 
 use crate::setup::{
-    conversation, create, directory, example, fixtures, messages, prompt_completion, trainer, with_template,
+    Config, conversation, create, directory, example, fixtures, messages, prompt_completion, trainer, with_template,
 };
 
 fn chatml() -> std::path::PathBuf {
@@ -38,7 +37,7 @@ fn a_prompt_that_is_no_beginning_of_the_conversation_names_template_and_row() {
 
     let more = json!([one[0], one[1], {"role": "user", "content": "Hm"}, {"role": "assistant", "content": "Ha"}]);
     let error = trainer.encode(&example(messages(&more))).expect_err("refused");
-    let parts = ["template: trainer.chat_template", "row: 812", "message: 2", "<think>", "{% generation %}"];
+    let parts = ["template: tokenizer.chat_template", "row: 812", "message: 2", "<think>", "{% generation %}"];
     assert_says(&error, ErrorCode::Input, &parts);
 }
 
@@ -97,7 +96,7 @@ fn a_conversation_without_a_template_says_how_to_give_one() {
     let trainer = trainer(place.path(), Config::default());
     assert!(trainer.encode(&prompt_completion("Hi", "Ho")).is_ok());
     let error = trainer.encode(&example(messages(&json!([])))).expect_err("refused");
-    assert_says(&error, ErrorCode::Input, &["no chat template", "trainer.chat_template", "row: 812"]);
+    assert_says(&error, ErrorCode::Input, &["no chat template", "tokenizer.chat_template", "row: 812"]);
 }
 
 #[test]
@@ -125,9 +124,8 @@ fn files_that_cannot_be_used_are_named() {
 #[test]
 fn configuration_that_cannot_work_names_its_key() {
     let cases = [
-        (Config { max_seq_len: 1, ..Config::default() }, "trainer.max_seq_len"),
-        (Config { template_date: "today".into(), ..Config::default() }, "trainer.template_date"),
-        (Config { chat_template: Some("no/such/file.jinja".into()), ..Config::default() }, "trainer.chat_template"),
+        (Config { template_date: "today".into(), ..Config::default() }, "tokenizer.template_date"),
+        (Config { chat_template: Some("no/such/file.jinja".into()), ..Config::default() }, "tokenizer.chat_template"),
     ];
     for (config, key) in cases {
         assert_says(&refused(&chatml(), config), ErrorCode::Config, &[key]);

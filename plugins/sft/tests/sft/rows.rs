@@ -1,11 +1,12 @@
-//! What becomes of rows: ends, beginnings, truncation, and templates that real models bring.
+//! What becomes of rows: ends, beginnings, and templates that real models bring.
 
 use mdt_plugin_api::prelude::*;
-use mdt_sft::{Config, Content};
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::setup::{directory, example, fixtures, messages, prompt_completion, trained, trainer, with_template};
+use crate::setup::{
+    Config, directory, example, fixtures, messages, prompt_completion, trained, trainer, with_template,
+};
 
 const BOS: u32 = 0; // <|begin_of_text|> of the llama3 fixture
 const EOS: u32 = 4; // <|eot_id|>, which is also its padding
@@ -68,14 +69,6 @@ fn all_of_a_text_is_trained_but_its_first_token() {
 }
 
 #[test]
-fn a_prompt_that_fills_the_row_leaves_nothing_to_train() {
-    let trainer = trainer(&llama3(), Config { max_seq_len: 6, ..Config::default() });
-    let encoded = trainer.encode(&prompt_completion("Hello there, how are you?", "Fine")).expect("encodes");
-    assert_eq!((encoded.tokens.len(), encoded.supervised_tokens()), (6, 0));
-    assert!(encoded.truncated > 0);
-}
-
-#[test]
 fn user_turns_are_never_trained_even_when_they_say_what_the_assistant_says() {
     let chat = messages(&json!([
         {"role": "system", "content": "Paris."},
@@ -112,11 +105,11 @@ fn special_tokens_may_be_named_in_the_form_of_either_version() {
 #[test]
 fn whatever_the_model_names_as_an_end_stops_generation() {
     let place = directory("llama3", &[("generation_config.json", r#"{"eos_token_id": [1, 4]}"#)]);
-    assert_eq!(trainer(place.path(), Config::default()).vocabulary().expect("known").stop, [1, 4]);
+    assert_eq!(trainer(place.path(), Config::default()).vocabulary().stop, [1, 4]);
     // The tokenizer's end of sequence is one token, the template's end of turn another.
     let config = r#"{"eos_token": "<|end_of_text|>", "bos_token": "<|begin_of_text|>"}"#;
     let place = directory("llama3", &[("tokenizer_config.json", config)]);
-    assert_eq!(trainer(place.path(), Config::default()).vocabulary().expect("known").stop, [1, 4]);
+    assert_eq!(trainer(place.path(), Config::default()).vocabulary().stop, [1, 4]);
 }
 
 #[test]
@@ -159,20 +152,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn every_row_has_a_mask_as_long_as_its_tokens_and_truncation_keeps_its_beginning(
-        content in content(),
-        max_seq_len in 2_usize..40,
-    ) {
+    fn every_row_has_a_mask_as_long_as_its_tokens_and_ends_with_its_end_token(content in content()) {
         let row = example(content);
         let whole = trainer(&llama3(), Config::default()).encode(&row)?;
         prop_assert_eq!(whole.tokens.len(), whole.supervised.len());
         prop_assert!(!whole.supervised[0]);
         prop_assert_eq!(whole.tokens.iter().filter(|&&token| token == BOS).count(), 1);
         prop_assert_eq!((whole.tokens.last(), whole.supervised.last()), (Some(&EOS), Some(&true)));
-
-        let cut = trainer(&llama3(), Config { max_seq_len, ..Config::default() }).encode(&row)?;
-        prop_assert!(whole.tokens.starts_with(&cut.tokens) && whole.supervised.starts_with(&cut.supervised));
-        prop_assert_eq!(cut.tokens.len(), whole.tokens.len().min(max_seq_len));
-        prop_assert_eq!(cut.tokens.len() + cut.truncated as usize, whole.tokens.len());
     }
 }

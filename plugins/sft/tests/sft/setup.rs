@@ -1,11 +1,14 @@
-//! Trainers over the repository's fixtures and over directories made for one test.
+//! Trainers with their tokenizers, over the repository's fixtures and over directories made for one test.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mdt_plugin_api::abi::across;
 use mdt_plugin_api::prelude::*;
-use mdt_sft::{Config, Content, Sft};
+use mdt_sft::Sft;
+use mdt_tokenizer::HuggingFace;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -30,13 +33,62 @@ pub fn ones(mask: &[bool]) -> Vec<u32> {
     mask.iter().map(|&trained| u32::from(trained)).collect()
 }
 
-/// The trainer, as a host gets it.
-pub fn create(directory: &Path, config: Config) -> Result<Box<dyn Trainer>> {
-    let setup = Setup { model_path: Some(directory.to_owned()), model_config: json!({}), ..Setup::default() };
-    across::trainer(Box::new(Sft::create(config, &setup)?))
+/// The keys of the tokenizer and of the trainer.
+#[derive(Clone)]
+pub struct Config {
+    pub chat_template: Option<String>,
+    pub chat_template_kwargs: BTreeMap<String, Value>,
+    pub template_date: String,
 }
 
-pub fn trainer(directory: &Path, config: Config) -> Box<dyn Trainer> {
+impl Default for Config {
+    fn default() -> Self {
+        let mdt_tokenizer::Config { chat_template, chat_template_kwargs, template_date } = Default::default();
+        Self { chat_template, chat_template_kwargs, template_date }
+    }
+}
+
+/// A tokenizer and the trainer that borrows it, as a host gets them.
+pub struct Pair {
+    tokenizer: SharedTokenizer,
+    trainer: Box<dyn Trainer>,
+}
+
+impl Pair {
+    pub fn encode(&self, example: &Example) -> Result<Sequence> {
+        Ok(self.trainer.encode(example)?.remove(0).sequences.remove(0))
+    }
+
+    pub fn collate(&self, rows: &[&Sequence]) -> Result<HostBatch> {
+        let item = |row: &&Sequence| Item { sequences: vec![(*row).clone()], ..Item::default() };
+        self.trainer.collate(&rows.iter().map(item).collect::<Vec<_>>().iter().collect::<Vec<_>>())
+    }
+
+    pub fn vocabulary(&self) -> &Vocabulary {
+        self.tokenizer.vocabulary()
+    }
+
+    pub fn decode(&self, tokens: &[u32]) -> Result<String> {
+        self.tokenizer.decode(tokens)
+    }
+
+    pub fn encode_prompt(&self, example: &Example) -> Result<Vec<u32>> {
+        self.tokenizer.encode_prompt(example)
+    }
+}
+
+pub fn create(directory: &Path, config: Config) -> Result<Pair> {
+    let Config { chat_template, chat_template_kwargs, template_date } = config;
+    let config = mdt_tokenizer::Config { chat_template, chat_template_kwargs, template_date };
+    let setup = Setup { model_path: Some(directory.to_owned()), model_config: json!({}), ..Setup::default() };
+    let tokenizer = across::tokenizer(Arc::new(HuggingFace::create(config, &setup)?))?;
+    let tokenizer = SharedTokenizer::new(tokenizer)?;
+    let setup = Setup { tokenizer: Some(tokenizer.clone()), ..setup };
+    let trainer = across::trainer(Box::new(Sft::create(mdt_sft::Config {}, &setup)?))?;
+    Ok(Pair { tokenizer, trainer })
+}
+
+pub fn trainer(directory: &Path, config: Config) -> Pair {
     create(directory, config).expect("the directory has all that it needs")
 }
 
@@ -55,7 +107,7 @@ pub fn directory(family: &str, files: &[(&str, &str)]) -> TempDir {
     copy
 }
 
-pub fn with_template(family: &str, template: &str) -> Box<dyn Trainer> {
+pub fn with_template(family: &str, template: &str) -> Pair {
     let config = Config { chat_template: Some(template.to_owned()), ..Config::default() };
     trainer(&fixtures().join("chat").join(family), config)
 }
@@ -97,7 +149,7 @@ pub fn prompt_completion(prompt: &str, completion: &str) -> Example {
 }
 
 /// What is trained, as text with its special tokens, one entry for each run of supervised tokens.
-pub fn trained(directory: &Path, encoded: &Encoded) -> Vec<String> {
+pub fn trained(directory: &Path, encoded: &Sequence) -> Vec<String> {
     let tokenizer = tokenizers::Tokenizer::from_file(directory.join("tokenizer.json")).expect("a tokenizer");
     let tokens: Vec<_> = encoded.tokens.iter().zip(&encoded.supervised).collect();
     tokens

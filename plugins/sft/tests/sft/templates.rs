@@ -1,9 +1,8 @@
 //! What templates of real models do: close whatever they render, take arguments as text, ask for variables.
 
-use mdt_sft::Config;
 use serde_json::{Value, json};
 
-use crate::setup::{conversation, create, example, fixtures, messages, trained, trainer, with_template};
+use crate::setup::{Config, conversation, create, example, fixtures, messages, trained, trainer, with_template};
 
 fn chatml() -> std::path::PathBuf {
     fixtures().join("chat/chatml")
@@ -83,5 +82,5 @@ fn variables_of_the_configuration_hold_where_the_row_has_none() {
     assert_eq!(trained(&place, &encode(config, &thinks)), [thought]);
 
     let error = create(&place, kwargs(json!({"messages": []}))).err().expect("refused");
-    assert!(format!("{error:?}").contains("trainer.chat_template_kwargs.messages"), "{error:?}");
+    assert!(format!("{error:?}").contains("tokenizer.chat_template_kwargs.messages"), "{error:?}");
 }

@@ -15,7 +15,7 @@ mdt_plugin_api::config! {
     }
 }
 
-/// Gives the same row again and again, and does not know how many there are.
+/// Gives the same row again and again.
 pub struct Endless {
     pause: Duration,
     spins_at: u64,
@@ -32,8 +32,8 @@ impl Component for Endless {
 }
 
 impl DataSource for Endless {
-    fn len(&self) -> Option<u64> {
-        None
+    fn length(&mut self) -> Result<Length> {
+        Ok(Length::Endless)
     }
 
     fn next(&mut self) -> Result<Option<Example>> {

@@ -58,15 +58,15 @@ mdt_plugin_api::config! {
     }
 }
 
+unsafe extern "C" {
+    fn _exit(status: i32) -> !;
+}
+
 /// Never comes back.
 fn spin() -> ! {
     loop {
         std::hint::spin_loop();
     }
-}
-
-unsafe extern "C" {
-    fn _exit(status: i32) -> !;
 }
 
 /// An optimizer that ends the process in update 3.
@@ -174,11 +174,7 @@ impl Component for PanicsAtRow32 {
 }
 
 impl Trainer for PanicsAtRow32 {
-    fn vocabulary(&self) -> Result<Vocabulary> {
-        Ok(Vocabulary { size: 3, stop: vec![2] })
-    }
-
-    fn encode(&self, example: &Example) -> Result<Encoded> {
+    fn encode(&self, example: &Example) -> Result<Vec<Item>> {
         /// Of all trainers in the process, so that rows wait once.
         static PANICKING: AtomicBool = AtomicBool::new(false);
         if example.row < 32 && !PANICKING.load(Ordering::Relaxed) {
@@ -193,18 +189,10 @@ impl Trainer for PanicsAtRow32 {
             PANICKING.store(true, Ordering::Relaxed);
             panic!("row {} is one too many", example.row);
         }
-        Ok(Encoded { tokens: vec![1, 2], supervised: vec![false, true], truncated: 0 })
+        Ok(vec![Item::of(vec![1, 2], vec![false, true])])
     }
 
-    fn encode_prompt(&self, _: &Example) -> Result<Vec<u32>> {
-        Ok(vec![1])
-    }
-
-    fn decode(&self, _: &[u32]) -> Result<String> {
-        Ok(String::new())
-    }
-
-    fn collate(&self, _: &[&Encoded]) -> Result<HostBatch> {
+    fn collate(&self, _: &[&Item]) -> Result<HostBatch> {
         Ok(HostBatch::default())
     }
 

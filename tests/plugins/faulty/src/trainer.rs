@@ -51,31 +51,20 @@ fn tokens(text: &str) -> impl Iterator<Item = u32> {
 }
 
 impl Trainer for Bytes {
-    fn vocabulary(&self) -> Result<Vocabulary> {
-        Ok(Vocabulary { size: 100, stop: Vec::new() })
-    }
-
-    fn encode(&self, example: &Example) -> Result<Encoded> {
+    fn encode(&self, example: &Example) -> Result<Vec<Item>> {
         self.spin_in("encode");
         let (prompt, completion) = (example.text("prompt")?, example.text("completion")?);
         let tokens: Vec<u32> = tokens(prompt).chain(tokens(completion)).collect();
         let supervised = (0..tokens.len()).map(|place| place >= prompt.len()).collect();
-        Ok(Encoded { tokens, supervised, truncated: 0 })
+        Ok(vec![Item::of(tokens, supervised)])
     }
 
-    fn encode_prompt(&self, example: &Example) -> Result<Vec<u32>> {
-        self.encode(example).map(|encoded| encoded.tokens)
-    }
-
-    fn decode(&self, _tokens: &[u32]) -> Result<String> {
-        Ok(String::new())
-    }
-
-    fn collate(&self, rows: &[&Encoded]) -> Result<HostBatch> {
+    fn collate(&self, items: &[&Item]) -> Result<HostBatch> {
+        let rows: Vec<_> = items.iter().map(|item| &item.sequences[0]).collect();
         let length = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
         let mut tokens = vec![0; rows.len() * length];
         let (mut places, mut targets) = (Vec::new(), Vec::new());
-        for (start, row) in (0..).step_by(length).zip(rows) {
+        for (start, row) in (0..).step_by(length).zip(&rows) {
             for (at, (&token, &supervised)) in row.tokens.iter().zip(&row.supervised).enumerate() {
                 tokens[start + at] = token as i32;
                 if supervised {
@@ -115,12 +104,13 @@ impl Trainer for Bytes {
         let mut metrics = Vec::new();
         if self.config.metrics {
             // Their order and their names are not those of every micro-batch.
-            let own = (if odd { "odd" } else { "even" }.to_owned(), number(1.0)?);
-            metrics.push(("all".to_owned(), number(1.0)?));
+            let own = if odd { "odd" } else { "even" };
+            let own = Metric { name: own.to_owned(), sum: number(count as f64)?, weight: number(1.0)? };
+            metrics.push(Metric { name: "all".to_owned(), sum: number(count as f64)?, weight: number(1.0)? });
             metrics.insert(usize::from(odd), own);
         }
         if self.config.undefined_metric {
-            metrics.push(("undefined".to_owned(), number(f64::NAN)?));
+            metrics.push(Metric { name: "undefined".to_owned(), sum: number(f64::NAN)?, weight: number(1.0)? });
         }
         let weight = self.config.weight.as_ref().and_then(|weight| weight.parse().ok());
         let given = self.config.odd_weight.filter(|_| odd).or(weight);

@@ -1,52 +1,48 @@
-//! Conversations: rendered by the chat template, trained where the assistant speaks.
+//! Conversations: rendered by the chat template, marked where the assistant speaks.
 
 use std::ops::Range;
 
-use mdt_plugin_api::{Error, Message, Result};
+use mdt_plugin_api::{Error, Message, Rendered, Result, Tokens};
 
 use crate::conversation::Conversation;
 use crate::end_of_turn::end_of_turn;
-use crate::mask;
-use crate::plain::Masked;
 use crate::template::ChatTemplate;
-use crate::tokenizer::{Pieces, Tokenizer};
+use crate::tokenizer_file::TokenizerFile;
 
 pub const ASSISTANT: &str = "assistant";
 
-/// A conversation's tokens, as the template renders them and nothing added, and which of them are trained: every
-/// assistant turn with its end-of-turn token, but those with a weight of 0.
+/// A conversation, as the template renders it and nothing added, and which tokens are the assistant's: every turn of it
+/// with its end-of-turn token, but those with a weight of 0.
 ///
-/// If the template marks answers with `{% generation %}`, the marked text is trained. For other templates, see
+/// If the template marks answers with `{% generation %}`, the marked text is the assistant's. For other templates, see
 /// [`answers`].
 ///
 /// # Errors
 /// The template cannot render it; it is not clear where the answers are.
-pub fn encode(tokenizer: &Tokenizer, template: &ChatTemplate, messages: &[Message]) -> Result<Masked> {
+pub fn render(tokenizer: &TokenizerFile, template: &ChatTemplate, messages: &[Message]) -> Result<Rendered> {
     let conversation = template.conversation(messages)?;
     let whole = template.render(&conversation, messages.len(), false)?;
-    let pieces = tokenizer.pieces(&whole.text)?;
+    let tokens = tokenizer.tokens(&whole.text)?;
     let spans = if template.marks_answers() {
         weighted(template, &conversation, whole.marked)?
     } else {
         let weighted = conversation.weighted.iter();
-        let trained = messages.iter().zip(weighted).map(|(message, &weighted)| message.role == ASSISTANT && weighted);
-        answers(tokenizer, template, &conversation, &trained.collect::<Vec<_>>(), &whole.text, &pieces)?
+        let marked = messages.iter().zip(weighted).map(|(message, &weighted)| message.role == ASSISTANT && weighted);
+        answers(tokenizer, template, &conversation, &marked.collect::<Vec<_>>(), &whole.text, &tokens)?
     };
-    let mut supervised = mask::supervised(&pieces.offsets, &spans);
-    if let Some(first) = supervised.first_mut() {
-        *first = false;
-    }
-    Ok((pieces.ids, supervised))
+    let assistant = tokens.inside(&spans);
+    Ok(Rendered { text: whole.text, tokens, assistant })
 }
 
 /// Everything before the last answer, including the start of the assistant's turn.
-pub fn encode_prompt(tokenizer: &Tokenizer, template: &ChatTemplate, messages: &[Message]) -> Result<Vec<u32>> {
+pub fn render_prompt(tokenizer: &TokenizerFile, template: &ChatTemplate, messages: &[Message]) -> Result<Rendered> {
     let given = match messages {
         [given @ .., last] if last.role == ASSISTANT => given,
         all => all,
     };
-    let prompt = template.render(&template.conversation(given)?, given.len(), true)?;
-    Ok(tokenizer.pieces(&prompt.text)?.ids)
+    let text = template.render(&template.conversation(given)?, given.len(), true)?.text;
+    let tokens = tokenizer.tokens(&text)?;
+    Ok(Rendered { text, assistant: vec![false; tokens.ids.len()], tokens })
 }
 
 /// The marked spans without those of messages whose weight is 0.
@@ -76,26 +72,26 @@ fn weighted(
     Ok(marked.into_iter().zip(kept).filter_map(|(span, kept)| kept.then_some(span)).collect())
 }
 
-/// Where the answers are that are trained, for a template that does not mark what the assistant says.
+/// Where the answers are that are marked, for a template that does not do so itself.
 ///
 /// An answer begins where the conversation so far, rendered with the generation prompt, ends; it ends with the
 /// end-of-turn token of the conversation so far, rendered with the answer. Both renderings have to be beginnings of
 /// the whole conversation (see [`shared`]): only then is what is trained what the model will see.
 fn answers(
-    tokenizer: &Tokenizer,
+    tokenizer: &TokenizerFile,
     template: &ChatTemplate,
     conversation: &Conversation,
-    trained: &[bool],
+    marked: &[bool],
     whole: &str,
-    pieces: &Pieces,
+    pieces: &Tokens,
 ) -> Result<Vec<Range<usize>>> {
     let mut spans = Vec::new();
-    for turn in (0..trained.len()).filter(|&turn| trained[turn]) {
+    for turn in (0..marked.len()).filter(|&turn| marked[turn]) {
         let prompt = template.render(conversation, turn, true)?.text;
         if !whole.starts_with(&prompt) {
             return Err(difference(template, whole, &prompt, turn, "the prompt of an answer"));
         }
-        let end = if turn + 1 == trained.len() {
+        let end = if turn + 1 == marked.len() {
             whole.len()
         } else {
             let rendered = template.render(conversation, turn + 1, false)?.text;
@@ -114,7 +110,7 @@ fn answers(
                 .with("message", turn + 1)
                 .help(
                     "add {{ eos_token }} after the assistant's content in a template of your own \
-                     (trainer.chat_template), or mark what is to be trained with {% generation %}",
+                     (tokenizer.chat_template), or mark what is to be trained with {% generation %}",
                 )
         })?;
         spans.push(prompt.len()..end);
@@ -124,11 +120,11 @@ fn answers(
 
 /// How many bytes of a rendering are how the whole conversation begins, if that is all of it but special tokens and
 /// white space: a template may close whatever it renders, as Phi-3's does with an end of text.
-fn shared(tokenizer: &Tokenizer, whole: &str, pieces: &Pieces, rendered: &str) -> Result<Option<usize>> {
+fn shared(tokenizer: &TokenizerFile, whole: &str, pieces: &Tokens, rendered: &str) -> Result<Option<usize>> {
     if whole.starts_with(rendered) {
         return Ok(Some(rendered.len()));
     }
-    let own = tokenizer.pieces(rendered)?;
+    let own = tokenizer.tokens(rendered)?;
     let same = own.ids.iter().zip(&pieces.ids).take_while(|(a, b)| a == b).count();
     let closes = |token: usize| {
         let (start, end) = own.offsets[token];
@@ -147,9 +143,9 @@ fn difference(template: &ChatTemplate, whole: &str, rendered: &str, turn: usize,
         .with("there", excerpt(rendered, same))
         .with("in the whole conversation", excerpt(whole, same))
         .help(
-            "the template changes earlier turns (it may drop reasoning from them, see trainer.chat_template_kwargs): \
+            "the template changes earlier turns (it may drop reasoning from them, see tokenizer.chat_template_kwargs): \
              give the row up to one answer only, or mark what is to be trained with {% generation %} in a template of \
-             your own (trainer.chat_template)",
+             your own (tokenizer.chat_template)",
         )
 }
 

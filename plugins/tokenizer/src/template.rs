@@ -44,7 +44,7 @@ pub struct ChatTemplate {
 
 /// A conversation as text.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Rendered {
+pub struct RenderedText {
     /// The text.
     pub text: String,
     /// The byte ranges of the text that the template marks as the assistant's.
@@ -147,7 +147,7 @@ impl ChatTemplate {
         let has_tools = conversation.variables.get_attr("tools").is_ok_and(|tools| tools.is_true());
         if has_tools && !self.shows_tools {
             return Err(self.error("the row has tools, and the chat template never shows them to the model").help(
-                "choose a template that does (trainer.chat_template), or pass over the column by mapping it to one \
+                "choose a template that does (tokenizer.chat_template), or pass over the column by mapping it to one \
                  that is not there: data.fields = { tools = \"none\" }",
             ));
         }
@@ -158,7 +158,7 @@ impl ChatTemplate {
             return Err(self
                 .error("a message calls tools, and the chat template would leave the calls out")
                 .with("message", turn + 1)
-                .help("choose a template that renders `tool_calls` (trainer.chat_template)"));
+                .help("choose a template that renders `tool_calls` (tokenizer.chat_template)"));
         }
         Ok(conversation)
     }
@@ -168,7 +168,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// The template refuses the conversation or fails on it.
-    pub fn render(&self, conversation: &Conversation, turns: usize, generation_prompt: bool) -> Result<Rendered> {
+    pub fn render(&self, conversation: &Conversation, turns: usize, generation_prompt: bool) -> Result<RenderedText> {
         let context = minijinja::context! {
             messages => &conversation.turns[..turns], add_generation_prompt => generation_prompt,
             ..conversation.variables.clone(),
@@ -185,12 +185,12 @@ impl ChatTemplate {
             return Err(cannot_render("it makes more than 32 MiB of text".to_owned()));
         }
         if !self.marks_answers {
-            return Ok(Rendered { text: rendered, marked: Vec::new() });
+            return Ok(RenderedText { text: rendered, marked: Vec::new() });
         }
         let (text, marked) = generation_marks::take_out(&rendered).ok_or_else(|| {
             self.error("the chat template nests its {% generation %} blocks or renders only half of one")
         })?;
-        Ok(Rendered { text, marked })
+        Ok(RenderedText { text, marked })
     }
 
     /// The error of a rendering that takes too long or too much memory. It is kept: another one would do so too.

@@ -141,7 +141,9 @@ impl Worker {
             }));
         });
         let (work, received) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
-        thread::Builder::new().name("sft".to_owned()).spawn(move || received.into_iter().for_each(|work| work()))?;
+        thread::Builder::new()
+            .name("tokenizer".to_owned())
+            .spawn(move || received.into_iter().for_each(|work| work()))?;
         // Never freed: the thread may outlive this.
         let state = Box::leak(Box::new(State { memory: AtomicI64::new(0), part: AtomicU8::new(0) }));
         Ok(Self { work, state })

@@ -1,28 +1,29 @@
-//! What of a row is trained: a conversation, a completion, or text.
+//! What a row that a language model is trained on usually is: a conversation, a completion, or text.
 
-use mdt_plugin_api::serde_json::{Map, Value};
-use mdt_plugin_api::{Error, Example, Message, Result};
+use serde_json::{Map, Value};
 
-use crate::conversation::VARIABLES;
+use crate::{Error, Example, Message, Result};
 
-/// The columns of a row that `sft` reads, by which of them it has.
+/// The columns of a row with text, by which of them it has.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content {
-    /// `messages`, with `tools` and `chat_template_kwargs` under the latter name in the first message; assistant turns
-    /// are trained.
+    /// `messages`, with `tools` and `chat_template_kwargs` under [`Content::VARIABLES`] in the first message.
     Messages(Vec<Message>),
-    /// `prompt` and `completion`, which is trained.
+    /// `prompt` and `completion`.
     PromptCompletion {
         /// The input of the model.
         prompt: String,
-        /// The answer that it is trained to give.
+        /// The answer that it is to give.
         completion: String,
     },
-    /// `text`, all of which is trained.
+    /// `text`.
     Text(String),
 }
 
 impl Content {
+    /// The key of the first message under which a conversation has variables of its own for the chat template, an object.
+    pub const VARIABLES: &'static str = "chat_template_kwargs";
+
     /// Reads a row.
     ///
     /// # Errors
@@ -47,16 +48,16 @@ impl Content {
 
 fn conversation(example: &Example) -> Result<Vec<Message>> {
     let mut messages = example.messages("messages")?;
-    let mut variables = match example.get(VARIABLES).map(|value| value.to_json()) {
+    let mut variables = match example.get(Content::VARIABLES).map(|value| value.to_json()) {
         None => Map::new(),
         Some(Value::Object(variables)) => variables,
-        Some(_) => return Err(Error::input(format!("`{VARIABLES}` is no object"))),
+        Some(_) => return Err(Error::input(format!("`{}` is no object", Content::VARIABLES))),
     };
     if let Some(tools) = example.get("tools") {
         variables.insert("tools".to_owned(), tools.to_json());
     }
     if let (Some(first), false) = (messages.first_mut(), variables.is_empty()) {
-        first.extra.insert(VARIABLES.to_owned(), Value::Object(variables));
+        first.extra.insert(Content::VARIABLES.to_owned(), Value::Object(variables));
     }
     Ok(messages)
 }
@@ -67,8 +68,8 @@ impl From<Content> for Example {
         let example = Self::new(812);
         match content {
             Content::Messages(mut messages) => {
-                let variables = messages.first_mut().and_then(|first| first.extra.shift_remove(VARIABLES));
-                example.with("messages", messages).with(VARIABLES, variables.unwrap_or_default())
+                let variables = messages.first_mut().and_then(|first| first.extra.shift_remove(Content::VARIABLES));
+                example.with("messages", messages).with(Content::VARIABLES, variables.unwrap_or_default())
             }
             Content::PromptCompletion { prompt, completion } => {
                 example.with("prompt", prompt).with("completion", completion)

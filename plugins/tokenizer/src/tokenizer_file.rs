@@ -1,17 +1,17 @@
-//! The model's tokenizer: text to tokens with their positions in the text, and back.
+//! `tokenizer.json`: text to tokens with their positions in the text, and back.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mdt_plugin_api::{Error, Result};
+use mdt_plugin_api::{Error, Result, Tokens, Vocabulary};
 use tokenizers::{Encoding, PostProcessorWrapper, Token};
 
 use crate::directory::ModelDirectory;
 use crate::time_and_memory::{Part, limited, panic_text};
 
-/// A tokenizer. Several threads may use it at once.
-pub struct Tokenizer {
+/// A loaded `tokenizer.json`. Several threads may use it at once.
+pub struct TokenizerFile {
     file: PathBuf,
     inner: Arc<tokenizers::Tokenizer>,
     prefix: Vec<u32>,
@@ -21,16 +21,7 @@ pub struct Tokenizer {
     size: usize,
 }
 
-/// Text as tokens.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Pieces {
-    /// Token ids.
-    pub ids: Vec<u32>,
-    /// For each token, the start and end of its bytes in the text.
-    pub offsets: Vec<(usize, usize)>,
-}
-
-impl Tokenizer {
+impl TokenizerFile {
     /// Loads `tokenizer.json`, and the special tokens that the files beside it name.
     ///
     /// # Errors
@@ -70,9 +61,14 @@ impl Tokenizer {
         Ok(Self { file, inner: Arc::new(inner), prefix, bos, eos, special, size })
     }
 
-    /// The largest token id plus one, added tokens included.
-    pub fn size(&self) -> usize {
-        self.size
+    /// All that is known of its tokens without a chat template.
+    pub fn vocabulary(&self) -> Vocabulary {
+        let added = self.inner.get_added_tokens_decoder();
+        let special = added.into_iter().filter(|(_, token)| token.special).map(|(id, token)| (id, token.content));
+        let mut special: Vec<_> = special.collect();
+        special.sort_unstable();
+        let Self { bos, eos, size, .. } = *self;
+        Vocabulary { size, prefix: self.prefix.clone(), bos, eos, special, ..Vocabulary::default() }
     }
 
     /// The token that ends a text.
@@ -86,34 +82,11 @@ impl Tokenizer {
     }
 
     /// The tokens of the text alone, without bos or eos. Special tokens that are written in the text are recognised.
-    pub fn pieces(&self, text: &str) -> Result<Pieces> {
+    pub fn tokens(&self, text: &str) -> Result<Tokens> {
         let (inner, owned) = (Arc::clone(&self.inner), text.to_owned());
         let encode = move || inner.encode(owned, false);
         let encoding = guarded(&self.file, "the text cannot be tokenized", text.len(), encode)?;
-        Ok(Pieces { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
-    }
-
-    /// The tokens that the tokenizer puts before a text with these tokens: usually one beginning-of-sequence token; none
-    /// if the text begins with that token itself.
-    pub fn prefix(&self, ids: &[u32]) -> &[u32] {
-        if self.bos.is_some() && ids.first() == self.bos.as_ref() { &[] } else { &self.prefix }
-    }
-
-    /// The tokens of a text with the tokens that the tokenizer puts before it.
-    pub fn tokens_from_start(&self, text: &str) -> Result<Vec<u32>> {
-        let ids = self.pieces(text)?.ids;
-        Ok([self.prefix(&ids), &ids].concat())
-    }
-
-    /// The token that ends a text, for training.
-    ///
-    /// # Errors
-    /// The tokenizer has none: a model that never sees an end would never stop.
-    pub fn require_eos(&self) -> Result<u32> {
-        self.eos.ok_or_else(|| {
-            Error::input("the tokenizer has no end-of-sequence token, so that no answer would ever end")
-                .help("name one as \"eos_token\" in the model's tokenizer_config.json")
-        })
+        Ok(Tokens { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
     }
 
     /// The error of a row whose tokenization takes too long or too much memory.

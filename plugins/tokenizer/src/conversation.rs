@@ -1,13 +1,13 @@
 //! A conversation in the form that chat templates take: messages as values, and the row's further variables.
 
-use mdt_plugin_api::{Error, Message, Result};
+use mdt_plugin_api::{Content, Error, Message, Result};
 use minijinja::Value;
 use minijinja::value::Serde;
 use serde_json::{Map, Value as Json};
 
-/// Where a data source puts a row's own variables for the template (`tools`, `documents`, `enable_thinking`): an
-/// object under this key of the first message, which transformers' trainers have as a column of the same name.
-pub const VARIABLES: &str = "chat_template_kwargs";
+/// Where a row's own variables for the template are (`tools`, `documents`, `enable_thinking`): an object under this key of
+/// the first message, which transformers' trainers have as a column of the same name.
+const VARIABLES: &str = Content::VARIABLES;
 
 /// Variables that are the conversation itself.
 pub const RESERVED: [&str; 2] = ["messages", "add_generation_prompt"];

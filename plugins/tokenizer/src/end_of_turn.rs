@@ -2,16 +2,16 @@
 
 use std::ops::Range;
 
-use mdt_plugin_api::Message;
+use mdt_plugin_api::{Message, Tokens};
 
-use crate::chat::{ASSISTANT, encode};
+use crate::chat::{ASSISTANT, render};
 use crate::directory::ModelDirectory;
 use crate::template::ChatTemplate;
-use crate::tokenizer::{Pieces, Tokenizer};
+use crate::tokenizer_file::TokenizerFile;
 
 /// The tokens that end an answer: the end-of-sequence token, those that the model's configuration names, and the token
 /// that the chat template puts after an answer.
-pub fn stop_tokens(directory: &ModelDirectory, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Vec<u32> {
+pub fn stop_tokens(directory: &ModelDirectory, tokenizer: &TokenizerFile, template: Option<&ChatTemplate>) -> Vec<u32> {
     let mut stop: Vec<u32> = tokenizer.eos().into_iter().chain(directory.stop_ids()).collect();
     stop.extend(template.and_then(|template| end_of_turn_token(tokenizer, template)));
     stop.sort_unstable();
@@ -21,17 +21,17 @@ pub fn stop_tokens(directory: &ModelDirectory, tokenizer: &Tokenizer, template: 
 
 /// The special token that the template puts after an answer, taken from a short conversation; `None` if the template
 /// cannot render that conversation.
-fn end_of_turn_token(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<u32> {
+fn end_of_turn_token(tokenizer: &TokenizerFile, template: &ChatTemplate) -> Option<u32> {
     let say = |role: &str| Message { role: role.into(), content: "Hello".into(), ..Message::default() };
-    let (ids, supervised) = encode(tokenizer, template, &[say("user"), say(ASSISTANT)]).ok()?;
-    let last = supervised.iter().rposition(|&trained| trained)?;
-    Some(ids[last]).filter(|&id| tokenizer.is_special(id))
+    let rendered = render(tokenizer, template, &[say("user"), say(ASSISTANT)]).ok()?;
+    let last = rendered.assistant.iter().rposition(|&marked| marked)?;
+    Some(rendered.tokens.ids[last]).filter(|&id| tokenizer.is_special(id))
 }
 
 /// Where the last special token of a turn ends; `None` if other text than white space follows it in the turn.
 ///
 /// White space after it (ChatML's newline) belongs to the template: the model stops before it.
-pub fn end_of_turn(tokenizer: &Tokenizer, text: &str, pieces: &Pieces, turn: Range<usize>) -> Option<usize> {
+pub fn end_of_turn(tokenizer: &TokenizerFile, text: &str, pieces: &Tokens, turn: Range<usize>) -> Option<usize> {
     let last = (0..pieces.ids.len())
         .rev()
         .filter(|&token| turn.contains(&pieces.offsets[token].0))

@@ -115,7 +115,7 @@ impl ModelDirectory {
                     Error::input("none of the model's chat templates is named \"default\"")
                         .with("template", &origin)
                         .with("named", names.join(", "))
-                        .help("put the one to use into a file and name it with trainer.chat_template")
+                        .help("put the one to use into a file and name it with tokenizer.chat_template")
                 })?
                 .to_owned(),
             Some(_) => {
@@ -126,18 +126,18 @@ impl ModelDirectory {
     }
 }
 
-/// The template that `trainer.chat_template` gives: the template itself, or the path of a file with it.
+/// The template that `tokenizer.chat_template` gives: the template itself, or the path of a file with it.
 ///
 /// # Errors
 /// A file that cannot be read.
 pub fn configured_template(value: &str) -> Result<TemplateSource> {
     if value.contains("{{") || value.contains("{%") {
-        return Ok(TemplateSource { origin: "trainer.chat_template".into(), text: value.to_owned() });
+        return Ok(TemplateSource { origin: "tokenizer.chat_template".into(), text: value.to_owned() });
     }
     match read_if_present(Path::new(value))? {
         Some(text) => Ok(TemplateSource { origin: value.to_owned(), text }),
-        None => Err(Error::config("trainer.chat_template names a file that is not there")
-            .with("key", "trainer.chat_template")
+        None => Err(Error::config("tokenizer.chat_template names a file that is not there")
+            .with("key", "tokenizer.chat_template")
             .with("file", value)
             .help("give the path of a .jinja file, relative to the working directory, or the template itself")),
     }

@@ -1,0 +1,119 @@
+//! Sources one after the other: their rows in the order of the files, from any place on.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use mdt_plugin_api::{DataSource, Error, Example, HostServices, Row, RowBatch};
+use serde::{Deserialize, Serialize};
+
+use super::row_location::RowLocation;
+use crate::exit::{Failure, Status};
+use crate::services::LocalServices;
+
+/// The most rows that one call of a source gives.
+const BATCH: usize = 256;
+
+/// A source that is open.
+pub(super) struct Opened {
+    /// Its number among the sources of the job.
+    pub(super) number: u32,
+    pub(super) source: Box<dyn DataSource>,
+    /// Its state before the first row.
+    first: String,
+}
+
+impl Opened {
+    pub(super) fn new(number: usize, source: Box<dyn DataSource>) -> Result<Self, Failure> {
+        let first = source.state()?;
+        Ok(Self { number: number as u32, source, first })
+    }
+}
+
+/// A place between two rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Place {
+    /// The rows before it, of all sources.
+    pub(super) row: u64,
+    /// The index of the source that the next row is looked for in.
+    source: usize,
+    /// The state of that source; none before its first row.
+    state: Option<String>,
+}
+
+/// Sources one after the other.
+pub(super) struct Chain {
+    sources: Vec<Opened>,
+    place: Place,
+    /// Rows that were read ahead, and the error after them.
+    ahead: VecDeque<Row>,
+    error: Option<Error>,
+    services: Arc<LocalServices>,
+}
+
+impl Chain {
+    /// The sources, before their first row.
+    pub(super) fn new(sources: Vec<Opened>, services: &Arc<LocalServices>) -> Self {
+        let (place, ahead, services) = (Place::default(), VecDeque::new(), Arc::clone(services));
+        Self { sources, place, ahead, error: None, services }
+    }
+
+    /// Where the next row is.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The number of the source that the next row is looked for in, or of the last one.
+    pub(super) fn source_number(&self) -> usize {
+        self.sources.get(self.place.source).or(self.sources.last()).map_or(0, |opened| opened.number as usize)
+    }
+
+    /// The sources, before their first row.
+    pub(super) fn into_sources(mut self) -> Result<Vec<Opened>, Failure> {
+        self.restore(Place::default())?;
+        Ok(self.sources)
+    }
+
+    /// Continues at a place.
+    pub(super) fn restore(&mut self, place: Place) -> Result<(), Failure> {
+        self.ahead.clear();
+        self.error = None;
+        // A source that nothing was read from is where it should be.
+        if place == self.place && place == Place::default() {
+            return Ok(());
+        }
+        if let Some(Opened { source, first, .. }) = self.sources.get_mut(place.source) {
+            source.restore(place.state.as_deref().unwrap_or(first))?;
+        }
+        self.place = place;
+        Ok(())
+    }
+
+    /// The next row, or none after the last row of the last source.
+    ///
+    /// # Errors
+    /// A row cannot be read, or the job was cancelled.
+    pub(super) fn next(&mut self) -> Result<Option<(RowLocation, Example)>, Failure> {
+        loop {
+            let Some(opened) = self.sources.get_mut(self.place.source) else { return Ok(None) };
+            if let Some(Row { example, state }) = self.ahead.pop_front() {
+                self.place.row += 1;
+                self.place.state = Some(state);
+                return Ok(Some((RowLocation { source: opened.number, row: example.row }, example)));
+            }
+            if let Some(error) = self.error.take() {
+                return Err(error.into());
+            }
+            if self.services.cancelled() {
+                return Err(Failure::new(Status::Interrupted, "interrupted while rows were read"));
+            }
+            let RowBatch { rows, error } = opened.source.batch(BATCH)?;
+            if rows.is_empty() && error.is_none() {
+                let source = self.place.source + 1;
+                self.restore(Place { row: self.place.row, source, state: None })?;
+            } else {
+                self.ahead = rows.into();
+                self.error = error;
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What the host makes sure of in the items that a trainer returns.
+
+use std::sync::Arc;
+
+use mdt_plugin_api::{Error, Example, Item, Result, Sequence, Trainer};
+
+use crate::job::Job;
+
+/// The limits that items keep.
+#[derive(Clone, Copy, Debug)]
+pub struct ItemLimits {
+    /// The most tokens of a sequence; longer ones are cut at the right.
+    pub max_seq_len: usize,
+    /// Token ids are below it.
+    pub vocabulary: usize,
+}
+
+/// Turns rows into items.
+#[derive(Clone)]
+pub struct Encoder {
+    trainer: Arc<dyn Trainer>,
+    /// The trainer, as errors name it.
+    name: String,
+    limits: ItemLimits,
+}
+
+impl Encoder {
+    /// An encoder of a job's rows, by this trainer. Token ids are below `vocabulary`.
+    pub fn new(job: &Job, trainer: &Arc<dyn Trainer>, vocabulary: usize) -> Self {
+        let max_seq_len = job.resolved.settings.trainer.max_seq_len as usize;
+        Self { trainer: Arc::clone(trainer), name: job.trainer_name(), limits: ItemLimits { max_seq_len, vocabulary } }
+    }
+
+    /// The same with another instance of the trainer.
+    pub fn with(&self, trainer: Arc<dyn Trainer>) -> Self {
+        Self { trainer, ..self.clone() }
+    }
+
+    /// The items of a row that have something to train, within the limits.
+    ///
+    /// # Errors
+    /// The trainer refuses the row, or returns what it may not.
+    pub fn encode(&self, example: &Example) -> Result<Vec<Item>> {
+        let mut items = self.items(example)?;
+        items.retain(|item| item.supervised_tokens() > 0);
+        Ok(items)
+    }
+
+    /// All items of a row, within the limits.
+    ///
+    /// # Errors
+    /// As for [`Encoder::encode`].
+    pub fn items(&self, example: &Example) -> Result<Vec<Item>> {
+        let mut items = self.trainer.encode(example)?;
+        let of_trainer = |error: Error| error.in_component(&self.name).with("row", example.row);
+        items.iter_mut().try_for_each(|item| self.limits.enforce(item)).map_err(of_trainer)?;
+        Ok(items)
+    }
+}
+
+impl ItemLimits {
+    /// Cuts the sequences of an item, and checks all that the trainer returned.
+    ///
+    /// # Errors
+    /// Status 3, with the sequence or number that is wrong.
+    pub fn enforce(self, item: &mut Item) -> Result<()> {
+        if item.sequences.is_empty() {
+            return Err(Error::plugin("an item has no sequence of tokens"));
+        }
+        for at in 0..item.sequences.len() {
+            let (before, rest) = item.sequences.split_at_mut(at);
+            self.enforce_sequence(&mut rest[0])?;
+            if before.iter().any(|other| other.name == rest[0].name) {
+                return Err(Error::plugin(format!("an item has two sequences named {:?}", rest[0].name)));
+            }
+        }
+        for (name, values) in &item.numbers {
+            let allowed = |value: &f64| value.is_finite() && (name != "weight" || *value > 0.0);
+            if let Some(value) = values.iter().find(|value| !allowed(value)) {
+                let expected = if name == "weight" { "a finite number above 0" } else { "finite" };
+                return Err(Error::plugin(format!(
+                    "an item has a number {name:?} of {value}, which must be {expected}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn enforce_sequence(self, sequence: &mut Sequence) -> Result<()> {
+        let Sequence { name, tokens, supervised, truncated } = sequence;
+        if tokens.len() != supervised.len() {
+            let (tokens, marks) = (tokens.len(), supervised.len());
+            return Err(Error::plugin(format!(
+                "the sequence {name:?} has {tokens} tokens and {marks} marks for training"
+            )));
+        }
+        let too_many = tokens.len().saturating_sub(self.max_seq_len);
+        tokens.truncate(self.max_seq_len);
+        supervised.truncate(self.max_seq_len);
+        *truncated += too_many as u64;
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.vocabulary) {
+            let message =
+                format!("the sequence {name:?} has the token {token}, and the vocabulary {} tokens", self.vocabulary);
+            return Err(Error::plugin(message));
+        }
+        // Nothing comes before it that it could be predicted from.
+        if let Some(first) = supervised.first_mut() {
+            *first = false;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: ItemLimits = ItemLimits { max_seq_len: 3, vocabulary: 10 };
+
+    fn refused(item: Item) -> String {
+        LIMITS.enforce(&mut { item }).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn sequences_are_cut_at_the_right_and_the_rest_is_counted() {
+        let mut item = Item::of(vec![1, 2, 3, 4, 5], vec![true; 5]);
+        LIMITS.enforce(&mut item).unwrap();
+        let expected =
+            Sequence { truncated: 2, ..Item::of(vec![1, 2, 3], vec![false, true, true]).sequences.remove(0) };
+        assert_eq!(item.sequences, [expected]);
+    }
+
+    #[test]
+    fn what_a_trainer_may_not_return_is_refused() {
+        let item = || Item::of(vec![1, 2], vec![false, true]);
+        assert!(refused(Item::default()).contains("no sequence"));
+        assert!(refused(Item::of(vec![1, 2], vec![true])).contains("2 tokens and 1 marks"));
+        assert!(refused(Item::of(vec![1, 10], vec![false, true])).contains("the token 10"));
+        assert!(refused(item().with(Item::TOKENS, vec![], vec![])).contains("two sequences"));
+        for weight in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(refused(item().with_numbers("weight", [weight])).contains("above 0"), "{weight}");
+        }
+        assert!(refused(item().with_numbers("reward", [0.0, f64::NAN])).contains("\"reward\" of NaN"));
+        assert!(LIMITS.enforce(&mut item().with_numbers("reward", [0.0, -1.0])).is_ok());
+    }
+}

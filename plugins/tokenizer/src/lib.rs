@@ -1,0 +1,148 @@
+//! Tokenizers in the form of the Hugging Face library: the tokenizer `huggingface`.
+//!
+//! It reads `tokenizer.json` and the files beside it. Conversations are rendered by the model's chat template, and what
+//! the assistant says in them is found in the template's marks or, where it has none, by rendering parts.
+
+mod chat;
+mod conversation;
+mod directory;
+mod end_of_turn;
+mod generation_marks;
+mod python_json;
+mod regular_file;
+mod render_limits;
+mod template;
+mod time_and_memory;
+mod tokenizer_file;
+
+use std::collections::BTreeMap;
+use std::panic;
+use std::sync::Arc;
+
+use mdt_plugin_api::prelude::*;
+use serde_json::Value;
+
+use crate::conversation::RESERVED;
+use crate::directory::ModelDirectory;
+use crate::end_of_turn::stop_tokens;
+use crate::template::ChatTemplate;
+use crate::time_and_memory::{GivenUp, Part, limited};
+use crate::tokenizer_file::TokenizerFile;
+
+mdt_plugin_api::config! {
+    /// Keys of the tokenizer `huggingface`.
+    pub struct Config {
+        /// A chat template to use instead of the model's: the path of a Jinja file, or the template itself.
+        chat_template: Option<String> = None,
+        /// Further variables for the chat template, such as `{ enable_thinking = false }`. The variables of a row (column
+        /// `chat_template_kwargs`) take precedence.
+        chat_template_kwargs: BTreeMap<String, Value> = BTreeMap::new(),
+        /// The date (YYYY-MM-DD) that `strftime_now` gives chat templates. It is fixed, so that the tokens of a row do
+        /// not depend on the day of the run. The default is the one that Llama's templates fall back to.
+        template_date: String = "2024-07-26".into(),
+    }
+}
+
+/// The tokenizer.
+pub struct HuggingFace(Arc<Shared>);
+
+/// What the threads share that encode texts.
+struct Shared {
+    file: TokenizerFile,
+    template: Option<ChatTemplate>,
+    stop: Vec<u32>,
+}
+
+impl Component for HuggingFace {
+    type Config = Config;
+
+    fn create(config: Config, setup: &Setup) -> Result<Self> {
+        let date = config.template_date.parse().map_err(|error| {
+            Error::config("not a date")
+                .with("key", "tokenizer.template_date")
+                .with("value", &config.template_date)
+                .help("write it as YYYY-MM-DD")
+                .caused_by(error as jiff::Error)
+        })?;
+        let path = setup.model_path.as_deref().ok_or_else(|| {
+            Error::config("the tokenizer huggingface needs a model directory, for the files in it")
+                .with("key", "model.path")
+        })?;
+
+        let directory = ModelDirectory::open(path, &setup.model_config)?;
+        let file = TokenizerFile::load(&directory)?;
+        let source = match &config.chat_template {
+            Some(value) => Some(directory::configured_template(value)?),
+            None => directory.chat_template()?,
+        };
+        if let Some(name) = RESERVED.iter().find(|name| config.chat_template_kwargs.contains_key(**name)) {
+            return Err(Error::config(
+                "this variable of the chat template is the conversation itself and cannot be set",
+            )
+            .with("key", format!("tokenizer.chat_template_kwargs.{name}")));
+        }
+        let compile =
+            |source| ChatTemplate::compile(&source, &directory.special_tokens(), config.chat_template_kwargs, date);
+        let template = source.map(compile).transpose()?;
+        let stop = stop_tokens(&directory, &file, template.as_ref());
+        if let Some(error) = template.as_ref().and_then(ChatTemplate::exceeded) {
+            return Err(error.clone());
+        }
+        Ok(Self(Arc::new(Shared { file, template, stop })))
+    }
+}
+
+impl Shared {
+    fn template(&self) -> Result<&ChatTemplate> {
+        self.template.as_ref().ok_or_else(|| {
+            Error::input("the row is a conversation, and the model has no chat template")
+                .help("name one with tokenizer.chat_template, or give rows with prompt and completion, or text")
+        })
+    }
+}
+
+impl HuggingFace {
+    /// Renders messages within limits of time and memory, on one other thread for all that this takes.
+    fn limited(
+        &self,
+        messages: &[Message],
+        render: fn(&TokenizerFile, &ChatTemplate, &[Message]) -> Result<Rendered>,
+    ) -> Result<Rendered> {
+        let size = messages.iter().map(|message| message.content.len()).sum();
+        let (shared, messages) = (Arc::clone(&self.0), messages.to_vec());
+        let work = move || render(&shared.file, shared.template()?, &messages);
+        match limited(Part::Tokenizer, size, work) {
+            Ok(Ok(result)) => result,
+            Ok(Err(panic)) => panic::resume_unwind(panic),
+            Err(GivenUp { part, reason }) => Err(match (part, &self.0.template) {
+                (Part::Template, Some(template)) => template.exceed(reason),
+                _ => self.0.file.exceed(&reason),
+            }),
+        }
+    }
+}
+
+impl Tokenizer for HuggingFace {
+    fn vocabulary(&self) -> Result<Vocabulary> {
+        let Shared { file, template, stop } = &*self.0;
+        Ok(Vocabulary { stop: stop.clone(), renders_messages: template.is_some(), ..file.vocabulary() })
+    }
+
+    fn encode(&self, text: &str) -> Result<Tokens> {
+        self.0.file.tokens(text)
+    }
+
+    fn decode(&self, tokens: &[u32]) -> Result<String> {
+        self.0.file.decode(tokens)
+    }
+
+    fn render(&self, messages: &[Message]) -> Result<Rendered> {
+        self.limited(messages, chat::render)
+    }
+
+    fn render_prompt(&self, messages: &[Message]) -> Result<Rendered> {
+        self.limited(messages, chat::render_prompt)
+    }
+}
+
+mdt_plugin_api::plugin! { tokenizer "huggingface" => HuggingFace; }
