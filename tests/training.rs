@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mdt_tests::{Job, LoadedModel, arrays, integers, relative_difference, root};
+use mdt_tests::{Job, LoadedModel, arrays, example_plugin, integers, relative_difference, root};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
@@ -54,6 +54,17 @@ fn qwen2_with_its_biases_follows_pytorch_into_a_second_epoch() {
 #[test]
 fn qwen3_with_its_norms_follows_pytorch_into_a_second_epoch() {
     architecture("qwen3", "qwen3");
+}
+
+/// The plugin of `examples/muon`, whose updates are tensor operations.
+#[test]
+fn muon_on_the_device_follows_pytorch() {
+    let job = Job::of(&["muon/job.toml"]);
+    let (built, plugins) = (example_plugin("muon"), job.directory().join("plugins"));
+    fs::create_dir(&plugins).expect("a directory");
+    fs::copy(&built, plugins.join(built.file_name().expect("a name"))).expect("a copy");
+    let job = job.argument("--plugin-dir").argument(plugins.display().to_string());
+    follows_pytorch("muon", &job, "muon/curve.json", "models/llama2", "muon/final.safetensors");
 }
 
 /// 20 updates with either optimizer of an architecture that starts as `tests/fixtures/models/START`.

@@ -62,12 +62,13 @@ static const uint8_t *number(const uint8_t *at, const uint8_t *end, double *valu
 }
 
 static bool states(const void *object, MdtSink_uint8_t out) {
-    (void)object; /* [{ name: "momentum", shape: "Parameter", initial: 0 }] */
-    return REPLY(out, "\x81\xa3\x64" "name" "\x68" "momentum" "\x65" "shape" "\x69" "Parameter" "\x67" "initial" "\xf9\0\0");
+    (void)object; /* [{ name: "momentum", shape: "Parameter", dtype: 8 (float32), initial: { Value: 0 } }] */
+    return REPLY(out, "\x81\xa4\x64" "name" "\x68" "momentum" "\x65" "shape" "\x69" "Parameter" "\x65" "dtype" "\x08"
+                      "\x67" "initial" "\xa1\x65" "Value" "\xf9\0\0");
 }
 
-static bool granularity(const void *object, MdtSink_uint8_t out) {
-    (void)object;
+static bool granularity(const void *object, MdtSlice_uint8_t parameter, MdtSink_uint8_t out) {
+    (void)object, (void)parameter;
     return REPLY(out, "\x67" "Element");
 }
 

@@ -6,10 +6,13 @@
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use mdt_host::plugins::{Catalog, Tier};
+use mdt_plugin_api::abi::across;
+use mdt_plugin_api::register::OptimizerComponent;
 use mdt_plugin_api::{Kind, Optimizer, Setup, Update};
 use serde_json::json;
 
@@ -61,23 +64,25 @@ fn calling(built: &Path) {
     let tier = Tier { origin: "benchmark", directory: built.to_owned(), only_named_by: None };
     let catalog = Catalog::scan(vec![tier], None).expect("a catalog");
     let component = catalog.component(Kind::Optimizer, "adamw").expect("the plugin loads");
-    let loaded = component.optimizer(&json!({}), &Setup::default()).expect("an optimizer");
-    let linked: Box<dyn Optimizer> = Box::new(Nothing);
-    for (name, optimizer) in [("linked in", &linked), ("loaded", &loaded)] {
-        let mut times: Vec<_> = (0..LOADS).map(|_| per_call(|| _ = black_box(optimizer.granularity()))).collect();
-        report(&format!("one call of granularity(), {name}"), &mut times);
-    }
-    let update = Update { name: "w", shape: &[1], step: 1, learning_rate: 1e-3, weight_decay: 0.0 };
-    let (mut parameter, mut first, mut second) = ([1.0f32], [0.0f32], [0.0f32]);
-    let mut times: Vec<_> = (0..LOADS)
-        .map(|_| {
-            per_call(|| {
-                let states: &mut [&mut [f32]] = &mut [&mut first, &mut second];
-                loaded.update(&update, black_box(&mut parameter), &[0.5], states).expect("an update");
+    let loaded = component.optimizer(&json!({}), &Setup::default()).expect("an optimizer").slices.expect("slices");
+    let linked: Arc<dyn Optimizer> = Arc::new(Nothing);
+    let across = across::optimizer(OptimizerComponent::new(Arc::clone(&linked))).expect("it crosses");
+    let across = across.slices.expect("slices");
+    let rules =
+        [("nothing, called directly", &linked), ("nothing, across the boundary", &across), ("adamw, loaded", &loaded)];
+    let update = Update { learning_rate: 1e-3, ..Update::first("w", &[1]) };
+    for (name, optimizer) in rules {
+        let (mut parameter, mut first, mut second) = ([1.0f32], [0.0f32], [0.0f32]);
+        let mut times: Vec<_> = (0..LOADS)
+            .map(|_| {
+                per_call(|| {
+                    let states: &mut [&mut [f32]] = &mut [&mut first, &mut second];
+                    optimizer.update(&update, black_box(&mut parameter), &[0.5], states).expect("an update");
+                })
             })
-        })
-        .collect();
-    report("one update() of one element, loaded", &mut times);
+            .collect();
+        report(&format!("one update() of one element: {name}"), &mut times);
+    }
 }
 
 /// Seconds of one call.
@@ -92,7 +97,7 @@ fn report(name: &str, times: &mut [f64]) {
     times.sort_by(f64::total_cmp);
     let micro = |place: usize| times[place] * 1e6;
     let (least, median, most) = (micro(0), micro(times.len() / 2), micro(times.len() - 1));
-    println!("{name:<40} {median:>10.4} µs ({least:.4} to {most:.4})");
+    println!("{name:<58} {median:>10.4} µs ({least:.4} to {most:.4})");
 }
 
 struct Nothing;
@@ -102,6 +107,7 @@ impl Optimizer for Nothing {
         Vec::new()
     }
 
+    #[inline(never)]
     fn update(&self, _: &Update<'_>, _: &mut [f32], _: &[f32], _: &mut [&mut [f32]]) -> mdt_plugin_api::Result<()> {
         Ok(())
     }

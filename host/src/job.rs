@@ -7,8 +7,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mdt_plugin_api::abi::LoadedComponent;
+use mdt_plugin_api::register::OptimizerComponent;
 use mdt_plugin_api::{
-    CommBackend, Compute, DataSource, HostServices, Kind, Model, Optimizer, Services, Setup, SharedTokenizer, Trainer,
+    CommBackend, Compute, DataSource, HostServices, Kind, Model, Services, Setup, SharedTokenizer, Trainer,
 };
 use serde_json::Value;
 
@@ -73,7 +74,7 @@ impl Job {
         let (component, config) = self.component(Kind::Model)?;
         let model = component.model(config, &self.setup(Some(directory), ""))?;
         check_parameters(&self.chosen(Kind::Model)?.id, &model.parameters())?;
-        Ok(Rc::from(model))
+        Ok(model.forward)
     }
 
     /// Makes the tokenizer component.
@@ -86,11 +87,11 @@ impl Job {
     pub fn trainer(&self, directory: &Directory, tokenizer: &SharedTokenizer) -> Result<Arc<dyn Trainer>, Failure> {
         let (component, config) = self.component(Kind::Trainer)?;
         let setup = Setup { tokenizer: Some(tokenizer.clone()), ..self.setup(Some(directory), "") };
-        Ok(Arc::from(component.trainer(config, &setup)?))
+        Ok(component.trainer(config, &setup)?.objective)
     }
 
     /// Makes the optimizer component.
-    pub fn optimizer(&self) -> Result<Box<dyn Optimizer>, Failure> {
+    pub fn optimizer(&self) -> Result<OptimizerComponent, Failure> {
         let (component, config) = self.component(Kind::Optimizer)?;
         Ok(component.optimizer(config, &self.setup(None, ""))?)
     }

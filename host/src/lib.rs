@@ -25,6 +25,7 @@ mod random;
 mod rank_processes;
 mod services;
 mod signals;
+mod staging;
 mod storage;
 mod terminal;
 mod text_file;

@@ -140,14 +140,18 @@ impl Peers {
     }
 
     /// Begins to send rank 0's numbers to all ranks, whatever the others bring; several may be under way.
-    pub fn begin_broadcast(&self, what: &str, numbers: Vec<f32>) -> Result<Broadcast, Failure> {
+    pub fn begin_broadcast<T: Element>(&self, what: &str, numbers: Vec<T>) -> Result<Broadcast, Failure> {
         let numbers = Region::of(numbers);
-        let work = self.communicator.broadcast(vec![whole::<f32>(&numbers)?], 0);
+        let work = self.communicator.broadcast(vec![whole::<T>(&numbers)?], 0);
         Ok(Broadcast { numbers, work: work.map_err(|error| Failure::from(error).at(what))? })
     }
 
     /// Rank 0's numbers.
-    pub fn finish_broadcast(&self, what: &str, Broadcast { numbers, work }: Broadcast) -> Result<Vec<f32>, Failure> {
+    pub fn finish_broadcast<T: Element>(
+        &self,
+        what: &str,
+        Broadcast { numbers, work }: Broadcast,
+    ) -> Result<Vec<T>, Failure> {
         self.finish(what, Ok(work))?;
         self.back(what, numbers)
     }

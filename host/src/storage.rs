@@ -11,8 +11,8 @@ pub(crate) use directory::{Staged, leftover_of, recover, remove, sync};
 pub(crate) use failure::{unreadable, unwritable};
 pub(crate) use file::{Written, copy, open_own, write};
 pub(crate) use mapped::MappedTensors;
-pub use tensors::Array;
-pub(crate) use tensors::{as_bytes, write_tensors};
+pub use tensors::{Array, TypedArray};
+pub(crate) use tensors::{stored, write_tensors};
 
 use crate::exit::Failure;
 use std::fs;

@@ -11,6 +11,7 @@ mod final_model;
 mod gradient;
 mod guard;
 mod observe;
+mod on_device;
 mod open;
 mod optimizer;
 mod plugin_metrics;

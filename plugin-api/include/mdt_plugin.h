@@ -153,13 +153,19 @@ typedef struct {
 MDT_LAYOUT(sizeof(MdtSink_ptrdiff_t) == 16 && offsetof(MdtSink_ptrdiff_t, target) == 0 && offsetof(MdtSink_ptrdiff_t, write) == 8)
 
 typedef struct {
+    uint8_t *data;
+    size_t length;
+} MdtSliceMut_uint8_t;
+MDT_LAYOUT(sizeof(MdtSliceMut_uint8_t) == 16 && offsetof(MdtSliceMut_uint8_t, data) == 0 && offsetof(MdtSliceMut_uint8_t, length) == 8)
+
+typedef struct {
     void *data;
     bool (*call)(void *data, MdtSlice_uint64_t parameters, MdtSlice_uint64_t inputs, const MdtSink_uint64_t *results, MdtSink_uint8_t out);
 } MdtFunction;
 MDT_LAYOUT(sizeof(MdtFunction) == 16 && offsetof(MdtFunction, data) == 0 && offsetof(MdtFunction, call) == 8)
 
 #define MdtComputeTensors_name "compute.tensors/1"
-#define MdtComputeTensors_fingerprint UINT64_C(0x8939f9cd84c15337)
+#define MdtComputeTensors_fingerprint UINT64_C(0x554f48a8afff1973)
 typedef struct {
     bool (*describe)(const void *object, MdtSink_uint8_t out);
     bool (*has_op)(const void *object, uint32_t op, MdtSink_uint8_t out);
@@ -170,10 +176,11 @@ typedef struct {
     bool (*type_of)(const void *object, uint64_t tensor, uint32_t * dtype, const MdtSink_size_t * shape, MdtSink_uint8_t out);
     bool (*evaluate)(const void *object, MdtSlice_uint64_t tensors, MdtSink_uint8_t out);
     bool (*view)(const void *object, uint64_t tensor, bool writable, MdtView * view, const MdtSink_size_t * shape, const MdtSink_ptrdiff_t * strides, MdtSink_uint8_t out);
+    bool (*copy_out)(const void *object, uint64_t tensor, MdtSliceMut_uint8_t bytes, MdtSink_uint8_t out);
     bool (*differentiate)(const void *object, MdtFunction function, MdtSlice_uint64_t parameters, MdtSlice_uint64_t inputs, const MdtSink_uint64_t * values, const MdtSink_uint64_t * gradients, MdtSink_uint8_t out);
     bool (*memory_in_use)(const void *object, MdtSink_uint8_t out);
 } MdtComputeTensors;
-MDT_LAYOUT(sizeof(MdtComputeTensors) == 88 && offsetof(MdtComputeTensors, describe) == 0 && offsetof(MdtComputeTensors, has_op) == 8 && offsetof(MdtComputeTensors, apply) == 16 && offsetof(MdtComputeTensors, copy_in) == 24 && offsetof(MdtComputeTensors, retain_handle) == 32 && offsetof(MdtComputeTensors, release_handle) == 40 && offsetof(MdtComputeTensors, type_of) == 48 && offsetof(MdtComputeTensors, evaluate) == 56 && offsetof(MdtComputeTensors, view) == 64 && offsetof(MdtComputeTensors, differentiate) == 72 && offsetof(MdtComputeTensors, memory_in_use) == 80)
+MDT_LAYOUT(sizeof(MdtComputeTensors) == 96 && offsetof(MdtComputeTensors, describe) == 0 && offsetof(MdtComputeTensors, has_op) == 8 && offsetof(MdtComputeTensors, apply) == 16 && offsetof(MdtComputeTensors, copy_in) == 24 && offsetof(MdtComputeTensors, retain_handle) == 32 && offsetof(MdtComputeTensors, release_handle) == 40 && offsetof(MdtComputeTensors, type_of) == 48 && offsetof(MdtComputeTensors, evaluate) == 56 && offsetof(MdtComputeTensors, view) == 64 && offsetof(MdtComputeTensors, copy_out) == 72 && offsetof(MdtComputeTensors, differentiate) == 80 && offsetof(MdtComputeTensors, memory_in_use) == 88)
 
 #define MdtHostWeights_name "host.weights/1"
 #define MdtHostWeights_fingerprint UINT64_C(0x17fab34f61430d13)
@@ -271,10 +278,11 @@ typedef struct {
     MdtStr name;
     MdtSlice_size_t shape;
     uint64_t step;
+    uint64_t planned_steps;
     double learning_rate;
     double weight_decay;
 } MdtUpdate;
-MDT_LAYOUT(sizeof(MdtUpdate) == 56 && offsetof(MdtUpdate, name) == 0 && offsetof(MdtUpdate, shape) == 16 && offsetof(MdtUpdate, step) == 32 && offsetof(MdtUpdate, learning_rate) == 40 && offsetof(MdtUpdate, weight_decay) == 48)
+MDT_LAYOUT(sizeof(MdtUpdate) == 64 && offsetof(MdtUpdate, name) == 0 && offsetof(MdtUpdate, shape) == 16 && offsetof(MdtUpdate, step) == 32 && offsetof(MdtUpdate, planned_steps) == 40 && offsetof(MdtUpdate, learning_rate) == 48 && offsetof(MdtUpdate, weight_decay) == 56)
 
 typedef struct {
     float *data;
@@ -295,13 +303,55 @@ typedef struct {
 MDT_LAYOUT(sizeof(MdtSliceMut_MdtSliceMut_float) == 16 && offsetof(MdtSliceMut_MdtSliceMut_float, data) == 0 && offsetof(MdtSliceMut_MdtSliceMut_float, length) == 8)
 
 #define MdtOptimizerSlices_name "optimizer.slices/1"
-#define MdtOptimizerSlices_fingerprint UINT64_C(0x5d9a609293d04447)
+#define MdtOptimizerSlices_fingerprint UINT64_C(0xe2558ef78a636424)
 typedef struct {
     bool (*states)(const void *object, MdtSink_uint8_t out);
-    bool (*granularity)(const void *object, MdtSink_uint8_t out);
+    bool (*granularity)(const void *object, MdtSlice_uint8_t parameter, MdtSink_uint8_t out);
     bool (*update)(const void *object, const MdtUpdate * update, MdtSliceMut_float parameter, MdtSlice_float gradient, MdtSliceMut_MdtSliceMut_float states, MdtSink_uint8_t out);
 } MdtOptimizerSlices;
 MDT_LAYOUT(sizeof(MdtOptimizerSlices) == 24 && offsetof(MdtOptimizerSlices, states) == 0 && offsetof(MdtOptimizerSlices, granularity) == 8 && offsetof(MdtOptimizerSlices, update) == 16)
+
+#define MdtOptimizerTypedStates_name "optimizer.typed_states/1"
+#define MdtOptimizerTypedStates_fingerprint UINT64_C(0x9c0a862863f3c313)
+typedef struct {
+    bool (*states_of)(const void *object, MdtSlice_uint8_t parameter, MdtSink_uint8_t out);
+} MdtOptimizerTypedStates;
+MDT_LAYOUT(sizeof(MdtOptimizerTypedStates) == 8 && offsetof(MdtOptimizerTypedStates, states_of) == 0)
+
+typedef struct {
+    uint32_t dtype;
+    void * data;
+    size_t length;
+} MdtState;
+MDT_LAYOUT(sizeof(MdtState) == 24 && offsetof(MdtState, dtype) == 0 && offsetof(MdtState, data) == 8 && offsetof(MdtState, length) == 16)
+
+typedef struct {
+    const MdtState *data;
+    size_t length;
+} MdtSlice_MdtState;
+MDT_LAYOUT(sizeof(MdtSlice_MdtState) == 16 && offsetof(MdtSlice_MdtState, data) == 0 && offsetof(MdtSlice_MdtState, length) == 8)
+
+#define MdtOptimizerTypedSlices_name "optimizer.typed_slices/1"
+#define MdtOptimizerTypedSlices_fingerprint UINT64_C(0xfe2eaadf5d4fe68a)
+typedef struct {
+    bool (*granularity_of)(const void *object, MdtSlice_uint8_t parameter, MdtSink_uint8_t out);
+    bool (*update_typed)(const void *object, const MdtUpdate * update, MdtSliceMut_float parameter, MdtSlice_float gradient, MdtSlice_MdtState states, MdtSink_uint8_t out);
+} MdtOptimizerTypedSlices;
+MDT_LAYOUT(sizeof(MdtOptimizerTypedSlices) == 16 && offsetof(MdtOptimizerTypedSlices, granularity_of) == 0 && offsetof(MdtOptimizerTypedSlices, update_typed) == 8)
+
+#define MdtOptimizerDevice_name "optimizer.device/1"
+#define MdtOptimizerDevice_fingerprint UINT64_C(0xb68b84b98a709dcd)
+typedef struct {
+    bool (*update_tensors)(const void *object, const MdtUpdate * update, MdtObject * compute, uint64_t parameter, uint64_t gradient, MdtSlice_uint64_t states, const MdtSink_uint64_t * new_values, MdtSink_uint8_t out);
+} MdtOptimizerDevice;
+MDT_LAYOUT(sizeof(MdtOptimizerDevice) == 8 && offsetof(MdtOptimizerDevice, update_tensors) == 0)
+
+#define MdtOptimizerEvaluationWeights_name "optimizer.evaluation_weights/1"
+#define MdtOptimizerEvaluationWeights_fingerprint UINT64_C(0x9b86da1563d434fb)
+typedef struct {
+    bool (*write_weights)(const void *object, const MdtUpdate * update, MdtSliceMut_float weights, MdtSlice_MdtState states, MdtSink_uint8_t out);
+} MdtOptimizerEvaluationWeights;
+MDT_LAYOUT(sizeof(MdtOptimizerEvaluationWeights) == 8 && offsetof(MdtOptimizerEvaluationWeights, write_weights) == 0)
 
 #define MdtDataExamples_name "data.examples/1"
 #define MdtDataExamples_fingerprint UINT64_C(0x32a6d5f016f4b6a8)

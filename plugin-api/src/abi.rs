@@ -19,12 +19,15 @@ mod comm_tests;
 mod component;
 mod compute;
 mod data;
+mod few;
 mod guard;
 mod header;
 mod model;
 mod object;
 mod observer;
 mod optimizer;
+#[cfg(test)]
+mod optimizer_tests;
 #[cfg(test)]
 mod published_tests;
 mod record;

@@ -53,17 +53,21 @@ impl Kind {
         }
     }
 
-    /// The interface of its components that this version of the crate uses.
-    pub const fn interface(self) -> &'static str {
+    /// The interfaces that this version of the crate uses, of which a component has at least one.
+    pub const fn interfaces(self) -> &'static [&'static str] {
         match self {
-            Self::Compute => crate::__interface!(compute),
-            Self::Model => crate::__interface!(model),
-            Self::Tokenizer => crate::__interface!(tokenizer),
-            Self::Trainer => crate::__interface!(trainer),
-            Self::Optimizer => crate::__interface!(optimizer),
-            Self::Data => crate::__interface!(data),
-            Self::Comm => crate::__interface!(comm),
-            Self::Observer => crate::__interface!(observer),
+            Self::Compute => &[crate::__interface!(compute)],
+            Self::Model => &[crate::__interface!(model)],
+            Self::Tokenizer => &[crate::__interface!(tokenizer)],
+            Self::Trainer => &[crate::__interface!(trainer)],
+            Self::Optimizer => &[
+                crate::__interface!(optimizer slices),
+                crate::__interface!(optimizer typed_slices),
+                crate::__interface!(optimizer device),
+            ],
+            Self::Data => &[crate::__interface!(data)],
+            Self::Comm => &[crate::__interface!(comm)],
+            Self::Observer => &[crate::__interface!(observer)],
         }
     }
 

@@ -117,6 +117,13 @@ pub trait Compute {
     /// pending computation), or the device does not share memory with the host.
     fn host_view_mut(&self, tensor: Handle) -> Result<RawHostView>;
 
+    /// Copies the elements of a tensor, computed now, to `bytes` in row-major order: on every device, also where it does
+    /// not share its memory.
+    ///
+    /// # Errors
+    /// `bytes` has another length; the call is inside `value_and_grad`.
+    fn read(&self, tensor: Handle, bytes: &mut [u8]) -> Result<()>;
+
     /// Calls `function(parameters, inputs)` and differentiates its first result, a scalar, by every parameter.
     ///
     /// The function is pure, may be called more than once, and captures no tensor.
@@ -146,6 +153,45 @@ impl RawHostView {
             expected *= length as isize;
             fits
         })
+    }
+
+    /// Copies the elements to `out` in row-major order, whatever their strides.
+    ///
+    /// # Errors
+    /// `out` has another length.
+    ///
+    /// # Safety
+    /// The view is valid: there are elements of its type at all places of its shape.
+    pub unsafe fn copy_to(&self, out: &mut [u8]) -> Result<()> {
+        let (size, shape) = (self.dtype.size(), &self.shape);
+        if out.len() != self.len() * size {
+            let message = format!("a tensor of shape {shape:?} and {} has not {} bytes", self.dtype, out.len());
+            return Err(Error::plugin(message));
+        }
+        if self.is_contiguous() {
+            if !out.is_empty() {
+                // SAFETY: a contiguous view has all its elements from `data` on, and `out` is memory of another owner.
+                unsafe { std::ptr::copy_nonoverlapping(self.data.cast_const(), out.as_mut_ptr(), out.len()) };
+            }
+            return Ok(());
+        }
+        let mut position = vec![0usize; shape.len()];
+        for slot in out.chunks_exact_mut(size) {
+            let offset: isize = position.iter().zip(&self.strides).map(|(&at, &stride)| at as isize * stride).sum();
+            // SAFETY: `position` stays within the shape, and the caller promises an element at every such place.
+            unsafe {
+                let element = self.data.cast_const().offset(offset * size as isize);
+                std::ptr::copy_nonoverlapping(element, slot.as_mut_ptr(), size);
+            }
+            for (at, &length) in position.iter_mut().zip(shape).rev() {
+                *at += 1;
+                if *at < length {
+                    break;
+                }
+                *at = 0;
+            }
+        }
+        Ok(())
     }
 
     /// Number of elements.

@@ -51,8 +51,14 @@ dtypes! {
     F32 = 8, "float32", 4;
     /// IEEE double precision.
     F64 = 9, "float64", 8;
-    /// Unsigned 64-bit integer: counts.
-    U64 = 10, "uint64", 8;
+    /// Signed byte.
+    I8 = 10, "int8", 1;
+    /// Signed 16-bit integer.
+    I16 = 11, "int16", 2;
+    /// Unsigned 16-bit integer.
+    U16 = 12, "uint16", 2;
+    /// Unsigned 64-bit integer.
+    U64 = 13, "uint64", 8;
 }
 
 impl fmt::Debug for Dtype {

@@ -21,7 +21,10 @@ macro_rules! elements {
         }
     )* };
 }
-elements!(u8 => U8, i32 => I32, u32 => U32, i64 => I64, u64 => U64, f32 => F32, f64 => F64);
+elements!(
+    u8 => U8, i8 => I8, u16 => U16, i16 => I16, u32 => U32, i32 => I32, u64 => U64, i64 => I64, f32 => F32, f64 => F64,
+    half::bf16 => BF16, half::f16 => F16
+);
 
 /// A borrowed row-major array in host memory.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -52,6 +52,10 @@
 //! Built with `crate-type = ["cdylib"]` and copied into a plugin directory, it is used by name:
 //! `mdt-host --config job.toml --set optimizer=lion`.
 //!
+//! What only some components of a kind can do is a trait of its own, an ability, which [`plugin!`] names after the type:
+//! `optimizer "muon" => Muon: device, typed_states;`. For optimizers these are [`TypedStates`], [`TypedSlices`],
+//! [`DeviceOptimizer`] and [`EvaluationWeights`]. A component has the abilities that are named there and no other.
+//!
 //! The host calls a component through the traits. A panic in a component becomes an error that names it. The traits are
 //! plain Rust; how they cross between libraries is the subject of [`abi`] alone.
 
@@ -96,12 +100,16 @@ pub use datum::Datum;
 pub use dtype::Dtype;
 pub use error::{Error, ErrorCode, Result};
 pub use example::{Example, Message};
+pub use half::{bf16, f16};
 pub use host_array::{Element, HostArray, HostArrayRef};
 pub use item::{Item, Sequence};
 pub use model::{Cache, Init, Model, ModelContext, ModelInput, ParameterSpec, Weights};
 pub use observer::{Event, Metrics, Observation, Observer, Started, Written};
 pub use op::{Attribute, OpKind, Value};
-pub use optimizer::{Granularity, Optimizer, StateShape, StateSpec, Update, expect_states};
+pub use optimizer::{
+    DeviceOptimizer, EvaluationWeights, Granularity, Initial, NewValues, Optimizer, StateMut, StateRef, StateShape,
+    StateSpec, TypedSlices, TypedStates, Update, expect_states,
+};
 pub use region::{Buffer, Region};
 pub use services::{HostServices, LogLevel, Services, Setup};
 pub use tensor::{HostView, HostViewMut, Tensor};
@@ -117,10 +125,11 @@ pub use {serde, serde_json};
 pub mod prelude {
     pub use crate::{
         Batch, Bootstrap, Buffer, Cache, Capabilities, CommBackend, CommRegions, Communicator, Completed, Component,
-        Compute, Content, DataSource, Datum, Dtype, Element, Error, ErrorCode, Event, Example, Granularity, HostArray,
-        HostBatch, Init, Item, Kind, LanguageModel, Length, LogLevel, Loss, Message, Metric, Model, ModelContext,
-        ModelInput, Observation, Observer, OpKind, Optimizer, Outcome, ParameterSpec, ReduceOp, ReduceScatter, Region,
-        Rendered, Result, Sequence, Services, Setup, SharedTokenizer, StateShape, StateSpec, Tensor, Tokenizer, Tokens,
-        Trainer, TrainerContext, Update, Vocabulary, Work, expect_states,
+        Compute, Content, DataSource, Datum, DeviceOptimizer, Dtype, Element, Error, ErrorCode, EvaluationWeights,
+        Event, Example, Granularity, HostArray, HostBatch, Init, Initial, Item, Kind, LanguageModel, Length, LogLevel,
+        Loss, Message, Metric, Model, ModelContext, ModelInput, NewValues, Observation, Observer, OpKind, Optimizer,
+        Outcome, ParameterSpec, ReduceOp, ReduceScatter, Region, Rendered, Result, Sequence, Services, Setup,
+        SharedTokenizer, StateMut, StateRef, StateShape, StateSpec, Tensor, Tokenizer, Tokens, Trainer, TrainerContext,
+        TypedSlices, TypedStates, Update, Vocabulary, Work, expect_states,
     };
 }

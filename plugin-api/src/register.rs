@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::{
-    CommBackend, Component, Compute, DataSource, Error, Kind, Model, Observer, Optimizer, Result, Setup, Tokenizer,
-    Trainer,
+    CommBackend, Component, Compute, DataSource, DeviceOptimizer, Error, EvaluationWeights, Kind, Model, Observer,
+    Optimizer, Result, Setup, Tokenizer, Trainer, TypedSlices, TypedStates,
 };
 
 /// The name of the section that holds a library's records, where the object format is ELF.
@@ -29,25 +29,90 @@ pub struct Registration {
 
 type Make<T> = fn(Value, &Setup) -> Result<T>;
 
-/// The function that creates a component, by kind.
+/// The function that creates a component, by kind. The [`plugin!`](crate::plugin) macro makes these.
 #[derive(Clone, Copy)]
 pub enum Create {
     /// On the compute thread, where it stays.
     Compute(Make<Rc<dyn Compute>>),
     /// On the compute thread, where it stays.
-    Model(Make<Box<dyn Model>>),
+    Model(Make<ModelComponent>),
     /// On any thread.
     Tokenizer(Make<Arc<dyn Tokenizer>>),
     /// On any thread.
-    Trainer(Make<Box<dyn Trainer>>),
+    Trainer(Make<TrainerComponent>),
     /// On any thread.
-    Optimizer(Make<Box<dyn Optimizer>>),
+    Optimizer(Make<OptimizerComponent>),
     /// On any thread.
     Data(Make<Box<dyn DataSource>>),
     /// On any thread.
     Comm(Make<Box<dyn CommBackend>>),
     /// On any thread.
     Observer(Make<Box<dyn Observer>>),
+}
+
+/// Declares what components of a kind are made of: the trait that all of them have, and a field for each ability, which
+/// is none where [`plugin!`](crate::plugin) does not name it. `__interface!` has the interface of each.
+macro_rules! components {
+    ($($(#[$doc:meta])* $name:ident {
+        $base:ident: $pointer:ident<dyn $base_trait:ident>,
+        $($(#[$ability_doc:meta])* $ability:ident: $trait:ident,)*
+    })*) => { $(
+        $(#[$doc])*
+        #[derive(Clone)]
+        pub struct $name {
+            /// What all of them have.
+            pub $base: $pointer<dyn $base_trait>,
+            $($(#[$ability_doc])* pub $ability: Option<$pointer<dyn $trait>>,)*
+        }
+
+        impl $name {
+            /// One without abilities.
+            pub fn new($base: $pointer<dyn $base_trait>) -> Self {
+                Self { $base, $($ability: None,)* }
+            }
+        }
+
+        impl std::ops::Deref for $name {
+            type Target = dyn $base_trait;
+
+            fn deref(&self) -> &Self::Target {
+                &*self.$base
+            }
+        }
+    )* };
+}
+components! {
+    /// A model with its abilities.
+    ModelComponent {
+        forward: Rc<dyn Model>,
+    }
+
+    /// A trainer with its abilities.
+    TrainerComponent {
+        objective: Arc<dyn Trainer>,
+    }
+}
+
+/// An optimizer by its abilities: all are optional, and it has at least one that updates.
+#[derive(Clone, Default)]
+pub struct OptimizerComponent {
+    /// Updates slices of f32, with states of f32.
+    pub slices: Option<Arc<dyn Optimizer>>,
+    /// Declares states of any type for each parameter.
+    pub typed_states: Option<Arc<dyn TypedStates>>,
+    /// Updates slices of f32, with states of any type.
+    pub typed_slices: Option<Arc<dyn TypedSlices>>,
+    /// Updates tensors on the device.
+    pub device: Option<Arc<dyn DeviceOptimizer>>,
+    /// Gives other weights for evaluation and export than for training.
+    pub evaluation_weights: Option<Arc<dyn EvaluationWeights>>,
+}
+
+impl OptimizerComponent {
+    /// An optimizer on slices, without any other ability.
+    pub fn new(slices: Arc<dyn Optimizer>) -> Self {
+        Self { slices: Some(slices), ..Self::default() }
+    }
 }
 
 inventory::collect!(Registration);
@@ -61,38 +126,98 @@ impl Registration {
     }
 }
 
-macro_rules! constructors {
-    ($($name:ident, $kind:ident, $trait:ident, $pointer:ident;)*) => { impl Registration { $(
-        #[doc = concat!("Registers a `", stringify!($trait), "`.")]
-        pub const fn $name<T: Component + $trait>(id: &'static str, version: &'static str) -> Self {
-            Self {
-                kind: Kind::$kind,
-                id,
-                version,
-                create: Create::$kind(|config, setup| Ok($pointer::new(T::create(parse::<T>(config)?, setup)?))),
-            }
+impl Create {
+    /// The kind of the component that it creates.
+    const fn kind(&self) -> Kind {
+        match self {
+            Self::Compute(_) => Kind::Compute,
+            Self::Model(_) => Kind::Model,
+            Self::Trainer(_) => Kind::Trainer,
+            Self::Optimizer(_) => Kind::Optimizer,
+            Self::Data(_) => Kind::Data,
+            Self::Comm(_) => Kind::Comm,
+            Self::Observer(_) => Kind::Observer,
+            Self::Tokenizer(_) => Kind::Tokenizer,
         }
-    )* } };
-}
-constructors! {
-    compute, Compute, Compute, Rc;
-    model, Model, Model, Box;
-    tokenizer, Tokenizer, Tokenizer, Arc;
-    trainer, Trainer, Trainer, Box;
-    optimizer, Optimizer, Optimizer, Box;
-    data, Data, DataSource, Box;
-    comm, Comm, CommBackend, Box;
-    observer, Observer, Observer, Box;
+    }
 }
 
-fn parse<T: Component>(config: Value) -> Result<T::Config> {
-    serde_json::from_value(config).map_err(|error| Error::config(error.to_string()))
+impl Registration {
+    /// Registers a component.
+    pub const fn new(id: &'static str, version: &'static str, create: Create) -> Self {
+        Self { kind: create.kind(), id, version, create }
+    }
+}
+
+/// Checks, when a plugin is built, that an optimizer declares states and can update.
+#[doc(hidden)]
+pub const fn check_optimizer(abilities: &[&str]) {
+    assert!(
+        any_of(abilities, &["slices", "typed_states"]),
+        "an optimizer declares its states: add the ability `slices` (trait Optimizer) or `typed_states` (trait TypedStates)"
+    );
+    assert!(
+        any_of(abilities, &["slices", "typed_slices", "device"]),
+        "an optimizer updates: add the ability `slices` (trait Optimizer), `typed_slices` (trait TypedSlices) or `device` \
+         (trait DeviceOptimizer)"
+    );
+    assert!(
+        any_of(abilities, &["typed_slices", "device"]) || !any_of(abilities, &["typed_states"]),
+        "typed states are for `typed_slices` or `device`: add the one by which this optimizer updates"
+    );
+}
+
+const fn any_of(names: &[&str], wanted: &[&str]) -> bool {
+    let (mut name, mut found) = (0, false);
+    while name < names.len() {
+        let mut want = 0;
+        while want < wanted.len() {
+            found |= is_same(names[name].as_bytes(), wanted[want].as_bytes());
+            want += 1;
+        }
+        name += 1;
+    }
+    found
+}
+
+const fn is_same(a: &[u8], b: &[u8]) -> bool {
+    let mut at = 0;
+    while at < a.len() && at < b.len() && a[at] == b[at] {
+        at += 1;
+    }
+    at == a.len() && at == b.len()
+}
+
+/// For the expansion of [`plugin!`](crate::plugin).
+#[doc(hidden)]
+pub mod pointers {
+    pub use std::rc::Rc;
+    pub use std::sync::Arc;
+}
+
+/// Creates a component from its configuration.
+#[doc(hidden)]
+pub fn create<T: Component>(config: Value, setup: &Setup) -> Result<T> {
+    let config = serde_json::from_value(config).map_err(|error| Error::config(error.to_string()))?;
+    T::create(config, setup)
 }
 
 /// Turns a library into a plugin: registers its components.
 ///
-/// `plugin! { optimizer "lion" => Lion; }` — the kinds are `compute`, `model`, `tokenizer`, `trainer`, `optimizer`, `data`,
-/// `comm`, `observer`.
+/// `plugin! { optimizer "lion" => Lion; }` — the kinds are `compute`, `model`, `tokenizer`, `trainer`, `optimizer`,
+/// `data`, `comm`, `observer`.
+///
+/// What a component can do beyond what every one of its kind does is a trait of its own, an ability, and is named after the
+/// type: `optimizer "muon" => Muon: device, typed_states;`. A component has no ability that is not named there.
+///
+/// | kind | ability | trait |
+/// |---|---|---|
+/// | `optimizer` | `slices`, which it has where none is named | [`Optimizer`] |
+/// | | `typed_states` | [`TypedStates`] |
+/// | | `typed_slices` | [`TypedSlices`] |
+/// | | `device` | [`DeviceOptimizer`] |
+/// | | `evaluation_weights` | [`EvaluationWeights`] |
+///
 /// Native libraries that must lie beside the host's come first: `native "libmlx.so", "libmlxc.so";`. Before them,
 /// `on_load Type;` names an [`OnLoad`](crate::abi::OnLoad) for what has to happen when the library is loaded.
 ///
@@ -118,7 +243,7 @@ macro_rules! plugin {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __plugin {
-    ([$on_load:ty] [$($native:literal)*] $($kind:ident $id:literal => $type:ty;)+) => {
+    ([$on_load:ty] [$($native:literal)*] $($kind:ident $id:literal => $type:ty $(: $($ability:ident),+)?;)+) => {
         $crate::__record!([concat!(
             "{\"abi\":\"", $crate::__abi_version!(),
             "\",\"package\":\"", env!("CARGO_PKG_NAME"),
@@ -130,11 +255,13 @@ macro_rules! __plugin {
             $crate::__record!([concat!(
                 "{\"kind\":\"", stringify!($kind),
                 "\",\"id\":\"", $id,
-                "\",\"interfaces\":[\"", $crate::__interface!($kind),
-                "\"],\"needs\":", $crate::__needs!($kind), ",\"schema\":",
+                "\",\"interfaces\":[", $crate::__interfaces!($kind $($($ability)+)?),
+                "],\"needs\":[", $crate::__needs!($kind $($($ability)+)?), "],\"schema\":",
             )] [<<$type as $crate::Component>::Config as $crate::config::Configurable>::JSON] ["}\n"]);
             $crate::inventory::submit! {
-                $crate::register::Registration::$kind::<$type>($id, env!("CARGO_PKG_VERSION"))
+                $crate::register::Registration::new(
+                    $id, env!("CARGO_PKG_VERSION"), $crate::__create!($kind $type: $($($ability)+)?),
+                )
             }
         )+
 
@@ -144,6 +271,69 @@ macro_rules! __plugin {
         /// The library's one entry symbol.
         #[unsafe(no_mangle)]
         pub static MDT_PLUGIN_ENTRY: $crate::abi::Entry = $crate::abi::entry::<$on_load>();
+    };
+}
+
+/// How a component with these abilities is created.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __create {
+    (compute $type:ty:) => {
+        $crate::register::Create::Compute(|config, setup| {
+            Ok(::std::rc::Rc::new($crate::register::create::<$type>(config, setup)?))
+        })
+    };
+    (data $type:ty:) => {
+        $crate::register::Create::Data(|config, setup| {
+            Ok(::std::boxed::Box::new($crate::register::create::<$type>(config, setup)?))
+        })
+    };
+    (comm $type:ty:) => {
+        $crate::register::Create::Comm(|config, setup| {
+            Ok(::std::boxed::Box::new($crate::register::create::<$type>(config, setup)?))
+        })
+    };
+    (observer $type:ty:) => {
+        $crate::register::Create::Observer(|config, setup| {
+            Ok(::std::boxed::Box::new($crate::register::create::<$type>(config, setup)?))
+        })
+    };
+    (tokenizer $type:ty:) => {
+        $crate::register::Create::Tokenizer(|config, setup| {
+            Ok(::std::sync::Arc::new($crate::register::create::<$type>(config, setup)?))
+        })
+    };
+    (optimizer $type:ty:) => {
+        $crate::__create!(optimizer $type: slices)
+    };
+    (optimizer $type:ty: $($ability:ident)+) => {
+        $crate::register::Create::Optimizer({
+            const { $crate::register::check_optimizer(&[$(stringify!($ability)),+]) };
+            |config, setup| {
+                let made = ::std::sync::Arc::new($crate::register::create::<$type>(config, setup)?);
+                let mut component = $crate::register::OptimizerComponent::default();
+                $(component.$ability = Some(made.clone());)+
+                Ok(component)
+            }
+        })
+    };
+    (model $type:ty: $($ability:ident)*) => {
+        $crate::__create!(Model ModelComponent Rc, $type: $($ability)*)
+    };
+    (trainer $type:ty: $($ability:ident)*) => {
+        $crate::__create!(Trainer TrainerComponent Arc, $type: $($ability)*)
+    };
+    ($kind:ident $component:ident $pointer:ident, $type:ty: $($ability:ident)*) => {
+        $crate::register::Create::$kind(|config, setup| {
+            let made = $crate::register::pointers::$pointer::new($crate::register::create::<$type>(config, setup)?);
+            #[allow(unused_mut)]
+            let mut component = $crate::register::$component::new(made.clone());
+            $(component.$ability = Some(made.clone());)*
+            Ok(component)
+        })
+    };
+    ($kind:ident $type:ty: $($ability:ident)*) => {
+        compile_error!(concat!("there is no kind of component `", stringify!($kind), "`, or it has no abilities"))
     };
 }
 

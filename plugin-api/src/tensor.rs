@@ -113,17 +113,42 @@ impl Tensor {
 
     /// The value of a tensor with one element of a floating-point or integer type, computed now.
     pub fn item(&self) -> Result<f64> {
-        let view = self.host_view()?;
-        if view.raw.len() != 1 {
-            return Err(Error::plugin(format!("item() needs one element, the shape is {:?}", view.raw.shape)));
+        let TensorType { shape, dtype } = self.tensor_type()?;
+        if shape.iter().product::<usize>() != 1 {
+            return Err(Error::plugin(format!("item() needs one element, the shape is {shape:?}")));
         }
-        match view.raw.dtype {
-            Dtype::F32 => Ok(f64::from(view.as_slice::<f32>()?[0])),
-            Dtype::F64 => Ok(view.as_slice::<f64>()?[0]),
-            Dtype::I32 => Ok(f64::from(view.as_slice::<i32>()?[0])),
-            Dtype::U32 => Ok(f64::from(view.as_slice::<u32>()?[0])),
+        let mut bytes = [0; size_of::<f64>()];
+        let read = |bytes: &mut [u8]| self.compute.read(self.handle, bytes);
+        match dtype {
+            Dtype::F64 => {
+                read(&mut bytes)?;
+                Ok(f64::from_ne_bytes(bytes))
+            }
+            Dtype::F32 | Dtype::I32 | Dtype::U32 => {
+                read(&mut bytes[..4])?;
+                let word = [bytes[0], bytes[1], bytes[2], bytes[3]];
+                Ok(match dtype {
+                    Dtype::F32 => f64::from(f32::from_ne_bytes(word)),
+                    Dtype::I32 => f64::from(i32::from_ne_bytes(word)),
+                    _ => f64::from(u32::from_ne_bytes(word)),
+                })
+            }
             other => Err(Error::plugin(format!("item() does not read {other}: cast it first"))),
         }
+    }
+
+    /// Copies its elements to `out` in row-major order, computed now.
+    ///
+    /// # Errors
+    /// They are of another type, or `out` has another length.
+    pub fn read<T: Element>(&self, out: &mut [T]) -> Result<()> {
+        let TensorType { shape, dtype } = self.tensor_type()?;
+        if dtype != T::DTYPE {
+            return Err(Error::plugin(format!("the tensor of shape {shape:?} holds {dtype}, not {}", T::DTYPE)));
+        }
+        // SAFETY: `Element` is implemented for plain numbers only, of which every bit pattern is one.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<u8>(), size_of_val(out)) };
+        self.compute.read(self.handle, bytes)
     }
 
     /// Its memory, borrowed; the tensor is computed now.
@@ -285,25 +310,11 @@ impl HostView<'_> {
                 T::DTYPE
             )));
         }
-        if let Ok(elements) = self.as_slice::<T>() {
-            out.copy_from_slice(elements);
-            return Ok(());
-        }
-        let mut position = vec![0usize; self.raw.shape.len()];
-        for slot in out {
-            let offset: isize = position.iter().zip(&self.raw.strides).map(|(&at, &stride)| at as isize * stride).sum();
-            // SAFETY: `position` stays within the shape, and the compute plugin promises an element of this type at
-            // every such place for as long as the tensor lives.
-            *slot = unsafe { self.raw.data.cast::<T>().offset(offset).read_unaligned() };
-            for (at, &length) in position.iter_mut().zip(&self.raw.shape).rev() {
-                *at += 1;
-                if *at < length {
-                    break;
-                }
-                *at = 0;
-            }
-        }
-        Ok(())
+        // SAFETY: plain numbers, as in `Tensor::read`.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<u8>(), size_of_val(out)) };
+        // SAFETY: the compute plugin promises an element of this type at every place of the shape for as long as the
+        // tensor lives.
+        unsafe { self.raw.copy_to(bytes) }
     }
 
     /// Length of each axis.

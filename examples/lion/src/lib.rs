@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn steps_are_as_long_as_the_learning_rate_and_follow_the_momentum() {
         let lion = Lion(Config::default());
-        let update = Update { name: "weight", shape: &[3], step: 1, learning_rate: 0.25, weight_decay: 0.5 };
+        let update = Update { learning_rate: 0.25, weight_decay: 0.5, ..Update::first("weight", &[3]) };
         let (mut param, mut momentum) = ([1.0, 1.0, 1.0], [0.0, 0.0, 0.5]);
 
         // The last gradient points against a momentum that outweighs it.

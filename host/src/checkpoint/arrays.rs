@@ -1,12 +1,12 @@
 //! The arrays of a checkpoint, memory-mapped.
 
 use crate::exit::Failure;
-use crate::storage::{MappedTensors, unreadable};
+use crate::storage::{MappedTensors, stored, unreadable};
 use mdt_plugin_api::{Dtype, HostArrayRef};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// A memory-mapped safetensors file of f32 arrays.
+/// A memory-mapped safetensors file.
 #[derive(Debug)]
 pub struct Tensors(MappedTensors);
 
@@ -16,25 +16,36 @@ impl Tensors {
         mapped.map(Self).map_err(|error| unreadable("a file of the checkpoint is damaged", path, error))
     }
 
-    /// The arrays with these names and shapes, in this order.
+    /// The arrays of f32 with these names and shapes, in this order.
+    ///
+    /// # Errors
+    /// As [`Tensors::typed_arrays`].
+    pub fn arrays<'a>(&'a self, expected: &[(&str, &[usize])]) -> Result<Vec<HostArrayRef<'a>>, Failure> {
+        let expected: Vec<_> = expected.iter().map(|&(name, shape)| (name, shape, Dtype::F32)).collect();
+        self.typed_arrays(&expected)
+    }
+
+    /// The arrays with these names, shapes and element types, in this order.
     ///
     /// # Errors
     /// Names the arrays that are missing, not expected, or have another shape or element type.
-    pub fn arrays<'a>(&'a self, expected: &[(&str, &[usize])]) -> Result<Vec<HostArrayRef<'a>>, Failure> {
+    pub fn typed_arrays<'a>(&'a self, expected: &[(&str, &[usize], Dtype)]) -> Result<Vec<HostArrayRef<'a>>, Failure> {
         let mut found: BTreeMap<_, _> = self.0.metadata().tensors().into_iter().collect();
         let mut wrong = Vec::new();
         let mut arrays = Vec::with_capacity(expected.len());
-        for &(name, shape) in expected {
+        for &(name, shape, dtype) in expected {
+            let stored = stored(dtype);
             match found.remove(name) {
                 None => wrong.push(format!("`{name}` is missing")),
                 Some(info) if info.shape != shape => {
                     wrong.push(format!("`{name}` has shape {:?}, expected {shape:?}", info.shape));
                 }
-                Some(info) if info.dtype != safetensors::Dtype::F32 => {
-                    wrong.push(format!("`{name}` has type {:?}, expected F32", info.dtype));
+                Some(info) if Some(info.dtype) != stored => {
+                    let expected = stored.map_or(format!("{dtype}"), |stored| format!("{stored:?}"));
+                    wrong.push(format!("`{name}` has type {:?}, expected {expected}", info.dtype));
                 }
                 Some(info) => {
-                    arrays.push(HostArrayRef { dtype: Dtype::F32, shape: &info.shape, bytes: self.0.bytes_of(info) });
+                    arrays.push(HostArrayRef { dtype, shape: &info.shape, bytes: self.0.bytes_of(info) });
                 }
             }
         }

@@ -4,7 +4,7 @@ use super::best::{self, BEST, Evaluated};
 use super::directory::{Checkpoint, MANIFEST, MODEL, OPTIMIZER, STATE};
 use super::state::{Manifest, State, to_json};
 use crate::exit::{Failure, Status};
-use crate::storage::{self, Array, Staged, open_own, unreadable, unwritable, write_tensors};
+use crate::storage::{self, Array, Staged, TypedArray, open_own, unreadable, unwritable, write_tensors};
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -71,7 +71,7 @@ impl Store {
         &self,
         state: &State,
         parameters: &[Array<'_>],
-        optimizer: &[Array<'_>],
+        optimizer: &[TypedArray<'_>],
         best: Option<Evaluated>,
     ) -> Result<PathBuf, Failure> {
         let target = self.path(state.update);

@@ -7,7 +7,7 @@ mod disk;
 use super::arrays::Tensors;
 use super::*;
 use crate::exit::Status;
-use crate::storage::Array;
+use crate::storage::{Array, TypedArray};
 use serde_json::json;
 use std::fs;
 use std::path::Path;
@@ -43,7 +43,7 @@ fn save_beside(store: &Store, update: u64, best: Option<u64>) -> Result<std::pat
     store.save(
         &state(update),
         &[Array { name: "w", shape, data: &w }, Array { name: "scale", shape: &[], data: &w[..1] }],
-        &[Array { name: "w.m", shape, data: &m }, Array { name: "w.v", shape, data: &v }],
+        &[Array { name: "w.m", shape, data: &m }, Array { name: "w.v", shape, data: &v }].map(TypedArray::from),
         best.map(|update| Evaluated { update, eval_loss: 0.5 }),
     )
 }

@@ -101,7 +101,8 @@ fn inspect(catalog: &Catalog, name: &str, as_json: bool) -> Result<(), Failure> 
         print(format_args!("  file     {}", text("file")))?;
         print(format_args!("  sha256   {}", text("sha256")))?;
         print(format_args!("  package  {} {} ({})", text("package"), text("version"), text("license")))?;
-        print(format_args!("  abi      {}, {}", text("abi"), text("interface")))?;
+        let interfaces = component["interfaces"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        print(format_args!("  abi      {}, {}", text("abi"), interfaces.collect::<Vec<_>>().join(", ")))?;
         for (name, sha256) in component["native"].as_object().into_iter().flatten() {
             print(format_args!("  native   {name} {}", sha256.as_str().unwrap_or_default()))?;
         }
@@ -121,7 +122,7 @@ fn describe(catalog: &Catalog, row: &Listed<'_>) -> Result<Value, Failure> {
     let (file, native) = row.found.checksums()?;
     Ok(json!({
         "kind": row.kind,
-        "interface": kind.interface(),
+        "interfaces": manifest.component(kind, row.id).map(|record| &record.interfaces),
         "id": row.id,
         "file": path,
         "sha256": file,

@@ -189,18 +189,63 @@ pub struct Optimizer {
     pub weight_decay: f64,
     /// Patterns (`*` any characters, `?` one) of parameter names that do not decay. Default: none.
     pub no_decay: Vec<String>,
+    /// Groups of parameters with a learning rate or a weight decay of their own. A parameter belongs to the first group
+    /// that matches its name; a pattern that matches none is an error. Default: none.
+    pub groups: Vec<Group>,
+}
+
+/// Parameters with a learning rate or a weight decay of their own.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Group {
+    /// Patterns (`*` any characters, `?` one) of parameter names.
+    #[serde(rename = "match")]
+    pub patterns: Vec<String>,
+    /// Their peak learning rate, which the schedule changes as it changes `optimizer.learning_rate`. Default: that one.
+    #[schemars(range(min = 0.0))]
+    pub learning_rate: Option<f64>,
+    /// Their weight decay, also where `no_decay` names them. Default: as without the group.
+    #[schemars(range(min = 0.0))]
+    pub weight_decay: Option<f64>,
 }
 
 impl Default for Optimizer {
     fn default() -> Self {
-        Optimizer { id: "adamw".into(), learning_rate: 1e-4, weight_decay: 0.0, no_decay: Vec::new() }
+        Optimizer {
+            id: "adamw".into(),
+            learning_rate: 1e-4,
+            weight_decay: 0.0,
+            no_decay: Vec::new(),
+            groups: Vec::new(),
+        }
     }
 }
 
 impl Optimizer {
-    /// The weight decay of the parameter called `name`: 0 where a pattern of `no_decay` matches it.
-    pub fn weight_decay_of(&self, name: &str) -> f64 {
-        let spared = self.no_decay.iter().any(|p| WildMatch::new(p).matches(name));
-        if spared { 0.0 } else { self.weight_decay }
+    /// The group of the parameter called `name`, if it belongs to one.
+    fn group_of(&self, name: &str) -> Option<&Group> {
+        self.groups.iter().find(|group| group.patterns.iter().any(|pattern| matches(pattern, name)))
     }
+
+    /// The peak learning rate of the parameter called `name`.
+    pub fn learning_rate_of(&self, name: &str) -> f64 {
+        self.group_of(name).and_then(|group| group.learning_rate).unwrap_or(self.learning_rate)
+    }
+
+    /// The weight decay of the parameter called `name`: its group's, else 0 where a pattern of `no_decay` matches it.
+    pub fn weight_decay_of(&self, name: &str) -> f64 {
+        let spared = self.no_decay.iter().any(|pattern| matches(pattern, name));
+        let otherwise = if spared { 0.0 } else { self.weight_decay };
+        self.group_of(name).and_then(|group| group.weight_decay).unwrap_or(otherwise)
+    }
+
+    /// A pattern of a group that matches none of these names.
+    pub fn unused_pattern<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Option<&str> {
+        let mut patterns = self.groups.iter().flat_map(|group| &group.patterns);
+        patterns.find(|pattern| !names.clone().any(|name| matches(pattern, name))).map(String::as_str)
+    }
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    WildMatch::new(pattern).matches(name)
 }

@@ -22,7 +22,7 @@ pub(super) const ENVIRONMENT: Check = Check {
 fn version(_: &Subject) -> Vec<Finding> {
     let (program, system, processor) = (env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH);
     let message = format!("mdt-host {program}, plugin boundary {ABI_VERSION}, {system} {processor}");
-    let interfaces = Kind::ALL.map(Kind::interface);
+    let interfaces = Kind::ALL.map(Kind::interfaces).concat();
     vec![
         Finding::ok(message)
             .fact("version", program)

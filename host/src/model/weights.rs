@@ -14,6 +14,7 @@ use super::{Directory, random, tied};
 use crate::exit::{Failure, Status};
 use crate::finite::all_finite;
 use crate::memory::{Memory, gibibytes, memory};
+use crate::staging;
 use crate::storage::Array;
 
 /// All parameters of a model: owned f32 tensors, made once and updated in place.
@@ -38,10 +39,10 @@ impl Parameters {
             let tensor = Tensor::from_handle(compute, compute.from_host(array)?);
             let tensor = if array.dtype == Dtype::F32 { tensor } else { tensor.cast(Dtype::F32)? };
             tensor.eval()?;
-            if !all_finite(tensor.host_view()?.as_slice()?) {
-                return Err(files.not_finite(&spec.name));
+            match staging::with_slices(std::slice::from_ref(&tensor), |slices| Ok(all_finite(slices[0])))? {
+                true => Ok(tensor),
+                false => Err(files.not_finite(&spec.name)),
             }
-            Ok(tensor)
         });
         let tensors = tensors.collect::<Result<Vec<_>, Failure>>()?;
         Ok(Self::new(specs, tensors))
@@ -120,12 +121,11 @@ impl Parameters {
 
     /// The parameters as arrays in host memory, for as long as `body` runs.
     pub fn with_arrays<T>(&self, body: impl FnOnce(&[Array<'_>]) -> Result<T, Failure>) -> Result<T, Failure> {
-        let views = self.tensors.iter().map(Tensor::host_view).collect::<Result<Vec<_>>>()?;
-        let mut arrays = Vec::with_capacity(views.len());
-        for (spec, view) in self.specs.iter().zip(&views) {
-            arrays.push(Array { name: &spec.name, shape: &spec.shape, data: view.as_slice::<f32>()? });
-        }
-        body(&arrays)
+        staging::with_slices(&self.tensors, |slices| {
+            let arrays = self.specs.iter().zip(slices);
+            let arrays = arrays.map(|(spec, data)| Array { name: &spec.name, shape: &spec.shape, data });
+            body(&arrays.collect::<Vec<_>>())
+        })
     }
 
     /// Their handles.

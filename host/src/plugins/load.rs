@@ -134,9 +134,9 @@ pub(super) fn check_component(kind: Kind, record: &Record, found: Found<'_>) -> 
             .at(path.display())
             .because(because)
     };
-    if !record.interfaces.iter().any(|name| name == kind.interface()) {
-        let offered = record.interfaces.join(", ");
-        return Err(refused(format!("it has the interface {offered}, and this host uses {}", kind.interface()))
+    if !record.interfaces.iter().any(|name| kind.interfaces().contains(&name.as_str())) {
+        let (offered, used) = (record.interfaces.join(", "), kind.interfaces().join(", "));
+        return Err(refused(format!("it has the interface {offered}, and this host uses {used}"))
             .help("use a build of the plugin, or of mdt-host, that has the other's interface"));
     }
     match record.needs.iter().find(|name| !HOST_INTERFACES.contains(&name.as_str())) {

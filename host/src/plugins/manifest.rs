@@ -30,7 +30,7 @@ pub struct Manifest {
 
 impl Manifest {
     /// The record of a component.
-    pub(super) fn component(&self, kind: Kind, id: &str) -> Option<&Record> {
+    pub fn component(&self, kind: Kind, id: &str) -> Option<&Record> {
         self.components.iter().find(|record| record.kind == kind.name() && record.id == id)
     }
 }

@@ -5,6 +5,7 @@
 //! makes files that only their owner can read.
 
 use super::file::{self, Written};
+use mdt_plugin_api::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
@@ -27,58 +28,89 @@ impl Array<'_> {
     }
 }
 
+/// A borrowed row-major array of any element type with a name.
+#[derive(Debug, Clone, Copy)]
+pub struct TypedArray<'a> {
+    /// Its name in the file; unique there.
+    pub name: &'a str,
+    /// Length of each axis.
+    pub shape: &'a [usize],
+    /// The type of its elements.
+    pub dtype: Dtype,
+    /// Its elements, little-endian.
+    pub bytes: &'a [u8],
+}
+
+/// Elements are written as they lie in memory.
+const _: () = assert!(cfg!(target_endian = "little"), "files have little-endian numbers");
+
+impl<'a> From<Array<'a>> for TypedArray<'a> {
+    fn from(Array { name, shape, data }: Array<'a>) -> Self {
+        Self { name, shape, dtype: Dtype::F32, bytes: bytemuck::cast_slice(data) }
+    }
+}
+
+/// The name of an element type in safetensors files; none where they cannot hold it.
+pub(crate) fn stored(dtype: Dtype) -> Option<safetensors::Dtype> {
+    Some(match dtype {
+        Dtype::BOOL => safetensors::Dtype::BOOL,
+        Dtype::U8 => safetensors::Dtype::U8,
+        Dtype::I8 => safetensors::Dtype::I8,
+        Dtype::U16 => safetensors::Dtype::U16,
+        Dtype::I16 => safetensors::Dtype::I16,
+        Dtype::U32 => safetensors::Dtype::U32,
+        Dtype::I32 => safetensors::Dtype::I32,
+        Dtype::U64 => safetensors::Dtype::U64,
+        Dtype::I64 => safetensors::Dtype::I64,
+        Dtype::F16 => safetensors::Dtype::F16,
+        Dtype::BF16 => safetensors::Dtype::BF16,
+        Dtype::F32 => safetensors::Dtype::F32,
+        Dtype::F64 => safetensors::Dtype::F64,
+        _ => return None,
+    })
+}
+
 /// Writes a safetensors file and waits until it is on the disk. `proceed` is called before each array and may end it.
 ///
 /// # Errors
 /// The file cannot be written, an array's data does not have the size of its shape, or `proceed` fails.
-pub(crate) fn write_tensors(
+pub(crate) fn write_tensors<'a, A: Copy + Into<TypedArray<'a>>>(
     path: &Path,
-    arrays: &[Array<'_>],
+    arrays: &[A],
     metadata: &[(&str, &str)],
     proceed: &dyn Fn() -> io::Result<()>,
 ) -> io::Result<Written> {
-    let header = header(arrays, metadata).map_err(io::Error::other)?;
+    let arrays: Vec<TypedArray<'_>> = arrays.iter().map(|&array| array.into()).collect();
+    let header = header(&arrays, metadata).map_err(io::Error::other)?;
     file::write_with(path, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
         arrays.iter().try_for_each(|array| {
             proceed()?;
-            as_bytes(array.data, |bytes| file.write_all(bytes))
+            array.bytes.chunks(16 * 1024).try_for_each(|block| file.write_all(block))
         })
     })
 }
 
-fn header(arrays: &[Array<'_>], metadata: &[(&str, &str)]) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+fn header(arrays: &[TypedArray<'_>], metadata: &[(&str, &str)]) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
     let mut names = HashSet::new();
     if let Some(twice) = arrays.iter().find(|array| !names.insert(array.name)) {
         return Err(format!("two arrays are named `{}`", twice.name).into());
     }
     let mut start = 0;
     let tensors = arrays.iter().map(|array| {
-        let end = start + size_of_val(array.data);
+        let end = start + array.bytes.len();
         let data_offsets = (std::mem::replace(&mut start, end), end);
-        let info = TensorInfo { dtype: safetensors::Dtype::F32, shape: array.shape.to_vec(), data_offsets };
-        (array.name.to_owned(), info)
+        let dtype = stored(array.dtype).ok_or_else(|| format!("safetensors cannot hold {}", array.dtype))?;
+        Ok((array.name.to_owned(), TensorInfo { dtype, shape: array.shape.to_vec(), data_offsets }))
     });
+    let tensors = tensors.collect::<Result<Vec<_>, String>>()?;
     let metadata: HashMap<_, _> = metadata.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
-    let checked = Metadata::new((!metadata.is_empty()).then_some(metadata), tensors.collect())
-        .map_err(|error| error.to_string())?;
+    let checked =
+        Metadata::new((!metadata.is_empty()).then_some(metadata), tensors).map_err(|error| error.to_string())?;
     let mut header = serde_json::to_vec(&checked)?;
     header.resize(header.len().next_multiple_of(8), b' ');
     Ok(header)
-}
-
-/// Passes the elements to `take` as little-endian bytes, block by block.
-pub(crate) fn as_bytes<E>(elements: &[f32], mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-    let mut bytes = [0; 16 * 1024];
-    for chunk in elements.chunks(bytes.len() / size_of::<f32>()) {
-        let bytes = &mut bytes[..size_of_val(chunk)];
-        for (to, from) in bytes.chunks_exact_mut(size_of::<f32>()).zip(chunk) {
-            to.copy_from_slice(&from.to_le_bytes());
-        }
-        take(bytes)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

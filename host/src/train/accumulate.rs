@@ -2,22 +2,33 @@
 //! it is taken.
 //!
 //! Micro-batch g is leaf g. Neighbours are added first, then neighbours of those: ((0+1)+(2+3))+((4+5)+…). A rank that
-//! holds an aligned block of a power of two leaves has a whole subtree, so a sum over ranks continues the same tree.
+//! holds an aligned block of a power of two leaves has a whole subtree, so a sum over ranks continues the same tree. On
+//! the device it is the same tree of the same additions of f32.
 
 use std::collections::BTreeMap;
 
+use mdt_plugin_api::{Error, Handle, Result, Tensor};
 use rayon::prelude::*;
 
 /// Elements that one task adds.
 const CHUNK: usize = 1 << 16;
 
 /// The result of one micro-batch, or the sum of several.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub struct Partial {
-    /// Gradient of the summed loss, all parameters one after another.
-    pub gradient: Vec<f32>,
+    /// Gradient of the summed loss.
+    pub gradient: Gradient,
     /// The numbers that are summed beside it.
     pub sums: Sums,
+}
+
+/// The gradient of every parameter.
+#[derive(Debug)]
+pub enum Gradient {
+    /// In host memory, all parameters one after another.
+    Host(Vec<f32>),
+    /// On the device, a tensor for each parameter; none where there was no micro-batch.
+    Device(Vec<Tensor>),
 }
 
 /// The numbers of a micro-batch that are summed over micro-batches and ranks.
@@ -91,34 +102,71 @@ impl Accumulator {
     }
 
     /// Adds the next micro-batch.
-    pub fn push(&mut self, leaf: Partial) {
+    pub fn push(&mut self, leaf: Partial) -> Result<()> {
         let mut subtree = (1, leaf);
         while let Some((leaves, left)) = self.waiting.pop_if(|(leaves, _)| *leaves == subtree.0) {
-            subtree = (2 * leaves, self.join(left, subtree.1));
+            subtree = (2 * leaves, self.join(left, subtree.1)?);
         }
         self.waiting.push(subtree);
+        Ok(())
     }
 
-    /// The sum of all micro-batches since the last call, with a gradient of this length. Without any, it is a sum that
-    /// changes no bit of other ranks' sums; its memory, too, is what was recycled.
-    pub fn finish(&mut self, length: usize) -> Partial {
-        let Some((_, mut sum)) = self.waiting.pop() else {
-            let mut gradient = self.buffer(length);
-            gradient.fill(-0.0);
-            return Partial { gradient, sums: Sums::NONE };
-        };
-        while let Some((_, left)) = self.waiting.pop() {
-            sum = self.join(left, sum);
+    /// The sum of all micro-batches since the last call, with a gradient of this length in host memory. Without any, it
+    /// is a sum that changes no bit of other ranks' sums; its memory, too, is what was recycled.
+    pub fn finish(&mut self, length: usize) -> Result<(Vec<f32>, Sums)> {
+        match self.finish_any()? {
+            Some(Partial { gradient: Gradient::Host(gradient), sums }) => Ok((gradient, sums)),
+            Some(Partial { gradient: Gradient::Device(_), .. }) => Err(elsewhere()),
+            None => {
+                let mut gradient = self.buffer(length);
+                gradient.fill(-0.0);
+                Ok((gradient, Sums::NONE))
+            }
         }
-        sum
     }
 
-    fn join(&mut self, mut left: Partial, right: Partial) -> Partial {
-        add(&mut left.gradient, &right.gradient);
-        left.sums.add(right.sums);
-        self.spare.push(right.gradient);
-        left
+    /// The same on the device, where the sum of none has no tensors.
+    pub fn finish_on_device(&mut self) -> Result<(Vec<Tensor>, Sums)> {
+        match self.finish_any()? {
+            Some(Partial { gradient: Gradient::Device(gradients), sums }) => Ok((gradients, sums)),
+            Some(Partial { gradient: Gradient::Host(_), .. }) => Err(elsewhere()),
+            None => Ok((Vec::new(), Sums::NONE)),
+        }
     }
+
+    fn finish_any(&mut self) -> Result<Option<Partial>> {
+        let Some((_, mut sum)) = self.waiting.pop() else { return Ok(None) };
+        while let Some((_, left)) = self.waiting.pop() {
+            sum = self.join(left, sum)?;
+        }
+        Ok(Some(sum))
+    }
+
+    fn join(&mut self, mut left: Partial, right: Partial) -> Result<Partial> {
+        match (&mut left.gradient, right.gradient) {
+            (Gradient::Host(left), Gradient::Host(right)) => {
+                add(left, &right);
+                self.spare.push(right);
+            }
+            (Gradient::Device(left), Gradient::Device(right)) if left.is_empty() => *left = right,
+            (Gradient::Device(left), Gradient::Device(right)) => {
+                for (left, right) in left.iter_mut().zip(&right) {
+                    *left = (&*left + right)?;
+                }
+                // Now, so that the summands are freed.
+                if let Some(first) = left.first() {
+                    first.compute().eval(&left.iter().map(Tensor::handle).collect::<Vec<Handle>>())?;
+                }
+            }
+            _ => return Err(elsewhere()),
+        }
+        left.sums.add(right.sums);
+        Ok(left)
+    }
+}
+
+fn elsewhere() -> Error {
+    Error::other("gradients of one update lie partly on the host and partly on the device")
 }
 
 /// `left += right`, element by element.
@@ -146,11 +194,12 @@ mod tests {
     fn sum(leaves: &[f32]) -> f32 {
         let mut accumulator = Accumulator::default();
         for &leaf in leaves {
-            accumulator.push(Partial { gradient: vec![leaf], sums: Sums::of_numbers([1.0; 4]) });
+            let gradient = Gradient::Host(vec![leaf]);
+            accumulator.push(Partial { gradient, sums: Sums::of_numbers([1.0; 4]) }).unwrap();
         }
-        let sum = accumulator.finish(1);
-        assert_eq!(sum.sums, Sums::of_numbers([leaves.len() as f64; 4]));
-        sum.gradient[0]
+        let (gradient, sums) = accumulator.finish(1).unwrap();
+        assert_eq!(sums, Sums::of_numbers([leaves.len() as f64; 4]));
+        gradient[0]
     }
 
     proptest! {
@@ -169,25 +218,25 @@ mod tests {
     #[test]
     fn a_sum_of_no_micro_batches_changes_no_bit() {
         for value in [0.0f32, -0.0, 1.5, f32::MIN_POSITIVE] {
-            let none = Accumulator::default().finish(1);
-            assert_eq!((value + none.gradient[0]).to_bits(), value.to_bits());
+            let (gradient, none) = Accumulator::default().finish(1).unwrap();
+            assert_eq!((value + gradient[0]).to_bits(), value.to_bits());
             let mut sums = Sums::of_numbers([f64::from(value); 4]);
-            sums.add(none.sums);
+            sums.add(none);
             assert!(sums.numbers().iter().all(|number| number.to_bits() == f64::from(value).to_bits()));
         }
     }
 
     #[test]
     fn metrics_are_added_by_name() {
-        let partial = |metrics: &[(&str, f64)]| {
+        let sums = |metrics: &[(&str, f64)]| {
             let metrics = metrics.iter().map(|&(name, value)| (name.to_owned(), [value, 2.0 * value])).collect();
-            Partial { gradient: Vec::new(), sums: Sums { metrics, ..Sums::NONE } }
+            Sums { metrics, ..Sums::NONE }
         };
         let mut accumulator = Accumulator::default();
         for metrics in [&[("a", 1.0), ("b", 10.0)][..], &[], &[("b", 20.0), ("c", 0.5)]] {
-            accumulator.push(partial(metrics));
+            accumulator.push(Partial { gradient: Gradient::Host(Vec::new()), sums: sums(metrics) }).unwrap();
         }
-        assert_eq!(accumulator.finish(0), partial(&[("a", 1.0), ("b", 30.0), ("c", 0.5)]));
+        assert_eq!(accumulator.finish(0).unwrap().1, sums(&[("a", 1.0), ("b", 30.0), ("c", 0.5)]));
     }
 
     #[test]
@@ -195,11 +244,11 @@ mod tests {
         let mut accumulator = Accumulator::default();
         for update in 0..100 {
             for _ in 0..update % 5 {
-                let gradient = accumulator.buffer(8);
-                accumulator.push(Partial { gradient, sums: Sums::NONE });
+                let gradient = Gradient::Host(accumulator.buffer(8));
+                accumulator.push(Partial { gradient, sums: Sums::NONE }).unwrap();
             }
-            let sum = accumulator.finish(8);
-            accumulator.recycle(sum.gradient);
+            let (gradient, _) = accumulator.finish(8).unwrap();
+            accumulator.recycle(gradient);
         }
         assert!(accumulator.spare.len() <= 3, "{} gradients are kept", accumulator.spare.len());
     }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::gradient::Objective;
-use super::optimizer::{StatefulOptimizer, check_states};
+use super::optimizer::{OptimizerPlan, StatefulOptimizer};
 use super::prefetch::MicroBatch;
 use super::stop::Stop;
 use super::update::Learner;
@@ -20,6 +20,7 @@ use crate::job::{Job, OpenedModel};
 use crate::metrics;
 use crate::peers::Peers;
 use crate::random::Stream;
+use crate::staging::Staged;
 
 /// The figures of [`train`].
 #[derive(Debug, Serialize)]
@@ -31,6 +32,10 @@ pub struct TrainFigures {
     pub step_s_max: f64,
     pub peak_memory_bytes: Option<u64>,
     pub parameters: usize,
+    /// Bytes of an update that were copied to the device.
+    pub staged_to_device_bytes: u64,
+    /// Bytes of an update that were copied from the device.
+    pub staged_to_host_bytes: u64,
     /// Loss of the last update. The rows of all updates are the same, so it falls.
     pub loss: f64,
 }
@@ -42,9 +47,10 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
     let settings = &job.resolved.settings;
     let opened = job.open_model(job.compute()?)?;
     let optimizer = job.optimizer()?;
-    check_states(&*optimizer, &settings.optimizer.id, &opened.model.parameters())?;
+    let optimizer = OptimizerPlan::new(optimizer, &settings.optimizer, &opened.model.parameters())?;
     let parameters = opened.weights()?;
-    let optimizer = StatefulOptimizer::new(optimizer, &parameters, &settings.optimizer);
+    let updates = u64::from(steps) + 1;
+    let optimizer = StatefulOptimizer::new(optimizer, &parameters, &settings.scheduler, updates)?;
     let backend = job.other_comm("local", &json!({}))?;
     let bootstrap = Bootstrap { world_size: 1, ..Bootstrap::default() };
     let peers = Peers::new(backend.open(&bootstrap)?, "local", Duration::from_secs(1));
@@ -64,14 +70,14 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
         (0..settings.trainer.gradient_accumulation_steps).map(micro_batch).map(Ok)
     };
     let objective = Objective { compute, model, trainer: Arc::clone(&trainer) };
-    let mut learner = Learner::new(settings, u64::from(steps) + 1, parameters, objective, optimizer);
-    let (mut times, mut loss, mut tokens) = (Vec::new(), 0.0, 0);
-    for update in 1..=u64::from(steps) + 1 {
+    let mut learner = Learner::new(settings, updates, parameters, objective, optimizer);
+    let (mut times, mut loss, mut tokens, mut staged) = (Vec::new(), 0.0, 0, Staged::default());
+    for update in 1..=updates {
         let begin = Instant::now();
         let name_rows = |_: &[RowLocation]| "random rows".to_owned();
         let outcome = learner.update(update, &peers, micro_batches(), &name_rows, &AtomicBool::new(false));
         if let Some(numbers) = outcome.map_err(Stop::into_failure)? {
-            (loss, tokens) = (numbers.loss, numbers.tokens);
+            (loss, tokens, staged) = (numbers.loss, numbers.tokens, numbers.staged);
         }
         if update > 1 {
             times.push(begin.elapsed().as_secs_f64());
@@ -86,6 +92,8 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
         step_s_max: times.last().copied().unwrap_or_default(),
         peak_memory_bytes: metrics::peak_memory_bytes(),
         parameters: learner.parameters.elements(),
+        staged_to_device_bytes: staged.to_device,
+        staged_to_host_bytes: staged.to_host,
         loss,
     })
 }

@@ -3,16 +3,15 @@
 use mdt_plugin_api::Event;
 use serde_json::json;
 
-use super::optimizer::StateArray;
 use super::stop::Stop;
 use super::update::Learner;
-use super::{Run, agree, evaluate, observe, start};
+use super::{Run, agree, evaluate, observe, optimizer, start};
 use crate::checkpoint::State;
 use crate::config::Resume;
 use crate::exit::{Failure, Status};
 use crate::finite::all_finite;
 use crate::metrics::Metrics;
-use crate::storage::Array;
+use crate::storage::{Array, TypedArray};
 
 impl Run<'_> {
     /// Whether a checkpoint is due after this update.
@@ -41,23 +40,23 @@ impl Run<'_> {
         };
         let best = self.evaluations.best_kept();
         let Learner { parameters, optimizer, .. } = &self.learner;
-        let states = optimizer.arrays(parameters);
-        let states: Vec<_> =
-            states.iter().map(|StateArray { name, shape, data }| Array { name, shape, data }).collect();
-        if let Some((name, help)) = parameters.with_arrays(|parameters| Ok(find_not_finite(parameters, &states)))? {
-            let failure = Failure::new(Status::NonFinite, format!("{name} is not finite after update {update}"))
-                .at(format!("optimizer {}", self.settings().optimizer.id))
-                .because("this update is not saved; earlier checkpoints are as they were");
-            return Err(Stop::Together(failure.help(help)));
-        }
-        parameters.with_arrays(|parameters| {
-            let what = format!("the weights after update {update}");
-            agree::require_same_bits(&self.peers, &what, parameters.iter().map(|array| array.data))?;
-            let store = self.output.store.as_ref();
-            self.peers.on_first(&format!("the checkpoint of update {update}"), || {
-                store.map_or(Ok(()), |store| store.save(&state, parameters, &states, best).map(drop))
-            })
-        })?;
+        optimizer.with_arrays(|states| {
+            if let Some((name, help)) = parameters.with_arrays(|parameters| Ok(find_not_finite(parameters, states)))? {
+                let failure = Failure::new(Status::NonFinite, format!("{name} is not finite after update {update}"))
+                    .at(format!("optimizer {}", self.settings().optimizer.id))
+                    .because("this update is not saved; earlier checkpoints are as they were");
+                return Ok(Err(Stop::Together(failure.help(help))));
+            }
+            parameters.with_arrays(|parameters| {
+                let what = format!("the weights after update {update}");
+                agree::require_same_bits(&self.peers, &what, parameters.iter().map(|array| array.data))?;
+                let store = self.output.store.as_ref();
+                self.peers.on_first(&format!("the checkpoint of update {update}"), || {
+                    store.map_or(Ok(()), |store| store.save(&state, parameters, states, best).map(drop))
+                })
+            })?;
+            Ok(Ok(()))
+        })??;
         self.output.saved = Some(update);
         if let Some(store) = &self.output.store {
             self.output.observers.tell(|| Event::CheckpointWritten(observe::written(update, &store.path(update))));
@@ -97,13 +96,11 @@ impl Run<'_> {
 
 /// The first array with a number that is not finite, and what to do about it. A finite gradient can still have been
 /// multiplied by too large a rate.
-fn find_not_finite(parameters: &[Array<'_>], states: &[Array<'_>]) -> Option<(String, &'static str)> {
-    let first = |arrays: &[Array<'_>]| arrays.iter().find(|array| !all_finite(array.data)).map(|a| a.name.to_owned());
-    match first(parameters) {
-        Some(name) => Some((format!("the weight `{name}`"), "lower `optimizer.learning_rate`")),
-        None => first(states).map(|name| {
-            let help = "lower `optimizer.learning_rate`, or report this to the author of the optimizer";
-            (format!("the optimizer state `{name}`"), help)
-        }),
+fn find_not_finite(parameters: &[Array<'_>], states: &[TypedArray<'_>]) -> Option<(String, &'static str)> {
+    if let Some(Array { name, .. }) = parameters.iter().find(|array| !all_finite(array.data)) {
+        return Some((format!("the weight `{name}`"), "lower `optimizer.learning_rate`"));
     }
+    let TypedArray { name, .. } = states.iter().find(|array| !optimizer::is_finite(array.dtype, array.bytes))?;
+    let help = "lower `optimizer.learning_rate`, or report this to the author of the optimizer";
+    Some((format!("the optimizer state `{name}`"), help))
 }

@@ -16,6 +16,7 @@ use crate::config::Settings;
 use crate::data::Dataset;
 use crate::exit::{Failure, Status};
 use crate::metrics;
+use crate::peers::Peers;
 
 /// The numbers of every batch, in their order, and the metrics of all.
 type AllBatches = (Vec<[f64; 4]>, ByName);
@@ -101,49 +102,67 @@ impl Run<'_> {
 
     /// The mean loss over the supervised tokens of the held-out rows; writes its line. None if a rank was interrupted.
     fn held_out_loss(&mut self) -> Result<Option<f64>, Failure> {
-        let Some(held_out) = &self.rows.held_out else {
+        let begin = Instant::now();
+        let Self { job, peers, learner, rows, output, done, .. } = self;
+        let Some(held_out) = &rows.held_out else {
             return Err(Failure::new(Status::Other, "there is nothing to evaluate"));
         };
-        let begin = Instant::now();
-        let Some((batches, metrics)) = self.evaluate_batches(held_out)? else { return Ok(None) };
+        let evaluated = learner.with_evaluation_weights(*done, |learner| {
+            let evaluation = Evaluation { learner, peers, held_out, size: rows.plan.batch_size, after: *done };
+            evaluation.run(&|| job.services.cancelled())
+        })?;
+        let Some((batches, metrics)) = evaluated else { return Ok(None) };
         let mut sums = Sums::of_numbers([0.0; 4]);
         batches.iter().for_each(|&batch| sums.add(Sums::of_numbers(batch)));
         let eval_loss = sums.loss / sums.weight;
         let line = metrics::Evaluation {
-            step: self.done,
-            epoch: self.rows.plan.epochs_after(self.done),
+            step: *done,
+            epoch: rows.plan.epochs_after(*done),
             eval_loss,
             eval_perplexity: libm::exp(eval_loss),
             eval_tokens: sums.supervised_tokens as u64,
             eval_s: begin.elapsed().as_secs_f64(),
         };
         let extra = metrics.into_iter().map(|(name, value)| (format!("eval_{name}"), value)).collect();
-        let when = match self.done {
+        let when = match *done {
             0 => "before the first update".to_owned(),
             update => format!("after update {update}"),
         };
         let perplexity = shown(line.eval_perplexity);
-        self.output.progress.note(&format!("held-out loss {when}: {eval_loss:.4}, perplexity {perplexity}"));
+        output.progress.note(&format!("held-out loss {when}: {eval_loss:.4}, perplexity {perplexity}"));
         if let Some(batch) = batches.iter().position(|[loss, ..]| !loss.is_finite()) {
-            let rows = name_batch(held_out, self.rows.plan.batch_size, batch);
-            self.output.progress.note(&format!("warning: the held-out loss is not finite, first in {rows}"));
+            let rows = name_batch(held_out, rows.plan.batch_size, batch);
+            output.progress.note(&format!("warning: the held-out loss is not finite, first in {rows}"));
         }
-        self.output.write_line(Event::Evaluated, self.done, &line, &extra)?;
+        output.write_line(Event::Evaluated, self.done, &line, &extra)?;
         Ok(Some(eval_loss))
     }
+}
 
+/// One evaluation of the held-out rows.
+struct Evaluation<'a> {
+    learner: &'a Learner,
+    peers: &'a Peers,
+    held_out: &'a Dataset,
+    /// Rows of a batch.
+    size: usize,
+    /// Updates that are done.
+    after: u64,
+}
+
+impl Evaluation<'_> {
     /// Computes the batches of the held-out rows. Rank r of n has batches r, r + n, r + 2n, …; which ones it has changes
     /// no bit of any. None if a rank was interrupted.
-    fn evaluate_batches(&self, held_out: &Dataset) -> Result<Option<AllBatches>, Failure> {
-        let size = self.rows.plan.batch_size;
-        let what = format!("the evaluation after update {}", self.done);
+    fn run(&self, cancelled: &dyn Fn() -> bool) -> Result<Option<AllBatches>, Failure> {
+        let Self { learner, peers, held_out, size, after } = *self;
+        let what = format!("the evaluation after update {after}");
         let batches = held_out.rows().chunks(size);
         let count = batches.len();
-        let Learner { objective, parameters, .. } = &self.learner;
+        let Learner { objective, parameters, .. } = learner;
         let mut own = Vec::new();
         let mut interrupted = false;
-        for (batch, rows) in batches.enumerate().skip(self.peers.rank()).step_by(self.peers.world_size()) {
-            interrupted = self.job.services.cancelled();
+        for (batch, rows) in batches.enumerate().skip(peers.rank()).step_by(peers.world_size()) {
+            interrupted = cancelled();
             if interrupted {
                 break;
             }
@@ -153,11 +172,11 @@ impl Run<'_> {
             own.push(sums.map_err(failed)?);
         }
         let numbers = std::iter::once(f64::from(u8::from(interrupted))).chain(own.iter().flat_map(Sums::numbers));
-        let mut ranks = self.peers.gather_numbers(&what, numbers.collect())?;
+        let mut ranks = peers.gather_numbers(&what, numbers.collect())?;
         if ranks.iter_mut().map(|numbers| numbers.drain(..1).sum::<f64>()).sum::<f64>() > 0.0 {
             return Ok(None);
         }
-        let metrics = plugin_metrics::of_evaluation(&own, count, &what, &self.peers)?;
+        let metrics = plugin_metrics::of_evaluation(&own, count, &what, peers)?;
         let numbers = in_order(&ranks, count)
             .ok_or_else(|| Failure::new(Status::Peer, "the ranks did not evaluate the same batches").at(what))?;
         Ok(Some((numbers, metrics)))

@@ -19,7 +19,8 @@ impl Run<'_> {
         let Some(store) = &self.output.store else { return Ok(()) };
         let output = &self.settings().output_dir;
         let (job, checkpoint, help) = (self.job, store.path(self.done), self.how_to_continue());
-        let Learner { parameters, accumulator, .. } = &mut self.learner;
+        let learner = &mut self.learner;
+        let parameters = &learner.parameters;
         let tied = !parameters.specs().iter().any(|spec| spec.name == "lm_head.weight");
         let source = &self.model;
         let cancelled = || job.services.cancelled();
@@ -39,10 +40,16 @@ impl Run<'_> {
                 let checkpoint = Checkpoint::open(&store.path(best.update)).map_err(|failure| {
                     failure.because("it is the best one, which `checkpoint.export` asks for").help(EXPORT_LAST)
                 })?;
-                let memory = accumulator.buffer(parameters.elements());
-                with_checkpoint(&checkpoint, parameters, memory, write)?
+                if learner.optimizer.has_evaluation_weights() {
+                    learner.restore(&checkpoint)?;
+                    learner.with_evaluation_weights(best.update, |learner| learner.parameters.with_arrays(write))?
+                } else {
+                    let Learner { parameters, accumulator, .. } = learner;
+                    let memory = accumulator.buffer(parameters.elements());
+                    with_checkpoint(&checkpoint, parameters, memory, write)?
+                }
             }
-            _ => parameters.with_arrays(write)?,
+            _ => learner.with_evaluation_weights(self.done, |learner| learner.parameters.with_arrays(write))?,
         };
         let picture = metrics::read_losses(&output.join(metrics::FILE))
             .and_then(|curve| metrics::write_picture(output, &format!("Loss of {}", output.display()), &curve));

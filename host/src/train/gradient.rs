@@ -7,9 +7,9 @@ use mdt_plugin_api::{
     Batch, Compute, Error, Handle, HostBatch, Metric, Model, Result, Tensor, Trainer, TrainerContext,
 };
 
-use super::accumulate::{Partial, Sums};
-use crate::finite::all_finite;
+use super::accumulate::Sums;
 use crate::model::{BoundWeights, Parameters, TrainedModel};
+use crate::staging;
 
 /// A model and a trainer's loss on a device. Compute thread only.
 pub struct Objective {
@@ -20,8 +20,8 @@ pub struct Objective {
 }
 
 impl Objective {
-    /// Loss and gradient of a micro-batch. `gradient` is memory for the result, of the parameters' total length.
-    pub fn gradient(&self, parameters: &Parameters, batch: &HostBatch, mut gradient: Vec<f32>) -> Result<Partial> {
+    /// Loss and gradient of a micro-batch: the gradient of each parameter, computed, on the device.
+    pub fn gradient(&self, parameters: &Parameters, batch: &HostBatch) -> Result<(Vec<Tensor>, Sums)> {
         let (names, inputs) = self.upload(batch)?;
         let index = Rc::clone(parameters.index());
         let mut metrics = Vec::new();
@@ -42,14 +42,7 @@ impl Objective {
         let all: Vec<Handle> = values.iter().chain(&gradients).map(Tensor::handle).collect();
         self.compute.eval(&all)?;
 
-        let mut rest = gradient.as_mut_slice();
-        for (tensor, spec) in gradients.iter().zip(parameters.specs()) {
-            let part = rest
-                .split_off_mut(..spec.shape.iter().product())
-                .ok_or_else(|| Error::other("the gradient buffer is shorter than the parameters"))?;
-            tensor.host_view()?.copy_to(part)?;
-        }
-        Ok(Partial { gradient, sums: LossValues { values, metrics }.read(batch)? })
+        Ok((gradients, LossValues { values, metrics }.read(batch)?))
     }
 
     /// The loss alone.
@@ -60,7 +53,7 @@ impl Objective {
 
     fn upload(&self, batch: &HostBatch) -> Result<(Vec<String>, Vec<Tensor>)> {
         let names = batch.arrays.iter().map(|(name, _)| name.clone()).collect();
-        let tensors = batch.arrays.iter().map(|(_, array)| Tensor::from_host(&self.compute, array));
+        let tensors = batch.arrays.iter().map(|(_, array)| staging::upload(&self.compute, array.borrow()));
         Ok((names, tensors.collect::<Result<_>>()?))
     }
 
@@ -96,9 +89,4 @@ impl LossValues {
         }
         Ok(sums)
     }
-}
-
-/// Whether loss and gradient are finite. Metrics may be anything: training does not depend on them.
-pub fn is_finite(partial: &Partial) -> bool {
-    partial.sums.loss.is_finite() && all_finite(&partial.gradient)
 }

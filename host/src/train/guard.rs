@@ -1,8 +1,7 @@
 //! The guard: refuses an update that would spoil the weights, before anything is applied. All ranks decide the same, from
 //! the same sums.
 
-use super::accumulate::{Partial, Sums};
-use super::gradient;
+use super::accumulate::Sums;
 use super::stop::Stop;
 use crate::data::RowLocation;
 use crate::exit::{Failure, Status};
@@ -33,13 +32,13 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// Looks at a micro-batch of these rows.
-    pub(super) fn inspect(&mut self, rows: &[RowLocation], partial: &Partial) {
+    /// Looks at a micro-batch of these rows. Metrics may be anything: training does not depend on them.
+    pub(super) fn inspect(&mut self, rows: &[RowLocation], sums: &Sums, gradient_is_finite: bool) {
         self.rows.extend(rows);
-        if !gradient::is_finite(partial) {
+        if !(gradient_is_finite && sums.loss.is_finite()) {
             self.rows_not_finite.extend(rows);
         }
-        let weight = partial.sums.weight;
+        let weight = sums.weight;
         if !(weight.is_finite() && weight > 0.0) {
             self.weights.push((weight, rows.to_vec()));
         }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::agree::{self, RankManifest, Start};
 use super::gradient::Objective;
-use super::optimizer::{StatefulOptimizer, check_states};
+use super::optimizer::{OptimizerPlan, StatefulOptimizer};
 use super::plugin_metrics::PluginMetrics;
 use super::prefetch::Source;
 use super::run::{Output, Rows};
@@ -36,7 +36,7 @@ impl<'a> Run<'a> {
         let backend = connect::backend(job)?;
 
         let opened = job.open_model(compute)?;
-        check_states(&*optimizer, &settings.optimizer.id, &opened.model.parameters())?;
+        let optimizer = OptimizerPlan::new(optimizer, &settings.optimizer, &opened.model.parameters())?;
         let encoder = Encoder::new(job, &opened.trainer, opened.model.vocabulary_size());
         let Data { train, held_out, rows, fingerprint } = data::read(job, &encoder)?;
         let mut data = BTreeMap::from([("the training data".to_owned(), json!(fingerprint))]);
@@ -60,9 +60,10 @@ impl<'a> Run<'a> {
             Some(checkpoint) => opened.weights_of(checkpoint)?,
             None => opened.weights()?,
         };
-        let mut optimizer = StatefulOptimizer::new(optimizer, &parameters, &settings.optimizer);
+        let updates = plan.total_updates();
+        let mut optimizer = StatefulOptimizer::new(optimizer, &parameters, &settings.scheduler, updates)?;
         if let Some(checkpoint) = &resumed {
-            start::restore(&mut optimizer, &parameters, checkpoint)?;
+            optimizer.restore(checkpoint)?;
             start::compare(checkpoint, &components, &processor);
         }
 

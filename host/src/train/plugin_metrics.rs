@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::accumulate::{Accumulator, Partial, Sums};
+use super::accumulate::{Accumulator, Gradient, Partial, Sums};
 use crate::exit::Failure;
 use crate::peers::Peers;
 use crate::progress;
@@ -49,13 +49,13 @@ impl PluginMetrics {
         let (mut sums, mut reports) = (Accumulator::default(), Reports::new());
         for rank in ranks {
             let metrics = numbers(rank.trainer);
-            sums.push(Partial { gradient: Vec::new(), sums: Sums { metrics, ..Sums::NONE } });
+            sums.push(Partial { gradient: Gradient::Host(Vec::new()), sums: Sums { metrics, ..Sums::NONE } })?;
             for (name, (sum, count)) in rank.reports {
                 add_report(&mut reports, name, (f64::from_bits(sum), count));
             }
         }
         let mut line: ByName = reports.into_iter().map(|(name, (sum, count))| (name, sum / count as f64)).collect();
-        line.extend(divided(sums.finish(0).sums.metrics));
+        line.extend(divided(sums.finish(0)?.1.metrics));
         for (name, value) in line.iter().filter(|(_, value)| !value.is_finite()) {
             if peers.is_first() && self.warned.insert(name.clone()) {
                 progress::note(&format!(

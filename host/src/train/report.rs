@@ -12,6 +12,7 @@ use crate::config::Init;
 use crate::exit::Failure;
 use crate::metrics;
 use crate::progress::{self, Line};
+use crate::staging::Staged;
 
 impl Run<'_> {
     pub(super) fn announce(&self) -> Result<(), Failure> {
@@ -59,6 +60,8 @@ impl Run<'_> {
         let tokens_per_s = numbers.tokens as f64 / took.as_secs_f64();
         let Output { plugin_metrics, progress, .. } = &mut self.output;
         progress.update(&Line { step, loss, lr, tokens_per_s, grad_norm });
+        let Staged { to_device, to_host } = numbers.staged;
+        progress::debug(&format!("update {step}: {to_device} bytes copied to the device, {to_host} bytes from it"));
         plugin_metrics.add_reports(self.job.services.take_metrics());
         if step != plan.total_updates() && !step.is_multiple_of(settings.metrics.every.max(1)) {
             return Ok(());

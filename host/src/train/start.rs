@@ -2,18 +2,15 @@
 
 use std::path::Path;
 
-use serde_json::Value;
-
 use super::agree::Start;
-use super::optimizer::StatefulOptimizer;
-use crate::checkpoint::{self, Checkpoint, State, Store};
+use crate::checkpoint::{Checkpoint, State, Store};
 use crate::config::Resume;
 use crate::data::Cursor;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::metrics::Metrics;
-use crate::model::Parameters;
 use crate::progress;
+use serde_json::Value;
 
 /// Finds the checkpoint that the job resumes from and checks that it belongs to the job.
 pub(super) fn find_checkpoint(job: &Job, store: &Store, fingerprint: &str) -> Result<Option<Checkpoint>, Failure> {
@@ -87,19 +84,4 @@ pub(super) fn compare(checkpoint: &Checkpoint, components: &[String], processor:
              computed with {before_on}, this run computes with {processor}"
         ));
     }
-}
-
-/// Copies the optimizer states of a checkpoint.
-pub(super) fn restore(
-    updater: &mut StatefulOptimizer,
-    parameters: &Parameters,
-    checkpoint: &Checkpoint,
-) -> Result<(), Failure> {
-    let tensors = checkpoint.optimizer()?;
-    let states = updater.arrays_mut(parameters);
-    let expected: Vec<_> = states.iter().map(|state| (state.name.clone(), state.shape.clone())).collect();
-    let expected: Vec<_> = expected.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
-    let arrays = tensors.arrays(&expected)?;
-    states.into_iter().zip(arrays).for_each(|(state, array)| checkpoint::copy_elements(array, state.data));
-    Ok(())
 }

@@ -4,19 +4,24 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::accumulate::{Accumulator, Partial, Sums};
-use super::clip;
+use mdt_plugin_api::HostBatch;
+
+use super::accumulate::{Accumulator, Gradient, Partial, Sums};
 use super::gradient::Objective;
 use super::guard::{Context, Guard};
 use super::optimizer::StatefulOptimizer;
 use super::prefetch::MicroBatch;
 use super::schedule::Schedule;
 use super::stop::Stop;
+use super::{clip, on_device};
+use crate::checkpoint::Checkpoint;
 use crate::config::Settings;
 use crate::data::RowLocation;
 use crate::exit::Failure;
+use crate::finite::all_finite;
 use crate::model::Parameters;
 use crate::peers::Peers;
+use crate::staging::{self, Staged};
 
 /// The numbers of an update.
 pub(super) struct UpdateNumbers {
@@ -29,6 +34,8 @@ pub(super) struct UpdateNumbers {
     pub(super) tokens: u64,
     /// Tokens of all ranks that were trained.
     pub(super) supervised_tokens: u64,
+    /// Bytes that this rank copied between host and device.
+    pub(super) staged: Staged,
     /// How long this rank waited for its rows.
     pub(super) data_wait: Duration,
     /// The trainer's metrics, sum and weight, over this rank's micro-batches.
@@ -77,6 +84,7 @@ impl Learner {
         name_rows: &dyn Fn(&[RowLocation]) -> String,
         cancelled: &AtomicBool,
     ) -> Result<Option<UpdateNumbers>, Stop> {
+        staging::take();
         let mut data_wait = Duration::ZERO;
         let mut trained = 0.0;
         let mut guard = Guard::default();
@@ -88,50 +96,48 @@ impl Learner {
             data_wait += begin.elapsed();
             let at_rows = |failure: Failure| failure.at(format!("update {update}, {}", name_rows(&rows)));
             let batch = batch.map_err(|error| at_rows(error.into()))?;
-            let mut buffer = self.accumulator.buffer(self.parameters.elements());
             let Some(batch) = batch else {
-                // It keeps its place in the tree, and changes no bit of the sum.
-                buffer.fill(-0.0);
-                self.accumulator.push(Partial { gradient: buffer, sums: Sums::NONE });
+                let nothing = self.nothing();
+                self.accumulator.push(nothing).map_err(Failure::from)?;
                 continue;
             };
             trained += 1.0;
-            let partial =
-                self.objective.gradient(&self.parameters, &batch, buffer).map_err(|error| at_rows(error.into()))?;
-            guard.inspect(&rows, &partial);
-            self.accumulator.push(partial);
+            let leaf = self.micro_batch(&batch).map_err(|error| at_rows(error.into()))?;
+            guard.inspect(&rows, &leaf.partial.sums, leaf.gradient_is_finite);
+            self.accumulator.push(leaf.partial).map_err(Failure::from)?;
         }
 
-        let Partial { gradient, sums } = self.accumulator.finish(self.parameters.elements());
+        let (mut gradient, sums) = self.finish().map_err(Failure::from)?;
         let ([loss, weight, tokens, supervised], flags) = (sums.numbers(), guard.flags());
         let cancelled = f64::from(u8::from(cancelled.load(Ordering::Relaxed)));
         let numbers = [loss, weight, tokens, supervised, flags[0], flags[1], cancelled, trained];
-        let (mut gradient, numbers) = peers.sum(&format!("the gradients of update {update}"), gradient, numbers)?;
+        let what = format!("the gradients of update {update}");
+        let numbers = self.all_reduce(peers, &what, &mut gradient, numbers)?;
         let [loss, weight, tokens, supervised, not_finite, bad_weights, cancelled, trained] = numbers;
         if cancelled > 0.0 {
-            self.accumulator.recycle(gradient);
+            self.recycle(gradient);
             return Ok(None);
         }
 
         let learning_rate = self.schedule.learning_rate(update);
         if trained == 0.0 {
             // None of the rows has anything to train: they leave the weights as they are.
-            self.accumulator.recycle(gradient);
-            let (loss, grad_norm, metrics) = (f64::NAN, 0.0, BTreeMap::new());
+            self.recycle(gradient);
+            let (loss, grad_norm, metrics, staged) = (f64::NAN, 0.0, BTreeMap::new(), staging::take());
+            let (tokens, supervised_tokens) = (0, 0);
             let numbers =
-                UpdateNumbers { loss, grad_norm, learning_rate, tokens: 0, supervised_tokens: 0, data_wait, metrics };
+                UpdateNumbers { loss, grad_norm, learning_rate, tokens, supervised_tokens, staged, data_wait, metrics };
             return Ok(Some(numbers));
         }
-        let grad_norm = clip::norm_of_mean(&gradient, weight);
+        let grad_norm = match &gradient {
+            Gradient::Host(gradient) => clip::norm_of_mean(gradient, weight),
+            Gradient::Device(gradients) => on_device::norm_of_mean(gradients, weight).map_err(Failure::from)?,
+        };
         let factor = clip::factor(weight, grad_norm, self.max_grad_norm);
         let context = Context { update, trainer: &self.trainer, parameters: &self.parameters, peers, name_rows };
         let all = Sums::of_numbers([loss, weight, tokens, supervised]);
         let factor = guard.check(&context, &all, [not_finite, bad_weights], factor)?;
-        clip::scale(&mut gradient, factor);
-        self.optimizer
-            .apply(&mut self.parameters, &gradient, update, learning_rate)
-            .map_err(|error| Failure::from(error).at(format!("update {update}")))?;
-        self.accumulator.recycle(gradient);
+        self.apply(gradient, factor, update).map_err(|error| Failure::from(error).at(format!("update {update}")))?;
 
         Ok(Some(UpdateNumbers {
             loss: loss / weight,
@@ -139,8 +145,133 @@ impl Learner {
             learning_rate,
             tokens: tokens as u64,
             supervised_tokens: supervised as u64,
+            staged: staging::take(),
             data_wait,
             metrics: sums.metrics,
         }))
     }
+
+    /// A micro-batch of rows with nothing to train: it keeps its place in the tree, and changes no bit of the sum.
+    fn nothing(&mut self) -> Partial {
+        let gradient = if self.optimizer.is_on_device() {
+            Gradient::Device(Vec::new())
+        } else {
+            let mut gradient = self.accumulator.buffer(self.parameters.elements());
+            gradient.fill(-0.0);
+            Gradient::Host(gradient)
+        };
+        Partial { gradient, sums: Sums::NONE }
+    }
+
+    /// Loss and gradient of a micro-batch, the gradient where the update takes it.
+    fn micro_batch(&mut self, batch: &HostBatch) -> mdt_plugin_api::Result<Leaf> {
+        let (gradients, sums) = self.objective.gradient(&self.parameters, batch)?;
+        if self.optimizer.is_on_device() {
+            let gradient_is_finite = on_device::all_finite(&gradients)?;
+            return Ok(Leaf { partial: Partial { gradient: Gradient::Device(gradients), sums }, gradient_is_finite });
+        }
+        let mut gradient = self.accumulator.buffer(self.parameters.elements());
+        on_device::read(&gradients, self.parameters.specs(), &mut gradient)?;
+        let gradient_is_finite = all_finite(&gradient);
+        Ok(Leaf { partial: Partial { gradient: Gradient::Host(gradient), sums }, gradient_is_finite })
+    }
+
+    /// The sum of this rank's micro-batches.
+    fn finish(&mut self) -> mdt_plugin_api::Result<(Gradient, Sums)> {
+        if self.optimizer.is_on_device() {
+            let (gradients, sums) = self.accumulator.finish_on_device()?;
+            return Ok((Gradient::Device(gradients), sums));
+        }
+        let (gradient, sums) = self.accumulator.finish(self.parameters.elements())?;
+        Ok((Gradient::Host(gradient), sums))
+    }
+
+    /// Sums a gradient and numbers over all ranks. Collectives are on host memory: with several ranks a gradient on the
+    /// device is copied there and back.
+    fn all_reduce<const N: usize>(
+        &mut self,
+        peers: &Peers,
+        what: &str,
+        gradient: &mut Gradient,
+        numbers: [f64; N],
+    ) -> Result<[f64; N], Failure> {
+        let on_host = match gradient {
+            Gradient::Host(gradient) => std::mem::take(gradient),
+            Gradient::Device(_) if peers.world_size() == 1 => Vec::new(),
+            Gradient::Device(gradients) => {
+                let mut buffer = self.accumulator.buffer(self.parameters.elements());
+                if gradients.is_empty() {
+                    buffer.fill(-0.0);
+                }
+                on_device::read(gradients, self.parameters.specs(), &mut buffer)?;
+                gradients.clear();
+                buffer
+            }
+        };
+        let (sum, numbers) = peers.sum(what, on_host, numbers)?;
+        match gradient {
+            Gradient::Host(gradient) => *gradient = sum,
+            Gradient::Device(_) if peers.world_size() == 1 => {}
+            Gradient::Device(gradients) => {
+                *gradients = on_device::upload(&self.objective.compute, self.parameters.specs(), &sum)?;
+                self.accumulator.recycle(sum);
+            }
+        }
+        Ok(numbers)
+    }
+
+    /// Updates the parameters with a summed gradient, which is multiplied by `factor` first.
+    fn apply(&mut self, gradient: Gradient, factor: f32, update: u64) -> mdt_plugin_api::Result<()> {
+        match gradient {
+            Gradient::Host(mut gradient) => {
+                clip::scale(&mut gradient, factor);
+                self.optimizer.apply(&mut self.parameters, &gradient, update)?;
+                self.accumulator.recycle(gradient);
+                Ok(())
+            }
+            Gradient::Device(gradients) => {
+                let scaled = on_device::scaled(&gradients, factor)?;
+                drop(gradients);
+                self.optimizer.apply_on_device(&mut self.parameters, scaled, update)
+            }
+        }
+    }
+
+    fn recycle(&mut self, gradient: Gradient) {
+        if let Gradient::Host(gradient) = gradient {
+            self.accumulator.recycle(gradient);
+        }
+    }
+
+    /// Replaces parameters and states by those of a checkpoint.
+    pub(super) fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), Failure> {
+        let tensors = checkpoint.parameters()?;
+        let specs = self.parameters.specs().iter();
+        let expected: Vec<_> = specs.map(|spec| (spec.name.as_str(), spec.shape.as_slice())).collect();
+        let arrays = tensors.arrays(&expected)?;
+        for (tensor, array) in self.parameters.tensors_mut().iter_mut().zip(arrays) {
+            *tensor = staging::upload(&self.objective.compute, array)?;
+        }
+        self.optimizer.restore(checkpoint)
+    }
+
+    /// Runs `body` with the weights for evaluation after update `update` in the place of those that are trained.
+    pub(super) fn with_evaluation_weights<T>(
+        &mut self,
+        update: u64,
+        body: impl FnOnce(&Self) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let Some(mut weights) = self.optimizer.evaluation_weights(&self.parameters, update)? else { return body(self) };
+        let mut swap = |parameters: &mut Parameters| parameters.tensors_mut().swap_with_slice(&mut weights);
+        swap(&mut self.parameters);
+        let result = body(self);
+        swap(&mut self.parameters);
+        result
+    }
+}
+
+/// A micro-batch as a leaf of the update's sum.
+struct Leaf {
+    partial: Partial,
+    gradient_is_finite: bool,
 }

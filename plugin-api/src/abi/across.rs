@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::guard::Owner;
 use super::{comm, compute, data, model, observer, optimizer, tokenizer, trainer};
-use crate::{CommBackend, Compute, DataSource, Model, Observer, Optimizer, Result, Tokenizer, Trainer};
+use crate::register::{ModelComponent, OptimizerComponent, TrainerComponent};
+use crate::{CommBackend, Compute, DataSource, Observer, Result, Tokenizer};
 
 const NAME: &str = "component under test";
 
@@ -20,24 +21,24 @@ pub fn tokenizer(tokenizer: Arc<dyn Tokenizer>) -> Result<Arc<dyn Tokenizer>> {
 }
 
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $kind:ident $trait:ident;)*) => { $(
+    ($($(#[$doc:meta])* $kind:ident $component:ty;)*) => { $(
         $(#[$doc])*
-        pub fn $kind(component: Box<dyn $trait>) -> Result<Box<dyn $trait>> {
+        pub fn $kind(component: $component) -> Result<$component> {
             $kind::import($kind::export(component, Owner::named(NAME)), NAME)
         }
     )* };
 }
 kinds! {
     /// A model as a host gets it.
-    model Model;
+    model ModelComponent;
     /// A trainer as a host gets it.
-    trainer Trainer;
+    trainer TrainerComponent;
     /// An optimizer as a host gets it.
-    optimizer Optimizer;
+    optimizer OptimizerComponent;
     /// A data source as a host gets it.
-    data DataSource;
+    data Box<dyn DataSource>;
     /// A communication backend as a host gets it.
-    comm CommBackend;
+    comm Box<dyn CommBackend>;
     /// An observer as a host gets it.
-    observer Observer;
+    observer Box<dyn Observer>;
 }

@@ -74,7 +74,7 @@ type OwnedBackend = (Box<dyn CommBackend>, Arc<Owner>);
 replies! { Capabilities }
 exports! {
     SharedWork: CommWork;
-    OwnedCommunicator: CommCollectives, CommReduceScatter if has_reduce_scatter, CommMemory if has_regions;
+    OwnedCommunicator: CommCollectives, CommReduceScatter when has_reduce_scatter, CommMemory when has_regions;
     OwnedBackend: CommBackends;
 }
 
@@ -290,8 +290,8 @@ impl ImportedCommunicator {
             ))
             .in_component(name));
         }
-        let reduce_scatter = Imported::optional(functions.share(), name)?;
-        let regions = Imported::optional(functions.share(), name)?;
+        let object = Arc::new(functions.share());
+        let (reduce_scatter, regions) = (Imported::find(&object, name)?, Imported::find(&object, name)?);
         Ok(Self { functions, reduce_scatter, regions, rank, world_size })
     }
 

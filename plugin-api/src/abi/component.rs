@@ -14,10 +14,8 @@ use super::services::SetupRecord;
 use super::table::interfaces;
 use super::types::filled;
 use super::{comm, compute, data, model, observer, optimizer, tokenizer, trainer};
-use crate::register::{Create, Registration};
-use crate::{
-    CommBackend, Compute, DataSource, Error, Kind, Model, Observer, Optimizer, Result, Setup, Tokenizer, Trainer,
-};
+use crate::register::{Create, ModelComponent, OptimizerComponent, Registration, TrainerComponent};
+use crate::{CommBackend, Compute, DataSource, Error, Kind, Observer, Result, Setup, Tokenizer};
 
 interfaces! {
     /// A component that can be made. Any thread.
@@ -148,13 +146,13 @@ impl LoadedComponent {
         /// Makes a compute, which stays on this thread.
         compute, Compute => Rc<dyn Compute>;
         /// Makes a model, which stays on this thread.
-        model, Model => Box<dyn Model>;
+        model, Model => ModelComponent;
         /// Makes a tokenizer.
         tokenizer, Tokenizer => Arc<dyn Tokenizer>;
         /// Makes a trainer.
-        trainer, Trainer => Box<dyn Trainer>;
+        trainer, Trainer => TrainerComponent;
         /// Makes an optimizer.
-        optimizer, Optimizer => Box<dyn Optimizer>;
+        optimizer, Optimizer => OptimizerComponent;
         /// Makes a data source.
         data, Data => Box<dyn DataSource>;
         /// Makes a communication backend.

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use abi_stable::std_types::RSlice;
+use abi_stable::std_types::{RSlice, RSliceMut};
 
 use super::guard::{Guarded, Owner, caught};
 use super::object::{Imported, RawObject, RawSink, exports};
@@ -70,6 +70,8 @@ interfaces! {
         fn view(
             tensor: u64, writable: bool, view: &mut RawView, shape: &RawSink<'_, usize>, strides: &RawSink<'_, isize>
         );
+        /// [`Compute::read`].
+        fn copy_out(tensor: u64, bytes: RSliceMut<'_, u8>);
         /// [`Compute::value_and_grad`].
         fn differentiate(
             function: RawFunction, parameters: RSlice<'_, u64>, inputs: RSlice<'_, u64>, values: &RawSink<'_, u64>,
@@ -157,6 +159,10 @@ impl TensorFunctions for Rc<dyn Compute> {
         Ok(())
     }
 
+    fn copy_out(&self, tensor: u64, mut bytes: RSliceMut<'_, u8>) -> Result<()> {
+        self.read(tensor, bytes.as_mut_slice())
+    }
+
     fn differentiate(
         &self,
         function: RawFunction,
@@ -238,6 +244,10 @@ impl Compute for Imported<ComputeTensors> {
 
     fn host_view_mut(&self, tensor: Handle) -> Result<RawHostView> {
         self.host_view_of(tensor, true)
+    }
+
+    fn read(&self, tensor: Handle, bytes: &mut [u8]) -> Result<()> {
+        self.copy_out(tensor, bytes.into())
     }
 
     fn value_and_grad(

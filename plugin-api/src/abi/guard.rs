@@ -114,6 +114,11 @@ impl<T> Guarded<T> {
         Self { value: ManuallyDrop::new(value), guard }
     }
 
+    /// The value, for what runs no code of the component.
+    pub(super) fn plain(&self) -> &T {
+        &self.value
+    }
+
     /// [`Guard::call`].
     pub(crate) fn call<R>(&self, body: impl FnOnce(&T) -> Result<R>) -> Result<R> {
         self.guard.call(|| body(&self.value))
@@ -130,9 +135,13 @@ impl<T> Drop for Guarded<T> {
 
 /// Runs `body`; a panic comes back as the outer error.
 pub(crate) fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<Result<T>> {
-    DEPTH.set(DEPTH.get() + 1);
-    let outcome = panic::catch_unwind(AssertUnwindSafe(body));
-    DEPTH.set(DEPTH.get() - 1);
+    // One look-up of the thread's variable: in a dynamic library each is a call.
+    let outcome = DEPTH.with(|depth| {
+        depth.set(depth.get() + 1);
+        let outcome = panic::catch_unwind(AssertUnwindSafe(body));
+        depth.set(depth.get() - 1);
+        outcome
+    });
     outcome.map_err(|payload| {
         let error = Error::plugin(format!("the plugin panicked: {}", message(&*payload)));
         // A payload may panic when dropped, and nothing would catch that.

@@ -12,6 +12,7 @@ use super::object::{Imported, RawObject, RawSink, exports};
 use super::record::replies;
 use super::table::{c_struct, interfaces};
 use super::types::{filled, handle_or_none, tensor_or_none};
+use crate::register::ModelComponent;
 use crate::{Cache, Compute, Model, ModelContext, ModelInput, ParameterSpec, Result, Tensor, Weights};
 
 c_struct! {
@@ -65,7 +66,7 @@ pub(super) struct ModelRecord {
 type LocalWeights = (Rc<dyn Weights>, Rc<dyn Compute>);
 
 replies! { ModelRecord }
-exports! { LocalWeights: HostWeights; Box<dyn Model>: ModelForward; }
+exports! { LocalWeights: HostWeights; ModelComponent: ModelForward; }
 
 impl WeightFunctions for LocalWeights {
     fn apply_linear(&self, name: RStr<'_>, x: u64, result: &mut u64) -> Result<()> {
@@ -148,11 +149,11 @@ fn cache_of(length: usize, handles: &[u64], compute: &Rc<dyn Compute>) -> Cache 
 }
 
 /// Makes an object of a plain model.
-pub(super) fn export(model: Box<dyn Model>, owner: Arc<Owner>) -> RawObject {
+pub(super) fn export(model: ModelComponent, owner: Arc<Owner>) -> RawObject {
     RawObject::new(Guarded::for_this_thread(model, owner))
 }
 
-impl ForwardFunctions for Box<dyn Model> {
+impl ForwardFunctions for ModelComponent {
     fn describe(&self) -> Result<ModelRecord> {
         Ok(ModelRecord { parameters: self.parameters(), vocabulary_size: self.vocabulary_size() })
     }
@@ -200,10 +201,10 @@ struct Loaded {
 }
 
 /// Makes a plain model of an object.
-pub(super) fn import(object: RawObject, name: &'static str) -> Result<Box<dyn Model>> {
+pub(super) fn import(object: RawObject, name: &'static str) -> Result<ModelComponent> {
     let functions = Imported::<ModelForward>::of(object, name)?;
     let record = functions.describe()?;
-    Ok(Box::new(Loaded { functions, record }))
+    Ok(ModelComponent::new(Rc::new(Loaded { functions, record })))
 }
 
 impl Model for Loaded {

@@ -43,9 +43,10 @@ pub(super) trait Exported: Sized + 'static {
     fn table(value: &Guarded<Self>, name: &str) -> Option<(*const c_void, u64)>;
 }
 
-/// Declares which interfaces an exported type has; those with `if` where the value has that ability.
+/// Declares which interfaces an exported type has; `Table if ability` is one that it has where that field is some, and
+/// `Table when function` one that it has where the function says so of the value.
 macro_rules! exports {
-    ($($type:ty: $($table:ident $(if $has:expr)?),+;)*) => { $(
+    ($($type:ty: $($table:ident $(if $ability:ident)? $(when $has:expr)?),+;)*) => { $(
         impl $crate::abi::object::Exported for $type {
             #[allow(unused_variables, reason = "only some interfaces depend on the value")]
             fn table(
@@ -53,6 +54,7 @@ macro_rules! exports {
                 name: &str,
             ) -> Option<(*const std::ffi::c_void, u64)> {
                 $(if name == <$table as $crate::abi::table::Table>::NAME
+                    $(&& value.plain().$ability.is_some())?
                     $(&& value.call(|value| Ok(($has)(value))).unwrap_or(false))?
                 {
                     let table: &'static $table = const { &$table::of::<Self>() };
@@ -145,18 +147,17 @@ impl<T: Table> Imported<T> {
     /// # Errors
     /// The object does not have it, or has another table under its name.
     pub(super) fn of(object: RawObject, name: &'static str) -> Result<Self> {
-        Self::optional(object, name)?.ok_or_else(|| {
+        Self::find(&Arc::new(object), name)?.ok_or_else(|| {
             Error::plugin(format!("it does not have the interface {}, which is needed here", T::NAME))
                 .in_component(name)
         })
     }
 
-    /// The same for an interface that an object may have.
+    /// The same for an ability: none where the object does not have it.
     ///
     /// # Errors
     /// The object has another table under its name.
-    #[allow(clippy::arc_with_non_send_sync, reason = "objects of one thread use the same code as those of any")]
-    pub(super) fn optional(object: RawObject, name: &'static str) -> Result<Option<Self>> {
+    pub(super) fn find(object: &Arc<RawObject>, name: &'static str) -> Result<Option<Self>> {
         // SAFETY: the function belongs to this object.
         let interface = unsafe { (object.get)(object.data, T::NAME.into()) };
         if interface.table.is_null() {
@@ -167,7 +168,7 @@ impl<T: Table> Imported<T> {
                 .in_component(name)
                 .help("a published interface never changes: get the plugin from its maker again, or rebuild it"));
         }
-        Ok(Some(Self { object: Arc::new(object), interface, table: PhantomData, name }))
+        Ok(Some(Self { object: Arc::clone(object), interface, table: PhantomData, name }))
     }
 
     /// The name that it was given, for what the object makes.

@@ -1,14 +1,22 @@
 //! Optimizers across the boundary.
 
+use std::ffi::c_void;
 use std::sync::Arc;
 
 use abi_stable::std_types::{RSlice, RSliceMut, RStr};
 
+use super::compute;
+use super::few::with_few;
 use super::guard::{Guarded, Owner};
-use super::object::{AnyThread, Imported, RawObject, exports};
-use super::record::replies;
+use super::object::{AnyThread, Imported, RawObject, RawSink, exports};
+use super::record::{decode, encode, replies};
 use super::table::{c_struct, interfaces};
-use crate::{Error, Granularity, Optimizer, Result, StateSpec, Update};
+use super::types::collected;
+use crate::register::OptimizerComponent;
+use crate::{
+    DeviceOptimizer, Dtype, Error, EvaluationWeights, Granularity, NewValues, Optimizer, ParameterSpec, Result,
+    StateMut, StateRef, StateSpec, Tensor, TypedSlices, TypedStates, Update,
+};
 
 c_struct! {
     /// [`Update`].
@@ -16,8 +24,17 @@ c_struct! {
         name: RStr<'a>,
         shape: RSlice<'a, usize>,
         step: u64,
+        /// 0 where there is no planned end.
+        planned_steps: u64,
         learning_rate: f64,
         weight_decay: f64,
+    }
+
+    /// [`StateMut`], or [`StateRef`] where it is only read.
+    "MdtState" RawState {
+        dtype: u32,
+        data: *mut c_void,
+        length: usize,
     }
 }
 
@@ -26,8 +43,8 @@ interfaces! {
     "optimizer.slices/1" OptimizerSlices SliceFunctions {
         /// [`Optimizer::states`].
         fn states() -> Vec<StateSpec>;
-        /// [`Optimizer::granularity`].
-        fn granularity() -> Granularity;
+        /// [`Optimizer::granularity`] for a [`ParameterSpec`].
+        fn granularity(parameter: RSlice<'_, u8>) -> Granularity;
         /// [`Optimizer::update`].
         fn update(
             update: &RawUpdate<'_>,
@@ -36,29 +53,142 @@ interfaces! {
             states: RSliceMut<'_, RSliceMut<'_, f32>>
         );
     }
+
+    /// States of any type. Any thread.
+    "optimizer.typed_states/1" OptimizerTypedStates TypedStateFunctions {
+        /// [`TypedStates::states`] for a [`ParameterSpec`].
+        fn states_of(parameter: RSlice<'_, u8>) -> Vec<StateSpec>;
+    }
+
+    /// An optimizer on slices of parameters in host memory, with states of any type. Any thread.
+    "optimizer.typed_slices/1" OptimizerTypedSlices TypedSliceFunctions {
+        /// [`TypedSlices::granularity`] for a [`ParameterSpec`].
+        fn granularity_of(parameter: RSlice<'_, u8>) -> Granularity;
+        /// [`TypedSlices::update`].
+        fn update_typed(
+            update: &RawUpdate<'_>,
+            parameter: RSliceMut<'_, f32>,
+            gradient: RSlice<'_, f32>,
+            states: RSlice<'_, RawState>
+        );
+    }
+
+    /// An optimizer in tensor operations. The compute thread. The compute that it is given is its own from then on.
+    "optimizer.device/1" OptimizerDevice DeviceFunctions {
+        /// [`DeviceOptimizer::update`]. Handles go in borrowed; those of the new parameter and of its states, in this order,
+        /// come out owned.
+        fn update_tensors(
+            update: &RawUpdate<'_>, compute: &mut RawObject, parameter: u64, gradient: u64, states: RSlice<'_, u64>,
+            new_values: &RawSink<'_, u64>
+        );
+    }
+
+    /// Weights for evaluation and export. Any thread.
+    "optimizer.evaluation_weights/1" OptimizerEvaluationWeights EvaluationFunctions {
+        /// [`EvaluationWeights::evaluation_weights`].
+        fn write_weights(update: &RawUpdate<'_>, weights: RSliceMut<'_, f32>, states: RSlice<'_, RawState>);
+    }
 }
 replies! { Vec<StateSpec>, Granularity }
-exports! { Box<dyn Optimizer>: OptimizerSlices; }
-// SAFETY: `Optimizer` is `Send + Sync`.
-unsafe impl AnyThread for OptimizerSlices {}
+exports! {
+    OptimizerComponent:
+        OptimizerSlices if slices,
+        OptimizerTypedStates if typed_states,
+        OptimizerTypedSlices if typed_slices,
+        OptimizerDevice if device,
+        OptimizerEvaluationWeights if evaluation_weights;
+}
+
+macro_rules! any_thread {
+    ($($table:ident),*) => { $(
+        // SAFETY: all traits of optimizers are `Send + Sync`.
+        unsafe impl AnyThread for $table {}
+    )* };
+}
+any_thread! { OptimizerSlices, OptimizerTypedStates, OptimizerTypedSlices, OptimizerDevice, OptimizerEvaluationWeights }
 
 /// Makes an object of a plain optimizer.
-pub(super) fn export(optimizer: Box<dyn Optimizer>, owner: Arc<Owner>) -> RawObject {
+pub(super) fn export(optimizer: OptimizerComponent, owner: Arc<Owner>) -> RawObject {
     RawObject::new(Guarded::new(optimizer, owner))
 }
 
 /// Makes a plain optimizer of an object.
-pub(super) fn import(object: RawObject, name: &'static str) -> Result<Box<dyn Optimizer>> {
-    Ok(Box::new(Imported::<OptimizerSlices>::of(object, name)?))
+#[allow(clippy::arc_with_non_send_sync, reason = "objects of one thread use the same code as those of any")]
+pub(super) fn import(object: RawObject, name: &'static str) -> Result<OptimizerComponent> {
+    let object = Arc::new(object);
+    macro_rules! ability {
+        ($table:ident) => {
+            Imported::<$table>::find(&object, name)?.map(|found| Arc::new(found) as _)
+        };
+    }
+    Ok(OptimizerComponent {
+        slices: ability!(OptimizerSlices),
+        typed_states: ability!(OptimizerTypedStates),
+        typed_slices: ability!(OptimizerTypedSlices),
+        device: ability!(OptimizerDevice),
+        evaluation_weights: ability!(OptimizerEvaluationWeights),
+    })
 }
 
-impl SliceFunctions for Box<dyn Optimizer> {
-    fn states(&self) -> Result<Vec<StateSpec>> {
-        Ok((**self).states())
+/// An ability, of an object whose table for it was given out.
+fn having<T: ?Sized>(ability: &Option<Arc<T>>) -> Result<&T> {
+    ability.as_deref().ok_or_else(|| Error::plugin("it does not have this ability"))
+}
+
+impl<'a> From<&RawUpdate<'a>> for Update<'a> {
+    fn from(raw: &RawUpdate<'a>) -> Self {
+        Self {
+            name: raw.name.into(),
+            shape: raw.shape.as_slice(),
+            step: raw.step,
+            planned_steps: (raw.planned_steps != 0).then_some(raw.planned_steps),
+            learning_rate: raw.learning_rate,
+            weight_decay: raw.weight_decay,
+        }
+    }
+}
+
+impl<'a> From<&Update<'a>> for RawUpdate<'a> {
+    fn from(update: &Update<'a>) -> Self {
+        Self {
+            name: update.name.into(),
+            shape: update.shape.into(),
+            step: update.step,
+            planned_steps: update.planned_steps.unwrap_or(0),
+            learning_rate: update.learning_rate,
+            weight_decay: update.weight_decay,
+        }
+    }
+}
+
+impl RawState {
+    const EMPTY: Self = Self { dtype: Dtype::U8.0, data: std::ptr::null_mut(), length: 0 };
+
+    fn written(state: &mut StateMut<'_>) -> Self {
+        Self { dtype: state.dtype().0, data: state.as_raw().cast(), length: state.len() }
     }
 
-    fn granularity(&self) -> Result<Granularity> {
-        Ok((**self).granularity())
+    fn read(state: &StateRef<'_>) -> Self {
+        Self { dtype: state.dtype().0, data: state.as_raw().cast_mut().cast(), length: state.len() }
+    }
+}
+
+/// Rules zip these: a shorter one would leave elements behind without a word.
+fn check_lengths(update: &RawUpdate<'_>, parameter: usize, gradient: usize) -> Result<()> {
+    if gradient == parameter {
+        return Ok(());
+    }
+    let name = update.name;
+    Err(Error::plugin(format!("parameter {name} has {parameter} elements here and its gradient {gradient}")))
+}
+
+impl SliceFunctions for OptimizerComponent {
+    fn states(&self) -> Result<Vec<StateSpec>> {
+        Ok(having(&self.slices)?.states())
+    }
+
+    fn granularity(&self, parameter: RSlice<'_, u8>) -> Result<Granularity> {
+        Ok(having(&self.slices)?.granularity(&decode(parameter.as_slice())?))
     }
 
     fn update(
@@ -68,25 +198,11 @@ impl SliceFunctions for Box<dyn Optimizer> {
         gradient: RSlice<'_, f32>,
         mut states: RSliceMut<'_, RSliceMut<'_, f32>>,
     ) -> Result<()> {
-        let mut states: Vec<&mut [f32]> = states.iter_mut().map(RSliceMut::as_mut_slice).collect();
-        let parameter = parameter.as_mut_slice();
-        // Rules zip these: a shorter one would leave elements behind without a word.
-        if gradient.len() != parameter.len() {
-            return Err(Error::plugin(format!(
-                "parameter {} has {} elements here and its gradient {}",
-                update.name,
-                parameter.len(),
-                gradient.len()
-            )));
-        }
-        let update = Update {
-            name: update.name.as_str(),
-            shape: update.shape.as_slice(),
-            step: update.step,
-            learning_rate: update.learning_rate,
-            weight_decay: update.weight_decay,
-        };
-        (**self).update(&update, parameter, gradient.as_slice(), &mut states)
+        check_lengths(update, parameter.len(), gradient.len())?;
+        let states = states.iter_mut().map(RSliceMut::as_mut_slice);
+        with_few(states, Default::default, |states| {
+            having(&self.slices)?.update(&update.into(), parameter.as_mut_slice(), gradient.as_slice(), states)
+        })
     }
 }
 
@@ -96,8 +212,9 @@ impl Optimizer for Imported<OptimizerSlices> {
         SliceFunctions::states(self).unwrap_or_default()
     }
 
-    fn granularity(&self) -> Granularity {
-        SliceFunctions::granularity(self).unwrap_or(Granularity::Tensor)
+    fn granularity(&self, parameter: &ParameterSpec) -> Granularity {
+        let granularity = encode(parameter).and_then(|spec| SliceFunctions::granularity(self, spec.as_slice().into()));
+        granularity.unwrap_or(Granularity::Tensor)
     }
 
     fn update(
@@ -107,14 +224,153 @@ impl Optimizer for Imported<OptimizerSlices> {
         gradient: &[f32],
         states: &mut [&mut [f32]],
     ) -> Result<()> {
-        let raw = RawUpdate {
-            name: update.name.into(),
-            shape: update.shape.into(),
-            step: update.step,
-            learning_rate: update.learning_rate,
-            weight_decay: update.weight_decay,
-        };
-        let mut states: Vec<RSliceMut<'_, f32>> = states.iter_mut().map(|state| (&mut **state).into()).collect();
-        SliceFunctions::update(self, &raw, parameter.into(), gradient.into(), states.as_mut_slice().into())
+        let states = states.iter_mut().map(|state| RSliceMut::from(&mut **state));
+        with_few(
+            states,
+            || RSliceMut::from_mut_slice(&mut []),
+            |states| SliceFunctions::update(self, &update.into(), parameter.into(), gradient.into(), states.into()),
+        )
+    }
+}
+
+impl TypedStateFunctions for OptimizerComponent {
+    fn states_of(&self, parameter: RSlice<'_, u8>) -> Result<Vec<StateSpec>> {
+        having(&self.typed_states)?.states(&decode(parameter.as_slice())?)
+    }
+}
+
+impl TypedStates for Imported<OptimizerTypedStates> {
+    fn states(&self, parameter: &ParameterSpec) -> Result<Vec<StateSpec>> {
+        self.states_of(encode(parameter)?.as_slice().into())
+    }
+}
+
+impl TypedSliceFunctions for OptimizerComponent {
+    fn granularity_of(&self, parameter: RSlice<'_, u8>) -> Result<Granularity> {
+        Ok(having(&self.typed_slices)?.granularity(&decode(parameter.as_slice())?))
+    }
+
+    fn update_typed(
+        &self,
+        update: &RawUpdate<'_>,
+        mut parameter: RSliceMut<'_, f32>,
+        gradient: RSlice<'_, f32>,
+        states: RSlice<'_, RawState>,
+    ) -> Result<()> {
+        check_lengths(update, parameter.len(), gradient.len())?;
+        // SAFETY: the caller has so many elements of this type there, and lends them to this call alone.
+        let states = states
+            .iter()
+            .map(|state| unsafe { StateMut::from_raw(Dtype(state.dtype), state.data.cast(), state.length) });
+        with_few(
+            states,
+            || StateMut::new::<u8>(&mut []),
+            |states| {
+                let slices = having(&self.typed_slices)?;
+                slices.update(&update.into(), parameter.as_mut_slice(), gradient.as_slice(), states)
+            },
+        )
+    }
+}
+
+impl TypedSlices for Imported<OptimizerTypedSlices> {
+    fn granularity(&self, parameter: &ParameterSpec) -> Granularity {
+        let granularity = encode(parameter).and_then(|spec| self.granularity_of(spec.as_slice().into()));
+        granularity.unwrap_or(Granularity::Tensor)
+    }
+
+    fn update(
+        &self,
+        update: &Update<'_>,
+        parameter: &mut [f32],
+        gradient: &[f32],
+        states: &mut [StateMut<'_>],
+    ) -> Result<()> {
+        with_few(
+            states.iter_mut().map(RawState::written),
+            || RawState::EMPTY,
+            |states| self.update_typed(&update.into(), parameter.into(), gradient.into(), (&*states).into()),
+        )
+    }
+}
+
+impl DeviceFunctions for OptimizerComponent {
+    fn update_tensors(
+        &self,
+        update: &RawUpdate<'_>,
+        compute: &mut RawObject,
+        parameter: u64,
+        gradient: u64,
+        states: RSlice<'_, u64>,
+        new_values: &RawSink<'_, u64>,
+    ) -> Result<()> {
+        let compute = compute::import(std::mem::take(compute), "compute")?;
+        let borrowed = |handle| Tensor::borrowed(&compute, handle);
+        let states: Vec<Tensor> = states.iter().copied().map(borrowed).collect();
+        let device = having(&self.device)?;
+        let new = device.update(&update.into(), &borrowed(parameter), &borrowed(gradient), &states)?;
+        for tensor in std::iter::once(new.parameter).chain(new.states) {
+            new_values.write(&[tensor.into_handle()?]);
+        }
+        Ok(())
+    }
+}
+
+impl DeviceOptimizer for Imported<OptimizerDevice> {
+    fn update(
+        &self,
+        update: &Update<'_>,
+        parameter: &Tensor,
+        gradient: &Tensor,
+        states: &[Tensor],
+    ) -> Result<NewValues> {
+        let on = parameter.compute();
+        let mut compute = compute::export(on, || Owner::named("host compute"));
+        let handles: Vec<u64> = states.iter().map(Tensor::handle).collect();
+        let new = collected(|new_values| {
+            let (parameter, gradient) = (parameter.handle(), gradient.handle());
+            self.update_tensors(
+                &update.into(),
+                &mut compute,
+                parameter,
+                gradient,
+                handles.as_slice().into(),
+                &new_values,
+            )
+        })?;
+        let mut new = new.into_iter().map(|handle| Tensor::from_handle(on, handle));
+        let parameter = new.next().ok_or_else(|| Error::plugin("an update on the device gave no new parameter"))?;
+        Ok(NewValues { parameter, states: new.collect() })
+    }
+}
+
+impl EvaluationFunctions for OptimizerComponent {
+    fn write_weights(
+        &self,
+        update: &RawUpdate<'_>,
+        mut weights: RSliceMut<'_, f32>,
+        states: RSlice<'_, RawState>,
+    ) -> Result<()> {
+        // SAFETY: the caller has so many elements of this type there, and writes to none of them during this call.
+        let states = states
+            .iter()
+            .map(|state| unsafe { StateRef::from_raw(Dtype(state.dtype), state.data.cast(), state.length) });
+        with_few(
+            states,
+            || StateRef::new::<u8>(&[]),
+            |states| {
+                having(&self.evaluation_weights)?.evaluation_weights(&update.into(), weights.as_mut_slice(), states)
+            },
+        )
+    }
+}
+
+impl EvaluationWeights for Imported<OptimizerEvaluationWeights> {
+    fn evaluation_weights(&self, update: &Update<'_>, weights: &mut [f32], states: &[StateRef<'_>]) -> Result<()> {
+        with_few(
+            states.iter().map(RawState::read),
+            || RawState::EMPTY,
+            |states| self.write_weights(&update.into(), weights.into(), (&*states).into()),
+        )
     }
 }

@@ -13,8 +13,8 @@ use super::model::ModelRecord;
 use super::record::{decode, encode};
 use super::services::SetupRecord;
 use crate::{
-    Bootstrap, Capabilities, Datum, DeviceInfo, Dtype, Error, Example, Granularity, HostArray, HostBatch, Init, Item,
-    MemoryInfo, Message, ParameterSpec, Setup, StateSpec, Vocabulary,
+    Bootstrap, Capabilities, Datum, DeviceInfo, Dtype, Error, Example, Granularity, HostArray, HostBatch, Init,
+    Initial, Item, MemoryInfo, Message, ParameterSpec, Setup, StateShape, StateSpec, Vocabulary,
 };
 
 const HEADER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/include/mdt_plugin.h");
@@ -119,7 +119,11 @@ fn no_published_record_changes_its_bytes() {
         }),
     );
     record("StateSpec", bytes(&vec![StateSpec::zeros("momentum")]));
+    let scales = StateSpec::zeros("scales").with_shape(StateShape::Blocks(256)).with_dtype(Dtype::BF16);
+    let rows = StateSpec::zeros("rows").with_shape(StateShape::Of(vec![4])).with_initial(Initial::Parameter);
+    record("StateSpec, typed", bytes(&vec![scales, rows]));
     record("Granularity, element", bytes(&Granularity::Element));
+    record("Granularity, block", bytes(&Granularity::Block(256)));
     record("Granularity, tensor", bytes(&Granularity::Tensor));
     let parameter = |init| ParameterSpec { name: "w.weight".to_owned(), shape: vec![4, 2], init };
     let parameters = [Init::Normal { std: 0.02 }, Init::Ones, Init::Zeros].map(parameter).to_vec();

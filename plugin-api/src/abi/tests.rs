@@ -8,10 +8,10 @@ use super::object::Imported;
 use super::record::{decode, decode_error, encode, encode_error};
 use super::table::Table;
 use super::{HOST_INTERFACES, comm, compute, data, model, observer, optimizer, root, tokenizer, trainer};
-use crate::register::Registration;
+use crate::register::{OptimizerComponent, Registration};
 use crate::{
-    Datum, Error, ErrorCode, Example, Granularity, HostServices, Kind, LogLevel, Message, Optimizer, Result, Services,
-    StateShape, StateSpec, Update,
+    Datum, Error, ErrorCode, Example, Granularity, HostServices, Init, Initial, Kind, LogLevel, Message, Optimizer,
+    ParameterSpec, Result, Services, StateShape, StateSpec, Update,
 };
 
 #[test]
@@ -65,15 +65,20 @@ fn a_kind_has_the_same_interfaces_in_records_and_in_tables() {
         (Kind::Model, crate::__interface!(model), crate::__needs!(model), model::ModelForward::NAME),
         (Kind::Tokenizer, crate::__interface!(tokenizer), crate::__needs!(tokenizer), tokenizer::TokenizerText::NAME),
         (Kind::Trainer, crate::__interface!(trainer), crate::__needs!(trainer), trainer::TrainerObjective::NAME),
-        (Kind::Optimizer, crate::__interface!(optimizer), crate::__needs!(optimizer), optimizer::OptimizerSlices::NAME),
+        (
+            Kind::Optimizer,
+            crate::__interface!(optimizer slices),
+            crate::__needs!(optimizer),
+            optimizer::OptimizerSlices::NAME,
+        ),
         (Kind::Data, crate::__interface!(data), crate::__needs!(data), data::DataRows::NAME),
         (Kind::Comm, crate::__interface!(comm), crate::__needs!(comm), comm::CommBackends::NAME),
         (Kind::Observer, crate::__interface!(observer), crate::__needs!(observer), observer::ObserverEvents::NAME),
     ] {
-        assert_eq!(kind.interface(), interface);
+        assert_eq!(kind.interfaces()[0], interface);
         assert_eq!(record, interface);
         assert_eq!(Kind::from_name(kind.name()), Some(kind));
-        let needs: Vec<String> = serde_json::from_str(needs).unwrap();
+        let needs: Vec<String> = serde_json::from_str(&format!("[{needs}]")).unwrap();
         assert!(needs.iter().all(|name| HOST_INTERFACES.contains(&name.as_str())), "{needs:?}");
     }
 }
@@ -81,15 +86,16 @@ fn a_kind_has_the_same_interfaces_in_records_and_in_tables() {
 #[test]
 fn a_record_passes_over_unknown_fields_unless_it_says_that_it_needs_them() {
     let record = |extra: serde_json::Value| {
-        let mut record = serde_json::json!({ "name": "momentum", "shape": "Parameter", "initial": 0.0 });
+        let mut record =
+            serde_json::json!({ "name": "momentum", "shape": "Parameter", "dtype": 8, "initial": { "Value": 0.0 } });
         record.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         decode::<StateSpec>(&encode(&record).unwrap())
     };
     assert_eq!(record(serde_json::json!({})).unwrap(), StateSpec::zeros("momentum"));
-    let newer = serde_json::json!({ "dtype": "bfloat16" });
+    let newer = serde_json::json!({ "sharded": true });
     assert_eq!(record(newer).unwrap(), StateSpec::zeros("momentum"));
-    let error = record(serde_json::json!({ "dtype": "bfloat16", "needs": ["dtype"] })).unwrap_err();
-    assert!(error.message().contains("StateSpec") && error.message().contains("`dtype`"), "{error}");
+    let error = record(serde_json::json!({ "sharded": true, "needs": ["sharded"] })).unwrap_err();
+    assert!(error.message().contains("StateSpec") && error.message().contains("`sharded`"), "{error}");
     assert!(record(serde_json::json!({ "needs": ["initial"] })).is_ok());
 }
 
@@ -107,7 +113,8 @@ fn a_record_that_is_cut_or_wrong_is_an_error() {
 
 #[test]
 fn an_object_gives_the_interfaces_that_it_has_and_no_other() {
-    let object = || optimizer::export(Box::new(Momentum), Owner::named("optimizer momentum 1.0.0"));
+    let object =
+        || optimizer::export(OptimizerComponent::new(Arc::new(Momentum)), Owner::named("optimizer momentum 1.0.0"));
     assert!(Imported::<optimizer::OptimizerSlices>::of(object(), "it").is_ok());
     let error = Imported::<data::DataRows>::of(object(), "it").err().unwrap();
     assert!(error.message().contains("does not have the interface data.rows/1"), "{error}");
@@ -196,11 +203,11 @@ struct Momentum;
 
 impl Optimizer for Momentum {
     fn states(&self) -> Vec<StateSpec> {
-        let scalar = StateSpec { name: "count".to_owned(), shape: StateShape::Scalar, initial: 2.5 };
-        vec![StateSpec::zeros("momentum"), scalar]
+        let count = StateSpec::zeros("count").with_shape(StateShape::Scalar).with_initial(Initial::Value(2.5));
+        vec![StateSpec::zeros("momentum"), count]
     }
 
-    fn granularity(&self) -> Granularity {
+    fn granularity(&self, _parameter: &ParameterSpec) -> Granularity {
         Granularity::Tensor
     }
 
@@ -223,25 +230,19 @@ impl Optimizer for Momentum {
 
 #[test]
 fn an_optimizer_answers_the_same_before_and_behind_the_boundary() {
-    let behind =
-        optimizer::import(optimizer::export(Box::new(Momentum), Owner::named("optimizer momentum 1.0.0")), "it")
-            .unwrap();
+    let behind = super::across::optimizer(OptimizerComponent::new(Arc::new(Momentum))).unwrap().slices.unwrap();
     assert_eq!(behind.states(), Momentum.states());
-    assert_eq!(behind.granularity(), Momentum.granularity());
+    let parameter = ParameterSpec { name: "w".to_owned(), shape: vec![2], init: Init::Ones };
+    assert_eq!(behind.granularity(&parameter), Granularity::Tensor);
     let run = |optimizer: &dyn Optimizer| {
         let (mut parameter, mut momentum, mut count) = ([1.0, 2.0], [0.5, 0.25], [2.5]);
-        let update = Update { name: "w", shape: &[2, 1], step: 3, learning_rate: 0.1, weight_decay: 0.0 };
+        let update = Update { step: 3, learning_rate: 0.1, ..Update::first("w", &[2, 1]) };
         optimizer.update(&update, &mut parameter, &[0.1, 0.2], &mut [&mut momentum, &mut count]).unwrap();
         (parameter, momentum, count)
     };
     assert_eq!(run(&*behind), run(&Momentum));
     let error = behind
-        .update(
-            &Update { name: "w", shape: &[2], step: 1, learning_rate: 0.1, weight_decay: 0.0 },
-            &mut [1.0, 2.0],
-            &[0.1],
-            &mut [&mut [0.0, 0.0], &mut [0.0]],
-        )
+        .update(&Update::first("w", &[2]), &mut [1.0, 2.0], &[0.1], &mut [&mut [0.0, 0.0], &mut [0.0]])
         .unwrap_err();
     assert!(error.message().contains("2 elements here and its gradient 1"), "{error}");
 }

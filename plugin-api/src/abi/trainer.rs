@@ -11,6 +11,7 @@ use super::object::{AnyThread, Imported, RawObject, RawSink, exports};
 use super::record::{decode, encode, replies};
 use super::table::{c_struct, interfaces};
 use super::types::{RawNamed, filled, handle_or_none, tensor_or_none};
+use crate::register::TrainerComponent;
 use crate::{
     Batch, Compute, Error, Example, HostBatch, Item, Loss, Metric, ModelCalls, Result, Sequence, Tensor, Trainer,
     TrainerContext,
@@ -75,7 +76,7 @@ interfaces! {
 type LocalModel = (Rc<dyn ModelCalls>, Rc<dyn Compute>);
 
 replies! { Vec<Item>, HostBatch, Vec<String> }
-exports! { LocalModel: HostModel; Box<dyn Trainer>: TrainerObjective; }
+exports! { LocalModel: HostModel; TrainerComponent: TrainerObjective; }
 // SAFETY: `Trainer` is `Send + Sync`.
 unsafe impl AnyThread for TrainerObjective {}
 
@@ -144,13 +145,13 @@ impl ModelCalls for LoadedModel {
 }
 
 /// Makes an object of a plain trainer.
-pub(super) fn export(trainer: Box<dyn Trainer>, owner: Arc<Owner>) -> RawObject {
+pub(super) fn export(trainer: TrainerComponent, owner: Arc<Owner>) -> RawObject {
     RawObject::new(Guarded::new(trainer, owner))
 }
 
 /// Makes a plain trainer of an object.
-pub(super) fn import(object: RawObject, name: &'static str) -> Result<Box<dyn Trainer>> {
-    Ok(Box::new(Imported::<TrainerObjective>::of(object, name)?))
+pub(super) fn import(object: RawObject, name: &'static str) -> Result<TrainerComponent> {
+    Ok(TrainerComponent::new(Arc::new(Imported::<TrainerObjective>::of(object, name)?)))
 }
 
 impl<'a> RawSequence<'a> {
@@ -201,7 +202,7 @@ fn with_raw_items<T>(items: &[&Item], call: impl FnOnce(RSlice<'_, RawItem<'_>>)
     call(raw.as_slice().into())
 }
 
-impl ObjectiveFunctions for Box<dyn Trainer> {
+impl ObjectiveFunctions for TrainerComponent {
     fn encode_example(&self, example: RSlice<'_, u8>) -> Result<Vec<Item>> {
         (**self).encode(&decode::<Example>(example.as_slice())?)
     }

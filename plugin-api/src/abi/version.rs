@@ -25,7 +25,7 @@ macro_rules! __abi_version {
     };
 }
 
-/// The interface of a kind's components as a literal, for records.
+/// The interface of a kind's components, or of one of their abilities, as a literal, for records.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __interface {
@@ -41,8 +41,20 @@ macro_rules! __interface {
     (trainer) => {
         "trainer.objective/1"
     };
-    (optimizer) => {
+    (optimizer slices) => {
         "optimizer.slices/1"
+    };
+    (optimizer typed_states) => {
+        "optimizer.typed_states/1"
+    };
+    (optimizer typed_slices) => {
+        "optimizer.typed_slices/1"
+    };
+    (optimizer device) => {
+        "optimizer.device/1"
+    };
+    (optimizer evaluation_weights) => {
+        "optimizer.evaluation_weights/1"
     };
     (data) => {
         "data.rows/1"
@@ -53,19 +65,52 @@ macro_rules! __interface {
     (observer) => {
         "observer.events/1"
     };
+    ($kind:ident) => {
+        compile_error!(concat!("there is no kind of component `", stringify!($kind), "`"))
+    };
+    ($kind:ident $ability:ident) => {
+        compile_error!(concat!(
+            "no ",
+            stringify!($kind),
+            " has an ability `",
+            stringify!($ability),
+            "`: the table of the macro `plugin!` has the abilities of each kind"
+        ))
+    };
 }
 
-/// The interfaces that a kind's components need from the host, as a list in JSON, for records.
+/// The interfaces of a component with these abilities, as the items of a list in JSON, for records.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __interfaces {
+    (optimizer) => {
+        $crate::__interfaces!(optimizer slices)
+    };
+    (optimizer $first:ident $($ability:ident)*) => {
+        concat!("\"", $crate::__interface!(optimizer $first), $("\",\"", $crate::__interface!(optimizer $ability),)* "\"")
+    };
+    ($kind:ident $($ability:ident)*) => {
+        concat!("\"", $crate::__interface!($kind), $("\",\"", $crate::__interface!($kind $ability),)* "\"")
+    };
+}
+
+/// The interfaces that a component needs from the host, as the items of a list in JSON, for records.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __needs {
-    (model) => {
-        r#"["host.services/1","host.weights/1","compute.tensors/1"]"#
+    (model $($ability:ident)*) => {
+        r#""host.services/1","host.weights/1","compute.tensors/1""#
     };
-    (trainer) => {
-        r#"["host.services/1","host.model/1","compute.tensors/1","tokenizer.text/1"]"#
+    (trainer $($ability:ident)*) => {
+        r#""host.services/1","host.model/1","compute.tensors/1","tokenizer.text/1""#
     };
-    ($kind:ident) => {
-        r#"["host.services/1"]"#
+    (optimizer device $($ability:ident)*) => {
+        r#""host.services/1","compute.tensors/1""#
+    };
+    (optimizer $first:ident $($ability:ident)+) => {
+        $crate::__needs!(optimizer $($ability)+)
+    };
+    ($kind:ident $($ability:ident)*) => {
+        r#""host.services/1""#
     };
 }

@@ -21,6 +21,9 @@ mdt_plugin_api::config! {
         /// Threads that operations use on a CPU; 0 leaves the number to the host. Results are bit-identical only at an
         /// equal number.
         threads: usize = 0,
+        /// Whether the host may use the memory of tensors. Without, it has to copy, as it does with a GPU that has memory of
+        /// its own: for tests on machines without one.
+        shared_memory: bool = true,
     }
 }
 
@@ -36,6 +39,7 @@ impl Component for Mlx {
     fn create(config: Config, setup: &Setup) -> Result<Self> {
         let threads = if config.threads == 0 { setup.threads } else { config.threads };
         let info = device::select(config.device, threads)?;
+        let info = DeviceInfo { unified_memory: info.unified_memory && config.shared_memory, ..info };
         fused::start(threads).map_err(|exception| Error::plugin(format!("MLX: {}", Fault::from(exception))))?;
         Ok(Self { handles: RefCell::default(), info })
     }
@@ -44,6 +48,20 @@ impl Component for Mlx {
 impl Mlx {
     fn insert(&self, array: Array) -> Handle {
         self.handles.borrow_mut().insert(array)
+    }
+
+    fn evaluated_view(&self, tensor: Handle) -> Result<RawHostView> {
+        let view = host_view::read(self.handles.borrow().get(tensor)?)?;
+        // Reading evaluates too.
+        fused::trim_buffers().map_err(failed_evaluation)?;
+        Ok(view)
+    }
+
+    fn sharing_memory(&self, instead: &str) -> Result<()> {
+        if self.info.unified_memory {
+            return Ok(());
+        }
+        Err(Error::plugin(format!("{} does not share its memory with the host", self.info.name)).help(instead))
     }
 
     /// Refuses to read values while a function is recorded: they do not exist yet.
@@ -107,20 +125,22 @@ impl Compute for Mlx {
 
     fn host_view(&self, tensor: Handle) -> Result<RawHostView> {
         self.outside_of_tracing("reading a tensor's values")?;
-        let view = host_view::read(self.handles.borrow().get(tensor)?)?;
-        // Reading evaluates too.
-        fused::trim_buffers().map_err(failed_evaluation)?;
-        Ok(view)
+        self.sharing_memory("read a copy of the tensor")?;
+        self.evaluated_view(tensor)
     }
 
     fn host_view_mut(&self, tensor: Handle) -> Result<RawHostView> {
         self.outside_of_tracing("writing a tensor's values")?;
-        if !self.info.unified_memory {
-            return Err(Error::plugin(format!("{} does not share its memory with the host", self.info.name))
-                .help("write to a copy in host memory, and make a new tensor of it"));
-        }
+        self.sharing_memory("write to a copy in host memory, and make a new tensor of it")?;
         let table = self.handles.borrow();
         host_view::write(table.get(tensor)?, table.others(tensor))
+    }
+
+    fn read(&self, tensor: Handle, bytes: &mut [u8]) -> Result<()> {
+        self.outside_of_tracing("reading a tensor's values")?;
+        let view = self.evaluated_view(tensor)?;
+        // SAFETY: MLX has the elements of an evaluated array where shape and strides say, and the caller's handle keeps it.
+        unsafe { view.copy_to(bytes) }
     }
 
     fn value_and_grad(

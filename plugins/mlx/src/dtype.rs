@@ -11,6 +11,10 @@ pub fn to_mlx(dtype: Dtype) -> Result<MlxDtype> {
     Ok(match dtype {
         Dtype::BOOL => MlxDtype::Bool,
         Dtype::U8 => MlxDtype::Uint8,
+        Dtype::I8 => MlxDtype::Int8,
+        Dtype::U16 => MlxDtype::Uint16,
+        Dtype::I16 => MlxDtype::Int16,
+        Dtype::U64 => MlxDtype::Uint64,
         Dtype::I32 => MlxDtype::Int32,
         Dtype::U32 => MlxDtype::Uint32,
         Dtype::I64 => MlxDtype::Int64,
@@ -25,11 +29,15 @@ pub fn to_mlx(dtype: Dtype) -> Result<MlxDtype> {
 /// The boundary's name for an element type of MLX.
 ///
 /// # Errors
-/// A type that cannot cross (complex numbers, 16-bit integers): no operation here makes one.
+/// A type that cannot cross (complex numbers): no operation here makes one.
 pub fn from_mlx(dtype: MlxDtype) -> Result<Dtype> {
     Ok(match dtype {
         MlxDtype::Bool => Dtype::BOOL,
         MlxDtype::Uint8 => Dtype::U8,
+        MlxDtype::Int8 => Dtype::I8,
+        MlxDtype::Uint16 => Dtype::U16,
+        MlxDtype::Int16 => Dtype::I16,
+        MlxDtype::Uint64 => Dtype::U64,
         MlxDtype::Int32 => Dtype::I32,
         MlxDtype::Uint32 => Dtype::U32,
         MlxDtype::Int64 => Dtype::I64,

@@ -34,7 +34,7 @@ fn update(bencher: divan::Bencher<'_, '_>, slice: usize) {
     bencher.counter(BytesCount::new(28 * PARAMETERS)).bench_local(|| {
         step += 1;
         let shape = [PARAMETERS];
-        let update = Update { name: "weight", shape: &shape, step, learning_rate: 1e-3, weight_decay: 0.01 };
+        let update = Update { step, learning_rate: 1e-3, weight_decay: 0.01, ..Update::first("weight", &shape) };
         for start in (0..PARAMETERS).step_by(slice) {
             let range = start..PARAMETERS.min(start + slice);
             let states = &mut [&mut mean[range.clone()], &mut square[range.clone()]];

@@ -97,10 +97,6 @@ impl Optimizer for AdamW {
         vec![StateSpec::zeros("exp_avg"), StateSpec::zeros("exp_avg_sq")]
     }
 
-    fn granularity(&self) -> Granularity {
-        Granularity::Element
-    }
-
     fn update(
         &self,
         update: &Update<'_>,

@@ -102,10 +102,6 @@ impl Optimizer for Sgd {
         }
     }
 
-    fn granularity(&self) -> Granularity {
-        Granularity::Element
-    }
-
     fn update(
         &self,
         update: &Update<'_>,

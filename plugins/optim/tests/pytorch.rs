@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use mdt_optim::{AdamW, Sgd, adamw, sgd};
 use mdt_plugin_api::abi::across;
+use mdt_plugin_api::register::OptimizerComponent;
 use mdt_plugin_api::{Optimizer, Update};
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -42,7 +44,7 @@ fn compare<O: Optimizer + 'static>(fixture: &str, create: impl Fn(&Value) -> O) 
 
     let mut compared = 0;
     for (name, case) in cases.as_object().unwrap() {
-        let optimizer = across::optimizer(Box::new(create(case))).unwrap();
+        let optimizer = across::optimizer(OptimizerComponent::new(Arc::new(create(case)))).unwrap().slices.unwrap();
         let names: Vec<_> = optimizer.states().into_iter().map(|state| state.name).collect();
         let rates: Vec<f64> = serde_json::from_value(case["learning_rates"].clone()).unwrap();
         let weight_decay = case["weight_decay"].as_f64().unwrap();
@@ -52,7 +54,8 @@ fn compare<O: Optimizer + 'static>(fixture: &str, create: impl Fn(&Value) -> O) 
         let mut states = vec![vec![0.0; size]; names.len()];
         let gradients = array(&tensors, "gradients");
         for ((step, &learning_rate), gradient) in (1..).zip(&rates).zip(gradients.chunks(size)) {
-            let update = Update { name: "weight", shape: &[size], step, learning_rate, weight_decay };
+            let shape = [size];
+            let update = Update { step, learning_rate, weight_decay, ..Update::first("weight", &shape) };
             let mut slices: Vec<_> = states.iter_mut().map(Vec::as_mut_slice).collect();
             optimizer.update(&update, &mut parameter, gradient, &mut slices).unwrap();
 

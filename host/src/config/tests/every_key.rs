@@ -11,6 +11,7 @@ fn another(key: &str, schema: &Value, now: &Value) -> String {
         "comm.use" => return text("local"),
         "observers" => return "[\"board\"]".into(),
         "comm.rank" => return "2".into(),
+        "optimizer.groups" => return "[{ match = [\"x\"] }]".into(),
         "comm.tls" => return "{ cert = \"c\" }".into(),
         // Only one component of these kinds is installed, so the choice can be written but not changed.
         "model.use" => return text("llama"),

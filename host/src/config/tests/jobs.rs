@@ -137,3 +137,22 @@ fn decay_spares_what_the_patterns_name() {
     let decay = |name: &str| resolved.settings.optimizer.weight_decay_of(name);
     assert_eq!([decay("a.weight"), decay("a.bias"), decay("input_layernorm.weight")], [0.1, 0.0, 0.0]);
 }
+
+#[test]
+fn the_first_group_that_matches_gives_rate_and_decay_and_what_it_leaves_out_is_as_without_it() {
+    let resolved = Configuration::with(
+        "[optimizer]\nlearning_rate = 1e-3\nweight_decay = 0.1\nno_decay = ['*.bias']\n\
+         [[optimizer.groups]]\nmatch = ['*.bias', '*norm*']\nlearning_rate = 2e-3\n\
+         [[optimizer.groups]]\nmatch = ['*.bias', 'head*']\nweight_decay = 0.5\n",
+    )
+    .resolved();
+    let optimizer = &resolved.settings.optimizer;
+    let of = |name: &str| (optimizer.learning_rate_of(name), optimizer.weight_decay_of(name));
+    let names = ["a.weight", "a.bias", "norm.weight", "head.weight"];
+    assert_eq!(names.map(of), [(1e-3, 0.1), (2e-3, 0.0), (2e-3, 0.1), (1e-3, 0.5)]);
+    assert_eq!(optimizer.unused_pattern(names.into_iter()), None);
+    assert_eq!(optimizer.unused_pattern(["a.bias", "norm"].into_iter()), Some("head*"));
+    let failure = Configuration::with("optimizer.groups = [{ match = ['*'], learning_rat = 1 }]").failure();
+    assert_eq!(failure.status(), Status::Configuration);
+    assert!(failure.to_string().contains("learning_rat"), "{failure}");
+}

@@ -9,7 +9,8 @@ use super::{Config, DeviceChoice, Mlx};
 
 /// The component on the CPU, as a host gets it.
 pub fn cpu() -> Rc<dyn Compute> {
-    let native = Mlx::create(Config { device: DeviceChoice::Cpu, threads: 1 }, &Setup::default()).unwrap();
+    let native =
+        Mlx::create(Config { device: DeviceChoice::Cpu, threads: 1, ..Config::default() }, &Setup::default()).unwrap();
     across::compute(&(Rc::new(native) as Rc<dyn Compute>)).unwrap()
 }
 

@@ -28,7 +28,7 @@ fn adamw() -> AdamW {
 }
 
 fn update(step: u64) -> Update<'static> {
-    Update { name: "weight", shape: &[4, 50], step, learning_rate: 3e-4, weight_decay: 0.1 }
+    Update { step, learning_rate: 3e-4, weight_decay: 0.1, ..Update::first("weight", &[4, 50]) }
 }
 
 /// Up to 200 elements, some of them zero or too small for a normal number, and a gradient for each.

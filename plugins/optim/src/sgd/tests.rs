@@ -9,7 +9,7 @@ fn sgd(momentum: f64, dampening: f64, nesterov: bool) -> Sgd {
 }
 
 fn update(step: u64) -> Update<'static> {
-    Update { name: "weight", shape: &[4, 50], step, learning_rate: 3e-2, weight_decay: 0.1 }
+    Update { step, learning_rate: 3e-2, weight_decay: 0.1, ..Update::first("weight", &[4, 50]) }
 }
 
 /// A parameter with its momentum, in the middle of a training.
@@ -65,7 +65,7 @@ proptest! {
 #[test]
 fn the_first_momentum_is_the_gradient_and_only_later_ones_are_dampened() {
     let sgd = sgd(0.5, 0.75, false);
-    let update = |step| Update { name: "weight", shape: &[1], step, learning_rate: 1.0, weight_decay: 0.0 };
+    let update = |step| Update { step, learning_rate: 1.0, ..Update::first("weight", &[1]) };
     let (mut parameter, mut momentum) = ([8.0], [0.0]);
     sgd.update(&update(1), &mut parameter, &[4.0], &mut [&mut momentum]).unwrap();
     assert_eq!((parameter, momentum), ([4.0], [4.0]));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use mdt_plugin_api::abi::across;
 use mdt_plugin_api::prelude::*;
+use mdt_plugin_api::register::TrainerComponent;
 use mdt_sft::Sft;
 use mdt_tokenizer::HuggingFace;
 use serde_json::{Value, json};
@@ -51,7 +52,7 @@ impl Default for Config {
 /// A tokenizer and the trainer that borrows it, as a host gets them.
 pub struct Pair {
     tokenizer: SharedTokenizer,
-    trainer: Box<dyn Trainer>,
+    trainer: Arc<dyn Trainer>,
 }
 
 impl Pair {
@@ -84,7 +85,7 @@ pub fn create(directory: &Path, config: Config) -> Result<Pair> {
     let tokenizer = across::tokenizer(Arc::new(HuggingFace::create(config, &setup)?))?;
     let tokenizer = SharedTokenizer::new(tokenizer)?;
     let setup = Setup { tokenizer: Some(tokenizer.clone()), ..setup };
-    let trainer = across::trainer(Box::new(Sft::create(mdt_sft::Config {}, &setup)?))?;
+    let trainer = across::trainer(TrainerComponent::new(Arc::new(Sft::create(mdt_sft::Config {}, &setup)?)))?.objective;
     Ok(Pair { tokenizer, trainer })
 }
 

@@ -32,8 +32,8 @@ impl Component for States {
 
 impl Optimizer for States {
     fn states(&self) -> Vec<StateSpec> {
-        let initial = if self.config.undefined_initial { f32::NAN } else { 0.0 };
-        let spec = |name: &String| StateSpec { initial, ..StateSpec::zeros(name) };
+        let initial = Initial::Value(if self.config.undefined_initial { f64::NAN } else { 0.0 });
+        let spec = |name: &String| StateSpec::zeros(name).with_initial(initial);
         self.config.names.iter().map(spec).collect()
     }
 
