@@ -119,7 +119,7 @@ fn a_machine_that_can_train_has_nothing_that_failed_without_any_configuration() 
     let backend = |id: &str| backends.iter().find(|backend| backend["facts"]["id"] == id).expect("a backend").clone();
     assert_eq!(backend("local")["facts"]["max_world_size"], 1);
     assert_eq!(backend("local")["facts"]["configured"], true);
-    assert_eq!(backend("grpc")["facts"]["dtypes"], json!(["float32", "float64"]));
+    assert_eq!(backend("grpc")["facts"]["dtypes"], json!(["float32", "float64", "uint64"]));
 
     let plugins = report.findings("plugins");
     assert_eq!(plugins.len(), 7, "{plugins:?}");

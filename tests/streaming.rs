@@ -2,10 +2,14 @@
 
 use std::fs;
 
-use mdt_tests::{Job, Process, assert_says, command};
+use mdt_tests::{Job, Process, assert_says, command, example_plugin};
 
 /// Six updates per epoch, of which the last has two rows for four, in windows of seven rows.
 fn job(updates: u64) -> Job {
+    without_end().set("trainer.max_steps", updates)
+}
+
+fn without_end() -> Job {
     Job::new()
         .rows(0..22)
         .set("data.shuffle", true)
@@ -13,7 +17,6 @@ fn job(updates: u64) -> Job {
         .set("data.shuffle_buffer", 7)
         .set("trainer.batch_size", 2)
         .set("trainer.gradient_accumulation_steps", 2)
-        .set("trainer.max_steps", updates)
         .set("checkpoint.save_steps", 1)
         .set("checkpoint.keep", 0)
 }
@@ -38,8 +41,8 @@ fn assert_same(a: &Job, b: &Job) {
 fn rows_that_stream_through_one_window_train_as_rows_that_are_read_whole() {
     for epochs in [false, true] {
         let [whole, streamed] = [false, true].map(|streaming| {
-            let job = job(14).set("data.shuffle_buffer", 22).set("data.streaming", streaming);
-            if epochs { job.set("trainer", "{ num_epochs = 2, batch_size = 2 }") } else { job }
+            let job = if epochs { without_end().set("trainer.num_epochs", 2) } else { job(14) };
+            job.set("data.shuffle_buffer", 22).set("data.streaming", streaming)
         });
         whole.run().success();
         let run = streamed.run().success();
@@ -111,15 +114,15 @@ fn training_begins_before_the_rows_are_read() {
 
 #[test]
 fn the_rows_of_a_mixture_come_by_weight() {
+    let row = |answer: &str| format!("{{\"prompt\": \"a \", \"completion\": \"{answer}\"}}\n").repeat(5);
+    let trained = |job: Job| {
+        job.run().success();
+        job.numbers("supervised_tokens").iter().sum::<f64>() / (4 * job.updates().len()) as f64
+    };
     let job = mixture(100);
-    let [a, b] =
-        [10, 1000].map(|count| format!("{{\"prompt\": \"a \", \"completion\": \"{}\"}}\n", "b".repeat(count / 10)));
-    job.file("a.jsonl", a.repeat(5));
-    job.file("b.jsonl", b.repeat(5).replace(&"b".repeat(100), "bb"));
-    job.run().success();
-    // An answer of one letter has two tokens with its end, one of two letters three; four rows an update.
-    let tokens: f64 = job.numbers("supervised_tokens").iter().sum();
-    let share = 3.0 - tokens / 400.0;
+    let files = [("a.jsonl", "b"), ("b.jsonl", "b c d e f g")].map(|(name, answer)| job.file(name, row(answer)));
+    let [a, b] = files.map(|file| trained(self::job(1).set("data.train", file.display())));
+    let share = (b - trained(job)) / (b - a);
     assert!((share - 0.75).abs() < 0.06, "{share} of the rows are of the source with weight 3 of 4");
 }
 
@@ -146,7 +149,7 @@ fn a_row_that_is_dropped_leaves_an_empty_place_and_moves_no_other() {
         let file = job.file("rows.jsonl", &rows).display().to_string();
         let job = job
             .set("data", format!("{{ train = \"{file}\", shuffle = false, streaming = {streaming} }}"))
-            .set("trainer", "{ batch_size = 1, max_steps = 5 }");
+            .set("trainer", "{ batch_size = 1, gradient_accumulation_steps = 1, max_steps = 5 }");
         let run = job.run().success();
         assert_says(&run.stderr, &["dropped with nothing to train"]);
         assert_eq!(job.numbers("supervised_tokens"), [2.0, 0.0, 3.0, 4.0, 5.0]);
@@ -156,6 +159,26 @@ fn a_row_that_is_dropped_leaves_an_empty_place_and_moves_no_other() {
         pairs.run_with(&["--set", "checkpoint.resume=never"]).success();
         assert_eq!(pairs.numbers("supervised_tokens"), [2.0, 7.0, 5.0]);
     }
+}
+
+#[test]
+fn bucketing_pads_less_and_trains_the_same_rows() {
+    let [plain, bucketed] = [false, true].map(|bucketing| {
+        Job::new().set("data.shuffle", true).set("trainer.bucketing", bucketing).set("checkpoint.save_steps", 4)
+    });
+    let padding = |job: &Job| {
+        let run = job.run_with(&["data", "preview", "--json", "--rows", "0"]).success();
+        let totals: serde_json::Value = serde_json::from_str(&run.stdout).expect("JSON");
+        totals["totals"]["padding_share"].as_f64().expect("a share")
+    };
+    assert!(padding(&bucketed) < 0.5 * padding(&plain), "{} of {}", padding(&bucketed), padding(&plain));
+    let runs = [&plain, &bucketed].map(|job| {
+        job.run().success();
+        job.numbers("tokens").iter().sum::<f64>()
+    });
+    assert_eq!(runs[0], runs[1]);
+    let failure = job(4).set("trainer.bucketing", true).run().failure(2);
+    assert_says(&failure, &["`trainer.bucketing`", "stream"]);
 }
 
 #[test]
@@ -174,4 +197,35 @@ fn another_file_or_weight_is_other_data() {
     let names = ["a.jsonl", "b.jsonl"].map(|name| job.directory().join(name).display().to_string());
     let job = job.set("data.train", format!("[{{ path = \"{}\", weight = 2 }}, \"{}\"]", names[0], names[1]));
     assert_says(&job.run().failure(2), &["the training data has changed"]);
+}
+
+/// The plugin is built by itself, as its author would build it.
+#[test]
+fn a_run_on_the_mixture_plugin_that_was_killed_ends_with_the_bits_of_one_that_was_not() {
+    let plugin = example_plugin("mixture");
+    let make = || {
+        let job = job(60);
+        let plugins = job.directory().join("plugins");
+        fs::create_dir_all(&plugins).expect("a directory for plugins");
+        fs::copy(&plugin, plugins.join(plugin.file_name().expect("a name"))).expect("a copy");
+        let job = job.argument("--plugin-dir").argument(plugins.display().to_string());
+        let rows = fs::read_to_string(job.directory().join("train.jsonl")).expect("the rows of the job");
+        let rows: Vec<&str> = rows.lines().collect();
+        job.file("a.jsonl", rows[..6].join("\n"));
+        job.file("b.jsonl", rows[6..].join("\n"));
+        let directory = job.directory().display().to_string();
+        let weights = "{ \"a.jsonl\" = 3, \"b.jsonl\" = 1 }";
+        job.set("data", format!("{{ use = \"mixture\", train = \"{directory}\", weights = {weights} }}"))
+    };
+    let straight = make();
+    assert_says(&straight.run().success().stderr, &["data mixture 0.1.0", "streamed"]);
+    let killed = make();
+    for lines in [5, 30] {
+        let mut run = killed.start();
+        run.wait_until(|| killed.lines_so_far() >= lines);
+        run.kill();
+        drop(run.end());
+    }
+    killed.run().success();
+    assert_same(&straight, &killed);
 }

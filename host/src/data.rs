@@ -63,6 +63,10 @@ pub fn read(job: &Job, encoder: &Encoder) -> Result<Data, Failure> {
     let mut reader = Reader::new(job, encoder);
     let mut sources = open(job, &data.train_names())?;
     if let Reading::Streamed(rows) = length::reading(settings, &mut sources)? {
+        if settings.trainer.bucketing {
+            return Err(Failure::configuration("`trainer.bucketing` is set, and the training rows stream")
+                .help("remove it: lengths are known of rows that are read before training"));
+        }
         let fingerprint = length::fingerprint(settings, &tokenizer)?;
         let mut streamed = Streamed::of(job, sources, rows);
         let held_out = match data.split()? {

@@ -1,6 +1,7 @@
 //! Collectives between the ranks of a job, in the form in which the host needs them.
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,18 +21,26 @@ const LOOK: Duration = Duration::from_millis(250);
 const STILL_BUSY: f64 = 0.0;
 const DONE: f64 = 1.0;
 
+/// Numbers on their way from rank 0.
+pub struct Broadcast {
+    numbers: Region,
+    work: Box<dyn Work>,
+}
+
 /// The communicator of a run. Every method that talks to the others must be called by all ranks, in the same order.
 pub struct Peers {
     communicator: Box<dyn Communicator>,
     /// The id of the backend.
     backend: String,
     timeout: Duration,
+    /// Memory of the communicator for gradients, where it has any.
+    bucket: Mutex<Option<Region>>,
 }
 
 impl Peers {
     /// The ranks behind a communicator of this backend, which lets ranks wait `timeout` for each other without progress.
     pub fn new(communicator: Box<dyn Communicator>, backend: &str, timeout: Duration) -> Self {
-        Self { communicator, backend: backend.to_owned(), timeout }
+        Self { communicator, backend: backend.to_owned(), timeout, bucket: Mutex::new(None) }
     }
 
     /// This process, from 0.
@@ -53,14 +62,34 @@ impl Peers {
     pub fn sum<const N: usize>(
         &self,
         what: &str,
-        gradient: Vec<f32>,
+        mut gradient: Vec<f32>,
         numbers: [f64; N],
     ) -> Result<(Vec<f32>, [f64; N]), Failure> {
-        let (gradient, numbers) = (Region::of(gradient), Region::of(numbers.to_vec()));
-        self.all_reduce(what, vec![whole::<f32>(&gradient)?, whole::<f64>(&numbers)?])?;
+        let numbers = Region::of(numbers.to_vec());
+        let own = whole::<f64>(&numbers)?;
+        if let Some(region) = self.memory(size_of_val(&*gradient))? {
+            let mut bucket = region.buffer::<f32>(0..gradient.len())?;
+            bucket.as_mut_slice::<f32>()?.copy_from_slice(&gradient);
+            let sums = self.all_reduce(what, vec![bucket, own])?;
+            gradient.copy_from_slice(sums[0].as_slice::<f32>()?);
+        } else {
+            let region = Region::of(gradient);
+            self.all_reduce(what, vec![whole::<f32>(&region)?, own])?;
+            gradient = self.back(what, region)?;
+        }
         let numbers = self.back(what, numbers)?;
-        let numbers = numbers.try_into().map_err(|_| self.kept(what))?;
-        Ok((self.back(what, gradient)?, numbers))
+        Ok((gradient, numbers.try_into().map_err(|_| self.kept(what))?))
+    }
+
+    /// The communicator's own memory of at least so many bytes, where it has any: its collectives are fastest with that.
+    pub fn memory(&self, bytes: usize) -> Result<Option<Region>, Failure> {
+        let Some(able) = self.communicator.as_regions() else { return Ok(None) };
+        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        if !bucket.as_ref().is_some_and(|region| region.bytes() >= bytes) {
+            *bucket = None;
+            *bucket = Some(able.region(bytes)?);
+        }
+        Ok(bucket.clone())
     }
 
     /// The sums over all ranks of buffers, in the memory of the buffers.
@@ -110,10 +139,20 @@ impl Peers {
         texts.iter().enumerate().map(value).collect()
     }
 
-    /// Rank 0's numbers, whatever the other ranks bring.
-    pub fn broadcast(&self, what: &str, numbers: Vec<f32>) -> Result<Vec<f32>, Failure> {
+    /// Begins to send rank 0's numbers to all ranks, whatever the others bring; several may be under way.
+    pub fn begin_broadcast<T: Element>(&self, what: &str, numbers: Vec<T>) -> Result<Broadcast, Failure> {
         let numbers = Region::of(numbers);
-        self.finish(what, self.communicator.broadcast(vec![whole::<f32>(&numbers)?], 0))?;
+        let work = self.communicator.broadcast(vec![whole::<T>(&numbers)?], 0);
+        Ok(Broadcast { numbers, work: work.map_err(|error| Failure::from(error).at(what))? })
+    }
+
+    /// Rank 0's numbers.
+    pub fn finish_broadcast<T: Element>(
+        &self,
+        what: &str,
+        Broadcast { numbers, work }: Broadcast,
+    ) -> Result<Vec<T>, Failure> {
+        self.finish(what, Ok(work))?;
         self.back(what, numbers)
     }
 
@@ -202,10 +241,10 @@ fn whole<T: Element>(region: &Region) -> Result<Buffer, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Barrier, Mutex};
+    use std::sync::{Arc, Barrier};
     use std::time::Instant;
 
-    use mdt_plugin_api::{Finished, Result};
+    use mdt_plugin_api::{CommRegions, Finished, Result};
 
     use super::*;
 
@@ -279,6 +318,61 @@ mod tests {
         });
         assert_eq!(results, [Some(7), None, None]);
         assert!(*longest_wait.lock().unwrap() < work / 2, "{longest_wait:?}");
+    }
+
+    /// One rank with memory of its own, which takes gradients from there only.
+    #[derive(Default)]
+    struct WithMemory(Mutex<Option<Region>>);
+
+    impl CommRegions for WithMemory {
+        fn region(&self, bytes: usize) -> Result<Region> {
+            assert!(self.0.lock().unwrap().is_none(), "once is enough");
+            let region = Region::of(vec![0u64; bytes.div_ceil(8) + 1]);
+            Ok(self.0.lock().unwrap().insert(region).clone())
+        }
+    }
+
+    impl Communicator for WithMemory {
+        fn rank(&self) -> u32 {
+            0
+        }
+
+        fn world_size(&self) -> u32 {
+            1
+        }
+
+        fn all_reduce(&self, mut buffers: Vec<Buffer>, _: ReduceOp) -> Result<Box<dyn Work>> {
+            assert_eq!(self.0.lock().unwrap().as_ref().unwrap().offset_of(&buffers[0]), Some(0));
+            buffers[0].as_mut_slice::<f32>()?.iter_mut().for_each(|element| *element *= 2.0);
+            Ok(Box::new(Finished(Some(buffers))))
+        }
+
+        fn all_gather(&self, _: Buffer) -> Result<Box<dyn Work>> {
+            unreachable!()
+        }
+
+        fn broadcast(&self, _: Vec<Buffer>, _: u32) -> Result<Box<dyn Work>> {
+            unreachable!()
+        }
+
+        fn barrier(&self) -> Result<Box<dyn Work>> {
+            unreachable!()
+        }
+
+        fn as_regions(&self) -> Option<&dyn CommRegions> {
+            Some(self)
+        }
+
+        fn abort(&self, _: &str) {}
+    }
+
+    #[test]
+    fn gradients_are_summed_in_the_memory_that_a_communicator_offers() {
+        let peers = Peers::new(Box::new(WithMemory::default()), "memory", Duration::ZERO);
+        for round in 1..=3 {
+            let sums = peers.sum("gradients", vec![1.0, 2.0, round as f32], [7.0]).unwrap();
+            assert_eq!(sums, (vec![2.0, 4.0, 2.0 * round as f32], [7.0]));
+        }
     }
 
     /// A collective that makes progress at each of so many looks and then stands still.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Buffer, Dtype, Error, Result};
+use crate::{Buffer, Dtype, Error, Region, Result};
 
 /// What a backend supports. The host refuses a configuration that needs more, and names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,6 +132,11 @@ pub trait Communicator: Send + Sync {
         None
     }
 
+    /// Its [`CommRegions`], if it has memory of its own.
+    fn as_regions(&self) -> Option<&dyn CommRegions> {
+        None
+    }
+
     /// Cancels: ends all collectives under way and to come with an error that has this reason, here and on the other
     /// ranks, without waiting. Any thread, also while another one waits. There is no cancelling of one collective alone:
     /// ranks would no longer agree on their order.
@@ -148,7 +153,16 @@ pub trait ReduceScatter: Send + Sync {
     fn reduce_scatter(&self, buffer: Buffer, op: ReduceOp) -> Result<Box<dyn Work>>;
 }
 
-/// A communication backend: it connects the processes of a job.
+/// An ability that a communicator may have, `comm.regions/1`: memory that its collectives are fastest with, such as memory
+/// that the ranks share or that a network card can read.
+pub trait CommRegions: Send + Sync {
+    /// New memory of at least so many bytes, aligned for every element type. The host takes its large buffers from there;
+    /// [`Region::offset_of`] finds them again.
+    fn region(&self, bytes: usize) -> Result<Region>;
+}
+
+/// A communication backend: it connects the processes of a job. `tests/plugins/files` in the repository of `mdt-host` is a
+/// complete one, over a directory that all ranks share.
 pub trait CommBackend: Send + Sync {
     /// What the backend supports.
     fn capabilities(&self) -> Result<Capabilities>;

@@ -91,7 +91,9 @@ mod unique_keys;
 extern crate self as mdt_plugin_api;
 
 pub use batch::{Batch, HostBatch};
-pub use comm::{Bootstrap, Capabilities, CommBackend, Communicator, Finished, Outcome, ReduceOp, ReduceScatter, Work};
+pub use comm::{
+    Bootstrap, Capabilities, CommBackend, CommRegions, Communicator, Finished, Outcome, ReduceOp, ReduceScatter, Work,
+};
 pub use component::{Component, Kind};
 pub use compute::{
     Compute, DeviceInfo, Handle, MemoryInfo, RecomputedFunction, TensorFunction, TensorType, ValueAndGrad,
@@ -129,12 +131,12 @@ pub use {half, serde, serde_json};
 /// What most plugins use.
 pub mod prelude {
     pub use crate::{
-        Attention, Batch, Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Completed, Component, Compute,
-        Content, DataSource, Datum, DeviceOptimizer, Dtype, Element, Error, ErrorCode, EvaluationWeights, Event,
-        Example, Granularity, Head, HostArray, HostBatch, Init, Initial, Item, Kind, LanguageModel, Layout, Length,
-        LogLevel, Loss, Message, Metric, Model, ModelContext, ModelSpec, NewValues, Observation, Observer, OpKind,
-        Optimizer, Outcome, ParameterSpec, ReduceOp, ReduceScatter, Region, Rendered, Result, Role, Sequence, Services,
-        Setup, SharedTokenizer, StateMut, StateRef, StateShape, StateSpec, Tensor, Tokenizer, Tokens, Trainer,
-        TrainerContext, TypedSlices, TypedStates, Update, Vocabulary, Work, expect_states,
+        Attention, Batch, Bootstrap, Buffer, Capabilities, CommBackend, CommRegions, Communicator, Completed,
+        Component, Compute, Content, DataSource, Datum, DeviceOptimizer, Dtype, Element, Error, ErrorCode,
+        EvaluationWeights, Event, Example, Granularity, Head, HostArray, HostBatch, Init, Initial, Item, Kind,
+        LanguageModel, Layout, Length, LogLevel, Loss, Message, Metric, Model, ModelContext, ModelSpec, NewValues,
+        Observation, Observer, OpKind, Optimizer, Outcome, ParameterSpec, ReduceOp, ReduceScatter, Region, Rendered,
+        Result, Role, Sequence, Services, Setup, SharedTokenizer, StateMut, StateRef, StateShape, StateSpec, Tensor,
+        Tokenizer, Tokens, Trainer, TrainerContext, TypedSlices, TypedStates, Update, Vocabulary, Work, expect_states,
     };
 }

@@ -124,6 +124,12 @@ impl Region {
         Ok(unsafe { Buffer::from_raw(data.as_ptr(), end - start, dtype, Box::new(claim)) })
     }
 
+    /// At which byte of this region a buffer begins, if it lies in it: also one that has come back from the host.
+    pub fn offset_of(&self, buffer: &Buffer) -> Option<usize> {
+        let offset = (buffer.data.as_ptr() as usize).checked_sub(self.0.data.as_ptr() as usize)?;
+        (offset + buffer.bytes <= self.0.length && buffer.bytes > 0).then_some(offset)
+    }
+
     /// The elements, without a copy.
     ///
     /// # Errors
@@ -136,6 +142,11 @@ impl Region {
             Ok(parts) => Ok(parts.into_vec()),
             Err(owner) => Err(Self(Arc::new(Shared { data, length, taken, owner }))),
         }
+    }
+
+    /// Whether it is aligned for every element type.
+    pub(crate) fn is_aligned(&self) -> bool {
+        (self.0.data.as_ptr() as usize).is_multiple_of(align_of::<u64>())
     }
 
     /// Where its memory is.

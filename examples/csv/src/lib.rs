@@ -1,5 +1,6 @@
 //! Data sets in comma-separated values (RFC 4180) as a plugin for `mdt-host`: a header row, then one row per example.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -11,33 +12,16 @@ mdt_plugin_api::config! {
     pub struct Config {
         /// The separator of columns: a comma, or "\t" for tab-separated values.
         delimiter: char = ',',
-        /// The names of columns in the header, where they differ: `{ prompt = "question", completion = "answer" }`.
-        fields: Fields = Fields::default(),
+        /// The names of columns in the header, where a trainer calls them differently:
+        /// `{ prompt = "question", completion = "answer" }`.
+        fields: BTreeMap<String, String> = BTreeMap::new(),
     }
-}
-
-mdt_plugin_api::config! {
-    /// Columns by their names in the header.
-    pub struct Fields {
-        /// The input of the model.
-        prompt: String = "prompt".to_owned(),
-        /// The answer that it is trained to give.
-        completion: String = "completion".to_owned(),
-        /// Plain text. Under another name than `text` it comes before prompts and completions.
-        text: String = "text".to_owned(),
-    }
-}
-
-/// The positions of the columns of an example.
-#[derive(Clone, Copy)]
-enum Columns {
-    PromptCompletion(usize, usize),
-    Text(usize),
 }
 
 struct Csv {
     path: PathBuf,
-    columns: Columns,
+    /// The columns as trainers call them.
+    names: Vec<String>,
     reader: Reader<File>,
 }
 
@@ -57,26 +41,17 @@ impl Csv {
             .ok_or_else(|| Error::config("data.delimiter must be an ASCII character"))?;
         let unreadable = |error| unreadable(path, &error);
         let mut reader = ReaderBuilder::new().delimiter(delimiter).from_path(path).map_err(unreadable)?;
-        let header = reader.headers().map_err(unreadable)?;
-        let columns = columns(header, &config.fields).ok_or_else(|| {
-            let found: Vec<_> = header.iter().collect();
-            Error::input("the header has neither a prompt and a completion nor a text")
-                .with("file", path.display())
-                .with("columns found", found.join(", "))
-                .help("map them: data.fields = { prompt = \"question\", completion = \"answer\" }")
-        })?;
-        Ok(Self { path: path.to_owned(), columns, reader })
-    }
-}
-
-fn columns(header: &StringRecord, fields: &Fields) -> Option<Columns> {
-    let find = |name: &str| header.iter().position(|column| column == name);
-    let text = find(&fields.text).map(Columns::Text);
-    match (find(&fields.prompt), find(&fields.completion)) {
-        (Some(prompt), Some(completion)) if fields.text == "text" => {
-            Some(Columns::PromptCompletion(prompt, completion))
+        let mut names: Vec<String> = reader.headers().map_err(unreadable)?.iter().map(str::to_owned).collect();
+        for (ours, theirs) in &config.fields {
+            let Some(place) = names.iter().position(|name| name == theirs) else {
+                return Err(Error::input(format!("the header has no column `{theirs}`"))
+                    .with("file", path.display())
+                    .with("columns found", names.join(", "))
+                    .with("key", format!("data.fields.{ours}")));
+            };
+            names[place].clone_from(ours);
         }
-        _ => text,
+        Ok(Self { path: path.to_owned(), names, reader })
     }
 }
 
@@ -99,16 +74,10 @@ impl DataSource for Csv {
         if !self.reader.read_record(&mut row).map_err(|error| unreadable(&self.path, &error))? {
             return Ok(None);
         }
-        // The reader has checked that every row has as many cells as the header.
-        let cell = |column: usize| row[column].to_owned();
         // Rows are counted as a spreadsheet would, from 1 below the header: quoted cells may span lines.
         let example = Example::new(row.position().map_or(0, Position::record));
-        Ok(Some(match self.columns {
-            Columns::PromptCompletion(prompt, completion) => {
-                example.with("prompt", cell(prompt)).with("completion", cell(completion))
-            }
-            Columns::Text(text) => example.with("text", cell(text)),
-        }))
+        // The reader has checked that every row has as many cells as the header.
+        Ok(Some(self.names.iter().zip(&row).fold(example, |example, (name, cell)| example.with(name, cell))))
     }
 
     fn state(&self) -> Result<String> {
@@ -139,10 +108,12 @@ mod tests {
         let path = directory.path().join("train.csv");
         std::fs::write(&path, "\u{feff}id,question,answer\r\n1,\"a, b\nand c\",\"say \"\"d\"\"\"\r\n2,e,f\r\n3,g\r\n")
             .unwrap();
-        let fields = Fields { prompt: "question".to_owned(), completion: "answer".to_owned(), ..Fields::default() };
+        let fields = [("prompt", "question"), ("completion", "answer")];
+        let fields = fields.map(|(ours, theirs)| (ours.to_owned(), theirs.to_owned())).into();
         let config = Config { fields, ..Config::default() };
         let example = |row, prompt: &str, completion: &str| {
-            Some(Example::new(row).with("prompt", prompt).with("completion", completion))
+            let id = row.to_string();
+            Some(Example::new(row).with("id", id).with("prompt", prompt).with("completion", completion))
         };
 
         let mut source = Csv::open(&path, &config).unwrap();

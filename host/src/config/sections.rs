@@ -157,6 +157,9 @@ pub struct Trainer {
     /// A held-out loss is an improvement if it is lower than the last one by more than this. Default: 0.0.
     #[schemars(range(min = 0.0))]
     pub early_stopping_min_delta: f64,
+    /// Whether micro-batches are of rows of like length, so that less is padding: the rows of 16 updates at a time, as
+    /// they come in the order of their epoch, are put together anew. Not where rows stream. Default: false.
+    pub bucketing: bool,
 }
 
 impl Default for Trainer {
@@ -174,6 +177,7 @@ impl Default for Trainer {
             eval_at_start: false,
             early_stopping_patience: 0,
             early_stopping_min_delta: 0.0,
+            bucketing: false,
         }
     }
 }

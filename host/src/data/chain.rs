@@ -20,12 +20,14 @@ pub(super) struct Opened {
     pub(super) source: Box<dyn DataSource>,
     /// Its state before the first row.
     first: String,
+    /// Whether it is elsewhere.
+    moved: bool,
 }
 
 impl Opened {
     pub(super) fn new(number: usize, source: Box<dyn DataSource>) -> Result<Self, Failure> {
         let first = source.state()?;
-        Ok(Self { number: number as u32, source, first })
+        Ok(Self { number: number as u32, source, first, moved: false })
     }
 }
 
@@ -77,12 +79,11 @@ impl Chain {
     pub(super) fn restore(&mut self, place: Place) -> Result<(), Failure> {
         self.ahead.clear();
         self.error = None;
-        // A source that nothing was read from is where it should be.
-        if place == self.place && place == Place::default() {
-            return Ok(());
-        }
-        if let Some(Opened { source, first, .. }) = self.sources.get_mut(place.source) {
+        if let Some(Opened { source, first, moved, .. }) = self.sources.get_mut(place.source)
+            && (*moved || place.state.is_some())
+        {
             source.restore(place.state.as_deref().unwrap_or(first))?;
+            *moved = place.state.is_some();
         }
         self.place = place;
         Ok(())
@@ -106,6 +107,7 @@ impl Chain {
             if self.services.cancelled() {
                 return Err(Failure::new(Status::Interrupted, "interrupted while rows were read"));
             }
+            opened.moved = true;
             let RowBatch { rows, error } = opened.source.batch(BATCH)?;
             if rows.is_empty() && error.is_none() {
                 let source = self.place.source + 1;

@@ -10,6 +10,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::row_location::{self, RowLocation};
+use super::row_order::Plan;
 use super::split;
 use crate::checksum;
 use crate::counted::counted;
@@ -99,6 +100,12 @@ impl Dataset {
     pub fn items_of(&self, place: usize) -> Range<usize> {
         let start = place.checked_sub(1).map_or(0, |before| self.ends[before]);
         start..self.ends[place]
+    }
+
+    /// The order of the rows in an epoch.
+    pub fn order(&self, plan: &Plan, epoch: u64) -> Vec<usize> {
+        let length = |place| self.rows[self.items_of(place)].iter().map(Item::length).max().unwrap_or(0);
+        plan.order(&(0..self.places()).map(length).collect::<Vec<_>>(), epoch)
     }
 
     /// The locations of items.

@@ -23,7 +23,12 @@ pub struct Plan {
     pub max_steps: Option<u64>,
     /// The seed of the orders; none keeps the rows as they come.
     pub shuffle: Option<u64>,
+    /// The seed by which micro-batches of like length are shuffled; none keeps rows where their order has them.
+    pub bucketing: Option<u64>,
 }
+
+/// Updates whose rows are put together anew by their lengths.
+const BUCKETED: usize = 16;
 
 impl Plan {
     /// The plan of a job with so many rows.
@@ -36,6 +41,7 @@ impl Plan {
             epochs: u64::from(settings.trainer.num_epochs),
             max_steps: settings.trainer.max_steps,
             shuffle: settings.data.shuffle.then_some(settings.seed),
+            bucketing: settings.trainer.bucketing.then_some(settings.seed),
         }
     }
 
@@ -62,11 +68,21 @@ impl Plan {
         ((update - 1) / updates) as f64 + done as f64 / rows as f64
     }
 
-    /// The order of `rows` rows in an epoch.
-    pub fn order(&self, rows: usize, epoch: u64) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..rows).collect();
+    /// The order of rows of these lengths in an epoch.
+    pub fn order(&self, lengths: &[usize], epoch: u64) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..lengths.len()).collect();
         if let Some(seed) = self.shuffle {
             Stream::new(seed, "order", epoch).shuffle(&mut order);
+        }
+        if let Some(seed) = self.bucketing {
+            let mut stream = Stream::new(seed, "buckets", epoch);
+            for window in order.chunks_mut(self.rows_per_update().saturating_mul(BUCKETED)) {
+                window.sort_by_key(|&row| lengths[row]);
+                // A micro-batch that is not full stays where the rows run out.
+                let mut batches: Vec<_> = window.chunks_exact(self.batch_size).map(<[usize]>::to_vec).collect();
+                stream.shuffle(&mut batches);
+                window.iter_mut().zip(batches.into_iter().flatten()).for_each(|(row, other)| *row = other);
+            }
         }
         order
     }
@@ -99,7 +115,16 @@ mod tests {
     use proptest::prelude::*;
 
     fn plan(rows: usize, batch_size: usize, accumulation: usize) -> Plan {
-        Plan { rows: Some(rows), batch_size, accumulation, world_size: 1, epochs: 2, max_steps: None, shuffle: Some(7) }
+        Plan {
+            rows: Some(rows),
+            batch_size,
+            accumulation,
+            world_size: 1,
+            epochs: 2,
+            max_steps: None,
+            shuffle: Some(7),
+            bucketing: None,
+        }
     }
 
     #[test]
@@ -112,8 +137,28 @@ mod tests {
     #[test]
     fn epochs_have_orders_of_their_own() {
         let plan = plan(100, 2, 1);
-        assert_ne!(plan.order(100, 0), plan.order(100, 1));
-        assert_eq!(plan.order(100, 1), plan.order(100, 1));
+        let order = |epoch| plan.order(&[1; 100], epoch);
+        assert_ne!(order(0), order(1));
+        assert_eq!(order(1), order(1));
+    }
+
+    #[test]
+    fn buckets_are_of_like_length_and_move_no_row_out_of_its_window() {
+        let lengths: Vec<usize> = (0..150).map(|row| row * 7919 % 97).collect();
+        let plain = plan(150, 4, 1);
+        let bucketed = Plan { bucketing: Some(7), ..plain.clone() };
+        let padding = |order: &[usize]| -> usize {
+            let longest = |batch: &[usize]| batch.iter().map(|&row| lengths[row]).max().unwrap_or(0);
+            order.chunks(4).map(|batch| batch.iter().map(|&row| longest(batch) - lengths[row]).sum::<usize>()).sum()
+        };
+        let (before, after) = (plain.order(&lengths, 0), bucketed.order(&lengths, 0));
+        assert!(padding(&after) * 5 < padding(&before), "{} of {}", padding(&after), padding(&before));
+        for (before, after) in before.chunks(64).zip(after.chunks(64)) {
+            let sorted = |rows: &[usize]| rows.iter().copied().collect::<std::collections::BTreeSet<_>>();
+            assert_eq!(sorted(before), sorted(after));
+        }
+        let first: Vec<usize> = after.chunks(4).take(16).map(|batch| lengths[batch[0]]).collect();
+        assert!(!first.is_sorted(), "the micro-batches of a window come in a random order");
     }
 
     proptest! {
@@ -122,7 +167,7 @@ mod tests {
             rows in 1usize..200, batch_size in 1usize..9, accumulation in 1usize..5, world_size in 1usize..4, epoch in 0u64..3,
         ) {
             let plan = Plan { world_size, ..plan(rows, batch_size, accumulation) };
-            let order = plan.order(rows, epoch);
+            let order = plan.order(&vec![1; rows], epoch);
             prop_assert_eq!(order.chunks(plan.rows_per_update()).len() as u64, plan.updates_per_epoch().unwrap());
             let mut seen: Vec<usize> = order
                 .chunks(plan.rows_per_update())

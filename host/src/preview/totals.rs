@@ -70,7 +70,7 @@ pub struct Lengths {
 impl Totals {
     /// Totals of rows that are trained by this plan; padding is that of its first epoch.
     pub fn of_training(dataset: &Dataset, plan: &Plan) -> Self {
-        let order = plan.order(dataset.places(), 0);
+        let order = dataset.order(plan, 0);
         let ranks = |rows: &[usize]| {
             let batches = (0..plan.world_size).flat_map(|rank| plan.micro_batches(rows.len(), rank));
             batches.map(|own| rows[own].iter().flat_map(|&row| dataset.items_of(row)).collect()).collect::<Vec<_>>()

@@ -57,7 +57,7 @@ pub fn measure(job: &Job, collective: Collective, sizes: &[usize], times: Option
             Collective::AllReduce => (bytes / 4, 0..bytes / 4),
             Collective::ReduceScatter => (part * ranks, part * peers.rank()..part * (peers.rank() + 1)),
         };
-        let region = Region::of(vec![1.0f32; elements]);
+        let region = peers.memory(bytes)?.unwrap_or_else(|| Region::of(vec![1.0f32; elements]));
         let mut taken = Vec::new();
         for _ in 0..times + times / 5 {
             let mut buffer = region.buffer::<f32>(0..elements)?;

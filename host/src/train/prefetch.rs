@@ -87,6 +87,8 @@ impl Batches {
         loop {
             match self.made.recv_timeout(WAITING) {
                 Ok(Made::MicroBatch(micro_batch)) => return Some(Ok(micro_batch)),
+                // Reading ends with an error when the job is cancelled, which is no failure.
+                Ok(Made::Failed(_)) if cancelled.load(Ordering::Relaxed) => return None,
                 Ok(Made::Failed(failure)) => return Some(Err(failure)),
                 Ok(Made::End(end)) => {
                     self.end = end;
@@ -124,7 +126,7 @@ impl Maker {
         for update in first..=self.plan.total_updates() {
             let (epoch, window) = ((update - 1) / updates, ((update - 1) % updates) as usize);
             if order.0 != epoch {
-                order = (epoch, self.plan.order(places, epoch));
+                order = (epoch, dataset.order(&self.plan, epoch));
             }
             let start = window.saturating_mul(size);
             let rows = &order.1[start..start.saturating_add(size).min(places)];

@@ -1,13 +1,15 @@
 //! Sends the state of the first rank's checkpoint to all other ranks, which may not see its directory.
 
+use mdt_plugin_api::Element;
+
 use super::optimizer::StatefulOptimizer;
 use crate::exit::Failure;
 use crate::model::Parameters;
-use crate::peers::Peers;
+use crate::peers::{Broadcast, Peers};
 use crate::staging;
 
-/// Elements that are sent at once. Larger pieces would need copies of large arrays beside the arrays themselves.
-const PIECE: usize = 1 << 20;
+/// Bytes that are sent at once. Larger pieces would need copies of large arrays beside the arrays themselves.
+const PIECE: usize = 2 << 20;
 
 /// Copies the first rank's parameters and optimizer states to all other ranks. All ranks call it.
 pub(super) fn share_state(
@@ -22,27 +24,23 @@ pub(super) fn share_state(
     let mut failure = None;
     staging::with_slices_mut(parameters.tensors_mut(), |slices| {
         let mut all = names.iter().zip(slices);
-        failure = all.find_map(|(name, elements)| share(peers, name, elements).err());
+        failure = all.find_map(|(name, elements)| share::<f32>(peers, name, elements).err());
         Ok(())
     })?;
     failure.map_or(Ok(()), Err)?;
-    optimizer.write_states(|name, bytes| share_bytes(peers, name, bytes))
+    optimizer.write_states(|name, bytes| share::<u8>(peers, name, bytes))
 }
 
-fn share(peers: &Peers, name: &str, elements: &mut [f32]) -> Result<(), Failure> {
-    elements.chunks_mut(PIECE).try_for_each(|piece| {
-        piece.copy_from_slice(&peers.broadcast(name, piece.to_vec())?);
-        Ok(())
-    })
-}
-
-/// Shares bytes in the bits of numbers, which a broadcast only copies.
-fn share_bytes(peers: &Peers, name: &str, bytes: &mut [u8]) -> Result<(), Failure> {
-    bytes.chunks_mut(PIECE * size_of::<f32>()).try_for_each(|piece| {
-        let mut words = vec![0.0f32; piece.len().div_ceil(size_of::<f32>())];
-        bytemuck::cast_slice_mut::<f32, u8>(&mut words)[..piece.len()].copy_from_slice(piece);
-        let words = peers.broadcast(name, words)?;
-        piece.copy_from_slice(&bytemuck::cast_slice::<f32, u8>(&words)[..piece.len()]);
-        Ok(())
-    })
+/// Sends an array piece by piece; the next piece is under way while one is copied to its place.
+fn share<T: Element>(peers: &Peers, name: &str, elements: &mut [T]) -> Result<(), Failure> {
+    let receive = |(piece, sent): (&mut [T], Broadcast)| {
+        piece.copy_from_slice(&peers.finish_broadcast(name, sent)?);
+        Ok::<_, Failure>(())
+    };
+    let mut before = None;
+    for piece in elements.chunks_mut(PIECE / size_of::<T>()) {
+        let sent = peers.begin_broadcast(name, piece.to_vec())?;
+        before.replace((piece, sent)).map_or(Ok(()), receive)?;
+    }
+    before.map_or(Ok(()), receive)
 }

@@ -8,7 +8,7 @@ use abi_stable::std_types::RSliceMut;
 use super::guard::caught;
 use super::table::{CType, Declarations, Member};
 use crate::region::check_layout;
-use crate::{Buffer, Dtype, Error, Result};
+use crate::{Buffer, Dtype, Error, Region, Result};
 
 /// [`Buffer`]: elements that are its owner's alone until it calls `release`, once, on any thread.
 #[repr(C)]
@@ -76,6 +76,19 @@ impl RawBuffer {
         // SAFETY: whoever made it promises that the memory is the owner's alone until it is released.
         Ok(unsafe { Buffer::from_raw(data, length, dtype, Box::new(self)) })
     }
+}
+
+/// All of a region, which the other side may then divide.
+pub(super) fn lent_region(region: &Region) -> Result<RawBuffer> {
+    Ok(region.buffer::<u8>(0..region.bytes())?.into())
+}
+
+/// A region of what the other side has lent.
+pub(super) fn taken_region(slot: RawBuffer) -> Result<Region> {
+    let buffer = slot.plain()?;
+    let (data, bytes, _) = buffer.place();
+    // SAFETY: the buffer has the memory for itself until it is dropped.
+    Ok(unsafe { Region::from_raw(data, bytes, Box::new(buffer)) })
 }
 
 /// Buffers, to be taken from their slots by the other side.

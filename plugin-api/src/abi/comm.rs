@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use abi_stable::std_types::{RSlice, RSliceMut, RStr};
 
-use super::buffer::{RawBuffer, lent, put, taken};
+use super::buffer::{RawBuffer, lent, lent_region, put, taken, taken_region};
 use super::guard::{Guarded, Owner};
 use super::object::{AnyThread, Imported, RawObject, exports};
 use super::record::{decode, encode, replies};
 use super::table::interfaces;
 use super::types::filled;
 use crate::{
-    Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Dtype, Error, Outcome, ReduceOp, ReduceScatter, Result,
-    Work,
+    Bootstrap, Buffer, Capabilities, CommBackend, CommRegions, Communicator, Dtype, Error, Outcome, ReduceOp,
+    ReduceScatter, Region, Result, Work,
 };
 
 interfaces! {
@@ -49,6 +49,12 @@ interfaces! {
         fn start_reduce_scatter(buffer: &mut RawBuffer, op: u32, work: &mut RawObject);
     }
 
+    /// An ability that an object with `comm.collectives/1` may have. Any thread.
+    "comm.regions/1" CommMemory MemoryFunctions {
+        /// [`CommRegions::region`], as a buffer of all its bytes, which lives until it is released.
+        fn make_region(bytes: usize, region: &mut RawBuffer);
+    }
+
     /// A communication backend. Any thread.
     "comm.backend/1" CommBackends BackendFunctions {
         /// [`CommBackend::capabilities`].
@@ -68,8 +74,12 @@ type OwnedBackend = (Box<dyn CommBackend>, Arc<Owner>);
 replies! { Capabilities }
 exports! {
     SharedWork: CommWork;
-    OwnedCommunicator: CommCollectives, CommReduceScatter when has_reduce_scatter;
+    OwnedCommunicator: CommCollectives, CommReduceScatter when has_reduce_scatter, CommMemory when has_regions;
     OwnedBackend: CommBackends;
+}
+
+fn has_regions((communicator, _): &OwnedCommunicator) -> bool {
+    communicator.as_regions().is_some()
 }
 
 fn has_reduce_scatter((communicator, _): &OwnedCommunicator) -> bool {
@@ -82,6 +92,8 @@ unsafe impl AnyThread for CommWork {}
 unsafe impl AnyThread for CommCollectives {}
 // SAFETY: as above.
 unsafe impl AnyThread for CommReduceScatter {}
+// SAFETY: as above.
+unsafe impl AnyThread for CommMemory {}
 // SAFETY: `CommBackend` is `Send + Sync`.
 unsafe impl AnyThread for CommBackends {}
 
@@ -218,6 +230,14 @@ impl ReduceScatterFunctions for OwnedCommunicator {
     }
 }
 
+impl MemoryFunctions for OwnedCommunicator {
+    fn make_region(&self, bytes: usize, region: &mut RawBuffer) -> Result<()> {
+        let able = self.0.as_regions().ok_or_else(|| Error::plugin("this communicator has no memory of its own"))?;
+        *region = lent_region(&able.region(bytes)?)?;
+        Ok(())
+    }
+}
+
 impl CollectiveFunctions for OwnedCommunicator {
     fn place(&self, rank: &mut u32, world_size: &mut u32) -> Result<()> {
         (*rank, *world_size) = (self.0.rank(), self.0.world_size());
@@ -252,6 +272,7 @@ impl CollectiveFunctions for OwnedCommunicator {
 struct ImportedCommunicator {
     functions: Imported<CommCollectives>,
     reduce_scatter: Option<Imported<CommReduceScatter>>,
+    regions: Option<Imported<CommMemory>>,
     rank: u32,
     world_size: u32,
 }
@@ -269,8 +290,9 @@ impl ImportedCommunicator {
             ))
             .in_component(name));
         }
-        let reduce_scatter = Imported::find(&Arc::new(functions.share()), name)?;
-        Ok(Self { functions, reduce_scatter, rank, world_size })
+        let object = Arc::new(functions.share());
+        let (reduce_scatter, regions) = (Imported::find(&object, name)?, Imported::find(&object, name)?);
+        Ok(Self { functions, reduce_scatter, regions, rank, world_size })
     }
 
     /// The work that a call starts.
@@ -285,6 +307,17 @@ impl ImportedCommunicator {
 
 fn import_work(object: RawObject, name: &'static str, expected: Expected) -> Result<Box<dyn Work>> {
     Ok(Box::new(ImportedWork { work: Imported::of(object, name)?, expected }))
+}
+
+impl CommRegions for Imported<CommMemory> {
+    fn region(&self, bytes: usize) -> Result<Region> {
+        let region = filled(|slot| self.make_region(bytes, slot)).and_then(taken_region)?;
+        match region.bytes() >= bytes && region.is_aligned() {
+            true => Ok(region),
+            false => Err(Error::plugin(format!("asked for memory of {bytes} aligned bytes, it gave {region:?}"))
+                .in_component(self.name())),
+        }
+    }
 }
 
 impl ReduceScatter for Imported<CommReduceScatter> {
@@ -331,6 +364,10 @@ impl Communicator for ImportedCommunicator {
 
     fn as_reduce_scatter(&self) -> Option<&dyn ReduceScatter> {
         self.reduce_scatter.as_ref().map(|able| able as &dyn ReduceScatter)
+    }
+
+    fn as_regions(&self) -> Option<&dyn CommRegions> {
+        self.regions.as_ref().map(|able| able as &dyn CommRegions)
     }
 
     fn abort(&self, reason: &str) {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::across;
 use crate::{
-    Bootstrap, Buffer, Capabilities, CommBackend, Communicator, Dtype, Error, ErrorCode, Finished, Outcome, ReduceOp,
-    ReduceScatter, Region, Result, Work,
+    Bootstrap, Buffer, Capabilities, CommBackend, CommRegions, Communicator, Dtype, Error, ErrorCode, Finished,
+    Outcome, ReduceOp, ReduceScatter, Region, Result, Work,
 };
 
 /// The second of two ranks, whose peer has the same elements. `tricks` says what it does wrong.
@@ -17,6 +17,7 @@ use crate::{
 struct Mirror {
     tricks: Arc<Mutex<Vec<&'static str>>>,
     kept: Arc<Mutex<Vec<Buffer>>>,
+    own: Arc<Mutex<Option<Region>>>,
 }
 
 impl Mirror {
@@ -91,8 +92,21 @@ impl Communicator for Mirror {
         (!self.does("reduce in one piece only")).then_some(self)
     }
 
+    fn as_regions(&self) -> Option<&dyn CommRegions> {
+        (!self.does("have no memory")).then_some(self)
+    }
+
     fn abort(&self, reason: &str) {
         self.tricks.lock().unwrap().push(if reason == "panic" { "panic while waiting" } else { "abort" });
+    }
+}
+
+impl CommRegions for Mirror {
+    fn region(&self, bytes: usize) -> Result<Region> {
+        let words = if self.does("give too little") { 1 } else { bytes.div_ceil(8) };
+        let region = Region::of(vec![0u64; words]);
+        *self.own.lock().unwrap() = Some(region.clone());
+        Ok(region)
     }
 }
 
@@ -250,9 +264,30 @@ fn what_a_backend_may_not_give_back_is_an_error_that_names_it() {
 }
 
 #[test]
+fn memory_of_the_communicator_is_lent_by_the_host_and_found_again() {
+    let (mirror, communicator) = loaded(&["keep what it was given"]);
+    let communicator = communicator.unwrap();
+    let region = communicator.as_regions().unwrap().region(40).unwrap();
+    assert!(mirror.own.lock().unwrap().as_ref().unwrap().buffer::<u64>(0..1).is_err(), "the host has it");
+    let lent = region.buffer::<u64>(2..4).unwrap();
+    assert!(done(communicator.all_reduce(vec![lent], ReduceOp::Sum)).is_err());
+    let own = mirror.own.lock().unwrap().take().unwrap();
+    let kept = mirror.kept.lock().unwrap().pop().unwrap();
+    assert_eq!(own.offset_of(&kept), Some(16));
+    assert_eq!(own.offset_of(&vec![0u64].into()), None);
+    drop((kept, region));
+    assert!(own.buffer::<u64>(0..5).is_ok(), "the host has given it back");
+
+    let error = loaded(&["give too little"]).1.unwrap().as_regions().unwrap().region(40).unwrap_err();
+    assert!(error.message().contains("asked for memory of 40 aligned bytes, it gave a region of 8 bytes"), "{error}");
+    assert_eq!(error.component(), Some("component under test"));
+}
+
+#[test]
 fn an_ability_is_there_only_where_the_communicator_has_it() {
     assert!(loaded(&[]).1.unwrap().as_reduce_scatter().is_some());
     assert!(loaded(&["reduce in one piece only"]).1.unwrap().as_reduce_scatter().is_none());
+    assert!(loaded(&["have no memory"]).1.unwrap().as_regions().is_none());
 }
 
 #[test]

@@ -52,6 +52,7 @@ pub fn c_header() -> String {
         interface::<comm::CommBackends>,
         interface::<comm::CommCollectives>,
         interface::<comm::CommReduceScatter>,
+        interface::<comm::CommMemory>,
         interface::<comm::CommWork>,
         interface::<observer::ObserverEvents>,
     ] {

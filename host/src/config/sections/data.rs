@@ -24,7 +24,7 @@ pub struct Data {
     /// share, a value from 1 on their number. Default: unset.
     #[schemars(schema_with = "share_or_number")]
     pub eval_split: Option<f64>,
-    /// The most rows of `train` that are read. Default: unset.
+    /// The most rows of `train` that are read; with weights, of each source. Default: unset.
     #[schemars(range(min = 1))]
     pub limit: Option<u64>,
     /// Whether each epoch shuffles the rows by `seed`; otherwise they keep the order of the files. Default: true.
