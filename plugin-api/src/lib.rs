@@ -77,9 +77,8 @@ mod model;
 mod observer;
 pub mod op;
 mod optimizer;
-mod region;
-
 mod raw_host_view;
+mod region;
 pub mod register;
 mod services;
 mod tensor;

@@ -79,7 +79,7 @@ interfaces! {
             tensor: u64, writable: bool, view: &mut RawView, shape: &RawSink<'_, usize>, strides: &RawSink<'_, isize>
         );
         /// [`Compute::read`].
-        fn copy_out(tensor: u64, dtype: u32, out: RSliceMut<'_, u8>);
+        fn copy_out(tensor: u64, dtype: u32, elements: RSliceMut<'_, u8>);
         /// [`Compute::write`].
         fn overwrite(tensor: u64, array: &RawArrayRef<'_>);
         /// [`Compute::value_and_grad`]; a slot for the gradient of each parameter.
@@ -180,8 +180,8 @@ impl TensorFunctions for Rc<dyn Compute> {
         Ok(())
     }
 
-    fn copy_out(&self, tensor: u64, dtype: u32, mut out: RSliceMut<'_, u8>) -> Result<()> {
-        self.read(tensor, Dtype(dtype), out.as_mut_slice())
+    fn copy_out(&self, tensor: u64, dtype: u32, mut elements: RSliceMut<'_, u8>) -> Result<()> {
+        self.read(tensor, Dtype(dtype), elements.as_mut_slice())
     }
 
     fn overwrite(&self, tensor: u64, array: &RawArrayRef<'_>) -> Result<()> {
