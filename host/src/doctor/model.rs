@@ -10,6 +10,7 @@ use crate::job::Job;
 pub(super) const CHECK: Check = Check {
     name: "model",
     description: "Whether the model directory, config.json, weights and tokenizer are there and match.",
+    runs_plugins: true,
     run,
 };
 
