@@ -10,8 +10,8 @@ use super::table::Table;
 use super::{HOST_INTERFACES, across, comm, compute, data, model, observer, optimizer, root, tokenizer, trainer};
 use crate::register::{OptimizerComponent, Registration};
 use crate::{
-    Datum, Error, ErrorCode, Event, Example, Granularity, HostServices, Init, Initial, Kind, LogLevel, Message, Metrics,
-    Observation, Observer, Optimizer, ParameterSpec, Result, Role, Services, StateShape, StateSpec, Update,
+    Datum, Error, ErrorCode, Event, Example, Granularity, HostServices, Init, Initial, Kind, LogLevel, Message,
+    Metrics, Observation, Observer, Optimizer, ParameterSpec, Result, Role, Services, StateShape, StateSpec, Update,
 };
 
 #[test]
