@@ -23,7 +23,7 @@ use crate::progress;
 use crate::random::Stream;
 use chain::{Chain, Opened};
 pub use dataset::Dataset;
-pub use items::Encoder;
+pub use items::{Encoder, ItemLimits};
 use length::Reading;
 use read::Reader;
 pub use row_location::{RowLocation, describe};

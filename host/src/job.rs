@@ -7,11 +7,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mdt_plugin_api::abi::LoadedComponent;
-use mdt_plugin_api::register::OptimizerComponent;
-use mdt_plugin_api::{
-    CommBackend, Compute, DataSource, HostServices, Kind, Model, Services, Setup, SharedTokenizer, Trainer,
-};
-use serde_json::Value;
+use mdt_plugin_api::register::{OptimizerComponent, TrainerComponent};
+use mdt_plugin_api::{CommBackend, Compute, DataSource, HostServices, Kind, Model, Services, Setup, SharedTokenizer};
+use serde_json::{Map, Value};
 
 use crate::config::{Chosen, Dtype, Resolved};
 use crate::exit::{Failure, Status};
@@ -77,6 +75,15 @@ impl Job {
         Ok(model.forward)
     }
 
+    /// Makes the model component for another model's directory, with the defaults of its configuration.
+    pub fn other_model(&self, directory: &Directory) -> Result<Rc<dyn Model>, Failure> {
+        let id = directory.model_type()?;
+        let component = self.catalog.component(Kind::Model, &id)?;
+        let model = component.model(&Value::Object(Map::new()), &self.setup(Some(directory), ""))?;
+        check_parameters(&id, &model.spec().parameters)?;
+        Ok(model.forward)
+    }
+
     /// Makes the tokenizer component.
     pub fn tokenizer(&self, directory: &Directory) -> Result<SharedTokenizer, Failure> {
         let (component, config) = self.component(Kind::Tokenizer)?;
@@ -84,10 +91,10 @@ impl Job {
     }
 
     /// Makes the trainer component, which borrows the tokenizer.
-    pub fn trainer(&self, directory: &Directory, tokenizer: &SharedTokenizer) -> Result<Arc<dyn Trainer>, Failure> {
+    pub fn trainer(&self, directory: &Directory, tokenizer: &SharedTokenizer) -> Result<TrainerComponent, Failure> {
         let (component, config) = self.component(Kind::Trainer)?;
         let setup = Setup { tokenizer: Some(tokenizer.clone()), ..self.setup(Some(directory), "") };
-        Ok(component.trainer(config, &setup)?.objective)
+        Ok(component.trainer(config, &setup)?)
     }
 
     /// Makes the optimizer component.

@@ -23,6 +23,7 @@ mod preview;
 mod progress;
 mod random;
 mod rank_processes;
+mod sampling;
 mod services;
 mod signals;
 mod staging;

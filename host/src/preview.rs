@@ -10,9 +10,8 @@ pub use paint::Paint;
 pub use pieces::Pieces;
 pub use totals::Totals;
 
-use std::sync::Arc;
-
-use mdt_plugin_api::{Item, Sequence, Trainer};
+use mdt_plugin_api::register::TrainerComponent;
+use mdt_plugin_api::{Item, Sequence};
 use serde::Serialize;
 
 use crate::data::{self, Dataset, Encoder, Plan};
@@ -55,7 +54,7 @@ pub struct Row {
 pub struct Preview<'a> {
     job: &'a Job,
     part: Part,
-    trainer: Arc<dyn Trainer>,
+    trainer: TrainerComponent,
     pieces: Pieces,
 }
 

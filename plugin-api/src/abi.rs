@@ -10,6 +10,7 @@
 //! `Box<dyn Optimizer>` whether the optimizer is loaded or linked, and tests can use both.
 //!
 //! [`Entry`] is the one symbol of a plugin.
+#![allow(clippy::arc_with_non_send_sync, reason = "objects of one thread use the same code as those of any")]
 
 pub mod across;
 mod buffer;
@@ -28,6 +29,7 @@ mod observer;
 mod optimizer;
 #[cfg(test)]
 mod optimizer_tests;
+mod prepare;
 #[cfg(test)]
 mod published_tests;
 mod record;

@@ -77,6 +77,7 @@ mod model;
 mod observer;
 pub mod op;
 mod optimizer;
+mod prepare;
 mod raw_host_view;
 mod region;
 pub mod register;
@@ -115,6 +116,7 @@ pub use optimizer::{
     DeviceOptimizer, EvaluationWeights, Granularity, Initial, NewValues, Optimizer, StateMut, StateRef, StateShape,
     StateSpec, TypedSlices, TypedStates, Update, expect_states,
 };
+pub use prepare::{Evaluation, Generated, Generation, Prepare, PrepareContext, Reference, Sampling};
 pub use raw_host_view::RawHostView;
 pub use region::{Buffer, Region};
 pub use services::{HostServices, LogLevel, Services, Setup};
@@ -131,11 +133,12 @@ pub use {half, serde, serde_json};
 pub mod prelude {
     pub use crate::{
         Attention, Batch, Bootstrap, Buffer, Capabilities, CommBackend, CommRegions, Communicator, Completed,
-        Component, Compute, Content, DataSource, Datum, DeviceOptimizer, Dtype, Element, Error, ErrorCode,
-        EvaluationWeights, Event, Example, Granularity, Head, HostArray, HostBatch, Init, Initial, Item, Kind,
-        LanguageModel, Layout, Length, LogLevel, Loss, Message, Metric, Model, ModelContext, ModelSpec, NewValues,
-        Observation, Observer, OpKind, Optimizer, Outcome, ParameterSpec, ReduceOp, ReduceScatter, Region, Rendered,
-        Result, Role, Sequence, Services, Setup, SharedTokenizer, StateMut, StateRef, StateShape, StateSpec, Tensor,
-        Tokenizer, Tokens, Trainer, TrainerContext, TypedSlices, TypedStates, Update, Vocabulary, Work, expect_states,
+        Component, Compute, Content, DataSource, Datum, DeviceOptimizer, Dtype, Element, Error, ErrorCode, Evaluation,
+        EvaluationWeights, Event, Example, Generated, Granularity, Head, HostArray, HostBatch, Init, Initial, Item,
+        Kind, LanguageModel, Layout, Length, LogLevel, Loss, Message, Metric, Model, ModelContext, ModelSpec,
+        NewValues, Observation, Observer, OpKind, Optimizer, Outcome, ParameterSpec, Prepare, PrepareContext, ReduceOp,
+        ReduceScatter, Reference, Region, Rendered, Result, Role, Sampling, Sequence, Services, Setup, SharedTokenizer,
+        StateMut, StateRef, StateShape, StateSpec, Tensor, Tokenizer, Tokens, Trainer, TrainerContext, TypedSlices,
+        TypedStates, Update, Vocabulary, Work, expect_states,
     };
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::{
-    CommBackend, Component, Compute, DataSource, DeviceOptimizer, Error, EvaluationWeights, Kind, Model, Observer,
-    Optimizer, Result, Setup, Tokenizer, Trainer, TypedSlices, TypedStates,
+    CommBackend, Component, Compute, DataSource, DeviceOptimizer, Error, Evaluation, EvaluationWeights, Kind, Model,
+    Observer, Optimizer, Prepare, Reference, Result, Setup, Tokenizer, Trainer, TypedSlices, TypedStates,
 };
 
 /// The name of the section that holds a library's records, where the object format is ELF.
@@ -90,6 +90,12 @@ components! {
     /// A trainer with its abilities.
     TrainerComponent {
         objective: Arc<dyn Trainer>,
+        /// Works on items before a batch is made.
+        prepare: Prepare,
+        /// Needs the weights that training began with.
+        reference: Reference,
+        /// Has numbers of its own for evaluations.
+        evaluation: Evaluation,
     }
 }
 
@@ -229,6 +235,9 @@ pub fn create<T: Component>(config: Value, setup: &Setup) -> Result<T> {
 /// | | `typed_slices` | [`TypedSlices`] |
 /// | | `device` | [`DeviceOptimizer`] |
 /// | | `evaluation_weights` | [`EvaluationWeights`] |
+/// | `trainer` | `prepare` | [`Prepare`] |
+/// | | `reference` | [`Reference`] |
+/// | | `evaluation` | [`Evaluation`] |
 ///
 /// Native libraries that must lie beside the host's come first: `native "libmlx.so", "libmlxc.so";`. Before them,
 /// `on_load Type;` names an [`OnLoad`](crate::abi::OnLoad) for what has to happen when the library is loaded.

@@ -5,6 +5,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use wildmatch::WildMatch;
 
@@ -147,6 +148,9 @@ pub struct Trainer {
     /// Whether layers are computed again for gradients instead of keeping what lies inside of them: less memory, and about
     /// a third more time. The bits stay the same. Default: false.
     pub gradient_checkpointing: bool,
+    /// Further models that the trainer uses and does not train, by the names that it knows: `{ teacher = { path = "DIR" } }`.
+    /// Default: none.
+    pub models: BTreeMap<String, FrozenModel>,
     /// Updates between evaluations on the held-out rows; 0 evaluates at the end of each epoch. Default: 0.
     pub eval_steps: u64,
     /// Whether the held-out rows are also evaluated before the first update. That loss is only for comparison: it is
@@ -173,6 +177,7 @@ impl Default for Trainer {
             max_seq_len: 2048,
             max_grad_norm: 1.0,
             gradient_checkpointing: false,
+            models: BTreeMap::new(),
             eval_steps: 0,
             eval_at_start: false,
             early_stopping_patience: 0,
@@ -180,6 +185,15 @@ impl Default for Trainer {
             bucketing: false,
         }
     }
+}
+
+/// A model that is not trained.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FrozenModel {
+    /// Directory of the model in Hugging Face format.
+    #[schemars(length(min = 1))]
+    pub path: PathBuf,
 }
 
 /// `optimizer`: a string stands for `{ use = … }`.

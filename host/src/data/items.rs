@@ -1,8 +1,7 @@
 //! What the host makes sure of in the items that a trainer returns.
 
-use std::sync::Arc;
-
-use mdt_plugin_api::{Error, Example, Item, Result, Sequence, Trainer};
+use mdt_plugin_api::register::TrainerComponent;
+use mdt_plugin_api::{Error, Example, Item, Result, Sequence};
 
 use crate::job::Job;
 
@@ -18,7 +17,7 @@ pub struct ItemLimits {
 /// Turns rows into items.
 #[derive(Clone)]
 pub struct Encoder {
-    trainer: Arc<dyn Trainer>,
+    trainer: TrainerComponent,
     /// The trainer, as errors name it.
     name: String,
     limits: ItemLimits,
@@ -26,13 +25,13 @@ pub struct Encoder {
 
 impl Encoder {
     /// An encoder of a job's rows, by this trainer. Token ids are below `vocabulary`.
-    pub fn new(job: &Job, trainer: &Arc<dyn Trainer>, vocabulary: usize) -> Self {
+    pub fn new(job: &Job, trainer: &TrainerComponent, vocabulary: usize) -> Self {
         let max_seq_len = job.resolved.settings.trainer.max_seq_len as usize;
-        Self { trainer: Arc::clone(trainer), name: job.trainer_name(), limits: ItemLimits { max_seq_len, vocabulary } }
+        Self { trainer: trainer.clone(), name: job.trainer_name(), limits: ItemLimits { max_seq_len, vocabulary } }
     }
 
     /// The same with another instance of the trainer.
-    pub fn with(&self, trainer: Arc<dyn Trainer>) -> Self {
+    pub fn with(&self, trainer: TrainerComponent) -> Self {
         Self { trainer, ..self.clone() }
     }
 
@@ -42,7 +41,9 @@ impl Encoder {
     /// The trainer refuses the row, or returns what it may not.
     pub fn encode(&self, example: &Example) -> Result<Vec<Item>> {
         let mut items = self.items(example)?;
-        items.retain(|item| item.supervised_tokens() > 0);
+        // What is prepared later may get its supervised tokens then.
+        let prepares = self.trainer.prepare.is_some();
+        items.retain(|item| item.supervised_tokens() > 0 || prepares && item.tokens() > 0);
         Ok(items)
     }
 

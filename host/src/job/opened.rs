@@ -1,9 +1,9 @@
 //! A job's model, opened: its directory, its code, its tokenizer, the trainer, and where its weights come from.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
-use mdt_plugin_api::{Compute, Model, SharedTokenizer, Trainer};
+use mdt_plugin_api::register::TrainerComponent;
+use mdt_plugin_api::{Compute, Model, SharedTokenizer};
 
 use super::Job;
 use crate::checkpoint::Checkpoint;
@@ -23,7 +23,7 @@ pub struct OpenedModel {
     /// Its tokens.
     pub tokenizer: SharedTokenizer,
     /// What makes a loss of it.
-    pub trainer: Arc<dyn Trainer>,
+    pub trainer: TrainerComponent,
     init: Init,
     seed: u64,
 }

@@ -1,7 +1,6 @@
 //! `mdt-host bench train`: how long an update takes, and the memory that it needs.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -9,14 +8,15 @@ use mdt_plugin_api::{Bootstrap, Item};
 use serde::Serialize;
 use serde_json::json;
 
+use super::frozen::Frozen;
 use super::gradient::Objective;
 use super::optimizer::{OptimizerPlan, StatefulOptimizer};
-use super::prefetch::MicroBatch;
+use super::prefetch::{Ahead, MicroBatch};
 use super::stop::Stop;
 use super::update::Learner;
 use crate::data::RowLocation;
 use crate::exit::Failure;
-use crate::job::{Job, OpenedModel};
+use crate::job::Job;
 use crate::metrics;
 use crate::model;
 use crate::peers::Peers;
@@ -57,9 +57,8 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
     let bootstrap = Bootstrap { world_size: 1, ..Bootstrap::default() };
     let peers = Peers::new(backend.open(&bootstrap)?, "local", Duration::from_secs(1));
 
-    let OpenedModel { compute, model, trainer, .. } = opened;
     let mut stream = Stream::new(settings.seed, "bench", 0);
-    let vocabulary = model.spec().vocabulary_size as u64;
+    let vocabulary = opened.model.spec().vocabulary_size as u64;
     let rows: Vec<Item> = (0..settings.trainer.batch_size)
         .map(|_| {
             let ids = (0..tokens).map(|_| stream.below(vocabulary) as u32).collect();
@@ -67,11 +66,13 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
         })
         .collect();
     let rows: Vec<&Item> = rows.iter().collect();
+    let trainer = opened.trainer.clone();
     let micro_batches = || {
-        let micro_batch = |_| MicroBatch { rows: Vec::new(), batch: trainer.collate(&rows).map(Some) };
+        let micro_batch =
+            |_| MicroBatch { rows: Vec::new(), batch: trainer.collate(&rows).map(Ahead::Batch).map(Some) };
         (0..settings.trainer.gradient_accumulation_steps).map(micro_batch).map(Ok)
     };
-    let objective = Objective { compute, model, trainer: Arc::clone(&trainer) };
+    let objective = Objective::new(job, opened, Frozen::default());
     let mut learner = Learner::new(settings, updates, parameters, objective, optimizer);
     let (mut times, mut loss, mut tokens, mut staged) = (Vec::new(), 0.0, 0, Staged::default());
     for update in 1..=updates {

@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
-use mdt_plugin_api::{Event, HostServices};
+use mdt_plugin_api::{Event, HostServices, Item};
 use serde_json::Value;
 
 use super::accumulate::Sums;
 use super::best::Evaluations;
 use super::plugin_metrics::ByName;
+use super::prepare::Place;
 use super::stop::Stop;
 use super::update::Learner;
 use super::{Run, plugin_metrics};
@@ -166,8 +167,14 @@ impl Evaluation<'_> {
             if interrupted {
                 break;
             }
-            let collated = objective.trainer.collate(&rows.iter().collect::<Vec<_>>());
-            let sums = collated.and_then(|batch| objective.evaluate(parameters, &batch));
+            // The same random numbers in every evaluation, so that its losses can be compared.
+            let place = Place { purpose: "evaluate", update: 0, number: batch as u64 };
+            let items: Vec<&Item> = rows.iter().collect();
+            let sums = objective.prepared(parameters, place, &items).and_then(|batch| {
+                let mut sums = objective.evaluate(parameters, &batch)?;
+                objective.add_own_numbers(parameters, place, &items, &mut sums)?;
+                Ok(sums)
+            });
             let failed = |error| Failure::from(error).at(format!("{what}, {}", name_batch(held_out, size, batch)));
             own.push(sums.map_err(failed)?);
         }

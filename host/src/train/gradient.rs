@@ -1,14 +1,15 @@
 //! The loss and gradient of one micro-batch, from host rows to host memory.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
-use mdt_plugin_api::{
-    Batch, Compute, Error, Handle, HostBatch, Metric, Model, Result, Tensor, Trainer, TrainerContext,
-};
+use mdt_plugin_api::register::TrainerComponent;
+use mdt_plugin_api::{Batch, Compute, Error, Handle, HostBatch, Metric, Model, Result, Tensor, TrainerContext};
 
 use super::accumulate::Sums;
-use crate::model::{BoundWeights, Parameters, TrainedModel, Training};
+use super::frozen::Frozen;
+use crate::data::ItemLimits;
+use crate::job::{Job, OpenedModel};
+use crate::model::{BoundWeights, FrozenModels, Parameters, TrainedModel, Training};
 use crate::staging;
 
 /// A model and a trainer's loss on a device. Compute thread only.
@@ -16,10 +17,27 @@ pub struct Objective {
     pub compute: Rc<dyn Compute>,
     pub model: Rc<dyn Model>,
     /// What turns rows into batches, and batches into a loss.
-    pub trainer: Arc<dyn Trainer>,
+    pub trainer: TrainerComponent,
+    /// Its name, for errors.
+    pub trainer_name: String,
+    /// Models that it uses beside the trained one.
+    pub frozen: Frozen,
+    /// The limits of the items that it prepares.
+    pub items: ItemLimits,
+    /// The job's seed.
+    pub seed: u64,
 }
 
 impl Objective {
+    /// The objective of a job.
+    pub fn new(job: &Job, opened: OpenedModel, frozen: Frozen) -> Self {
+        let OpenedModel { compute, model, trainer, .. } = opened;
+        let max_seq_len = job.resolved.settings.trainer.max_seq_len as usize;
+        let items = ItemLimits { max_seq_len, vocabulary: model.spec().vocabulary_size };
+        let (trainer_name, seed) = (job.trainer_name(), job.resolved.settings.seed);
+        Self { compute, model, trainer, trainer_name, frozen, items, seed }
+    }
+
     /// Loss and gradient of a micro-batch: the gradient of each parameter, computed, on the device.
     pub fn gradient(
         &self,
@@ -35,13 +53,16 @@ impl Objective {
             let (frozen, inputs) = inputs.split_at(frozen.len());
             let handles = parameters.iter().chain(frozen).copied();
             let weights = Parameters::bind_handles(&names_of_weights, &self.compute, handles);
+            let (models, inputs) = self.frozen.bind_handles(&self.compute, inputs);
             let tensors = inputs.iter().map(|&handle| Tensor::borrowed(&self.compute, handle));
             let batch = Batch::new(names.iter().cloned().zip(tensors).collect());
-            let loss = self.loss(weights, &batch, Some(training))?;
+            let loss = self.loss(weights, models, &batch, Some(training))?;
             metrics = loss.metrics;
             loss.values.into_iter().map(Tensor::into_handle).collect()
         };
-        let handles: Vec<Handle> = frozen.iter().copied().chain(inputs.iter().map(Tensor::handle)).collect();
+        // The weights of frozen models are inputs too: the function captures none, and no gradient reaches them.
+        let mut handles = [frozen.clone(), self.frozen.handles()].concat();
+        handles.extend(inputs.iter().map(Tensor::handle));
         let result = self.compute.value_and_grad(&mut function, &parameters.handles(), &handles)?;
         let owned = |handles: Vec<Handle>| -> Vec<Tensor> {
             handles.into_iter().map(|handle| Tensor::from_handle(&self.compute, handle)).collect()
@@ -56,7 +77,8 @@ impl Objective {
     /// The loss alone.
     pub fn evaluate(&self, parameters: &Parameters, batch: &HostBatch) -> Result<Sums> {
         let (names, inputs) = self.upload(batch)?;
-        self.loss(parameters.bind(), &Batch::new(names.into_iter().zip(inputs).collect()), None)?.read(batch)
+        let tensors = Batch::new(names.into_iter().zip(inputs).collect());
+        self.loss(parameters.bind(), self.frozen.bind(&self.compute), &tensors, None)?.read(batch)
     }
 
     fn upload(&self, batch: &HostBatch) -> Result<(Vec<String>, Vec<Tensor>)> {
@@ -65,8 +87,14 @@ impl Objective {
         Ok((names, tensors.collect::<Result<_>>()?))
     }
 
-    fn loss(&self, weights: Rc<BoundWeights>, batch: &Batch, training: Option<Training>) -> Result<LossValues> {
-        let model = TrainedModel::new(&self.model, weights, &self.compute);
+    fn loss(
+        &self,
+        weights: Rc<BoundWeights>,
+        frozen: FrozenModels,
+        batch: &Batch,
+        training: Option<Training>,
+    ) -> Result<LossValues> {
+        let model = TrainedModel::new(&self.model, weights, &self.compute).with_frozen(frozen);
         let model = match training {
             Some(training) => model.in_training(training),
             None => model,

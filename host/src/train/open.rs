@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::agree::{self, RankManifest, Start};
+use super::frozen::Frozen;
 use super::gradient::Objective;
 use super::optimizer::{OptimizerPlan, StatefulOptimizer};
 use super::plugin_metrics::PluginMetrics;
@@ -16,7 +17,7 @@ use super::{Run, connect, evaluate, processor, share, start};
 use crate::checkpoint::Store;
 use crate::data::{self, Data, Encoder, Plan, Training};
 use crate::exit::Failure;
-use crate::job::{Job, OpenedModel};
+use crate::job::Job;
 use crate::model;
 use crate::observers::Observers;
 use crate::progress::Progress;
@@ -69,6 +70,8 @@ impl<'a> Run<'a> {
             start::compare(checkpoint, &components, &processor);
         }
 
+        let frozen = Frozen::load(job, &opened)?;
+
         // Everything that this rank can check alone is checked before the others have to wait for it.
         let peers = connect::connect(job, &*backend)?;
         let start = resumed.as_ref().map_or_else(Start::default, |checkpoint| Start::of(&checkpoint.state));
@@ -93,6 +96,7 @@ impl<'a> Run<'a> {
         parameters.with_frozen_arrays(|arrays| {
             agree::require_same_bits(&peers, "the weights that are not trained", arrays.iter().map(|a| a.data))
         })?;
+        frozen.require_same_bits(&peers)?;
         let metrics = match &store {
             Some(store) => {
                 let metrics = start::open_metrics(store, &settings.output_dir, resumed.as_ref())?;
@@ -103,8 +107,8 @@ impl<'a> Run<'a> {
         };
         let done = start.update;
         let progress = Progress::new(plan.total_updates(), done);
-        let OpenedModel { compute, directory, model, trainer, .. } = opened;
-        let objective = Objective { compute, model, trainer };
+        let directory = opened.directory.clone();
+        let objective = Objective::new(job, opened, frozen);
         Ok(Self {
             job,
             processor,

@@ -7,7 +7,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use mdt_plugin_api::{Error, Example, HostBatch, Item, Trainer};
+use mdt_plugin_api::register::TrainerComponent;
+use mdt_plugin_api::{Error, Example, HostBatch, Item};
 use rayon::prelude::*;
 
 use crate::data::{Cursor, Dataset, Encoder, Plan, RowLocation, Rows};
@@ -23,8 +24,17 @@ const WAITING: Duration = Duration::from_millis(50);
 pub struct MicroBatch {
     /// The rows in it.
     pub rows: Vec<RowLocation>,
-    /// The result of the trainer's `collate`; none where nothing of its rows is trained.
-    pub batch: Result<Option<HostBatch>, Error>,
+    /// What is made of it ahead; none where nothing of its rows is trained.
+    pub batch: Result<Option<Ahead>, Error>,
+}
+
+/// What is made of a micro-batch ahead of its use.
+pub enum Ahead {
+    /// The batch: the result of the trainer's `collate`.
+    Batch(HostBatch),
+    /// The items, where the trainer prepares them with the weights of their update; and the number of the micro-batch in the
+    /// update, over all ranks.
+    Items(Vec<Item>, u64),
 }
 
 /// What is known when all rows of an update were read.
@@ -63,10 +73,10 @@ pub fn start(
     rank: usize,
     first: u64,
     source: Source,
-    trainer: &Arc<dyn Trainer>,
+    trainer: &TrainerComponent,
     encoder: Encoder,
 ) -> Result<Batches, Failure> {
-    let (plan, trainer) = (plan.clone(), Arc::clone(trainer));
+    let (plan, trainer) = (plan.clone(), trainer.clone());
     let (sender, made) = sync_channel(AHEAD);
     let maker = Maker { plan, rank, encoder, trainer, sender };
     let work = move || match source {
@@ -114,7 +124,7 @@ struct Maker {
     plan: Plan,
     rank: usize,
     encoder: Encoder,
-    trainer: Arc<dyn Trainer>,
+    trainer: TrainerComponent,
     sender: SyncSender<Made>,
 }
 
@@ -131,9 +141,10 @@ impl Maker {
             let start = window.saturating_mul(size);
             let rows = &order.1[start..start.saturating_add(size).min(places)];
             for own in self.plan.micro_batches(rows.len(), self.rank) {
+                let number = own.start / self.plan.batch_size;
                 let items: Vec<usize> = rows[own].iter().flat_map(|&place| dataset.items_of(place)).collect();
                 let encoded: Vec<&Item> = items.iter().map(|&item| &dataset.rows()[item]).collect();
-                self.send_batch(dataset.locations_of(&items), &encoded)?;
+                self.send_batch(number, dataset.locations_of(&items), &encoded)?;
             }
             self.send(Made::End(UpdateEnd::default()))?;
         }
@@ -145,6 +156,7 @@ impl Maker {
         let (size, own) = (self.plan.rows_per_update(), self.plan.own_rows(self.rank));
         for _ in first..=self.plan.total_updates() {
             let (mut place, mut waiting, mut dropped) = (0, Vec::new(), Vec::new());
+            let mut number = own.start / self.plan.batch_size;
             while place < size {
                 match rows.next() {
                     Err(failure) => return self.send(Made::Failed(failure)),
@@ -159,18 +171,24 @@ impl Maker {
                     }
                 }
                 if waiting.len() == self.plan.batch_size {
-                    self.encode(std::mem::take(&mut waiting), &mut dropped)?;
+                    self.encode(number, std::mem::take(&mut waiting), &mut dropped)?;
+                    number += 1;
                 }
             }
             if !waiting.is_empty() {
-                self.encode(waiting, &mut dropped)?;
+                self.encode(number, waiting, &mut dropped)?;
             }
             self.send(Made::End(UpdateEnd { cursor: Some(rows.cursor()), dropped }))?;
         }
         Continue(())
     }
 
-    fn encode(&self, rows: Vec<(RowLocation, Example)>, dropped: &mut Vec<RowLocation>) -> ControlFlow<()> {
+    fn encode(
+        &self,
+        number: usize,
+        rows: Vec<(RowLocation, Example)>,
+        dropped: &mut Vec<RowLocation>,
+    ) -> ControlFlow<()> {
         let encoded: Vec<_> = rows.par_iter().map(|(_, example)| self.encoder.encode(example)).collect();
         // The error of a call that panicked says more than those of calls refused after it.
         let is_refused =
@@ -190,13 +208,16 @@ impl Maker {
                 Err(_) => {}
             }
         }
-        self.send_batch(locations, &items.iter().collect::<Vec<_>>())
+        self.send_batch(number, locations, &items.iter().collect::<Vec<_>>())
     }
 
-    fn send_batch(&self, rows: Vec<RowLocation>, items: &[&Item]) -> ControlFlow<()> {
+    fn send_batch(&self, number: usize, rows: Vec<RowLocation>, items: &[&Item]) -> ControlFlow<()> {
         let batch = match items {
             [] => Ok(None),
-            items => self.trainer.collate(items).map(Some),
+            items if self.trainer.prepare.is_some() => {
+                Ok(Some(Ahead::Items(items.iter().copied().cloned().collect(), number as u64)))
+            }
+            items => self.trainer.collate(items).map(|batch| Some(Ahead::Batch(batch))),
         };
         self.send(Made::MicroBatch(MicroBatch { rows, batch }))
     }

@@ -10,7 +10,8 @@ use super::accumulate::{Accumulator, Gradient, Partial, Sums};
 use super::gradient::Objective;
 use super::guard::{Context, Guard};
 use super::optimizer::StatefulOptimizer;
-use super::prefetch::MicroBatch;
+use super::prefetch::{Ahead, MicroBatch};
+use super::prepare::Place;
 use super::schedule::Schedule;
 use super::stop::Stop;
 use super::{clip, on_device};
@@ -118,6 +119,7 @@ impl Learner {
                 continue;
             };
             trained += 1.0;
+            let batch = self.batch(update, batch).map_err(|error| at_rows(error.into()))?;
             let leaf = self.micro_batch(&batch, training).map_err(|error| at_rows(error.into()))?;
             guard.inspect(&rows, &leaf.partial.sums, leaf.gradient_is_finite);
             self.accumulator.push(leaf.partial).map_err(Failure::from)?;
@@ -165,6 +167,17 @@ impl Learner {
             data_wait,
             metrics: sums.metrics,
         }))
+    }
+
+    /// The batch of a micro-batch.
+    fn batch(&self, update: u64, ahead: Ahead) -> mdt_plugin_api::Result<HostBatch> {
+        match ahead {
+            Ahead::Batch(batch) => Ok(batch),
+            Ahead::Items(items, number) => {
+                let place = Place { purpose: "prepare", update, number };
+                self.objective.prepared(&self.parameters, place, &items.iter().collect::<Vec<_>>())
+            }
+        }
     }
 
     /// A micro-batch of rows with nothing to train: it keeps its place in the tree, and changes no bit of the sum.

@@ -1,7 +1,7 @@
 //! The boundary in C: a header of every table, for plugins in other languages and as a record of what is frozen.
 
 use super::table::{CType, Declarations, Declared, Table};
-use super::{comm, component, compute, data, model, observer, optimizer, root, services, tokenizer, trainer};
+use super::{comm, component, compute, data, model, observer, optimizer, prepare, root, services, tokenizer, trainer};
 
 const HEAD: &str = "\
 /* The boundary between mdt-host and its plugins, generated from mdt-plugin-api.
@@ -45,6 +45,10 @@ pub fn c_header() -> String {
         interface::<tokenizer::TokenizerText>,
         interface::<trainer::HostModel>,
         interface::<trainer::TrainerObjective>,
+        interface::<prepare::HostGeneration>,
+        interface::<prepare::TrainerPrepare>,
+        interface::<prepare::TrainerReference>,
+        interface::<prepare::TrainerEvaluation>,
         interface::<optimizer::OptimizerSlices>,
         interface::<optimizer::OptimizerTypedStates>,
         interface::<optimizer::OptimizerTypedSlices>,

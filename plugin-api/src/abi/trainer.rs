@@ -8,6 +8,7 @@ use abi_stable::std_types::{RSlice, RStr};
 use super::compute;
 use super::guard::{Guarded, Owner};
 use super::object::{AnyThread, Imported, RawObject, RawSink, exports};
+use super::prepare::{TrainerEvaluation, TrainerPrepare, TrainerReference};
 use super::record::{decode, encode, replies};
 use super::table::{c_struct, interfaces};
 use super::types::{RawNamed, filled, handle_or_none, tensor_or_none};
@@ -76,12 +77,19 @@ interfaces! {
 type LocalModel = (Rc<dyn ModelCalls>, Rc<dyn Compute>);
 
 replies! { Vec<Item>, HostBatch, Vec<String> }
-exports! { LocalModel: HostModel; TrainerComponent: TrainerObjective; }
+exports! {
+    LocalModel: HostModel;
+    TrainerComponent:
+        TrainerObjective,
+        TrainerPrepare if prepare,
+        TrainerReference if reference,
+        TrainerEvaluation if evaluation;
+}
 // SAFETY: `Trainer` is `Send + Sync`.
 unsafe impl AnyThread for TrainerObjective {}
 
 /// Makes an object of a model of the host.
-fn export_model(model: &Rc<dyn ModelCalls>, compute: &Rc<dyn Compute>) -> RawObject {
+pub(super) fn export_model(model: &Rc<dyn ModelCalls>, compute: &Rc<dyn Compute>) -> RawObject {
     let local: LocalModel = (Rc::clone(model), Rc::clone(compute));
     RawObject::new(Guarded::for_this_thread(local, Owner::named("host model")))
 }
@@ -111,13 +119,13 @@ impl ModelFunctions for LocalModel {
     }
 }
 
-struct LoadedModel {
+pub(super) struct LoadedModel {
     functions: Imported<HostModel>,
     compute: Rc<dyn Compute>,
 }
 
 impl LoadedModel {
-    fn import(object: RawObject, compute: &Rc<dyn Compute>) -> Result<Rc<dyn ModelCalls>> {
+    pub(super) fn import(object: RawObject, compute: &Rc<dyn Compute>) -> Result<Rc<dyn ModelCalls>> {
         Ok(Rc::new(Self { functions: Imported::of(object, "host model")?, compute: Rc::clone(compute) }))
     }
 }
@@ -151,7 +159,15 @@ pub(super) fn export(trainer: TrainerComponent, owner: Arc<Owner>) -> RawObject 
 
 /// Makes a plain trainer of an object.
 pub(super) fn import(object: RawObject, name: &'static str) -> Result<TrainerComponent> {
-    Ok(TrainerComponent::new(Arc::new(Imported::<TrainerObjective>::of(object, name)?)))
+    let objective = Imported::<TrainerObjective>::of(object, name)?;
+    let object = Arc::new(objective.share());
+    macro_rules! ability {
+        ($table:ident) => {
+            Imported::<$table>::find(&object, name)?.map(|found| Arc::new(found) as _)
+        };
+    }
+    let (prepare, reference) = (ability!(TrainerPrepare), ability!(TrainerReference));
+    Ok(TrainerComponent { prepare, reference, evaluation: ability!(TrainerEvaluation), objective: Arc::new(objective) })
 }
 
 impl<'a> RawSequence<'a> {
@@ -172,7 +188,7 @@ impl<'a> RawNumbers<'a> {
 }
 
 impl RawItem<'_> {
-    fn plain(&self) -> Item {
+    pub(super) fn plain(&self) -> Item {
         let sequence = |raw: &RawSequence<'_>| Sequence {
             name: raw.name.into(),
             tokens: raw.tokens.to_vec(),
@@ -187,7 +203,7 @@ impl RawItem<'_> {
 }
 
 /// Lends items to a call.
-fn with_raw_items<T>(items: &[&Item], call: impl FnOnce(RSlice<'_, RawItem<'_>>) -> T) -> T {
+pub(super) fn with_raw_items<T>(items: &[&Item], call: impl FnOnce(RSlice<'_, RawItem<'_>>) -> T) -> T {
     let sequences = items.iter().map(|item| item.sequences.iter().map(RawSequence::of).collect());
     let sequences: Vec<Vec<_>> = sequences.collect();
     let numbers: Vec<Vec<_>> = items.iter().map(|item| item.numbers.iter().map(RawNumbers::of).collect()).collect();

@@ -2,6 +2,7 @@
 
 use super::compute::{ComputeTensors, HostFunction};
 use super::model::HostForward;
+use super::prepare::HostGeneration;
 use super::services::HostFunctions;
 use super::table::Table;
 use super::tokenizer::TokenizerText;
@@ -13,11 +14,12 @@ use super::trainer::HostModel;
 pub const ABI_VERSION: &str = crate::__abi_version!();
 
 /// The interfaces that this host gives to components.
-pub const HOST_INTERFACES: [&str; 6] = [
+pub const HOST_INTERFACES: [&str; 7] = [
     HostFunctions::NAME,
     HostFunction::NAME,
     HostForward::NAME,
     HostModel::NAME,
+    HostGeneration::NAME,
     ComputeTensors::NAME,
     TokenizerText::NAME,
 ];
@@ -46,6 +48,15 @@ macro_rules! __interface {
     };
     (trainer) => {
         "trainer.objective/1"
+    };
+    (trainer prepare) => {
+        "trainer.prepare/1"
+    };
+    (trainer reference) => {
+        "trainer.reference/1"
+    };
+    (trainer evaluation) => {
+        "trainer.evaluation/1"
     };
     (optimizer slices) => {
         "optimizer.slices/1"
@@ -110,8 +121,14 @@ macro_rules! __needs {
     (model $($ability:ident)*) => {
         r#""host.services/1","host.forward/1","compute.tensors/1""#
     };
-    (trainer $($ability:ident)*) => {
+    (trainer) => {
         r#""host.services/1","host.model/1","compute.tensors/1","tokenizer.text/1""#
+    };
+    (trainer reference $($ability:ident)*) => {
+        $crate::__needs!(trainer $($ability)*)
+    };
+    (trainer $($ability:ident)+) => {
+        r#""host.services/1","host.model/1","host.generation/1","compute.tensors/1","tokenizer.text/1""#
     };
     (optimizer device $($ability:ident)*) => {
         r#""host.services/1","compute.tensors/1""#

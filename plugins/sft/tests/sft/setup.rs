@@ -52,7 +52,7 @@ impl Default for Config {
 /// A tokenizer and the trainer that borrows it, as a host gets them.
 pub struct Pair {
     tokenizer: SharedTokenizer,
-    trainer: Arc<dyn Trainer>,
+    trainer: TrainerComponent,
 }
 
 impl Pair {
@@ -85,7 +85,8 @@ pub fn create(directory: &Path, config: Config) -> Result<Pair> {
     let tokenizer = across::tokenizer(Arc::new(HuggingFace::create(config, &setup)?))?;
     let tokenizer = SharedTokenizer::new(tokenizer)?;
     let setup = Setup { tokenizer: Some(tokenizer.clone()), ..setup };
-    let trainer = across::trainer(TrainerComponent::new(Arc::new(Sft::create(mdt_sft::Config {}, &setup)?)))?.objective;
+    let trainer = TrainerComponent::new(Arc::new(Sft::create(mdt_sft::Config {}, &setup)?));
+    let trainer = across::trainer(trainer)?;
     Ok(Pair { tokenizer, trainer })
 }
 

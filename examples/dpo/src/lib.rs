@@ -1,0 +1,96 @@
+//! Direct preference optimisation (Rafailov et al. 2023, <https://arxiv.org/abs/2305.18290>), the trainer `dpo`.
+//!
+//! A row has a `prompt` and two answers to it, `chosen` and `rejected`. The loss is `-log sigmoid(beta · margin)`, where the
+//! margin is how much more the model prefers the chosen answer than the model that training began with does.
+
+use mdt_plugin_api::op::{OpKind, Value, attribute};
+use mdt_plugin_api::prelude::*;
+
+mdt_plugin_api::config! {
+    /// Keys of the trainer `dpo`.
+    pub struct Config {
+        /// How strongly the model is held to the one that training began with.
+        beta: f64 = 0.1,
+    }
+}
+
+struct Dpo {
+    beta: f64,
+    tokenizer: SharedTokenizer,
+}
+
+impl Component for Dpo {
+    type Config = Config;
+
+    fn create(config: Config, setup: &Setup) -> Result<Self> {
+        if !(config.beta.is_finite() && config.beta > 0.0) {
+            return Err(Error::config("beta must be a number above 0").with("key", "trainer.beta"));
+        }
+        Ok(Self { beta: config.beta, tokenizer: setup.tokenizer()?.clone() })
+    }
+}
+
+impl Trainer for Dpo {
+    fn encode(&self, example: &Example) -> Result<Vec<Item>> {
+        let prompt = example.text("prompt")?;
+        let answer = |name| self.tokenizer.complete(prompt, example.text(name)?);
+        let [chosen, rejected] = [answer("chosen")?, answer("rejected")?];
+        let item = Item::default().with("chosen", chosen.tokens, chosen.completion);
+        Ok(vec![item.with("rejected", rejected.tokens, rejected.completion)])
+    }
+
+    fn collate(&self, items: &[&Item]) -> Result<HostBatch> {
+        let mut batch = HostBatch::default();
+        batch.add_sequences(items, "chosen")?;
+        batch.add_sequences(items, "rejected")?;
+        Ok(batch)
+    }
+
+    fn loss(&self, ctx: &TrainerContext, batch: &Batch) -> Result<Loss> {
+        let reference = ctx.reference()?;
+        // beta · (log p(answer) - log p_reference(answer)) of each row.
+        let reward = |name| {
+            let of = |model: &LanguageModel| model.log_probs(batch, name)?.sum_axis(1);
+            scale(&subtract(&of(ctx)?, &of(&reference)?)?, self.beta)
+        };
+        let [chosen, rejected] = [reward("chosen")?, reward("rejected")?];
+        let margin = subtract(&chosen, &rejected)?;
+        let losses = softplus(&scale(&margin, -1.0)?)?;
+        let zero = Tensor::full(ctx.compute(), &[], 0.0, Dtype::F32)?;
+        let accurate = Tensor::op(OpKind::GREATER, &[&margin, &zero], &[])?;
+        let pairs = margin.shape()?.iter().product::<usize>();
+        Ok(Loss {
+            sum: losses.sum()?,
+            weight: Tensor::full(ctx.compute(), &[], pairs as f64, Dtype::F32)?,
+            metrics: vec![
+                Metric::mean("rewards/chosen", &chosen)?,
+                Metric::mean("rewards/rejected", &rejected)?,
+                Metric::mean("rewards/margins", &margin)?,
+                Metric::mean("rewards/accuracies", &accurate)?,
+            ],
+        })
+    }
+}
+
+impl Reference for Dpo {
+    fn needs_reference(&self) -> bool {
+        true
+    }
+}
+
+fn subtract(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    Tensor::op(OpKind::SUBTRACT, &[a, b], &[])
+}
+
+fn scale(x: &Tensor, factor: f64) -> Result<Tensor> {
+    Tensor::op(OpKind::MULTIPLY, &[x, &Tensor::full(x.compute(), &[], factor, Dtype::F32)?], &[])
+}
+
+/// `log(1 + exp(x))` of each element, without overflow.
+fn softplus(x: &Tensor) -> Result<Tensor> {
+    let column = x.reshape(&[-1, 1])?;
+    let both = Tensor::concatenate(&[&scale(&column, 0.0)?, &column], 1)?;
+    Tensor::op(OpKind::LOG_SUM_EXP, &[&both], &[attribute("axes", Value::Ints(&[1]))])
+}
+
+mdt_plugin_api::plugin! { trainer "dpo" => Dpo: reference; }

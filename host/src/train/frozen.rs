@@ -1,0 +1,131 @@
+//! Models that are not trained: the reference, and those that the configuration names.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use mdt_plugin_api::{Compute, Handle, Model, TrainerContext};
+
+use super::agree;
+use crate::exit::{Failure, Status};
+use crate::job::{Job, OpenedModel};
+use crate::memory::{gibibytes, memory};
+use crate::model::{Directory, FrozenModels, Parameters, TrainedModel};
+use crate::peers::Peers;
+use crate::storage::Array;
+
+/// A model that is not trained, and its weights. Compute thread only.
+struct FrozenModel {
+    name: String,
+    model: Rc<dyn Model>,
+    parameters: Parameters,
+}
+
+/// All of them.
+#[derive(Default)]
+pub struct Frozen(Vec<FrozenModel>);
+
+impl Frozen {
+    /// Loads the models of a job, as the trainer needs them.
+    ///
+    /// # Errors
+    /// A model cannot be used; together with the trained one they do not fit into memory.
+    pub fn load(job: &Job, opened: &OpenedModel) -> Result<Self, Failure> {
+        let models = &job.resolved.settings.trainer.models;
+        if models.contains_key(TrainerContext::REFERENCE) {
+            return Err(Failure::configuration(
+                "`trainer.models.reference` is the name of the trained model's first weights",
+            )
+            .help("give the model another name"));
+        }
+        let trained = elements(&*opened.model);
+        let mut sizes = vec![("the trained model".to_owned(), trained)];
+        let needs_reference = opened.trainer.reference.as_ref().is_some_and(|ability| ability.needs_reference());
+        if needs_reference {
+            sizes.push((TrainerContext::REFERENCE.to_owned(), trained));
+        }
+        let mut others = Vec::new();
+        for (name, settings) in models {
+            let (directory, model) =
+                open(job, &settings.path).map_err(|failure| failure.at(format!("trainer.models.{name}")))?;
+            sizes.push((name.clone(), elements(&*model)));
+            others.push((name.clone(), directory, model));
+        }
+        require_memory(&sizes)?;
+        let mut frozen = Vec::new();
+        if needs_reference {
+            let (name, model) = (TrainerContext::REFERENCE.to_owned(), Rc::clone(&opened.model));
+            frozen.push(FrozenModel { name, model, parameters: opened.weights()? });
+        }
+        for (name, directory, model) in others {
+            let parameters = Parameters::read(&opened.compute, model.spec().parameters, &directory)?;
+            frozen.push(FrozenModel { name, model, parameters });
+        }
+        Ok(Self(frozen))
+    }
+
+    /// Checks that all ranks have the same bits.
+    pub fn require_same_bits(&self, peers: &Peers) -> Result<(), Failure> {
+        self.0.iter().try_for_each(|FrozenModel { name, parameters, .. }| {
+            let what = format!("the weights of the frozen model `{name}`");
+            let agree =
+                |arrays: &[Array<'_>]| agree::require_same_bits(peers, &what, arrays.iter().map(|array| array.data));
+            parameters.with_arrays(agree)?;
+            parameters.with_frozen_arrays(agree)
+        })
+    }
+
+    /// The handles of all weights, for the inputs of a function that is differentiated.
+    pub fn handles(&self) -> Vec<Handle> {
+        self.0
+            .iter()
+            .flat_map(|FrozenModel { parameters, .. }| [parameters.handles(), parameters.frozen_handles()].concat())
+            .collect()
+    }
+
+    /// The models over weights that such a function was given, from the start of `inputs`; returns the other inputs, too.
+    pub fn bind_handles<'a>(
+        &self,
+        compute: &Rc<dyn Compute>,
+        mut inputs: &'a [Handle],
+    ) -> (FrozenModels, &'a [Handle]) {
+        let mut models = FrozenModels::new();
+        for FrozenModel { name, model, parameters } in &self.0 {
+            let (own, rest) = inputs.split_at(parameters.handles().len() + parameters.frozen_handles().len());
+            let weights = Parameters::bind_handles(parameters.names(), compute, own.iter().copied());
+            models.insert(name.clone(), Rc::new(TrainedModel::new(model, weights, compute)));
+            inputs = rest;
+        }
+        (models, inputs)
+    }
+
+    /// The models, outside of a gradient.
+    pub fn bind(&self, compute: &Rc<dyn Compute>) -> FrozenModels {
+        self.bind_handles(compute, &self.handles()).0
+    }
+}
+
+fn open(job: &Job, path: &Path) -> Result<(Directory, Rc<dyn Model>), Failure> {
+    let directory = Directory::open(path)?;
+    let model = job.other_model(&directory)?;
+    Parameters::check(&model.spec().parameters, &directory)?;
+    Ok((directory, model))
+}
+
+fn elements(model: &dyn Model) -> u64 {
+    let elements = |shape: &[usize]| shape.iter().fold(1_u64, |size, &axis| size.saturating_mul(axis as u64));
+    model.spec().parameters.iter().map(|spec| elements(&spec.shape)).fold(0, u64::saturating_add)
+}
+
+/// Checks that the weights of all models fit into memory together; one alone is checked elsewhere.
+fn require_memory(sizes: &[(String, u64)]) -> Result<(), Failure> {
+    let bytes = |elements: u64| elements.saturating_mul(size_of::<f32>() as u64);
+    let all = sizes.iter().map(|(_, elements)| bytes(*elements)).fold(0, u64::saturating_add);
+    let Some(total) = memory().map(|memory| memory.total).filter(|&total| sizes.len() > 1 && all > total) else {
+        return Ok(());
+    };
+    let message =
+        format!("the weights of the models take {}, and the machine has {}", gibibytes(all), gibibytes(total));
+    let each = sizes.iter().map(|(name, elements)| format!("{name} takes {}", gibibytes(bytes(*elements))));
+    let failure = each.fold(Failure::new(Status::Input, message), Failure::because);
+    Err(failure.help("choose smaller models, or a machine with more memory"))
+}

@@ -1,0 +1,71 @@
+//! What a trainer does outside of the gradient: it prepares items, and has numbers of its own for evaluations.
+
+use std::rc::Rc;
+
+use mdt_plugin_api::{Error, HostBatch, Item, PrepareContext, Result, TrainerContext};
+
+use super::accumulate::Sums;
+use super::gradient::Objective;
+use crate::model::{Parameters, TrainedModel};
+use crate::random::Stream;
+use crate::sampling::Sampler;
+
+/// The place of a micro-batch in a run, from which its random numbers follow.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// What the numbers are for.
+    pub purpose: &'static str,
+    /// The update, from 1.
+    pub update: u64,
+    /// The number of the micro-batch in its epoch, over all ranks.
+    pub number: u64,
+}
+
+impl Place {
+    fn seed(self, job: u64) -> u64 {
+        let of_update = Stream::new(job, self.purpose, self.update).bits();
+        Stream::new(of_update, "micro-batch", self.number).bits()
+    }
+}
+
+impl Objective {
+    /// Items as a batch, after the trainer has prepared them, if it does so.
+    ///
+    /// # Errors
+    /// The trainer's own; items that are not as items must be.
+    pub fn prepared(&self, parameters: &Parameters, place: Place, items: &[&Item]) -> Result<HostBatch> {
+        let Some(ability) = &self.trainer.prepare else { return self.trainer.collate(items) };
+        let mut prepared = ability.prepare(&self.prepare_context(parameters, place), items)?;
+        let of_trainer = |error: Error| error.in_component(self.trainer_name.as_str());
+        prepared.iter_mut().try_for_each(|item| self.items.enforce(item)).map_err(of_trainer)?;
+        prepared.retain(|item| item.supervised_tokens() > 0);
+        if prepared.is_empty() {
+            let message = format!("of {} items none was prepared that has anything to train", items.len());
+            return Err(of_trainer(Error::plugin(message)));
+        }
+        self.trainer.collate(&prepared.iter().collect::<Vec<_>>())
+    }
+
+    /// Adds the trainer's own numbers of an evaluation, where it has some.
+    pub fn add_own_numbers(
+        &self,
+        parameters: &Parameters,
+        place: Place,
+        items: &[&Item],
+        sums: &mut Sums,
+    ) -> Result<()> {
+        let Some(ability) = &self.trainer.evaluation else { return Ok(()) };
+        for (name, sum, weight) in ability.evaluate(&self.prepare_context(parameters, place), items)? {
+            sums.add_metric(name, [sum, weight]);
+        }
+        Ok(())
+    }
+
+    fn prepare_context(&self, parameters: &Parameters, place: Place) -> PrepareContext {
+        let model = || TrainedModel::new(&self.model, parameters.bind(), &self.compute);
+        let trained = model().with_frozen(self.frozen.bind(&self.compute));
+        let trainer = TrainerContext::new(Rc::new(trained), Rc::clone(&self.compute));
+        let sampler = Sampler { model: model(), compute: Rc::clone(&self.compute) };
+        PrepareContext::new(trainer, Rc::new(sampler), place.seed(self.seed))
+    }
+}

@@ -1,0 +1,55 @@
+//! Distillation: the trainer `distill`. The student learns the distribution of each next token from a teacher that the
+//! configuration names: `trainer.models.teacher = { path = "…" }`.
+
+use mdt_plugin_api::op::{OpKind, Value, attribute};
+use mdt_plugin_api::prelude::*;
+
+mdt_plugin_api::config! {
+    /// The trainer `distill` has no keys of its own.
+    pub struct Config {}
+}
+
+struct Distill(SharedTokenizer);
+
+impl Component for Distill {
+    type Config = Config;
+
+    fn create(_config: Config, setup: &Setup) -> Result<Self> {
+        Ok(Self(setup.tokenizer()?.clone()))
+    }
+}
+
+impl Trainer for Distill {
+    fn encode(&self, example: &Example) -> Result<Vec<Item>> {
+        let completed = self.0.complete(example.text("prompt")?, example.text("completion")?)?;
+        Ok(vec![Item::of(completed.tokens, completed.completion)])
+    }
+
+    fn collate(&self, items: &[&Item]) -> Result<HostBatch> {
+        let mut batch = HostBatch::default();
+        batch.add_sequences(items, Item::TOKENS)?;
+        Ok(batch)
+    }
+
+    /// Σ over trained tokens of KL(teacher ‖ student), in nats.
+    fn loss(&self, ctx: &TrainerContext, batch: &Batch) -> Result<Loss> {
+        let mask = batch.get("tokens.mask")?.reshape(&[-1])?;
+        let places = batch.get("tokens.places")?.reshape(&[-1])?;
+        let log_probs = |model: &LanguageModel| {
+            let hidden = model.hidden(batch.get("tokens")?, None, None)?;
+            let width = hidden.shape()?.last().copied().unwrap_or(1) as i64;
+            let logits = model.head(&hidden.reshape(&[-1, width])?.take(&places, 0)?)?;
+            let axes = [attribute("axes", Value::Ints(&[-1])), attribute("keep_dims", Value::Bool(true))];
+            let sums = Tensor::op(OpKind::LOG_SUM_EXP, &[&logits], &axes)?;
+            Tensor::op(OpKind::SUBTRACT, &[&logits, &sums], &[])
+        };
+        let [student, teacher] = [log_probs(ctx)?, log_probs(&ctx.model("teacher")?)?];
+        let apart = Tensor::op(OpKind::SUBTRACT, &[&teacher, &student], &[])?;
+        let likely = Tensor::op(OpKind::EXP, &[&teacher], &[])?;
+        let each = Tensor::op(OpKind::MULTIPLY, &[&likely, &apart], &[])?.sum_axis(-1)?;
+        let sum = Tensor::op(OpKind::MULTIPLY, &[&each, &mask], &[])?.sum()?;
+        Ok(Loss { sum, weight: mask.sum()?, metrics: Vec::new() })
+    }
+}
+
+mdt_plugin_api::plugin! { trainer "distill" => Distill; }
