@@ -119,7 +119,7 @@ fn a_machine_that_can_train_has_nothing_that_failed_without_any_configuration() 
     let backend = |id: &str| backends.iter().find(|backend| backend["facts"]["id"] == id).expect("a backend").clone();
     assert_eq!(backend("local")["facts"]["max_world_size"], 1);
     assert_eq!(backend("local")["facts"]["configured"], true);
-    assert_eq!(backend("grpc")["facts"]["dtypes"], json!(["float32", "float64", "uint64"]));
+    assert_eq!(backend("grpc")["facts"]["configured"], false);
 
     let plugins = report.findings("plugins");
     assert_eq!(plugins.len(), 7, "{plugins:?}");
@@ -263,6 +263,45 @@ fn variables_are_named_and_secrets_in_them_are_not_shown() {
     assert_eq!(*found, json!(["OMPI_COMM_WORLD_SIZE=4", "PMIX_SECURITY_KEY", "RANK=3"]));
     assert_eq!(report.finding("environment")["facts"]["variables"], json!(["MDT_OUTPUT_DIR"]));
     assert!(!report.value.to_string().contains("hunter2"));
+}
+
+#[test]
+fn a_plugin_that_ends_the_process_is_a_finding_and_the_other_checks_are_made() {
+    for (by, said) in
+        [("fault", "SIGSEGV"), ("exit", "ended the process by calling exit"), ("spin", "has not come back")]
+    {
+        let staged = Staged::new();
+        staged.install(&library("mdt_test_faulty"));
+        let set =
+            ["data=endless", "data.train=x", "data.misbehaves_at=1", &format!("data.by={by}"), "plugins.timeout_s=5"];
+        let report = staged.report(&set.map(|key| ["--set", key]).concat());
+        let finding = report.finding("data");
+        assert_eq!((report.status, &finding["status"]), (Some(3), &json!("failed")), "{finding}");
+        assert_says(
+            finding["error"].as_str().expect("text"),
+            &["ended the process of this check", said, "data endless"],
+        );
+        assert_eq!(report.finding("output-directory")["status"], "ok");
+        assert!(report.findings("components").iter().all(|component| component["status"] == "ok"));
+    }
+}
+
+#[test]
+fn only_the_components_of_the_job_are_loaded() {
+    let staged = Staged::new();
+    let (marked, mark) = (staged.path("marked"), staged.path("mark"));
+    fs::create_dir(&marked).expect("a directory");
+    let never = library("mdt_test_entry_panics");
+    fs::copy(&never, marked.join(never.file_name().expect("a name"))).expect("a plugin");
+    let directory = marked.display().to_string();
+    let mut command = staged.command(&["--json", "--plugin-dir", &directory]);
+    let report = Report::of(command.env("TEST_PLUGIN_MARK", &mark).output().expect("the program starts").into());
+    assert_eq!(report.status, Some(0), "{:#}", report.value);
+    assert!(!mark.exists(), "a constructor ran");
+    let mut command = staged.command(&["--json", "--plugin-dir", &directory, "--set", "optimizer=never"]);
+    let report = Report::of(command.env("TEST_PLUGIN_MARK", &mark).output().expect("the program starts").into());
+    assert_eq!(report.status, Some(3));
+    assert!(cfg!(not(target_os = "linux")) || mark.exists(), "the constructor leaves no mark");
 }
 
 #[test]

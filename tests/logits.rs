@@ -118,3 +118,24 @@ fn most_likely(logits: &[f32]) -> i32 {
     let best = logits.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
     best.map(|(token, _)| token as i32).expect("a vocabulary")
 }
+
+#[test]
+fn a_window_shorter_than_the_sequence_hides_what_it_hides_in_transformers() {
+    let copy = tempfile::tempdir().expect("a temporary directory");
+    copy_files(&models().join("mistral"), copy.path());
+    let config = copy.path().join("config.json");
+    let text = std::fs::read_to_string(&config).expect("the config");
+    assert!(text.contains("\"sliding_window\": 128"), "{text}");
+    std::fs::write(&config, text.replace("\"sliding_window\": 128", "\"sliding_window\": 16")).expect("the config");
+    let file = root().join("tests/fixtures/examples/mistral_window.safetensors");
+    let [(_, theirs)] = <[_; 1]>::try_from(arrays(&file)).expect("one array of f32");
+    let (ids, model) = (integers(&file, "input_ids"), LoadedModel::open(copy.path()));
+    let difference = relative_difference(&model.logits(ids.len() / LENGTH, &ids), &theirs);
+    assert!(difference < 1e-4, "{difference:e}");
+    let ids = &ids[..LENGTH];
+    let whole = model.hidden(ids);
+    for pieces in [ids.chunks(1).collect::<Vec<_>>(), vec![&ids[..1], &ids[1..9], &ids[9..33], &ids[33..]]] {
+        let difference = relative_difference(&model.hidden_in_pieces(&pieces), &whole);
+        assert!(difference < 1e-5, "{} pieces: {difference:e}", pieces.len());
+    }
+}

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use mdt_tests::{Job, assert_says, example_plugin};
+use mdt_tests::{Job, Process, assert_says, command, example_plugin};
 use serde_json::{Value, json};
 
 fn observers(job: Job, list: &Value) -> Job {
@@ -56,7 +56,7 @@ fn a_name_stands_for_an_observer_with_its_defaults_and_set_works() {
     let list = &shown["values"]["observers"]["value"];
     let defaults = json!({
         "use": "notes", "every_rank": false, "file": null, "pause_ms": 0, "fails_at": 0, "panics_at": 0, "spins_at": 0,
-        "panics_when_dropped": false,
+        "thread_panics_at": 0, "panics_when_dropped": false,
     });
     let mut second = defaults.clone();
     second["pause_ms"] = json!(5);
@@ -80,7 +80,7 @@ fn wrong_keys_and_values_of_an_observer_are_named() {
             2,
             &["unknown key `observers.0.pause`", "did you mean `pause_ms`?"][..],
         ),
-        (json!({ "use": "notes", "pause_ms": "x" }), 2, &["`observers.0.pause_ms`", "an integer of at least 0"]),
+        (json!({ "use": "notes", "pause_ms": "x" }), 2, &["`observers.0.pause_ms`", "an integer from 0"]),
         (json!({ "pause_ms": 1 }), 2, &["`observers.0.use` is not set"]),
         (json!("notez"), 3, &["there is no observer plugin `notez`", "did you mean `notes`?"]),
         (
@@ -113,6 +113,17 @@ fn an_observer_that_fails_or_panics_is_reported_once_and_the_run_goes_on() {
     assert_says(&run.stderr, &["warning: observer notes 0.1.0 is switched off, and the run goes on"]);
     assert!(job.final_weights() == plain.final_weights());
     assert_eq!(names(&noted(&file)).last(), Some(&"finished"));
+}
+
+#[test]
+fn a_panic_on_a_thread_of_a_plugins_own_is_logged_with_its_library() {
+    let job = observers(Job::new().set("trainer.max_steps", 3), &json!([{ "use": "notes", "thread_panics_at": 2 }]));
+    let run = job.run().success();
+    assert_says(
+        &run.stderr,
+        &["warning: mdt-test-faulty 0.1.0: a thread of its own panicked: nobody is with me", ".rs:"],
+    );
+    assert!(!run.stderr.contains("panicked at"), "{}", run.stderr);
 }
 
 #[test]
@@ -149,6 +160,19 @@ fn observers_are_told_of_a_failure_and_of_an_interruption() {
     process.signal("INT");
     assert_eq!(process.end().status, Some(130));
     assert_eq!(names(&noted(&file))[names(&noted(&file)).len() - 2..], ["checkpoint_written", "interrupted"]);
+}
+
+#[test]
+fn only_rank_0_observes_unless_every_rank_is_to() {
+    for (every_rank, observed) in [(false, 1), (true, 2)] {
+        let job = Job::new().set("trainer.max_steps", 2).set("trainer.batch_size", 2);
+        let list = json!([{ "use": "notes", "every_rank": every_rank, "fails_at": 1 }]);
+        let job = observers(job, &list);
+        let mut launched = command();
+        launched.args(["launch", "-n", "2"]).args(job.arguments()).args(["--set", "comm.use=grpc"]);
+        let run = Process::start(&mut launched).end().success();
+        assert_eq!(run.stderr.matches("the dashboard is gone").count(), observed, "{}", run.stderr);
+    }
 }
 
 /// The records of an event file, each checked against its checksums.

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 mod bench;
+mod child;
 mod common;
 mod config;
 mod data;

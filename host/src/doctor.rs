@@ -1,6 +1,7 @@
 //! Checks of everything that a job needs on this machine: one file per subject.
 //!
-//! Nothing is changed: what a check creates, it removes. Plugins are loaded, so their code runs.
+//! Nothing is changed: what a check creates, it removes. Of plugins, the components of the job are loaded, in child
+//! processes: one for each check that runs their code.
 
 mod comm;
 mod compute;
@@ -28,6 +29,8 @@ pub struct Check {
     pub name: &'static str,
     /// What it examines, in one sentence.
     pub description: &'static str,
+    /// Whether it runs code of plugins, which may end the process.
+    pub runs_plugins: bool,
     run: fn(&Subject) -> Vec<Finding>,
 }
 
@@ -41,13 +44,19 @@ pub struct Examined {
 }
 
 impl Check {
+    /// Makes the check in this process.
     pub fn examine(&self, subject: &Subject) -> Examined {
-        Examined { name: self.name, description: self.description, findings: (self.run)(subject) }
+        self.found((self.run)(subject))
+    }
+
+    /// The check with what it has found.
+    pub fn found(&self, findings: Vec<Finding>) -> Examined {
+        Examined { name: self.name, description: self.description, findings }
     }
 }
 
 /// All checks in their order, which is the order in which a job would fail.
-pub const CHECKS: [Check; 14] = [
+pub const CHECKS: [Check; 15] = [
     machine::VERSION,
     machine::MACHINE,
     machine::ENVIRONMENT,
@@ -55,6 +64,7 @@ pub const CHECKS: [Check; 14] = [
     plugins::DIRECTORIES,
     plugins::PLUGINS,
     plugins::LOCK,
+    plugins::COMPONENTS,
     compute::CHECK,
     comm::CHECK,
     port::CHECK,

@@ -9,6 +9,7 @@ pub(crate) use tokenizer::check as check_tokenizer_files;
 use crate::exit::{Failure, Status};
 use crate::model::Directory;
 use crate::storage::{self, Array, Staged, unwritable};
+use serde_json::{Map, Value};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -17,8 +18,8 @@ use std::path::{Path, PathBuf};
 pub struct Export<'a> {
     /// The directory that the model came from: its tokenizer's files are copied.
     pub source: &'a Directory,
-    /// Whether the output layer is the embedding. If so, `parameters` has no array for the output layer.
-    pub tie_word_embeddings: bool,
+    /// Keys that its `config.json` gets, as the model plugin says.
+    pub config: &'a Map<String, Value>,
     /// All parameters, named as in the model's files.
     pub parameters: &'a [Array<'a>],
 }
@@ -53,7 +54,7 @@ impl Export<'_> {
         let proceed = || if cancelled() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) };
         storage::recover(&target).map_err(|error| failed(&target, &error))?;
         let staged = Staged::create(&target).map_err(|error| failed(&target, &error))?;
-        let config = config::trained(self.source.config(), self.tie_word_embeddings);
+        let config = config::trained(self.source.config(), self.config);
         let mut text = serde_json::to_vec_pretty(&config)
             .map_err(|error| Failure::new(Status::Other, "the model's config cannot be written").because(error))?;
         text.push(b'\n');

@@ -3,11 +3,11 @@
 use std::rc::Rc;
 
 use mdt_plugin_api::{
-    Cache, Compute, Dtype, Error, ErrorCode, Example, HostArray, ModelCalls, Result, SharedTokenizer, Tensor,
+    Compute, Dtype, Error, ErrorCode, Example, HostArray, ModelCalls, Result, SharedTokenizer, Tensor,
 };
 
 use crate::job::OpenedModel;
-use crate::model::{Parameters, TrainedModel};
+use crate::model::{Cache, Parameters, TrainedModel};
 
 /// A model that continues prompts. Compute thread only.
 pub struct Generator {

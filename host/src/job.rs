@@ -73,7 +73,7 @@ impl Job {
     pub fn model(&self, directory: &Directory) -> Result<Rc<dyn Model>, Failure> {
         let (component, config) = self.component(Kind::Model)?;
         let model = component.model(config, &self.setup(Some(directory), ""))?;
-        check_parameters(&self.chosen(Kind::Model)?.id, &model.parameters())?;
+        check_parameters(&self.chosen(Kind::Model)?.id, &model.spec().parameters)?;
         Ok(model.forward)
     }
 

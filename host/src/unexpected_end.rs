@@ -1,6 +1,8 @@
 //! A process that ends inside foreign code says whose: a plugin that calls `exit`, and faults.
 
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mdt_plugin_api::abi::current_component;
@@ -36,6 +38,17 @@ pub fn report() {
 /// From now on the process ends by itself.
 pub fn expected() {
     EXPECTED.store(true, Ordering::Relaxed);
+}
+
+/// Ends the process with a status whose reason was printed already.
+pub fn exit(status: Status) -> ! {
+    expected();
+    std::process::exit(i32::from(status.code()))
+}
+
+/// Whether a process of this program that ended like this has printed why.
+pub fn is_reported(status: ExitStatus) -> bool {
+    FAULTS.iter().any(|(fault, _)| status.signal() == Some(*fault))
 }
 
 /// Lets the first thread that comes here go on to report; others wait for the end.

@@ -1,10 +1,11 @@
 //! What a compute plugin provides: tensors behind handles, operations, gradients, host memory.
 
 use std::any::Any;
+use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Attribute, Dtype, Error, HostArrayRef, OpKind, Result};
+use crate::{Attribute, Dtype, HostArrayRef, OpKind, RawHostView, Result};
 
 /// Names a tensor of one compute instance. Meaningless to any other; 0 names none.
 pub type Handle = u64;
@@ -44,22 +45,6 @@ pub struct MemoryInfo {
     pub cached_bytes: u64,
 }
 
-/// Borrowed memory of an evaluated tensor, shaped as DLPack shapes it.
-///
-/// Valid until its handle is released or the tensor is written to. The holder must ensure that;
-/// [`crate::Tensor::host_view`] does so with lifetimes.
-#[derive(Clone, Debug)]
-pub struct RawHostView {
-    /// The first element.
-    pub data: *mut u8,
-    /// Element type.
-    pub dtype: Dtype,
-    /// Length of each axis.
-    pub shape: Vec<usize>,
-    /// Distance between neighbours along each axis, in elements.
-    pub strides: Vec<isize>,
-}
-
 /// Values and gradients of one [`Compute::value_and_grad`]. The caller owns all handles and must release them.
 #[derive(Clone, Debug, Default)]
 pub struct ValueAndGrad {
@@ -73,6 +58,10 @@ pub struct ValueAndGrad {
 /// the compute plugin takes over the returned ones.
 pub type TensorFunction<'f> = dyn FnMut(&[Handle], &[Handle]) -> Result<Vec<Handle>> + 'f;
 
+/// A function of tensors that a device may call again later, until the gradient that it is part of has been computed. It is
+/// pure, captures no tensor, and the rules for handles are those of [`TensorFunction`].
+pub type RecomputedFunction = dyn Fn(&[Handle]) -> Result<Vec<Handle>>;
+
 /// A device with tensors.
 ///
 /// Every method is called on one thread, the one on which the component was created: lazy tensors belong to it. Calls
@@ -82,14 +71,17 @@ pub trait Compute {
     /// A description of the device.
     fn device(&self) -> DeviceInfo;
 
-    /// Whether [`Compute::op`] knows this operation.
-    fn supports(&self, op: OpKind) -> bool;
+    /// Whether [`Compute::op`] knows this operation with these attributes, on inputs (or, without inputs, for a result) of
+    /// this type.
+    fn supports(&self, op: OpKind, attributes: &[&str], dtype: Dtype) -> bool;
 
-    /// Applies an operation, lazily where the device is lazy. The caller keeps the inputs and owns the results.
+    /// Applies an operation, lazily where the device is lazy. The caller keeps the inputs, and gives a slot for each result,
+    /// which it owns.
     ///
     /// # Errors
-    /// An unknown operation or attribute, shapes or types that do not fit; the message names them.
-    fn op(&self, op: OpKind, inputs: &[Handle], attributes: &[Attribute<'_>]) -> Result<Vec<Handle>>;
+    /// An unknown operation or attribute, shapes or types that do not fit, another number of results; the message names
+    /// them. The slots are then as they were.
+    fn op(&self, op: OpKind, inputs: &[Handle], attributes: &[Attribute<'_>], results: &mut [Handle]) -> Result<()>;
 
     /// A tensor with a copy of these elements, owned by the device and never shared.
     #[allow(clippy::wrong_self_convention, reason = "it makes a tensor of this device, not of this object")]
@@ -117,12 +109,20 @@ pub trait Compute {
     /// pending computation), or the device does not share memory with the host.
     fn host_view_mut(&self, tensor: Handle) -> Result<RawHostView>;
 
-    /// Copies the elements of a tensor, computed now, to `bytes` in row-major order: on every device, also where it does
-    /// not share its memory.
+    /// Copies a tensor's elements to host memory in row-major order, as elements of `dtype`; the tensor is computed first
+    /// if need be. It works on every device, in one pass, also where the tensor is of another type or strided. `out` has as
+    /// many bytes as that takes, and need not be aligned.
     ///
     /// # Errors
-    /// `bytes` has another length; the call is inside `value_and_grad`.
-    fn read(&self, tensor: Handle, bytes: &mut [u8]) -> Result<()>;
+    /// Another number of bytes, a type that cannot be converted; a call inside `value_and_grad`.
+    fn read(&self, tensor: Handle, dtype: Dtype, out: &mut [u8]) -> Result<()>;
+
+    /// Gives a tensor new elements of its own shape and type. It works on every device. Other handles of the tensor and
+    /// what was computed of it keep the old elements.
+    ///
+    /// # Errors
+    /// Another shape or type; a call inside `value_and_grad`.
+    fn write(&self, tensor: Handle, array: HostArrayRef<'_>) -> Result<()>;
 
     /// Calls `function(parameters, inputs)` and differentiates its first result, a scalar, by every parameter.
     ///
@@ -134,6 +134,11 @@ pub trait Compute {
         inputs: &[Handle],
     ) -> Result<ValueAndGrad>;
 
+    /// Calls `function(inputs)`. Inside `value_and_grad`, a device that can calls it again when gradients need what it
+    /// computed on the way, and keeps only the inputs until then (Chen et al. 2016, <https://arxiv.org/abs/1604.06174>); any
+    /// other just calls it. A gradient reaches the inputs, and nothing else that the function uses.
+    fn checkpoint(&self, function: Rc<RecomputedFunction>, inputs: &[Handle]) -> Result<Vec<Handle>>;
+
     /// Bytes held.
     fn memory(&self) -> MemoryInfo;
 
@@ -141,76 +146,5 @@ pub trait Compute {
     #[doc(hidden)]
     fn as_loaded(&self) -> Option<&dyn Any> {
         None
-    }
-}
-
-impl RawHostView {
-    /// Whether the elements lie one after another in row-major order.
-    pub fn is_contiguous(&self) -> bool {
-        let mut expected = 1isize;
-        self.shape.iter().zip(&self.strides).rev().all(|(&length, &stride)| {
-            let fits = length <= 1 || stride == expected;
-            expected *= length as isize;
-            fits
-        })
-    }
-
-    /// Copies the elements to `out` in row-major order, whatever their strides.
-    ///
-    /// # Errors
-    /// `out` has another length.
-    ///
-    /// # Safety
-    /// The view is valid: there are elements of its type at all places of its shape.
-    pub unsafe fn copy_to(&self, out: &mut [u8]) -> Result<()> {
-        let (size, shape) = (self.dtype.size(), &self.shape);
-        if out.len() != self.len() * size {
-            let message = format!("a tensor of shape {shape:?} and {} has not {} bytes", self.dtype, out.len());
-            return Err(Error::plugin(message));
-        }
-        if self.is_contiguous() {
-            if !out.is_empty() {
-                // SAFETY: a contiguous view has all its elements from `data` on, and `out` is memory of another owner.
-                unsafe { std::ptr::copy_nonoverlapping(self.data.cast_const(), out.as_mut_ptr(), out.len()) };
-            }
-            return Ok(());
-        }
-        let mut position = vec![0usize; shape.len()];
-        for slot in out.chunks_exact_mut(size) {
-            let offset: isize = position.iter().zip(&self.strides).map(|(&at, &stride)| at as isize * stride).sum();
-            // SAFETY: `position` stays within the shape, and the caller promises an element at every such place.
-            unsafe {
-                let element = self.data.cast_const().offset(offset * size as isize);
-                std::ptr::copy_nonoverlapping(element, slot.as_mut_ptr(), size);
-            }
-            for (at, &length) in position.iter_mut().zip(shape).rev() {
-                *at += 1;
-                if *at < length {
-                    break;
-                }
-                *at = 0;
-            }
-        }
-        Ok(())
-    }
-
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// Whether there are no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    pub(crate) fn expect<T: crate::Element>(&self) -> Result<()> {
-        if self.dtype != T::DTYPE {
-            return Err(Error::plugin(format!("the tensor holds {}, not {}", self.dtype, T::DTYPE)));
-        }
-        if !self.is_contiguous() {
-            return Err(Error::plugin("the tensor's memory is not row-contiguous"));
-        }
-        Ok(())
     }
 }

@@ -26,6 +26,12 @@ elements!(
     half::bf16 => BF16, half::f16 => F16
 );
 
+/// Elements as bytes, for writing.
+pub(crate) fn bytes_mut<T: Element>(elements: &mut [T]) -> &mut [u8] {
+    // SAFETY: `Element` is implemented for plain numbers only: no padding, and every bit pattern is valid.
+    unsafe { std::slice::from_raw_parts_mut(elements.as_mut_ptr().cast::<u8>(), size_of_val(elements)) }
+}
+
 /// A borrowed row-major array in host memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HostArrayRef<'a> {
@@ -64,15 +70,22 @@ impl TryFrom<Unchecked> for HostArray {
     }
 }
 
+impl<'a> HostArrayRef<'a> {
+    /// An array of these elements, which the shape has as many of.
+    pub fn of<T: Element>(shape: &'a [usize], elements: &'a [T]) -> Self {
+        // SAFETY: `Element` is implemented for plain numbers only, which have no padding and no invalid bytes to read.
+        let bytes = unsafe { std::slice::from_raw_parts(elements.as_ptr().cast::<u8>(), size_of_val(elements)) };
+        Self { dtype: T::DTYPE, shape, bytes }
+    }
+}
+
 impl HostArray {
     /// An array of these elements.
     ///
     /// # Errors
     /// The number of elements is not that of the shape.
     pub fn new<T: Element>(shape: &[usize], elements: &[T]) -> Result<Self> {
-        // SAFETY: `Element` is implemented for plain numbers only, which have no padding and no invalid bytes to read.
-        let bytes = unsafe { std::slice::from_raw_parts(elements.as_ptr().cast::<u8>(), size_of_val(elements)) };
-        Self::from_bytes(T::DTYPE, shape, bytes.to_vec())
+        Self::from_bytes(T::DTYPE, shape, HostArrayRef::of(shape, elements).bytes.to_vec())
     }
 
     /// An array of these bytes.

@@ -77,6 +77,7 @@ mod model;
 mod observer;
 pub mod op;
 mod optimizer;
+mod raw_host_view;
 mod region;
 pub mod register;
 mod services;
@@ -93,7 +94,9 @@ pub use comm::{
     Bootstrap, Capabilities, CommBackend, CommRegions, Communicator, Finished, Outcome, ReduceOp, ReduceScatter, Work,
 };
 pub use component::{Component, Kind};
-pub use compute::{Compute, DeviceInfo, Handle, MemoryInfo, RawHostView, TensorFunction, TensorType, ValueAndGrad};
+pub use compute::{
+    Compute, DeviceInfo, Handle, MemoryInfo, RecomputedFunction, TensorFunction, TensorType, ValueAndGrad,
+};
 pub use content::Content;
 pub use data::{DataSource, Length, Row, RowBatch};
 pub use datum::Datum;
@@ -103,13 +106,16 @@ pub use example::{Example, Message};
 pub use half::{bf16, f16};
 pub use host_array::{Element, HostArray, HostArrayRef};
 pub use item::{Item, Sequence};
-pub use model::{Cache, Init, Model, ModelContext, ModelInput, ParameterSpec, Weights};
+pub use model::{
+    Attention, BlockFunction, Head, Init, Layout, Model, ModelContext, ModelHost, ModelSpec, ParameterSpec, Pass, Role,
+};
 pub use observer::{Event, Metrics, Observation, Observer, Started, Written};
 pub use op::{Attribute, OpKind, Value};
 pub use optimizer::{
     DeviceOptimizer, EvaluationWeights, Granularity, Initial, NewValues, Optimizer, StateMut, StateRef, StateShape,
     StateSpec, TypedSlices, TypedStates, Update, expect_states,
 };
+pub use raw_host_view::RawHostView;
 pub use region::{Buffer, Region};
 pub use services::{HostServices, LogLevel, Services, Setup};
 pub use tensor::{HostView, HostViewMut, Tensor};
@@ -119,17 +125,17 @@ pub use unique_keys::UniqueKeys;
 
 #[doc(hidden)]
 pub use inventory;
-pub use {serde, serde_json};
+pub use {half, serde, serde_json};
 
 /// What most plugins use.
 pub mod prelude {
     pub use crate::{
-        Batch, Bootstrap, Buffer, Cache, Capabilities, CommBackend, CommRegions, Communicator, Completed, Component,
-        Compute, Content, DataSource, Datum, DeviceOptimizer, Dtype, Element, Error, ErrorCode, EvaluationWeights,
-        Event, Example, Granularity, HostArray, HostBatch, Init, Initial, Item, Kind, LanguageModel, Length, LogLevel,
-        Loss, Message, Metric, Model, ModelContext, ModelInput, NewValues, Observation, Observer, OpKind, Optimizer,
-        Outcome, ParameterSpec, ReduceOp, ReduceScatter, Region, Rendered, Result, Sequence, Services, Setup,
-        SharedTokenizer, StateMut, StateRef, StateShape, StateSpec, Tensor, Tokenizer, Tokens, Trainer, TrainerContext,
-        TypedSlices, TypedStates, Update, Vocabulary, Work, expect_states,
+        Attention, Batch, Bootstrap, Buffer, Capabilities, CommBackend, CommRegions, Communicator, Completed,
+        Component, Compute, Content, DataSource, Datum, DeviceOptimizer, Dtype, Element, Error, ErrorCode,
+        EvaluationWeights, Event, Example, Granularity, Head, HostArray, HostBatch, Init, Initial, Item, Kind,
+        LanguageModel, Layout, Length, LogLevel, Loss, Message, Metric, Model, ModelContext, ModelSpec, NewValues,
+        Observation, Observer, OpKind, Optimizer, Outcome, ParameterSpec, ReduceOp, ReduceScatter, Region, Rendered,
+        Result, Role, Sequence, Services, Setup, SharedTokenizer, StateMut, StateRef, StateShape, StateSpec, Tensor,
+        Tokenizer, Tokens, Trainer, TrainerContext, TypedSlices, TypedStates, Update, Vocabulary, Work, expect_states,
     };
 }

@@ -59,6 +59,9 @@ ops! {
     TANH = 28, "tanh";
     /// Absolute value.
     ABS = 29, "abs";
+    /// Gaussian error linear unit, `x · Φ(x)` (Hendrycks and Gimpel 2016); with `approximate` "tanh",
+    /// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`. The attribute is "none" when absent.
+    GELU = 30, "gelu";
 
     /// Sum over `axes` (all when absent); `keep_dims`.
     SUM = 40, "sum";
@@ -97,6 +100,9 @@ ops! {
     CAST = 87, "cast";
     /// `a` where `condition`, else `b`.
     WHERE = 88, "where";
+    /// `x` with `update` in the place of its elements from `start`, an entry for every axis. Where nothing else needs `x`,
+    /// its memory becomes the result's.
+    SLICE_UPDATE = 89, "slice_update";
 
     /// `a == b`, boolean.
     EQUAL = 100, "equal";
@@ -109,6 +115,9 @@ ops! {
     FULL = 120, "full";
     /// 0, 1, … `count` - 1 as `dtype`; no inputs.
     ARANGE = 121, "arange";
+    /// Numbers from [0, 1), of `shape` and `dtype`; no inputs. They are a function of the integer `key` alone, see
+    /// [`crate::ModelContext::key`].
+    RANDOM_UNIFORM = 122, "random_uniform";
 
     /// Root mean square norm over the last axis: x `[.., D]`, weight `[D]`; `eps`.
     RMS_NORM = 140, "rms_norm";
@@ -116,8 +125,11 @@ ops! {
     /// x `[B, H, T, D]`, inverse frequencies `[D/2]`, optional positions `[B, T]` int32; `offset` is added to the
     /// positions 0..T and goes with none that are given, `scale` multiplies the result (1 when absent).
     ROPE = 141, "rope";
-    /// Scaled dot-product attention: q `[B, H, T, D]`, k and v `[B, H_kv, S, D]` with `H_kv` dividing `H`; `scale`,
-    /// `causal` (query t sees keys up to `S - T + t`). Result `[B, H, T, D]`.
+    /// Scaled dot-product attention: q `[B, H, T, D]`, k and v `[B, H_kv, S, D]` with `H_kv` dividing `H`, optional segments
+    /// `[B, S]` int32; result `[B, H, T, D]`. `scale`. Query t stands at place `S - T + t`: with `causal` it sees keys up to
+    /// its place, with `window` the last so many of these, with segments those of its own segment. With `soft_cap` c, scores
+    /// become `c · tanh(score / c)`. With `dropout` p, which goes with a `key`, that part of the weights is set to 0 and the
+    /// others are divided by 1 - p.
     ATTENTION = 142, "attention";
     /// `silu(gate) * up`.
     SWIGLU = 143, "swiglu";
@@ -127,6 +139,8 @@ ops! {
     /// Rows of a table: weight `[V, D]`, ids of any shape int32; result `[.., D]`. An id outside the table, a negative one
     /// too, is an error when the result is evaluated.
     EMBEDDING = 145, "embedding";
+    /// Layer norm over the last axis (Ba et al. 2016): x `[.., D]`, weight `[D]`, optional bias `[D]`; `eps`.
+    LAYER_NORM = 146, "layer_norm";
 }
 
 impl fmt::Debug for OpKind {
@@ -136,7 +150,7 @@ impl fmt::Debug for OpKind {
 }
 
 /// A named attribute of an operation. An operation refuses attributes that it does not know.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Attribute<'a> {
     /// Its name, as the operation's documentation gives it.
     pub name: &'a str,
@@ -145,7 +159,7 @@ pub struct Attribute<'a> {
 }
 
 /// The value of an attribute.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value<'a> {
     /// A truth value.
     Bool(bool),
@@ -157,6 +171,10 @@ pub enum Value<'a> {
     Ints(&'a [i64]),
     /// An element type.
     Dtype(crate::Dtype),
+    /// A text: one of the names that the operation's documentation lists.
+    Text(&'a str),
+    /// A list of real numbers.
+    Floats(&'a [f64]),
 }
 
 /// Builds an attribute: `attribute("axis", Value::Int(-1))`.

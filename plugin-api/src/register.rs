@@ -117,6 +117,18 @@ impl OptimizerComponent {
 
 inventory::collect!(Registration);
 
+/// The crate of a library and its version, for what is said of the library as a whole. [`plugin!`](crate::plugin) makes it.
+pub struct Package(pub &'static str);
+
+inventory::collect!(Package);
+
+impl Package {
+    /// That of this library; none where no `plugin!` is in it.
+    pub(crate) fn of_this_library() -> Option<&'static str> {
+        inventory::iter::<Self>().next().map(|package| package.0)
+    }
+}
+
 impl Registration {
     /// All components of this library, sorted by kind and id.
     pub fn all() -> Vec<&'static Self> {
@@ -264,6 +276,10 @@ macro_rules! __plugin {
                 )
             }
         )+
+
+        $crate::inventory::submit! {
+            $crate::register::Package(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")))
+        }
 
         #[cfg(panic = "abort")]
         compile_error!("a plugin needs `panic = \"unwind\"`: its panics become errors that name it, and must not end the host");

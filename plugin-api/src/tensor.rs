@@ -4,9 +4,11 @@ use std::marker::PhantomData;
 use std::ops;
 use std::rc::Rc;
 
+use crate::host_array::bytes_mut;
 use crate::op::attribute;
 use crate::{
-    Attribute, Compute, Dtype, Element, Error, Handle, HostArray, OpKind, RawHostView, Result, TensorType, Value,
+    Attribute, Compute, Dtype, Element, Error, Handle, HostArray, HostArrayRef, OpKind, RawHostView, Result,
+    TensorType, Value,
 };
 
 /// A tensor on a device; it releases its handle when it is dropped.
@@ -60,15 +62,9 @@ impl Tensor {
             many = inputs.iter().map(|tensor| tensor.handle).collect();
             &many
         };
-        let mut results = compute.op(op, handles, attributes)?;
-        match (results.pop(), results.is_empty()) {
-            (Some(handle), true) => Ok(Self::from_handle(compute, handle)),
-            (last, _) => {
-                let count = results.len() + usize::from(last.is_some());
-                results.into_iter().chain(last).for_each(|handle| compute.release(handle));
-                Err(Error::plugin(format!("operation {op:?} gave {count} results instead of one")))
-            }
-        }
+        let mut result = [0];
+        compute.op(op, handles, attributes, &mut result)?;
+        Ok(Self::from_handle(compute, result[0]))
     }
 
     /// Its handle, still owned by this tensor.
@@ -111,47 +107,38 @@ impl Tensor {
         self.compute.eval(&[self.handle])
     }
 
-    /// The value of a tensor with one element of a floating-point or integer type, computed now.
+    /// The value of a tensor with one element, computed now. A 64-bit integer is rounded to a real number.
     pub fn item(&self) -> Result<f64> {
-        let TensorType { shape, dtype } = self.tensor_type()?;
+        let shape = self.shape()?;
         if shape.iter().product::<usize>() != 1 {
             return Err(Error::plugin(format!("item() needs one element, the shape is {shape:?}")));
         }
-        let mut bytes = [0; size_of::<f64>()];
-        let read = |bytes: &mut [u8]| self.compute.read(self.handle, bytes);
-        match dtype {
-            Dtype::F64 => {
-                read(&mut bytes)?;
-                Ok(f64::from_ne_bytes(bytes))
-            }
-            Dtype::F32 | Dtype::I32 | Dtype::U32 => {
-                read(&mut bytes[..4])?;
-                let word = [bytes[0], bytes[1], bytes[2], bytes[3]];
-                Ok(match dtype {
-                    Dtype::F32 => f64::from(f32::from_ne_bytes(word)),
-                    Dtype::I32 => f64::from(i32::from_ne_bytes(word)),
-                    _ => f64::from(u32::from_ne_bytes(word)),
-                })
-            }
-            other => Err(Error::plugin(format!("item() does not read {other}: cast it first"))),
-        }
+        let mut value = [0f64];
+        self.read(&mut value)?;
+        Ok(value[0])
     }
 
-    /// Copies its elements to `out` in row-major order, computed now.
+    /// Copies its elements in row-major order, converted to `T`; the tensor is computed now. It works on every device.
     ///
     /// # Errors
-    /// They are of another type, or `out` has another length.
+    /// Another number of elements.
     pub fn read<T: Element>(&self, out: &mut [T]) -> Result<()> {
-        let TensorType { shape, dtype } = self.tensor_type()?;
-        if dtype != T::DTYPE {
-            return Err(Error::plugin(format!("the tensor of shape {shape:?} holds {dtype}, not {}", T::DTYPE)));
-        }
-        // SAFETY: `Element` is implemented for plain numbers only, of which every bit pattern is one.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<u8>(), size_of_val(out)) };
-        self.compute.read(self.handle, bytes)
+        self.compute.read(self.handle, T::DTYPE, bytes_mut(out))
     }
 
-    /// Its memory, borrowed; the tensor is computed now.
+    /// The same in a vector.
+    pub fn to_vec<T: Element + Default>(&self) -> Result<Vec<T>> {
+        let mut elements = vec![T::default(); self.shape()?.iter().product()];
+        self.read(&mut elements)?;
+        Ok(elements)
+    }
+
+    /// Gives it new elements of its own shape and type; see [`Compute::write`]. It works on every device.
+    pub fn write(&mut self, array: HostArrayRef<'_>) -> Result<()> {
+        self.compute.write(self.handle, array)
+    }
+
+    /// Its memory, borrowed, on devices that share theirs with the host; the tensor is computed now.
     pub fn host_view(&self) -> Result<HostView<'_>> {
         Ok(HostView { raw: self.compute.host_view(self.handle)?, tensor: PhantomData })
     }
@@ -217,6 +204,41 @@ impl Tensor {
         Self::op(OpKind::ARGMAX, &[self], &[attribute("axis", Value::Int(axis))])
     }
 
+    /// Every element times a number.
+    pub fn multiply(&self, factor: f64) -> Result<Tensor> {
+        self * &self.like(factor)?
+    }
+
+    /// Every element plus a number.
+    pub fn plus(&self, number: f64) -> Result<Tensor> {
+        self + &self.like(number)?
+    }
+
+    /// A scalar of the same element type.
+    fn like(&self, value: f64) -> Result<Tensor> {
+        Self::full(&self.compute, &[], value, self.tensor_type()?.dtype)
+    }
+
+    /// Hyperbolic tangent.
+    pub fn tanh(&self) -> Result<Tensor> {
+        Self::op(OpKind::TANH, &[self], &[])
+    }
+
+    /// Root mean square norm over the last axis (Zhang and Sennrich 2019): `x / √(mean(x²) + eps) · weight`, weight `[D]`.
+    pub fn rms_norm(&self, weight: &Tensor, eps: f64) -> Result<Tensor> {
+        Self::op(OpKind::RMS_NORM, &[self, weight], &[attribute("eps", Value::Float(eps))])
+    }
+
+    /// Gaussian error linear unit, exact.
+    pub fn gelu(&self) -> Result<Tensor> {
+        Self::op(OpKind::GELU, &[self], &[])
+    }
+
+    /// Gaussian error linear unit by a hyperbolic tangent, as GPT-2 and Gemma have it.
+    pub fn gelu_tanh(&self) -> Result<Tensor> {
+        Self::op(OpKind::GELU, &[self], &[attribute("approximate", Value::Text("tanh"))])
+    }
+
     /// `x * sigmoid(x)`.
     pub fn silu(&self) -> Result<Tensor> {
         Self::op(OpKind::SILU, &[self], &[])
@@ -230,6 +252,16 @@ impl Tensor {
     /// Per-row cross-entropy in nats: logits `[N, V]` against targets `[N]` int32, giving `[N]`.
     pub fn cross_entropy(&self, targets: &Tensor) -> Result<Tensor> {
         Self::op(OpKind::CROSS_ENTROPY, &[self, targets], &[])
+    }
+
+    /// Numbers from [0, 1) that are a function of a key alone; see [`crate::ModelContext::key`].
+    pub fn random_uniform(compute: &Rc<dyn Compute>, key: u64, shape: &[i64], dtype: Dtype) -> Result<Tensor> {
+        let attributes = [
+            attribute("key", Value::Int(key.cast_signed())),
+            attribute("shape", Value::Ints(shape)),
+            attribute("dtype", Value::Dtype(dtype)),
+        ];
+        Self::op_on(compute, OpKind::RANDOM_UNIFORM, &[], &attributes)
     }
 
     /// A constant of this shape on the same device.
@@ -310,11 +342,9 @@ impl HostView<'_> {
                 T::DTYPE
             )));
         }
-        // SAFETY: plain numbers, as in `Tensor::read`.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<u8>(), size_of_val(out)) };
-        // SAFETY: the compute plugin promises an element of this type at every place of the shape for as long as the
-        // tensor lives.
-        unsafe { self.raw.copy_to(bytes) }
+        // SAFETY: the compute plugin promises elements of this type at every place of the view for as long as the tensor
+        // lives, which the lifetime ensures.
+        unsafe { self.raw.copy_to(T::DTYPE, bytes_mut(out)) }
     }
 
     /// Length of each axis.

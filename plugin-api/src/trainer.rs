@@ -40,7 +40,8 @@ impl Metric {
 
 /// A model with its weights, as the host lends it to a trainer. Compute thread.
 pub trait ModelCalls {
-    /// Hidden states `[B, T, D]` of tokens `[B, T]`; positions and segments as in [`crate::ModelInput`].
+    /// Hidden states `[B, T, D]` of tokens `[B, T]`; positions `[B, T]` count from 0 for each row when
+    /// absent, and segments `[B, T]`, the number of each token's document, are one for each row.
     fn hidden(&self, tokens: &Tensor, positions: Option<&Tensor>, segments: Option<&Tensor>) -> Result<Tensor>;
     /// Logits `[.., V]` of hidden states `[.., D]`.
     fn head(&self, hidden: &Tensor) -> Result<Tensor>;
@@ -55,7 +56,8 @@ pub trait ModelCalls {
 pub struct LanguageModel(Rc<dyn ModelCalls>);
 
 impl LanguageModel {
-    /// Hidden states `[B, T, D]` of tokens `[B, T]`; positions and segments as in [`crate::ModelInput`].
+    /// Hidden states `[B, T, D]` of tokens `[B, T]`; positions `[B, T]` count from 0 for each row when
+    /// absent, and segments `[B, T]`, the number of each token's document, are one for each row.
     pub fn hidden(&self, tokens: &Tensor, positions: Option<&Tensor>, segments: Option<&Tensor>) -> Result<Tensor> {
         self.0.hidden(tokens, positions, segments)
     }

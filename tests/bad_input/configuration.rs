@@ -204,8 +204,8 @@ fn a_configuration_file_as_a_bare_argument_is_answered_with_what_to_type() {
 
 #[test]
 fn another_word_is_not_taken_for_a_misspelling() {
-    let failure = Job::new().set("trainer.gradient_checkpointing", "true").run().failure(2);
-    assert_says(&failure, &["unknown key `trainer.gradient_checkpointing`", "the keys of `trainer`"]);
+    let failure = Job::new().set("trainer.neftune_noise_alpha", "5").run().failure(2);
+    assert_says(&failure, &["unknown key `trainer.neftune_noise_alpha`", "the keys of `trainer`"]);
     assert!(!failure.contains("did you mean"), "{failure}");
 }
 

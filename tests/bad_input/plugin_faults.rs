@@ -117,7 +117,7 @@ fn a_panic_in_a_destructor_is_a_warning_that_names_the_component_and_the_job_is_
 fn a_call_that_does_not_come_back_is_warned_of_and_ends_the_run_from_the_last_checkpoint() {
     let job = || Job::new().set("plugins.timeout_s", 2).set("checkpoint.save_steps", 1);
     let bytes = |function| job().set("trainer", "bytes").set("trainer.spins_in", function);
-    let endless = job().set("data", "endless").set("data.spins_at", 40).set("data.limit", 100);
+    let endless = job().set("data", "endless").set("data.misbehaves_at", 40).set("data.limit", 100);
     for (job, component, saved) in [
         (job().set("optimizer", "ends_the_process").set("optimizer.by", "spin"), "optimizer ends_the_process", true),
         (bytes("encode"), "trainer bytes", false),
@@ -136,6 +136,16 @@ fn a_call_that_does_not_come_back_is_warned_of_and_ends_the_run_from_the_last_ch
     let again = job.run();
     assert_says(&again.stderr, &["resuming from", "step-000002"]);
     again.failure(3);
+}
+
+#[test]
+fn a_preview_in_which_a_plugin_ends_the_process_gives_one_error_that_names_it() {
+    for (by, said) in [("exit", "ended the process by calling exit"), ("abort", "SIGABRT"), ("fault", "SIGSEGV")] {
+        let job = Job::new().set("data", "endless").set("data.limit", 10).set("data.misbehaves_at", 3);
+        let failure = job.set("data.by", by).run_with(&["data", "preview"]).failure(3);
+        assert_says(&failure, &[said, "data endless 0.1.0"]);
+        assert_eq!(failure.matches("error: ").count(), 1, "{failure}");
+    }
 }
 
 #[test]

@@ -83,11 +83,14 @@ struct Selection {
 /// Every component of every kind in one selection or another.
 fn selections(schema: &Value) -> Vec<Selection> {
     let sections = schema["$defs"]["layer"]["properties"].as_object().expect("sections");
-    let count = sections.values().map(|section| tables(section).len()).max().unwrap_or_default();
+    // A list, whose elements have their own tests.
+    let sections: Vec<_> = sections.iter().filter(|(name, _)| *name != "observers").collect();
+    let count =
+        sections.iter().map(|(_, section)| section).map(|section| tables(section).len()).max().unwrap_or_default();
     (0..count)
         .map(|number| {
             let (mut uses, mut keys) = (Vec::new(), Vec::new());
-            for (name, section) in sections {
+            for &(name, section) in &sections {
                 let tables = tables(section);
                 let table = tables[number % tables.len()];
                 if let Some(id) = table["properties"]["use"]["const"].as_str() {

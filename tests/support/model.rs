@@ -6,17 +6,21 @@ use std::sync::Arc;
 
 use mdt_host::config::{Layers, Sources};
 use mdt_host::job::Job;
-use mdt_host::model::{Parameters, TrainedModel};
+use mdt_host::model::{Cache, Parameters, TrainedModel};
 use mdt_host::plugins::{Catalog, Tier};
-use mdt_plugin_api::{Cache, Compute, HostArray, Model, ModelCalls, Tensor};
+use mdt_plugin_api::{Compute, HostArray, Model, ModelCalls, Tensor};
 
 use crate::built;
 
 /// A job of these keys, each as `--set` takes it, with the plugins that were built.
 pub fn library_job(set: &[String]) -> Job {
+    job_with_plugins(set, &[built()])
+}
+
+fn job_with_plugins(set: &[String], directories: &[&Path]) -> Job {
     let layers = Layers::read(&Sources { set: set.to_vec(), ..Sources::default() }).expect("the keys are read");
-    let tier = Tier { origin: "the tests", directory: built().to_owned(), only_named_by: None };
-    let catalog = Catalog::scan(vec![tier], None).expect("the plugins are found");
+    let tier = |&directory: &&Path| Tier { origin: "the tests", directory: directory.to_owned(), only_named_by: None };
+    let catalog = Catalog::scan(directories.iter().map(tier).collect(), None).expect("the plugins are found");
     let resolved = layers.resolve(&catalog).expect("the keys are right");
     Job { resolved, catalog, services: Arc::default() }
 }
@@ -31,11 +35,21 @@ pub struct LoadedModel {
 impl LoadedModel {
     /// Loads a directory.
     pub fn open(directory: &Path) -> Self {
-        let job = library_job(&[format!("model.path={}", directory.display())]);
+        Self::of(directory, &[built()])
+    }
+
+    /// Loads a directory with the plugin of an example.
+    pub fn open_with(directory: &Path, plugin: &Path) -> Self {
+        let place = plugin.parent().expect("a file has a directory");
+        Self::of(directory, &[place, built()])
+    }
+
+    fn of(directory: &Path, plugins: &[&Path]) -> Self {
+        let job = job_with_plugins(&[format!("model.path={}", directory.display())], plugins);
         let compute = job.compute().expect("the device");
         let directory = job.model_directory().expect("the directory");
         let model = job.model(&directory).expect("the model");
-        let parameters = Parameters::read(&compute, model.parameters(), &directory).expect("the weights");
+        let parameters = Parameters::read(&compute, model.spec().parameters, &directory).expect("the weights");
         Self { compute, model, parameters }
     }
 

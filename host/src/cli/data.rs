@@ -7,12 +7,13 @@ use anstream::AutoStream;
 use clap::{Args, ColorChoice, Subcommand, ValueEnum};
 use serde_json::json;
 
+use super::child;
 use super::common::{Common, on_compute_thread};
 use super::output::{print, print_painted};
-use crate::exit::Failure;
+use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::preview::{Paint, Part, Preview, Row};
-use crate::progress;
+use crate::{progress, unexpected_end};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -38,6 +39,9 @@ pub(super) struct Arguments {
     /// Print JSON lines.
     #[arg(long)]
     json: bool,
+    /// Run the job's plugins in this process, which is the child of another.
+    #[arg(long, hide = true)]
+    in_child: bool,
     /// Show trained text in colour or in brackets; `auto` uses colour on a terminal, unless NO_COLOR is set.
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     color: ColorChoice,
@@ -51,10 +55,28 @@ enum Split {
 
 pub(super) fn run(common: &Common, command: &Command) -> Result<(), Failure> {
     let Command::Preview(arguments) = command;
+    if !arguments.in_child {
+        return in_child();
+    }
+    child::end_with_the_parent();
     let job = common.job(Vec::new(), Arc::default())?;
     job.resolved.dropped.iter().for_each(|dropped| progress::note(&dropped.to_string()));
     // No device is made; the thread brings the job's number of threads for encoding.
     on_compute_thread(&job, || preview(&job, arguments))
+}
+
+/// Runs the job's plugins in a child process, and ends as that did.
+fn in_child() -> Result<(), Failure> {
+    let status = child::run(&["--in-child"])?;
+    match status.code() {
+        Some(0) => return Ok(()),
+        // It has printed why.
+        Some(code) => unexpected_end::exit(Status::of_code(code)),
+        None if unexpected_end::is_reported(status) => unexpected_end::exit(Status::Plugin),
+        None => {}
+    }
+    Err(Failure::new(Status::Plugin, "the process that ran the plugins of this job has ended")
+        .because(child::end(status)))
 }
 
 fn preview(job: &Job, arguments: &Arguments) -> Result<(), Failure> {

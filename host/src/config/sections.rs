@@ -144,6 +144,9 @@ pub struct Trainer {
     /// Gradients with a larger global norm are scaled down to this norm; 0 turns clipping off. Default: 1.0.
     #[schemars(range(min = 0.0))]
     pub max_grad_norm: f64,
+    /// Whether layers are computed again for gradients instead of keeping what lies inside of them: less memory, and about
+    /// a third more time. The bits stay the same. Default: false.
+    pub gradient_checkpointing: bool,
     /// Updates between evaluations on the held-out rows; 0 evaluates at the end of each epoch. Default: 0.
     pub eval_steps: u64,
     /// Whether the held-out rows are also evaluated before the first update. That loss is only for comparison: it is
@@ -169,6 +172,7 @@ impl Default for Trainer {
             gradient_accumulation_steps: 1,
             max_seq_len: 2048,
             max_grad_norm: 1.0,
+            gradient_checkpointing: false,
             eval_steps: 0,
             eval_at_start: false,
             early_stopping_patience: 0,

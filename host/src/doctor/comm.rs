@@ -6,8 +6,12 @@ use serde_json::json;
 use super::{Check, Finding, Subject};
 use crate::job::Job;
 
-pub(super) const CHECK: Check =
-    Check { name: "communication", description: "The backends that connect ranks, and what each can do.", run };
+pub(super) const CHECK: Check = Check {
+    name: "communication",
+    description: "The backends that connect ranks, and what each can do.",
+    runs_plugins: true,
+    run,
+};
 
 fn run(subject: &Subject) -> Vec<Finding> {
     subject.of_job(|job| {
@@ -17,21 +21,16 @@ fn run(subject: &Subject) -> Vec<Finding> {
     })
 }
 
-/// The configured backend must work. The others are created with their defaults, which they may refuse.
+/// The configured backend must work. The others are not run.
 fn examine(job: &Job, id: &str) -> Finding {
-    let chosen = job.resolved.component(Kind::Comm).filter(|chosen| chosen.id == id);
-    let config = chosen.map_or_else(|| json!({}), |chosen| chosen.config.clone());
-    match job.other_comm(id, &config) {
-        Ok(backend) => match backend.capabilities() {
-            Ok(capabilities) => describe(id, chosen.is_some(), &capabilities),
-            Err(error) => Finding::failed(&error.into()),
-        },
-        Err(failure) if chosen.is_some() => Finding::failed(&failure),
-        Err(failure) => Finding::not_usable(&failure.at(format!("comm {id}, with its defaults"))),
+    if job.resolved.component(Kind::Comm).is_none_or(|chosen| chosen.id != id) {
+        return Finding::ok(format!("{id}: not configured")).fact("id", id).fact("configured", false);
     }
+    let described = job.comm().and_then(|backend| Ok(describe(id, &backend.capabilities()?)));
+    described.unwrap_or_else(|failure| Finding::failed(&failure))
 }
 
-fn describe(id: &str, chosen: bool, capabilities: &Capabilities) -> Finding {
+fn describe(id: &str, capabilities: &Capabilities) -> Finding {
     let Capabilities { dtypes, max_world_size, deterministic } = capabilities;
     let dtypes: Vec<_> = dtypes.iter().copied().map(Dtype::name).collect();
     let ranks = match max_world_size {
@@ -40,10 +39,9 @@ fn describe(id: &str, chosen: bool, capabilities: &Capabilities) -> Finding {
         most => format!("up to {most} ranks"),
     };
     let folds = if *deterministic { "deterministic" } else { "not deterministic" };
-    let note = if chosen { " (configured)" } else { "" };
-    Finding::ok(format!("{id}{note}: {ranks}; reduces {}; {folds}", dtypes.join(", ")))
+    Finding::ok(format!("{id} (configured): {ranks}; reduces {}; {folds}", dtypes.join(", ")))
         .fact("id", id)
-        .fact("configured", chosen)
+        .fact("configured", true)
         .fact("dtypes", json!(dtypes))
         .fact("max_world_size", *max_world_size)
         .fact("deterministic", *deterministic)

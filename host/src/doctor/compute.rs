@@ -10,8 +10,12 @@ use crate::counted::counted;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 
-pub(super) const CHECK: Check =
-    Check { name: "compute", description: "The device, and whether it multiplies matrices correctly.", run };
+pub(super) const CHECK: Check = Check {
+    name: "compute",
+    description: "The device, and whether it multiplies matrices correctly.",
+    runs_plugins: true,
+    run,
+};
 
 fn run(subject: &Subject) -> Vec<Finding> {
     subject.of_job(|job| vec![examine(job).unwrap_or_else(|failure| Finding::failed(&failure))])

@@ -7,7 +7,7 @@ use crate::config::Origin;
 use crate::job::Job;
 
 pub(super) const CHECK: Check =
-    Check { name: "configuration", description: "Whether the configuration has errors.", run };
+    Check { name: "configuration", description: "Whether the configuration has errors.", runs_plugins: false, run };
 
 fn run(subject: &Subject) -> Vec<Finding> {
     match subject.configuration() {

@@ -4,8 +4,12 @@ use super::{Check, Finding, Subject};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 
-pub(super) const CHECK: Check =
-    Check { name: "data", description: "Whether each source of rows can be opened and has a first row.", run };
+pub(super) const CHECK: Check = Check {
+    name: "data",
+    description: "Whether each source of rows can be opened and has a first row.",
+    runs_plugins: true,
+    run,
+};
 
 fn run(subject: &Subject) -> Vec<Finding> {
     subject.of_job(|job| {

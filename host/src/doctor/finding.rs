@@ -1,12 +1,12 @@
 //! One finding of a check.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::exit::{Failure, Status};
 
 /// What a finding means for a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     Ok,
@@ -19,7 +19,7 @@ pub enum Verdict {
 }
 
 /// One finding of a check.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Finding {
     pub status: Verdict,
     /// The finding in one sentence.
@@ -30,7 +30,7 @@ pub struct Finding {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
     /// The same as values, for programs.
-    #[serde(skip_serializing_if = "Map::is_empty")]
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub facts: Map<String, Value>,
     /// The exit status of a failure.
     #[serde(skip)]
@@ -56,13 +56,8 @@ impl Finding {
     }
 
     /// What a job would fail with.
-    pub(super) fn failed(failure: &Failure) -> Self {
+    pub fn failed(failure: &Failure) -> Self {
         Self { exit: Some(failure.status()), ..Self::because(Verdict::Failed, failure) }
-    }
-
-    /// A failure of something that a job may not need.
-    pub(super) fn not_usable(failure: &Failure) -> Self {
-        Self::because(Verdict::Warning, failure)
     }
 
     fn because(status: Verdict, failure: &Failure) -> Self {
@@ -85,6 +80,22 @@ impl Finding {
     pub(super) fn fact(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.facts.insert(name.to_owned(), value.into());
         self
+    }
+
+    /// Findings as text for another process of this program, with what people need not see.
+    pub fn send(findings: &[Self]) -> String {
+        let exit = |finding: &Self| finding.exit.map(Status::code);
+        serde_json::json!(findings.iter().map(|finding| (finding, exit(finding))).collect::<Vec<_>>()).to_string()
+    }
+
+    /// What [`send`](Self::send) gave; none where the text is something else.
+    pub fn receive(text: &[u8]) -> Option<Vec<Self>> {
+        let sent: Vec<(Self, Option<u8>)> = serde_json::from_slice(text).ok()?;
+        let whole = |(finding, exit): (Self, Option<u8>)| Self {
+            exit: exit.map(|code| Status::of_code(i32::from(code))),
+            ..finding
+        };
+        Some(sent.into_iter().map(whole).collect())
     }
 
     /// The finding as text: what was found, where and why, what to do. The first line is the message.

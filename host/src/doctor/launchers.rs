@@ -11,6 +11,7 @@ use super::{Check, Finding, Subject};
 pub(super) const CHECK: Check = Check {
     name: "launchers",
     description: "Programs that start ranks on several machines, and the variables that such programs set.",
+    runs_plugins: false,
     run,
 };
 

@@ -8,14 +8,20 @@ use super::{Check, Finding, Subject};
 use crate::counted::counted;
 use crate::memory::{Memory, gibibytes, memory};
 
-pub(super) const VERSION: Check =
-    Check { name: "version", description: "The versions of the program and of the plugin boundary.", run: version };
+pub(super) const VERSION: Check = Check {
+    name: "version",
+    description: "The versions of the program and of the plugin boundary.",
+    runs_plugins: false,
+    run: version,
+};
 
-pub(super) const MACHINE: Check = Check { name: "machine", description: "Cores and memory.", run: cores_and_memory };
+pub(super) const MACHINE: Check =
+    Check { name: "machine", description: "Cores and memory.", runs_plugins: false, run: cores_and_memory };
 
 pub(super) const ENVIRONMENT: Check = Check {
     name: "environment",
     description: "The environment variables that the program reads; they begin with MDT_.",
+    runs_plugins: false,
     run: environment,
 };
 

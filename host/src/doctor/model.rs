@@ -10,6 +10,7 @@ use crate::job::Job;
 pub(super) const CHECK: Check = Check {
     name: "model",
     description: "Whether the model directory, config.json, weights and tokenizer are there and match.",
+    runs_plugins: true,
     run,
 };
 
@@ -31,7 +32,8 @@ fn examine(job: &Job) -> Result<Finding, Failure> {
     };
     let opened = job.open_model(compute)?;
     opened.check_files()?;
-    let parameters: usize = opened.model.parameters().iter().map(|spec| spec.shape.iter().product::<usize>()).sum();
+    let parameters: usize =
+        opened.model.spec().parameters.iter().filter(|spec| spec.tied_to.is_none()).map(|spec| spec.elements()).sum();
     let weights = match job.resolved.settings.model.init {
         Init::Pretrained => "pretrained weights",
         Init::Random => "random weights",

@@ -10,6 +10,7 @@ use crate::storage;
 pub(super) const CHECK: Check = Check {
     name: "output-directory",
     description: "Whether the output directory can be written to, and its free space.",
+    runs_plugins: false,
     run,
 };
 

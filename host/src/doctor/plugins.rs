@@ -6,6 +6,7 @@ use mdt_plugin_api::Kind;
 use serde_json::json;
 
 use super::{Check, Finding, Subject};
+use crate::config::Components;
 use crate::counted::counted;
 use crate::exit::Failure;
 use crate::plugins::{Catalog, Found, Record, Searched, Tier};
@@ -13,6 +14,7 @@ use crate::plugins::{Catalog, Found, Record, Searched, Tier};
 pub(super) const DIRECTORIES: Check = Check {
     name: "plugin-directories",
     description: "The directories that are searched for plugins, in order of priority.",
+    runs_plugins: false,
     run: |subject| match subject.catalog() {
         Ok(catalog) => catalog.searched().iter().map(describe_directory).collect(),
         Err(failure) => vec![Finding::failed(failure)],
@@ -21,13 +23,22 @@ pub(super) const DIRECTORIES: Check = Check {
 
 pub(super) const PLUGINS: Check = Check {
     name: "plugins",
-    description: "Whether every plugin that was found loads, with all its components.",
-    run: load_all,
+    description: "Whether every plugin that was found can be used, as far as its file says.",
+    runs_plugins: false,
+    run: check_all,
+};
+
+pub(super) const COMPONENTS: Check = Check {
+    name: "components",
+    description: "Whether the components of the job load.",
+    runs_plugins: true,
+    run: load_components,
 };
 
 pub(super) const LOCK: Check = Check {
     name: "plugin-lock",
     description: "Whether every plugin has the checksum in the lock file, if one is configured.",
+    runs_plugins: false,
     run: check_lock,
 };
 
@@ -44,7 +55,7 @@ fn describe_directory((tier, searched): &(Tier, Searched)) -> Finding {
     finding.fact("directory", tier.directory.to_string_lossy()).fact("origin", tier.origin)
 }
 
-fn load_all(subject: &Subject) -> Vec<Finding> {
+fn check_all(subject: &Subject) -> Vec<Finding> {
     let Ok(catalog) = subject.catalog() else {
         return vec![Finding::skipped("the plugin directories cannot be read")];
     };
@@ -66,12 +77,12 @@ fn describe(catalog: &Catalog, found: Found<'_>) -> Finding {
     let (reached, hidden): (Vec<_>, Vec<_>) =
         manifest.components.iter().partition(|record| is_reached(catalog, record, found.path));
     let unknown: Vec<_> = hidden.iter().filter(|record| Kind::from_name(&record.kind).is_none()).collect();
-    let finding = if let Err(failure) = reached.iter().try_for_each(|record| load(catalog, record)) {
+    let finding = if let Err(failure) = reached.iter().try_for_each(|record| check(catalog, record)) {
         Finding::failed(&failure)
     } else if let Some(record) = unknown.first() {
         Finding::warning(format!("{what}: this host does not know the kind `{}`", record.kind))
     } else if reached.is_empty() {
-        Finding::skipped(format!("{what}: not loaded: earlier directories have all its components"))
+        Finding::skipped(format!("{what}: not used: earlier directories have all its components"))
     } else {
         Finding::ok(what)
     };
@@ -85,9 +96,23 @@ fn is_reached(catalog: &Catalog, record: &Record, path: &Path) -> bool {
         .is_some_and(|found| found.path == path)
 }
 
-fn load(catalog: &Catalog, record: &&Record) -> Result<(), Failure> {
+fn check(catalog: &Catalog, record: &&Record) -> Result<(), Failure> {
     let Some(kind) = Kind::from_name(&record.kind) else { return Ok(()) };
-    catalog.component(kind, &record.id).map(drop)
+    catalog.check(kind, &record.id)?;
+    catalog.schema(kind, &record.id).map(drop)
+}
+
+fn load_components(subject: &Subject) -> Vec<Finding> {
+    subject.of_job(|job| {
+        let observers = job.resolved.settings.observers.iter().map(|observer| (Kind::Observer, observer.id.as_str()));
+        let components = job.resolved.components().map(|(kind, chosen)| (*kind, chosen.id.as_str())).chain(observers);
+        components
+            .map(|(kind, id)| match job.catalog.component(kind, id) {
+                Ok(component) => Finding::ok(component.name()).fact("kind", kind.name()).fact("id", id),
+                Err(failure) => Finding::failed(&failure).fact("kind", kind.name()).fact("id", id),
+            })
+            .collect()
+    })
 }
 
 fn passed_over(path: &Path, why: &str) -> Finding {

@@ -5,8 +5,12 @@ use std::net::TcpListener;
 
 use super::{Check, Finding, Subject};
 
-pub(super) const CHECK: Check =
-    Check { name: "port", description: "Whether rank 0 can listen at the address where the ranks connect.", run };
+pub(super) const CHECK: Check = Check {
+    name: "port",
+    description: "Whether rank 0 can listen at the address where the ranks connect.",
+    runs_plugins: false,
+    run,
+};
 
 fn run(subject: &Subject) -> Vec<Finding> {
     subject.of_job(|job| {

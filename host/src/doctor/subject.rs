@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Finding;
 use crate::config::Layers;
@@ -52,6 +53,19 @@ impl Subject {
             Reached::Job(job) => Ok(&job.catalog),
             Reached::Plugins(catalog) => Ok(catalog),
             Reached::Nothing(failure) => Err(failure),
+        }
+    }
+
+    /// Whether there is a job that can be checked.
+    pub fn has_job(&self) -> bool {
+        matches!(self.reached, Reached::Job(_))
+    }
+
+    /// How long a call into a plugin may take.
+    pub fn timeout(&self) -> Option<Duration> {
+        match &self.reached {
+            Reached::Job(job) => job.resolved.settings.plugins.timeout(),
+            _ => None,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Init;
 use crate::exit::Failure;
 use crate::export::check_tokenizer_files;
-use crate::model::{self, Directory, Parameters};
+use crate::model::{self, Directory, Parameters, Start};
 
 /// A model without its weights. Compute thread only.
 pub struct OpenedModel {
@@ -53,26 +53,32 @@ impl OpenedModel {
     /// copied.
     pub fn check_files(&self) -> Result<(), Failure> {
         match self.init {
-            Init::Random => Parameters::check_random(&self.model.parameters(), &self.directory),
-            Init::Pretrained => Parameters::check(&self.model.parameters(), &self.directory),
+            Init::Random => Parameters::check_random(&self.model.spec().parameters, &self.directory),
+            Init::Pretrained => Parameters::check(&self.model.spec().parameters, &self.directory),
         }?;
         check_tokenizer_files(self.directory.path())
     }
 
     /// The weights that the job begins with: read, or drawn from its seed.
     pub fn weights(&self) -> Result<Parameters, Failure> {
+        let specs = self.model.spec().parameters;
         match self.init {
-            Init::Random => Parameters::random(&self.compute, self.model.parameters(), self.seed),
-            Init::Pretrained => Parameters::read(&self.compute, self.model.parameters(), &self.directory),
+            Init::Random => Parameters::random(&self.compute, specs, self.seed),
+            Init::Pretrained => Parameters::read(&self.compute, specs, &self.directory),
         }
     }
 
-    /// The weights of a checkpoint.
+    /// The weights of a checkpoint; those that are not trained are where the job began.
     pub fn weights_of(&self, checkpoint: &Checkpoint) -> Result<Parameters, Failure> {
-        let specs = self.model.parameters();
+        let specs = self.model.spec().parameters;
+        let trained = specs.iter().filter(|spec| spec.trainable && spec.tied_to.is_none());
         let tensors = checkpoint.parameters()?;
-        let expected: Vec<_> = specs.iter().map(|spec| (spec.name.as_str(), spec.shape.as_slice())).collect();
+        let expected: Vec<_> = trained.map(|spec| (spec.name.as_str(), spec.shape.as_slice())).collect();
         let arrays = tensors.arrays(&expected)?;
-        Parameters::from_arrays(&self.compute, specs.clone(), &arrays)
+        let start = match self.init {
+            Init::Random => Start::Seed(self.seed),
+            Init::Pretrained => Start::Files(&self.directory),
+        };
+        Parameters::resumed(&self.compute, specs.clone(), &arrays, start)
     }
 }

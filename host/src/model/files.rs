@@ -1,6 +1,6 @@
 //! The weights of a model directory: one safetensors file or several, memory-mapped.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Directory;
+use crate::counted::counted;
 use crate::exit::{Failure, Status};
 use crate::nearest::nearest;
 use crate::storage::MappedTensors;
@@ -58,12 +59,58 @@ impl Files {
         Ok(Self { files, index, quantization: quantization(config) })
     }
 
-    /// The bytes of a parameter.
+    /// The bytes of a parameter, under its name or another one that files have for it.
     ///
     /// # Errors
     /// It is missing, of another shape, or of a type that weights do not have.
-    pub(super) fn read(&self, spec: &ParameterSpec) -> Result<HostArrayRef<'_>, Failure> {
-        self.read_plain(spec).map_err(|failure| self.quantised(spec).unwrap_or(failure))
+    fn read(&self, spec: &ParameterSpec) -> Result<HostArrayRef<'_>, Failure> {
+        let names = [&spec.name].into_iter().chain(&spec.aliases);
+        let name = names.into_iter().find(|name| self.index.contains_key(*name)).unwrap_or(&spec.name);
+        self.read_plain(name, &spec.shape).map_err(|failure| self.quantised(spec).unwrap_or(failure))
+    }
+
+    /// The bytes of every parameter that is not another one, in their order.
+    ///
+    /// # Errors
+    /// As [`Files::read`]; or a tied parameter has other numbers in the files than the one that it is.
+    pub(super) fn read_all(&self, specs: &[ParameterSpec]) -> Result<Vec<HostArrayRef<'_>>, Failure> {
+        specs.iter().filter(|spec| spec.tied_to.is_some()).try_for_each(|spec| self.check_tie(spec, specs))?;
+        specs.iter().filter(|spec| spec.tied_to.is_none()).map(|spec| self.read_one(spec, specs)).collect()
+    }
+
+    /// The bytes of one of these parameters that is not another one.
+    pub(super) fn read_one(&self, spec: &ParameterSpec, specs: &[ParameterSpec]) -> Result<HostArrayRef<'_>, Failure> {
+        self.read(&with_ties(spec, specs))
+    }
+
+    /// Checks that no numbers of a tied parameter would be dropped. A copy of the other one is ignored, because many tools
+    /// write one.
+    fn check_tie(&self, spec: &ParameterSpec, specs: &[ParameterSpec]) -> Result<(), Failure> {
+        // One of another shape cannot be this model's.
+        let Ok(own) = self.read(spec) else { return Ok(()) };
+        let Some(other) = specs.iter().find(|other| spec.tied_to.as_ref() == Some(&other.name)) else { return Ok(()) };
+        let others = self.read_one(other, specs)?;
+        if (own.dtype, own.bytes) == (others.dtype, others.bytes) {
+            return Ok(());
+        }
+        let message = format!("the weights have a tensor `{}` that is not `{}`", spec.name, other.name);
+        Err(Failure::new(Status::Input, message)
+            .because("the model takes the two for one, as its config.json says")
+            .help(
+                "correct config.json (many have the key `tie_word_embeddings`), or take the tensor out of the weights",
+            ))
+    }
+
+    /// A line about the tensors that no parameter takes, where there are some.
+    pub(super) fn unused(&self, specs: &[ParameterSpec]) -> Option<String> {
+        let taken: HashSet<&str> =
+            specs.iter().flat_map(|spec| [&spec.name].into_iter().chain(&spec.aliases)).map(String::as_str).collect();
+        let mut unused: Vec<_> = self.index.keys().map(String::as_str).filter(|name| !taken.contains(name)).collect();
+        unused.sort_unstable();
+        let first = unused.get(..unused.len().min(3)).filter(|first| !first.is_empty())?.join("`, `");
+        let more = if unused.len() > 3 { ", ..." } else { "" };
+        let count = counted(unused.len(), "tensor");
+        Some(format!("note: {count} of the model's files are taken by no parameter: `{first}`{more}"))
     }
 
     /// The failure of quantised weights; `None` if nothing shows that they are quantised.
@@ -88,11 +135,11 @@ impl Files {
         ))
     }
 
-    fn read_plain(&self, spec: &ParameterSpec) -> Result<HostArrayRef<'_>, Failure> {
+    fn read_plain(&self, name: &str, expected: &[usize]) -> Result<HostArrayRef<'_>, Failure> {
         let input = |message: String| Failure::new(Status::Input, message);
-        let file = self.index.get(&spec.name).map(|&number| &self.files[number]).ok_or_else(|| {
-            let nearest = nearest(&spec.name, self.index.keys().map(String::as_str));
-            let failure = input(format!("the model's weights have no tensor `{}`", spec.name));
+        let file = self.index.get(name).map(|&number| &self.files[number]).ok_or_else(|| {
+            let nearest = nearest(name, self.index.keys().map(String::as_str));
+            let failure = input(format!("the model's weights have no tensor `{name}`"));
             let failure = self.files.iter().fold(failure, |failure, file| failure.at(file.path().display()));
             match nearest {
                 Some(near) => failure.help(format!("the nearest name there is `{near}`")),
@@ -101,11 +148,11 @@ impl Files {
         })?;
         let info = file
             .metadata()
-            .info(&spec.name)
-            .ok_or_else(|| input(format!("tensor `{}` is gone", spec.name)).at(file.path().display()))?;
+            .info(name)
+            .ok_or_else(|| input(format!("tensor `{name}` is gone")).at(file.path().display()))?;
         let TensorInfo { dtype, shape, .. } = info;
-        if *shape != spec.shape {
-            return Err(input(format!("tensor `{}` has shape {shape:?}, the model needs {:?}", spec.name, spec.shape))
+        if *shape != expected {
+            return Err(input(format!("tensor `{name}` has shape {shape:?}, the model needs {expected:?}"))
                 .at(file.path().display())
                 .help("the weights do not belong to this config.json"));
         }
@@ -114,7 +161,7 @@ impl Files {
             safetensors::Dtype::F16 => Dtype::F16,
             safetensors::Dtype::BF16 => Dtype::BF16,
             other => {
-                return Err(input(format!("tensor `{}` has type {other:?}", spec.name))
+                return Err(input(format!("tensor `{name}` has type {other:?}"))
                     .at(file.path().display())
                     .help("weights may be F32, F16 or BF16"));
             }
@@ -129,6 +176,13 @@ impl Files {
         file.map_or(failure.clone(), |file| failure.at(file.path().display()))
             .help("the model is damaged, or its training diverged: get it again, or choose an earlier checkpoint")
     }
+}
+
+/// A parameter that files may hold under the names of those that are tied to it, too.
+fn with_ties(spec: &ParameterSpec, specs: &[ParameterSpec]) -> ParameterSpec {
+    let tied = specs.iter().filter(|tied| tied.tied_to.as_ref() == Some(&spec.name));
+    let names = tied.flat_map(|tied| [&tied.name].into_iter().chain(&tied.aliases)).cloned();
+    ParameterSpec { aliases: spec.aliases.iter().cloned().chain(names).collect(), ..spec.clone() }
 }
 
 /// `4 bits, group size 64`, or the method's name.

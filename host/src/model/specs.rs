@@ -1,25 +1,30 @@
 //! Checks of the parameters that a model plugin declares.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use mdt_plugin_api::{Init, ParameterSpec};
+use mdt_plugin_api::{Init, Layout, ParameterSpec};
 
 use crate::exit::{Failure, Status};
 
 /// No starting value is a hundred deviations from 0, so all of them are f32 numbers.
 const LARGEST_STD: f64 = 1e36;
 
-/// Checks that the parameters of the model `id` have names of their own, sizes that memory can have, and starting values
-/// that are finite.
+/// The parameters that have values of their own and are trained, in the model's order.
+pub fn trained(specs: &[ParameterSpec]) -> Vec<ParameterSpec> {
+    specs.iter().filter(|spec| spec.trainable && spec.tied_to.is_none()).cloned().collect()
+}
+
+/// Checks that the parameters of the model `id` have names of their own, sizes that memory can have, starting values
+/// that are finite, and ties that lead somewhere.
 ///
 /// # Errors
-/// Status 3: the plugin declares two of one name, more elements than can be addressed, or a standard deviation that
-/// starting values in f32 cannot have.
+/// Status 3: the plugin declares two of one name, more elements than can be addressed, a standard deviation that
+/// starting values in f32 cannot have, or a tie to what is not there.
 pub fn check_parameters(id: &str, specs: &[ParameterSpec]) -> Result<(), Failure> {
     let failure = |what: String| Failure::new(Status::Plugin, format!("the model `{id}` declares {what}"));
     let mut names = HashSet::new();
     let mut bytes = 0usize;
-    for ParameterSpec { name, shape, init } in specs {
+    for ParameterSpec { name, shape, init, layout, .. } in specs {
         if !names.insert(name) {
             return Err(failure(format!("two parameters of the name `{name}`")));
         }
@@ -29,6 +34,9 @@ pub fn check_parameters(id: &str, specs: &[ParameterSpec]) -> Result<(), Failure
             return Err(failure(format!("`{name}` with starting values of standard deviation {std:?}"))
                 .help(format!("it is a finite number from 0 to {LARGEST_STD:e}; many models have 0.02")));
         }
+        if *layout == Layout::InOut && shape.len() != 2 {
+            return Err(failure(format!("`{name}` of shape {shape:?} as the weight of a linear layer, [in, out]")));
+        }
         let size = shape.iter().try_fold(size_of::<f32>(), |bytes, &axis| bytes.checked_mul(axis));
         bytes = size
             .and_then(|size| bytes.checked_add(size))
@@ -37,6 +45,26 @@ pub fn check_parameters(id: &str, specs: &[ParameterSpec]) -> Result<(), Failure
                 failure(format!("more elements than memory can have, up to `{name}` of shape {shape:?}"))
                     .help("look at the sizes in the model's config.json")
             })?;
+    }
+    check_ties(specs).map_err(failure)
+}
+
+/// Checks that every tied parameter is another one of the same shape, which is not tied itself.
+fn check_ties(specs: &[ParameterSpec]) -> Result<(), String> {
+    let by_name: HashMap<&str, &ParameterSpec> = specs.iter().map(|spec| (spec.name.as_str(), spec)).collect();
+    for spec in specs {
+        let Some(other) = &spec.tied_to else { continue };
+        let what = format!("`{}` as another name of `{other}`", spec.name);
+        match by_name.get(other.as_str()) {
+            None => return Err(format!("{what}, which it does not declare")),
+            Some(ParameterSpec { tied_to: Some(third), .. }) => {
+                return Err(format!("{what}, which is itself another name of `{third}`"));
+            }
+            Some(ParameterSpec { shape, .. }) if *shape != spec.shape => {
+                return Err(format!("{what}, which has the shape {shape:?} and not {:?}", spec.shape));
+            }
+            Some(_) => {}
+        }
     }
     Ok(())
 }

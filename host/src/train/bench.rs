@@ -18,6 +18,7 @@ use crate::data::RowLocation;
 use crate::exit::Failure;
 use crate::job::{Job, OpenedModel};
 use crate::metrics;
+use crate::model;
 use crate::peers::Peers;
 use crate::random::Stream;
 use crate::staging::Staged;
@@ -47,7 +48,8 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
     let settings = &job.resolved.settings;
     let opened = job.open_model(job.compute()?)?;
     let optimizer = job.optimizer()?;
-    let optimizer = OptimizerPlan::new(optimizer, &settings.optimizer, &opened.model.parameters())?;
+    let optimizer =
+        OptimizerPlan::new(optimizer, &settings.optimizer, &model::trained(&opened.model.spec().parameters))?;
     let parameters = opened.weights()?;
     let updates = u64::from(steps) + 1;
     let optimizer = StatefulOptimizer::new(optimizer, &parameters, &settings.scheduler, updates)?;
@@ -57,7 +59,7 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
 
     let OpenedModel { compute, model, trainer, .. } = opened;
     let mut stream = Stream::new(settings.seed, "bench", 0);
-    let vocabulary = model.vocabulary_size() as u64;
+    let vocabulary = model.spec().vocabulary_size as u64;
     let rows: Vec<Item> = (0..settings.trainer.batch_size)
         .map(|_| {
             let ids = (0..tokens).map(|_| stream.below(vocabulary) as u32).collect();

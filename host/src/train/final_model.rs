@@ -19,13 +19,12 @@ impl Run<'_> {
         let Some(store) = &self.output.store else { return Ok(()) };
         let output = &self.settings().output_dir;
         let (job, checkpoint, help) = (self.job, store.path(self.done), self.how_to_continue());
+        let config = self.learner.objective.model.spec().config;
         let learner = &mut self.learner;
-        let parameters = &learner.parameters;
-        let tied = !parameters.specs().iter().any(|spec| spec.name == "lm_head.weight");
         let source = &self.model;
         let cancelled = || job.services.cancelled();
-        let write = |parameters: &[Array<'_>]| {
-            let export = Export { source, tie_word_embeddings: tied, parameters };
+        let write = |trained: &[Array<'_>], frozen: &[Array<'_>]| {
+            let export = Export { source, config: &config, parameters: &[trained, frozen].concat() };
             export.write(output, &cancelled).map_err(|failure| match failure.status() {
                 Status::Interrupted => failure.at(checkpoint.display()).help(help),
                 _ => failure,
@@ -42,14 +41,17 @@ impl Run<'_> {
                 })?;
                 if learner.optimizer.has_evaluation_weights() {
                     learner.restore(&checkpoint)?;
-                    learner.with_evaluation_weights(best.update, |learner| learner.parameters.with_arrays(write))?
+                    learner
+                        .with_evaluation_weights(best.update, |learner| with_all_arrays(&learner.parameters, write))?
                 } else {
                     let Learner { parameters, accumulator, .. } = learner;
                     let memory = accumulator.buffer(parameters.elements());
-                    with_checkpoint(&checkpoint, parameters, memory, write)?
+                    parameters.with_frozen_arrays(|frozen| {
+                        with_checkpoint(&checkpoint, parameters, memory, |trained| write(trained, frozen))
+                    })?
                 }
             }
-            _ => learner.with_evaluation_weights(self.done, |learner| learner.parameters.with_arrays(write))?,
+            _ => learner.with_evaluation_weights(self.done, |learner| with_all_arrays(&learner.parameters, write))?,
         };
         let picture = metrics::read_losses(&output.join(metrics::FILE))
             .and_then(|curve| metrics::write_picture(output, &format!("Loss of {}", output.display()), &curve));
@@ -75,6 +77,14 @@ const EXPORT_LAST: &str = "export the last weights: run the same command with `-
 fn no_best() -> Failure {
     Failure::new(Status::Storage, "no evaluation had a finite loss, so there is no best checkpoint to export")
         .help(EXPORT_LAST)
+}
+
+/// The parameters that are trained, and those that are not, as arrays for as long as `body` runs.
+fn with_all_arrays<T>(
+    parameters: &Parameters,
+    body: impl FnOnce(&[Array<'_>], &[Array<'_>]) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    parameters.with_frozen_arrays(|frozen| parameters.with_arrays(|trained| body(trained, frozen)))
 }
 
 /// The parameters of a checkpoint as arrays in `memory`, which has room for all, for as long as `body` runs.

@@ -8,7 +8,7 @@ use mdt_plugin_api::{
 };
 
 use super::accumulate::Sums;
-use crate::model::{BoundWeights, Parameters, TrainedModel};
+use crate::model::{BoundWeights, Parameters, TrainedModel, Training};
 use crate::staging;
 
 /// A model and a trainer's loss on a device. Compute thread only.
@@ -21,19 +21,27 @@ pub struct Objective {
 
 impl Objective {
     /// Loss and gradient of a micro-batch: the gradient of each parameter, computed, on the device.
-    pub fn gradient(&self, parameters: &Parameters, batch: &HostBatch) -> Result<(Vec<Tensor>, Sums)> {
+    pub fn gradient(
+        &self,
+        parameters: &Parameters,
+        batch: &HostBatch,
+        training: Training,
+    ) -> Result<(Vec<Tensor>, Sums)> {
         let (names, inputs) = self.upload(batch)?;
-        let index = Rc::clone(parameters.index());
+        let names_of_weights = Rc::clone(parameters.names());
+        let frozen = parameters.frozen_handles();
         let mut metrics = Vec::new();
         let mut function = |parameters: &[Handle], inputs: &[Handle]| -> Result<Vec<Handle>> {
-            let weights = Parameters::bind_handles(&index, &self.compute, parameters);
+            let (frozen, inputs) = inputs.split_at(frozen.len());
+            let handles = parameters.iter().chain(frozen).copied();
+            let weights = Parameters::bind_handles(&names_of_weights, &self.compute, handles);
             let tensors = inputs.iter().map(|&handle| Tensor::borrowed(&self.compute, handle));
             let batch = Batch::new(names.iter().cloned().zip(tensors).collect());
-            let loss = self.loss(weights, &batch)?;
+            let loss = self.loss(weights, &batch, Some(training))?;
             metrics = loss.metrics;
             loss.values.into_iter().map(Tensor::into_handle).collect()
         };
-        let handles: Vec<Handle> = inputs.iter().map(Tensor::handle).collect();
+        let handles: Vec<Handle> = frozen.iter().copied().chain(inputs.iter().map(Tensor::handle)).collect();
         let result = self.compute.value_and_grad(&mut function, &parameters.handles(), &handles)?;
         let owned = |handles: Vec<Handle>| -> Vec<Tensor> {
             handles.into_iter().map(|handle| Tensor::from_handle(&self.compute, handle)).collect()
@@ -48,7 +56,7 @@ impl Objective {
     /// The loss alone.
     pub fn evaluate(&self, parameters: &Parameters, batch: &HostBatch) -> Result<Sums> {
         let (names, inputs) = self.upload(batch)?;
-        self.loss(parameters.bind(), &Batch::new(names.into_iter().zip(inputs).collect()))?.read(batch)
+        self.loss(parameters.bind(), &Batch::new(names.into_iter().zip(inputs).collect()), None)?.read(batch)
     }
 
     fn upload(&self, batch: &HostBatch) -> Result<(Vec<String>, Vec<Tensor>)> {
@@ -57,8 +65,12 @@ impl Objective {
         Ok((names, tensors.collect::<Result<_>>()?))
     }
 
-    fn loss(&self, weights: Rc<BoundWeights>, batch: &Batch) -> Result<LossValues> {
+    fn loss(&self, weights: Rc<BoundWeights>, batch: &Batch, training: Option<Training>) -> Result<LossValues> {
         let model = TrainedModel::new(&self.model, weights, &self.compute);
+        let model = match training {
+            Some(training) => model.in_training(training),
+            None => model,
+        };
         let ctx = TrainerContext::new(Rc::new(model), Rc::clone(&self.compute));
         let loss = self.trainer.loss(&ctx, batch)?;
         let (mut values, mut metrics) = (vec![loss.sum, loss.weight], Vec::new());

@@ -17,6 +17,7 @@ use crate::checkpoint::Store;
 use crate::data::{self, Data, Encoder, Plan, Training};
 use crate::exit::Failure;
 use crate::job::{Job, OpenedModel};
+use crate::model;
 use crate::observers::Observers;
 use crate::progress::Progress;
 use crate::storage;
@@ -36,8 +37,9 @@ impl<'a> Run<'a> {
         let backend = connect::backend(job)?;
 
         let opened = job.open_model(compute)?;
-        let optimizer = OptimizerPlan::new(optimizer, &settings.optimizer, &opened.model.parameters())?;
-        let encoder = Encoder::new(job, &opened.trainer, opened.model.vocabulary_size());
+        let optimizer =
+            OptimizerPlan::new(optimizer, &settings.optimizer, &model::trained(&opened.model.spec().parameters))?;
+        let encoder = Encoder::new(job, &opened.trainer, opened.model.spec().vocabulary_size);
         let Data { train, held_out, rows, fingerprint } = data::read(job, &encoder)?;
         let mut data = BTreeMap::from([("the training data".to_owned(), json!(fingerprint))]);
         data.extend(held_out.as_ref().map(|rows| ("the held-out data".to_owned(), json!(rows.fingerprint()))));
@@ -87,6 +89,9 @@ impl<'a> Run<'a> {
         }
         parameters.with_arrays(|arrays| {
             agree::require_same_bits(&peers, "the weights that training begins with", arrays.iter().map(|a| a.data))
+        })?;
+        parameters.with_frozen_arrays(|arrays| {
+            agree::require_same_bits(&peers, "the weights that are not trained", arrays.iter().map(|a| a.data))
         })?;
         let metrics = match &store {
             Some(store) => {

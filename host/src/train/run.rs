@@ -102,7 +102,7 @@ impl<'a> Run<'a> {
         let rank = self.peers.rank();
         let train = self.rows.train.take().ok_or_else(Failure::internal)?;
         let objective = &self.learner.objective;
-        let encoder = Encoder::new(self.job, &objective.trainer, objective.model.vocabulary_size());
+        let encoder = Encoder::new(self.job, &objective.trainer, objective.model.spec().vocabulary_size);
         let mut batches = prefetch::start(&self.rows.plan, rank, self.done + 1, train, &objective.trainer, encoder)?;
         let sources = self.rows.sources.clone();
         let name_rows = |rows: &[RowLocation]| data::describe(&sources, rows);

@@ -19,7 +19,7 @@ use crate::config::Settings;
 use crate::data::RowLocation;
 use crate::exit::Failure;
 use crate::finite::all_finite;
-use crate::model::Parameters;
+use crate::model::{Parameters, Randomness, Training};
 use crate::peers::Peers;
 use crate::staging::{self, Staged};
 
@@ -52,6 +52,10 @@ pub(super) struct Learner {
     max_grad_norm: f64,
     /// The component that losses come from.
     trainer: String,
+    seed: u64,
+    recompute: bool,
+    /// The number of this rank's first micro-batch of an update, among those of all ranks.
+    first_micro_batch: u64,
 }
 
 impl Learner {
@@ -71,7 +75,16 @@ impl Learner {
             schedule: Schedule::new(&settings.scheduler, settings.optimizer.learning_rate, total_updates),
             max_grad_norm: settings.trainer.max_grad_norm,
             trainer: settings.trainer.id.clone(),
+            seed: settings.seed,
+            recompute: settings.trainer.gradient_checkpointing,
+            first_micro_batch: settings.comm.rank as u64 * settings.trainer.gradient_accumulation_steps as u64,
         }
+    }
+
+    /// How the model computes a micro-batch of this rank.
+    fn training(&self, update: u64, micro_batch: u64) -> Training {
+        let micro_batch = self.first_micro_batch + micro_batch;
+        Training { randomness: Randomness { seed: self.seed, update, micro_batch }, recompute: self.recompute }
     }
 
     /// Makes update number `update`, from 1, together with all other ranks. `name_rows` names rows of the micro-batches
@@ -88,21 +101,24 @@ impl Learner {
         let mut data_wait = Duration::ZERO;
         let mut trained = 0.0;
         let mut guard = Guard::default();
+        let mut micro_batch = 0;
         // A rank that is cancelled goes on to the reduction, which tells the others: they would wait for it.
         while !cancelled.load(Ordering::Relaxed) {
             let begin = Instant::now();
-            let Some(micro_batch) = micro_batches.next() else { break };
-            let MicroBatch { rows, batch } = micro_batch?;
+            let Some(next) = micro_batches.next() else { break };
+            let MicroBatch { rows, batch } = next?;
             data_wait += begin.elapsed();
             let at_rows = |failure: Failure| failure.at(format!("update {update}, {}", name_rows(&rows)));
             let batch = batch.map_err(|error| at_rows(error.into()))?;
+            let training = self.training(update, micro_batch);
+            micro_batch += 1;
             let Some(batch) = batch else {
                 let nothing = self.nothing();
                 self.accumulator.push(nothing).map_err(Failure::from)?;
                 continue;
             };
             trained += 1.0;
-            let leaf = self.micro_batch(&batch).map_err(|error| at_rows(error.into()))?;
+            let leaf = self.micro_batch(&batch, training).map_err(|error| at_rows(error.into()))?;
             guard.inspect(&rows, &leaf.partial.sums, leaf.gradient_is_finite);
             self.accumulator.push(leaf.partial).map_err(Failure::from)?;
         }
@@ -164,8 +180,8 @@ impl Learner {
     }
 
     /// Loss and gradient of a micro-batch, the gradient where the update takes it.
-    fn micro_batch(&mut self, batch: &HostBatch) -> mdt_plugin_api::Result<Leaf> {
-        let (gradients, sums) = self.objective.gradient(&self.parameters, batch)?;
+    fn micro_batch(&mut self, batch: &HostBatch, training: Training) -> mdt_plugin_api::Result<Leaf> {
+        let (gradients, sums) = self.objective.gradient(&self.parameters, batch, training)?;
         if self.optimizer.is_on_device() {
             let gradient_is_finite = on_device::all_finite(&gradients)?;
             return Ok(Leaf { partial: Partial { gradient: Gradient::Device(gradients), sums }, gradient_is_finite });

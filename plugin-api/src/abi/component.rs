@@ -7,7 +7,7 @@ use abi_stable::std_types::RSlice;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::guard::{Guarded, Owner};
+use super::guard::{self, Guarded, Owner};
 use super::object::{AnyThread, Imported, RawObject, exports};
 use super::record::{decode, encode, replies};
 use super::services::SetupRecord;
@@ -70,6 +70,7 @@ impl ComponentFunctions for &'static Registration {
         let config = decode(config.as_slice())?;
         let setup = decode::<SetupRecord>(setup.as_slice())?;
         let setup = &setup.import(std::mem::take(services), std::mem::take(tokenizer))?;
+        guard::log_panics_to(&setup.services);
         let owner = Owner::new(name(self), &setup.services);
         *made = match self.create {
             Create::Compute(create) => compute::export(&create(config, setup)?, || owner),

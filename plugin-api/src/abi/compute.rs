@@ -5,16 +5,16 @@ use std::ffi::c_void;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use abi_stable::std_types::{RSlice, RSliceMut};
+use abi_stable::std_types::{RSlice, RSliceMut, RStr};
 
 use super::guard::{Guarded, Owner, caught};
 use super::object::{Imported, RawObject, RawSink, exports};
 use super::record::{self, replies};
 use super::table::{CType, Declarations, c_struct, interfaces};
-use super::types::{RawArrayRef, RawAttribute, collected, filled};
+use super::types::{RawArrayRef, RawAttribute, collected, filled, with_attributes, with_raw_attributes};
 use crate::{
-    Attribute, Compute, DeviceInfo, Dtype, Handle, HostArrayRef, MemoryInfo, OpKind, RawHostView, Result,
-    TensorFunction, TensorType, ValueAndGrad,
+    Attribute, Compute, DeviceInfo, Dtype, Error, Handle, HostArrayRef, MemoryInfo, OpKind, RawHostView,
+    RecomputedFunction, Result, TensorFunction, TensorType, ValueAndGrad,
 };
 
 /// A [`TensorFunction`], borrowed for one call.
@@ -48,14 +48,22 @@ c_struct! {
 }
 
 interfaces! {
+    /// A function of tensors that a device calls when it likes to. The compute thread.
+    "host.function/1" HostFunction RecomputedFunctions {
+        /// Results are owned by the caller.
+        fn call_with(inputs: RSlice<'_, u64>, results: &RawSink<'_, u64>);
+    }
+
     /// A device with tensors. Its own thread.
     "compute.tensors/1" ComputeTensors TensorFunctions {
         /// [`Compute::device`].
         fn describe() -> DeviceInfo;
         /// [`Compute::supports`].
-        fn has_op(op: u32) -> bool;
+        fn has_op(op: u32, attributes: RSlice<'_, RStr<'_>>, dtype: u32, supported: &mut bool);
         /// [`Compute::op`].
-        fn apply(op: u32, inputs: RSlice<'_, u64>, attributes: RSlice<'_, RawAttribute<'_>>, results: &RawSink<'_, u64>);
+        fn apply(
+            op: u32, inputs: RSlice<'_, u64>, attributes: RSlice<'_, RawAttribute<'_>>, results: RSliceMut<'_, u64>
+        );
         /// [`Compute::from_host`].
         fn copy_in(array: &RawArrayRef<'_>, tensor: &mut u64);
         /// [`Compute::retain`].
@@ -71,18 +79,29 @@ interfaces! {
             tensor: u64, writable: bool, view: &mut RawView, shape: &RawSink<'_, usize>, strides: &RawSink<'_, isize>
         );
         /// [`Compute::read`].
-        fn copy_out(tensor: u64, bytes: RSliceMut<'_, u8>);
-        /// [`Compute::value_and_grad`].
+        fn copy_out(tensor: u64, dtype: u32, elements: RSliceMut<'_, u8>);
+        /// [`Compute::write`].
+        fn overwrite(tensor: u64, array: &RawArrayRef<'_>);
+        /// [`Compute::value_and_grad`]; a slot for the gradient of each parameter.
         fn differentiate(
             function: RawFunction, parameters: RSlice<'_, u64>, inputs: RSlice<'_, u64>, values: &RawSink<'_, u64>,
-            gradients: &RawSink<'_, u64>
+            gradients: RSliceMut<'_, u64>
         );
+        /// [`Compute::checkpoint`]; the function is an object with `host.function/1`, which is the device's from then on.
+        fn recompute(function: &mut RawObject, inputs: RSlice<'_, u64>, results: &RawSink<'_, u64>);
         /// [`Compute::memory`].
         fn memory_in_use() -> MemoryInfo;
     }
 }
 replies! { DeviceInfo, MemoryInfo }
-exports! { Rc<dyn Compute>: ComputeTensors; }
+exports! { Rc<dyn Compute>: ComputeTensors; Rc<RecomputedFunction>: HostFunction; }
+
+impl RecomputedFunctions for Rc<RecomputedFunction> {
+    fn call_with(&self, inputs: RSlice<'_, u64>, results: &RawSink<'_, u64>) -> Result<()> {
+        results.write(&self(inputs.as_slice())?);
+        Ok(())
+    }
+}
 
 /// Makes an object of a plain compute; one that came across already is handed on as it is.
 pub(super) fn export(compute: &Rc<dyn Compute>, owner: impl FnOnce() -> Arc<Owner>) -> RawObject {
@@ -102,8 +121,10 @@ impl TensorFunctions for Rc<dyn Compute> {
         Ok(self.device())
     }
 
-    fn has_op(&self, op: u32) -> Result<bool> {
-        Ok(self.supports(OpKind(op)))
+    fn has_op(&self, op: u32, attributes: RSlice<'_, RStr<'_>>, dtype: u32, supported: &mut bool) -> Result<()> {
+        let attributes: Vec<&str> = attributes.iter().map(RStr::as_str).collect();
+        *supported = self.supports(OpKind(op), &attributes, Dtype(dtype));
+        Ok(())
     }
 
     fn apply(
@@ -111,11 +132,11 @@ impl TensorFunctions for Rc<dyn Compute> {
         op: u32,
         inputs: RSlice<'_, u64>,
         attributes: RSlice<'_, RawAttribute<'_>>,
-        results: &RawSink<'_, u64>,
+        mut results: RSliceMut<'_, u64>,
     ) -> Result<()> {
-        let attributes = attributes.iter().map(RawAttribute::plain).collect::<Result<Vec<_>>>()?;
-        results.write(&self.op(OpKind(op), inputs.as_slice(), &attributes)?);
-        Ok(())
+        with_attributes(attributes, |attributes| {
+            self.op(OpKind(op), inputs.as_slice(), attributes, results.as_mut_slice())
+        })
     }
 
     fn copy_in(&self, array: &RawArrayRef<'_>, tensor: &mut u64) -> Result<()> {
@@ -159,8 +180,19 @@ impl TensorFunctions for Rc<dyn Compute> {
         Ok(())
     }
 
-    fn copy_out(&self, tensor: u64, mut bytes: RSliceMut<'_, u8>) -> Result<()> {
-        self.read(tensor, bytes.as_mut_slice())
+    fn copy_out(&self, tensor: u64, dtype: u32, mut elements: RSliceMut<'_, u8>) -> Result<()> {
+        self.read(tensor, Dtype(dtype), elements.as_mut_slice())
+    }
+
+    fn overwrite(&self, tensor: u64, array: &RawArrayRef<'_>) -> Result<()> {
+        self.write(tensor, array.plain())
+    }
+
+    fn recompute(&self, function: &mut RawObject, inputs: RSlice<'_, u64>, results: &RawSink<'_, u64>) -> Result<()> {
+        let function = Imported::<HostFunction>::of(std::mem::take(function), "host function")?;
+        let call = move |inputs: &[Handle]| collected(|results| function.call_with(inputs.into(), &results));
+        results.write(&self.checkpoint(Rc::new(call), inputs.as_slice())?);
+        Ok(())
     }
 
     fn differentiate(
@@ -169,7 +201,7 @@ impl TensorFunctions for Rc<dyn Compute> {
         parameters: RSlice<'_, u64>,
         inputs: RSlice<'_, u64>,
         values: &RawSink<'_, u64>,
-        gradients: &RawSink<'_, u64>,
+        mut gradients: RSliceMut<'_, u64>,
     ) -> Result<()> {
         let mut function = |parameters: &[Handle], inputs: &[Handle]| {
             let (mut results, mut error) = (Vec::new(), Vec::new());
@@ -182,8 +214,13 @@ impl TensorFunctions for Rc<dyn Compute> {
             }
         };
         let result = self.value_and_grad(&mut function, parameters.as_slice(), inputs.as_slice())?;
+        let (slots, count) = (gradients.as_mut_slice(), result.gradients.len());
+        if slots.len() != count {
+            result.values.iter().chain(&result.gradients).for_each(|&handle| self.release(handle));
+            return Err(Error::plugin(format!("it gave {count} gradients for {} parameters", slots.len())));
+        }
         values.write(&result.values);
-        gradients.write(&result.gradients);
+        slots.copy_from_slice(&result.gradients);
         Ok(())
     }
 
@@ -207,13 +244,13 @@ impl Compute for Imported<ComputeTensors> {
         self.describe().unwrap_or_default()
     }
 
-    fn supports(&self, op: OpKind) -> bool {
-        self.has_op(op.0).unwrap_or(false)
+    fn supports(&self, op: OpKind, attributes: &[&str], dtype: Dtype) -> bool {
+        let attributes: Vec<RStr<'_>> = attributes.iter().map(|&name| name.into()).collect();
+        filled(|supported| self.has_op(op.0, attributes.as_slice().into(), dtype.0, supported)).unwrap_or(false)
     }
 
-    fn op(&self, op: OpKind, inputs: &[Handle], attributes: &[Attribute<'_>]) -> Result<Vec<Handle>> {
-        let attributes: Vec<RawAttribute<'_>> = attributes.iter().map(RawAttribute::from).collect();
-        collected(|results| self.apply(op.0, inputs.into(), attributes.as_slice().into(), &results))
+    fn op(&self, op: OpKind, inputs: &[Handle], attributes: &[Attribute<'_>], results: &mut [Handle]) -> Result<()> {
+        with_raw_attributes(attributes, |attributes| self.apply(op.0, inputs.into(), attributes, results.into()))
     }
 
     fn from_host(&self, array: HostArrayRef<'_>) -> Result<Handle> {
@@ -246,8 +283,17 @@ impl Compute for Imported<ComputeTensors> {
         self.host_view_of(tensor, true)
     }
 
-    fn read(&self, tensor: Handle, bytes: &mut [u8]) -> Result<()> {
-        self.copy_out(tensor, bytes.into())
+    fn read(&self, tensor: Handle, dtype: Dtype, out: &mut [u8]) -> Result<()> {
+        self.copy_out(tensor, dtype.0, out.into())
+    }
+
+    fn write(&self, tensor: Handle, array: HostArrayRef<'_>) -> Result<()> {
+        self.overwrite(tensor, &array.into())
+    }
+
+    fn checkpoint(&self, function: Rc<RecomputedFunction>, inputs: &[Handle]) -> Result<Vec<Handle>> {
+        let mut function = RawObject::new(Guarded::for_this_thread(function, Owner::named("host function")));
+        collected(|results| self.recompute(&mut function, inputs.into(), &results))
     }
 
     fn value_and_grad(
@@ -258,9 +304,9 @@ impl Compute for Imported<ComputeTensors> {
     ) -> Result<ValueAndGrad> {
         let mut function = function;
         let raw = RawFunction { data: (&raw mut function).cast(), call: call_function };
-        let mut result = ValueAndGrad::default();
-        let (values, gradients) = (RawSink::of(&mut result.values), RawSink::of(&mut result.gradients));
-        self.differentiate(raw, parameters.into(), inputs.into(), &values, &gradients)?;
+        let mut result = ValueAndGrad { values: Vec::new(), gradients: vec![0; parameters.len()] };
+        let (values, gradients) = (RawSink::of(&mut result.values), result.gradients.as_mut_slice().into());
+        self.differentiate(raw, parameters.into(), inputs.into(), &values, gradients)?;
         Ok(result)
     }
 

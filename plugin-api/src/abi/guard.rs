@@ -6,6 +6,7 @@ use std::mem::ManuallyDrop;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Once, OnceLock};
 
+use crate::register::Package;
 use crate::{Error, LogLevel, Result, Services};
 
 thread_local! {
@@ -165,8 +166,28 @@ fn this_thread() -> usize {
     MARK.with(|mark| std::ptr::from_ref(mark) as usize)
 }
 
-/// Keeps the panic text of guarded calls off the terminal: it becomes part of the error. Every library has its own
-/// copy of the standard library and so its own hook; the entry of each plugin calls this.
+/// Where panics on threads of this library's own are logged: the services of its first component.
+static PANIC_LOG: OnceLock<Services> = OnceLock::new();
+
+/// Has panics on threads of this library's own logged here, unless they are logged somewhere already.
+pub(crate) fn log_panics_to(services: &Services) {
+    // The first services serve as well as any.
+    let _ = PANIC_LOG.set(services.clone());
+}
+
+/// Logs a panic that no guarded call meets: it is on a thread that the library has started itself.
+fn log_panic(info: &panic::PanicHookInfo<'_>) -> bool {
+    let Some(services) = PANIC_LOG.get() else { return false };
+    let library = Package::of_this_library().unwrap_or("a plugin");
+    let place = info.location().map(|place| format!(" (at {place})")).unwrap_or_default();
+    let message = message(info.payload());
+    services.log(LogLevel::Warn, &format!("{library}: a thread of its own panicked: {message}{place}"));
+    true
+}
+
+/// Keeps the panic text of guarded calls off the terminal: it becomes part of the error. A panic elsewhere is logged with
+/// the library's name. Every library has its own copy of the standard library and so its own hook; the entry of each
+/// plugin calls this.
 pub(crate) fn keep_panics_quiet() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -174,7 +195,7 @@ pub(crate) fn keep_panics_quiet() {
         panic::set_hook(Box::new(move |info| {
             if DEPTH.get() > 0 {
                 PLACE.set(info.location().map(ToString::to_string));
-            } else {
+            } else if !log_panic(info) {
                 previous(info);
             }
         }));

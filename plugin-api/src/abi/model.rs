@@ -1,76 +1,92 @@
-//! Models, and the weights that they ask the host for, across the boundary.
+//! Models, and what the host does for them, across the boundary.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
-use abi_stable::std_types::{RSlice, RStr};
-use serde::{Deserialize, Serialize};
+use abi_stable::std_types::{RSlice, RSliceMut, RStr};
 
 use super::compute;
 use super::guard::{Guarded, Owner};
 use super::object::{Imported, RawObject, RawSink, exports};
 use super::record::replies;
 use super::table::{c_struct, interfaces};
-use super::types::{filled, handle_or_none, tensor_or_none};
+use super::types::{collected, filled};
 use crate::register::ModelComponent;
-use crate::{Cache, Compute, Model, ModelContext, ModelInput, ParameterSpec, Result, Tensor, Weights};
+use crate::{
+    Attention, BlockFunction, Compute, Handle, Model, ModelContext, ModelHost, ModelSpec, Pass, Result, Tensor,
+};
 
 c_struct! {
-    /// [`ModelInput`] and the cache. Handles of the cache are owned by the receiver: keys and values of each layer in turn.
-    "MdtModelInput" RawModelInput<'a> {
-        tokens: u64,
-        /// 0 where there are none.
-        positions: u64,
-        /// 0 where there are none.
-        segments: u64,
-        cached: bool,
-        cache_length: usize,
-        cache: RSlice<'a, u64>,
+    /// [`Attention`]; 0 where there is no window or no cap.
+    "MdtAttention" RawAttention {
+        scale: f64,
+        window: usize,
+        soft_cap: f64,
+        dropout: f64,
+    }
+
+    /// [`Pass`].
+    "MdtPass" RawPass {
+        training: bool,
+        length: usize,
     }
 }
 
 interfaces! {
-    /// The model's weights, by name; handles go in borrowed and come out owned. The compute thread.
-    "host.weights/1" HostWeights WeightFunctions {
-        /// [`Weights::linear`].
-        fn apply_linear(name: RStr<'_>, x: u64, result: &mut u64);
-        /// [`Weights::embedding`].
+    /// What the host does for a model; handles go in borrowed and come out owned. The compute thread.
+    "host.forward/1" HostForward ForwardPassFunctions {
+        /// [`ModelHost::linears`]; a slot for each.
+        fn apply_linears(names: RSlice<'_, RStr<'_>>, x: u64, results: RSliceMut<'_, u64>);
+        /// [`ModelHost::embedding`].
         fn look_up(name: RStr<'_>, ids: u64, result: &mut u64);
-        /// [`Weights::rms_norm`].
-        fn normalise(name: RStr<'_>, x: u64, eps: f64, result: &mut u64);
-        /// [`Weights::parameter`].
+        /// [`ModelHost::parameter`]; 0 where there is none.
         fn parameter_named(name: RStr<'_>, result: &mut u64);
-    }
-
-    /// A model. The compute thread. The weights and the compute that it is given are its own from then on.
-    "model.forward/1" ModelForward ForwardFunctions {
-        /// [`Model::parameters`] and [`Model::vocabulary_size`].
-        fn describe() -> ModelRecord;
-        /// [`Model::hidden`].
-        fn forward(
-            weights: &mut RawObject, compute: &mut RawObject, input: &RawModelInput<'_>, hidden: &mut u64,
-            cache_length: &mut usize, cache: &RawSink<'_, u64>
+        /// [`ModelHost::positions`].
+        fn token_positions(result: &mut u64);
+        /// [`ModelHost::rope`].
+        fn rotate(x: u64, inverse_frequencies: u64, scale: f64, result: &mut u64);
+        /// [`ModelHost::attention`].
+        fn attend(
+            name: RStr<'_>, queries: u64, keys: u64, values: u64, options: &RawAttention, result: &mut u64
         );
-        /// [`Model::head`].
-        fn apply_head(weights: &mut RawObject, compute: &mut RawObject, hidden: u64, logits: &mut u64);
+        /// [`ModelHost::block`]; the function is an object with `model.block/1`, which is the host's from then on.
+        fn run_block(name: RStr<'_>, inputs: RSlice<'_, u64>, function: &mut RawObject, results: &RawSink<'_, u64>);
+        /// [`ModelHost::key`].
+        fn random_key(place: RStr<'_>, key: &mut u64);
+        /// [`ModelHost::pass`].
+        fn describe_pass(pass: &mut RawPass);
+    }
+
+    /// A part of a model. The compute thread. The host and the compute that it is given are its own from then on.
+    "model.block/1" ModelBlock BlockFunctions {
+        /// A [`BlockFunction`].
+        fn compute_block(
+            host: &mut RawObject, compute: &mut RawObject, inputs: RSlice<'_, u64>, results: &RawSink<'_, u64>
+        );
+    }
+
+    /// A model. The compute thread. The host and the compute that it is given are its own from then on.
+    "model.forward/1" ModelForward ForwardFunctions {
+        /// [`Model::spec`].
+        fn describe() -> ModelSpec;
+        /// [`Model::hidden`].
+        fn forward(host: &mut RawObject, compute: &mut RawObject, tokens: u64, hidden: &mut u64);
     }
 }
 
-/// What a model says of itself.
-#[derive(Serialize, Deserialize)]
-pub(super) struct ModelRecord {
-    pub(super) parameters: Vec<ParameterSpec>,
-    pub(super) vocabulary_size: usize,
-}
+/// What the host does, and its device.
+type LocalHost = (Rc<dyn ModelHost>, Rc<dyn Compute>);
 
-type LocalWeights = (Rc<dyn Weights>, Rc<dyn Compute>);
+replies! { ModelSpec }
+exports! { LocalHost: HostForward; Rc<BlockFunction>: ModelBlock; ModelComponent: ModelForward; }
 
-replies! { ModelRecord }
-exports! { LocalWeights: HostWeights; ModelComponent: ModelForward; }
-
-impl WeightFunctions for LocalWeights {
-    fn apply_linear(&self, name: RStr<'_>, x: u64, result: &mut u64) -> Result<()> {
-        *result = self.0.linear(name.as_str(), &Tensor::borrowed(&self.1, x))?.into_handle()?;
+impl ForwardPassFunctions for LocalHost {
+    fn apply_linears(&self, names: RSlice<'_, RStr<'_>>, x: u64, mut results: RSliceMut<'_, u64>) -> Result<()> {
+        let names: Vec<&str> = names.iter().map(RStr::as_str).collect();
+        let tensors = self.0.linears(&names, &Tensor::borrowed(&self.1, x))?;
+        for (slot, tensor) in results.iter_mut().zip(tensors) {
+            *slot = tensor.into_handle()?;
+        }
         Ok(())
     }
 
@@ -79,73 +95,172 @@ impl WeightFunctions for LocalWeights {
         Ok(())
     }
 
-    fn normalise(&self, name: RStr<'_>, x: u64, eps: f64, result: &mut u64) -> Result<()> {
-        *result = self.0.rms_norm(name.as_str(), &Tensor::borrowed(&self.1, x), eps)?.into_handle()?;
-        Ok(())
-    }
-
     fn parameter_named(&self, name: RStr<'_>, result: &mut u64) -> Result<()> {
-        *result = self.0.parameter(name.as_str())?.into_handle()?;
+        *result = self.0.parameter(name.as_str())?.map_or(Ok(0), Tensor::into_handle)?;
+        Ok(())
+    }
+
+    fn token_positions(&self, result: &mut u64) -> Result<()> {
+        *result = self.0.positions()?.into_handle()?;
+        Ok(())
+    }
+
+    fn rotate(&self, x: u64, inverse_frequencies: u64, scale: f64, result: &mut u64) -> Result<()> {
+        let [x, frequencies] = [x, inverse_frequencies].map(|handle| Tensor::borrowed(&self.1, handle));
+        *result = self.0.rope(&x, &frequencies, scale)?.into_handle()?;
+        Ok(())
+    }
+
+    fn attend(
+        &self,
+        name: RStr<'_>,
+        queries: u64,
+        keys: u64,
+        values: u64,
+        options: &RawAttention,
+        result: &mut u64,
+    ) -> Result<()> {
+        let qkv = [queries, keys, values].map(|handle| Tensor::borrowed(&self.1, handle));
+        let options = Attention {
+            scale: options.scale,
+            window: Some(options.window).filter(|&window| window > 0),
+            soft_cap: Some(options.soft_cap).filter(|&cap| cap != 0.0),
+            dropout: options.dropout,
+        };
+        *result = self.0.attention(name.as_str(), qkv.each_ref(), &options)?.into_handle()?;
+        Ok(())
+    }
+
+    fn run_block(
+        &self,
+        name: RStr<'_>,
+        inputs: RSlice<'_, u64>,
+        function: &mut RawObject,
+        results: &RawSink<'_, u64>,
+    ) -> Result<()> {
+        let function = Imported::<ModelBlock>::of(std::mem::take(function), "model")?;
+        let call = move |ctx: &ModelContext, inputs: &[Tensor]| {
+            let (mut host, mut compute) = export_context(ctx);
+            let handles: Vec<Handle> = inputs.iter().map(Tensor::handle).collect();
+            let inputs = handles.as_slice().into();
+            let results = collected(|results| function.compute_block(&mut host, &mut compute, inputs, &results))?;
+            Ok(results.into_iter().map(|handle| Tensor::from_handle(ctx.compute(), handle)).collect())
+        };
+        let tensors: Vec<Tensor> = inputs.iter().map(|&handle| Tensor::borrowed(&self.1, handle)).collect();
+        let tensors = self.0.block(name.as_str(), &tensors.iter().collect::<Vec<_>>(), Rc::new(call))?;
+        results.write(&tensors.into_iter().map(Tensor::into_handle).collect::<Result<Vec<_>>>()?);
+        Ok(())
+    }
+
+    fn random_key(&self, place: RStr<'_>, key: &mut u64) -> Result<()> {
+        *key = self.0.key(place.as_str());
+        Ok(())
+    }
+
+    fn describe_pass(&self, pass: &mut RawPass) -> Result<()> {
+        let Pass { training, length } = self.0.pass();
+        *pass = RawPass { training, length };
         Ok(())
     }
 }
 
-struct LoadedWeights {
-    functions: Imported<HostWeights>,
+/// The host on a model's side.
+struct LoadedHost {
+    functions: Imported<HostForward>,
     compute: Rc<dyn Compute>,
+    pass: Pass,
 }
 
-impl LoadedWeights {
-    fn tensor(&self, call: impl FnOnce(&Imported<HostWeights>, &mut u64) -> Result<()>) -> Result<Tensor> {
+impl LoadedHost {
+    fn tensor(&self, call: impl FnOnce(&Imported<HostForward>, &mut u64) -> Result<()>) -> Result<Tensor> {
         Ok(Tensor::from_handle(&self.compute, filled(|result| call(&self.functions, result))?))
     }
 }
 
-impl Weights for LoadedWeights {
-    fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor> {
-        self.tensor(|weights, result| weights.apply_linear(name.into(), x.handle(), result))
+impl ModelHost for LoadedHost {
+    fn linears(&self, names: &[&str], x: &Tensor) -> Result<Vec<Tensor>> {
+        let mut handles = vec![0; names.len()];
+        let names: Vec<RStr<'_>> = names.iter().map(|&name| name.into()).collect();
+        self.functions.apply_linears(names.as_slice().into(), x.handle(), handles.as_mut_slice().into())?;
+        Ok(handles.into_iter().map(|handle| Tensor::from_handle(&self.compute, handle)).collect())
     }
 
     fn embedding(&self, name: &str, ids: &Tensor) -> Result<Tensor> {
-        self.tensor(|weights, result| weights.look_up(name.into(), ids.handle(), result))
+        self.tensor(|host, result| host.look_up(name.into(), ids.handle(), result))
     }
 
-    fn rms_norm(&self, name: &str, x: &Tensor, eps: f64) -> Result<Tensor> {
-        self.tensor(|weights, result| weights.normalise(name.into(), x.handle(), eps, result))
+    fn parameter(&self, name: &str) -> Result<Option<Tensor>> {
+        let handle = filled(|result| self.functions.parameter_named(name.into(), result))?;
+        Ok((handle != 0).then(|| Tensor::from_handle(&self.compute, handle)))
     }
 
-    fn parameter(&self, name: &str) -> Result<Tensor> {
-        self.tensor(|weights, result| weights.parameter_named(name.into(), result))
+    fn positions(&self) -> Result<Tensor> {
+        self.tensor(|host, result| host.token_positions(result))
+    }
+
+    fn rope(&self, x: &Tensor, inverse_frequencies: &Tensor, scale: f64) -> Result<Tensor> {
+        self.tensor(|host, result| host.rotate(x.handle(), inverse_frequencies.handle(), scale, result))
+    }
+
+    fn attention(&self, name: &str, qkv: [&Tensor; 3], options: &Attention) -> Result<Tensor> {
+        let [queries, keys, values] = qkv.map(Tensor::handle);
+        let &Attention { scale, window, soft_cap, dropout } = options;
+        let (window, soft_cap) = (window.unwrap_or_default(), soft_cap.unwrap_or_default());
+        let raw = RawAttention { scale, window, soft_cap, dropout };
+        self.tensor(|host, result| host.attend(name.into(), queries, keys, values, &raw, result))
+    }
+
+    fn block(&self, name: &str, inputs: &[&Tensor], function: Rc<BlockFunction>) -> Result<Vec<Tensor>> {
+        let mut function = RawObject::new(Guarded::for_this_thread(function, Owner::named("model")));
+        let inputs: Vec<Handle> = inputs.iter().map(|tensor| tensor.handle()).collect();
+        let inputs = inputs.as_slice().into();
+        let handles = collected(|results| self.functions.run_block(name.into(), inputs, &mut function, &results))?;
+        Ok(handles.into_iter().map(|handle| Tensor::from_handle(&self.compute, handle)).collect())
+    }
+
+    fn key(&self, place: &str) -> u64 {
+        filled(|key| self.functions.random_key(place.into(), key)).unwrap_or_default()
+    }
+
+    fn pass(&self) -> Pass {
+        self.pass
     }
 }
 
-/// Weights and compute as objects.
+/// Host and compute as objects.
 fn export_context(ctx: &ModelContext) -> (RawObject, RawObject) {
-    let weights = (Rc::clone(ctx.weights()), Rc::clone(ctx.compute()));
+    let host = (Rc::clone(ctx.host()), Rc::clone(ctx.compute()));
     (
-        RawObject::new(Guarded::for_this_thread(weights, Owner::named("host weights"))),
+        RawObject::new(Guarded::for_this_thread(host, Owner::named("host model"))),
         compute::export(ctx.compute(), || Owner::named("host compute")),
     )
 }
 
-/// Takes weights and compute out of their slots.
-fn import_context(weights: &mut RawObject, compute: &mut RawObject) -> Result<ModelContext> {
+/// Takes host and compute out of their slots.
+fn import_context(host: &mut RawObject, compute: &mut RawObject) -> Result<ModelContext> {
     let compute = compute::import(std::mem::take(compute), "compute")?;
-    let functions = Imported::of(std::mem::take(weights), "host weights")?;
-    Ok(ModelContext::new(Rc::new(LoadedWeights { functions, compute: Rc::clone(&compute) }), compute))
+    let functions = Imported::<HostForward>::of(std::mem::take(host), "host model")?;
+    let mut pass = RawPass { training: false, length: 0 };
+    functions.describe_pass(&mut pass)?;
+    let pass = Pass { training: pass.training, length: pass.length };
+    let host = LoadedHost { functions, compute: Rc::clone(&compute), pass };
+    Ok(ModelContext::new(Rc::new(host), compute))
 }
 
-/// The handles of a cache, owned, and its length.
-fn cache_handles(cache: Cache) -> Result<(usize, Vec<u64>)> {
-    let (length, layers) = cache.into_parts();
-    let tensors = layers.into_iter().flat_map(|(keys, values)| [keys, values]);
-    Ok((length, tensors.map(Tensor::into_handle).collect::<Result<_>>()?))
-}
-
-fn cache_of(length: usize, handles: &[u64], compute: &Rc<dyn Compute>) -> Cache {
-    let mut tensors = handles.iter().map(|&handle| Tensor::from_handle(compute, handle));
-    let pairs = std::iter::from_fn(|| Some((tensors.next()?, tensors.next()?)));
-    Cache::from_parts(length, pairs.collect())
+impl BlockFunctions for Rc<BlockFunction> {
+    fn compute_block(
+        &self,
+        host: &mut RawObject,
+        compute: &mut RawObject,
+        inputs: RSlice<'_, u64>,
+        results: &RawSink<'_, u64>,
+    ) -> Result<()> {
+        let ctx = import_context(host, compute)?;
+        let inputs: Vec<Tensor> = inputs.iter().map(|&handle| Tensor::borrowed(ctx.compute(), handle)).collect();
+        let tensors = self(&ctx, &inputs)?;
+        results.write(&tensors.into_iter().map(Tensor::into_handle).collect::<Result<Vec<_>>>()?);
+        Ok(())
+    }
 }
 
 /// Makes an object of a plain model.
@@ -154,91 +269,37 @@ pub(super) fn export(model: ModelComponent, owner: Arc<Owner>) -> RawObject {
 }
 
 impl ForwardFunctions for ModelComponent {
-    fn describe(&self) -> Result<ModelRecord> {
-        Ok(ModelRecord { parameters: self.parameters(), vocabulary_size: self.vocabulary_size() })
+    fn describe(&self) -> Result<ModelSpec> {
+        Ok(self.spec())
     }
 
-    fn forward(
-        &self,
-        weights: &mut RawObject,
-        compute: &mut RawObject,
-        input: &RawModelInput<'_>,
-        hidden: &mut u64,
-        cache_length: &mut usize,
-        cache: &RawSink<'_, u64>,
-    ) -> Result<()> {
-        let ctx = import_context(weights, compute)?;
-        let tokens = Tensor::borrowed(ctx.compute(), input.tokens);
-        let [positions, segments] =
-            [input.positions, input.segments].map(|handle| tensor_or_none(ctx.compute(), handle));
-        let plain_input = ModelInput { tokens: &tokens, positions: positions.as_ref(), segments: segments.as_ref() };
-        let mut kept = input.cached.then(|| cache_of(input.cache_length, input.cache.as_slice(), ctx.compute()));
-        *hidden = self.hidden(&ctx, &plain_input, kept.as_mut())?.into_handle()?;
-        if let Some(kept) = kept {
-            let (length, handles) = cache_handles(kept)?;
-            *cache_length = length;
-            cache.write(&handles);
-        }
-        Ok(())
-    }
-
-    fn apply_head(
-        &self,
-        weights: &mut RawObject,
-        compute: &mut RawObject,
-        hidden: u64,
-        logits: &mut u64,
-    ) -> Result<()> {
-        let ctx = import_context(weights, compute)?;
-        *logits = self.head(&ctx, &Tensor::borrowed(ctx.compute(), hidden))?.into_handle()?;
+    fn forward(&self, host: &mut RawObject, compute: &mut RawObject, tokens: u64, hidden: &mut u64) -> Result<()> {
+        let ctx = import_context(host, compute)?;
+        *hidden = self.hidden(&ctx, &Tensor::borrowed(ctx.compute(), tokens))?.into_handle()?;
         Ok(())
     }
 }
 
 struct Loaded {
     functions: Imported<ModelForward>,
-    record: ModelRecord,
+    spec: ModelSpec,
 }
 
 /// Makes a plain model of an object.
 pub(super) fn import(object: RawObject, name: &'static str) -> Result<ModelComponent> {
     let functions = Imported::<ModelForward>::of(object, name)?;
-    let record = functions.describe()?;
-    Ok(ModelComponent::new(Rc::new(Loaded { functions, record })))
+    let spec = functions.describe()?;
+    Ok(ModelComponent::new(Rc::new(Loaded { functions, spec })))
 }
 
 impl Model for Loaded {
-    fn parameters(&self) -> Vec<ParameterSpec> {
-        self.record.parameters.clone()
+    fn spec(&self) -> ModelSpec {
+        self.spec.clone()
     }
 
-    fn vocabulary_size(&self) -> usize {
-        self.record.vocabulary_size
-    }
-
-    fn hidden(&self, ctx: &ModelContext, input: &ModelInput<'_>, mut cache: Option<&mut Cache>) -> Result<Tensor> {
-        let before = cache.as_deref_mut().map(std::mem::take).unwrap_or_default();
-        let (mut cache_length, handles) = cache_handles(before)?;
-        let raw = RawModelInput {
-            tokens: input.tokens.handle(),
-            positions: handle_or_none(input.positions),
-            segments: handle_or_none(input.segments),
-            cached: cache.is_some(),
-            cache_length,
-            cache: handles.as_slice().into(),
-        };
-        let ((mut weights, mut compute), mut hidden, mut after) = (export_context(ctx), 0, Vec::new());
-        let sink = RawSink::of(&mut after);
-        self.functions.forward(&mut weights, &mut compute, &raw, &mut hidden, &mut cache_length, &sink)?;
-        if let Some(cache) = cache {
-            *cache = cache_of(cache_length, &after, ctx.compute());
-        }
+    fn hidden(&self, ctx: &ModelContext, tokens: &Tensor) -> Result<Tensor> {
+        let (mut host, mut compute) = export_context(ctx);
+        let hidden = filled(|hidden| self.functions.forward(&mut host, &mut compute, tokens.handle(), hidden))?;
         Ok(Tensor::from_handle(ctx.compute(), hidden))
-    }
-
-    fn head(&self, ctx: &ModelContext, hidden: &Tensor) -> Result<Tensor> {
-        let (mut weights, mut compute) = export_context(ctx);
-        let logits = filled(|logits| self.functions.apply_head(&mut weights, &mut compute, hidden.handle(), logits))?;
-        Ok(Tensor::from_handle(ctx.compute(), logits))
     }
 }

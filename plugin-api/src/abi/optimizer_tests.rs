@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::across;
 use crate::register::OptimizerComponent;
 use crate::{
-    Dtype, Error, EvaluationWeights, Granularity, Init, Initial, Optimizer, ParameterSpec, Result, StateMut, StateRef,
-    StateShape, StateSpec, TypedSlices, TypedStates, Update, bf16, expect_states,
+    Dtype, Error, EvaluationWeights, Granularity, Init, Initial, Optimizer, ParameterSpec, Result, Role, StateMut,
+    StateRef, StateShape, StateSpec, TypedSlices, TypedStates, Update, bf16, expect_states,
 };
 
 /// Momentum in bf16 with a scale for each block of four.
@@ -57,7 +57,7 @@ impl EvaluationWeights for Blocks {
 }
 
 fn parameter(shape: &[usize]) -> ParameterSpec {
-    ParameterSpec { name: "w".to_owned(), shape: shape.to_vec(), init: Init::Ones }
+    ParameterSpec::new("w", shape, Role::Other, Init::Ones)
 }
 
 #[test]

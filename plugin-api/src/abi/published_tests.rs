@@ -9,12 +9,12 @@ use serde_json::json;
 
 use super::component::ComponentRecord;
 use super::header::c_header;
-use super::model::ModelRecord;
 use super::record::{decode, encode};
 use super::services::SetupRecord;
 use crate::{
-    Bootstrap, Capabilities, Datum, DeviceInfo, Dtype, Error, Example, Granularity, HostArray, HostBatch, Init,
-    Initial, Item, MemoryInfo, Message, ParameterSpec, Setup, StateShape, StateSpec, Vocabulary,
+    Bootstrap, Capabilities, Datum, DeviceInfo, Dtype, Error, Event, Example, Granularity, Head, HostArray, HostBatch,
+    Init, Initial, Item, MemoryInfo, Message, Metrics, ModelSpec, Observation, ParameterSpec, Role, Setup, StateShape,
+    StateSpec, Vocabulary,
 };
 
 const HEADER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/include/mdt_plugin.h");
@@ -125,9 +125,16 @@ fn no_published_record_changes_its_bytes() {
     record("Granularity, element", bytes(&Granularity::Element));
     record("Granularity, block", bytes(&Granularity::Block(256)));
     record("Granularity, tensor", bytes(&Granularity::Tensor));
-    let parameter = |init| ParameterSpec { name: "w.weight".to_owned(), shape: vec![4, 2], init };
-    let parameters = [Init::Normal { std: 0.02 }, Init::Ones, Init::Zeros].map(parameter).to_vec();
-    record("ModelRecord", bytes(&ModelRecord { parameters, vocabulary_size: 32_000 }));
+    let parameter = |name: &str, role, init| ParameterSpec::new(name, [4, 2], role, init);
+    let parameters = vec![
+        parameter("embedding.weight", Role::Embedding, Init::Normal { std: 0.02 }).alias("model.embedding.weight"),
+        parameter("linear.weight", Role::Linear, Init::Zeros).in_out(),
+        parameter("norm.weight", Role::Norm, Init::Ones).frozen(),
+        parameter("head.weight", Role::Other, Init::Zeros).tied_to("embedding.weight"),
+    ];
+    let head = Head { soft_cap: Some(30.0), ..Head::new("head") };
+    let config = json!({ "tie_word_embeddings": true }).as_object().cloned().unwrap_or_default();
+    record("ModelSpec", bytes(&ModelSpec { config, ..ModelSpec::new(parameters, 32_000, head) }));
     let [kind, name, library] = ["cpu", "EPYC", "MLX 0.32.2"].map(str::to_owned);
     record("DeviceInfo", bytes(&DeviceInfo { kind, name, library, unified_memory: true, threads: 2 }));
     record("MemoryInfo", bytes(&MemoryInfo { active_bytes: 1, peak_bytes: 1 << 40, cached_bytes: 0 }));
@@ -141,6 +148,9 @@ fn no_published_record_changes_its_bytes() {
     let setup =
         Setup { model_path: Some("model".into()), model_config: json!({ "model_type": "llama" }), ..Setup::default() };
     record("SetupRecord", bytes(&SetupRecord::export(&setup).unwrap().0));
+    let metrics = Metrics { update: 3, values: [("loss".to_owned(), 2.5)].into() };
+    record("Observation, updated", bytes(&Observation { unix_time_s: 1.5, event: Event::Updated(metrics) }));
+    record("Observation, finished", bytes(&Observation { unix_time_s: 1.5, event: Event::Finished }));
     let error = Error::input("bad row").with("line", 812).caused_by("unexpected end").in_component("data jsonl 1.0.0");
     record("Error", bytes(&error));
     is_published(RECORDS, &text);

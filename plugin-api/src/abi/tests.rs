@@ -7,11 +7,11 @@ use super::guard::{Guard, Guarded, Owner};
 use super::object::Imported;
 use super::record::{decode, decode_error, encode, encode_error};
 use super::table::Table;
-use super::{HOST_INTERFACES, comm, compute, data, model, observer, optimizer, root, tokenizer, trainer};
+use super::{HOST_INTERFACES, across, comm, compute, data, model, observer, optimizer, root, tokenizer, trainer};
 use crate::register::{OptimizerComponent, Registration};
 use crate::{
-    Datum, Error, ErrorCode, Example, Granularity, HostServices, Init, Initial, Kind, LogLevel, Message, Optimizer,
-    ParameterSpec, Result, Services, StateShape, StateSpec, Update,
+    Datum, Error, ErrorCode, Event, Example, Granularity, HostServices, Init, Initial, Kind, LogLevel, Message,
+    Metrics, Observation, Observer, Optimizer, ParameterSpec, Result, Role, Services, StateShape, StateSpec, Update,
 };
 
 #[test]
@@ -118,6 +118,48 @@ fn an_object_gives_the_interfaces_that_it_has_and_no_other() {
     assert!(Imported::<optimizer::OptimizerSlices>::of(object(), "it").is_ok());
     let error = Imported::<data::DataRows>::of(object(), "it").err().unwrap();
     assert!(error.message().contains("does not have the interface data.rows/1"), "{error}");
+}
+
+/// An observer that fails and panics where an update says so.
+struct Moody;
+
+impl Observer for Moody {
+    fn observe(&mut self, observation: &Observation) -> Result<()> {
+        match &observation.event {
+            Event::Updated(metrics) if metrics.update == 2 => Err(Error::other("no").with("update", 2)),
+            Event::Updated(metrics) if metrics.update == 3 => panic!("never"),
+            Event::Unknown => Err(Error::other("an event of another version")),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn an_observer_answers_alike_native_and_across_the_boundary() {
+    let updated = |update| Event::Updated(Metrics { update, values: [("loss".to_owned(), f64::NAN)].into() });
+    let told = |event| Observation { unix_time_s: 1.5, event };
+    let (mut native, mut crossed) = (Moody, across::observer(Box::new(Moody)).unwrap());
+    for event in [updated(1), updated(2), Event::Finished, Event::Unknown] {
+        let (native, crossed) = (native.observe(&told(event.clone())), crossed.observe(&told(event)));
+        let crossed = crossed.map_err(|error| {
+            assert_eq!(error.component(), Some("component under test"));
+            error.message().to_owned()
+        });
+        assert_eq!(crossed, native.map_err(|error| error.message().to_owned()));
+    }
+    let panic = crossed.observe(&told(updated(3))).unwrap_err();
+    assert!(panic.message().contains("the plugin panicked: never"), "{panic}");
+    let after = crossed.observe(&told(updated(1))).unwrap_err();
+    assert!(after.is_after_a_panic(), "{after}");
+}
+
+#[test]
+fn an_event_of_a_later_version_is_unknown_and_no_error() {
+    let later = serde_json::json!({ "unix_time_s": 1.0, "event": { "event": "rewound", "update": 3 } });
+    let read: Observation = decode(&encode(&later).unwrap()).unwrap();
+    assert_eq!(read.event, Event::Unknown);
+    let more = serde_json::json!({ "unix_time_s": 1.0, "event": { "event": "finished", "loss": 3 }, "rank": 1 });
+    assert_eq!(decode::<Observation>(&encode(&more).unwrap()).unwrap().event, Event::Finished);
 }
 
 #[test]
@@ -232,7 +274,7 @@ impl Optimizer for Momentum {
 fn an_optimizer_answers_the_same_before_and_behind_the_boundary() {
     let behind = super::across::optimizer(OptimizerComponent::new(Arc::new(Momentum))).unwrap().slices.unwrap();
     assert_eq!(behind.states(), Momentum.states());
-    let parameter = ParameterSpec { name: "w".to_owned(), shape: vec![2], init: Init::Ones };
+    let parameter = ParameterSpec::new("w", [2], Role::Other, Init::Ones);
     assert_eq!(behind.granularity(&parameter), Granularity::Tensor);
     let run = |optimizer: &dyn Optimizer| {
         let (mut parameter, mut momentum, mut count) = ([1.0, 2.0], [0.5, 0.25], [2.5]);

@@ -12,11 +12,13 @@ c_struct! {
     /// [`Attribute`]. A tag that the receiver does not know is an error there.
     "MdtAttribute" RawAttribute<'a> {
         name: RStr<'a>,
-        /// 1 a truth value, 2 an integer, 3 a real number, 4 integers, 5 an element type.
+        /// 1 a truth value, 2 an integer, 3 a real number, 4 integers, 5 an element type, 6 a text, 7 real numbers.
         tag: u32,
         integer: i64,
         real: f64,
         integers: RSlice<'a, i64>,
+        text: RStr<'a>,
+        reals: RSlice<'a, f64>,
     }
 
     /// [`HostArrayRef`].
@@ -35,20 +37,31 @@ c_struct! {
 
 impl<'a> From<&Attribute<'a>> for RawAttribute<'a> {
     fn from(attribute: &Attribute<'a>) -> Self {
-        let mut raw =
-            Self { name: attribute.name.into(), tag: 0, integer: 0, real: 0.0, integers: RSlice::from_slice(&[]) };
+        let mut raw = Self { name: attribute.name.into(), ..Self::NONE };
         match attribute.value {
             Value::Bool(value) => (raw.tag, raw.integer) = (1, i64::from(value)),
             Value::Int(value) => (raw.tag, raw.integer) = (2, value),
             Value::Float(value) => (raw.tag, raw.real) = (3, value),
             Value::Ints(values) => (raw.tag, raw.integers) = (4, values.into()),
             Value::Dtype(dtype) => (raw.tag, raw.integer) = (5, i64::from(dtype.0)),
+            Value::Text(text) => (raw.tag, raw.text) = (6, text.into()),
+            Value::Floats(values) => (raw.tag, raw.reals) = (7, values.into()),
         }
         raw
     }
 }
 
 impl<'a> RawAttribute<'a> {
+    const NONE: Self = Self {
+        name: RStr::empty(),
+        tag: 0,
+        integer: 0,
+        real: 0.0,
+        integers: RSlice::EMPTY,
+        text: RStr::empty(),
+        reals: RSlice::EMPTY,
+    };
+
     pub(super) fn plain(&self) -> Result<Attribute<'a>> {
         let value = match self.tag {
             1 => Value::Bool(self.integer != 0),
@@ -56,6 +69,8 @@ impl<'a> RawAttribute<'a> {
             3 => Value::Float(self.real),
             4 => Value::Ints(self.integers.as_slice()),
             5 => Value::Dtype(Dtype(self.integer as u32)),
+            6 => Value::Text(self.text.as_str()),
+            7 => Value::Floats(self.reals.as_slice()),
             tag => {
                 return Err(Error::plugin(format!(
                     "attribute {:?} has a value of kind {tag}, which this plugin is too old to know",
@@ -76,6 +91,41 @@ impl<'a> From<HostArrayRef<'a>> for RawArrayRef<'a> {
 impl<'a> RawArrayRef<'a> {
     pub(super) fn plain(&self) -> HostArrayRef<'a> {
         HostArrayRef { dtype: Dtype(self.dtype), shape: self.shape.as_slice(), bytes: self.bytes.as_slice() }
+    }
+}
+
+/// Attributes that no operation has more of are converted without an allocation.
+const FEW: usize = 8;
+
+/// Calls with attributes as they cross.
+pub(super) fn with_raw_attributes<R>(
+    attributes: &[Attribute<'_>],
+    call: impl FnOnce(RSlice<'_, RawAttribute<'_>>) -> R,
+) -> R {
+    let mut few = [RawAttribute::NONE; FEW];
+    match few.get_mut(..attributes.len()) {
+        Some(slots) => {
+            slots.iter_mut().zip(attributes).for_each(|(slot, attribute)| *slot = attribute.into());
+            call((&*slots).into())
+        }
+        None => call(attributes.iter().map(RawAttribute::from).collect::<Vec<_>>().as_slice().into()),
+    }
+}
+
+/// Calls with attributes that crossed.
+pub(super) fn with_attributes<R>(
+    raw: RSlice<'_, RawAttribute<'_>>,
+    call: impl FnOnce(&[Attribute<'_>]) -> Result<R>,
+) -> Result<R> {
+    let mut few = [Attribute { name: "", value: Value::Bool(false) }; FEW];
+    match few.get_mut(..raw.len()) {
+        Some(slots) => {
+            for (slot, attribute) in slots.iter_mut().zip(raw.as_slice()) {
+                *slot = attribute.plain()?;
+            }
+            call(slots)
+        }
+        None => call(&raw.iter().map(RawAttribute::plain).collect::<Result<Vec<_>>>()?),
     }
 }
 

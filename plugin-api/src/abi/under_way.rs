@@ -4,7 +4,6 @@
 //! now and then whether a thread is still in the same call.
 
 use std::cell::{Cell, RefCell};
-use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, PoisonError};
 
@@ -37,8 +36,6 @@ pub(super) struct Call {
     place: *const Place,
 }
 
-const NO_CALL: Call = Call { component: ptr::null(), length: 0, place: ptr::null() };
-
 /// What a thread says of its call. Only the thread writes, and others see from the epoch whether they read a whole.
 struct Marker {
     /// Odd while the fields below change.
@@ -64,9 +61,11 @@ struct Owned(&'static Marker);
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        MARKER.set(None);
-        self.0.set(NO_CALL);
-        self.0.is_free.store(true, Ordering::Release);
+        // Inside of a call the process is ending, by an `exit` of the component whose name is still to be told.
+        if self.0.get().place.is_null() {
+            MARKER.set(None);
+            self.0.is_free.store(true, Ordering::Release);
+        }
     }
 }
 

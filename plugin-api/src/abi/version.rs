@@ -1,7 +1,7 @@
 //! The version of the boundary, and the interfaces of each kind of component on it.
 
-use super::compute::ComputeTensors;
-use super::model::HostWeights;
+use super::compute::{ComputeTensors, HostFunction};
+use super::model::HostForward;
 use super::services::HostFunctions;
 use super::table::Table;
 use super::tokenizer::TokenizerText;
@@ -13,8 +13,14 @@ use super::trainer::HostModel;
 pub const ABI_VERSION: &str = crate::__abi_version!();
 
 /// The interfaces that this host gives to components.
-pub const HOST_INTERFACES: [&str; 5] =
-    [HostFunctions::NAME, HostWeights::NAME, HostModel::NAME, ComputeTensors::NAME, TokenizerText::NAME];
+pub const HOST_INTERFACES: [&str; 6] = [
+    HostFunctions::NAME,
+    HostFunction::NAME,
+    HostForward::NAME,
+    HostModel::NAME,
+    ComputeTensors::NAME,
+    TokenizerText::NAME,
+];
 
 /// The version of the boundary as a literal, for records.
 #[doc(hidden)]
@@ -98,8 +104,11 @@ macro_rules! __interfaces {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __needs {
+    (compute $($ability:ident)*) => {
+        r#""host.services/1","host.function/1""#
+    };
     (model $($ability:ident)*) => {
-        r#""host.services/1","host.weights/1","compute.tensors/1""#
+        r#""host.services/1","host.forward/1","compute.tensors/1""#
     };
     (trainer $($ability:ident)*) => {
         r#""host.services/1","host.model/1","compute.tensors/1","tokenizer.text/1""#

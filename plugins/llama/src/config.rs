@@ -37,8 +37,8 @@ pub struct Architecture {
     pub mlp_bias: bool,
     /// Whether queries and keys are normed, each head on its own, before they are rotated.
     pub query_key_norm: bool,
-    /// How many tokens some layer sees at most, itself included; `None` where all see everything.
-    pub window: Option<usize>,
+    /// How many tokens each layer sees at most, itself included; `None` where it sees everything.
+    pub windows: Vec<Option<usize>>,
     /// Whether the head is the embedding.
     pub tie_word_embeddings: bool,
     /// Standard deviation of fresh weights.
@@ -103,7 +103,7 @@ impl Architecture {
             output_bias,
             mlp_bias: family.reads_mlp_bias && config.boolean("mlp_bias")?.unwrap_or(false),
             query_key_norm: family.query_key_norm,
-            window: family.window.read(&config, layers)?,
+            windows: family.window.read(&config, layers)?,
             tie_word_embeddings: config.boolean("tie_word_embeddings")?.unwrap_or(false),
             initializer_range: config.number("initializer_range")?.unwrap_or(0.02),
             rope: Rope::read(&config, head_dim, family.max_positions)?,

@@ -10,6 +10,8 @@ use crate::sliding_window::WindowRule;
 pub struct Family {
     /// Its `model_type`, which is its component's id too.
     pub model_type: &'static str,
+    /// The class that transformers loads it with.
+    pub class: &'static str,
     /// Which projections of attention have biases.
     pub attention_bias: AttentionBias,
     /// Whether its config has a key `mlp_bias`.
@@ -50,6 +52,7 @@ pub enum Llama {}
 impl Member for Llama {
     const FAMILY: Family = Family {
         model_type: "llama",
+        class: "LlamaForCausalLM",
         attention_bias: AttentionBias::Configured,
         reads_mlp_bias: true,
         query_key_norm: false,
@@ -67,6 +70,7 @@ pub enum Mistral {}
 impl Member for Mistral {
     const FAMILY: Family = Family {
         model_type: "mistral",
+        class: "MistralForCausalLM",
         attention_bias: AttentionBias::Never,
         reads_mlp_bias: false,
         query_key_norm: false,
@@ -84,6 +88,7 @@ pub enum Qwen2 {}
 impl Member for Qwen2 {
     const FAMILY: Family = Family {
         model_type: "qwen2",
+        class: "Qwen2ForCausalLM",
         attention_bias: AttentionBias::Inputs,
         reads_mlp_bias: false,
         query_key_norm: false,
@@ -101,6 +106,7 @@ pub enum Qwen3 {}
 impl Member for Qwen3 {
     const FAMILY: Family = Family {
         model_type: "qwen3",
+        class: "Qwen3ForCausalLM",
         attention_bias: AttentionBias::Configured,
         reads_mlp_bias: false,
         query_key_norm: true,

@@ -6,6 +6,7 @@
 
 mod attention;
 mod config;
+mod exported_config;
 mod family;
 mod json;
 mod model;

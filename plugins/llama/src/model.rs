@@ -1,16 +1,16 @@
 //! The components `model llama`, `mistral`, `qwen2` and `qwen3`: one forward pass for all.
 
 use std::marker::PhantomData;
+use std::rc::Rc;
 
-use mdt_plugin_api::{
-    Cache, Component, Error, HostArray, Model, ModelContext, ModelInput, ParameterSpec, Result, Setup, Tensor,
-};
+use mdt_plugin_api::serde_json::{Map, Value};
+use mdt_plugin_api::{Component, Head, HostArray, Model, ModelContext, ModelSpec, Result, Setup, Tensor};
 
 use crate::attention::{Rotation, attention};
 use crate::config::Architecture;
+use crate::exported_config::exported_keys;
 use crate::family::Member;
 use crate::parameters::parameters;
-use crate::sliding_window::check_length;
 
 mdt_plugin_api::config! {
     /// The models have no keys of their own; their `config.json` has all values.
@@ -20,7 +20,9 @@ mdt_plugin_api::config! {
 /// A model of the family that `M` names.
 #[derive(Debug)]
 pub struct Decoder<M> {
-    architecture: Architecture,
+    architecture: Rc<Architecture>,
+    /// Keys that other readers of its `config.json` need.
+    exported: Map<String, Value>,
     member: PhantomData<M>,
 }
 
@@ -33,77 +35,51 @@ impl<M: Member> Component for Decoder<M> {
                 Some(path) => error.with("file", path.join("config.json").display()),
                 None => error,
             })?;
-        Ok(Self { architecture, member: PhantomData })
+        let exported = exported_keys(&setup.model_config, &architecture, &M::FAMILY);
+        Ok(Self { architecture: Rc::new(architecture), exported, member: PhantomData })
     }
 }
 
 impl<M: Member> Model for Decoder<M> {
-    fn parameters(&self) -> Vec<ParameterSpec> {
-        parameters(&self.architecture)
+    fn spec(&self) -> ModelSpec {
+        let parameters = parameters(&self.architecture);
+        let spec = ModelSpec::new(parameters, self.architecture.vocab_size, Head::new("lm_head"));
+        ModelSpec { config: self.exported.clone(), ..spec }
     }
 
-    fn vocabulary_size(&self) -> usize {
-        self.architecture.vocab_size
-    }
+    fn hidden(&self, ctx: &ModelContext, tokens: &Tensor) -> Result<Tensor> {
+        let frequencies = self.architecture.rope.frequencies(ctx.length());
+        let array = HostArray::new(&[frequencies.inverse.len()], &frequencies.inverse)?;
+        let inverse_frequencies = Tensor::from_host(ctx.compute(), &array)?;
 
-    fn hidden(&self, ctx: &ModelContext, input: &ModelInput<'_>, mut cache: Option<&mut Cache>) -> Result<Tensor> {
-        if input.segments.is_some() {
-            return Err(Error::plugin("this model's attention does not support several documents in one row")
-                .help("choose a trainer that gives the model one document per row, such as `sft`"));
-        }
-        let &[_, length] = input.tokens.shape()?.as_slice() else {
-            return Err(Error::plugin("token ids must have the shape [batch, length]"));
-        };
-        let offset = cache.as_ref().map_or(0, |cache| cache.length());
-        check_length(self.architecture.window, offset + length)?;
-        let rotation = self.rotation(ctx, input.positions, offset, length)?;
-        let eps = self.architecture.rms_norm_eps;
-
-        let mut hidden = ctx.embedding("model.embed_tokens", input.tokens)?;
+        let mut hidden = ctx.embedding("model.embed_tokens", tokens)?;
         for layer in 0..self.architecture.layers {
-            let prefix = format!("model.layers.{layer}");
-            let normed = ctx.rms_norm(&format!("{prefix}.input_layernorm"), &hidden, eps)?;
-            let attended = attention(&self.architecture, ctx, layer, &normed, &rotation, cache.as_deref_mut())?;
-            hidden = (&hidden + &attended)?;
-            let normed = ctx.rms_norm(&format!("{prefix}.post_attention_layernorm"), &hidden, eps)?;
-            hidden = (&hidden + &mlp(ctx, &prefix, &normed)?)?;
+            let (architecture, scale) = (Rc::clone(&self.architecture), frequencies.scale);
+            let block = move |ctx: &ModelContext, [hidden, inverse_frequencies]: [&Tensor; 2]| {
+                decoder_layer(&architecture, ctx, layer, hidden, &Rotation { inverse_frequencies, scale })
+            };
+            hidden = ctx.block(&format!("model.layers.{layer}"), [&hidden, &inverse_frequencies], block)?;
         }
-        if let Some(cache) = cache {
-            cache.advance(length);
-        }
-        ctx.rms_norm("model.norm", &hidden, eps)
-    }
-
-    fn head(&self, ctx: &ModelContext, hidden: &Tensor) -> Result<Tensor> {
-        let name = if self.architecture.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
-        ctx.linear(name, hidden)
+        ctx.rms_norm("model.norm", &hidden, self.architecture.rms_norm_eps)
     }
 }
 
-impl<M: Member> Decoder<M> {
-    /// The frequencies are made anew for each pass: a function that is differentiated may capture no tensor.
-    fn rotation<'a>(
-        &self,
-        ctx: &ModelContext,
-        positions: Option<&'a Tensor>,
-        offset: usize,
-        length: usize,
-    ) -> Result<Rotation<'a>> {
-        // Positions that are given count from the start of their own document, so the row's length bounds them.
-        let frequencies = self.architecture.rope.frequencies(offset + length);
-        let array = HostArray::new(&[frequencies.inverse.len()], &frequencies.inverse)?;
-        Ok(Rotation {
-            inverse_frequencies: Tensor::from_host(ctx.compute(), &array)?,
-            positions,
-            offset: if positions.is_some() { 0 } else { offset },
-            scale: frequencies.scale,
-        })
-    }
+fn decoder_layer(
+    architecture: &Architecture,
+    ctx: &ModelContext,
+    layer: usize,
+    hidden: &Tensor,
+    rotation: &Rotation<'_>,
+) -> Result<Tensor> {
+    let (prefix, eps) = (format!("model.layers.{layer}"), architecture.rms_norm_eps);
+    let normed = ctx.rms_norm(&format!("{prefix}.input_layernorm"), hidden, eps)?;
+    let hidden = (hidden + &attention(architecture, ctx, layer, &normed, rotation)?)?;
+    let normed = ctx.rms_norm(&format!("{prefix}.post_attention_layernorm"), &hidden, eps)?;
+    &hidden + &mlp(ctx, &prefix, &normed)?
 }
 
 /// `down(silu(gate(x)) · up(x))`.
 fn mlp(ctx: &ModelContext, prefix: &str, x: &Tensor) -> Result<Tensor> {
-    let gate = ctx.linear(&format!("{prefix}.mlp.gate_proj"), x)?;
-    let up = ctx.linear(&format!("{prefix}.mlp.up_proj"), x)?;
+    let [gate, up] = ctx.linears([&format!("{prefix}.mlp.gate_proj"), &format!("{prefix}.mlp.up_proj")], x)?;
     ctx.linear(&format!("{prefix}.mlp.down_proj"), &gate.swiglu(&up)?)
 }

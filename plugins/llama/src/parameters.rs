@@ -1,6 +1,6 @@
 //! The parameters of a model, under the names that transformers gives them.
 
-use mdt_plugin_api::{Init, ParameterSpec};
+use mdt_plugin_api::{Init, ParameterSpec, Role};
 
 use crate::config::Architecture;
 
@@ -11,16 +11,14 @@ pub fn parameters(architecture: &Architecture) -> Vec<ParameterSpec> {
     let Architecture { query_key_value_bias, output_bias, mlp_bias, .. } = *architecture;
     let normal = Init::Normal { std: architecture.initializer_range };
 
-    let mut specs = Vec::new();
-    let mut add = |name: &str, shape: &[usize], init| {
-        specs.push(ParameterSpec { name: name.to_owned(), shape: shape.to_vec(), init });
-    };
-    add("model.embed_tokens.weight", &[vocab_size, hidden], normal);
+    let mut specs = vec![ParameterSpec::new(EMBEDDING, [vocab_size, hidden], Role::Embedding, normal)];
     for layer in 0..architecture.layers {
+        let prefix = format!("model.layers.{layer}");
         let mut linear = |name: &str, shape: [usize; 2], bias: bool| {
-            add(&format!("model.layers.{layer}.{name}.weight"), &shape, normal);
+            specs.push(ParameterSpec::new(format!("{prefix}.{name}.weight"), shape, Role::Linear, normal));
             if bias {
-                add(&format!("model.layers.{layer}.{name}.bias"), &shape[..1], Init::Zeros);
+                let name = format!("{prefix}.{name}.bias");
+                specs.push(ParameterSpec::new(name, &shape[..1], Role::Other, Init::Zeros));
             }
         };
         linear("self_attn.q_proj", [queries, hidden], query_key_value_bias);
@@ -31,19 +29,20 @@ pub fn parameters(architecture: &Architecture) -> Vec<ParameterSpec> {
         linear("mlp.up_proj", [inner, hidden], mlp_bias);
         linear("mlp.down_proj", [hidden, inner], mlp_bias);
         if architecture.query_key_norm {
-            for norm in ["q_norm", "k_norm"] {
-                add(&format!("model.layers.{layer}.self_attn.{norm}.weight"), &[head_dim], Init::Ones);
-            }
+            specs.extend(["self_attn.q_norm", "self_attn.k_norm"].map(|name| norm(&prefix, name, head_dim)));
         }
-        for norm in ["input_layernorm", "post_attention_layernorm"] {
-            add(&format!("model.layers.{layer}.{norm}.weight"), &[hidden], Init::Ones);
-        }
+        specs.extend(["input_layernorm", "post_attention_layernorm"].map(|name| norm(&prefix, name, hidden)));
     }
-    add("model.norm.weight", &[hidden], Init::Ones);
-    if !architecture.tie_word_embeddings {
-        add("lm_head.weight", &[vocab_size, hidden], normal);
-    }
+    specs.push(norm("model", "norm", hidden));
+    let head = ParameterSpec::new("lm_head.weight", [vocab_size, hidden], Role::Linear, normal);
+    specs.push(if architecture.tie_word_embeddings { head.tied_to(EMBEDDING) } else { head });
     specs
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
+fn norm(prefix: &str, name: &str, width: usize) -> ParameterSpec {
+    ParameterSpec::new(format!("{prefix}.{name}.weight"), [width], Role::Norm, Init::Ones)
 }
 
 #[cfg(test)]

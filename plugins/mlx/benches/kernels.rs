@@ -4,12 +4,16 @@
 
 use std::time::Instant;
 
-use mdt_mlx::fused::{self, composed};
+use mdt_mlx::fused::{self, AttentionOptions, composed};
 use mlx_rs::error::Result;
 use mlx_rs::transforms::{eval, fallible_vjp};
 use mlx_rs::{Array, Device, random};
 
 type Function<'a> = &'a dyn Fn(&[Array]) -> Result<Vec<Array>>;
+
+fn options() -> AttentionOptions {
+    AttentionOptions { scale: 0.18, causal: true, ..AttentionOptions::default() }
+}
 
 fn draw(shape: &[i32]) -> Array {
     let values = random::uniform::<_, f32>(-1.0, 1.0, shape, Some(&random::key(7).unwrap())).unwrap();
@@ -81,8 +85,8 @@ fn main() {
     );
     compare(
         "causal attention 8 × 8/4 × 256 × 32",
-        &|x| Ok(vec![fused::attention(&x[0], &x[1], &x[2], None, 0.18, true)?]),
-        &|x| Ok(vec![composed::attention(&x[0], &x[1], &x[2], None, 0.18, true)?]),
+        &|x| Ok(vec![fused::attention(&x[0], &x[1], &x[2], None, &options())?]),
+        &|x| Ok(vec![composed::attention(&x[0], &x[1], &x[2], None, &options())?]),
         &[heads(8), heads(4), heads(4)],
     );
     compare(

@@ -1,17 +1,18 @@
 //! The component `compute mlx`: handles, operations, memory, over MLX.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use mdt_plugin_api::{
-    Attribute, Component, Compute, DeviceInfo, Error, Handle, HostArrayRef, MemoryInfo, OpKind, RawHostView, Result,
-    Setup, TensorFunction, TensorType, ValueAndGrad,
+    Attribute, Component, Compute, DeviceInfo, Dtype, Error, Handle, HostArrayRef, MemoryInfo, OpKind, RawHostView,
+    RecomputedFunction, Result, Setup, TensorFunction, TensorType, ValueAndGrad,
 };
 use mlx_rs::{Array, memory, transforms};
 
 use crate::device::{self, DeviceChoice};
 use crate::fault::Fault;
 use crate::handles::Handles;
-use crate::{dtype, fused, gradient, host_view, ops};
+use crate::{checkpoint, dtype, fused, gradient, host_view, ops};
 
 mdt_plugin_api::config! {
     /// Keys of the compute component `mlx`.
@@ -29,7 +30,7 @@ mdt_plugin_api::config! {
 
 /// MLX on one device.
 pub struct Mlx {
-    pub(crate) handles: RefCell<Handles>,
+    pub(crate) handles: Rc<RefCell<Handles>>,
     info: DeviceInfo,
 }
 
@@ -41,7 +42,7 @@ impl Component for Mlx {
         let info = device::select(config.device, threads)?;
         let info = DeviceInfo { unified_memory: info.unified_memory && config.shared_memory, ..info };
         fused::start(threads).map_err(|exception| Error::plugin(format!("MLX: {}", Fault::from(exception))))?;
-        Ok(Self { handles: RefCell::default(), info })
+        Ok(Self { handles: Rc::default(), info })
     }
 }
 
@@ -50,18 +51,21 @@ impl Mlx {
         self.handles.borrow_mut().insert(array)
     }
 
-    fn evaluated_view(&self, tensor: Handle) -> Result<RawHostView> {
-        let view = host_view::read(self.handles.borrow().get(tensor)?)?;
-        // Reading evaluates too.
-        fused::trim_buffers().map_err(failed_evaluation)?;
-        Ok(view)
-    }
-
-    fn sharing_memory(&self, instead: &str) -> Result<()> {
+    fn shares_memory(&self) -> Result<()> {
         if self.info.unified_memory {
             return Ok(());
         }
-        Err(Error::plugin(format!("{} does not share its memory with the host", self.info.name)).help(instead))
+        Err(Error::plugin(format!("{} does not share its memory with the host", self.info.name))
+            .help("copy elements with `read` and `write`"))
+    }
+
+    /// A view of a tensor's elements, which are computed now.
+    fn evaluated_view(&self, tensor: Handle) -> Result<RawHostView> {
+        // Out of the table: evaluation may drop what has tensors of its own.
+        let array = self.handles.borrow().get(tensor)?.clone();
+        let view = host_view::read(&array)?;
+        fused::trim_buffers().map_err(failed_evaluation)?;
+        Ok(view)
     }
 
     /// Refuses to read values while a function is recorded: they do not exist yet.
@@ -79,21 +83,27 @@ impl Compute for Mlx {
         self.info.clone()
     }
 
-    fn supports(&self, op: OpKind) -> bool {
-        ops::supports(op)
+    fn supports(&self, op: OpKind, attributes: &[&str], dtype: Dtype) -> bool {
+        ops::supports(op, attributes, dtype)
     }
 
-    fn op(&self, op: OpKind, inputs: &[Handle], attributes: &[Attribute<'_>]) -> Result<Vec<Handle>> {
+    fn op(&self, op: OpKind, inputs: &[Handle], attributes: &[Attribute<'_>], results: &mut [Handle]) -> Result<()> {
+        let [slot] = results else {
+            return Err(Error::plugin(format!("operation {} gives 1 result, not {}", op.name(), results.len())));
+        };
         let result = {
             let table = self.handles.borrow();
-            let inputs = inputs
-                .iter()
-                .map(|&handle| table.get(handle))
-                .collect::<Result<Vec<_>>>()
-                .map_err(|error| error.with("operation", op.name()))?;
-            ops::apply(op, &inputs, attributes)?
+            let get = |&handle| table.get(handle).map_err(|error| error.with("operation", op.name()));
+            match *inputs {
+                // Without an allocation, for most operations.
+                [ref one] => ops::apply(op, &[get(one)?], attributes)?,
+                [ref one, ref two] => ops::apply(op, &[get(one)?, get(two)?], attributes)?,
+                [ref one, ref two, ref three] => ops::apply(op, &[get(one)?, get(two)?, get(three)?], attributes)?,
+                _ => ops::apply(op, &inputs.iter().map(get).collect::<Result<Vec<_>>>()?, attributes)?,
+            }
         };
-        Ok(vec![self.insert(result)])
+        *slot = self.insert(result);
+        Ok(())
     }
 
     fn from_host(&self, array: HostArrayRef<'_>) -> Result<Handle> {
@@ -125,22 +135,42 @@ impl Compute for Mlx {
 
     fn host_view(&self, tensor: Handle) -> Result<RawHostView> {
         self.outside_of_tracing("reading a tensor's values")?;
-        self.sharing_memory("read a copy of the tensor")?;
+        self.shares_memory()?;
         self.evaluated_view(tensor)
     }
 
     fn host_view_mut(&self, tensor: Handle) -> Result<RawHostView> {
         self.outside_of_tracing("writing a tensor's values")?;
-        self.sharing_memory("write to a copy in host memory, and make a new tensor of it")?;
+        self.shares_memory()?;
         let table = self.handles.borrow();
         host_view::write(table.get(tensor)?, table.others(tensor))
     }
 
-    fn read(&self, tensor: Handle, bytes: &mut [u8]) -> Result<()> {
+    fn read(&self, tensor: Handle, dtype: Dtype, out: &mut [u8]) -> Result<()> {
         self.outside_of_tracing("reading a tensor's values")?;
         let view = self.evaluated_view(tensor)?;
-        // SAFETY: MLX has the elements of an evaluated array where shape and strides say, and the caller's handle keeps it.
-        unsafe { view.copy_to(bytes) }
+        // SAFETY: the view is of an evaluated array, which its handle keeps alive.
+        unsafe { view.copy_to(dtype, out) }
+    }
+
+    fn write(&self, tensor: Handle, array: HostArrayRef<'_>) -> Result<()> {
+        self.outside_of_tracing("writing a tensor's values")?;
+        let TensorType { shape, dtype } = self.tensor_type(tensor)?;
+        if (shape.as_slice(), dtype) != (array.shape, array.dtype) {
+            return Err(Error::plugin(format!(
+                "a tensor of {dtype} and shape {shape:?} cannot take elements of {} and shape {:?}",
+                array.dtype, array.shape
+            )));
+        }
+        let new = host_view::copy_in(array)?;
+        // Two statements: the tensor is dropped after the borrow has ended.
+        let old = self.handles.borrow_mut().replace(tensor, new)?;
+        drop(old);
+        Ok(())
+    }
+
+    fn checkpoint(&self, function: Rc<RecomputedFunction>, inputs: &[Handle]) -> Result<Vec<Handle>> {
+        checkpoint::checkpoint(&self.handles, function, inputs)
     }
 
     fn value_and_grad(

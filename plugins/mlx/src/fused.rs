@@ -126,6 +126,8 @@ pub fn rope_tables(positions: &Array, inv_freq: &Array, factor: f32) -> Result<R
         && inv_freq.dtype() == Dtype::Float32;
     let expected = "int32 positions [T] or [B, T] and f32 inverse frequencies [D/2]";
     expect(fits, "rope_tables", expected, &[positions, inv_freq])?;
+    // A function that is computed again is differentiated by all that it is given.
+    let inv_freq = &mlx_rs::stop_gradient(inv_freq)?;
     fused_or_composed!([inv_freq], rope_tables(positions, inv_freq, factor))
 }
 
@@ -142,22 +144,43 @@ pub fn rope(x: &Array, tables: &RopeTables) -> Result<Array> {
     fused_or_composed!([x, &tables.cos, &tables.sin], rope(x, tables))
 }
 
+/// How attention scores keys, and which it sees.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AttentionOptions {
+    /// What scores are multiplied by.
+    pub scale: f32,
+    /// Whether query t sees keys up to place S − T + t only.
+    pub causal: bool,
+    /// Whether it sees only the last so many keys up to its place.
+    pub window: Option<i32>,
+    /// Whether a score becomes `cap · tanh(score / cap)`.
+    pub soft_cap: Option<f32>,
+    /// The part of the weights that is set to 0, and the key that chooses them.
+    pub dropout: Option<(f32, u64)>,
+}
+
+impl AttentionOptions {
+    fn has_no_kernel(&self) -> bool {
+        self.window.is_some() || self.soft_cap.is_some() || self.dropout.is_some()
+    }
+}
+
 /// `softmax(scale · Q Kᵀ + mask) V`: query `[B, H, T, D]`, key and value `[B, Hkv, S, D]` with Hkv dividing H; head h of the
 /// queries reads head h / (H / Hkv). The result `[B, H, T, D]` lies in memory as `[B, T, H, D]`.
 ///
-/// `causal`: query t sees keys up to S − T + t. `segments` `[B, S]` int32, for packed rows: query t sees only keys of the segment
-/// of place S − T + t. A hidden key changes no bit of the result. Memory beside the result: 32 · S floats a thread.
+/// `segments` `[B, S]` int32, for packed rows: query t sees only keys of the segment of place S − T + t. A hidden key changes no
+/// bit of the result. Memory beside the result: 32 · S floats a thread; with a window or a cap, that of all scores.
 ///
 /// # Errors
-/// Other shapes or types; T > S with `causal` or `segments`.
+/// Other shapes or types; T > S with `causal`, `window` or `segments`.
 pub fn attention(
     query: &Array,
     key: &Array,
     value: &Array,
     segments: Option<&Array>,
-    scale: f32,
-    causal: bool,
+    options: &AttentionOptions,
 ) -> Result<Array> {
+    let &AttentionOptions { scale, causal, window, .. } = options;
     let fits = query.ndim() == 4
         && key.ndim() == 4
         && key.shape() == value.shape()
@@ -173,7 +196,7 @@ pub fn attention(
         let fits = segments.shape() == [key.dim(0), key.dim(2)] && segments.dtype() == Dtype::Int32;
         expect(fits, "attention", "int32 segments [B, S]", &[segments, key])?;
     }
-    let ordered = causal || segments.is_some();
+    let ordered = causal || window.is_some() || segments.is_some();
     expect(
         !ordered || query.dim(2) <= key.dim(2),
         "attention",
@@ -183,10 +206,14 @@ pub fn attention(
     // The kernel works on 32 queries at a time and packs the keys first: wasted on the few new queries of a generation step.
     // And without a mask its alignment of queries with the last keys means nothing, but it must exist.
     let (queries, keys) = (query.dim(2), key.dim(2));
-    if queries > keys || (queries < 8 && queries < keys) {
-        return composed::attention(query, key, value, segments, scale, causal);
+    if queries > keys || (queries < 8 && queries < keys) || options.has_no_kernel() {
+        return composed::attention(query, key, value, segments, options);
     }
-    fused_or_composed!([query, key, value], attention(query, key, value, segments, scale, causal))
+    #[cfg(mdt_native)]
+    if native::applies(&[query, key, value]) {
+        return native::attention(query, key, value, segments, scale, causal);
+    }
+    composed::attention(query, key, value, segments, options)
 }
 
 /// Indices along an axis of this length as int32 from 0 on; with `from_end`, -1 is the last place. MLX itself reads and writes

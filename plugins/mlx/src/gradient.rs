@@ -4,7 +4,7 @@
 //! was, and a panic is caught before it would reach C++.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mdt_plugin_api::{Error, Handle, Result, TensorFunction, ValueAndGrad};
@@ -34,10 +34,9 @@ pub fn value_and_grad(
     }
     arrays.extend(handles.borrow().clones(inputs)?);
     let places: Vec<i32> = (0..parameters.len() as i32).collect();
-    let failure = Cell::new(None);
     let traced = |arrays: &[Array]| {
         trace(handles, function, arrays, parameters.len()).map_err(|error| {
-            failure.set(Some(error));
+            handles.borrow_mut().set_failure(error);
             Exception::custom("the function failed")
         })
     };
@@ -45,7 +44,8 @@ pub fn value_and_grad(
         let gradients = gradients.iter().map(Array::contiguous).collect::<Result<Vec<_>, _>>()?;
         Ok((values, gradients))
     });
-    match (result, failure.take()) {
+    let failure = handles.borrow_mut().take_failure();
+    match (result, failure) {
         (_, Some(error)) => Err(error),
         (Err(exception), None) => Err(Error::plugin(format!("value_and_grad: {}", Fault::from(exception)))),
         (Ok((values, gradients)), None) => {
@@ -58,22 +58,17 @@ pub fn value_and_grad(
     }
 }
 
-/// One recording: the callback on handles of its own, which are released after it.
+/// One recording of a function that is to be differentiated.
 fn trace(
     handles: &RefCell<Handles>,
     function: &mut TensorFunction<'_>,
     arrays: &[Array],
     parameters: usize,
 ) -> Result<Vec<Array>> {
-    let _scope = Scope::open(handles);
-    let given: Vec<Handle> = arrays.iter().map(|array| handles.borrow_mut().insert(array.clone())).collect();
-    let (parameters, inputs) = given.split_at(parameters);
-    let returned = catch_unwind(AssertUnwindSafe(|| function(parameters, inputs)))
-        .unwrap_or_else(|payload| Err(panicked(payload.as_ref())))?;
-    let values = handles.borrow().clones(&returned)?;
-    // Collected, so that the tensors are dropped after the borrows have ended.
-    let released: Vec<_> = returned.into_iter().map(|handle| handles.borrow_mut().remove(handle)).collect();
-    drop(released);
+    let values = record(handles, arrays, |given| {
+        let (parameters, inputs) = given.split_at(parameters);
+        function(parameters, inputs)
+    })?;
     match values.first() {
         Some(value) if value.size() == 1 && value.ndim() == 0 && value.dtype().is_float() => Ok(values),
         Some(value) => Err(Error::plugin(format!(
@@ -84,6 +79,24 @@ fn trace(
         ))),
         None => Err(Error::plugin("value_and_grad needs a function with at least one result")),
     }
+}
+
+/// Calls a function of the host's on handles of its own, which are released after it. A panic is caught: it may not reach
+/// C++.
+pub fn record(
+    handles: &RefCell<Handles>,
+    arrays: &[Array],
+    function: impl FnOnce(&[Handle]) -> Result<Vec<Handle>>,
+) -> Result<Vec<Array>> {
+    let _scope = Scope::open(handles);
+    let given: Vec<Handle> = arrays.iter().map(|array| handles.borrow_mut().insert(array.clone())).collect();
+    let returned = catch_unwind(AssertUnwindSafe(|| function(&given)))
+        .unwrap_or_else(|payload| Err(panicked(payload.as_ref())))?;
+    let values = handles.borrow().clones(&returned)?;
+    // Collected, so that the tensors are dropped after the borrows have ended.
+    let released: Vec<_> = returned.into_iter().map(|handle| handles.borrow_mut().remove(handle)).collect();
+    drop(released);
+    Ok(values)
 }
 
 fn panicked(payload: &(dyn Any + Send)) -> Error {

@@ -12,6 +12,8 @@ pub struct Handles {
     slots: Vec<Slot>,
     free: Vec<u32>,
     scopes: Vec<Vec<Handle>>,
+    /// The error of a function of the host's that MLX called.
+    failure: Option<Error>,
 }
 
 struct Slot {
@@ -59,6 +61,17 @@ impl Handles {
         handles.iter().map(|&handle| self.get(handle).cloned()).collect()
     }
 
+    /// Puts another tensor behind a handle, and gives the earlier one; the caller drops it, after its borrow of this table has
+    /// ended.
+    ///
+    /// # Errors
+    /// As [`Handles::get`].
+    pub fn replace(&mut self, handle: Handle, array: Array) -> Result<Array> {
+        self.get(handle)?;
+        let slot = &mut self.slots[(handle & u64::from(u32::MAX)) as usize];
+        Ok(slot.array.replace(array).expect("`get` has found one"))
+    }
+
     /// Every live tensor except this handle's.
     pub fn others(&self, handle: Handle) -> impl Iterator<Item = &Array> {
         let own = (handle & u64::from(u32::MAX)) as usize;
@@ -91,6 +104,16 @@ impl Handles {
     pub fn close_scope(&mut self) -> Vec<Array> {
         let made = self.scopes.pop().unwrap_or_default();
         made.into_iter().filter_map(|handle| self.remove(handle)).collect()
+    }
+
+    /// Keeps the error of a function that C++ called, for whoever called C++.
+    pub fn set_failure(&mut self, error: Error) {
+        self.failure = Some(error);
+    }
+
+    /// Takes that error.
+    pub fn take_failure(&mut self) -> Option<Error> {
+        self.failure.take()
     }
 
     /// Whether a scope is open.

@@ -2,6 +2,7 @@
 //!
 //! MLX is one per process, with its own allocator, so everything that needs it lives in this one library.
 
+mod checkpoint;
 mod compute;
 mod device;
 mod dtype;

@@ -13,7 +13,7 @@ mod tests;
 
 use std::ops::RangeInclusive;
 
-use mdt_plugin_api::{Attribute, Error, OpKind, Result};
+use mdt_plugin_api::{Attribute, Dtype, Error, OpKind, Result};
 use mlx_rs::{Array, ops};
 
 use self::call::Call;
@@ -56,6 +56,7 @@ const OPERATIONS: &[Operation] = &[
     unary(OpKind::SILU, |x| x.multiply(ops::sigmoid(x)?)),
     unary(OpKind::TANH, |x| ops::tanh(x)),
     unary(OpKind::ABS, |x| x.abs()),
+    call(OpKind::GELU, 1..=1, &["approximate"], layers::gelu),
     call(OpKind::SUM, 1..=1, &["axes", "keep_dims"], reduce::sum),
     call(OpKind::MEAN, 1..=1, &["axes", "keep_dims"], reduce::mean),
     call(OpKind::MAX, 1..=1, &["axes", "keep_dims"], reduce::max),
@@ -73,17 +74,20 @@ const OPERATIONS: &[Operation] = &[
     call(OpKind::BROADCAST_TO, 1..=1, &["shape"], shape::broadcast_to),
     call(OpKind::CAST, 1..=1, &["dtype"], shape::cast),
     call(OpKind::WHERE, 3..=3, &[], shape::select),
+    call(OpKind::SLICE_UPDATE, 2..=2, &["start"], shape::slice_update),
     binary(OpKind::EQUAL, |a, b| a.eq(b)),
     binary(OpKind::GREATER, |a, b| a.gt(b)),
     binary(OpKind::LESS, |a, b| a.lt(b)),
     call(OpKind::FULL, 0..=0, &["value", "shape", "dtype"], constant::full),
     call(OpKind::ARANGE, 0..=0, &["count", "dtype"], constant::arange),
+    call(OpKind::RANDOM_UNIFORM, 0..=0, &["key", "shape", "dtype"], constant::random_uniform),
     call(OpKind::RMS_NORM, 2..=2, &["eps"], layers::rms_norm),
     call(OpKind::ROPE, 2..=3, &["offset", "scale"], layers::rope),
-    call(OpKind::ATTENTION, 3..=3, &["scale", "causal"], layers::attention),
+    call(OpKind::ATTENTION, 3..=4, &["scale", "causal", "window", "soft_cap", "dropout", "key"], layers::attention),
     call(OpKind::SWIGLU, 2..=2, &[], layers::swiglu),
     call(OpKind::CROSS_ENTROPY, 2..=2, &[], layers::cross_entropy),
     call(OpKind::EMBEDDING, 2..=2, &[], layers::embedding),
+    call(OpKind::LAYER_NORM, 2..=3, &["eps"], layers::layer_norm),
 ];
 
 const fn unary(kind: OpKind, apply: fn(&Array) -> mlx_rs::error::Result<Array>) -> Operation {
@@ -108,9 +112,19 @@ fn find(kind: OpKind) -> Option<&'static Operation> {
     Some(&OPERATIONS[place])
 }
 
-/// Whether [`apply`] knows this operation.
-pub fn supports(kind: OpKind) -> bool {
-    find(kind).is_some()
+/// Whether [`apply`] knows this operation with these attributes, for elements of this type.
+pub fn supports(kind: OpKind, attributes: &[&str], dtype: Dtype) -> bool {
+    find(kind).is_some_and(|operation| {
+        attributes.iter().all(|name| operation.attributes.contains(name))
+            && crate::dtype::to_mlx(dtype).is_ok_and(|dtype| dtype.is_float() || !needs_real_numbers(kind))
+    })
+}
+
+/// Operations that have no meaning on whole numbers.
+fn needs_real_numbers(kind: OpKind) -> bool {
+    [OpKind::RMS_NORM, OpKind::LAYER_NORM, OpKind::ROPE, OpKind::ATTENTION, OpKind::SWIGLU, OpKind::GELU]
+        .contains(&kind)
+        || [OpKind::CROSS_ENTROPY, OpKind::LINEAR, OpKind::SOFTMAX, OpKind::RANDOM_UNIFORM].contains(&kind)
 }
 
 /// Applies an operation, lazily.

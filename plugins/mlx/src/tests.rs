@@ -1,11 +1,13 @@
 //! What the component promises, tested through `Tensor` as plugin authors use it. One file per promise.
 
+mod checkpoint;
+mod element_types;
 mod gradient;
 mod lifetime;
 mod memory;
 mod setup;
 
-pub use setup::{cpu, elements, tensor};
+pub use setup::{cpu, elements, tensor, with_config};
 
 use crate::{Config, DeviceChoice, Mlx};
 

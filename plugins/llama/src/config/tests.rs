@@ -105,7 +105,7 @@ fn absent_keys_have_the_defaults_of_each_family() {
     };
     // Key/value heads, head_dim, biases of q, k, v and of o, norms of queries and keys, window.
     let summary = |a: Architecture| {
-        (a.key_value_heads, a.head_dim, a.query_key_value_bias, a.output_bias, a.query_key_norm, a.window)
+        (a.key_value_heads, a.head_dim, a.query_key_value_bias, a.output_bias, a.query_key_norm, a.windows[0])
     };
     let absent: fn(&mut Value) = |_| ();
     assert_eq!(summary(read(&Llama::FAMILY, absent)), (32, 2, false, false, false, None));

@@ -7,9 +7,9 @@ use mlx_rs::error::{Exception, Result};
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask};
 use mlx_rs::ops::indexing::take_along_axis;
 use mlx_rs::ops::{self, concatenate};
-use mlx_rs::{Array, Dtype};
+use mlx_rs::{Array, Dtype, random};
 
-use super::RopeTables;
+use super::{AttentionOptions, RopeTables};
 
 /// [`super::cross_entropy`].
 pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
@@ -61,22 +61,77 @@ pub fn attention(
     key: &Array,
     value: &Array,
     segments: Option<&Array>,
-    scale: f32,
-    causal: bool,
+    options: &AttentionOptions,
 ) -> Result<Array> {
-    let Some(segments) = segments else {
+    let &AttentionOptions { scale, causal, window, soft_cap, dropout } = options;
+    let mask = || visible(query.dim(2), key, segments, causal, window);
+    if soft_cap.is_some() || dropout.is_some() {
+        return attention_step_by_step(query, key, value, mask()?.as_ref(), options);
+    }
+    if segments.is_none() && window.is_none() {
         let mask = causal.then_some(ScaledDotProductAttentionMask::Causal);
         return fast::scaled_dot_product_attention(query, key, value, scale, mask, None);
-    };
-    let (batch, queries, keys) = (key.dim(0), query.dim(2), key.dim(2));
-    let places = ops::arange::<i32, i32>(keys - queries, keys, 1)?;
-    let own = segments.take_axis(&places, 1)?.reshape(&[batch, 1, queries, 1])?;
-    let mut mask = own.eq(segments.reshape(&[batch, 1, 1, keys])?)?;
-    if causal {
-        let key_places = ops::arange::<i32, i32>(0, keys, 1)?.reshape(&[1, keys])?;
-        mask = mask.logical_and(places.reshape(&[queries, 1])?.ge(key_places)?)?;
     }
-    fast::scaled_dot_product_attention(query, key, value, scale, Some((&mask).into()), None)
+    fast::scaled_dot_product_attention(query, key, value, scale, mask()?.as_ref().map(Into::into), None)
+}
+
+/// Which keys each query sees, boolean, broadcast to `[B, H, T, S]`; `None` where all do.
+fn visible(
+    queries: i32,
+    key: &Array,
+    segments: Option<&Array>,
+    causal: bool,
+    window: Option<i32>,
+) -> Result<Option<Array>> {
+    let (batch, keys) = (key.dim(0), key.dim(2));
+    let places = ops::arange::<i32, i32>(keys - queries, keys, 1)?;
+    let (column, row) = (places.reshape(&[queries, 1])?, ops::arange::<i32, i32>(0, keys, 1)?.reshape(&[1, keys])?);
+    let mut masks = Vec::new();
+    if let Some(segments) = segments {
+        let own = segments.take_axis(&places, 1)?.reshape(&[batch, 1, queries, 1])?;
+        masks.push(own.eq(segments.reshape(&[batch, 1, 1, keys])?)?);
+    }
+    if causal || window.is_some() {
+        masks.push(column.ge(&row)?);
+    }
+    if let Some(window) = window {
+        masks.push(column.subtract(Array::from_int(window))?.lt(&row)?);
+    }
+    let mut masks = masks.into_iter();
+    let Some(first) = masks.next() else { return Ok(None) };
+    masks.try_fold(first, |all, mask| all.logical_and(mask)).map(Some)
+}
+
+/// Attention with a cap on its scores (Gemma 2) or with dropout (GPT-2), which MLX has no kernel for.
+fn attention_step_by_step(
+    query: &Array,
+    key: &Array,
+    value: &Array,
+    mask: Option<&Array>,
+    options: &AttentionOptions,
+) -> Result<Array> {
+    let (batch, heads, queries, width) = (query.dim(0), query.dim(1), query.dim(2), query.dim(3));
+    let groups = key.dim(1);
+    // [B, H_kv, H / H_kv, T, D] against [B, H_kv, 1, S, D].
+    let query = query.multiply(Array::from_f32(options.scale).as_dtype(query.dtype())?)?;
+    let query = query.reshape(&[batch, groups, heads / groups, queries, width])?;
+    let (key, value) = (key.expand_dims(2)?, value.expand_dims(2)?);
+    let mut scores = query.matmul(key.swap_axes(-1, -2)?)?.as_dtype(Dtype::Float32)?;
+    if let Some(cap) = options.soft_cap.map(Array::from_f32) {
+        scores = ops::tanh(scores.divide(&cap)?)?.multiply(&cap)?;
+    }
+    if let Some(mask) = mask {
+        // One more axis, for the groups of heads.
+        let mask = if mask.ndim() == 4 { mask.expand_dims(2)? } else { mask.clone() };
+        scores = ops::select(mask, scores, Array::from_f32(f32::NEG_INFINITY))?;
+    }
+    let mut weights = ops::softmax_axis(&scores, -1, true)?;
+    if let Some((rate, key)) = options.dropout {
+        let drawn = random::uniform::<_, f32>(0f32, 1f32, weights.shape(), Some(&random::key(key)?))?;
+        let kept = drawn.lt(Array::from_f32(1.0 - rate))?.as_dtype(Dtype::Float32)?;
+        weights = weights.multiply(kept)?.divide(Array::from_f32(1.0 - rate))?;
+    }
+    weights.as_dtype(value.dtype())?.matmul(value)?.reshape(&[batch, heads, queries, width])
 }
 
 /// [`super::checked_indices`], which evaluates the indices.

@@ -38,6 +38,8 @@ attribute_types! {
     f64, Float, "a real number";
     &'a [i64], Ints, "a list of integers";
     Dtype, Dtype, "an element type";
+    &'a str, Text, "a text";
+    &'a [f64], Floats, "a list of real numbers";
 }
 
 impl<'a> Call<'a> {

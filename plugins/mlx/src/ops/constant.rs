@@ -1,7 +1,6 @@
 //! Operations without inputs.
 
-use mlx_rs::ops;
-use mlx_rs::{Array, Dtype};
+use mlx_rs::{Array, Dtype, ops, random};
 
 use super::{Call, Outcome, call::narrow};
 use crate::fault::Fault;
@@ -35,6 +34,13 @@ fn scalar(value: f64, dtype: Dtype) -> Outcome {
         return Err(Fault::new(format!("attribute \"value\": {value} is no value of the element type {dtype:?}")));
     }
     Ok(Array::from_slice(&[value as i64], &[]).as_dtype(dtype)?)
+}
+
+/// The generator of MLX and JAX (Salmon et al. 2011, Threefry): the same numbers for the same key on every device.
+pub fn random_uniform(call: &Call<'_>) -> Outcome {
+    let (key, shape, dtype) = (call.required::<i64>("key")?, call.ints("shape")?, dtype(call)?);
+    let key = random::key(key as u64)?;
+    Ok(random::uniform::<_, f32>(0f32, 1f32, &shape[..], &key)?.as_dtype(dtype)?)
 }
 
 pub fn arange(call: &Call<'_>) -> Outcome {

@@ -1,11 +1,13 @@
 //! The operations of transformer layers: attributes are read here, shapes and mathematics are [`crate::fused`]'s.
 
-use mlx_rs::ops;
+use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+
+use mlx_rs::{Array, fast, ops};
 
 use super::call::narrow;
 use super::{Call, Outcome};
 use crate::fault::Fault;
-use crate::fused;
+use crate::fused::{self, AttentionOptions};
 
 pub fn linear(call: &Call<'_>) -> Outcome {
     let (x, weight) = (call.input(0), call.input(1));
@@ -54,7 +56,48 @@ fn count(offset: i64, length: i32) -> Outcome {
 
 pub fn attention(call: &Call<'_>) -> Outcome {
     let (scale, causal) = (call.required::<f64>("scale")?, call.optional("causal")?.unwrap_or(false));
-    Ok(fused::attention(call.input(0), call.input(1), call.input(2), None, scale as f32, causal)?)
+    let (query, key, value, segments) = (call.input(0), call.input(1), call.input(2), call.inputs().get(3).copied());
+    let window = match call.optional::<i64>("window")? {
+        Some(window) if window < 1 => return Err(Fault::new(format!("attribute \"window\" cannot be {window}"))),
+        // One that reaches the first key changes nothing.
+        Some(window) if query.ndim() == 4 && key.ndim() == 4 => {
+            Some(narrow("window", window)?).filter(|&window| window < key.dim(2))
+        }
+        _ => None,
+    };
+    let soft_cap = call.optional::<f64>("soft_cap")?.map(|cap| cap as f32);
+    let dropout = match (call.optional::<f64>("dropout")?, call.optional::<i64>("key")?) {
+        (Some(rate), Some(key)) => Some((rate as f32, key as u64)),
+        (None, None) => None,
+        _ => return Err(Fault::new("takes the attributes \"dropout\" and \"key\" together")),
+    };
+    let options = AttentionOptions { scale: scale as f32, causal, window, soft_cap, dropout };
+    Ok(fused::attention(query, key, value, segments, &options)?)
+}
+
+pub fn layer_norm(call: &Call<'_>) -> Outcome {
+    let (x, weight, bias) = (call.input(0), call.input(1), call.inputs().get(2).copied());
+    let width = x.shape().last().copied();
+    let fits = |array: &Array| array.ndim() == 1 && Some(array.dim(0)) == width;
+    if !fits(weight) || !bias.is_none_or(fits) {
+        return Err(Fault::new("expected x [.., D], a weight [D] and, if any, a bias [D]"));
+    }
+    Ok(fast::layer_norm(x, weight, bias, call.required::<f64>("eps")? as f32)?)
+}
+
+/// Composed in the order of PyTorch's formulas.
+pub fn gelu(call: &Call<'_>) -> Outcome {
+    let x = call.input(0);
+    let number = |value: f64| Array::from_f32(value as f32).as_dtype(x.dtype());
+    let one_plus = match call.optional::<&str>("approximate")?.unwrap_or("none") {
+        "none" => ops::erf(x.multiply(number(FRAC_1_SQRT_2)?)?)?,
+        "tanh" => {
+            let cube = x.multiply(x)?.multiply(x)?.multiply(number(0.044715)?)?;
+            ops::tanh(x.add(cube)?.multiply(number(FRAC_2_SQRT_PI * FRAC_1_SQRT_2)?)?)?
+        }
+        other => return Err(Fault::new(format!("attribute \"approximate\" is {other:?}; it knows none and tanh"))),
+    };
+    Ok(x.multiply(number(0.5)?)?.multiply(one_plus.add(number(1.0)?)?)?)
 }
 
 pub fn swiglu(call: &Call<'_>) -> Outcome {

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use mlx_rs::ops::{
     self,
-    indexing::{ArrayIndex, ArrayIndexOp, TryIndexOp, take_along_axis as take_elements},
+    indexing::{ArrayIndex, ArrayIndexOp, TryIndexMutOp, TryIndexOp, take_along_axis as take_elements},
 };
 
 use super::{Call, Outcome};
@@ -42,6 +42,25 @@ pub fn slice(call: &Call<'_>) -> Outcome {
     let ranges: Vec<ArrayIndexOp<'_>> =
         start.iter().zip(&stop).map(|(&start, &stop)| (start..stop).index_op()).collect();
     Ok(x.try_index(&ranges[..])?)
+}
+
+pub fn slice_update(call: &Call<'_>) -> Outcome {
+    let (x, update, start) = (call.input(0), call.input(1), call.ints("start")?);
+    if start.len() != x.ndim() || update.ndim() != x.ndim() || update.dtype() != x.dtype() {
+        return Err(Fault::new(format!("needs an update of the same type and {0} axes, and {0} starts", x.ndim())));
+    }
+    for (axis, ((&start, &length), &all)) in start.iter().zip(update.shape()).zip(x.shape()).enumerate() {
+        if start < 0 || all - start < length {
+            return Err(Fault::new(format!(
+                "{length} elements from {start} on are not a part of axis {axis}, which has length {all}"
+            )));
+        }
+    }
+    let ranges: Vec<ArrayIndexOp<'_>> =
+        start.iter().zip(update.shape()).map(|(&start, &length)| (start..start + length).index_op()).collect();
+    let mut result = x.clone();
+    result.try_index_mut(&ranges[..], update)?;
+    Ok(result)
 }
 
 pub fn take(call: &Call<'_>) -> Outcome {

@@ -13,7 +13,10 @@ fn every_operation_of_the_boundary_is_in_the_table_in_order() {
     let boundary: Vec<u32> = OpKind::ALL.iter().map(|kind| kind.0).collect();
     assert_eq!(table, boundary);
     assert!(table.is_sorted());
-    assert!(cpu().supports(OpKind::ROPE) && !cpu().supports(OpKind(9999)));
+    let supports = |op, attributes: &[&str], dtype| cpu().supports(op, attributes, dtype);
+    assert!(supports(OpKind::ROPE, &["offset"], Dtype::F32) && supports(OpKind::ADD, &[], Dtype::I32));
+    assert!(!supports(OpKind(9999), &[], Dtype::F32) && !supports(OpKind::ROPE, &["turns"], Dtype::F32));
+    assert!(!supports(OpKind::ROPE, &[], Dtype::I32) && !supports(OpKind::ADD, &[], Dtype(77)));
 }
 
 #[test]
@@ -81,7 +84,7 @@ fn reductions() {
     let cases: [Case<'_>; 8] = [
         (OpKind::SUM, vec![], vec![], vec![6.0]),
         (OpKind::SUM, vec![axes(&[0])], vec![3], vec![0.0, 3.0, 3.0]),
-        (OpKind::SUM, vec![axes(&[-1]), keep.clone()], vec![2, 1], vec![9.0, -3.0]),
+        (OpKind::SUM, vec![axes(&[-1]), keep], vec![2, 1], vec![9.0, -3.0]),
         (OpKind::MEAN, vec![axes(&[0, 1]), keep], vec![1, 1], vec![1.0]),
         (OpKind::MEAN, vec![axes(&[1])], vec![2], vec![3.0, -1.0]),
         (OpKind::MAX, vec![axes(&[1])], vec![2], vec![5.0, 0.0]),
@@ -331,4 +334,125 @@ fn what_does_not_fit_is_refused_with_the_operation_and_what_was_wrong() {
     let (heads, frequencies) = (tensor(&compute, &[1, 1, 2, 4], &[0f32; 8]), tensor(&compute, &[2], &[1f32; 2]));
     let error = Tensor::op(OpKind::ROPE, &[&heads, &frequencies, &positions], &[int("offset", 3)]).unwrap_err();
     assert!(error.message().contains("not both"), "{error}");
+}
+
+#[test]
+fn gelu_in_both_forms() {
+    let compute = cpu();
+    let x = tensor(&compute, &[4], &[-3f32, -0.5, 0.25, 2.0]);
+    // torch.nn.functional.gelu in f64.
+    let exact = [-0.004049694094890, -0.154268769362993, 0.149676581420731, 1.954499736103642];
+    let tanh = [-0.003637392081773, -0.154285990174856, 0.149675350701685, 1.954597694087775];
+    assert_close(&elements(&Tensor::op(OpKind::GELU, &[&x], &[]).unwrap()), &exact, 1e-6);
+    let approximate = |name| [attribute("approximate", Value::Text(name))];
+    assert_close(&elements(&Tensor::op(OpKind::GELU, &[&x], &approximate("none")).unwrap()), &exact, 1e-6);
+    assert_close(&elements(&Tensor::op(OpKind::GELU, &[&x], &approximate("tanh")).unwrap()), &tanh, 1e-6);
+    let error = Tensor::op(OpKind::GELU, &[&x], &approximate("erf")).unwrap_err();
+    assert!(error.message().contains("\"erf\""), "{error}");
+}
+
+#[test]
+fn layer_norm_with_and_without_bias() {
+    let compute = cpu();
+    let x = tensor(&compute, &[2, 2], &[1f32, 3.0, -2.0, 2.0]);
+    let (weight, bias) = (tensor(&compute, &[2], &[2f32, 0.5]), tensor(&compute, &[2], &[1f32, -1.0]));
+    let eps = [attribute("eps", Value::Float(0.0))];
+    let plain = Tensor::op(OpKind::LAYER_NORM, &[&x, &weight], &eps).unwrap();
+    assert_close(&elements(&plain), &[-2.0, 0.5, -2.0, 0.5], 1e-6);
+    let biased = Tensor::op(OpKind::LAYER_NORM, &[&x, &weight, &bias], &eps).unwrap();
+    assert_close(&elements(&biased), &[-1.0, -0.5, -1.0, -0.5], 1e-6);
+}
+
+#[test]
+fn a_slice_is_updated_in_place_where_nothing_else_needs_the_tensor() {
+    let compute = cpu();
+    let update = |x: &Tensor, rows: &Tensor, start: &[i64]| {
+        Tensor::op(OpKind::SLICE_UPDATE, &[x, rows], &[attribute("start", Value::Ints(start))])
+    };
+    let zeros = Tensor::full(&compute, &[3, 2], 0.0, Dtype::F32).unwrap();
+    zeros.eval().unwrap();
+    let address = zeros.host_view().unwrap().as_slice::<f32>().unwrap().as_ptr();
+    let row = tensor(&compute, &[1, 2], &[7f32, 8.0]);
+    let updated = update(&zeros, &row, &[1, 0]).unwrap();
+    drop(zeros);
+    assert_eq!(elements::<f32>(&updated), [0.0, 0.0, 7.0, 8.0, 0.0, 0.0]);
+    assert_eq!(updated.host_view().unwrap().as_slice::<f32>().unwrap().as_ptr(), address);
+    let again = update(&updated, &row, &[2, 0]).unwrap();
+    assert_eq!(elements::<f32>(&again), [0.0, 0.0, 7.0, 8.0, 7.0, 8.0]);
+    assert_eq!(elements::<f32>(&updated), [0.0, 0.0, 7.0, 8.0, 0.0, 0.0], "it was needed");
+    let error = update(&updated, &row, &[3, 0]).unwrap_err();
+    assert!(error.message().contains("axis 0, which has length 3"), "{error}");
+}
+
+#[test]
+fn random_numbers_are_a_function_of_their_key() {
+    let compute = cpu();
+    let draw = |key: i64| {
+        let attributes = [
+            attribute("key", Value::Int(key)),
+            attribute("shape", Value::Ints(&[1000])),
+            attribute("dtype", Value::Dtype(Dtype::F32)),
+        ];
+        elements::<f32>(&Tensor::op_on(&compute, OpKind::RANDOM_UNIFORM, &[], &attributes).unwrap())
+    };
+    let (first, other) = (draw(-7), draw(8));
+    assert_eq!(first, draw(-7));
+    assert_ne!(first, other);
+    assert!(first.iter().all(|x| (0.0..1.0).contains(x)));
+    let mean = first.iter().sum::<f32>() / 1000.0;
+    assert!((mean - 0.5).abs() < 0.05, "{mean}");
+}
+
+/// Attention in f64 by its definition, one head.
+fn attention_by_definition(
+    qkv: [&[f32]; 3],
+    shape: [usize; 3],
+    sees: impl Fn(usize, usize) -> bool,
+    cap: Option<f64>,
+) -> Vec<f64> {
+    let ([q, k, v], [queries, keys, width]) = (qkv, shape);
+    let row = |x: &[f32], place: usize| x[place * width..][..width].iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+    let mut result = Vec::new();
+    for t in 0..queries {
+        let score = |s: usize| {
+            let score = row(q, t).iter().zip(row(k, s)).map(|(q, k)| q * k).sum::<f64>() * 0.7;
+            if sees(t + keys - queries, s) { cap.map_or(score, |cap| cap * (score / cap).tanh()).exp() } else { 0.0 }
+        };
+        let weights: Vec<f64> = (0..keys).map(score).collect();
+        let total: f64 = weights.iter().sum();
+        result.extend((0..width).map(|d| (0..keys).map(|s| weights[s] * row(v, s)[d]).sum::<f64>() / total));
+    }
+    result
+}
+
+#[test]
+fn attention_with_a_window_segments_and_a_soft_cap() {
+    let compute = cpu();
+    let (queries, keys, width) = (9, 11, 4);
+    let [q, k, v] = [(1, queries), (2, keys), (3, keys)].map(|(seed, rows)| random(seed, rows * width));
+    let tensors = [(&q, queries), (&k, keys), (&v, keys)].map(|(x, rows)| tensor(&compute, &[1, 1, rows, width], x));
+    let segment_of: Vec<i32> = (0..keys as i32).map(|place| place / 4).collect();
+    let segments = tensor(&compute, &[1, keys], &segment_of);
+    for (window, segmented, cap) in [
+        (Some(3), false, None),
+        (Some(1000), false, None),
+        (None, true, None),
+        (Some(3), true, None),
+        (None, false, Some(0.5)),
+        (Some(3), true, Some(0.5)),
+    ] {
+        let mut attributes = vec![attribute("scale", Value::Float(0.7)), attribute("causal", Value::Bool(true))];
+        attributes.extend(window.map(|window| attribute("window", Value::Int(window))));
+        attributes.extend(cap.map(|cap| attribute("soft_cap", Value::Float(cap))));
+        let mut inputs: Vec<&Tensor> = tensors.iter().collect();
+        inputs.extend(segmented.then_some(&segments));
+        let got = Tensor::op(OpKind::ATTENTION, &inputs, &attributes).unwrap();
+        let sees = |place: usize, key: usize| {
+            key <= place
+                && window.is_none_or(|window| place - key < window as usize)
+                && (!segmented || segment_of[place] == segment_of[key])
+        };
+        let want = attention_by_definition([&q, &k, &v], [queries, keys, width], sees, cap);
+        assert_close(&elements(&got), &want, 1e-5);
+    }
 }

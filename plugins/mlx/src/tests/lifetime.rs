@@ -11,7 +11,7 @@ fn a_released_handle_is_an_error_and_a_second_release_is_none() {
     let second = compute.retain(handle).unwrap();
     compute.release(handle);
     compute.release(handle);
-    let error = compute.op(OpKind::EXP, &[handle], &[]).unwrap_err();
+    let error = compute.op(OpKind::EXP, &[handle], &[], &mut [0]).unwrap_err();
     assert!(error.message().contains("not alive"), "{error}");
     assert_eq!(error.context()[1], ("operation".to_owned(), "exp".to_owned()));
     assert!(compute.host_view(handle).is_err());
@@ -24,11 +24,12 @@ fn handles_made_while_recording_die_with_it_but_for_the_returned_ones() {
     let x = tensor(&compute, &[], &[2f32]);
     let mut leaked = Vec::new();
     let mut function = |parameters: &[u64], _: &[u64]| {
-        let kept = compute.op(OpKind::SQUARE, parameters, &[])?;
+        let mut kept = [0];
+        compute.op(OpKind::SQUARE, parameters, &[], &mut kept)?;
         leaked.extend_from_slice(parameters);
         leaked.extend_from_slice(&kept);
         leaked.push(compute.retain(x.handle())?);
-        Ok(kept)
+        Ok(kept.to_vec())
     };
     let result = compute.value_and_grad(&mut function, &[x.handle()], &[]).unwrap();
     assert_eq!(leaked.len(), 3);
@@ -46,7 +47,7 @@ fn handles_of_a_failed_recording_die_too() {
     for panics in [false, true] {
         let mut made = 0;
         let mut function = |parameters: &[u64], _: &[u64]| {
-            made = compute.op(OpKind::SQUARE, parameters, &[])?[0];
+            compute.op(OpKind::SQUARE, parameters, &[], std::slice::from_mut(&mut made))?;
             if panics { panic!("stop") } else { Err(mdt_plugin_api::Error::other("stop")) }
         };
         assert!(compute.value_and_grad(&mut function, &[x.handle()], &[]).is_err());

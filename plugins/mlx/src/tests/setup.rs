@@ -9,8 +9,12 @@ use super::{Config, DeviceChoice, Mlx};
 
 /// The component on the CPU, as a host gets it.
 pub fn cpu() -> Rc<dyn Compute> {
-    let native =
-        Mlx::create(Config { device: DeviceChoice::Cpu, threads: 1, ..Config::default() }, &Setup::default()).unwrap();
+    with_config(Config { device: DeviceChoice::Cpu, threads: 1, shared_memory: true })
+}
+
+/// The component with this configuration, as a host gets it.
+pub fn with_config(config: Config) -> Rc<dyn Compute> {
+    let native = Mlx::create(config, &Setup::default()).unwrap();
     across::compute(&(Rc::new(native) as Rc<dyn Compute>)).unwrap()
 }
 

@@ -10,15 +10,16 @@ mdt_plugin_api::config! {
     pub struct Config {
         /// Milliseconds that a row takes.
         pause_ms: u64 = 0,
-        /// The row that never comes; 0: all come.
-        spins_at: u64 = 0,
+        /// The row at which it misbehaves; 0: never.
+        misbehaves_at: u64 = 0,
+        /// How: `spin`, `exit`, `abort` or `fault`.
+        by: String = "spin".to_owned(),
     }
 }
 
 /// Gives the same row again and again.
 pub struct Endless {
-    pause: Duration,
-    spins_at: u64,
+    config: Config,
     given: u64,
 }
 
@@ -27,7 +28,7 @@ impl Component for Endless {
 
     fn create(config: Config, setup: &Setup) -> Result<Self> {
         setup.services.log(LogLevel::Info, "the endless source is open");
-        Ok(Self { pause: Duration::from_millis(config.pause_ms), spins_at: config.spins_at, given: 0 })
+        Ok(Self { config, given: 0 })
     }
 }
 
@@ -37,10 +38,10 @@ impl DataSource for Endless {
     }
 
     fn next(&mut self) -> Result<Option<Example>> {
-        sleep(self.pause);
+        sleep(Duration::from_millis(self.config.pause_ms));
         self.given += 1;
-        if self.given == self.spins_at {
-            crate::spin();
+        if self.given == self.config.misbehaves_at {
+            crate::misbehave(&self.config.by);
         }
         Ok(Some(Example::new(self.given).with("prompt", "How many clips?").with("completion", " Seven.")))
     }

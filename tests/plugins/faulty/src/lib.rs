@@ -69,6 +69,22 @@ fn spin() -> ! {
     }
 }
 
+/// Never comes back: spins, or ends the process.
+fn misbehave(by: &str) -> ! {
+    match by {
+        "spin" => spin(),
+        "abort" => std::process::abort(),
+        "fault" => {
+            // SAFETY: none; this is the fault that the test wants.
+            unsafe { std::ptr::null_mut::<u64>().wrapping_add(1).write_volatile(1) };
+            spin()
+        }
+        // SAFETY: it ends the process, as the test wants, without what the host has registered for that.
+        "_exit" => unsafe { _exit(0) },
+        _ => std::process::exit(0),
+    }
+}
+
 /// An optimizer that ends the process in update 3.
 struct EndsTheProcess(EndKeys);
 
@@ -88,15 +104,7 @@ impl EndsTheProcess {
     fn end(&self) {
         let is_chosen = |file: &String| std::fs::File::create_new(file).is_ok();
         if self.0.only_by_creating.as_ref().is_none_or(is_chosen) {
-            match self.0.by.as_str() {
-                "abort" => std::process::abort(),
-                // SAFETY: none; this is the fault that the test wants.
-                "fault" => unsafe { std::ptr::null_mut::<u64>().wrapping_add(1).write_volatile(1) },
-                // SAFETY: it ends the process, as the test wants, without what the host has registered for that.
-                "_exit" => unsafe { _exit(0) },
-                "spin" => spin(),
-                _ => std::process::exit(0),
-            }
+            misbehave(&self.0.by);
         }
     }
 }

@@ -11,6 +11,8 @@ mdt_plugin_api::config! {
         shape: Vec<usize> = Vec::new(),
         /// The standard deviation of their starting values, as text: a configuration has no NaN. Without it they are 1.
         std: Option<String> = None,
+        /// What all others are tied to.
+        tied_to: Option<String> = None,
     }
 }
 
@@ -26,22 +28,20 @@ impl Component for Declares {
 }
 
 impl Model for Declares {
-    fn parameters(&self) -> Vec<ParameterSpec> {
+    fn spec(&self) -> ModelSpec {
         let std = self.0.std.as_ref().and_then(|std| std.parse().ok());
         let init = std.map_or(Init::Ones, |std| Init::Normal { std });
-        let spec = |name: &String| ParameterSpec { name: name.clone(), shape: self.0.shape.clone(), init };
-        self.0.names.iter().map(spec).collect()
+        let spec = |name: &String| {
+            let spec = ParameterSpec::new(name.clone(), self.0.shape.clone(), Role::Other, init);
+            match &self.0.tied_to {
+                Some(other) if name != other => spec.tied_to(other),
+                _ => spec,
+            }
+        };
+        ModelSpec::new(self.0.names.iter().map(spec).collect(), 1 << 20, Head::new("head"))
     }
 
-    fn vocabulary_size(&self) -> usize {
-        1 << 20
-    }
-
-    fn hidden(&self, _: &ModelContext, _: &ModelInput<'_>, _: Option<&mut Cache>) -> Result<Tensor> {
-        Err(Error::other("this model computes nothing"))
-    }
-
-    fn head(&self, _: &ModelContext, _: &Tensor) -> Result<Tensor> {
+    fn hidden(&self, _: &ModelContext, _: &Tensor) -> Result<Tensor> {
         Err(Error::other("this model computes nothing"))
     }
 }

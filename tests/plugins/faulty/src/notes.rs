@@ -21,6 +21,8 @@ mdt_plugin_api::config! {
         panics_at: u64 = 0,
         /// The update from which it does not come back.
         spins_at: u64 = 0,
+        /// The update at which a thread of its own panics.
+        thread_panics_at: u64 = 0,
         /// Whether it panics while it is dropped.
         panics_when_dropped: bool = false,
     }
@@ -50,6 +52,10 @@ impl Observer for Notes {
                 return Err(Error::other("the dashboard is gone"));
             }
             assert!(metrics.update != self.config.panics_at, "this number is too much for me");
+            if metrics.update == self.config.thread_panics_at {
+                let thread = std::thread::spawn(|| panic!("nobody is with me"));
+                assert!(thread.join().is_err());
+            }
             if metrics.update == self.config.spins_at {
                 crate::spin();
             }

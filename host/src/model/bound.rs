@@ -1,0 +1,73 @@
+//! Weights by name, as tensors that somebody else owns.
+
+use std::rc::Rc;
+
+use mdt_plugin_api::{Error, Handle, Layout, Result, Tensor};
+
+use super::parameters::{Names, Place};
+
+/// Weights by name. The tensors are borrowed.
+pub struct BoundWeights {
+    names: Rc<Names>,
+    /// Those of the block, or all.
+    tensors: Vec<Option<Tensor>>,
+    /// The block that they are of.
+    block: Option<String>,
+}
+
+impl BoundWeights {
+    /// All weights.
+    pub(super) fn new(names: &Rc<Names>, tensors: impl Iterator<Item = Tensor>) -> Rc<Self> {
+        Rc::new(Self { names: Rc::clone(names), tensors: tensors.map(Some).collect(), block: None })
+    }
+
+    /// The tensor of a full name, and its layout; none where the model declares none of this name.
+    ///
+    /// # Errors
+    /// It lies outside of the present block.
+    pub(super) fn find(&self, name: &str) -> Result<Option<(&Tensor, Layout)>> {
+        let Some(&Place { tensor, layout }) = self.names.get(name) else { return Ok(None) };
+        match &self.tensors[tensor] {
+            Some(tensor) => Ok(Some((tensor, layout))),
+            None => Err(Error::plugin(format!(
+                "the model asked for `{name}` in its block `{}`, which that is no part of",
+                self.block.as_deref().unwrap_or_default()
+            ))
+            .help("take it outside of the block, and give it to the block as an input")),
+        }
+    }
+
+    /// The weight of a layer, `<name>.weight`.
+    pub(super) fn weight(&self, name: &str) -> Result<(&Tensor, Layout)> {
+        self.find(&format!("{name}.weight"))?
+            .ok_or_else(|| Error::plugin(format!("the model asked for `{name}.weight`, which it did not declare")))
+    }
+
+    /// The places of a block's weights, in their order.
+    pub(super) fn places_within(&self, block: &str) -> Vec<usize> {
+        let inside = |name: &str| name.strip_prefix(block).is_some_and(|rest| rest.starts_with('.'));
+        let mut places: Vec<usize> = self
+            .names
+            .iter()
+            .filter(|(name, place)| inside(name) && self.tensors[place.tensor].is_some())
+            .map(|(_, place)| place.tensor)
+            .collect();
+        places.sort_unstable();
+        places.dedup();
+        places
+    }
+
+    /// The handle of a place that [`BoundWeights::places_within`] gave.
+    pub(super) fn handle(&self, place: usize) -> Handle {
+        self.tensors[place].as_ref().map_or(0, Tensor::handle)
+    }
+
+    /// The weights of a block alone, with other tensors of these places.
+    pub(super) fn within(&self, block: &str, own: Vec<(usize, Tensor)>) -> Self {
+        let mut tensors: Vec<Option<Tensor>> = self.tensors.iter().map(|_| None).collect();
+        for (place, tensor) in own {
+            tensors[place] = Some(tensor);
+        }
+        Self { names: Rc::clone(&self.names), tensors, block: Some(block.to_owned()) }
+    }
+}

@@ -1,0 +1,168 @@
+//! What the host does for a model in one forward pass: weights behind names, positions, attention, blocks.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use mdt_plugin_api::op::attribute;
+use mdt_plugin_api::{
+    Attention, BlockFunction, Compute, Dtype, Handle, Layout, ModelContext, ModelHost, OpKind, Pass, Result, Tensor,
+    Value,
+};
+
+use super::Cache;
+use super::bound::BoundWeights;
+use crate::random::Stream;
+
+/// What random numbers of a pass are drawn from; see [`ModelContext::key`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Randomness {
+    /// The job's seed.
+    pub seed: u64,
+    /// The number of the update.
+    pub update: u64,
+    /// The number of the micro-batch among those of all ranks.
+    pub micro_batch: u64,
+}
+
+/// How a forward pass is computed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Training {
+    /// What random numbers are drawn from.
+    pub randomness: Randomness,
+    /// Whether blocks are computed again for gradients, and only what enters them is kept.
+    pub recompute: bool,
+}
+
+/// One forward pass, or one block of it.
+#[derive(Clone)]
+pub(super) struct Forward {
+    pub(super) compute: Rc<dyn Compute>,
+    pub(super) weights: Rc<BoundWeights>,
+    /// Number of tokens in this pass, and before it.
+    pub(super) tokens: usize,
+    pub(super) offset: usize,
+    /// Where they are given: `[B, T]`.
+    pub(super) positions: Option<Rc<Tensor>>,
+    pub(super) segments: Option<Rc<Tensor>>,
+    pub(super) cache: Option<Rc<RefCell<Cache>>>,
+    /// None outside of training.
+    pub(super) training: Option<Training>,
+}
+
+impl Forward {
+    /// Computes a block, again for gradients if `recompute` says so. Its weights, and what else is a tensor, go in as inputs:
+    /// in MLX a gradient reaches nothing else.
+    pub(super) fn run_block(
+        &self,
+        name: &str,
+        inputs: &[&Tensor],
+        function: Rc<BlockFunction>,
+        recompute: bool,
+    ) -> Result<Vec<Tensor>> {
+        let places = self.weights.places_within(name);
+        let given: Vec<Handle> = [&self.positions, &self.segments]
+            .into_iter()
+            .flatten()
+            .map(|tensor| tensor.handle())
+            .chain(inputs.iter().map(|tensor| tensor.handle()))
+            .collect();
+        let mut handles: Vec<Handle> = places.iter().map(|&place| self.weights.handle(place)).collect();
+        handles.extend(given);
+
+        let (pass, block) = (self.clone(), name.to_owned());
+        let call = move |handles: &[Handle]| -> Result<Vec<Handle>> {
+            let mut tensors = handles.iter().map(|&handle| Tensor::borrowed(&pass.compute, handle));
+            let own = places.iter().copied().zip(&mut tensors).collect();
+            let weights = Rc::new(pass.weights.within(&block, own));
+            let positions = pass.positions.as_ref().and_then(|_| tensors.next()).map(Rc::new);
+            let segments = pass.segments.as_ref().and_then(|_| tensors.next()).map(Rc::new);
+            let inputs: Vec<Tensor> = tensors.collect();
+            let host = Self { weights, positions, segments, ..pass.clone() };
+            let ctx = ModelContext::new(Rc::new(host), Rc::clone(&pass.compute));
+            function(&ctx, &inputs)?.into_iter().map(Tensor::into_handle).collect()
+        };
+        let results = if recompute { self.compute.checkpoint(Rc::new(call), &handles)? } else { call(&handles)? };
+        Ok(results.into_iter().map(|handle| Tensor::from_handle(&self.compute, handle)).collect())
+    }
+
+    fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor> {
+        let (weight, layout) = self.weights.weight(name)?;
+        let bias = self.weights.find(&format!("{name}.bias"))?.map(|(bias, _)| bias);
+        match (layout, bias) {
+            (Layout::OutIn, Some(bias)) => Tensor::op(OpKind::LINEAR, &[x, weight, bias], &[]),
+            (Layout::OutIn, None) => Tensor::op(OpKind::LINEAR, &[x, weight], &[]),
+            (Layout::InOut, Some(bias)) => &x.matmul(weight)? + bias,
+            (Layout::InOut, None) => x.matmul(weight),
+        }
+    }
+}
+
+impl ModelHost for Forward {
+    fn linears(&self, names: &[&str], x: &Tensor) -> Result<Vec<Tensor>> {
+        names.iter().map(|name| self.linear(name, x)).collect()
+    }
+
+    fn embedding(&self, name: &str, ids: &Tensor) -> Result<Tensor> {
+        Tensor::op(OpKind::EMBEDDING, &[self.weights.weight(name)?.0, ids], &[])
+    }
+
+    fn parameter(&self, name: &str) -> Result<Option<Tensor>> {
+        self.weights.find(name)?.map(|(tensor, _)| tensor.try_clone()).transpose()
+    }
+
+    fn positions(&self) -> Result<Tensor> {
+        if let Some(positions) = &self.positions {
+            return positions.try_clone();
+        }
+        let (offset, end) = (self.offset as i64, (self.offset + self.tokens) as i64);
+        let attributes = [attribute("count", Value::Int(end)), attribute("dtype", Value::Dtype(Dtype::I32))];
+        let all = Tensor::op_on(&self.compute, OpKind::ARANGE, &[], &attributes)?;
+        all.slice(&[offset], &[end])?.reshape(&[1, -1])
+    }
+
+    fn rope(&self, x: &Tensor, inverse_frequencies: &Tensor, scale: f64) -> Result<Tensor> {
+        let offset = if self.positions.is_some() { 0 } else { self.offset };
+        let attributes = [attribute("offset", Value::Int(offset as i64)), attribute("scale", Value::Float(scale))];
+        match &self.positions {
+            Some(positions) => Tensor::op(OpKind::ROPE, &[x, inverse_frequencies, positions], &attributes),
+            None => Tensor::op(OpKind::ROPE, &[x, inverse_frequencies], &attributes),
+        }
+    }
+
+    fn attention(&self, name: &str, [queries, keys, values]: [&Tensor; 3], options: &Attention) -> Result<Tensor> {
+        let kept = match &self.cache {
+            Some(cache) => Some(cache.borrow_mut().append(name, keys, values, options.window)?),
+            None => None,
+        };
+        let (keys, values) = kept.as_ref().map_or((keys, values), |(keys, values)| (keys, values));
+        let mut attributes =
+            vec![attribute("scale", Value::Float(options.scale)), attribute("causal", Value::Bool(true))];
+        // A window that holds all keys hides none.
+        let window = options.window.filter(|&window| window < self.offset + self.tokens);
+        attributes.extend(window.map(|window| attribute("window", Value::Int(window as i64))));
+        attributes.extend(options.soft_cap.map(|cap| attribute("soft_cap", Value::Float(cap))));
+        if self.training.is_some() && options.dropout > 0.0 {
+            let key = self.key(&format!("{name}.dropout")).cast_signed();
+            attributes.extend([attribute("dropout", Value::Float(options.dropout)), attribute("key", Value::Int(key))]);
+        }
+        match &self.segments {
+            Some(segments) => Tensor::op(OpKind::ATTENTION, &[queries, keys, values, segments], &attributes),
+            None => Tensor::op(OpKind::ATTENTION, &[queries, keys, values], &attributes),
+        }
+    }
+
+    fn block(&self, name: &str, inputs: &[&Tensor], function: Rc<BlockFunction>) -> Result<Vec<Tensor>> {
+        let recompute = self.training.is_some_and(|training| training.recompute);
+        self.run_block(name, inputs, function, recompute)
+    }
+
+    fn key(&self, place: &str) -> u64 {
+        let Randomness { seed, update, micro_batch } = self.training.unwrap_or_default().randomness;
+        let of_update = Stream::new(seed, place, update).bits();
+        Stream::new(of_update, "micro-batch", micro_batch).bits()
+    }
+
+    fn pass(&self) -> Pass {
+        Pass { training: self.training.is_some(), length: self.offset + self.tokens }
+    }
+}

@@ -1,0 +1,172 @@
+//! A model with its weights, as trainers and generation call it.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use mdt_plugin_api::{Compute, Error, Head, Model, ModelCalls, ModelContext, Result, Tensor, TrainerContext};
+
+use super::bound::BoundWeights;
+use super::forward::{Forward, Training};
+use super::{Cache, Directory};
+use crate::exit::{Failure, Status};
+
+/// Logits of more rows than fit into so many bytes are computed in pieces, and again for gradients.
+const LOGITS_BYTES: usize = 512 << 20;
+
+/// A model with its weights.
+pub struct TrainedModel {
+    model: Rc<dyn Model>,
+    head: Head,
+    vocabulary_size: usize,
+    weights: Rc<BoundWeights>,
+    compute: Rc<dyn Compute>,
+    training: Option<Training>,
+    logits_bytes: usize,
+    frozen: FrozenModels,
+}
+
+/// Models that are not trained, by name.
+pub type FrozenModels = BTreeMap<String, Rc<dyn ModelCalls>>;
+
+impl TrainedModel {
+    /// A model over these weights, for evaluation.
+    pub fn new(model: &Rc<dyn Model>, weights: Rc<BoundWeights>, compute: &Rc<dyn Compute>) -> Self {
+        let spec = model.spec();
+        Self {
+            model: Rc::clone(model),
+            head: spec.head,
+            vocabulary_size: spec.vocabulary_size,
+            weights,
+            compute: Rc::clone(compute),
+            training: None,
+            logits_bytes: LOGITS_BYTES,
+            frozen: FrozenModels::new(),
+        }
+    }
+
+    /// The same for training.
+    pub fn in_training(self, training: Training) -> Self {
+        Self { training: Some(training), ..self }
+    }
+
+    /// The same with these beside it.
+    pub fn with_frozen(self, frozen: FrozenModels) -> Self {
+        Self { frozen, ..self }
+    }
+
+    /// The same with another limit for the bytes of logits that are kept.
+    pub fn with_logits_bytes(self, logits_bytes: usize) -> Self {
+        Self { logits_bytes, ..self }
+    }
+
+    /// Hidden states of the next tokens of a sequence whose earlier ones are in the cache.
+    pub fn continue_hidden(&self, tokens: &Tensor, cache: &mut Cache) -> Result<Tensor> {
+        let shared = Rc::new(RefCell::new(std::mem::take(cache)));
+        let forward =
+            Forward { offset: shared.borrow().length(), cache: Some(Rc::clone(&shared)), ..self.forward(tokens)? };
+        let count = forward.tokens;
+        let hidden = self.model.hidden(&self.context(forward), tokens)?;
+        shared.borrow_mut().advance(count);
+        *cache = shared.take();
+        Ok(hidden)
+    }
+
+    fn forward(&self, tokens: &Tensor) -> Result<Forward> {
+        let &[_, length] = tokens.shape()?.as_slice() else {
+            return Err(Error::plugin("token ids must have the shape [batch, length]"));
+        };
+        Ok(self.forward_of(length, 0))
+    }
+
+    fn forward_of(&self, tokens: usize, offset: usize) -> Forward {
+        Forward {
+            compute: Rc::clone(&self.compute),
+            weights: Rc::clone(&self.weights),
+            tokens,
+            offset,
+            positions: None,
+            segments: None,
+            cache: None,
+            training: self.training,
+        }
+    }
+
+    fn context(&self, forward: Forward) -> ModelContext {
+        ModelContext::new(Rc::new(forward), Rc::clone(&self.compute))
+    }
+}
+
+impl ModelCalls for TrainedModel {
+    fn hidden(&self, tokens: &Tensor, positions: Option<&Tensor>, segments: Option<&Tensor>) -> Result<Tensor> {
+        let borrowed = |tensor: &Tensor| Rc::new(Tensor::borrowed(&self.compute, tensor.handle()));
+        let forward =
+            Forward { positions: positions.map(borrowed), segments: segments.map(borrowed), ..self.forward(tokens)? };
+        self.model.hidden(&self.context(forward), tokens)
+    }
+
+    fn head(&self, hidden: &Tensor) -> Result<Tensor> {
+        logits(&self.head, &self.context(self.forward_of(0, 0)), hidden)
+    }
+
+    /// Head and loss go together, in pieces where all logits would be large: then no more than a piece of them is ever kept,
+    /// and gradients compute each piece again.
+    fn token_losses(&self, hidden: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        let [rows, width] = <[usize; 2]>::try_from(hidden.shape()?)
+            .map_err(|shape| Error::plugin(format!("hidden states of rows have the shape [N, D], not {shape:?}")))?;
+        let piece = (self.logits_bytes / (self.vocabulary_size.max(1) * size_of::<f32>())).max(1);
+        if rows <= piece {
+            return self.head(hidden)?.cross_entropy(targets);
+        }
+        let forward = self.forward_of(0, 0);
+        let mut losses = Vec::new();
+        for start in (0..rows).step_by(piece) {
+            let end = (start + piece).min(rows) as i64;
+            let hidden = hidden.slice(&[start as i64, 0], &[end, width as i64])?;
+            let targets = targets.slice(&[start as i64], &[end])?;
+            let head = self.head.clone();
+            let function = move |ctx: &ModelContext, inputs: &[Tensor]| {
+                let [hidden, targets] = inputs else { return Err(Error::other("a head takes two inputs")) };
+                Ok(vec![logits(&head, ctx, hidden)?.cross_entropy(targets)?])
+            };
+            losses.extend(forward.run_block(&self.head.name, &[&hidden, &targets], Rc::new(function), true)?);
+        }
+        Tensor::concatenate(&losses.iter().collect::<Vec<_>>(), 0)
+    }
+
+    fn frozen(&self, name: &str) -> Result<Rc<dyn ModelCalls>> {
+        self.frozen.get(name).cloned().ok_or_else(|| {
+            let error = Error::plugin(format!("the trainer asked for the frozen model `{name}`, and there is none"));
+            match name {
+                TrainerContext::REFERENCE => error.help("its author declares the ability `reference` in `plugin!`"),
+                _ => error.help(format!("name one: `trainer.models.{name} = {{ path = \"DIR\" }}`")),
+            }
+        })
+    }
+}
+
+/// Logits of hidden states by a head.
+fn logits(head: &Head, ctx: &ModelContext, hidden: &Tensor) -> Result<Tensor> {
+    let mut logits = ctx.linear(&head.name, hidden)?;
+    if head.scale != 1.0 {
+        logits = logits.multiply(head.scale)?;
+    }
+    match head.soft_cap {
+        Some(cap) => logits.multiply(1.0 / cap)?.tanh()?.multiply(cap),
+        None => Ok(logits),
+    }
+}
+
+/// Refuses a tokenizer that makes ids the model has no row for.
+pub fn check_vocabulary(model: &dyn Model, directory: &Directory, tokenizer: usize) -> Result<(), Failure> {
+    let rows = model.spec().vocabulary_size;
+    if tokenizer <= rows {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Status::Input,
+        format!("the tokenizer has ids up to {}, the model's vocabulary has {rows}", tokenizer - 1),
+    )
+    .at(directory.path().display())
+    .help("the tokenizer belongs to another model, or tokens were added without growing the embeddings"))
+}

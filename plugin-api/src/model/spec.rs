@@ -1,0 +1,165 @@
+//! What a model says of itself: its parameters, its vocabulary, its head.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
+
+/// One parameter of a model.
+///
+/// `ParameterSpec::new("h.0.mlp.c_fc.weight", [64, 256], Role::Linear, init).in_out()`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ParameterSpec {
+    /// Its name in checkpoints: `model.layers.0.self_attn.q_proj.weight`.
+    pub name: String,
+    /// Length of each axis.
+    pub shape: Vec<usize>,
+    /// Its initial values where no weights are loaded.
+    pub init: Init,
+    /// What it does; optimizers may treat roles differently.
+    #[serde(default)]
+    pub role: Role,
+    /// The order of a linear layer's axes.
+    #[serde(default)]
+    pub layout: Layout,
+    /// The parameter that this one is: both names stand for the same values, which are kept, trained and saved once, under
+    /// the other name. A file may hold a copy under this one.
+    #[serde(default)]
+    pub tied_to: Option<String>,
+    /// Other names that files have for it, tried in this order where its name is absent. It is saved under its name.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// Whether it is trained. One that is not has no gradient and no optimizer state; it is saved with the model.
+    #[serde(default = "trainable")]
+    pub trainable: bool,
+}
+
+fn trainable() -> bool {
+    true
+}
+
+impl ParameterSpec {
+    /// A parameter that is trained, `[out, in]` where it is a linear layer's weight.
+    pub fn new(name: impl Into<String>, shape: impl Into<Vec<usize>>, role: Role, init: Init) -> Self {
+        Self {
+            name: name.into(),
+            shape: shape.into(),
+            init,
+            role,
+            layout: Layout::OutIn,
+            tied_to: None,
+            aliases: Vec::new(),
+            trainable: true,
+        }
+    }
+
+    /// A linear layer's weight that is `[in, out]`.
+    pub fn in_out(self) -> Self {
+        Self { layout: Layout::InOut, ..self }
+    }
+
+    /// A second name for the parameter `name`.
+    pub fn tied_to(self, name: impl Into<String>) -> Self {
+        Self { tied_to: Some(name.into()), ..self }
+    }
+
+    /// Another name that files have for it.
+    pub fn alias(mut self, name: impl Into<String>) -> Self {
+        self.aliases.push(name.into());
+        self
+    }
+
+    /// Not trained.
+    pub fn frozen(self) -> Self {
+        Self { trainable: false, ..self }
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// What a parameter does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Role {
+    /// The weight of a linear layer, the head's too unless it is tied to an embedding.
+    Linear,
+    /// A table whose rows are looked up.
+    Embedding,
+    /// The weight or bias of a norm.
+    Norm,
+    /// A bias, or anything else; a role of a later version counts as this one.
+    #[default]
+    #[serde(other)]
+    Other,
+}
+
+/// The order of the axes of a linear layer's weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Layout {
+    /// `[out, in]`, as PyTorch's `Linear` has it.
+    #[default]
+    OutIn,
+    /// `[in, out]`, as GPT-2's `Conv1D` has it.
+    InOut,
+}
+
+/// The initial values of a parameter with `model.init = "random"`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Init {
+    /// Normal with mean 0.
+    Normal {
+        /// Standard deviation.
+        std: f64,
+    },
+    /// All ones (norms).
+    Ones,
+    /// All zeros (biases).
+    Zeros,
+}
+
+/// The linear layer that makes logits of hidden states: `soft_cap · tanh(scale · W x / soft_cap)`, or `scale · W x` without
+/// a cap.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Head {
+    /// Its name: `lm_head`, whose weight is `lm_head.weight`.
+    pub name: String,
+    /// What logits are multiplied by.
+    #[serde(default = "one")]
+    pub scale: f64,
+    /// What logits stay below.
+    #[serde(default)]
+    pub soft_cap: Option<f64>,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl Head {
+    /// A head of this name without scale and cap.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), scale: 1.0, soft_cap: None }
+    }
+}
+
+/// What a model says of itself, once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelSpec {
+    /// Every parameter, in the order of the forward pass.
+    pub parameters: Vec<ParameterSpec>,
+    /// Size of the vocabulary: logits have this many columns, token ids are below it.
+    pub vocabulary_size: usize,
+    /// What makes logits of its hidden states.
+    pub head: Head,
+    /// Keys that the trained model's `config.json` gets, in the place of those that it began with: for readers that have
+    /// other defaults for absent keys than this model.
+    #[serde(default)]
+    pub config: Map<String, Json>,
+}
+
+impl ModelSpec {
+    /// A model without further keys for its `config.json`.
+    pub fn new(parameters: Vec<ParameterSpec>, vocabulary_size: usize, head: Head) -> Self {
+        Self { parameters, vocabulary_size, head, config: Map::new() }
+    }
+}

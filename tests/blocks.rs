@@ -1,0 +1,124 @@
+//! Blocks of a model: gradients reach what the host passes to them, and are the same bits when a block is computed again.
+
+use std::rc::Rc;
+
+use mdt_host::model::{Parameters, TrainedModel, Training};
+use mdt_plugin_api::abi::across;
+use mdt_plugin_api::prelude::*;
+use mdt_plugin_api::register::ModelComponent;
+use mdt_plugin_api::{Handle, ModelCalls};
+use mdt_tests::{library_job, relative_difference};
+
+/// An embedding, two layers `tanh(W x)` as blocks, a norm, and a head that is the embedding.
+struct Toy {
+    /// Takes the weights of its layers from outside of the blocks.
+    captures: bool,
+}
+
+impl Model for Toy {
+    fn spec(&self) -> ModelSpec {
+        let normal = Init::Normal { std: 0.4 };
+        let mut specs = vec![ParameterSpec::new("embedding.weight", [12, 4], Role::Embedding, normal)];
+        specs.extend((0..2).map(|n| ParameterSpec::new(format!("layer.{n}.weight"), [4, 4], Role::Linear, normal)));
+        specs.push(ParameterSpec::new("norm.weight", [4], Role::Norm, Init::Ones).frozen());
+        specs.push(ParameterSpec::new("head.weight", [12, 4], Role::Linear, normal).tied_to("embedding.weight"));
+        ModelSpec::new(specs, 12, Head { scale: 0.5, soft_cap: Some(3.0), ..Head::new("head") })
+    }
+
+    fn hidden(&self, ctx: &ModelContext, tokens: &Tensor) -> Result<Tensor> {
+        let mut x = ctx.embedding("embedding", tokens)?;
+        for n in 0..2 {
+            let name = format!("layer.{n}");
+            x = if self.captures {
+                let outside = ctx.parameter(&format!("{name}.weight"))?;
+                ctx.block(&name, [&x], move |_, [x]| x.matmul(&outside.transpose(&[1, 0])?)?.tanh())?
+            } else {
+                ctx.block(&name.clone(), [&x], move |ctx, [x]| ctx.linear(&name, x)?.tanh())?
+            };
+        }
+        ctx.rms_norm("norm", &x, 1e-6)
+    }
+}
+
+/// The model behind the boundary, its parameters, and a device.
+fn toy(captures: bool) -> (Rc<dyn Compute>, Rc<dyn Model>, Parameters) {
+    let compute = library_job(&["model.path=.".to_owned()]).compute().expect("a device");
+    let model = across::model(ModelComponent::new(Rc::new(Toy { captures }))).expect("a model").forward;
+    let parameters = Parameters::random(&compute, model.spec().parameters, 5).expect("parameters");
+    (compute, model, parameters)
+}
+
+/// The gradients of the losses of some tokens, one after another; `logits_bytes` limits the pieces of the head.
+fn gradients(captures: bool, recompute: bool, logits_bytes: usize) -> Result<Vec<f32>> {
+    let (compute, model, parameters) = toy(captures);
+    let ids = Tensor::from_host(&compute, &HostArray::new(&[2, 3], &[1i32, 5, 7, 11, 0, 2])?)?;
+    let targets = Tensor::from_host(&compute, &HostArray::new(&[6], &[5i32, 7, -1, 0, 2, 3])?)?;
+    let names = Rc::clone(parameters.names());
+    let frozen = parameters.frozen_handles();
+    assert_eq!((parameters.specs().len(), frozen.len()), (3, 1), "what is frozen or tied is not trained");
+    let mut function = |trained: &[Handle], inputs: &[Handle]| {
+        let weights = trained.iter().chain(&inputs[2..]).copied();
+        let weights = Parameters::bind_handles(&names, &compute, weights);
+        let training = Training { recompute, ..Training::default() };
+        let model = TrainedModel::new(&model, weights, &compute).in_training(training).with_logits_bytes(logits_bytes);
+        let [ids, targets] = [0, 1].map(|place| Tensor::borrowed(&compute, inputs[place]));
+        let hidden = model.hidden(&ids, None, None)?.reshape(&[6, 4])?;
+        Ok(vec![model.token_losses(&hidden, &targets)?.sum()?.into_handle()?])
+    };
+    let inputs: Vec<Handle> = [ids.handle(), targets.handle()].into_iter().chain(frozen).collect();
+    let result = compute.value_and_grad(&mut function, &parameters.handles(), &inputs)?;
+    let mut all = Vec::new();
+    for handle in result.gradients {
+        all.extend(Tensor::from_handle(&compute, handle).to_vec::<f32>()?);
+    }
+    Ok(all)
+}
+
+const ALL: usize = 1 << 30;
+
+#[test]
+fn gradients_through_blocks_are_the_same_bits_when_blocks_are_computed_again() {
+    let kept = gradients(false, false, ALL).expect("gradients");
+    assert_eq!(kept.len(), 12 * 4 + 2 * 4 * 4);
+    assert!(kept[12 * 4..].iter().all(|element| *element != 0.0), "a layer has no gradient: {kept:?}");
+    assert_eq!(gradients(false, true, ALL).expect("gradients"), kept);
+    // By another way, without blocks that have weights of their own.
+    let other = gradients(true, false, ALL).expect("gradients");
+    assert!(relative_difference(&other, &kept) < 1e-6);
+}
+
+#[test]
+fn a_weight_that_a_block_takes_from_outside_is_an_error_when_it_is_computed_again() {
+    // Its gradient would be silence: nothing reaches what was not passed to the block.
+    let error = gradients(true, true, ALL).unwrap_err();
+    assert!(error.message().contains("not alive"), "{error}");
+}
+
+#[test]
+fn losses_in_pieces_have_the_gradients_of_losses_at_once() {
+    let whole = gradients(false, false, ALL).expect("gradients");
+    for rows in [1, 2, 5] {
+        let pieces = gradients(false, false, rows * 12 * size_of::<f32>()).expect("gradients");
+        let difference = relative_difference(&pieces, &whole);
+        assert!(difference < 1e-6, "{rows} rows: {difference:e}");
+    }
+}
+
+#[test]
+fn a_block_sees_its_own_weights_only() {
+    struct Outside;
+    impl Model for Outside {
+        fn spec(&self) -> ModelSpec {
+            Toy { captures: false }.spec()
+        }
+        fn hidden(&self, ctx: &ModelContext, tokens: &Tensor) -> Result<Tensor> {
+            let x = ctx.embedding("embedding", tokens)?;
+            ctx.block("layer.0", [&x], |ctx, [x]| ctx.linear("layer.1", x))
+        }
+    }
+    let (compute, _, parameters) = toy(false);
+    let model = across::model(ModelComponent::new(Rc::new(Outside))).expect("a model").forward;
+    let ids = Tensor::from_host(&compute, &HostArray::new(&[1, 1], &[1i32]).expect("ids")).expect("ids");
+    let error = TrainedModel::new(&model, parameters.bind(), &compute).hidden(&ids, None, None).unwrap_err();
+    assert!(error.message().contains("`layer.1.weight`") && error.message().contains("`layer.0`"), "{error}");
+}
