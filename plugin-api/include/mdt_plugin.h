@@ -367,12 +367,14 @@ MDT_LAYOUT(sizeof(MdtTrainerObjective) == 24 && offsetof(MdtTrainerObjective, en
 typedef struct {
     MdtStr name;
     MdtSlice_size_t shape;
+    uint32_t role;
+    uint32_t layout;
     uint64_t step;
     uint64_t planned_steps;
     double learning_rate;
     double weight_decay;
 } MdtUpdate;
-MDT_LAYOUT(sizeof(MdtUpdate) == 64 && offsetof(MdtUpdate, name) == 0 && offsetof(MdtUpdate, shape) == 16 && offsetof(MdtUpdate, step) == 32 && offsetof(MdtUpdate, planned_steps) == 40 && offsetof(MdtUpdate, learning_rate) == 48 && offsetof(MdtUpdate, weight_decay) == 56)
+MDT_LAYOUT(sizeof(MdtUpdate) == 72 && offsetof(MdtUpdate, name) == 0 && offsetof(MdtUpdate, shape) == 16 && offsetof(MdtUpdate, role) == 32 && offsetof(MdtUpdate, layout) == 36 && offsetof(MdtUpdate, step) == 40 && offsetof(MdtUpdate, planned_steps) == 48 && offsetof(MdtUpdate, learning_rate) == 56 && offsetof(MdtUpdate, weight_decay) == 64)
 
 typedef struct {
     float *data;
@@ -393,7 +395,7 @@ typedef struct {
 MDT_LAYOUT(sizeof(MdtSliceMut_MdtSliceMut_float) == 16 && offsetof(MdtSliceMut_MdtSliceMut_float, data) == 0 && offsetof(MdtSliceMut_MdtSliceMut_float, length) == 8)
 
 #define MdtOptimizerSlices_name "optimizer.slices/1"
-#define MdtOptimizerSlices_fingerprint UINT64_C(0xe2558ef78a636424)
+#define MdtOptimizerSlices_fingerprint UINT64_C(0xc1b99738d31466b2)
 typedef struct {
     bool (*states)(const void *object, MdtSink_uint8_t out);
     bool (*granularity)(const void *object, MdtSlice_uint8_t parameter, MdtSink_uint8_t out);
@@ -422,7 +424,7 @@ typedef struct {
 MDT_LAYOUT(sizeof(MdtSlice_MdtState) == 16 && offsetof(MdtSlice_MdtState, data) == 0 && offsetof(MdtSlice_MdtState, length) == 8)
 
 #define MdtOptimizerTypedSlices_name "optimizer.typed_slices/1"
-#define MdtOptimizerTypedSlices_fingerprint UINT64_C(0xfe2eaadf5d4fe68a)
+#define MdtOptimizerTypedSlices_fingerprint UINT64_C(0xb8f71177edc876a8)
 typedef struct {
     bool (*granularity_of)(const void *object, MdtSlice_uint8_t parameter, MdtSink_uint8_t out);
     bool (*update_typed)(const void *object, const MdtUpdate * update, MdtSliceMut_float parameter, MdtSlice_float gradient, MdtSlice_MdtState states, MdtSink_uint8_t out);
@@ -430,14 +432,14 @@ typedef struct {
 MDT_LAYOUT(sizeof(MdtOptimizerTypedSlices) == 16 && offsetof(MdtOptimizerTypedSlices, granularity_of) == 0 && offsetof(MdtOptimizerTypedSlices, update_typed) == 8)
 
 #define MdtOptimizerDevice_name "optimizer.device/1"
-#define MdtOptimizerDevice_fingerprint UINT64_C(0xb68b84b98a709dcd)
+#define MdtOptimizerDevice_fingerprint UINT64_C(0x7fcad995ed9fa67f)
 typedef struct {
     bool (*update_tensors)(const void *object, const MdtUpdate * update, MdtObject * compute, uint64_t parameter, uint64_t gradient, MdtSlice_uint64_t states, const MdtSink_uint64_t * new_values, MdtSink_uint8_t out);
 } MdtOptimizerDevice;
 MDT_LAYOUT(sizeof(MdtOptimizerDevice) == 8 && offsetof(MdtOptimizerDevice, update_tensors) == 0)
 
 #define MdtOptimizerEvaluationWeights_name "optimizer.evaluation_weights/1"
-#define MdtOptimizerEvaluationWeights_fingerprint UINT64_C(0x9b86da1563d434fb)
+#define MdtOptimizerEvaluationWeights_fingerprint UINT64_C(0xd0b3cd22ff730c05)
 typedef struct {
     bool (*write_weights)(const void *object, const MdtUpdate * update, MdtSliceMut_float weights, MdtSlice_MdtState states, MdtSink_uint8_t out);
 } MdtOptimizerEvaluationWeights;
