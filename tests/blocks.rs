@@ -7,7 +7,7 @@ use mdt_plugin_api::abi::across;
 use mdt_plugin_api::prelude::*;
 use mdt_plugin_api::register::ModelComponent;
 use mdt_plugin_api::{Handle, ModelCalls};
-use mdt_tests::{library_job, relative_difference};
+use mdt_tests::{library_job, relative_difference, root};
 
 /// An embedding, two layers `tanh(W x)` as blocks, a norm, and a head that is the embedding.
 struct Toy {
@@ -92,6 +92,47 @@ fn a_weight_that_a_block_takes_from_outside_is_an_error_when_it_is_computed_agai
     // Its gradient would be silence: nothing reaches what was not passed to the block.
     let error = gradients(true, true, ALL).unwrap_err();
     assert!(error.message().contains("not alive"), "{error}");
+}
+
+/// The gradients of Llama's losses on two packed rows, one after another.
+fn gradients_of_llama(recompute: bool) -> Vec<f32> {
+    let directory = root().join("tests/fixtures/models/llama3");
+    let job = library_job(&[format!("model.path={}", directory.display())]);
+    let (compute, directory) = (job.compute().expect("a device"), job.model_directory().expect("the directory"));
+    let model = job.model(&directory).expect("the model");
+    let parameters = Parameters::read(&compute, model.spec().parameters, &directory).expect("the weights");
+    let upload = |elements: [i32; 12]| {
+        let array = HostArray::new(&[2, 6], &elements).expect("an array");
+        Tensor::from_host(&compute, &array).expect("a tensor")
+    };
+    let inputs = [
+        upload([1, 5, 7, 1, 9, 2, 1, 4, 3, 8, 8, 2]),
+        upload([0, 1, 2, 0, 1, 2, 0, 1, 2, 3, 4, 5]),
+        upload([0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0]),
+        upload([5, 7, -1, 9, 2, -1, 4, 3, 8, 8, 2, -1]),
+    ];
+    let names = Rc::clone(parameters.names());
+    let mut function = |trained: &[Handle], inputs: &[Handle]| {
+        let weights = Parameters::bind_handles(&names, &compute, trained.iter().copied());
+        let training = Training { recompute, ..Training::default() };
+        let model = TrainedModel::new(&model, weights, &compute).in_training(training);
+        let inputs: Vec<Tensor> = inputs.iter().map(|&handle| Tensor::borrowed(&compute, handle)).collect();
+        let hidden = model.hidden(&inputs[0], Some(&inputs[1]), Some(&inputs[2]))?;
+        let width = hidden.shape()?[2] as i64;
+        let losses = model.token_losses(&hidden.reshape(&[12, width])?, &inputs[3].reshape(&[12])?)?;
+        Ok(vec![losses.sum()?.into_handle()?])
+    };
+    let handles: Vec<Handle> = inputs.iter().map(Tensor::handle).collect();
+    let result = compute.value_and_grad(&mut function, &parameters.handles(), &handles).expect("gradients");
+    let gradients = result.gradients.into_iter().map(|handle| Tensor::from_handle(&compute, handle));
+    gradients.flat_map(|gradient| gradient.to_vec::<f32>().expect("f32")).collect()
+}
+
+#[test]
+fn packed_rows_have_the_same_gradients_when_the_layers_of_llama_are_computed_again() {
+    let kept = gradients_of_llama(false);
+    assert!(kept.iter().any(|element| *element != 0.0));
+    assert!(gradients_of_llama(true) == kept);
 }
 
 #[test]

@@ -80,7 +80,7 @@ fn wrong_keys_and_values_of_an_observer_are_named() {
             2,
             &["unknown key `observers.0.pause`", "did you mean `pause_ms`?"][..],
         ),
-        (json!({ "use": "notes", "pause_ms": "x" }), 2, &["`observers.0.pause_ms`", "an integer of at least 0"]),
+        (json!({ "use": "notes", "pause_ms": "x" }), 2, &["`observers.0.pause_ms`", "an integer from 0"]),
         (json!({ "pause_ms": 1 }), 2, &["`observers.0.use` is not set"]),
         (json!("notez"), 3, &["there is no observer plugin `notez`", "did you mean `notes`?"]),
         (

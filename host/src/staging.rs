@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use mdt_plugin_api::{Compute, HostArrayRef, HostView, HostViewMut, Result, Tensor};
+use mdt_plugin_api::{Compute, Dtype, HostArrayRef, HostView, HostViewMut, Result, Tensor};
 
 use crate::exit::Failure;
 
@@ -33,16 +33,16 @@ pub fn upload(compute: &Rc<dyn Compute>, array: HostArrayRef<'_>) -> Result<Tens
     Ok(Tensor::from_handle(compute, compute.from_host(array)?))
 }
 
-/// Copies the elements of a tensor of f32.
+/// Copies the elements of a tensor, converted to f32.
 pub fn read(tensor: &Tensor, out: &mut [f32]) -> Result<()> {
-    read_bytes(tensor, bytemuck::cast_slice_mut(out))
+    read_as(Dtype::F32, tensor, bytemuck::cast_slice_mut(out))
 }
 
-/// Copies the elements of a tensor.
-pub fn read_bytes(tensor: &Tensor, out: &mut [u8]) -> Result<()> {
+/// Copies the elements of a tensor as elements of a type.
+pub fn read_as(dtype: Dtype, tensor: &Tensor, out: &mut [u8]) -> Result<()> {
     let staged = STAGED.get();
     STAGED.set(Staged { to_host: staged.to_host + out.len() as u64, ..staged });
-    tensor.compute().read(tensor.handle(), tensor.tensor_type()?.dtype, out)
+    tensor.compute().read(tensor.handle(), dtype, out)
 }
 
 /// The value of a tensor with one element of f32.
@@ -100,7 +100,7 @@ pub fn with_slices_mut<T>(tensors: &mut [Tensor], body: impl FnOnce(&mut [&mut [
 
 /// A tensor with a copy of these elements.
 pub fn upload_f32(compute: &Rc<dyn Compute>, shape: &[usize], elements: &[f32]) -> Result<Tensor> {
-    upload(compute, HostArrayRef { dtype: mdt_plugin_api::Dtype::F32, shape, bytes: bytemuck::cast_slice(elements) })
+    upload(compute, HostArrayRef { dtype: Dtype::F32, shape, bytes: bytemuck::cast_slice(elements) })
 }
 
 /// A copy of the elements of a tensor of f32.

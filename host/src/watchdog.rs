@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use mdt_plugin_api::abi::{CallUnderWay, calls_under_way};
 use signal_hook::low_level;
 
+use crate::counted::counted;
 use crate::exit::{Failure, Status};
 use crate::progress;
 
@@ -26,12 +27,16 @@ pub fn start(timeout: Option<Duration>) -> Result<(), Failure> {
             // A process that was stopped in between, or a machine that slept, has not computed.
             let passed = last.elapsed().min(2 * GLANCE);
             last = Instant::now();
+            let mut warnings = Vec::new();
             for (call, finding) in watchdog.look(calls_under_way(), passed) {
                 match finding {
-                    Finding::Slow(time) => progress::note(&warning(&call, time, timeout)),
+                    Finding::Slow(time) => warnings.push(warning(&call, time, timeout)),
                     Finding::Overdue(time) => end(&call, time),
                 }
             }
+            // Several threads may be in the same function.
+            warnings.dedup();
+            warnings.iter().for_each(|warning| progress::note(warning));
         }
     };
     let spawned = thread::Builder::new().name("watchdog".to_owned()).spawn(watch);
@@ -79,19 +84,23 @@ impl Watchdog {
     }
 }
 
+fn seconds(time: Duration) -> String {
+    counted(time.as_secs() as usize, "second")
+}
+
 fn warning(call: &CallUnderWay, time: Duration, timeout: Option<Duration>) -> String {
     let CallUnderWay { component, interface, function, .. } = call;
     let then = match timeout {
-        Some(timeout) => format!("after {} seconds (`plugins.timeout_s`) the process ends", timeout.as_secs()),
+        Some(timeout) => format!("after {} (`plugins.timeout_s`) the process ends", seconds(timeout)),
         None => "`plugins.timeout_s` may end such a process".to_owned(),
     };
-    let seconds = time.as_secs();
-    format!("warning: {component}: the call `{function}` ({interface}) has not come back for {seconds} seconds; {then}")
+    let time = seconds(time);
+    format!("warning: {component}: the call `{function}` ({interface}) has not come back for {time}; {then}")
 }
 
 fn end(call: &CallUnderWay, time: Duration) -> ! {
     let CallUnderWay { component, interface, function, .. } = call;
-    let message = format!("a call into a plugin has not come back for {} seconds", time.as_secs());
+    let message = format!("a call into a plugin has not come back for {}", seconds(time));
     let failure = Failure::new(Status::Plugin, message)
         .at(component)
         .because(format!("the call `{function}` ({interface}) took longer than `plugins.timeout_s` allows"))

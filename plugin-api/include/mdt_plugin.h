@@ -66,10 +66,10 @@ typedef struct {
 MDT_LAYOUT(sizeof(MdtPluginLibrary) == 16 && offsetof(MdtPluginLibrary, count_components) == 0 && offsetof(MdtPluginLibrary, component) == 8)
 
 #define MdtPluginComponent_name "plugin.component/1"
-#define MdtPluginComponent_fingerprint UINT64_C(0xffffdf3abb2a4ff9)
+#define MdtPluginComponent_fingerprint UINT64_C(0xc8c1df888d308930)
 typedef struct {
     bool (*describe)(const void *object, MdtSink_uint8_t out);
-    bool (*create)(const void *object, MdtSlice_uint8_t config, MdtSlice_uint8_t setup, MdtObject * services, MdtObject * made, MdtSink_uint8_t out);
+    bool (*create)(const void *object, MdtSlice_uint8_t config, MdtSlice_uint8_t setup, MdtObject * services, MdtObject * tokenizer, MdtObject * made, MdtSink_uint8_t out);
 } MdtPluginComponent;
 MDT_LAYOUT(sizeof(MdtPluginComponent) == 16 && offsetof(MdtPluginComponent, describe) == 0 && offsetof(MdtPluginComponent, create) == 8)
 
@@ -89,10 +89,35 @@ typedef struct {
 MDT_LAYOUT(sizeof(MdtSlice_uint64_t) == 16 && offsetof(MdtSlice_uint64_t, data) == 0 && offsetof(MdtSlice_uint64_t, length) == 8)
 
 typedef struct {
+    void *target;
+    void (*write)(void *target, MdtSlice_uint64_t elements);
+} MdtSink_uint64_t;
+MDT_LAYOUT(sizeof(MdtSink_uint64_t) == 16 && offsetof(MdtSink_uint64_t, target) == 0 && offsetof(MdtSink_uint64_t, write) == 8)
+
+#define MdtHostFunction_name "host.function/1"
+#define MdtHostFunction_fingerprint UINT64_C(0x1857ad5e432bfede)
+typedef struct {
+    bool (*call_with)(const void *object, MdtSlice_uint64_t inputs, const MdtSink_uint64_t * results, MdtSink_uint8_t out);
+} MdtHostFunction;
+MDT_LAYOUT(sizeof(MdtHostFunction) == 8 && offsetof(MdtHostFunction, call_with) == 0)
+
+typedef struct {
+    const MdtStr *data;
+    size_t length;
+} MdtSlice_MdtStr;
+MDT_LAYOUT(sizeof(MdtSlice_MdtStr) == 16 && offsetof(MdtSlice_MdtStr, data) == 0 && offsetof(MdtSlice_MdtStr, length) == 8)
+
+typedef struct {
     const int64_t *data;
     size_t length;
 } MdtSlice_int64_t;
 MDT_LAYOUT(sizeof(MdtSlice_int64_t) == 16 && offsetof(MdtSlice_int64_t, data) == 0 && offsetof(MdtSlice_int64_t, length) == 8)
+
+typedef struct {
+    const double *data;
+    size_t length;
+} MdtSlice_double;
+MDT_LAYOUT(sizeof(MdtSlice_double) == 16 && offsetof(MdtSlice_double, data) == 0 && offsetof(MdtSlice_double, length) == 8)
 
 typedef struct {
     MdtStr name;
@@ -100,8 +125,10 @@ typedef struct {
     int64_t integer;
     double real;
     MdtSlice_int64_t integers;
+    MdtStr text;
+    MdtSlice_double reals;
 } MdtAttribute;
-MDT_LAYOUT(sizeof(MdtAttribute) == 56 && offsetof(MdtAttribute, name) == 0 && offsetof(MdtAttribute, tag) == 16 && offsetof(MdtAttribute, integer) == 24 && offsetof(MdtAttribute, real) == 32 && offsetof(MdtAttribute, integers) == 40)
+MDT_LAYOUT(sizeof(MdtAttribute) == 88 && offsetof(MdtAttribute, name) == 0 && offsetof(MdtAttribute, tag) == 16 && offsetof(MdtAttribute, integer) == 24 && offsetof(MdtAttribute, real) == 32 && offsetof(MdtAttribute, integers) == 40 && offsetof(MdtAttribute, text) == 56 && offsetof(MdtAttribute, reals) == 72)
 
 typedef struct {
     const MdtAttribute *data;
@@ -110,10 +137,10 @@ typedef struct {
 MDT_LAYOUT(sizeof(MdtSlice_MdtAttribute) == 16 && offsetof(MdtSlice_MdtAttribute, data) == 0 && offsetof(MdtSlice_MdtAttribute, length) == 8)
 
 typedef struct {
-    void *target;
-    void (*write)(void *target, MdtSlice_uint64_t elements);
-} MdtSink_uint64_t;
-MDT_LAYOUT(sizeof(MdtSink_uint64_t) == 16 && offsetof(MdtSink_uint64_t, target) == 0 && offsetof(MdtSink_uint64_t, write) == 8)
+    uint64_t *data;
+    size_t length;
+} MdtSliceMut_uint64_t;
+MDT_LAYOUT(sizeof(MdtSliceMut_uint64_t) == 16 && offsetof(MdtSliceMut_uint64_t, data) == 0 && offsetof(MdtSliceMut_uint64_t, length) == 8)
 
 typedef struct {
     const size_t *data;
@@ -165,59 +192,68 @@ typedef struct {
 MDT_LAYOUT(sizeof(MdtFunction) == 16 && offsetof(MdtFunction, data) == 0 && offsetof(MdtFunction, call) == 8)
 
 #define MdtComputeTensors_name "compute.tensors/1"
-#define MdtComputeTensors_fingerprint UINT64_C(0x554f48a8afff1973)
+#define MdtComputeTensors_fingerprint UINT64_C(0x6c43c7d35a6feb0b)
 typedef struct {
     bool (*describe)(const void *object, MdtSink_uint8_t out);
-    bool (*has_op)(const void *object, uint32_t op, MdtSink_uint8_t out);
-    bool (*apply)(const void *object, uint32_t op, MdtSlice_uint64_t inputs, MdtSlice_MdtAttribute attributes, const MdtSink_uint64_t * results, MdtSink_uint8_t out);
+    bool (*has_op)(const void *object, uint32_t op, MdtSlice_MdtStr attributes, uint32_t dtype, bool * supported, MdtSink_uint8_t out);
+    bool (*apply)(const void *object, uint32_t op, MdtSlice_uint64_t inputs, MdtSlice_MdtAttribute attributes, MdtSliceMut_uint64_t results, MdtSink_uint8_t out);
     bool (*copy_in)(const void *object, const MdtArray * array, uint64_t * tensor, MdtSink_uint8_t out);
     bool (*retain_handle)(const void *object, uint64_t tensor, uint64_t * second, MdtSink_uint8_t out);
     bool (*release_handle)(const void *object, uint64_t tensor, MdtSink_uint8_t out);
     bool (*type_of)(const void *object, uint64_t tensor, uint32_t * dtype, const MdtSink_size_t * shape, MdtSink_uint8_t out);
     bool (*evaluate)(const void *object, MdtSlice_uint64_t tensors, MdtSink_uint8_t out);
     bool (*view)(const void *object, uint64_t tensor, bool writable, MdtView * view, const MdtSink_size_t * shape, const MdtSink_ptrdiff_t * strides, MdtSink_uint8_t out);
-    bool (*copy_out)(const void *object, uint64_t tensor, MdtSliceMut_uint8_t bytes, MdtSink_uint8_t out);
-    bool (*differentiate)(const void *object, MdtFunction function, MdtSlice_uint64_t parameters, MdtSlice_uint64_t inputs, const MdtSink_uint64_t * values, const MdtSink_uint64_t * gradients, MdtSink_uint8_t out);
+    bool (*copy_out)(const void *object, uint64_t tensor, uint32_t dtype, MdtSliceMut_uint8_t elements, MdtSink_uint8_t out);
+    bool (*overwrite)(const void *object, uint64_t tensor, const MdtArray * array, MdtSink_uint8_t out);
+    bool (*differentiate)(const void *object, MdtFunction function, MdtSlice_uint64_t parameters, MdtSlice_uint64_t inputs, const MdtSink_uint64_t * values, MdtSliceMut_uint64_t gradients, MdtSink_uint8_t out);
+    bool (*recompute)(const void *object, MdtObject * function, MdtSlice_uint64_t inputs, const MdtSink_uint64_t * results, MdtSink_uint8_t out);
     bool (*memory_in_use)(const void *object, MdtSink_uint8_t out);
 } MdtComputeTensors;
-MDT_LAYOUT(sizeof(MdtComputeTensors) == 96 && offsetof(MdtComputeTensors, describe) == 0 && offsetof(MdtComputeTensors, has_op) == 8 && offsetof(MdtComputeTensors, apply) == 16 && offsetof(MdtComputeTensors, copy_in) == 24 && offsetof(MdtComputeTensors, retain_handle) == 32 && offsetof(MdtComputeTensors, release_handle) == 40 && offsetof(MdtComputeTensors, type_of) == 48 && offsetof(MdtComputeTensors, evaluate) == 56 && offsetof(MdtComputeTensors, view) == 64 && offsetof(MdtComputeTensors, copy_out) == 72 && offsetof(MdtComputeTensors, differentiate) == 80 && offsetof(MdtComputeTensors, memory_in_use) == 88)
+MDT_LAYOUT(sizeof(MdtComputeTensors) == 112 && offsetof(MdtComputeTensors, describe) == 0 && offsetof(MdtComputeTensors, has_op) == 8 && offsetof(MdtComputeTensors, apply) == 16 && offsetof(MdtComputeTensors, copy_in) == 24 && offsetof(MdtComputeTensors, retain_handle) == 32 && offsetof(MdtComputeTensors, release_handle) == 40 && offsetof(MdtComputeTensors, type_of) == 48 && offsetof(MdtComputeTensors, evaluate) == 56 && offsetof(MdtComputeTensors, view) == 64 && offsetof(MdtComputeTensors, copy_out) == 72 && offsetof(MdtComputeTensors, overwrite) == 80 && offsetof(MdtComputeTensors, differentiate) == 88 && offsetof(MdtComputeTensors, recompute) == 96 && offsetof(MdtComputeTensors, memory_in_use) == 104)
 
-#define MdtHostWeights_name "host.weights/1"
-#define MdtHostWeights_fingerprint UINT64_C(0x17fab34f61430d13)
 typedef struct {
-    bool (*apply_linear)(const void *object, MdtStr name, uint64_t x, uint64_t * result, MdtSink_uint8_t out);
+    double scale;
+    size_t window;
+    double soft_cap;
+    double dropout;
+} MdtAttention;
+MDT_LAYOUT(sizeof(MdtAttention) == 32 && offsetof(MdtAttention, scale) == 0 && offsetof(MdtAttention, window) == 8 && offsetof(MdtAttention, soft_cap) == 16 && offsetof(MdtAttention, dropout) == 24)
+
+typedef struct {
+    bool training;
+    size_t length;
+} MdtPass;
+MDT_LAYOUT(sizeof(MdtPass) == 16 && offsetof(MdtPass, training) == 0 && offsetof(MdtPass, length) == 8)
+
+#define MdtHostForward_name "host.forward/1"
+#define MdtHostForward_fingerprint UINT64_C(0x6494f2ad124611e8)
+typedef struct {
+    bool (*apply_linears)(const void *object, MdtSlice_MdtStr names, uint64_t x, MdtSliceMut_uint64_t results, MdtSink_uint8_t out);
     bool (*look_up)(const void *object, MdtStr name, uint64_t ids, uint64_t * result, MdtSink_uint8_t out);
-    bool (*normalise)(const void *object, MdtStr name, uint64_t x, double eps, uint64_t * result, MdtSink_uint8_t out);
     bool (*parameter_named)(const void *object, MdtStr name, uint64_t * result, MdtSink_uint8_t out);
-} MdtHostWeights;
-MDT_LAYOUT(sizeof(MdtHostWeights) == 32 && offsetof(MdtHostWeights, apply_linear) == 0 && offsetof(MdtHostWeights, look_up) == 8 && offsetof(MdtHostWeights, normalise) == 16 && offsetof(MdtHostWeights, parameter_named) == 24)
+    bool (*token_positions)(const void *object, uint64_t * result, MdtSink_uint8_t out);
+    bool (*rotate)(const void *object, uint64_t x, uint64_t inverse_frequencies, double scale, uint64_t * result, MdtSink_uint8_t out);
+    bool (*attend)(const void *object, MdtStr name, uint64_t queries, uint64_t keys, uint64_t values, const MdtAttention * options, uint64_t * result, MdtSink_uint8_t out);
+    bool (*run_block)(const void *object, MdtStr name, MdtSlice_uint64_t inputs, MdtObject * function, const MdtSink_uint64_t * results, MdtSink_uint8_t out);
+    bool (*random_key)(const void *object, MdtStr place, uint64_t * key, MdtSink_uint8_t out);
+    bool (*describe_pass)(const void *object, MdtPass * pass, MdtSink_uint8_t out);
+} MdtHostForward;
+MDT_LAYOUT(sizeof(MdtHostForward) == 72 && offsetof(MdtHostForward, apply_linears) == 0 && offsetof(MdtHostForward, look_up) == 8 && offsetof(MdtHostForward, parameter_named) == 16 && offsetof(MdtHostForward, token_positions) == 24 && offsetof(MdtHostForward, rotate) == 32 && offsetof(MdtHostForward, attend) == 40 && offsetof(MdtHostForward, run_block) == 48 && offsetof(MdtHostForward, random_key) == 56 && offsetof(MdtHostForward, describe_pass) == 64)
 
+#define MdtModelBlock_name "model.block/1"
+#define MdtModelBlock_fingerprint UINT64_C(0xc919e8b95fe04f96)
 typedef struct {
-    uint64_t tokens;
-    uint64_t positions;
-    uint64_t segments;
-    bool cached;
-    size_t cache_length;
-    MdtSlice_uint64_t cache;
-} MdtModelInput;
-MDT_LAYOUT(sizeof(MdtModelInput) == 56 && offsetof(MdtModelInput, tokens) == 0 && offsetof(MdtModelInput, positions) == 8 && offsetof(MdtModelInput, segments) == 16 && offsetof(MdtModelInput, cached) == 24 && offsetof(MdtModelInput, cache_length) == 32 && offsetof(MdtModelInput, cache) == 40)
+    bool (*compute_block)(const void *object, MdtObject * host, MdtObject * compute, MdtSlice_uint64_t inputs, const MdtSink_uint64_t * results, MdtSink_uint8_t out);
+} MdtModelBlock;
+MDT_LAYOUT(sizeof(MdtModelBlock) == 8 && offsetof(MdtModelBlock, compute_block) == 0)
 
 #define MdtModelForward_name "model.forward/1"
-#define MdtModelForward_fingerprint UINT64_C(0x0fb4411b0f4a23d3)
+#define MdtModelForward_fingerprint UINT64_C(0x1fbdedcd367fdbf6)
 typedef struct {
     bool (*describe)(const void *object, MdtSink_uint8_t out);
-    bool (*forward)(const void *object, MdtObject * weights, MdtObject * compute, const MdtModelInput * input, uint64_t * hidden, size_t * cache_length, const MdtSink_uint64_t * cache, MdtSink_uint8_t out);
-    bool (*apply_head)(const void *object, MdtObject * weights, MdtObject * compute, uint64_t hidden, uint64_t * logits, MdtSink_uint8_t out);
+    bool (*forward)(const void *object, MdtObject * host, MdtObject * compute, uint64_t tokens, uint64_t * hidden, MdtSink_uint8_t out);
 } MdtModelForward;
-MDT_LAYOUT(sizeof(MdtModelForward) == 24 && offsetof(MdtModelForward, describe) == 0 && offsetof(MdtModelForward, forward) == 8 && offsetof(MdtModelForward, apply_head) == 16)
-
-#define MdtHostModel_name "host.model/1"
-#define MdtHostModel_fingerprint UINT64_C(0x2e5a128598b42ab8)
-typedef struct {
-    bool (*hidden_states)(const void *object, uint64_t tokens, uint64_t positions, uint64_t segments, uint64_t * result, MdtSink_uint8_t out);
-    bool (*logits)(const void *object, uint64_t hidden, uint64_t * result, MdtSink_uint8_t out);
-} MdtHostModel;
-MDT_LAYOUT(sizeof(MdtHostModel) == 16 && offsetof(MdtHostModel, hidden_states) == 0 && offsetof(MdtHostModel, logits) == 8)
+MDT_LAYOUT(sizeof(MdtModelForward) == 16 && offsetof(MdtModelForward, describe) == 0 && offsetof(MdtModelForward, forward) == 8)
 
 typedef struct {
     const uint32_t *data;
@@ -226,23 +262,80 @@ typedef struct {
 MDT_LAYOUT(sizeof(MdtSlice_uint32_t) == 16 && offsetof(MdtSlice_uint32_t, data) == 0 && offsetof(MdtSlice_uint32_t, length) == 8)
 
 typedef struct {
+    void *target;
+    void (*write)(void *target, MdtSlice_uint32_t elements);
+} MdtSink_uint32_t;
+MDT_LAYOUT(sizeof(MdtSink_uint32_t) == 16 && offsetof(MdtSink_uint32_t, target) == 0 && offsetof(MdtSink_uint32_t, write) == 8)
+
+typedef struct {
     const bool *data;
     size_t length;
 } MdtSlice_bool;
 MDT_LAYOUT(sizeof(MdtSlice_bool) == 16 && offsetof(MdtSlice_bool, data) == 0 && offsetof(MdtSlice_bool, length) == 8)
 
 typedef struct {
+    void *target;
+    void (*write)(void *target, MdtSlice_bool elements);
+} MdtSink_bool;
+MDT_LAYOUT(sizeof(MdtSink_bool) == 16 && offsetof(MdtSink_bool, target) == 0 && offsetof(MdtSink_bool, write) == 8)
+
+#define MdtTokenizerText_name "tokenizer.text/1"
+#define MdtTokenizerText_fingerprint UINT64_C(0x28ae3161840cc022)
+typedef struct {
+    bool (*describe_vocabulary)(const void *object, MdtSink_uint8_t out);
+    bool (*encode_text)(const void *object, MdtStr text, const MdtSink_uint32_t * ids, const MdtSink_size_t * offsets, MdtSink_uint8_t out);
+    bool (*decode_tokens)(const void *object, MdtSlice_uint32_t tokens, MdtSink_uint8_t out);
+    bool (*render_messages)(const void *object, MdtSlice_uint8_t messages, bool prompt, const MdtSink_uint32_t * ids, const MdtSink_size_t * offsets, const MdtSink_bool * assistant, MdtSink_uint8_t out);
+} MdtTokenizerText;
+MDT_LAYOUT(sizeof(MdtTokenizerText) == 32 && offsetof(MdtTokenizerText, describe_vocabulary) == 0 && offsetof(MdtTokenizerText, encode_text) == 8 && offsetof(MdtTokenizerText, decode_tokens) == 16 && offsetof(MdtTokenizerText, render_messages) == 24)
+
+#define MdtHostModel_name "host.model/1"
+#define MdtHostModel_fingerprint UINT64_C(0x4a013f9ff31b6dea)
+typedef struct {
+    bool (*hidden_states)(const void *object, uint64_t tokens, uint64_t positions, uint64_t segments, uint64_t * result, MdtSink_uint8_t out);
+    bool (*logits)(const void *object, uint64_t hidden, uint64_t * result, MdtSink_uint8_t out);
+    bool (*losses_of)(const void *object, uint64_t hidden, uint64_t targets, uint64_t * result, MdtSink_uint8_t out);
+    bool (*frozen_model)(const void *object, MdtStr name, MdtObject * model, MdtSink_uint8_t out);
+} MdtHostModel;
+MDT_LAYOUT(sizeof(MdtHostModel) == 32 && offsetof(MdtHostModel, hidden_states) == 0 && offsetof(MdtHostModel, logits) == 8 && offsetof(MdtHostModel, losses_of) == 16 && offsetof(MdtHostModel, frozen_model) == 24)
+
+typedef struct {
+    MdtStr name;
     MdtSlice_uint32_t tokens;
     MdtSlice_bool supervised;
     uint64_t truncated;
-} MdtEncoded;
-MDT_LAYOUT(sizeof(MdtEncoded) == 40 && offsetof(MdtEncoded, tokens) == 0 && offsetof(MdtEncoded, supervised) == 16 && offsetof(MdtEncoded, truncated) == 32)
+} MdtSequence;
+MDT_LAYOUT(sizeof(MdtSequence) == 56 && offsetof(MdtSequence, name) == 0 && offsetof(MdtSequence, tokens) == 16 && offsetof(MdtSequence, supervised) == 32 && offsetof(MdtSequence, truncated) == 48)
 
 typedef struct {
-    const MdtEncoded *data;
+    const MdtSequence *data;
     size_t length;
-} MdtSlice_MdtEncoded;
-MDT_LAYOUT(sizeof(MdtSlice_MdtEncoded) == 16 && offsetof(MdtSlice_MdtEncoded, data) == 0 && offsetof(MdtSlice_MdtEncoded, length) == 8)
+} MdtSlice_MdtSequence;
+MDT_LAYOUT(sizeof(MdtSlice_MdtSequence) == 16 && offsetof(MdtSlice_MdtSequence, data) == 0 && offsetof(MdtSlice_MdtSequence, length) == 8)
+
+typedef struct {
+    MdtStr name;
+    MdtSlice_double values;
+} MdtNumbers;
+MDT_LAYOUT(sizeof(MdtNumbers) == 32 && offsetof(MdtNumbers, name) == 0 && offsetof(MdtNumbers, values) == 16)
+
+typedef struct {
+    const MdtNumbers *data;
+    size_t length;
+} MdtSlice_MdtNumbers;
+MDT_LAYOUT(sizeof(MdtSlice_MdtNumbers) == 16 && offsetof(MdtSlice_MdtNumbers, data) == 0 && offsetof(MdtSlice_MdtNumbers, length) == 8)
+
+typedef struct {
+    MdtSlice_MdtSequence sequences;
+    MdtSlice_MdtNumbers numbers;
+} MdtItem;
+MDT_LAYOUT(sizeof(MdtItem) == 32 && offsetof(MdtItem, sequences) == 0 && offsetof(MdtItem, numbers) == 16)
+
+typedef struct {
+    const MdtItem *data;
+    size_t length;
+} MdtSlice_MdtItem;
+MDT_LAYOUT(sizeof(MdtSlice_MdtItem) == 16 && offsetof(MdtSlice_MdtItem, data) == 0 && offsetof(MdtSlice_MdtItem, length) == 8)
 
 typedef struct {
     MdtStr name;
@@ -263,26 +356,25 @@ typedef struct {
 MDT_LAYOUT(sizeof(MdtLoss) == 16 && offsetof(MdtLoss, sum) == 0 && offsetof(MdtLoss, weight) == 8)
 
 #define MdtTrainerObjective_name "trainer.objective/1"
-#define MdtTrainerObjective_fingerprint UINT64_C(0x2a80b36eea9b187a)
+#define MdtTrainerObjective_fingerprint UINT64_C(0x79e1c809a98b0df9)
 typedef struct {
-    bool (*describe_vocabulary)(const void *object, MdtSink_uint8_t out);
     bool (*encode_example)(const void *object, MdtSlice_uint8_t example, MdtSink_uint8_t out);
-    bool (*encode_prompt_of)(const void *object, MdtSlice_uint8_t example, MdtSink_uint8_t out);
-    bool (*decode_tokens)(const void *object, MdtSlice_uint32_t tokens, MdtSink_uint8_t out);
-    bool (*collate_rows)(const void *object, MdtSlice_MdtEncoded rows, MdtSink_uint8_t out);
+    bool (*collate_items)(const void *object, MdtSlice_MdtItem items, MdtSink_uint8_t out);
     bool (*compute_loss)(const void *object, MdtObject * model, MdtObject * compute, MdtSlice_MdtNamed batch, MdtLoss * loss, const MdtSink_uint64_t * metric_handles, MdtSink_uint8_t out);
 } MdtTrainerObjective;
-MDT_LAYOUT(sizeof(MdtTrainerObjective) == 48 && offsetof(MdtTrainerObjective, describe_vocabulary) == 0 && offsetof(MdtTrainerObjective, encode_example) == 8 && offsetof(MdtTrainerObjective, encode_prompt_of) == 16 && offsetof(MdtTrainerObjective, decode_tokens) == 24 && offsetof(MdtTrainerObjective, collate_rows) == 32 && offsetof(MdtTrainerObjective, compute_loss) == 40)
+MDT_LAYOUT(sizeof(MdtTrainerObjective) == 24 && offsetof(MdtTrainerObjective, encode_example) == 0 && offsetof(MdtTrainerObjective, collate_items) == 8 && offsetof(MdtTrainerObjective, compute_loss) == 16)
 
 typedef struct {
     MdtStr name;
     MdtSlice_size_t shape;
+    uint32_t role;
+    uint32_t layout;
     uint64_t step;
     uint64_t planned_steps;
     double learning_rate;
     double weight_decay;
 } MdtUpdate;
-MDT_LAYOUT(sizeof(MdtUpdate) == 64 && offsetof(MdtUpdate, name) == 0 && offsetof(MdtUpdate, shape) == 16 && offsetof(MdtUpdate, step) == 32 && offsetof(MdtUpdate, planned_steps) == 40 && offsetof(MdtUpdate, learning_rate) == 48 && offsetof(MdtUpdate, weight_decay) == 56)
+MDT_LAYOUT(sizeof(MdtUpdate) == 72 && offsetof(MdtUpdate, name) == 0 && offsetof(MdtUpdate, shape) == 16 && offsetof(MdtUpdate, role) == 32 && offsetof(MdtUpdate, layout) == 36 && offsetof(MdtUpdate, step) == 40 && offsetof(MdtUpdate, planned_steps) == 48 && offsetof(MdtUpdate, learning_rate) == 56 && offsetof(MdtUpdate, weight_decay) == 64)
 
 typedef struct {
     float *data;
@@ -303,7 +395,7 @@ typedef struct {
 MDT_LAYOUT(sizeof(MdtSliceMut_MdtSliceMut_float) == 16 && offsetof(MdtSliceMut_MdtSliceMut_float, data) == 0 && offsetof(MdtSliceMut_MdtSliceMut_float, length) == 8)
 
 #define MdtOptimizerSlices_name "optimizer.slices/1"
-#define MdtOptimizerSlices_fingerprint UINT64_C(0xe2558ef78a636424)
+#define MdtOptimizerSlices_fingerprint UINT64_C(0xc1b99738d31466b2)
 typedef struct {
     bool (*states)(const void *object, MdtSink_uint8_t out);
     bool (*granularity)(const void *object, MdtSlice_uint8_t parameter, MdtSink_uint8_t out);
@@ -332,7 +424,7 @@ typedef struct {
 MDT_LAYOUT(sizeof(MdtSlice_MdtState) == 16 && offsetof(MdtSlice_MdtState, data) == 0 && offsetof(MdtSlice_MdtState, length) == 8)
 
 #define MdtOptimizerTypedSlices_name "optimizer.typed_slices/1"
-#define MdtOptimizerTypedSlices_fingerprint UINT64_C(0xfe2eaadf5d4fe68a)
+#define MdtOptimizerTypedSlices_fingerprint UINT64_C(0xb8f71177edc876a8)
 typedef struct {
     bool (*granularity_of)(const void *object, MdtSlice_uint8_t parameter, MdtSink_uint8_t out);
     bool (*update_typed)(const void *object, const MdtUpdate * update, MdtSliceMut_float parameter, MdtSlice_float gradient, MdtSlice_MdtState states, MdtSink_uint8_t out);
@@ -340,28 +432,28 @@ typedef struct {
 MDT_LAYOUT(sizeof(MdtOptimizerTypedSlices) == 16 && offsetof(MdtOptimizerTypedSlices, granularity_of) == 0 && offsetof(MdtOptimizerTypedSlices, update_typed) == 8)
 
 #define MdtOptimizerDevice_name "optimizer.device/1"
-#define MdtOptimizerDevice_fingerprint UINT64_C(0xb68b84b98a709dcd)
+#define MdtOptimizerDevice_fingerprint UINT64_C(0x7fcad995ed9fa67f)
 typedef struct {
     bool (*update_tensors)(const void *object, const MdtUpdate * update, MdtObject * compute, uint64_t parameter, uint64_t gradient, MdtSlice_uint64_t states, const MdtSink_uint64_t * new_values, MdtSink_uint8_t out);
 } MdtOptimizerDevice;
 MDT_LAYOUT(sizeof(MdtOptimizerDevice) == 8 && offsetof(MdtOptimizerDevice, update_tensors) == 0)
 
 #define MdtOptimizerEvaluationWeights_name "optimizer.evaluation_weights/1"
-#define MdtOptimizerEvaluationWeights_fingerprint UINT64_C(0x9b86da1563d434fb)
+#define MdtOptimizerEvaluationWeights_fingerprint UINT64_C(0xd0b3cd22ff730c05)
 typedef struct {
     bool (*write_weights)(const void *object, const MdtUpdate * update, MdtSliceMut_float weights, MdtSlice_MdtState states, MdtSink_uint8_t out);
 } MdtOptimizerEvaluationWeights;
 MDT_LAYOUT(sizeof(MdtOptimizerEvaluationWeights) == 8 && offsetof(MdtOptimizerEvaluationWeights, write_weights) == 0)
 
-#define MdtDataExamples_name "data.examples/1"
-#define MdtDataExamples_fingerprint UINT64_C(0x32a6d5f016f4b6a8)
+#define MdtDataRows_name "data.rows/1"
+#define MdtDataRows_fingerprint UINT64_C(0x96d9656068e20440)
 typedef struct {
-    bool (*length)(const void *object, MdtSink_uint8_t out);
-    bool (*next_example)(const void *object, MdtSink_uint8_t out);
+    bool (*row_count)(const void *object, MdtSink_uint8_t out);
+    bool (*next_rows)(const void *object, uint64_t most, MdtSink_uint8_t out);
     bool (*position)(const void *object, MdtSink_uint8_t out);
     bool (*restore_position)(const void *object, MdtStr position, MdtSink_uint8_t out);
-} MdtDataExamples;
-MDT_LAYOUT(sizeof(MdtDataExamples) == 32 && offsetof(MdtDataExamples, length) == 0 && offsetof(MdtDataExamples, next_example) == 8 && offsetof(MdtDataExamples, position) == 16 && offsetof(MdtDataExamples, restore_position) == 24)
+} MdtDataRows;
+MDT_LAYOUT(sizeof(MdtDataRows) == 32 && offsetof(MdtDataRows, row_count) == 0 && offsetof(MdtDataRows, next_rows) == 8 && offsetof(MdtDataRows, position) == 16 && offsetof(MdtDataRows, restore_position) == 24)
 
 #define MdtCommBackends_name "comm.backend/1"
 #define MdtCommBackends_fingerprint UINT64_C(0x76ddc1248273e8c1)
@@ -397,6 +489,20 @@ typedef struct {
     bool (*abort_all)(const void *object, MdtStr reason, MdtSink_uint8_t out);
 } MdtCommCollectives;
 MDT_LAYOUT(sizeof(MdtCommCollectives) == 48 && offsetof(MdtCommCollectives, place) == 0 && offsetof(MdtCommCollectives, start_all_reduce) == 8 && offsetof(MdtCommCollectives, start_all_gather) == 16 && offsetof(MdtCommCollectives, start_broadcast) == 24 && offsetof(MdtCommCollectives, start_barrier) == 32 && offsetof(MdtCommCollectives, abort_all) == 40)
+
+#define MdtCommReduceScatter_name "comm.reduce_scatter/1"
+#define MdtCommReduceScatter_fingerprint UINT64_C(0x086f6ba791bba9b2)
+typedef struct {
+    bool (*start_reduce_scatter)(const void *object, MdtBuffer * buffer, uint32_t op, MdtObject * work, MdtSink_uint8_t out);
+} MdtCommReduceScatter;
+MDT_LAYOUT(sizeof(MdtCommReduceScatter) == 8 && offsetof(MdtCommReduceScatter, start_reduce_scatter) == 0)
+
+#define MdtCommMemory_name "comm.regions/1"
+#define MdtCommMemory_fingerprint UINT64_C(0x4fca53647992dbd5)
+typedef struct {
+    bool (*make_region)(const void *object, size_t bytes, MdtBuffer * region, MdtSink_uint8_t out);
+} MdtCommMemory;
+MDT_LAYOUT(sizeof(MdtCommMemory) == 8 && offsetof(MdtCommMemory, make_region) == 0)
 
 #define MdtCommWork_name "comm.work/1"
 #define MdtCommWork_fingerprint UINT64_C(0x9d70bfed395334cb)

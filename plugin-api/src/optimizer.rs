@@ -12,7 +12,7 @@ mod state;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ParameterSpec, Result, Tensor};
+use crate::{Error, Layout, ParameterSpec, Result, Role, Tensor};
 
 pub use state::{Initial, StateMut, StateRef, StateShape, StateSpec};
 
@@ -35,6 +35,10 @@ pub struct Update<'a> {
     pub name: &'a str,
     /// The whole parameter's shape, also where a slice is updated.
     pub shape: &'a [usize],
+    /// What the parameter does.
+    pub role: Role,
+    /// The order of its axes where it is a linear layer's weight.
+    pub layout: Layout,
     /// The number of this update, from 1.
     pub step: u64,
     /// The number of updates that the job plans; none where it has no planned end. Early stopping may end it before.
@@ -46,10 +50,19 @@ pub struct Update<'a> {
 }
 
 impl<'a> Update<'a> {
-    /// The first update of a parameter, with a learning rate and a weight decay of 0 and no planned end: for tests, which
-    /// set what they need.
+    /// The first update of a parameter, with a learning rate and a weight decay of 0, no planned end and no role: for
+    /// tests, which set what they need.
     pub fn first(name: &'a str, shape: &'a [usize]) -> Self {
-        Self { name, shape, step: 1, planned_steps: None, learning_rate: 0.0, weight_decay: 0.0 }
+        Self {
+            name,
+            shape,
+            role: Role::Other,
+            layout: Layout::OutIn,
+            step: 1,
+            planned_steps: None,
+            learning_rate: 0.0,
+            weight_decay: 0.0,
+        }
     }
 }
 

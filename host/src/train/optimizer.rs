@@ -200,6 +200,8 @@ impl ParameterPlan {
             planned_steps,
             learning_rate: schedule.learning_rate(step),
             weight_decay: self.weight_decay,
+            role: self.role,
+            layout: self.layout,
             ..Update::first(&self.name, &self.shape)
         }
     }

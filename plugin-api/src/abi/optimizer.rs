@@ -14,8 +14,8 @@ use super::table::{c_struct, interfaces};
 use super::types::collected;
 use crate::register::OptimizerComponent;
 use crate::{
-    DeviceOptimizer, Dtype, Error, EvaluationWeights, Granularity, NewValues, Optimizer, ParameterSpec, Result,
-    StateMut, StateRef, StateSpec, Tensor, TypedSlices, TypedStates, Update,
+    DeviceOptimizer, Dtype, Error, EvaluationWeights, Granularity, Layout, NewValues, Optimizer, ParameterSpec, Result,
+    Role, StateMut, StateRef, StateSpec, Tensor, TypedSlices, TypedStates, Update,
 };
 
 c_struct! {
@@ -23,6 +23,10 @@ c_struct! {
     "MdtUpdate" RawUpdate<'a> {
         name: RStr<'a>,
         shape: RSlice<'a, usize>,
+        /// 0 other, 1 linear, 2 embedding, 3 norm; another number is other.
+        role: u32,
+        /// 0 `[out, in]`, 1 `[in, out]`.
+        layout: u32,
         step: u64,
         /// 0 where there is no planned end.
         planned_steps: u64,
@@ -140,6 +144,13 @@ impl<'a> From<&RawUpdate<'a>> for Update<'a> {
         Self {
             name: raw.name.into(),
             shape: raw.shape.as_slice(),
+            role: match raw.role {
+                1 => Role::Linear,
+                2 => Role::Embedding,
+                3 => Role::Norm,
+                _ => Role::Other,
+            },
+            layout: if raw.layout == 1 { Layout::InOut } else { Layout::OutIn },
             step: raw.step,
             planned_steps: (raw.planned_steps != 0).then_some(raw.planned_steps),
             learning_rate: raw.learning_rate,
@@ -153,6 +164,16 @@ impl<'a> From<&Update<'a>> for RawUpdate<'a> {
         Self {
             name: update.name.into(),
             shape: update.shape.into(),
+            role: match update.role {
+                Role::Other => 0,
+                Role::Linear => 1,
+                Role::Embedding => 2,
+                Role::Norm => 3,
+            },
+            layout: match update.layout {
+                Layout::OutIn => 0,
+                Layout::InOut => 1,
+            },
             step: update.step,
             planned_steps: update.planned_steps.unwrap_or(0),
             learning_rate: update.learning_rate,

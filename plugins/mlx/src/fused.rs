@@ -127,7 +127,7 @@ pub fn rope_tables(positions: &Array, inv_freq: &Array, factor: f32) -> Result<R
     let expected = "int32 positions [T] or [B, T] and f32 inverse frequencies [D/2]";
     expect(fits, "rope_tables", expected, &[positions, inv_freq])?;
     // A function that is computed again is differentiated by all that it is given.
-    let inv_freq = &mlx_rs::stop_gradient(inv_freq)?;
+    let (positions, inv_freq) = (&mlx_rs::stop_gradient(positions)?, &mlx_rs::stop_gradient(inv_freq)?);
     fused_or_composed!([inv_freq], rope_tables(positions, inv_freq, factor))
 }
 

@@ -13,7 +13,7 @@ pub fn loss(ctx: &TrainerContext, batch: &Batch) -> Result<Loss> {
     let hidden = ctx.hidden(batch.get(TOKENS)?, None, None)?;
     let width = *hidden.shape()?.last().ok_or_else(|| Error::plugin("the model's hidden states are a scalar"))?;
     let supervised = hidden.reshape(&[-1, width as i64])?.take(rows, 0)?;
-    let losses = ctx.head(&supervised)?.cross_entropy(targets)?;
+    let losses = ctx.token_losses(&supervised, targets)?;
 
     let count: usize = targets.shape()?.iter().product();
     Ok(Loss {

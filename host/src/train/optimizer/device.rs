@@ -42,7 +42,7 @@ impl DeviceStates {
     pub(super) fn read(&self) -> Result<Vec<Vec<HostState>>> {
         let read = |((tensor, _), layout): (&(Tensor, TensorType), &HostState)| {
             let mut state = layout.with_room();
-            staging::read_bytes(tensor, state.bytes_mut())?;
+            staging::read_as(state.dtype, tensor, state.bytes_mut())?;
             Ok(state)
         };
         let all = self.states.iter().zip(&self.layout);

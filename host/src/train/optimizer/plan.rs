@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use mdt_plugin_api::register::OptimizerComponent;
 use mdt_plugin_api::{
-    DeviceOptimizer, Dtype, EvaluationWeights, Granularity, Initial, Optimizer, ParameterSpec, StateShape, StateSpec,
-    TypedSlices,
+    DeviceOptimizer, Dtype, EvaluationWeights, Granularity, Initial, Layout, Optimizer, ParameterSpec, Role,
+    StateShape, StateSpec, TypedSlices,
 };
 
 use super::state;
@@ -32,6 +32,8 @@ pub(super) enum Rule {
 pub(super) struct ParameterPlan {
     pub(super) name: String,
     pub(super) shape: Vec<usize>,
+    pub(super) role: Role,
+    pub(super) layout: Layout,
     pub(super) peak_learning_rate: f64,
     pub(super) weight_decay: f64,
     pub(super) granularity: Granularity,
@@ -75,6 +77,8 @@ impl OptimizerPlan {
             let plan = ParameterPlan {
                 name: parameter.name.clone(),
                 shape: parameter.shape.clone(),
+                role: parameter.role,
+                layout: parameter.layout,
                 peak_learning_rate: settings.learning_rate_of(&parameter.name),
                 weight_decay: settings.weight_decay_of(&parameter.name),
                 granularity: match &rule {

@@ -49,9 +49,9 @@ fn another_configuration_is_refused_everywhere_with_the_keys_that_differ() {
     let port = port(&ranks[0]);
     for rank in &mut ranks {
         *rank = with(rank, "port", port);
-        rank.job = r#"{"optimizer.learning_rate":0.1,"seed":0,"trainer.batch_size":4}"#.into();
+        rank.identity = r#"{"optimizer.learning_rate":0.1,"seed":0,"trainer.batch_size":4}"#.into();
     }
-    ranks[2].job = r#"{"optimizer.learning_rate":0.2,"seed":0,"trainer.batch_size":8}"#.into();
+    ranks[2].identity = r#"{"optimizer.learning_rate":0.2,"seed":0,"trainer.batch_size":8}"#.into();
     let expected = "the configuration of rank 2 differs from that of rank 0: `optimizer.learning_rate` is 0.1 on rank 0 \
                     and 0.2 on rank 2, `trainer.batch_size` is 4 on rank 0 and 8 on rank 2";
     for (message, rank) in refusals(&ranks) {

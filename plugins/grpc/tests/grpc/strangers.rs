@@ -54,7 +54,7 @@ fn knock(job: &Bootstrap) -> TcpStream {
 
 /// The first message of a handshake.
 fn opening() -> Vec<u8> {
-    [b"mdtrank\x03".as_slice(), &[7; 32]].concat()
+    [b"mdtrank\x04".as_slice(), &[7; 32]].concat()
 }
 
 /// All that comes until the other side ends the connection.
@@ -186,6 +186,6 @@ fn a_rank_of_another_version_is_told_so() {
         let mut stranger = knock(&job);
         stranger.write_all(&[b"mdtrank\x63".as_slice(), &[7; 32]].concat()).unwrap();
         let heard = all_from(&mut stranger);
-        assert_eq!((heard.len(), &heard[..8]), (40, b"mdtrank\x03".as_slice()));
+        assert_eq!((heard.len(), &heard[..8]), (40, b"mdtrank\x04".as_slice()));
     });
 }
