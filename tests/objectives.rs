@@ -126,7 +126,8 @@ fn ranks_draw_what_one_process_draws() {
 #[test]
 fn the_committed_curve_of_rewards_rises() {
     let curve = fixture("examples/grpo/curve.json");
-    let rewards: Vec<f64> = curve.as_array().expect("a list").iter().map(|line| line["reward"].as_f64().unwrap()).collect();
+    let rewards: Vec<f64> =
+        curve.as_array().expect("a list").iter().map(|line| line["reward"].as_f64().unwrap()).collect();
     let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
     let tenth = rewards.len() / 10;
     let (first, last) = (mean(&rewards[..tenth]), mean(&rewards[rewards.len() - tenth..]));
