@@ -85,7 +85,7 @@ impl Peers {
     pub fn memory(&self, bytes: usize) -> Result<Option<Region>, Failure> {
         let Some(able) = self.communicator.as_regions() else { return Ok(None) };
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        if !bucket.as_ref().is_some_and(|region| region.bytes() >= bytes) {
+        if bucket.as_ref().is_none_or(|region| region.bytes() < bytes) {
             *bucket = None;
             *bucket = Some(able.region(bytes)?);
         }

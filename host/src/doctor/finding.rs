@@ -88,9 +88,11 @@ impl Finding {
         serde_json::json!(findings.iter().map(|finding| (finding, exit(finding))).collect::<Vec<_>>()).to_string()
     }
 
-    /// What [`send`](Self::send) gave; none where the text is something else.
+    /// What [`send`](Self::send) gave, as the last line of a text; none where that is something else.
     pub fn receive(text: &[u8]) -> Option<Vec<Self>> {
-        let sent: Vec<(Self, Option<u8>)> = serde_json::from_slice(text).ok()?;
+        // A plugin may have printed something before.
+        let line = text.trim_ascii_end().rsplit(|&byte| byte == b'\n').next()?;
+        let sent: Vec<(Self, Option<u8>)> = serde_json::from_slice(line).ok()?;
         let whole = |(finding, exit): (Self, Option<u8>)| Self {
             exit: exit.map(|code| Status::of_code(i32::from(code))),
             ..finding
@@ -105,5 +107,20 @@ impl Finding {
             (None, Some(help)) => format!("{}\n  help: {help}", self.message),
             (None, None) => self.message.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_come_from_another_process_as_they_were_sent() {
+        let failure = Failure::new(Status::Plugin, "broken").at("here").help("mend it");
+        let sent = [Finding::failed(&failure).fact("id", "x"), Finding::ok("fine")];
+        let text = format!("a plugin printed this\n{}\n", Finding::send(&sent));
+        let received = Finding::receive(text.as_bytes()).unwrap();
+        assert_eq!(format!("{received:?}"), format!("{sent:?}"));
+        assert!(Finding::receive(b"").is_none() && Finding::receive(b"[1]").is_none());
     }
 }

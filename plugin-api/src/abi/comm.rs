@@ -290,7 +290,7 @@ impl ImportedCommunicator {
             ))
             .in_component(name));
         }
-        let object = Arc::new(functions.share());
+        let object = functions.share().into_shared();
         let (reduce_scatter, regions) = (Imported::find(&object, name)?, Imported::find(&object, name)?);
         Ok(Self { functions, reduce_scatter, regions, rank, world_size })
     }

@@ -88,6 +88,12 @@ impl RawObject {
         Self { data: Box::into_raw(Box::new(value)).cast(), drop: drop_value::<T>, get: get::<T> }
     }
 
+    /// The object, for all that keep one of its interfaces.
+    #[allow(clippy::arc_with_non_send_sync, reason = "objects of one thread use the same code as those of any")]
+    pub(super) fn into_shared(self) -> Arc<Self> {
+        Arc::new(self)
+    }
+
     /// Another owner of an object that came across already: it is handed on as it is, not wrapped again.
     fn shared(object: &Arc<Self>) -> Self {
         unsafe extern "C" fn drop_share(data: *const c_void) {
@@ -147,7 +153,7 @@ impl<T: Table> Imported<T> {
     /// # Errors
     /// The object does not have it, or has another table under its name.
     pub(super) fn of(object: RawObject, name: &'static str) -> Result<Self> {
-        Self::find(&Arc::new(object), name)?.ok_or_else(|| {
+        Self::find(&object.into_shared(), name)?.ok_or_else(|| {
             Error::plugin(format!("it does not have the interface {}, which is needed here", T::NAME))
                 .in_component(name)
         })

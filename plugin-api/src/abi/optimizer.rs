@@ -117,9 +117,8 @@ pub(super) fn export(optimizer: OptimizerComponent, owner: Arc<Owner>) -> RawObj
 }
 
 /// Makes a plain optimizer of an object.
-#[allow(clippy::arc_with_non_send_sync, reason = "objects of one thread use the same code as those of any")]
 pub(super) fn import(object: RawObject, name: &'static str) -> Result<OptimizerComponent> {
-    let object = Arc::new(object);
+    let object = object.into_shared();
     macro_rules! ability {
         ($table:ident) => {
             Imported::<$table>::find(&object, name)?.map(|found| Arc::new(found) as _)

@@ -47,7 +47,7 @@ pub(super) fn import(object: RawObject, name: &'static str) -> Result<Arc<dyn To
 
 /// Makes a plain tokenizer of an object that may be nothing.
 pub(super) fn import_lent(object: RawObject, name: &'static str) -> Result<Option<Arc<dyn Tokenizer>>> {
-    let lent = Imported::<TokenizerText>::find(&Arc::new(object), name)?;
+    let lent = Imported::<TokenizerText>::find(&object.into_shared(), name)?;
     Ok(lent.map(|lent| Arc::new(lent) as Arc<dyn Tokenizer>))
 }
 
