@@ -99,17 +99,18 @@ fn a_row_without_a_pair_is_named() {
 
 #[test]
 fn what_is_drawn_and_learned_is_the_same_in_every_run_and_after_every_resume() {
-    let whole = grpo();
-    whole.run().success();
+    let job = grpo();
+    job.run().success();
+    let (weights, rewards) = (job.final_weights(), job.numbers("reward"));
     let again = grpo();
-    again.run_with(&["--set", "trainer.max_steps=2"]).success();
     again.run().success();
-    assert_eq!(whole.final_weights(), again.final_weights());
-    let rewards = whole.numbers("reward");
-    assert_eq!(rewards, again.numbers("reward"));
-    // What is drawn before the first update is drawn from the same weights on every machine.
-    let curve = fixture("examples/grpo/curve.json");
-    assert_near("the first reward", &json!(rewards[0]), &curve[0]["reward"], 0.0);
+    assert_eq!((again.final_weights(), again.numbers("reward")), (weights.clone(), rewards.clone()));
+    // From the checkpoint of update 2.
+    for directory in [job.checkpoint(4), job.output().join("final")] {
+        std::fs::remove_dir_all(directory).expect("it was written");
+    }
+    job.run().success();
+    assert_eq!((job.final_weights(), job.numbers("reward")), (weights, rewards));
 }
 
 #[test]
@@ -121,17 +122,6 @@ fn ranks_draw_what_one_process_draws() {
     assert!(status.is_ok_and(|status| status.success()));
     assert_eq!(one.final_weights(), two.final_weights());
     assert_eq!(one.numbers("reward"), two.numbers("reward"));
-}
-
-#[test]
-fn the_committed_curve_of_rewards_rises() {
-    let curve = fixture("examples/grpo/curve.json");
-    let rewards: Vec<f64> =
-        curve.as_array().expect("a list").iter().map(|line| line["reward"].as_f64().unwrap()).collect();
-    let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
-    let tenth = rewards.len() / 10;
-    let (first, last) = (mean(&rewards[..tenth]), mean(&rewards[rewards.len() - tenth..]));
-    assert!(last > first + 0.5, "from {first} to {last}");
 }
 
 /// A student with random weights, whose teacher is the model of the training fixture.

@@ -365,6 +365,61 @@ typedef struct {
 MDT_LAYOUT(sizeof(MdtTrainerObjective) == 24 && offsetof(MdtTrainerObjective, encode_example) == 0 && offsetof(MdtTrainerObjective, collate_items) == 8 && offsetof(MdtTrainerObjective, compute_loss) == 16)
 
 typedef struct {
+    size_t count;
+    size_t max_tokens;
+    double temperature;
+    uint64_t seed;
+    MdtSlice_uint32_t stop;
+} MdtSampling;
+MDT_LAYOUT(sizeof(MdtSampling) == 48 && offsetof(MdtSampling, count) == 0 && offsetof(MdtSampling, max_tokens) == 8 && offsetof(MdtSampling, temperature) == 16 && offsetof(MdtSampling, seed) == 24 && offsetof(MdtSampling, stop) == 32)
+
+typedef struct {
+    const float *data;
+    size_t length;
+} MdtSlice_float;
+MDT_LAYOUT(sizeof(MdtSlice_float) == 16 && offsetof(MdtSlice_float, data) == 0 && offsetof(MdtSlice_float, length) == 8)
+
+typedef struct {
+    void *target;
+    void (*write)(void *target, MdtSlice_float elements);
+} MdtSink_float;
+MDT_LAYOUT(sizeof(MdtSink_float) == 16 && offsetof(MdtSink_float, target) == 0 && offsetof(MdtSink_float, write) == 8)
+
+#define MdtHostGeneration_name "host.generation/1"
+#define MdtHostGeneration_fingerprint UINT64_C(0x775567dd2893db88)
+typedef struct {
+    bool (*draw_answers)(const void *object, MdtSlice_uint32_t prompt, const MdtSampling * sampling, const MdtSink_uint32_t * tokens, const MdtSink_float * log_probs, const MdtSink_size_t * lengths, MdtSink_uint8_t out);
+} MdtHostGeneration;
+MDT_LAYOUT(sizeof(MdtHostGeneration) == 8 && offsetof(MdtHostGeneration, draw_answers) == 0)
+
+#define MdtTrainerPrepare_name "trainer.prepare/1"
+#define MdtTrainerPrepare_fingerprint UINT64_C(0x2aae48e746465350)
+typedef struct {
+    bool (*prepare_items)(const void *object, uint64_t seed, MdtObject * model, MdtObject * generation, MdtObject * compute, MdtSlice_MdtItem items, MdtSink_uint8_t out);
+} MdtTrainerPrepare;
+MDT_LAYOUT(sizeof(MdtTrainerPrepare) == 8 && offsetof(MdtTrainerPrepare, prepare_items) == 0)
+
+#define MdtTrainerReference_name "trainer.reference/1"
+#define MdtTrainerReference_fingerprint UINT64_C(0x65ca7512f094433f)
+typedef struct {
+    bool (*needs_a_reference)(const void *object, bool * needed, MdtSink_uint8_t out);
+} MdtTrainerReference;
+MDT_LAYOUT(sizeof(MdtTrainerReference) == 8 && offsetof(MdtTrainerReference, needs_a_reference) == 0)
+
+typedef struct {
+    void *target;
+    void (*write)(void *target, MdtSlice_double elements);
+} MdtSink_double;
+MDT_LAYOUT(sizeof(MdtSink_double) == 16 && offsetof(MdtSink_double, target) == 0 && offsetof(MdtSink_double, write) == 8)
+
+#define MdtTrainerEvaluation_name "trainer.evaluation/1"
+#define MdtTrainerEvaluation_fingerprint UINT64_C(0x843c78a1b85a423d)
+typedef struct {
+    bool (*evaluate_items)(const void *object, uint64_t seed, MdtObject * model, MdtObject * generation, MdtObject * compute, MdtSlice_MdtItem items, const MdtSink_double * numbers, MdtSink_uint8_t out);
+} MdtTrainerEvaluation;
+MDT_LAYOUT(sizeof(MdtTrainerEvaluation) == 8 && offsetof(MdtTrainerEvaluation, evaluate_items) == 0)
+
+typedef struct {
     MdtStr name;
     MdtSlice_size_t shape;
     uint32_t role;
@@ -381,12 +436,6 @@ typedef struct {
     size_t length;
 } MdtSliceMut_float;
 MDT_LAYOUT(sizeof(MdtSliceMut_float) == 16 && offsetof(MdtSliceMut_float, data) == 0 && offsetof(MdtSliceMut_float, length) == 8)
-
-typedef struct {
-    const float *data;
-    size_t length;
-} MdtSlice_float;
-MDT_LAYOUT(sizeof(MdtSlice_float) == 16 && offsetof(MdtSlice_float, data) == 0 && offsetof(MdtSlice_float, length) == 8)
 
 typedef struct {
     MdtSliceMut_float *data;
