@@ -13,7 +13,10 @@ pub(super) fn all_finite(tensors: &[Tensor]) -> Result<bool> {
     let Some(zero) = tensors.first().map(|tensor| scalar(tensor.compute(), 0.0)) else { return Ok(true) };
     let zero = zero?;
     let sum = total(tensors.iter().map(|tensor| (tensor * &zero)?.sum()))?;
-    Ok(sum.is_none_or(|sum| staging::read_number(&sum).is_ok_and(|sum| sum == 0.0)))
+    match sum {
+        Some(sum) => Ok(staging::read_number(&sum)? == 0.0),
+        None => Ok(true),
+    }
 }
 
 /// The global norm of these tensors divided by `weight`; not finite where an element is not. Elements are divided by the
