@@ -40,7 +40,10 @@ fn an_ability_whose_trait_is_missing_or_that_does_not_exist_is_an_error_that_say
     assert_says(&errors, &["`Rule` is registered with the ability `device`, which is the trait `DeviceOptimizer`"]);
     assert_says(&errors, &["`Rule` is registered with the ability `typed_states`, which is the trait `TypedStates`"]);
     let errors = errors_of("mdt_plugin_api::plugin! { optimizer \"rule\" => Rule; }");
-    assert_says(&errors, &["`Rule` is registered as an optimizer with the ability `slices`, which is the trait `Optimizer`"]);
+    assert_says(
+        &errors,
+        &["`Rule` is registered as an optimizer with the ability `slices`, which is the trait `Optimizer`"],
+    );
     let errors = errors_of("mdt_plugin_api::plugin! { optimizer \"rule\" => Rule: devices; }");
     assert_says(&errors, &["no optimizer has an ability `devices`"]);
     let errors = errors_of("mdt_plugin_api::plugin! { data \"rule\" => Rule: device; }");

@@ -94,11 +94,8 @@ fn the_best_weights_for_evaluation_are_exported_and_have_the_loss_that_was_best(
     };
     let first = job("never");
     first.run().success();
-    let losses: Vec<(u64, f64)> = first
-        .metrics()
-        .iter()
-        .filter_map(|line| Some((line["step"].as_u64()?, line["eval_loss"].as_f64()?)))
-        .collect();
+    let losses: Vec<(u64, f64)> =
+        first.metrics().iter().filter_map(|line| Some((line["step"].as_u64()?, line["eval_loss"].as_f64()?))).collect();
     let (best, loss) = losses.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1)).expect("evaluations");
     assert!(best < 6, "{losses:?}");
     // The exported model, evaluated before any update.
@@ -199,9 +196,8 @@ fn groups_have_their_own_rate_and_decay_and_a_pattern_that_matches_nothing_is_an
     frozen.run().success();
     let trained = groups(1e-3);
     trained.run().success();
-    let before: BTreeMap<_, _> = arrays(&root().join("tests/fixtures/training/model/model.safetensors"))
-        .into_iter()
-        .collect();
+    let before: BTreeMap<_, _> =
+        arrays(&root().join("tests/fixtures/training/model/model.safetensors")).into_iter().collect();
     for (name, after) in arrays(&frozen.output().join("final/model.safetensors")) {
         assert_eq!(after == before[&name], name.contains("norm"), "{name}");
     }
