@@ -6,6 +6,7 @@ mod dependencies;
 mod dist;
 mod files;
 mod licences;
+mod sanitizer;
 mod setup;
 mod system;
 mod test;

@@ -5,7 +5,7 @@ use std::{process::Command, time::Instant};
 use crate::{
     Result, command, dependencies, dist,
     files::entries,
-    setup, system,
+    sanitizer, setup, system,
     workspace::{cargo, root},
 };
 
@@ -18,7 +18,7 @@ struct Stage {
 
 // Clippy and rustdoc need the metadata of dependencies, the build needs their code. All use the release profile, so
 // each of the two is made once.
-const STAGES: [Stage; 7] = [
+const STAGES: [Stage; 8] = [
     Stage { name: "setup", advice: "see the message above", run: setup::run },
     Stage { name: "fmt", advice: "run: cargo fmt --all (and in the example's folder)", run: fmt },
     Stage { name: "dependencies", advice: "xtask/src/dependencies.rs says what is allowed", run: dependencies::check },
@@ -37,6 +37,11 @@ const STAGES: [Stage; 7] = [
         name: "test",
         advice: "run one test with: cargo test --release -p PACKAGE NAME",
         run: || command::run(cargo().args(["test", "--release", "--workspace"])),
+    },
+    Stage {
+        name: "sanitizer",
+        advice: "xtask/src/sanitizer.rs says how the boundary's tests are run",
+        run: sanitizer::run,
     },
 ];
 

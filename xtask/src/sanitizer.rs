@@ -1,0 +1,36 @@
+//! The boundary's unit tests under AddressSanitizer: a use after free, a read out of bounds or a leak fails them.
+//!
+//! Miri would see more, but needs a nightly compiler. The sanitizer's runtime comes with the stable one for Linux, and
+//! only its flag is not stable yet, which is what `RUSTC_BOOTSTRAP` is for.
+
+use std::fs;
+
+use crate::{
+    Result, command,
+    workspace::{cargo, root},
+};
+
+/// Panic payloads are given up on purpose: one may panic when dropped, and nothing would catch that.
+const GIVEN_UP: &str = "leak:PanicPayload>::take_box\n";
+
+/// Runs them, on Linux.
+pub fn run() -> Result<()> {
+    if cfg!(not(target_os = "linux")) {
+        return Ok(());
+    }
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let directory = root().join("target/sanitizer");
+    fs::create_dir_all(&directory)?;
+    let suppressions = directory.join("given_up.txt");
+    fs::write(&suppressions, GIVEN_UP)?;
+    command::run(
+        cargo()
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("RUSTFLAGS", "-Zsanitizer=address")
+            .env("LSAN_OPTIONS", format!("suppressions={}:print_suppressions=0", suppressions.display()))
+            // The dependencies, too, are built in seconds rather than to be fast.
+            .args(["test", "--quiet", "--config", "profile.dev.package.\"*\".opt-level=0"])
+            .args(["--package", "mdt-plugin-api", "--lib", "--target", &target, "--target-dir"])
+            .arg(directory),
+    )
+}
