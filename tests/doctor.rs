@@ -122,7 +122,7 @@ fn a_machine_that_can_train_has_nothing_that_failed_without_any_configuration() 
     assert_eq!(backend("grpc")["facts"]["configured"], false);
 
     let plugins = report.findings("plugins");
-    assert_eq!(plugins.len(), 7, "{plugins:?}");
+    assert_eq!(plugins.len(), 8, "{plugins:?}");
     assert!(plugins.iter().all(|plugin| plugin["status"] == "ok"), "{plugins:?}");
     assert_eq!(report.finding("plugin-lock")["status"], "skipped");
     assert_eq!(report.finding("output-directory")["status"], "ok");
@@ -245,10 +245,10 @@ fn a_lock_file_is_compared_with_every_plugin() {
     let text = lock_file(["mlx", "llama", "huggingface", "sft", "adamw", "jsonl", "local", "grpc"]);
     let report = lock(&text);
     assert_eq!(report.status, Some(0), "{:#}", report.value);
-    assert_says(report.finding("plugin-lock")["message"].as_str().expect("text"), &["all 7 plugins"]);
+    assert_says(report.finding("plugin-lock")["message"].as_str().expect("text"), &["all 8 plugins"]);
     let report = lock("[plugins]\n");
     assert_eq!(report.status, Some(3));
-    assert_eq!(report.findings("plugin-lock").len(), 7);
+    assert_eq!(report.findings("plugin-lock").len(), 8);
 }
 
 #[test]

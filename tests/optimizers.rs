@@ -210,6 +210,6 @@ fn groups_have_their_own_rate_and_decay_and_a_pattern_that_matches_nothing_is_an
 
 #[test]
 fn a_rate_that_overflows_typed_states_ends_before_they_are_saved() {
-    let failure = job("half").set("optimizer.learning_rate", 1e38).run().failure(6);
+    let failure = job("half").set("optimizer.learning_rate", "1e38").run().failure(6);
     assert_says(&failure, &["not finite"]);
 }

@@ -106,7 +106,7 @@ fn several_ranks_read_one_order_and_take_their_rows() {
 fn training_begins_before_the_rows_are_read() {
     let job = job(20);
     let rows = fs::read_to_string(job.directory().join("train.jsonl")).expect("the rows of the job");
-    let file = job.file("bad.jsonl", format!("{rows}{rows}{{\"prompt\": 1}}\n")).display().to_string();
+    let file = job.file("bad.jsonl", format!("{0}\n{0}\n{{\"prompt\": 1}}\n", rows.trim_end())).display().to_string();
     let job = job.set("data.train", &file);
     assert_says(&job.run().failure(4), &["`completion`", &file, "line 45"]);
     assert!(job.updates().len() >= 5, "{} updates", job.updates().len());

@@ -109,8 +109,8 @@ static bool describe(const void *object, MdtSink_uint8_t out) {
 
 /* The configuration is a map with both keys, in the order of the schema or another. */
 static bool create(const void *object, MdtSlice_uint8_t config, MdtSlice_uint8_t setup, MdtObject *services,
-                   MdtObject *made, MdtSink_uint8_t out) {
-    (void)object, (void)setup, (void)services;
+                   MdtObject *tokenizer, MdtObject *made, MdtSink_uint8_t out) {
+    (void)object, (void)setup, (void)services, (void)tokenizer;
     double beta[2] = {0.9, 0.99};
     const uint8_t *at = config.data, *end = config.data + config.length;
     int keys = at < end && (*at & 0xe0) == 0xa0 ? *at++ & 0x1f : 3;

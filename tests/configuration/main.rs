@@ -37,6 +37,8 @@ fn collect(root: &Value, prefix: &str, table: &Value, keys: &mut Vec<Key>) {
             keys.push(Key { path, value: property["const"].clone(), chooses: true });
         } else if resolved["properties"].is_object() {
             collect(root, &path, resolved, keys);
+        } else if path == "trainer.models" {
+            keys.push(Key { path: format!("{path}.x.path"), value: json!("x"), chooses: false });
         } else if resolved["type"] == "object" {
             // A table of any keys.
             keys.push(Key { path: format!("{path}.x"), value: json!("x"), chooses: false });
@@ -68,6 +70,7 @@ fn another(path: &str, schema: &Value, default: &Value) -> Value {
         Some("boolean") => json!(default != &json!(true)),
         Some("string") => json!("x"),
         Some("array") if schema["items"]["type"] == "integer" => json!([2]),
+        Some("array") if path == "optimizer.groups" => json!([{ "match": ["x"] }]),
         Some("array") => json!(["x"]),
         other => panic!("no value for {path}, which has type {other:?}: {schema}"),
     }
@@ -130,13 +133,13 @@ fn every_key_of_the_host_and_of_every_plugin_can_be_set_in_a_file_the_environmen
         let base = ["--config", &base];
         let before = values(run([&base[..], &SHOW].concat()));
 
-        let text: String = keys.iter().map(|key| format!("{} = {}\n", key.path, key.value)).collect();
+        let text: String = keys.iter().map(|key| format!("{} = {}\n", key.path, toml(&key.value))).collect();
         let file = job.file("keys.toml", text).display().to_string();
         let from_file = values(run([&base[..], &["--config", &file], &SHOW].concat()));
-        let variables: Vec<_> = keys.iter().map(|key| (variable(&key.path), key.value.to_string())).collect();
+        let variables: Vec<_> = keys.iter().map(|key| (variable(&key.path), toml(&key.value))).collect();
         let borrowed: Vec<_> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let from_environment = values(run_where(&borrowed, [&base[..], &SHOW].concat()));
-        let sets: Vec<_> = keys.iter().map(|key| format!("--set={}={}", key.path, key.value)).collect();
+        let sets: Vec<_> = keys.iter().map(|key| format!("--set={}={}", key.path, toml(&key.value))).collect();
         let sets: Vec<_> = base.iter().copied().chain(sets.iter().map(String::as_str)).chain(SHOW).collect();
         let from_set = values(run(sets));
 
@@ -159,6 +162,11 @@ fn every_key_of_the_host_and_of_every_plugin_can_be_set_in_a_file_the_environmen
         assert!(tried.contains_key(key), "{key}: {:?}", tried.keys());
     }
     assert!(tried.len() > 40, "{:?}", tried.keys());
+}
+
+/// A value as TOML writes it.
+fn toml(value: &Value) -> String {
+    value.to_string().replace("\":", "\"=")
 }
 
 fn every_plugin_locked() -> String {

@@ -147,7 +147,7 @@ fn a_job_whose_terminal_is_gone_still_saves() {
 
 /// Trains on rows that come slowly and never end.
 fn slow_job(updates: u64) -> Job {
-    job(updates).set("data", "{ use = \"endless\", train = \"rows\", pause_ms = 50 }")
+    job(updates).set("data", "{ use = \"endless\", train = \"rows\", pause_ms = 50, shuffle_buffer = 8 }")
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn an_interrupt_while_rows_are_read_ends_at_once_and_leaves_nothing_that_refuses
     process.signal("INT");
     let error = process.end().failure(130);
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
-    assert_says(&error, &["interrupted while rows were read", "nothing has been trained"]);
+    assert_says(&error, &["interrupted before the first update", "nothing has been trained"]);
     assert!(!job.checkpoint(0).exists());
     job.run_with(&["--set", "trainer.max_steps=1", "--set", "optimizer.learning_rate=5e-4"]).success();
 }
@@ -206,10 +206,11 @@ fn an_interrupted_evaluation_is_made_at_the_resume() {
 
 #[test]
 fn a_second_signal_more_than_a_second_later_ends_the_program_at_once() {
-    // The program waits for the first row for as long as it lives.
-    let job = slow_job(1000).set("data.pause_ms", 600_000);
+    // Update 3 never ends.
+    let job = job(1000).set("optimizer", "{ use = \"ends_the_process\", by = \"spin\" }");
     let mut process = job.start();
-    process.wait_for("the endless source is open");
+    process.wait_until(|| job.lines_so_far() >= 2);
+    std::thread::sleep(Duration::from_millis(500));
     process.signal("INT");
     std::thread::sleep(Duration::from_millis(1200));
     assert!(process.runs(), "the first signal asks for an end at the next safe point: {}", process.end().stderr);

@@ -87,7 +87,8 @@ impl DataSource for Imported<DataRows> {
     }
 
     fn batch(&mut self, most: usize) -> Result<RowBatch> {
-        let batch = self.next_rows(most as u64)?;
+        let mut batch = self.next_rows(most as u64)?;
+        batch.error = batch.error.map(|error| error.in_component(self.name()));
         if batch.rows.len() > most {
             let error = format!("{} rows came where {most} at most were asked for", batch.rows.len());
             return Err(Error::plugin(error).in_component(self.name()));
@@ -154,6 +155,10 @@ mod tests {
         result.map_err(|error| format!("{:?} {} {:?}", error.code(), error.message(), error.context()))
     }
 
+    fn parts(batch: RowBatch) -> (Vec<Row>, Option<Result<(), String>>) {
+        (batch.rows, batch.error.map(|error| plain(Err(error))))
+    }
+
     #[test]
     fn a_source_answers_the_same_before_and_behind_the_boundary() {
         for (unreadable, panics, endless) in [(9, 9, false), (9, 0, false), (9, 9, true), (3, 9, false), (1, 9, false)]
@@ -161,7 +166,7 @@ mod tests {
             let [mut native, mut loaded] = twins(unreadable, panics, endless);
             assert_eq!(plain(native.length()), plain(loaded.length()));
             for _ in 0..3 {
-                assert_eq!(plain(native.batch(2)), plain(loaded.batch(2)));
+                assert_eq!(plain(native.batch(2).map(parts)), plain(loaded.batch(2).map(parts)));
                 assert_eq!(native.state().unwrap(), loaded.state().unwrap());
             }
             for state in ["2", "0", "x", "6"] {

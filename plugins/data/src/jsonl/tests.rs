@@ -115,7 +115,8 @@ proptest! {
         last_line_ends: bool,
     ) {
         let (file, examples) = file(&rows, line_end, mark, last_line_ends);
-        let mut source = Written::new(file).open().unwrap();
+        let written = Written::new(file);
+        let mut source = written.open().unwrap();
         prop_assert_eq!(source.length().unwrap(), Length::Rows(examples.len() as u64));
         prop_assert_eq!(rest(&mut source).unwrap(), examples);
     }

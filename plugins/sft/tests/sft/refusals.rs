@@ -95,7 +95,7 @@ fn a_conversation_without_a_template_says_how_to_give_one() {
     let place = directory("chatml", &[("tokenizer_config.json", r#"{"eos_token": "<|im_end|>"}"#)]);
     let trainer = trainer(place.path(), Config::default());
     assert!(trainer.encode(&prompt_completion("Hi", "Ho")).is_ok());
-    let error = trainer.encode(&example(messages(&json!([])))).expect_err("refused");
+    let error = trainer.encode(&example(messages(&json!([{ "role": "user", "content": "Hi" }])))).expect_err("refused");
     assert_says(&error, ErrorCode::Input, &["no chat template", "tokenizer.chat_template", "row: 812"]);
 }
 
@@ -124,7 +124,7 @@ fn files_that_cannot_be_used_are_named() {
 #[test]
 fn configuration_that_cannot_work_names_its_key() {
     let cases = [
-        (Config { template_date: "today".into(), ..Config::default() }, "tokenizer.template_date"),
+        (Config { template_date: Some("today".into()), ..Config::default() }, "tokenizer.template_date"),
         (Config { chat_template: Some("no/such/file.jinja".into()), ..Config::default() }, "tokenizer.chat_template"),
     ];
     for (config, key) in cases {

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use mdt_plugin_api::abi::across;
+use libloading::os::unix::Library;
+use mdt_plugin_api::abi::{self, LoadedComponent, across};
 use mdt_plugin_api::prelude::*;
 use mdt_plugin_api::register::TrainerComponent;
 use mdt_sft::Sft;
-use mdt_tokenizer::HuggingFace;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -34,19 +34,27 @@ pub fn ones(mask: &[bool]) -> Vec<u32> {
     mask.iter().map(|&trained| u32::from(trained)).collect()
 }
 
-/// The keys of the tokenizer and of the trainer.
-#[derive(Clone)]
+/// The keys of the tokenizer; those that are not set have their defaults.
+#[derive(Clone, Default)]
 pub struct Config {
     pub chat_template: Option<String>,
     pub chat_template_kwargs: BTreeMap<String, Value>,
-    pub template_date: String,
+    pub template_date: Option<String>,
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        let mdt_tokenizer::Config { chat_template, chat_template_kwargs, template_date } = Default::default();
-        Self { chat_template, chat_template_kwargs, template_date }
-    }
+/// The component `huggingface` of the built plugin: two plugins cannot be linked into one program.
+fn huggingface() -> &'static LoadedComponent {
+    static COMPONENT: OnceLock<LoadedComponent> = OnceLock::new();
+    COMPONENT.get_or_init(|| {
+        // SAFETY: the library is this workspace's own; loading it runs nothing else.
+        let library = unsafe { Library::new(mdt_tests::library("mdt_tokenizer")) }.expect("the plugin was built");
+        // SAFETY: only the address is taken.
+        let entry = unsafe { library.get::<*const ()>(abi::ENTRY_SYMBOL.as_bytes()) }.expect("an entry").as_raw_ptr();
+        std::mem::forget(library);
+        // SAFETY: it is the entry of a plugin, whose library was just leaked.
+        let components = unsafe { abi::load(entry.cast_const().cast()) }.expect("a plugin of this boundary");
+        components.into_iter().next().expect("a component")
+    })
 }
 
 /// A tokenizer and the trainer that borrows it, as a host gets them.
@@ -80,10 +88,13 @@ impl Pair {
 
 pub fn create(directory: &Path, config: Config) -> Result<Pair> {
     let Config { chat_template, chat_template_kwargs, template_date } = config;
-    let config = mdt_tokenizer::Config { chat_template, chat_template_kwargs, template_date };
+    let mut config = json!({ "chat_template_kwargs": chat_template_kwargs });
+    let keys = [("chat_template", chat_template), ("template_date", template_date)];
+    for (key, value) in keys.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+        config[key] = json!(value);
+    }
     let setup = Setup { model_path: Some(directory.to_owned()), model_config: json!({}), ..Setup::default() };
-    let tokenizer = across::tokenizer(Arc::new(HuggingFace::create(config, &setup)?))?;
-    let tokenizer = SharedTokenizer::new(tokenizer)?;
+    let tokenizer = SharedTokenizer::new(huggingface().tokenizer(&config, &setup)?)?;
     let setup = Setup { tokenizer: Some(tokenizer.clone()), ..setup };
     let trainer = TrainerComponent::new(Arc::new(Sft::create(mdt_sft::Config {}, &setup)?));
     let trainer = across::trainer(trainer)?;
