@@ -99,13 +99,16 @@ impl Prepare for Grpo {
         let mut answered = Vec::new();
         for (place, item) in items.iter().enumerate() {
             let prompt = &item.sequence(Item::TOKENS)?.tokens;
-            let answers = ctx.generate(prompt, &Sampling {
-                count: self.config.group,
-                max_tokens: self.config.max_tokens,
-                temperature: self.config.temperature,
-                seed: ctx.key(place as u64),
-                stop: self.tokenizer.vocabulary().stop.clone(),
-            })?;
+            let answers = ctx.generate(
+                prompt,
+                &Sampling {
+                    count: self.config.group,
+                    max_tokens: self.config.max_tokens,
+                    temperature: self.config.temperature,
+                    seed: ctx.key(place as u64),
+                    stop: self.tokenizer.vocabulary().stop.clone(),
+                },
+            )?;
             let texts = answers.iter().map(|answer| self.tokenizer.decode(&answer.tokens));
             let rewards = texts.map(|text| Ok(self.reward(&text?))).collect::<Result<Vec<f64>>>()?;
             let mean = rewards.iter().sum::<f64>() / rewards.len() as f64;

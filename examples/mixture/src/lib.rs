@@ -37,7 +37,8 @@ impl Component for Mixture {
     type Config = Config;
 
     fn create(config: Config, setup: &Setup) -> Result<Self> {
-        let parts = config.weights.iter().map(|(name, &weight)| Part::open(&Path::new(&setup.source).join(name), weight));
+        let parts =
+            config.weights.iter().map(|(name, &weight)| Part::open(&Path::new(&setup.source).join(name), weight));
         let parts = parts.collect::<Result<Vec<_>>>()?;
         if parts.is_empty() {
             return Err(Error::config("a mixture needs files").with("key", "data.weights"));
@@ -49,7 +50,9 @@ impl Component for Mixture {
 impl Part {
     fn open(path: &Path, weight: f64) -> Result<Self> {
         if !(weight > 0.0 && weight.is_finite()) {
-            return Err(Error::config(format!("the weight {weight} is not a number above 0")).with("key", "data.weights"));
+            return Err(
+                Error::config(format!("the weight {weight} is not a number above 0")).with("key", "data.weights")
+            );
         }
         let file = File::open(path).map_err(|error| unreadable(path, &error))?;
         Ok(Self { path: path.to_owned(), weight, reader: BufReader::new(file), offset: 0 })

@@ -4,13 +4,7 @@ use mdt_plugin_api::prelude::*;
 
 use crate::Config;
 
-pub fn update(
-    config: &Config,
-    update: &Update,
-    param: &Tensor,
-    grad: &Tensor,
-    states: &[Tensor],
-) -> Result<NewValues> {
+pub fn update(config: &Config, update: &Update, param: &Tensor, grad: &Tensor, states: &[Tensor]) -> Result<NewValues> {
     let [mean, square] = states else { return Err(Error::plugin("AdamW has two states")) };
     let Config { beta1, beta2, eps, .. } = *config;
     let mean = (&mean.multiply(beta1)? + &grad.multiply(1.0 - beta1)?)?;

@@ -18,9 +18,12 @@ pub fn event(time: f64, step: u64, content: &Content<'_>) -> Vec<u8> {
     event = match content {
         Content::FileVersion => event.bytes(3, b"brain.Event:2"),
         Content::SessionStart => event.message(7, Message::default().varint(1, 1)),
-        Content::Numbers(numbers) => event.message(5, numbers.iter().fold(Message::default(), |summary, (tag, value)| {
-            summary.message(1, Message::default().bytes(1, tag.as_bytes()).fixed32(2, value.to_bits()))
-        })),
+        Content::Numbers(numbers) => event.message(
+            5,
+            numbers.iter().fold(Message::default(), |summary, (tag, value)| {
+                summary.message(1, Message::default().bytes(1, tag.as_bytes()).fixed32(2, value.to_bits()))
+            }),
+        ),
         Content::Text(tag, text) => event.message(5, Message::default().message(1, text_value(tag, text))),
     };
     event.0

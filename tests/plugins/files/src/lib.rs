@@ -1,4 +1,4 @@
-//! Collectives over a directory that all ranks share: [`Files`], by the name `files`.
+//! Collectives over a directory that all ranks share: `Files`, by the name `files`.
 //!
 //! In collective number n, rank r writes the bytes of its buffers to the file `n-r` and reads those of the others, so
 //! ranks need nothing but a file system to train together. The files of a job stay until somebody removes them.
