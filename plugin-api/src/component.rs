@@ -85,7 +85,7 @@ impl fmt::Display for Kind {
 
 /// A type that a plugin can register: it is created from its configuration.
 pub trait Component: Sized + 'static {
-    /// Its own configuration keys; [`config!`](crate::config) declares one.
+    /// Its own configuration keys; [`config!`](macro@crate::config) declares one.
     type Config: Configurable + Default;
 
     /// Creates one.

@@ -13,7 +13,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub use json::Json;
 
 /// A type that a configuration key can have: `bool`, numbers, `char`, `String`, `PathBuf`, `Option`, `Vec`, maps from
-/// `String`, any JSON (`serde_json::Value`), and what [`config!`](crate::config) declares.
+/// `String`, any JSON (`serde_json::Value`), and what [`config!`](macro@crate::config) declares.
 pub trait Configurable: Serialize + DeserializeOwned {
     /// Its schema in parts, which the declaration of a key completes.
     const SCHEMA: Schema;
@@ -194,7 +194,7 @@ macro_rules! config {
     };
 }
 
-/// Parts of the expansion of [`config!`](crate::config).
+/// Parts of the expansion of [`config!`](macro@crate::config).
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __config {
