@@ -105,6 +105,10 @@ fn what_is_drawn_and_learned_is_the_same_in_every_run_and_after_every_resume() {
     let again = grpo();
     again.run().success();
     assert_eq!((again.final_weights(), again.numbers("reward")), (weights.clone(), rewards.clone()));
+    // A device may have a memory of its own.
+    let apart = grpo().set("compute.shared_memory", false);
+    apart.run().success();
+    assert_eq!((apart.final_weights(), apart.numbers("reward")), (weights.clone(), rewards.clone()));
     // From the checkpoint of update 2.
     for directory in [job.checkpoint(4), job.output().join("final")] {
         std::fs::remove_dir_all(directory).expect("it was written");

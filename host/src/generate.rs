@@ -1,17 +1,12 @@
 //! Greedy generation: the most likely token at each step.
 
-use std::rc::Rc;
-
-use mdt_plugin_api::{
-    Compute, Dtype, Error, ErrorCode, Example, HostArray, ModelCalls, Result, SharedTokenizer, Tensor,
-};
+use mdt_plugin_api::{Dtype, Error, ErrorCode, Example, Result, SharedTokenizer};
 
 use crate::job::OpenedModel;
 use crate::model::{Cache, Parameters, TrainedModel};
 
 /// A model that continues prompts. Compute thread only.
 pub struct Generator {
-    compute: Rc<dyn Compute>,
     model: TrainedModel,
     tokenizer: SharedTokenizer,
     /// The tensors that the model's weights refer to, kept alive here.
@@ -23,7 +18,6 @@ impl Generator {
     pub fn new(opened: &OpenedModel, parameters: Parameters) -> Result<Self> {
         let OpenedModel { compute, model, tokenizer, .. } = opened;
         Ok(Self {
-            compute: Rc::clone(compute),
             model: TrainedModel::new(model, parameters.bind(), compute),
             tokenizer: tokenizer.clone(),
             _parameters: parameters,
@@ -49,13 +43,7 @@ impl Generator {
     /// The most likely token after these, which follow what is in the cache.
     fn most_likely(&self, tokens: &[u32], cache: &mut Cache) -> Result<u32> {
         let ids: Vec<i32> = tokens.iter().map(|&token| token as i32).collect();
-        let ids = Tensor::from_host(&self.compute, &HostArray::new(&[1, ids.len()], &ids)?)?;
-        let hidden = self.model.continue_hidden(&ids, cache)?;
-        let [_, length, width] = <[usize; 3]>::try_from(hidden.shape()?)
-            .map_err(|shape| Error::plugin(format!("hidden states have shape {shape:?}")))?;
-        let (length, width) = (length as i64, width as i64);
-        let last = hidden.slice(&[0, length - 1, 0], &[1, length, width])?;
-        let logits = self.model.head(&last)?;
+        let logits = self.model.next_logits(&ids, 1, cache)?;
         // The sum is finite only if all of them are; the largest of numbers that are not is no answer.
         if !logits.cast(Dtype::F32)?.sum()?.item()?.is_finite() {
             return Err(Error::new(ErrorCode::NonFinite, "the model's logits are not finite")

@@ -1,18 +1,14 @@
 //! Draws answers from a model, a function of its weights, the prompt and a seed alone.
 
-use std::rc::Rc;
-
-use mdt_plugin_api::{
-    Compute, Dtype, Error, ErrorCode, Generated, Generation, HostArray, ModelCalls, Result, Sampling, Tensor,
-};
+use mdt_plugin_api::{Dtype, Error, ErrorCode, Generated, Generation, Result, Sampling};
 
 use crate::model::{Cache, TrainedModel};
 use crate::random::Stream;
+use crate::staging;
 
 /// A model that draws answers. Compute thread only.
 pub struct Sampler {
     pub model: TrainedModel,
-    pub compute: Rc<dyn Compute>,
 }
 
 impl Generation for Sampler {
@@ -54,16 +50,7 @@ impl Generation for Sampler {
 impl Sampler {
     /// The logits `[count, V]` after these tokens `[count, T]`, which follow what is in the cache.
     fn next_logits(&self, tokens: &[i32], count: usize, cache: &mut Cache) -> Result<Vec<f32>> {
-        let length = tokens.len() / count;
-        let ids = Tensor::from_host(&self.compute, &HostArray::new(&[count, length], tokens)?)?;
-        let hidden = self.model.continue_hidden(&ids, cache)?;
-        let width = hidden.shape()?.last().copied().unwrap_or(1) as i64;
-        let (count, length) = (count as i64, length as i64);
-        let last = hidden.slice(&[0, length - 1, 0], &[count, length, width])?;
-        let logits = self.model.head(&last)?.cast(Dtype::F32)?.reshape(&[-1])?;
-        let mut values = vec![0.0; logits.shape()?.iter().product()];
-        logits.host_view()?.copy_to(&mut values)?;
-        Ok(values)
+        staging::copy(&self.model.next_logits(tokens, count, cache)?.cast(Dtype::F32)?)
     }
 }
 

@@ -4,7 +4,9 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use mdt_plugin_api::{Compute, Error, Head, Model, ModelCalls, ModelContext, Result, Tensor, TrainerContext};
+use mdt_plugin_api::{
+    Compute, Error, Head, HostArray, Model, ModelCalls, ModelContext, Result, Tensor, TrainerContext,
+};
 
 use super::bound::BoundWeights;
 use super::forward::{Forward, Training};
@@ -58,6 +60,16 @@ impl TrainedModel {
     /// The same with another limit for the bytes of logits that are kept.
     pub fn with_logits_bytes(self, logits_bytes: usize) -> Self {
         Self { logits_bytes, ..self }
+    }
+
+    /// Logits `[rows, 1, V]` after these tokens `[rows, T]`, which follow what is in the cache.
+    pub fn next_logits(&self, tokens: &[i32], rows: usize, cache: &mut Cache) -> Result<Tensor> {
+        let ids = Tensor::from_host(&self.compute, &HostArray::new(&[rows, tokens.len() / rows], tokens)?)?;
+        let hidden = self.continue_hidden(&ids, cache)?;
+        let [rows, length, width] = <[usize; 3]>::try_from(hidden.shape()?)
+            .map_err(|shape| Error::plugin(format!("hidden states have shape {shape:?}")))?
+            .map(|length| length as i64);
+        self.head(&hidden.slice(&[0, length - 1, 0], &[rows, length, width])?)
     }
 
     /// Hidden states of the next tokens of a sequence whose earlier ones are in the cache.

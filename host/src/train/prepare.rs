@@ -65,7 +65,7 @@ impl Objective {
         let model = || TrainedModel::new(&self.model, parameters.bind(), &self.compute);
         let trained = model().with_frozen(self.frozen.bind(&self.compute));
         let trainer = TrainerContext::new(Rc::new(trained), Rc::clone(&self.compute));
-        let sampler = Sampler { model: model(), compute: Rc::clone(&self.compute) };
+        let sampler = Sampler { model: model() };
         PrepareContext::new(trainer, Rc::new(sampler), place.seed(self.seed))
     }
 }
