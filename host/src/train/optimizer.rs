@@ -38,6 +38,19 @@ enum States {
     Device(DeviceStates),
 }
 
+impl States {
+    /// The states of every parameter in host memory; `staged` is where those of a device are copied to.
+    fn on_host<'a>(&'a self, staged: &'a mut Vec<Vec<HostState>>) -> Result<&'a [Vec<HostState>]> {
+        match self {
+            Self::Host(states) => Ok(states),
+            Self::Device(states) => {
+                *staged = states.read()?;
+                Ok(staged)
+            }
+        }
+    }
+}
+
 impl StatefulOptimizer {
     /// An optimizer whose states have their initial values, for a job with so many updates.
     pub fn new(
@@ -107,14 +120,8 @@ impl StatefulOptimizer {
     /// The weights that are evaluated and exported after update `step`, where they are not those that are trained.
     pub fn evaluation_weights(&self, parameters: &Parameters, step: u64) -> Result<Option<Vec<Tensor>>> {
         let Some(rule) = &self.plan.evaluation_weights else { return Ok(None) };
-        let staged;
-        let states = match &self.states {
-            States::Host(states) => states,
-            States::Device(states) => {
-                staged = states.read()?;
-                &staged
-            }
-        };
+        let mut staged = Vec::new();
+        let states = self.states.on_host(&mut staged)?;
         let mut weights = parameters.tensors().iter().map(staging::copy).collect::<Result<Vec<_>>>()?;
         let of_parameters = self.plan.parameters.iter().zip(&self.schedules).zip(states).zip(&mut weights);
         let tasks = of_parameters.map(|(((parameter, schedule), states), weights)| {
@@ -132,14 +139,8 @@ impl StatefulOptimizer {
 
     /// The states as arrays for a checkpoint, named `<parameter>.<state>`, for as long as `body` runs.
     pub fn with_arrays<T>(&self, body: impl FnOnce(&[TypedArray<'_>]) -> Result<T, Failure>) -> Result<T, Failure> {
-        let staged;
-        let states = match &self.states {
-            States::Host(states) => states,
-            States::Device(states) => {
-                staged = states.read()?;
-                &staged
-            }
-        };
+        let mut staged = Vec::new();
+        let states = self.states.on_host(&mut staged)?;
         let names = self.array_names();
         let arrays = names.iter().zip(states.iter().flatten());
         let arrays = arrays.map(|(name, state)| TypedArray {

@@ -11,7 +11,7 @@ use super::guard::{Guarded, Owner};
 use super::object::{AnyThread, Imported, RawObject, RawSink, exports};
 use super::record::{decode, encode, replies};
 use super::table::{c_struct, interfaces};
-use super::types::collected;
+use super::types::{collected, having};
 use crate::register::OptimizerComponent;
 use crate::{
     DeviceOptimizer, Dtype, Error, EvaluationWeights, Granularity, Layout, NewValues, Optimizer, ParameterSpec, Result,
@@ -133,9 +133,9 @@ pub(super) fn import(object: RawObject, name: &'static str) -> Result<OptimizerC
     })
 }
 
-/// An ability, of an object whose table for it was given out.
-fn having<T: ?Sized>(ability: &Option<Arc<T>>) -> Result<&T> {
-    ability.as_deref().ok_or_else(|| Error::plugin("it does not have this ability"))
+/// What an optimizer says of a parameter; the whole, where it fails: the first update reports that.
+fn granularity_for(parameter: &ParameterSpec, ask: impl FnOnce(RSlice<'_, u8>) -> Result<Granularity>) -> Granularity {
+    encode(parameter).and_then(|spec| ask(spec.as_slice().into())).unwrap_or(Granularity::Tensor)
 }
 
 impl<'a> From<&RawUpdate<'a>> for Update<'a> {
@@ -233,8 +233,7 @@ impl Optimizer for Imported<OptimizerSlices> {
     }
 
     fn granularity(&self, parameter: &ParameterSpec) -> Granularity {
-        let granularity = encode(parameter).and_then(|spec| SliceFunctions::granularity(self, spec.as_slice().into()));
-        granularity.unwrap_or(Granularity::Tensor)
+        granularity_for(parameter, |spec| SliceFunctions::granularity(self, spec))
     }
 
     fn update(
@@ -295,8 +294,7 @@ impl TypedSliceFunctions for OptimizerComponent {
 
 impl TypedSlices for Imported<OptimizerTypedSlices> {
     fn granularity(&self, parameter: &ParameterSpec) -> Granularity {
-        let granularity = encode(parameter).and_then(|spec| self.granularity_of(spec.as_slice().into()));
-        granularity.unwrap_or(Granularity::Tensor)
+        granularity_for(parameter, |spec| self.granularity_of(spec))
     }
 
     fn update(

@@ -9,7 +9,7 @@ use super::guard::{Guarded, Owner};
 use super::object::{AnyThread, Imported, RawObject, RawSink, exports};
 use super::table::{c_struct, interfaces};
 use super::trainer::{LoadedModel, RawItem, export_model, with_raw_items};
-use super::types::filled;
+use super::types::{filled, having};
 use crate::register::TrainerComponent;
 use crate::{
     Error, Evaluation, Generated, Generation, Item, Prepare, PrepareContext, Reference, Result, Sampling,
@@ -139,11 +139,6 @@ fn import_context(
     let model = LoadedModel::import(std::mem::take(model), &compute)?;
     let generation = Imported::<HostGeneration>::of(std::mem::take(generation), "host generation")?;
     Ok(PrepareContext::new(TrainerContext::new(model, compute), Rc::new(generation), seed))
-}
-
-/// The ability of a component, whose interface is only given where it has it.
-fn having<T>(ability: &Option<T>) -> Result<&T> {
-    ability.as_ref().ok_or_else(|| Error::plugin("the component does not have this ability"))
 }
 
 impl PrepareFunctions for TrainerComponent {

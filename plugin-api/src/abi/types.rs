@@ -152,3 +152,8 @@ pub(super) fn collected<T: Copy>(call: impl FnOnce(RawSink<'_, T>) -> Result<()>
     call(RawSink::of(&mut elements))?;
     Ok(elements)
 }
+
+/// The ability of a component, whose interface is only given where it has it.
+pub(super) fn having<T>(ability: &Option<T>) -> Result<&T> {
+    ability.as_ref().ok_or_else(|| Error::plugin("the component does not have this ability"))
+}
