@@ -287,6 +287,13 @@ fn a_plugin_that_ends_the_process_is_a_finding_and_the_other_checks_are_made() {
 }
 
 #[test]
+fn a_device_with_a_memory_of_its_own_is_examined_too() {
+    let report = Staged::new().report(&["--set", "compute.shared_memory=false"]);
+    let device = report.finding("compute");
+    assert_eq!((&device["status"], &device["facts"]["unified_memory"]), (&json!("ok"), &json!(false)), "{device}");
+}
+
+#[test]
 fn only_the_components_of_the_job_are_loaded() {
     let staged = Staged::new();
     let (marked, mark) = (staged.path("marked"), staged.path("mark"));

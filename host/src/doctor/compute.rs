@@ -55,7 +55,7 @@ fn multiply(compute: &Rc<dyn Compute>) -> Result<(), Failure> {
     let upload = |shape: [usize; 2], elements: &[f32]| Tensor::from_host(compute, &HostArray::new(&shape, elements)?);
     let product = upload([ROWS, INNER], &left)?.matmul(&upload([INNER, COLUMNS], &right)?)?;
     let mut found = vec![0.0f32; ROWS * COLUMNS];
-    product.host_view()?.copy_to(&mut found)?;
+    product.read(&mut found)?;
     for (place, &found) in found.iter().enumerate() {
         let (row, column) = (place / COLUMNS, place % COLUMNS);
         let expected: f32 = (0..INNER).map(|k| left[row * INNER + k] * right[k * COLUMNS + column]).sum();
