@@ -5,6 +5,7 @@ mod dataset;
 mod items;
 mod lane;
 mod length;
+pub mod packing;
 mod read;
 mod row_location;
 mod row_order;
@@ -16,7 +17,7 @@ use std::collections::BTreeSet;
 
 use indicatif::HumanCount;
 
-use crate::config::EvalSplit;
+use crate::config::{EvalSplit, Packing};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::progress;
@@ -63,8 +64,9 @@ pub fn read(job: &Job, encoder: &Encoder) -> Result<Data, Failure> {
     let mut reader = Reader::new(job, encoder);
     let mut sources = open(job, &data.train_names())?;
     if let Reading::Streamed(rows) = length::reading(settings, &mut sources)? {
-        if settings.trainer.bucketing {
-            return Err(Failure::configuration("`trainer.bucketing` is set, and the training rows stream")
+        let set = [("bucketing", settings.trainer.bucketing), ("packing", settings.trainer.packing != Packing::None)];
+        if let Some((key, _)) = set.iter().find(|(_, is_set)| *is_set) {
+            return Err(Failure::configuration(format!("`trainer.{key}` is set, and the training rows stream"))
                 .help("remove it: lengths are known of rows that are read before training"));
         }
         let fingerprint = length::fingerprint(settings, &tokenizer)?;
@@ -84,6 +86,13 @@ pub fn read(job: &Job, encoder: &Encoder) -> Result<Data, Failure> {
             (train, Some(held_out))
         }
         None => (train, read_held_out(job, &mut reader, &tokenizer)?),
+    };
+    let train = match settings.trainer.packing {
+        // Of items that are prepared, lengths are known then.
+        Packing::BestFit if !encoder.prepares() => {
+            train.packed(settings.trainer.max_seq_len as usize, data.shuffle.then_some(settings.seed))
+        }
+        Packing::BestFit | Packing::None => train,
     };
     let (rows, fingerprint) = (Some(train.places()), train.fingerprint());
     Ok(Data { train: Training::Whole(train), held_out, rows, fingerprint })

@@ -34,6 +34,9 @@ pub struct Row {
     pub source: String,
     /// Its number in the source; in a JSON Lines file, the line.
     pub row: u64,
+    /// The number of the packed row that it is in, from 1, where `trainer.packing` packs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packed_row: Option<usize>,
     /// The name of the sequence: `tokens` where the trainer makes one of a row.
     pub sequence: String,
     /// All of its text, special tokens included.
@@ -98,7 +101,7 @@ impl<'a> Preview<'a> {
     /// The sequences of one row of a data set.
     pub fn row(&self, dataset: &Dataset, row: usize) -> Result<Vec<Row>, Failure> {
         let (source, number) = dataset.place(row);
-        self.describe(source, number, &dataset.rows()[row])
+        self.describe(source, number, dataset.packed_row_of(row), &dataset.rows()[row])
     }
 
     /// The row of this number in each source, even if nothing in it is trained. No other row is encoded.
@@ -117,7 +120,7 @@ impl<'a> Preview<'a> {
                     let at = |error| Failure::from(error).at(format!("{name} row {number}"));
                     let encoder = Encoder::new(self.job, &self.trainer, usize::MAX);
                     for item in encoder.items(&example).map_err(at)? {
-                        found.extend(self.describe(name, number, &item)?);
+                        found.extend(self.describe(name, number, None, &item)?);
                     }
                     break;
                 }
@@ -129,12 +132,19 @@ impl<'a> Preview<'a> {
         Ok(found)
     }
 
-    fn describe(&self, source: &str, row: u64, item: &Item) -> Result<Vec<Row>, Failure> {
+    fn describe(
+        &self,
+        source: &str,
+        row: u64,
+        packed_row: Option<usize>,
+        item: &Item,
+    ) -> Result<Vec<Row>, Failure> {
         let describe = |sequence: &Sequence| {
             let pieces = self.pieces.of(&sequence.tokens)?;
             Ok(Row {
                 source: source.to_owned(),
                 row,
+                packed_row,
                 sequence: sequence.name.clone(),
                 text: pieces.concat(),
                 tokens: sequence.tokens.clone(),

@@ -90,7 +90,7 @@ mod unique_keys;
 #[cfg(test)]
 extern crate self as mdt_plugin_api;
 
-pub use batch::{Batch, HostBatch};
+pub use batch::{Batch, BatchRows, HostBatch};
 pub use comm::{
     Bootstrap, Capabilities, CommBackend, CommRegions, Communicator, Finished, Outcome, ReduceOp, ReduceScatter, Work,
 };
@@ -132,7 +132,7 @@ pub use {half, serde, serde_json};
 /// What most plugins use.
 pub mod prelude {
     pub use crate::{
-        Attention, Batch, Bootstrap, Buffer, Capabilities, CommBackend, CommRegions, Communicator, Completed,
+        Attention, Batch, BatchRows, Bootstrap, Buffer, Capabilities, CommBackend, CommRegions, Communicator, Completed,
         Component, Compute, Content, DataSource, Datum, DeviceOptimizer, Dtype, Element, Error, ErrorCode, Evaluation,
         EvaluationWeights, Event, Example, Generated, Granularity, Head, HostArray, HostBatch, Init, Initial, Item,
         Kind, LanguageModel, Layout, Length, LogLevel, Loss, Message, Metric, Model, ModelContext, ModelSpec,

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::rc::Rc;
 
-use crate::{Batch, Compute, Example, HostBatch, Item, OpKind, Result, Tensor};
+use crate::{Batch, BatchRows, Compute, Dtype, Example, HostBatch, Item, Result, Tensor};
 
 /// The loss of one micro-batch. The host divides the sum of all sums by the sum of all weights.
 #[derive(Debug)]
@@ -33,8 +33,8 @@ impl Metric {
     /// The mean of all elements of a tensor; over several micro-batches each element counts as much as any other.
     pub fn mean(name: &str, values: &Tensor) -> Result<Self> {
         let count: usize = values.shape()?.iter().product();
-        let weight = Tensor::full(values.compute(), &[], count as f64, crate::Dtype::F32)?;
-        Ok(Self { name: name.to_owned(), sum: values.cast(crate::Dtype::F32)?.sum()?, weight })
+        let weight = Tensor::full(values.compute(), &[], count as f64, Dtype::F32)?;
+        Ok(Self { name: name.to_owned(), sum: values.cast(Dtype::F32)?.sum()?, weight })
     }
 }
 
@@ -73,17 +73,28 @@ impl LanguageModel {
         self.0.token_losses(hidden, targets)
     }
 
-    /// Log-probabilities `[B, M]` in nats of the trained tokens of the sequences that
-    /// [`HostBatch::add_sequences`] put into a batch under this name; 0 where a row has fewer than M.
-    pub fn log_probs(&self, batch: &Batch, name: &str) -> Result<Tensor> {
-        let part = |part: &str| batch.get(&format!("{name}.{part}"));
-        let (places, targets) = (part("places")?, part("targets")?);
-        let hidden = self.hidden(batch.get(name)?, None, None)?;
+    /// Hidden states `[N, D]` that predict the trained tokens of the sequences that [`HostBatch::add_sequences`] put into a
+    /// batch under this name. Items of one row do not see each other.
+    pub fn predicting(&self, batch: &Batch, name: &str) -> Result<Tensor> {
+        let part = |part: &str| format!("{name}.{part}");
+        let (positions, segments) = (batch.find(&part("positions")), batch.find(&part("segments")));
+        let hidden = self.hidden(batch.get(name)?, positions, segments)?;
         let width = hidden.shape()?.last().copied().unwrap_or(1) as i64;
-        let shape: Vec<i64> = places.shape()?.iter().map(|&axis| axis as i64).collect();
-        let predicting = hidden.reshape(&[-1, width])?.take(&places.reshape(&[-1])?, 0)?;
-        let losses = self.token_losses(&predicting, &targets.reshape(&[-1])?)?;
-        Tensor::op(OpKind::NEGATIVE, &[&losses.reshape(&shape)?], &[])
+        hidden.reshape(&[-1, width])?.take(batch.get(&part("places"))?, 0)
+    }
+
+    /// `-log p` in nats, f32 `[N]`, of the trained tokens of these sequences.
+    pub fn trained_losses(&self, batch: &Batch, name: &str) -> Result<Tensor> {
+        self.token_losses(&self.predicting(batch, name)?, batch.get(&format!("{name}.targets"))?)?.cast(Dtype::F32)
+    }
+
+    /// Log-probabilities `[I, M]` in nats of the trained tokens of each item in these sequences; 0 where an item has fewer
+    /// than M.
+    pub fn log_probs(&self, batch: &Batch, name: &str) -> Result<Tensor> {
+        let (slots, mask) = (batch.get(&format!("{name}.slots"))?, batch.get(&format!("{name}.mask"))?);
+        let losses = self.trained_losses(batch, name)?.take(&slots.reshape(&[-1])?, 0)?;
+        let shape: Vec<i64> = slots.shape()?.iter().map(|&axis| axis as i64).collect();
+        (&losses.reshape(&shape)? * mask)?.multiply(-1.0)
     }
 }
 
@@ -147,8 +158,11 @@ pub trait Trainer: Send + Sync {
     /// A row that cannot be used: the error names what is wrong with it.
     fn encode(&self, example: &Example) -> Result<Vec<Item>>;
 
-    /// Items as one micro-batch. Any thread.
-    fn collate(&self, items: &[&Item]) -> Result<HostBatch>;
+    /// Rows of items as one micro-batch. Any thread.
+    ///
+    /// A row has several items where the host packs (`trainer.packing`). [`HostBatch::add_sequences`] lays sequences out by
+    /// the rows; a trainer that lays every item out as a row of its own is right, too, and not packed.
+    fn collate(&self, rows: &BatchRows<'_>) -> Result<HostBatch>;
 
     /// The loss of a micro-batch. Compute thread, inside [`Compute::value_and_grad`]: pure, may be called more than
     /// once, reads no values.

@@ -39,10 +39,10 @@ impl Trainer for Dpo {
         Ok(vec![item.with("rejected", rejected.tokens, rejected.completion)])
     }
 
-    fn collate(&self, items: &[&Item]) -> Result<HostBatch> {
+    fn collate(&self, rows: &BatchRows<'_>) -> Result<HostBatch> {
         let mut batch = HostBatch::default();
-        batch.add_sequences(items, "chosen")?;
-        batch.add_sequences(items, "rejected")?;
+        batch.add_sequences(rows, "chosen")?;
+        batch.add_sequences(rows, "rejected")?;
         Ok(batch)
     }
 

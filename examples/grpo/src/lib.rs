@@ -55,9 +55,9 @@ impl Trainer for Grpo {
         Ok(vec![Item::of(tokens, supervised)])
     }
 
-    fn collate(&self, items: &[&Item]) -> Result<HostBatch> {
-        let mut batch = HostBatch::default();
-        batch.add_sequences(items, Item::TOKENS)?;
+    fn collate(&self, rows: &BatchRows<'_>) -> Result<HostBatch> {
+        let (mut batch, items) = (HostBatch::default(), rows.items());
+        batch.add_sequences(rows, Item::TOKENS)?;
         let (_, mask) = batch.arrays.last().ok_or_else(|| Error::plugin("there is no mask"))?;
         let shape = mask.shape().to_vec();
         let (mut old, mut advantages) = (vec![0.0_f32; shape.iter().product()], Vec::new());

@@ -164,6 +164,22 @@ pub struct Trainer {
     /// Whether micro-batches are of rows of like length, so that less is padding: the rows of 16 updates at a time, as
     /// they come in the order of their epoch, are put together anew. Not where rows stream. Default: false.
     pub bucketing: bool,
+    /// Whether short items share a row of a micro-batch, so that less is padding. `batch_size` and `plan` count packed rows
+    /// then; of items that a trainer prepares, `batch_size` counts rows before. Not where rows stream, and not in
+    /// evaluations. Default: `none`.
+    pub packing: Packing,
+}
+
+/// How items are packed into rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Packing {
+    /// Each item has a row of its own.
+    #[default]
+    None,
+    /// Rows of up to `max_seq_len` tokens by best fit by falling length, of 1024 rows of the data at a time in an order
+    /// by `seed`. No item sees another one.
+    BestFit,
 }
 
 impl Default for Trainer {
@@ -183,6 +199,7 @@ impl Default for Trainer {
             early_stopping_patience: 0,
             early_stopping_min_delta: 0.0,
             bucketing: false,
+            packing: Packing::None,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Rows as tokens, and the source and row number of each.
 //!
 //! Every row that was read has a place, in which there are its items: none where nothing in it is trained. Orders,
-//! schedules and resumes count places, so that what a row becomes moves no other row.
+//! schedules and resumes count places, so that what a row becomes moves no other row. Where items are packed, they count
+//! packed rows.
 
 use std::ops::Range;
 
@@ -11,12 +12,16 @@ use sha2::{Digest, Sha256};
 
 use super::row_location::{self, RowLocation};
 use super::row_order::Plan;
-use super::split;
+use super::{packing, split};
 use crate::checksum;
 use crate::counted::counted;
+use crate::random::Stream;
 
 /// The most rows that a message names.
 const NAMED: usize = 5;
+
+/// The rows whose items are packed together.
+const PACKED_TOGETHER: usize = 1024;
 
 /// Rows that were read whole, as items: a row may have become several.
 pub struct Dataset {
@@ -26,6 +31,8 @@ pub struct Dataset {
     pub(super) locations: Vec<RowLocation>,
     /// For each row, the number of items up to and with its own.
     ends: Vec<usize>,
+    /// Whether the items of a place are packed into one row of a micro-batch.
+    is_packed: bool,
     /// For each row, the checksum of its values.
     checksums: Vec<[u8; 32]>,
     /// The checksum of what turns rows into tokens.
@@ -44,6 +51,7 @@ impl Dataset {
             rows: Vec::new(),
             locations: Vec::new(),
             ends: Vec::new(),
+            is_packed: false,
             checksums: Vec::new(),
             tokenizer: tokenizer.to_owned(),
             sources: sources.to_vec(),
@@ -86,26 +94,75 @@ impl Dataset {
         (train, held_out)
     }
 
+    /// The same with its items packed into rows of at most `capacity` tokens, once for all epochs: so each of them has as
+    /// many updates. Rows are packed together as they come, or in an order by `seed`; the result depends on nothing else
+    /// but their lengths.
+    #[must_use]
+    pub fn packed(mut self, capacity: usize, seed: Option<u64>) -> Self {
+        let mut order: Vec<usize> = (0..self.places()).collect();
+        if let Some(seed) = seed {
+            Stream::new(seed, "packing", 0).shuffle(&mut order);
+        }
+        let (mut all, mut ends) = (Vec::new(), Vec::new());
+        for window in order.chunks(PACKED_TOGETHER) {
+            let items: Vec<usize> = window.iter().flat_map(|&place| self.items_of(place)).collect();
+            let lent: Vec<&Item> = items.iter().map(|&item| &self.rows[item]).collect();
+            for row in packing::best_fit(&lent, capacity) {
+                all.extend(row.into_iter().map(|item| items[item]));
+                ends.push(all.len());
+            }
+        }
+        self.locations = self.locations_of(&all);
+        self.rows = all.into_iter().map(|item| std::mem::take(&mut self.rows[item])).collect();
+        (self.ends, self.is_packed) = (ends, true);
+        self
+    }
+
     /// The number of rows with something to train.
     pub(super) fn trainable(&self) -> usize {
         self.places() - self.dropped.len()
     }
 
-    /// The number of rows that were read.
+    /// The number of rows that were read, or that their items are packed into.
     pub fn places(&self) -> usize {
         self.ends.len()
     }
 
     /// The items of a row, as a range of all.
-    pub fn items_of(&self, place: usize) -> Range<usize> {
+    fn items_of(&self, place: usize) -> Range<usize> {
         let start = place.checked_sub(1).map_or(0, |before| self.ends[before]);
         start..self.ends[place]
     }
 
+    /// The items of these places, and how many of them each row of a micro-batch has.
+    pub fn batch_rows(&self, places: &[usize]) -> (Vec<usize>, Vec<usize>) {
+        let items: Vec<usize> = places.iter().flat_map(|&place| self.items_of(place)).collect();
+        let items_per_row = match self.is_packed {
+            true => places.iter().map(|&place| self.items_of(place).len()).collect(),
+            false => vec![1; items.len()],
+        };
+        (items, items_per_row)
+    }
+
+    /// The packed row that an item is in, from 1, where items are packed.
+    pub fn packed_row_of(&self, item: usize) -> Option<usize> {
+        self.is_packed.then(|| self.ends.partition_point(|&end| end <= item) + 1)
+    }
+
+    /// The number of rows that items are packed into, where they are.
+    pub fn packed_rows(&self) -> Option<usize> {
+        self.is_packed.then_some(self.ends.len())
+    }
+
+    /// The length of the longest row that the items of a place are in.
+    fn length(&self, place: usize) -> usize {
+        let items = &self.rows[self.items_of(place)];
+        if self.is_packed { packing::length(items) } else { items.iter().map(Item::length).max().unwrap_or(0) }
+    }
+
     /// The order of the rows in an epoch.
     pub fn order(&self, plan: &Plan, epoch: u64) -> Vec<usize> {
-        let length = |place| self.rows[self.items_of(place)].iter().map(Item::length).max().unwrap_or(0);
-        plan.order(&(0..self.places()).map(length).collect::<Vec<_>>(), epoch)
+        plan.order(&(0..self.places()).map(|place| self.length(place)).collect::<Vec<_>>(), epoch)
     }
 
     /// The locations of items.
@@ -152,6 +209,12 @@ impl Dataset {
         let supervised: usize = self.rows.iter().map(Item::supervised_tokens).sum();
         let of = self.split_from.map_or(String::new(), |total| format!(" of {total}"));
         let mut text = format!("{}{of} rows, {tokens} tokens, {supervised} of them trained", self.rows.len());
+        if let Some(rows) = self.packed_rows() {
+            let lengths = (0..rows).map(|row| self.length(row));
+            let (longest, filled) = (lengths.clone().max().unwrap_or(0), lengths.sum::<usize>());
+            let padding = 100.0 * (1.0 - filled as f64 / (rows * longest).max(1) as f64);
+            text += &format!("; packed into {rows} rows of up to {longest} tokens, {padding:.1} % of them padding");
+        }
         let cut: u64 = self.rows.iter().map(Item::truncated).sum();
         if cut > 0 {
             let rows = self.rows.iter().filter(|row| row.truncated() > 0).count();

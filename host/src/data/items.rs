@@ -35,6 +35,11 @@ impl Encoder {
         Self { trainer, ..self.clone() }
     }
 
+    /// Whether the trainer prepares items before a batch is made of them.
+    pub fn prepares(&self) -> bool {
+        self.trainer.prepare.is_some()
+    }
+
     /// The items of a row that have something to train, within the limits.
     ///
     /// # Errors
@@ -42,8 +47,7 @@ impl Encoder {
     pub fn encode(&self, example: &Example) -> Result<Vec<Item>> {
         let mut items = self.items(example)?;
         // What is prepared later may get its supervised tokens then.
-        let prepares = self.trainer.prepare.is_some();
-        items.retain(|item| item.supervised_tokens() > 0 || prepares && item.tokens() > 0);
+        items.retain(|item| item.supervised_tokens() > 0 || self.prepares() && item.tokens() > 0);
         Ok(items)
     }
 

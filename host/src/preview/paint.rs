@@ -35,7 +35,8 @@ impl Paint {
         let tokens = row.tokens.len();
         let source = printable(&row.source);
         let name = if row.sequence == Item::TOKENS { String::new() } else { format!(" {}", printable(&row.sequence)) };
-        let mut text = format!("{source}:{}{name}  {tokens} tokens, {} trained", row.row, row.supervised_tokens);
+        let packed = row.packed_row.map_or(String::new(), |row| format!(", packed row {row}"));
+        let mut text = format!("{source}:{}{name}{packed}  {tokens} tokens, {} trained", row.row, row.supervised_tokens);
         if row.supervised_tokens == 0 {
             text += ": nothing to train, dropped";
         }
@@ -96,6 +97,7 @@ mod tests {
         Row {
             source: "a.jsonl".into(),
             row: 3,
+            packed_row: None,
             sequence: Item::TOKENS.into(),
             text: pieces.concat(),
             tokens: (1..8).collect(),

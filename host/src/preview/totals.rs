@@ -6,8 +6,7 @@ use indicatif::HumanCount;
 use mdt_plugin_api::Item;
 use serde::Serialize;
 
-use crate::data::Dataset;
-use crate::data::Plan;
+use crate::data::{Dataset, Plan, packing};
 
 /// The maximum number of dropped rows that are named.
 const NAMED: usize = 20;
@@ -29,6 +28,9 @@ pub struct Totals {
     pub supervised_tokens: u64,
     /// Their share of all tokens, from 0 to 1.
     pub supervised_share: f64,
+    /// The rows that these are packed into, where `trainer.packing` does so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packed_rows: Option<usize>,
     /// Tokens per row.
     pub lengths: Lengths,
     /// Rows of a micro-batch.
@@ -73,7 +75,7 @@ impl Totals {
         let order = dataset.order(plan, 0);
         let ranks = |rows: &[usize]| {
             let batches = (0..plan.world_size).flat_map(|rank| plan.micro_batches(rows.len(), rank));
-            batches.map(|own| rows[own].iter().flat_map(|&row| dataset.items_of(row)).collect()).collect::<Vec<_>>()
+            batches.map(|own| dataset.batch_rows(&rows[own])).collect::<Vec<_>>()
         };
         let batches = order.chunks(plan.rows_per_update()).flat_map(ranks);
         Self {
@@ -86,14 +88,24 @@ impl Totals {
     /// Totals of rows that are evaluated in their order.
     pub fn of_evaluation(dataset: &Dataset, batch_size: usize) -> Self {
         let places: Vec<usize> = (0..dataset.rows().len()).collect();
-        Self::new(dataset, batch_size, places.chunks(batch_size).map(<[usize]>::to_vec))
+        let batches = places.chunks(batch_size).map(|items| (items.to_vec(), vec![1; items.len()]));
+        Self::new(dataset, batch_size, batches)
     }
 
-    fn new(dataset: &Dataset, batch_size: usize, batches: impl Iterator<Item = Vec<usize>>) -> Self {
+    /// Totals of micro-batches, each given by its items and the number of them in each row.
+    fn new(
+        dataset: &Dataset,
+        batch_size: usize,
+        batches: impl Iterator<Item = (Vec<usize>, Vec<usize>)>,
+    ) -> Self {
         let rows = dataset.rows();
         let lengths: Vec<usize> = rows.iter().map(Item::length).collect();
         let tokens = rows.iter().map(Item::tokens).sum::<usize>();
         let supervised = rows.iter().map(Item::supervised_tokens).sum::<usize>();
+        let row_lengths = |(items, items_per_row): (Vec<usize>, Vec<usize>)| {
+            let mut items = items.iter().map(|&item| &rows[item]);
+            items_per_row.iter().map(|&count| packing::length(items.by_ref().take(count))).collect()
+        };
         Self {
             rows: rows.len(),
             dropped: dataset.dropped().map(|(source, row)| Dropped { source: source.to_owned(), row }).collect(),
@@ -103,7 +115,8 @@ impl Totals {
             supervised_tokens: supervised as u64,
             supervised_share: share(supervised, tokens),
             batch_size,
-            padding_share: padding(&lengths, batches),
+            padding_share: padding(batches.map(row_lengths)),
+            packed_rows: dataset.packed_rows(),
             lengths: Lengths::of(lengths),
             updates_per_epoch: None,
             updates: None,
@@ -128,12 +141,12 @@ impl Lengths {
     }
 }
 
-/// The part of these batches of rows that is padding, each padded to its longest row.
-fn padding(lengths: &[usize], batches: impl Iterator<Item = Vec<usize>>) -> f64 {
+/// The part of these batches of rows of these lengths that is padding, each padded to its longest row.
+fn padding(batches: impl Iterator<Item = Vec<usize>>) -> f64 {
     let (mut tokens, mut places) = (0, 0);
     for batch in batches {
-        tokens += batch.iter().map(|&row| lengths[row]).sum::<usize>();
-        places += batch.len() * batch.iter().map(|&row| lengths[row]).max().unwrap_or_default();
+        tokens += batch.iter().sum::<usize>();
+        places += batch.len() * batch.iter().max().copied().unwrap_or_default();
     }
     share(places - tokens, places)
 }
@@ -171,7 +184,11 @@ impl fmt::Display for Totals {
             )?;
         }
         let padding = 100.0 * self.padding_share;
-        write!(f, "\npadding   {padding:.1} % of micro-batches of {} rows", self.batch_size)?;
+        let packed = if self.packed_rows.is_some() { "packed " } else { "" };
+        if let Some(rows) = self.packed_rows {
+            write!(f, "\npacked    into {} rows", count(rows))?;
+        }
+        write!(f, "\npadding   {padding:.1} % of micro-batches of {} {packed}rows", self.batch_size)?;
         if let (Some(per_epoch), Some(updates)) = (self.updates_per_epoch, self.updates) {
             write!(f, "\nupdates   {} per epoch, {} in all", HumanCount(per_epoch), HumanCount(updates))?;
         }
@@ -195,9 +212,8 @@ mod tests {
 
     #[test]
     fn padding_is_what_the_longest_row_of_each_batch_leaves_empty() {
-        let lengths = [2, 4, 3];
-        assert_eq!(padding(&lengths, [vec![0, 1], vec![2]].into_iter()), 2.0 / 11.0);
-        assert_eq!(padding(&lengths, [vec![0], vec![1], vec![2]].into_iter()), 0.0);
-        assert_eq!(padding(&lengths, std::iter::empty()), 0.0);
+        assert_eq!(padding([vec![2, 4], vec![3]].into_iter()), 2.0 / 11.0);
+        assert_eq!(padding([vec![2], vec![4], vec![3]].into_iter()), 0.0);
+        assert_eq!(padding(std::iter::empty()), 0.0);
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use mdt_plugin_api::{Bootstrap, Item};
+use mdt_plugin_api::{BatchRows, Bootstrap, Item};
 use serde::Serialize;
 use serde_json::json;
 
@@ -65,7 +65,9 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
             Item::of(ids, (0..tokens).map(|place| place > 0).collect())
         })
         .collect();
-    let rows: Vec<&Item> = rows.iter().collect();
+    let items: Vec<&Item> = rows.iter().collect();
+    let items_per_row = vec![1; items.len()];
+    let rows = BatchRows::new(&items, &items_per_row)?;
     let trainer = opened.trainer.clone();
     let micro_batches = || {
         let micro_batch =

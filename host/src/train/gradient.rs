@@ -7,6 +7,7 @@ use mdt_plugin_api::{Batch, Compute, Error, Handle, HostBatch, Metric, Model, Re
 
 use super::accumulate::Sums;
 use super::frozen::Frozen;
+use crate::config::Packing;
 use crate::data::ItemLimits;
 use crate::job::{Job, OpenedModel};
 use crate::model::{BoundWeights, FrozenModels, Parameters, TrainedModel, Training};
@@ -24,6 +25,8 @@ pub struct Objective {
     pub frozen: Frozen,
     /// The limits of the items that it prepares.
     pub items: ItemLimits,
+    /// How they are packed.
+    pub packing: Packing,
     /// The job's seed.
     pub seed: u64,
 }
@@ -32,10 +35,11 @@ impl Objective {
     /// The objective of a job.
     pub fn new(job: &Job, opened: OpenedModel, frozen: Frozen) -> Self {
         let OpenedModel { compute, model, trainer, .. } = opened;
-        let max_seq_len = job.resolved.settings.trainer.max_seq_len as usize;
+        let settings = &job.resolved.settings;
+        let max_seq_len = settings.trainer.max_seq_len as usize;
         let items = ItemLimits { max_seq_len, vocabulary: model.spec().vocabulary_size };
-        let (trainer_name, seed) = (job.trainer_name(), job.resolved.settings.seed);
-        Self { compute, model, trainer, trainer_name, frozen, items, seed }
+        let (trainer_name, packing, seed) = (job.trainer_name(), settings.trainer.packing, settings.seed);
+        Self { compute, model, trainer, trainer_name, frozen, items, packing, seed }
     }
 
     /// Loss and gradient of a micro-batch: the gradient of each parameter, computed, on the device.

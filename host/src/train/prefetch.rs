@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use mdt_plugin_api::register::TrainerComponent;
-use mdt_plugin_api::{Error, Example, HostBatch, Item};
+use mdt_plugin_api::{BatchRows, Error, Example, HostBatch, Item};
 use rayon::prelude::*;
 
 use crate::data::{Cursor, Dataset, Encoder, Plan, RowLocation, Rows};
@@ -142,9 +142,9 @@ impl Maker {
             let rows = &order.1[start..start.saturating_add(size).min(places)];
             for own in self.plan.micro_batches(rows.len(), self.rank) {
                 let number = own.start / self.plan.batch_size;
-                let items: Vec<usize> = rows[own].iter().flat_map(|&place| dataset.items_of(place)).collect();
+                let (items, items_per_row) = dataset.batch_rows(&rows[own]);
                 let encoded: Vec<&Item> = items.iter().map(|&item| &dataset.rows()[item]).collect();
-                self.send_batch(number, dataset.locations_of(&items), &encoded)?;
+                self.send_batch(number, dataset.locations_of(&items), &encoded, &items_per_row)?;
             }
             self.send(Made::End(UpdateEnd::default()))?;
         }
@@ -208,16 +208,24 @@ impl Maker {
                 Err(_) => {}
             }
         }
-        self.send_batch(number, locations, &items.iter().collect::<Vec<_>>())
+        self.send_batch(number, locations, &items.iter().collect::<Vec<_>>(), &vec![1; items.len()])
     }
 
-    fn send_batch(&self, number: usize, rows: Vec<RowLocation>, items: &[&Item]) -> ControlFlow<()> {
+    fn send_batch(
+        &self,
+        number: usize,
+        rows: Vec<RowLocation>,
+        items: &[&Item],
+        items_per_row: &[usize],
+    ) -> ControlFlow<()> {
         let batch = match items {
             [] => Ok(None),
             items if self.trainer.prepare.is_some() => {
                 Ok(Some(Ahead::Items(items.iter().copied().cloned().collect(), number as u64)))
             }
-            items => self.trainer.collate(items).map(|batch| Some(Ahead::Batch(batch))),
+            items => BatchRows::new(items, items_per_row)
+                .and_then(|rows| self.trainer.collate(&rows))
+                .map(|batch| Some(Ahead::Batch(batch))),
         };
         self.send(Made::MicroBatch(MicroBatch { rows, batch }))
     }

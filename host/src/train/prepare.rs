@@ -2,10 +2,12 @@
 
 use std::rc::Rc;
 
-use mdt_plugin_api::{Error, HostBatch, Item, PrepareContext, Result, TrainerContext};
+use mdt_plugin_api::{BatchRows, Error, HostBatch, Item, PrepareContext, Result, TrainerContext};
 
 use super::accumulate::Sums;
 use super::gradient::Objective;
+use crate::config::Packing;
+use crate::data::packing;
 use crate::model::{Parameters, TrainedModel};
 use crate::random::Stream;
 use crate::sampling::Sampler;
@@ -29,12 +31,15 @@ impl Place {
 }
 
 impl Objective {
-    /// Items as a batch, after the trainer has prepared them, if it does so.
+    /// Items as a batch, after the trainer has prepared them, if it does so. What it has prepared is packed where the job
+    /// packs.
     ///
     /// # Errors
     /// The trainer's own; items that are not as items must be.
     pub fn prepared(&self, parameters: &Parameters, place: Place, items: &[&Item]) -> Result<HostBatch> {
-        let Some(ability) = &self.trainer.prepare else { return self.trainer.collate(items) };
+        let Some(ability) = &self.trainer.prepare else {
+            return self.trainer.collate(&BatchRows::new(items, &vec![1; items.len()])?);
+        };
         let mut prepared = ability.prepare(&self.prepare_context(parameters, place), items)?;
         let of_trainer = |error: Error| error.in_component(self.trainer_name.as_str());
         prepared.iter_mut().try_for_each(|item| self.items.enforce(item)).map_err(of_trainer)?;
@@ -43,7 +48,14 @@ impl Objective {
             let message = format!("of {} items none was prepared that has anything to train", items.len());
             return Err(of_trainer(Error::plugin(message)));
         }
-        self.trainer.collate(&prepared.iter().collect::<Vec<_>>())
+        let prepared: Vec<&Item> = prepared.iter().collect();
+        let rows = match self.packing {
+            Packing::None => (0..prepared.len()).map(|item| vec![item]).collect(),
+            Packing::BestFit => packing::best_fit(&prepared, self.items.max_seq_len),
+        };
+        let in_order: Vec<&Item> = rows.iter().flatten().map(|&item| prepared[item]).collect();
+        let items_per_row: Vec<usize> = rows.iter().map(Vec::len).collect();
+        self.trainer.collate(&BatchRows::new(&in_order, &items_per_row)?)
     }
 
     /// Adds the trainer's own numbers of an evaluation, where it has some.

@@ -14,7 +14,7 @@ use super::table::{c_struct, interfaces};
 use super::types::{RawNamed, filled, handle_or_none, tensor_or_none};
 use crate::register::TrainerComponent;
 use crate::{
-    Batch, Compute, Error, Example, HostBatch, Item, Loss, Metric, ModelCalls, Result, Sequence, Tensor, Trainer,
+    Batch, BatchRows, Compute, Error, Example, HostBatch, Item, Loss, Metric, ModelCalls, Result, Sequence, Tensor, Trainer,
     TrainerContext,
 };
 
@@ -63,8 +63,8 @@ interfaces! {
     "trainer.objective/1" TrainerObjective ObjectiveFunctions {
         /// [`Trainer::encode`] of an [`Example`].
         fn encode_example(example: RSlice<'_, u8>) -> Vec<Item>;
-        /// [`Trainer::collate`].
-        fn collate_items(items: RSlice<'_, RawItem<'_>>) -> HostBatch;
+        /// [`Trainer::collate`] of all items, and of their number in each row.
+        fn collate_items(items: RSlice<'_, RawItem<'_>>, items_per_row: RSlice<'_, usize>) -> HostBatch;
         /// [`Trainer::loss`]. Model and compute are the trainer's from then on. Each metric has two owned handles: its sum
         /// and its weight.
         fn compute_loss(
@@ -223,9 +223,9 @@ impl ObjectiveFunctions for TrainerComponent {
         (**self).encode(&decode::<Example>(example.as_slice())?)
     }
 
-    fn collate_items(&self, items: RSlice<'_, RawItem<'_>>) -> Result<HostBatch> {
+    fn collate_items(&self, items: RSlice<'_, RawItem<'_>>, items_per_row: RSlice<'_, usize>) -> Result<HostBatch> {
         let items: Vec<Item> = items.iter().map(RawItem::plain).collect();
-        self.collate(&items.iter().collect::<Vec<_>>())
+        self.collate(&BatchRows::new(&items.iter().collect::<Vec<_>>(), items_per_row.as_slice())?)
     }
 
     fn compute_loss(
@@ -256,8 +256,8 @@ impl Trainer for Imported<TrainerObjective> {
         self.encode_example(encode(example)?.as_slice().into())
     }
 
-    fn collate(&self, items: &[&Item]) -> Result<HostBatch> {
-        with_raw_items(items, |items| self.collate_items(items))
+    fn collate(&self, rows: &BatchRows<'_>) -> Result<HostBatch> {
+        with_raw_items(rows.items(), |items| self.collate_items(items, rows.items_per_row().into()))
     }
 
     fn loss(&self, ctx: &TrainerContext, batch: &Batch) -> Result<Loss> {

@@ -3,9 +3,6 @@
 //! Rows are conversations, prompts with completions, or plain text. What is trained is what the assistant says, the
 //! completion, or all of the text — each with the token that ends it. The loss is the cross-entropy of those tokens.
 
-mod collate;
-mod loss;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mdt_plugin_api::prelude::*;
@@ -69,12 +66,18 @@ impl Trainer for Sft {
         masked.map(|(tokens, supervised)| vec![Item::of(tokens, supervised)])
     }
 
-    fn collate(&self, items: &[&Item]) -> Result<HostBatch> {
-        collate::collate(items)
+    fn collate(&self, rows: &BatchRows<'_>) -> Result<HostBatch> {
+        let mut batch = HostBatch::default();
+        batch.add_sequences(rows, Item::TOKENS)?;
+        Ok(batch)
     }
 
+    /// Sum of -log p(token | everything before it) over the trained tokens, in nats, and their number.
     fn loss(&self, ctx: &TrainerContext, batch: &Batch) -> Result<Loss> {
-        loss::loss(ctx, batch)
+        let losses = ctx.trained_losses(batch, Item::TOKENS)?;
+        let count: usize = losses.shape()?.iter().product();
+        let weight = Tensor::full(ctx.compute(), &[], count as f64, Dtype::F32)?;
+        Ok(Loss { sum: losses.sum()?, weight, metrics: Vec::new() })
     }
 }
 

@@ -70,7 +70,8 @@ impl Pair {
 
     pub fn collate(&self, rows: &[&Sequence]) -> Result<HostBatch> {
         let item = |row: &&Sequence| Item { sequences: vec![(*row).clone()], ..Item::default() };
-        self.trainer.collate(&rows.iter().map(item).collect::<Vec<_>>().iter().collect::<Vec<_>>())
+        let items: Vec<Item> = rows.iter().map(item).collect();
+        self.trainer.collate(&BatchRows::new(&items.iter().collect::<Vec<_>>(), &vec![1; items.len()])?)
     }
 
     pub fn vocabulary(&self) -> &Vocabulary {

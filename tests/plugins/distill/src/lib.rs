@@ -25,20 +25,16 @@ impl Trainer for Distill {
         Ok(vec![Item::of(completed.tokens, completed.completion)])
     }
 
-    fn collate(&self, items: &[&Item]) -> Result<HostBatch> {
+    fn collate(&self, rows: &BatchRows<'_>) -> Result<HostBatch> {
         let mut batch = HostBatch::default();
-        batch.add_sequences(items, Item::TOKENS)?;
+        batch.add_sequences(rows, Item::TOKENS)?;
         Ok(batch)
     }
 
     /// Σ over trained tokens of KL(teacher ‖ student), in nats.
     fn loss(&self, ctx: &TrainerContext, batch: &Batch) -> Result<Loss> {
-        let mask = batch.get("tokens.mask")?.reshape(&[-1])?;
-        let places = batch.get("tokens.places")?.reshape(&[-1])?;
         let log_probs = |model: &LanguageModel| {
-            let hidden = model.hidden(batch.get("tokens")?, None, None)?;
-            let width = hidden.shape()?.last().copied().unwrap_or(1) as i64;
-            let logits = model.head(&hidden.reshape(&[-1, width])?.take(&places, 0)?)?;
+            let logits = model.head(&model.predicting(batch, Item::TOKENS)?)?;
             let axes = [attribute("axes", Value::Ints(&[-1])), attribute("keep_dims", Value::Bool(true))];
             let sums = Tensor::op(OpKind::LOG_SUM_EXP, &[&logits], &axes)?;
             Tensor::op(OpKind::SUBTRACT, &[&logits, &sums], &[])
@@ -47,8 +43,7 @@ impl Trainer for Distill {
         let apart = Tensor::op(OpKind::SUBTRACT, &[&teacher, &student], &[])?;
         let likely = Tensor::op(OpKind::EXP, &[&teacher], &[])?;
         let each = Tensor::op(OpKind::MULTIPLY, &[&likely, &apart], &[])?.sum_axis(-1)?;
-        let sum = Tensor::op(OpKind::MULTIPLY, &[&each, &mask], &[])?.sum()?;
-        Ok(Loss { sum, weight: mask.sum()?, metrics: Vec::new() })
+        Ok(Loss { sum: each.sum()?, weight: batch.get("tokens.mask")?.sum()?, metrics: Vec::new() })
     }
 }
 

@@ -200,7 +200,7 @@ impl Trainer for PanicsAtRow32 {
         Ok(vec![Item::of(vec![1, 2], vec![false, true])])
     }
 
-    fn collate(&self, _: &[&Item]) -> Result<HostBatch> {
+    fn collate(&self, _: &BatchRows<'_>) -> Result<HostBatch> {
         Ok(HostBatch::default())
     }
 

@@ -59,8 +59,8 @@ impl Trainer for Bytes {
         Ok(vec![Item::of(tokens, supervised)])
     }
 
-    fn collate(&self, items: &[&Item]) -> Result<HostBatch> {
-        let rows: Vec<_> = items.iter().map(|item| &item.sequences[0]).collect();
+    fn collate(&self, rows: &BatchRows<'_>) -> Result<HostBatch> {
+        let rows: Vec<_> = rows.items().iter().map(|item| &item.sequences[0]).collect();
         let length = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
         let mut tokens = vec![0; rows.len() * length];
         let (mut places, mut targets) = (Vec::new(), Vec::new());
