@@ -1,5 +1,6 @@
 //! `mdt-host data preview`: what is shown is what training sees.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use mdt_tests::{Job, assert_says, command, root, run};
@@ -186,4 +187,26 @@ fn keys_set_before_and_after_the_subcommand_add_up() {
     let job = over(&[json!({ "prompt": "a ", "completion": "b" })]);
     let (rows, totals) = preview(&job, &["--set", "trainer.batch_size=3"]);
     assert_eq!((&rows[0]["text"], &totals["batch_size"]), (&json!("<s>a b</s>"), &json!(3)));
+}
+
+#[test]
+fn packed_rows_are_numbered_and_counted_as_they_are_trained() {
+    let job = Job::new().set("trainer.packing", "best_fit").set("data.shuffle", true);
+    let (rows, totals) = preview(&job, &["--rows", "1000"]);
+    assert_eq!(rows.len(), 160);
+    let mut filled = BTreeMap::<u64, u64>::new();
+    for row in &rows {
+        let packed_row = row["packed_row"].as_u64().expect("a number");
+        *filled.entry(packed_row).or_default() += row["tokens"].as_array().expect("tokens").len() as u64;
+    }
+    assert_eq!(totals["packed_rows"].as_u64(), Some(filled.len() as u64));
+    assert_eq!(filled.keys().copied().collect::<Vec<_>>(), (1..=filled.len() as u64).collect::<Vec<_>>());
+    assert!(filled.values().all(|&tokens| tokens <= 64), "{filled:?}");
+    let (_, plain) = preview(&Job::new(), &["--rows", "0"]);
+    assert!(totals["padding_share"].as_f64() < plain["padding_share"].as_f64(), "{totals} {plain}");
+    assert!(plain.get("packed_rows").is_none());
+    let shown = text(&job, &["--rows", "1"]);
+    assert!(shown.contains(", packed row 1  ") && shown.contains("packed    into "), "{shown}");
+    let run = job.run().success();
+    assert_eq!(job.updates().len() as u64, totals["updates"].as_u64().expect("updates"), "{}", run.stderr);
 }

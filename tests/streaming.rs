@@ -177,8 +177,10 @@ fn bucketing_pads_less_and_trains_the_same_rows() {
         job.numbers("tokens").iter().sum::<f64>()
     });
     assert_eq!(runs[0], runs[1]);
-    let failure = job(4).set("trainer.bucketing", true).run().failure(2);
-    assert_says(&failure, &["`trainer.bucketing`", "stream"]);
+    for (key, value) in [("trainer.bucketing", "true"), ("trainer.packing", "best_fit")] {
+        let failure = job(4).set(key, value).run().failure(2);
+        assert_says(&failure, &[&format!("`{key}`"), "stream"]);
+    }
 }
 
 #[test]

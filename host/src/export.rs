@@ -7,7 +7,7 @@ mod weights;
 pub(crate) use tokenizer::check as check_tokenizer_files;
 
 use crate::exit::{Failure, Status};
-use crate::model::Directory;
+use crate::model::{Directory, OWN};
 use crate::storage::{self, Array, Staged, unwritable};
 use serde_json::{Map, Value};
 use std::io;
@@ -20,14 +20,14 @@ pub struct Export<'a> {
     pub source: &'a Directory,
     /// Keys that its `config.json` gets, as the model plugin says.
     pub config: &'a Map<String, Value>,
-    /// All parameters, named as in the model's files.
+    /// All parameters, named as in the model's files, and the trainer's own.
     pub parameters: &'a [Array<'a>],
 }
 
 /// Its name in the output directory.
 pub const DIRECTORY: &str = "final";
 
-impl Export<'_> {
+impl<'a> Export<'a> {
     /// Writes `<output_dir>/final/` and returns it when it is on the disk. Until then an earlier one stays.
     ///
     /// # Errors
@@ -60,7 +60,11 @@ impl Export<'_> {
         text.push(b'\n');
         storage::write(&staged.path().join("config.json"), &text)
             .map_err(|error| failed(&target.join("config.json"), &error))?;
-        weights::write(staged.path(), self.parameters, shard_bytes, &proceed)
+        let own = |array: &Array<'a>| Some(Array { name: array.name.strip_prefix(OWN)?, ..*array });
+        let trainers: Vec<_> = self.parameters.iter().filter_map(own).collect();
+        let of_model: Vec<_> = self.parameters.iter().filter(|array| own(array).is_none()).copied().collect();
+        weights::write(staged.path(), &of_model, shard_bytes, &proceed)
+            .and_then(|()| weights::write_trainers(staged.path(), &trainers, &proceed))
             .map_err(|(name, error)| failed(&target.join(name), &error))?;
         tokenizer::copy(self.source, staged.path(), &target)?;
         staged.publish().map_err(|error| failed(&target, &error))?;

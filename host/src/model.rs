@@ -15,5 +15,5 @@ pub use cache::Cache;
 pub use directory::{Directory, model_type, not_downloaded};
 pub use forward::{Randomness, Training};
 pub use parameters::{Names, Parameters, Start};
-pub use specs::{check_parameters, trained};
+pub use specs::{OWN, check_own, check_parameters, trained};
 pub use trained::{FrozenModels, TrainedModel, check_vocabulary};

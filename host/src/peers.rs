@@ -17,7 +17,7 @@ const GRACE: Duration = if cfg!(test) { Duration::from_millis(400) } else { Dura
 /// Time between two looks at the progress of a collective.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// What the first rank sends while the others wait for it, and when it is done.
+/// What a rank sends while others wait for it, and when it is done.
 const STILL_BUSY: f64 = 0.0;
 const DONE: f64 = 1.0;
 
@@ -156,38 +156,51 @@ impl Peers {
         self.back(what, numbers)
     }
 
-    /// Runs `body` on the first rank while the others wait for it, however long it takes: they exchange numbers with it
-    /// meanwhile, so that no deadline passes. Returns nothing on the other ranks.
+    /// Runs `body` on the first rank while the others wait for it, however long it takes. Returns nothing on the other
+    /// ranks.
     ///
     /// # Errors
     /// The error of `body`, on the first rank; the others get an error when that rank ends.
-    pub fn on_first<T: Send>(
-        &self,
-        what: &str,
-        body: impl FnOnce() -> Result<T, Failure> + Send,
-    ) -> Result<Option<T>, Failure> {
+    pub fn on_first<T>(&self, what: &str, body: impl FnOnce() -> Result<T, Failure>) -> Result<Option<T>, Failure> {
+        self.together(what, || if self.is_first() { body().map(Some) } else { Ok(None) })
+    }
+
+    /// Runs `body` on every rank, however much longer it takes on one than on another, and comes back when all are done:
+    /// ranks exchange numbers meanwhile, so that no deadline passes.
+    ///
+    /// # Errors
+    /// The error of `body`; the other ranks get an error when that rank ends.
+    pub fn together<T>(&self, what: &str, body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
         if self.world_size() == 1 {
-            return body().map(Some);
+            return body();
         }
-        if !self.is_first() {
-            while self.gather_numbers(what, vec![STILL_BUSY])?[0] == [STILL_BUSY] {}
-            return Ok(None);
-        }
-        let beat = self.timeout / 8;
+        let (own_end, ended) = channel();
+        let exchange = move || {
+            let mut own = STILL_BUSY;
+            loop {
+                if own == STILL_BUSY {
+                    own = match ended.recv_timeout(self.timeout / 8) {
+                        Ok(()) => DONE,
+                        Err(RecvTimeoutError::Timeout) => STILL_BUSY,
+                        // Without success: this rank ends, and so do the others.
+                        Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                    };
+                }
+                if self.gather_numbers(what, vec![own])?.iter().all(|rank| *rank == [DONE]) {
+                    return Ok(());
+                }
+            }
+        };
         thread::scope(|scope| {
-            let (done, ended) = channel::<()>();
-            let work = scope.spawn(move || {
-                let _done = done; // dropped at the end, also by a panic
-                body()
-            });
-            while ended.recv_timeout(beat) == Err(RecvTimeoutError::Timeout) {
-                self.gather_numbers(what, vec![STILL_BUSY])?;
+            let exchange = scope.spawn(exchange);
+            let outcome = body();
+            match &outcome {
+                Ok(_) => drop(own_end.send(())), // nobody takes it where the exchange has failed
+                Err(_) => drop(own_end),
             }
-            let outcome = work.join().unwrap_or_else(|_| Err(Failure::new(Status::Other, format!("{what} broke off"))));
-            if outcome.is_ok() {
-                self.gather_numbers(what, vec![DONE])?;
-            }
-            outcome.map(Some)
+            let exchanged =
+                exchange.join().unwrap_or_else(|_| Err(Failure::new(Status::Other, format!("{what} broke off"))));
+            outcome.and_then(|value| exchanged.map(|()| value))
         })
     }
 
@@ -300,6 +313,29 @@ mod tests {
         let threads =
             |rank| Threads { rank, ranks: 3, shared: Arc::clone(&shared), longest_wait: Arc::clone(&longest_wait) };
         ((0..3).map(|rank| Peers::new(Box::new(threads(rank)), "threads", timeout)).collect(), longest_wait)
+    }
+
+    #[test]
+    fn ranks_wait_for_the_slowest_without_any_collective_waiting_long() {
+        let (ranks, longest_wait) = ranks(Duration::from_millis(400));
+        let begin = Instant::now();
+        let results: Vec<_> = thread::scope(|scope| {
+            let run = |peers: Peers| {
+                let rank = peers.rank() as u32;
+                let outcome = peers.together("a phase", || {
+                    thread::sleep(Duration::from_millis(450) * rank);
+                    Ok(rank)
+                });
+                (outcome.unwrap(), begin.elapsed())
+            };
+            let ranks: Vec<_> = ranks.into_iter().map(|peers| scope.spawn(move || run(peers))).collect();
+            ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+        });
+        for (rank, (result, after)) in results.into_iter().enumerate() {
+            assert_eq!(result, rank as u32);
+            assert!(after >= Duration::from_millis(900), "{after:?}");
+        }
+        assert!(*longest_wait.lock().unwrap() < Duration::from_millis(450), "{longest_wait:?}");
     }
 
     #[test]

@@ -132,13 +132,7 @@ impl<'a> Preview<'a> {
         Ok(found)
     }
 
-    fn describe(
-        &self,
-        source: &str,
-        row: u64,
-        packed_row: Option<usize>,
-        item: &Item,
-    ) -> Result<Vec<Row>, Failure> {
+    fn describe(&self, source: &str, row: u64, packed_row: Option<usize>, item: &Item) -> Result<Vec<Row>, Failure> {
         let describe = |sequence: &Sequence| {
             let pieces = self.pieces.of(&sequence.tokens)?;
             Ok(Row {

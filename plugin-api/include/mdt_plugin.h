@@ -290,14 +290,15 @@ typedef struct {
 MDT_LAYOUT(sizeof(MdtTokenizerText) == 32 && offsetof(MdtTokenizerText, describe_vocabulary) == 0 && offsetof(MdtTokenizerText, encode_text) == 8 && offsetof(MdtTokenizerText, decode_tokens) == 16 && offsetof(MdtTokenizerText, render_messages) == 24)
 
 #define MdtHostModel_name "host.model/1"
-#define MdtHostModel_fingerprint UINT64_C(0x4a013f9ff31b6dea)
+#define MdtHostModel_fingerprint UINT64_C(0x36bf3eabfbae4e17)
 typedef struct {
     bool (*hidden_states)(const void *object, uint64_t tokens, uint64_t positions, uint64_t segments, uint64_t * result, MdtSink_uint8_t out);
     bool (*logits)(const void *object, uint64_t hidden, uint64_t * result, MdtSink_uint8_t out);
     bool (*losses_of)(const void *object, uint64_t hidden, uint64_t targets, uint64_t * result, MdtSink_uint8_t out);
     bool (*frozen_model)(const void *object, MdtStr name, MdtObject * model, MdtSink_uint8_t out);
+    bool (*trainers_parameter)(const void *object, MdtStr name, uint64_t * result, MdtSink_uint8_t out);
 } MdtHostModel;
-MDT_LAYOUT(sizeof(MdtHostModel) == 32 && offsetof(MdtHostModel, hidden_states) == 0 && offsetof(MdtHostModel, logits) == 8 && offsetof(MdtHostModel, losses_of) == 16 && offsetof(MdtHostModel, frozen_model) == 24)
+MDT_LAYOUT(sizeof(MdtHostModel) == 40 && offsetof(MdtHostModel, hidden_states) == 0 && offsetof(MdtHostModel, logits) == 8 && offsetof(MdtHostModel, losses_of) == 16 && offsetof(MdtHostModel, frozen_model) == 24 && offsetof(MdtHostModel, trainers_parameter) == 32)
 
 typedef struct {
     MdtStr name;
@@ -356,10 +357,10 @@ typedef struct {
 MDT_LAYOUT(sizeof(MdtLoss) == 16 && offsetof(MdtLoss, sum) == 0 && offsetof(MdtLoss, weight) == 8)
 
 #define MdtTrainerObjective_name "trainer.objective/1"
-#define MdtTrainerObjective_fingerprint UINT64_C(0x79e1c809a98b0df9)
+#define MdtTrainerObjective_fingerprint UINT64_C(0x1f504f3c3d0a9f83)
 typedef struct {
     bool (*encode_example)(const void *object, MdtSlice_uint8_t example, MdtSink_uint8_t out);
-    bool (*collate_items)(const void *object, MdtSlice_MdtItem items, MdtSink_uint8_t out);
+    bool (*collate_items)(const void *object, MdtSlice_MdtItem items, MdtSlice_size_t items_per_row, MdtSink_uint8_t out);
     bool (*compute_loss)(const void *object, MdtObject * model, MdtObject * compute, MdtSlice_MdtNamed batch, MdtLoss * loss, const MdtSink_uint64_t * metric_handles, MdtSink_uint8_t out);
 } MdtTrainerObjective;
 MDT_LAYOUT(sizeof(MdtTrainerObjective) == 24 && offsetof(MdtTrainerObjective, encode_example) == 0 && offsetof(MdtTrainerObjective, collate_items) == 8 && offsetof(MdtTrainerObjective, compute_loss) == 16)

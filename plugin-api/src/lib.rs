@@ -116,7 +116,7 @@ pub use optimizer::{
     DeviceOptimizer, EvaluationWeights, Granularity, Initial, NewValues, Optimizer, StateMut, StateRef, StateShape,
     StateSpec, TypedSlices, TypedStates, Update, expect_states,
 };
-pub use prepare::{Evaluation, Generated, Generation, Prepare, PrepareContext, Reference, Sampling};
+pub use prepare::{Evaluation, Generated, Generation, Prepare, PrepareContext, Reference, Sampling, TrainerParameters};
 pub use raw_host_view::RawHostView;
 pub use region::{Buffer, Region};
 pub use services::{HostServices, LogLevel, Services, Setup};
@@ -132,13 +132,13 @@ pub use {half, serde, serde_json};
 /// What most plugins use.
 pub mod prelude {
     pub use crate::{
-        Attention, Batch, BatchRows, Bootstrap, Buffer, Capabilities, CommBackend, CommRegions, Communicator, Completed,
-        Component, Compute, Content, DataSource, Datum, DeviceOptimizer, Dtype, Element, Error, ErrorCode, Evaluation,
-        EvaluationWeights, Event, Example, Generated, Granularity, Head, HostArray, HostBatch, Init, Initial, Item,
-        Kind, LanguageModel, Layout, Length, LogLevel, Loss, Message, Metric, Model, ModelContext, ModelSpec,
-        NewValues, Observation, Observer, OpKind, Optimizer, Outcome, ParameterSpec, Prepare, PrepareContext, ReduceOp,
-        ReduceScatter, Reference, Region, Rendered, Result, Role, Sampling, Sequence, Services, Setup, SharedTokenizer,
-        StateMut, StateRef, StateShape, StateSpec, Tensor, Tokenizer, Tokens, Trainer, TrainerContext, TypedSlices,
-        TypedStates, Update, Vocabulary, Work, expect_states,
+        Attention, Batch, BatchRows, Bootstrap, Buffer, Capabilities, CommBackend, CommRegions, Communicator,
+        Completed, Component, Compute, Content, DataSource, Datum, DeviceOptimizer, Dtype, Element, Error, ErrorCode,
+        Evaluation, EvaluationWeights, Event, Example, Generated, Granularity, Head, HostArray, HostBatch, Init,
+        Initial, Item, Kind, LanguageModel, Layout, Length, LogLevel, Loss, Message, Metric, Model, ModelContext,
+        ModelSpec, NewValues, Observation, Observer, OpKind, Optimizer, Outcome, ParameterSpec, Prepare,
+        PrepareContext, ReduceOp, ReduceScatter, Reference, Region, Rendered, Result, Role, Sampling, Sequence,
+        Services, Setup, SharedTokenizer, StateMut, StateRef, StateShape, StateSpec, Tensor, Tokenizer, Tokens,
+        Trainer, TrainerContext, TrainerParameters, TypedSlices, TypedStates, Update, Vocabulary, Work, expect_states,
     };
 }

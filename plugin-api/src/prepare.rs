@@ -1,9 +1,9 @@
-//! Optional abilities of trainers: work before a batch is made, a frozen reference, numbers for evaluations.
+//! Optional abilities of trainers: work before a batch is made, a frozen reference, numbers for evaluations, parameters.
 
 use std::ops::Deref;
 use std::rc::Rc;
 
-use crate::{Item, Result, TrainerContext};
+use crate::{Item, ModelSpec, ParameterSpec, Result, TrainerContext};
 
 /// How answers are drawn from a model.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,7 +92,7 @@ impl Deref for PrepareContext {
 pub trait Prepare: Send + Sync {
     /// The items that the batch is made of. It may draw answers and read values. It gets the items of one micro-batch as
     /// [`Trainer::encode`](crate::Trainer::encode) made them; they need no supervised token. The host calls it again for each epoch, and for
-    /// evaluations. Compute thread.
+    /// evaluations. Compute thread. Other ranks wait for it, however long it takes.
     ///
     /// The result must be a function of the weights, the items and [`PrepareContext::key`] alone: then resumed runs have
     /// the same bits, and so has every number of ranks.
@@ -109,4 +109,15 @@ pub trait Reference: Send + Sync {
 pub trait Evaluation: Send + Sync {
     /// Numbers as (name, sum, weight), which the host adds up over all held-out items and divides. Compute thread.
     fn evaluate(&self, ctx: &PrepareContext, items: &[&Item]) -> Result<Vec<(String, f64, f64)>>;
+}
+
+/// The ability `parameters`: parameters of its own beside those of the model, such as a value head.
+///
+/// The host makes them from the job's seed, and trains, clips, saves and resumes them as it does the model's. Outside of
+/// the trainer their names begin with `trainer.`, in patterns such as `optimizer.no_decay` and in checkpoints; `final/` has
+/// them in a file of their own, `trainer.safetensors`, under the names that the trainer knows.
+pub trait TrainerParameters: Send + Sync {
+    /// What they are beside this model, which [`ModelSpec::hidden_size`] may be taken from. [`TrainerContext::parameter`] and
+    /// [`TrainerContext::linear`] find them. Any thread.
+    fn parameters(&self, model: &ModelSpec) -> Result<Vec<ParameterSpec>>;
 }

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::{
     CommBackend, Component, Compute, DataSource, DeviceOptimizer, Error, Evaluation, EvaluationWeights, Kind, Model,
-    Observer, Optimizer, Prepare, Reference, Result, Setup, Tokenizer, Trainer, TypedSlices, TypedStates,
+    Observer, Optimizer, Prepare, Reference, Result, Setup, Tokenizer, Trainer, TrainerParameters, TypedSlices,
+    TypedStates,
 };
 
 /// The name of the section that holds a library's records, where the object format is ELF.
@@ -96,6 +97,8 @@ components! {
         reference: Reference,
         /// Has numbers of its own for evaluations.
         evaluation: Evaluation,
+        /// Has parameters of its own.
+        parameters: TrainerParameters,
     }
 }
 
@@ -238,6 +241,7 @@ pub fn create<T: Component>(config: Value, setup: &Setup) -> Result<T> {
 /// | `trainer` | `prepare` | [`Prepare`] |
 /// | | `reference` | [`Reference`] |
 /// | | `evaluation` | [`Evaluation`] |
+/// | | `parameters` | [`TrainerParameters`] |
 ///
 /// Native libraries that must lie beside the host's come first: `native "libmlx.so", "libmlxc.so";`. Before them,
 /// `on_load Type;` names an [`OnLoad`](crate::abi::OnLoad) for what has to happen when the library is loaded.

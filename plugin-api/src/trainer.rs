@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::rc::Rc;
 
-use crate::{Batch, BatchRows, Compute, Dtype, Example, HostBatch, Item, Result, Tensor};
+use crate::{Batch, BatchRows, Compute, Dtype, Error, Example, HostBatch, Item, OpKind, Result, Tensor};
 
 /// The loss of one micro-batch. The host divides the sum of all sums by the sum of all weights.
 #[derive(Debug)]
@@ -49,6 +49,8 @@ pub trait ModelCalls {
     fn token_losses(&self, hidden: &Tensor, targets: &Tensor) -> Result<Tensor>;
     /// The frozen model of this name.
     fn frozen(&self, name: &str) -> Result<Rc<dyn ModelCalls>>;
+    /// A parameter of the trainer's own; none where it declares none of this name.
+    fn own_parameter(&self, name: &str) -> Result<Option<Tensor>>;
 }
 
 /// A model with its weights. Compute thread.
@@ -124,6 +126,26 @@ impl TrainerContext {
     /// gradient reaches its weights.
     pub fn model(&self, name: &str) -> Result<LanguageModel> {
         self.trained.0.frozen(name).map(LanguageModel)
+    }
+
+    /// A parameter of the trainer's own, which it declares with the ability `parameters`.
+    ///
+    /// # Errors
+    /// It declares none of this name.
+    pub fn parameter(&self, name: &str) -> Result<Tensor> {
+        let found = self.trained.0.own_parameter(name)?;
+        found.ok_or_else(|| {
+            Error::plugin(format!("the trainer asked for its parameter `{name}`, which it did not declare"))
+        })
+    }
+
+    /// `W x (+ b)` with the trainer's own `<name>.weight`, `[out, in]`, and, where it declares one, `<name>.bias`; x
+    /// `[.., in]`, result `[.., out]`.
+    pub fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor> {
+        let weight = self.parameter(&format!("{name}.weight"))?;
+        let bias = self.trained.0.own_parameter(&format!("{name}.bias"))?;
+        let inputs: Vec<&Tensor> = [x, &weight].into_iter().chain(&bias).collect();
+        Tensor::op(OpKind::LINEAR, &inputs, &[])
     }
 
     /// The device.

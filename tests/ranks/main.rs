@@ -6,6 +6,7 @@ mod faults;
 mod launching;
 #[cfg(target_os = "linux")]
 mod memory;
+mod preparing;
 mod slow_and_damaged;
 mod stopping;
 mod tokens;

@@ -8,7 +8,7 @@ use mdt_host::config::{Layers, Sources};
 use mdt_host::job::Job;
 use mdt_host::model::{Cache, Parameters, TrainedModel};
 use mdt_host::plugins::{Catalog, Tier};
-use mdt_plugin_api::{Compute, HostArray, Model, ModelCalls, Tensor};
+use mdt_plugin_api::{Batch, Compute, HostArray, HostBatch, Model, ModelCalls, Tensor, TrainerContext};
 
 use crate::built;
 
@@ -79,6 +79,16 @@ impl LoadedModel {
         let (model, mut cache) = (self.trained(), Cache::default());
         let next = |piece: &&[i32]| elements(&model.continue_hidden(&self.ids(1, piece), &mut cache).expect("more"));
         pieces.iter().flat_map(next).collect()
+    }
+
+    /// `-log p` of the trained tokens of these sequences of a batch, as a trainer has them.
+    pub fn trained_losses(&self, batch: &HostBatch, name: &str) -> Vec<f32> {
+        let uploaded = |(name, array): &(String, HostArray)| {
+            (name.clone(), Tensor::from_host(&self.compute, array).expect("an array on the device"))
+        };
+        let batch = Batch::new(batch.arrays.iter().map(uploaded).collect());
+        let ctx = TrainerContext::new(Rc::new(self.trained()), Rc::clone(&self.compute));
+        elements(&ctx.trained_losses(&batch, name).expect("losses"))
     }
 
     /// The most likely continuation, one token after the other through a cache.

@@ -33,7 +33,7 @@ fn examine(job: &Job) -> Result<Finding, Failure> {
     let opened = job.open_model(compute)?;
     opened.check_files()?;
     let parameters: usize =
-        opened.model.spec().parameters.iter().filter(|spec| spec.tied_to.is_none()).map(|spec| spec.elements()).sum();
+        opened.parameters().iter().filter(|spec| spec.tied_to.is_none()).map(|spec| spec.elements()).sum();
     let weights = match job.resolved.settings.model.init {
         Init::Pretrained => "pretrained weights",
         Init::Random => "random weights",

@@ -41,6 +41,20 @@ pub(super) fn write(
         .map_err(|error| (name.to_owned(), error))
 }
 
+/// Writes the trainer's own parameters, where it has some. Programs that load the model pass over this file.
+pub(super) fn write_trainers(
+    directory: &Path,
+    parameters: &[Array<'_>],
+    proceed: &dyn Fn() -> io::Result<()>,
+) -> Result<(), (String, io::Error)> {
+    const NAME: &str = "trainer.safetensors";
+    if parameters.is_empty() {
+        return Ok(());
+    }
+    let written = write_tensors(&directory.join(NAME), parameters, &METADATA, proceed);
+    written.map(drop).map_err(|error| (NAME.to_owned(), error))
+}
+
 /// The parameters in their order, as slices that each fit into one file.
 fn shards<'a>(parameters: &'a [Array<'a>], shard_bytes: u64) -> Vec<&'a [Array<'a>]> {
     let (mut shards, mut start, mut bytes) = (Vec::new(), 0, 0);

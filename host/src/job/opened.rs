@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use mdt_plugin_api::register::TrainerComponent;
-use mdt_plugin_api::{Compute, Model, SharedTokenizer};
+use mdt_plugin_api::{Compute, Model, ParameterSpec, SharedTokenizer};
 
 use super::Job;
 use crate::checkpoint::Checkpoint;
@@ -11,6 +11,7 @@ use crate::config::Init;
 use crate::exit::Failure;
 use crate::export::check_tokenizer_files;
 use crate::model::{self, Directory, Parameters, Start};
+use crate::random::Stream;
 
 /// A model without its weights. Compute thread only.
 pub struct OpenedModel {
@@ -24,6 +25,8 @@ pub struct OpenedModel {
     pub tokenizer: SharedTokenizer,
     /// What makes a loss of it.
     pub trainer: TrainerComponent,
+    /// The trainer's own parameters.
+    own: Vec<ParameterSpec>,
     init: Init,
     seed: u64,
 }
@@ -40,12 +43,21 @@ impl Job {
         model::check_vocabulary(&*model, &directory, tokenizer.vocabulary().size)?;
         let trainer = self.trainer(&directory, &tokenizer)?;
         let settings = &self.resolved.settings;
+        let own = match &trainer.parameters {
+            Some(ability) => model::check_own(&settings.trainer.id, ability.parameters(&model.spec())?)?,
+            None => Vec::new(),
+        };
         let (init, seed) = (settings.model.init, settings.seed);
-        Ok(OpenedModel { compute, directory, model, tokenizer, trainer, init, seed })
+        Ok(OpenedModel { compute, directory, model, tokenizer, trainer, own, init, seed })
     }
 }
 
 impl OpenedModel {
+    /// All parameters of the job: those of the model, and the trainer's own.
+    pub fn parameters(&self) -> Vec<ParameterSpec> {
+        [self.model.spec().parameters, self.own.clone()].concat()
+    }
+
     /// Checks the files that the job reads its weights from and copies the tokenizer from, before anything is spent.
     ///
     /// # Errors
@@ -53,14 +65,20 @@ impl OpenedModel {
     /// copied.
     pub fn check_files(&self) -> Result<(), Failure> {
         match self.init {
-            Init::Random => Parameters::check_random(&self.model.spec().parameters, &self.directory),
+            Init::Random => Parameters::check_random(&self.parameters(), &self.directory),
             Init::Pretrained => Parameters::check(&self.model.spec().parameters, &self.directory),
         }?;
         check_tokenizer_files(self.directory.path())
     }
 
-    /// The weights that the job begins with: read, or drawn from its seed.
+    /// All weights that the job begins with: those of the model, and the trainer's own, drawn from its seed.
     pub fn weights(&self) -> Result<Parameters, Failure> {
+        let own = Parameters::random(&self.compute, self.own.clone(), Stream::new(self.seed, "trainer", 0).bits())?;
+        Ok(self.model_weights()?.with_own(own))
+    }
+
+    /// The model's weights that the job begins with: read, or drawn from its seed.
+    pub fn model_weights(&self) -> Result<Parameters, Failure> {
         let specs = self.model.spec().parameters;
         match self.init {
             Init::Random => Parameters::random(&self.compute, specs, self.seed),
@@ -70,15 +88,16 @@ impl OpenedModel {
 
     /// The weights of a checkpoint; those that are not trained are where the job began.
     pub fn weights_of(&self, checkpoint: &Checkpoint) -> Result<Parameters, Failure> {
-        let specs = self.model.spec().parameters;
-        let trained = specs.iter().filter(|spec| spec.trainable && spec.tied_to.is_none());
+        let trained = model::trained(&self.parameters());
         let tensors = checkpoint.parameters()?;
-        let expected: Vec<_> = trained.map(|spec| (spec.name.as_str(), spec.shape.as_slice())).collect();
+        let expected: Vec<_> = trained.iter().map(|spec| (spec.name.as_str(), spec.shape.as_slice())).collect();
         let arrays = tensors.arrays(&expected)?;
+        let (of_model, own) = arrays.split_at(arrays.len() - self.own.len());
         let start = match self.init {
             Init::Random => Start::Seed(self.seed),
             Init::Pretrained => Start::Files(&self.directory),
         };
-        Parameters::resumed(&self.compute, specs.clone(), &arrays, start)
+        let of_model = Parameters::resumed(&self.compute, self.model.spec().parameters, of_model, start)?;
+        Ok(of_model.with_own(Parameters::resumed(&self.compute, self.own.clone(), own, Start::Seed(self.seed))?))
     }
 }

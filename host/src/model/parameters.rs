@@ -119,6 +119,20 @@ impl Parameters {
         })
     }
 
+    /// These and a trainer's own, all of which are trained.
+    #[must_use]
+    pub fn with_own(mut self, own: Self) -> Self {
+        let (before, more) = (self.tensors.len(), own.tensors.len());
+        let names = Rc::make_mut(&mut self.names);
+        // What is not trained comes behind all that is.
+        names.values_mut().filter(|place| place.tensor >= before).for_each(|place| place.tensor += more);
+        let own_names = own.names.iter();
+        names.extend(own_names.map(|(name, place)| (name.clone(), Place { tensor: before + place.tensor, ..*place })));
+        self.specs.extend(own.specs);
+        self.tensors.extend(own.tensors);
+        self
+    }
+
     /// Parameters that `make` makes, of their place among all and their spec.
     fn build(
         specs: Vec<ParameterSpec>,

@@ -9,6 +9,9 @@ use crate::exit::{Failure, Status};
 /// No starting value is a hundred deviations from 0, so all of them are f32 numbers.
 const LARGEST_STD: f64 = 1e36;
 
+/// What the names of a trainer's own parameters begin with.
+pub const OWN: &str = "trainer.";
+
 /// The parameters that have values of their own and are trained, in the model's order.
 pub fn trained(specs: &[ParameterSpec]) -> Vec<ParameterSpec> {
     specs.iter().filter(|spec| spec.trainable && spec.tied_to.is_none()).cloned().collect()
@@ -22,6 +25,30 @@ pub fn trained(specs: &[ParameterSpec]) -> Vec<ParameterSpec> {
 /// starting values in f32 cannot have, or a tie to what is not there.
 pub fn check_parameters(id: &str, specs: &[ParameterSpec]) -> Result<(), Failure> {
     let failure = |what: String| Failure::new(Status::Plugin, format!("the model `{id}` declares {what}"));
+    if let Some(spec) = specs.iter().find(|spec| spec.name.starts_with(OWN)) {
+        return Err(failure(format!("`{}`, whose name is one of a trainer's own parameters", spec.name)));
+    }
+    check(specs, failure)
+}
+
+/// Checks the parameters that the trainer `id` declares in the same way, and gives them the names that they have in the job.
+///
+/// # Errors
+/// As for those of a model; or one is not as only a model can have it.
+pub fn check_own(id: &str, mut specs: Vec<ParameterSpec>) -> Result<Vec<ParameterSpec>, Failure> {
+    let failure = |what: String| Failure::new(Status::Plugin, format!("the trainer `{id}` declares {what}"));
+    check(&specs, failure)?;
+    for spec in &mut specs {
+        if spec.tied_to.is_some() || !spec.aliases.is_empty() || spec.layout != Layout::OutIn || !spec.trainable {
+            let what = "tied, frozen or with another layout or name, which is for models only";
+            return Err(failure(format!("`{}` as {what}", spec.name)));
+        }
+        spec.name.insert_str(0, OWN);
+    }
+    Ok(specs)
+}
+
+fn check(specs: &[ParameterSpec], failure: impl Fn(String) -> Failure) -> Result<(), Failure> {
     let mut names = HashSet::new();
     let mut bytes = 0usize;
     for ParameterSpec { name, shape, init, layout, .. } in specs {
@@ -67,4 +94,31 @@ fn check_ties(specs: &[ParameterSpec]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mdt_plugin_api::Role;
+
+    fn spec(name: &str) -> ParameterSpec {
+        ParameterSpec::new(name, [2, 2], Role::Linear, Init::Zeros)
+    }
+
+    #[test]
+    fn a_trainers_own_parameters_have_names_that_no_model_has() {
+        let own = check_own("values", vec![spec("head.weight")]).unwrap();
+        assert_eq!(own[0].name, "trainer.head.weight");
+        let refused = check_parameters("llama", &own).unwrap_err().to_string();
+        assert!(refused.contains("`llama` declares `trainer.head.weight`"), "{refused}");
+    }
+
+    #[test]
+    fn a_trainers_own_parameters_are_trained_and_stand_alone() {
+        for wrong in [spec("a").frozen(), spec("a").alias("b"), spec("a").in_out(), spec("a").tied_to("a")] {
+            let refused = check_own("values", vec![wrong]).unwrap_err().to_string();
+            assert!(refused.contains("the trainer `values` declares `a`"), "{refused}");
+        }
+        assert!(check_own("values", vec![spec("a"), spec("a")]).is_err());
+    }
 }

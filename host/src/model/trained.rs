@@ -10,7 +10,7 @@ use mdt_plugin_api::{
 
 use super::bound::BoundWeights;
 use super::forward::{Forward, Training};
-use super::{Cache, Directory};
+use super::{Cache, Directory, OWN};
 use crate::exit::{Failure, Status};
 
 /// Logits of more rows than fit into so many bytes are computed in pieces, and again for gradients.
@@ -144,6 +144,10 @@ impl ModelCalls for TrainedModel {
             losses.extend(forward.run_block(&self.head.name, &[&hidden, &targets], Rc::new(function), true)?);
         }
         Tensor::concatenate(&losses.iter().collect::<Vec<_>>(), 0)
+    }
+
+    fn own_parameter(&self, name: &str) -> Result<Option<Tensor>> {
+        self.weights.find(&format!("{OWN}{name}"))?.map(|(tensor, _)| tensor.try_clone()).transpose()
     }
 
     fn frozen(&self, name: &str) -> Result<Rc<dyn ModelCalls>> {

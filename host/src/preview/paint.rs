@@ -36,7 +36,8 @@ impl Paint {
         let source = printable(&row.source);
         let name = if row.sequence == Item::TOKENS { String::new() } else { format!(" {}", printable(&row.sequence)) };
         let packed = row.packed_row.map_or(String::new(), |row| format!(", packed row {row}"));
-        let mut text = format!("{source}:{}{name}{packed}  {tokens} tokens, {} trained", row.row, row.supervised_tokens);
+        let mut text =
+            format!("{source}:{}{name}{packed}  {tokens} tokens, {} trained", row.row, row.supervised_tokens);
         if row.supervised_tokens == 0 {
             text += ": nothing to train, dropped";
         }

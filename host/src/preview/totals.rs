@@ -93,11 +93,7 @@ impl Totals {
     }
 
     /// Totals of micro-batches, each given by its items and the number of them in each row.
-    fn new(
-        dataset: &Dataset,
-        batch_size: usize,
-        batches: impl Iterator<Item = (Vec<usize>, Vec<usize>)>,
-    ) -> Self {
+    fn new(dataset: &Dataset, batch_size: usize, batches: impl Iterator<Item = (Vec<usize>, Vec<usize>)>) -> Self {
         let rows = dataset.rows();
         let lengths: Vec<usize> = rows.iter().map(Item::length).collect();
         let tokens = rows.iter().map(Item::tokens).sum::<usize>();

@@ -48,8 +48,7 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
     let settings = &job.resolved.settings;
     let opened = job.open_model(job.compute()?)?;
     let optimizer = job.optimizer()?;
-    let optimizer =
-        OptimizerPlan::new(optimizer, &settings.optimizer, &model::trained(&opened.model.spec().parameters))?;
+    let optimizer = OptimizerPlan::new(optimizer, &settings.optimizer, &model::trained(&opened.parameters()))?;
     let parameters = opened.weights()?;
     let updates = u64::from(steps) + 1;
     let optimizer = StatefulOptimizer::new(optimizer, &parameters, &settings.scheduler, updates)?;

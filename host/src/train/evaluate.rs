@@ -162,22 +162,26 @@ impl Evaluation<'_> {
         let Learner { objective, parameters, .. } = learner;
         let mut own = Vec::new();
         let mut interrupted = false;
-        for (batch, rows) in batches.enumerate().skip(peers.rank()).step_by(peers.world_size()) {
-            interrupted = cancelled();
-            if interrupted {
-                break;
+        // A trainer may take long for its own numbers, and on one rank longer than on another.
+        peers.together(&what, || {
+            for (batch, rows) in batches.enumerate().skip(peers.rank()).step_by(peers.world_size()) {
+                interrupted = cancelled();
+                if interrupted {
+                    break;
+                }
+                // The same random numbers in every evaluation, so that its losses can be compared.
+                let place = Place { purpose: "evaluate", update: 0, number: batch as u64 };
+                let items: Vec<&Item> = rows.iter().collect();
+                let sums = objective.prepared(parameters, place, &items).and_then(|batch| {
+                    let mut sums = objective.evaluate(parameters, &batch)?;
+                    objective.add_own_numbers(parameters, place, &items, &mut sums)?;
+                    Ok(sums)
+                });
+                let failed = |error| Failure::from(error).at(format!("{what}, {}", name_batch(held_out, size, batch)));
+                own.push(sums.map_err(failed)?);
             }
-            // The same random numbers in every evaluation, so that its losses can be compared.
-            let place = Place { purpose: "evaluate", update: 0, number: batch as u64 };
-            let items: Vec<&Item> = rows.iter().collect();
-            let sums = objective.prepared(parameters, place, &items).and_then(|batch| {
-                let mut sums = objective.evaluate(parameters, &batch)?;
-                objective.add_own_numbers(parameters, place, &items, &mut sums)?;
-                Ok(sums)
-            });
-            let failed = |error| Failure::from(error).at(format!("{what}, {}", name_batch(held_out, size, batch)));
-            own.push(sums.map_err(failed)?);
-        }
+            Ok(())
+        })?;
         let numbers = std::iter::once(f64::from(u8::from(interrupted))).chain(own.iter().flat_map(Sums::numbers));
         let mut ranks = peers.gather_numbers(&what, numbers.collect())?;
         if ranks.iter_mut().map(|numbers| numbers.drain(..1).sum::<f64>()).sum::<f64>() > 0.0 {

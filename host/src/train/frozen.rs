@@ -54,7 +54,7 @@ impl Frozen {
         let mut frozen = Vec::new();
         if needs_reference {
             let (name, model) = (TrainerContext::REFERENCE.to_owned(), Rc::clone(&opened.model));
-            frozen.push(FrozenModel { name, model, parameters: opened.weights()? });
+            frozen.push(FrozenModel { name, model, parameters: opened.model_weights()? });
         }
         for (name, directory, model) in others {
             let parameters = Parameters::read(&opened.compute, model.spec().parameters, &directory)?;

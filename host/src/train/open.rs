@@ -38,8 +38,7 @@ impl<'a> Run<'a> {
         let backend = connect::backend(job)?;
 
         let opened = job.open_model(compute)?;
-        let optimizer =
-            OptimizerPlan::new(optimizer, &settings.optimizer, &model::trained(&opened.model.spec().parameters))?;
+        let optimizer = OptimizerPlan::new(optimizer, &settings.optimizer, &model::trained(&opened.parameters()))?;
         let encoder = Encoder::new(job, &opened.trainer, opened.model.spec().vocabulary_size);
         let Data { train, held_out, rows, fingerprint } = data::read(job, &encoder)?;
         let mut data = BTreeMap::from([("the training data".to_owned(), json!(fingerprint))]);

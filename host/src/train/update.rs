@@ -103,26 +103,34 @@ impl Learner {
         let mut trained = 0.0;
         let mut guard = Guard::default();
         let mut micro_batch = 0;
-        // A rank that is cancelled goes on to the reduction, which tells the others: they would wait for it.
-        while !cancelled.load(Ordering::Relaxed) {
-            let begin = Instant::now();
-            let Some(next) = micro_batches.next() else { break };
-            let MicroBatch { rows, batch } = next?;
-            data_wait += begin.elapsed();
-            let at_rows = |failure: Failure| failure.at(format!("update {update}, {}", name_rows(&rows)));
-            let batch = batch.map_err(|error| at_rows(error.into()))?;
-            let training = self.training(update, micro_batch);
-            micro_batch += 1;
-            let Some(batch) = batch else {
-                let nothing = self.nothing();
-                self.accumulator.push(nothing).map_err(Failure::from)?;
-                continue;
-            };
-            trained += 1.0;
-            let batch = self.batch(update, batch).map_err(|error| at_rows(error.into()))?;
-            let leaf = self.micro_batch(&batch, training).map_err(|error| at_rows(error.into()))?;
-            guard.inspect(&rows, &leaf.partial.sums, leaf.gradient_is_finite);
-            self.accumulator.push(leaf.partial).map_err(Failure::from)?;
+        let prepares = self.objective.trainer.prepare.is_some();
+        let mut accumulate = || -> Result<(), Failure> {
+            // A rank that is cancelled goes on to the reduction, which tells the others: they would wait for it.
+            while !cancelled.load(Ordering::Relaxed) {
+                let begin = Instant::now();
+                let Some(next) = micro_batches.next() else { break };
+                let MicroBatch { rows, batch } = next?;
+                data_wait += begin.elapsed();
+                let at_rows = |failure: Failure| failure.at(format!("update {update}, {}", name_rows(&rows)));
+                let batch = batch.map_err(|error| at_rows(error.into()))?;
+                let training = self.training(update, micro_batch);
+                micro_batch += 1;
+                let Some(batch) = batch else {
+                    let nothing = self.nothing();
+                    self.accumulator.push(nothing)?;
+                    continue;
+                };
+                trained += 1.0;
+                let batch = self.batch(update, batch).map_err(|error| at_rows(error.into()))?;
+                let leaf = self.micro_batch(&batch, training).map_err(|error| at_rows(error.into()))?;
+                guard.inspect(&rows, &leaf.partial.sums, leaf.gradient_is_finite);
+                self.accumulator.push(leaf.partial)?;
+            }
+            Ok(())
+        };
+        match prepares {
+            true => peers.together(&format!("what is prepared for update {update}"), accumulate)?,
+            false => accumulate()?,
         }
 
         let (mut gradient, sums) = self.finish().map_err(Failure::from)?;

@@ -7,13 +7,14 @@ use abi_stable::std_types::RSlice;
 use super::compute;
 use super::guard::{Guarded, Owner};
 use super::object::{AnyThread, Imported, RawObject, RawSink, exports};
+use super::record::{decode, encode, replies};
 use super::table::{c_struct, interfaces};
 use super::trainer::{LoadedModel, RawItem, export_model, with_raw_items};
 use super::types::{filled, having};
 use crate::register::TrainerComponent;
 use crate::{
-    Error, Evaluation, Generated, Generation, Item, Prepare, PrepareContext, Reference, Result, Sampling,
-    TrainerContext,
+    Error, Evaluation, Generated, Generation, Item, ModelSpec, ParameterSpec, Prepare, PrepareContext, Reference,
+    Result, Sampling, TrainerContext, TrainerParameters,
 };
 
 c_struct! {
@@ -60,7 +61,15 @@ interfaces! {
             items: RSlice<'_, RawItem<'_>>, numbers: &RawSink<'_, f64>
         ) -> Vec<String>;
     }
+
+    /// Parameters of its own. Any thread.
+    "trainer.parameters/1" TrainerOwnParameters OwnParametersFunctions {
+        /// [`TrainerParameters::parameters`] beside a [`ModelSpec`].
+        fn own_parameters(model: RSlice<'_, u8>) -> Vec<ParameterSpec>;
+    }
 }
+
+replies! { Vec<ParameterSpec> }
 
 type LocalGeneration = Rc<dyn Generation>;
 
@@ -71,6 +80,8 @@ unsafe impl AnyThread for TrainerPrepare {}
 unsafe impl AnyThread for TrainerReference {}
 // SAFETY: as above.
 unsafe impl AnyThread for TrainerEvaluation {}
+// SAFETY: as above.
+unsafe impl AnyThread for TrainerOwnParameters {}
 
 impl GenerationFunctions for LocalGeneration {
     fn draw_answers(
@@ -181,6 +192,18 @@ impl EvaluationFunctions for TrainerComponent {
             names.push(name);
         }
         Ok(names)
+    }
+}
+
+impl OwnParametersFunctions for TrainerComponent {
+    fn own_parameters(&self, model: RSlice<'_, u8>) -> Result<Vec<ParameterSpec>> {
+        having(&self.parameters)?.parameters(&decode(model.as_slice())?)
+    }
+}
+
+impl TrainerParameters for Imported<TrainerOwnParameters> {
+    fn parameters(&self, model: &ModelSpec) -> Result<Vec<ParameterSpec>> {
+        self.own_parameters(encode(model)?.as_slice().into())
     }
 }
 

@@ -8,14 +8,14 @@ use abi_stable::std_types::{RSlice, RStr};
 use super::compute;
 use super::guard::{Guarded, Owner};
 use super::object::{AnyThread, Imported, RawObject, RawSink, exports};
-use super::prepare::{TrainerEvaluation, TrainerPrepare, TrainerReference};
+use super::prepare::{TrainerEvaluation, TrainerOwnParameters, TrainerPrepare, TrainerReference};
 use super::record::{decode, encode, replies};
 use super::table::{c_struct, interfaces};
 use super::types::{RawNamed, filled, handle_or_none, tensor_or_none};
 use crate::register::TrainerComponent;
 use crate::{
-    Batch, BatchRows, Compute, Error, Example, HostBatch, Item, Loss, Metric, ModelCalls, Result, Sequence, Tensor, Trainer,
-    TrainerContext,
+    Batch, BatchRows, Compute, Error, Example, HostBatch, Item, Loss, Metric, ModelCalls, Result, Sequence, Tensor,
+    Trainer, TrainerContext,
 };
 
 c_struct! {
@@ -57,6 +57,8 @@ interfaces! {
         fn losses_of(hidden: u64, targets: u64, result: &mut u64);
         /// [`ModelCalls::frozen`].
         fn frozen_model(name: RStr<'_>, model: &mut RawObject);
+        /// [`ModelCalls::own_parameter`]; 0 where there is none.
+        fn trainers_parameter(name: RStr<'_>, result: &mut u64);
     }
 
     /// A training objective. Any thread, but for `compute_loss`, which is called on the compute thread.
@@ -83,7 +85,8 @@ exports! {
         TrainerObjective,
         TrainerPrepare if prepare,
         TrainerReference if reference,
-        TrainerEvaluation if evaluation;
+        TrainerEvaluation if evaluation,
+        TrainerOwnParameters if parameters;
 }
 // SAFETY: `Trainer` is `Send + Sync`.
 unsafe impl AnyThread for TrainerObjective {}
@@ -115,6 +118,11 @@ impl ModelFunctions for LocalModel {
 
     fn frozen_model(&self, name: RStr<'_>, model: &mut RawObject) -> Result<()> {
         *model = export_model(&self.0.frozen(name.as_str())?, &self.1);
+        Ok(())
+    }
+
+    fn trainers_parameter(&self, name: RStr<'_>, result: &mut u64) -> Result<()> {
+        *result = self.0.own_parameter(name.as_str())?.map_or(Ok(0), Tensor::into_handle)?;
         Ok(())
     }
 }
@@ -150,6 +158,11 @@ impl ModelCalls for LoadedModel {
     fn frozen(&self, name: &str) -> Result<Rc<dyn ModelCalls>> {
         Self::import(filled(|model| self.functions.frozen_model(name.into(), model))?, &self.compute)
     }
+
+    fn own_parameter(&self, name: &str) -> Result<Option<Tensor>> {
+        let handle = filled(|result| self.functions.trainers_parameter(name.into(), result))?;
+        Ok((handle != 0).then(|| Tensor::from_handle(&self.compute, handle)))
+    }
 }
 
 /// Makes an object of a plain trainer.
@@ -167,7 +180,8 @@ pub(super) fn import(object: RawObject, name: &'static str) -> Result<TrainerCom
         };
     }
     let (prepare, reference) = (ability!(TrainerPrepare), ability!(TrainerReference));
-    Ok(TrainerComponent { prepare, reference, evaluation: ability!(TrainerEvaluation), objective: Arc::new(objective) })
+    let (evaluation, parameters) = (ability!(TrainerEvaluation), ability!(TrainerOwnParameters));
+    Ok(TrainerComponent { prepare, reference, evaluation, parameters, objective: Arc::new(objective) })
 }
 
 impl<'a> RawSequence<'a> {

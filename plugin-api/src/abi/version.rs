@@ -58,6 +58,9 @@ macro_rules! __interface {
     (trainer evaluation) => {
         "trainer.evaluation/1"
     };
+    (trainer parameters) => {
+        "trainer.parameters/1"
+    };
     (optimizer slices) => {
         "optimizer.slices/1"
     };

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
+use crate::{Error, Result};
+
 /// One parameter of a model.
 ///
 /// `ParameterSpec::new("h.0.mlp.c_fc.weight", [64, 256], Role::Linear, init).in_out()`
@@ -161,5 +163,18 @@ impl ModelSpec {
     /// A model without further keys for its `config.json`.
     pub fn new(parameters: Vec<ParameterSpec>, vocabulary_size: usize, head: Head) -> Self {
         Self { parameters, vocabulary_size, head, config: Map::new() }
+    }
+
+    /// The number of features of its hidden states, which is that of its head's inputs.
+    ///
+    /// # Errors
+    /// It declares no weight of its head.
+    pub fn hidden_size(&self) -> Result<usize> {
+        let name = format!("{}.weight", self.head.name);
+        let weight = self.parameters.iter().find(|spec| spec.name == name).map(|spec| (spec.layout, &spec.shape[..]));
+        match weight {
+            Some((Layout::OutIn, &[_, size]) | (Layout::InOut, &[size, _])) => Ok(size),
+            _ => Err(Error::plugin(format!("the model declares no weight `{name}` of two axes, which its head has"))),
+        }
     }
 }

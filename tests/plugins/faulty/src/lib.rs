@@ -3,6 +3,7 @@
 mod endless;
 mod model;
 mod notes;
+mod prepare;
 mod states;
 mod trainer;
 
@@ -219,5 +220,6 @@ mdt_plugin_api::plugin! {
     optimizer "panics_when_made" => PanicsWhenMade;
     optimizer "states" => states::States;
     trainer "bytes" => trainer::Bytes;
+    trainer "slow_to_prepare" => prepare::SlowToPrepare: prepare;
     model "declares" => model::Declares;
 }
