@@ -36,7 +36,7 @@ impl Components for Installed {
             }
             (Kind::Trainer, "sft") => json!({
                 "max_seq_len": { "type": "integer", "default": 1024 },
-                "packing": { "type": "boolean", "default": false },
+                "join_turns": { "type": "boolean", "default": false },
                 "template": { "type": ["string", "null"], "default": null },
             }),
             (Kind::Data, "jsonl") => json!({

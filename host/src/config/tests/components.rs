@@ -87,7 +87,7 @@ fn a_component_gets_its_own_keys_and_the_host_keys_it_names() {
         Configuration::with("model = 'm'\n[trainer]\nbatch_size = 2\n[comm]\nuse = 'grpc'\ntls = { cert = 'c' }")
             .resolved();
     let config = |kind| resolved.component(kind).map(|chosen| chosen.config.clone()).unwrap();
-    assert_eq!(config(Kind::Trainer), json!({ "max_seq_len": 1024, "packing": false, "template": null }));
+    assert_eq!(config(Kind::Trainer), json!({ "max_seq_len": 1024, "join_turns": false, "template": null }));
     assert_eq!(resolved.settings.trainer.max_seq_len, 1024, "a component's default stands above the host's");
     assert_eq!(config(Kind::Comm), json!({ "heartbeat_s": 60.0, "tls": { "cert": "c" } }));
     assert_eq!(config(Kind::Optimizer)["beta1"].to_string(), "0.9");
@@ -107,7 +107,7 @@ fn the_model_component_is_told_by_the_model_unless_it_is_chosen() {
     );
     let both = Configuration::with("model = 'nowhere'\ncomm = 'carrier pigeon'\n");
     assert_eq!(both.failure().status(), Status::Plugin, "plugins are checked before models");
-    let both = Configuration::with("model = 'nowhere'\ntrainer.packing = 3\n");
+    let both = Configuration::with("model = 'nowhere'\ntrainer.join_turns = 3\n");
     assert_eq!(both.failure().status(), Status::Configuration);
 }
 

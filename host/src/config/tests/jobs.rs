@@ -124,7 +124,7 @@ fn the_published_schema_has_every_key_of_every_component() {
     let (schema, left_out) = schema(&Installed);
     assert!(left_out.is_empty(), "{left_out:?}");
     let text = schema.to_string();
-    for key in ["batch_size", "cautious", "beta2", "min_ratio", "packing", "memory_limit", "rope_theta", "profile"] {
+    for key in ["batch_size", "cautious", "beta2", "min_ratio", "join_turns", "memory_limit", "rope_theta", "profile"] {
         assert!(text.contains(&format!("\"{key}\"")), "{key}");
     }
     assert!(!text.replace("#/$defs/layer", "").contains("#/$defs/"), "every reference leads somewhere");

@@ -55,7 +55,7 @@ fn a_wrong_value_says_what_was_found_and_what_was_expected() {
             "trainer.batch_size = 1.5",
             "`trainer.batch_size` is the number 1.5, where an integer from 1 to 4294967295 is expected",
         ),
-        ("trainer.packing = 'yes'", "`trainer.packing` is the string \"yes\", where true or false is expected"),
+        ("trainer.join_turns = 'yes'", "`trainer.join_turns` is the string \"yes\", where true or false is expected"),
         ("optimizer.beta1 = 1.5", "`optimizer.beta1` is the number 1.5, where a number from 0 to 1 is expected"),
         (
             "compute.dtype = 'float23'",
