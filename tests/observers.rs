@@ -16,6 +16,31 @@ fn notes(job: &Job, name: &str) -> String {
     job.directory().join(name).display().to_string()
 }
 
+#[test]
+fn observers_are_told_the_first_answer_of_each_update_and_of_each_evaluation() {
+    let prompts = mdt_tests::root().join("examples/grpo/prompts.jsonl");
+    let library = example_plugin("grpo");
+    let job =
+        Job::of(&["../../examples/grpo/job.toml"]).set("trainer.max_steps", 2).set("data.eval", prompts.display());
+    let job = job.argument("--plugin-dir").argument(library.parent().expect("a directory").display().to_string());
+    let job = job.set("trainer.eval_steps", 2);
+    let file = notes(&job, "notes");
+    let job = observers(job, &json!([{ "use": "notes", "file": file }]));
+    job.run().success();
+    let samples: Vec<Value> = noted(&file).into_iter().filter(|event| event["event"] == "sampled").collect();
+    let of = |sample: &Value| (sample["update"].as_u64(), sample["evaluation"].as_bool());
+    assert_eq!(
+        samples.iter().map(of).collect::<Vec<_>>(),
+        [(Some(1), Some(false)), (Some(2), Some(false)), (Some(2), Some(true))]
+    );
+    let asked = fs::read_to_string(prompts).expect("the prompts");
+    for sample in &samples {
+        let [prompt, answer] = ["prompt", "answer"].map(|key| sample[key].as_str().expect("text"));
+        assert!(!prompt.is_empty() && asked.contains(prompt.trim()), "{prompt:?}");
+        assert!(!answer.is_empty() && answer.chars().count() <= 8, "{answer:?}");
+    }
+}
+
 /// What an observer has noted.
 fn noted(file: &str) -> Vec<Value> {
     let text = fs::read_to_string(file).expect("the observer's notes");

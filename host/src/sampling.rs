@@ -1,14 +1,22 @@
 //! Draws answers from a model, a function of its weights, the prompt and a seed alone.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use mdt_plugin_api::{Dtype, Error, ErrorCode, Generated, Generation, Result, Sampling};
 
 use crate::model::{Cache, TrainedModel};
 use crate::random::Stream;
 use crate::staging;
 
+/// The first answer that was drawn: the prompt, and what was drawn.
+pub type FirstDrawn = Rc<RefCell<Option<(Vec<u32>, Vec<u32>)>>>;
+
 /// A model that draws answers. Compute thread only.
 pub struct Sampler {
     pub model: TrainedModel,
+    /// Where the first answer is kept, unless there is one already.
+    pub first: FirstDrawn,
 }
 
 impl Generation for Sampler {
@@ -43,6 +51,7 @@ impl Generation for Sampler {
                 break;
             }
         }
+        self.first.borrow_mut().get_or_insert_with(|| (prompt.to_vec(), answers[0].tokens.clone()));
         Ok(answers)
     }
 }

@@ -110,7 +110,7 @@ pub use item::{Item, Sequence};
 pub use model::{
     Attention, BlockFunction, Head, Init, Layout, Model, ModelContext, ModelHost, ModelSpec, ParameterSpec, Pass, Role,
 };
-pub use observer::{Event, Metrics, Observation, Observer, Started, Written};
+pub use observer::{Event, Metrics, Observation, Observer, Sample, Started, Written};
 pub use op::{Attribute, OpKind, Value};
 pub use optimizer::{
     DeviceOptimizer, EvaluationWeights, Granularity, Initial, NewValues, Optimizer, StateMut, StateRef, StateShape,

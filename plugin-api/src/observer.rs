@@ -46,6 +46,9 @@ pub enum Event {
     Updated(Metrics),
     /// The held-out rows were evaluated after this update: `eval_loss`, `eval_perplexity`, ….
     Evaluated(Metrics),
+    /// An answer that the model has given to a trainer that draws some: the first one of each update and of each evaluation
+    /// on this rank.
+    Sampled(Sample),
     /// Training ends before its last update, because the held-out loss no longer falls.
     StoppedEarly(Metrics),
     /// A checkpoint was written.
@@ -92,6 +95,19 @@ pub struct Metrics {
     pub update: u64,
     /// The numbers by their names in `metrics.jsonl`. One that is not finite there is missing here.
     pub values: BTreeMap<String, f64>,
+}
+
+/// An answer of the model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The update that it was drawn for, or the last one before the evaluation.
+    pub update: u64,
+    /// Whether it was drawn in an evaluation.
+    pub evaluation: bool,
+    /// What it answers, without special tokens.
+    pub prompt: String,
+    /// The answer, without special tokens.
+    pub answer: String,
 }
 
 /// Files that were written.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use event_file::EventFile;
 use mdt_plugin_api::prelude::*;
-use mdt_plugin_api::{Metrics, Started, serde_json};
+use mdt_plugin_api::{Metrics, Sample, Started, serde_json};
 use protobuf::Content;
 
 mdt_plugin_api::config! {
@@ -37,6 +37,7 @@ impl Observer for TensorBoard {
             Event::Started(started) => self.start(*time, started),
             Event::Updated(metrics) => self.numbers(*time, "train", metrics),
             Event::Evaluated(metrics) => self.numbers(*time, "eval", metrics),
+            Event::Sampled(sample) => self.sample(*time, sample),
             _ => Ok(()),
         }
     }
@@ -54,6 +55,17 @@ impl TensorBoard {
         file.write(time, started.updates_done, &Content::Text("configuration", &text))?;
         self.file = Some(file);
         Ok(())
+    }
+
+    /// A prompt and its answer, as indented blocks in Markdown.
+    fn sample(&mut self, time: f64, Sample { update, evaluation, prompt, answer }: &Sample) -> Result<()> {
+        let block = |text: &str| text.lines().map(|line| format!("    {line}\n")).collect::<String>();
+        let text = format!("{}\n**answer**\n\n{}", block(prompt), block(answer));
+        let tag = if *evaluation { "eval/sample" } else { "train/sample" };
+        match &mut self.file {
+            Some(file) => file.write(time, *update, &Content::Text(tag, &text)),
+            None => Ok(()),
+        }
     }
 
     fn numbers(&mut self, time: f64, group: &str, metrics: &Metrics) -> Result<()> {
@@ -101,6 +113,7 @@ mod tests {
             Event::Updated(metrics(1, &[("step", 1.0), ("loss", 2.5), ("lr", 1e-4)])),
             Event::Updated(metrics(2, &[("step", 2.0), ("loss", 2.0), ("lr", 5e-5)])),
             Event::Evaluated(metrics(2, &[("step", 2.0), ("eval_loss", 2.25)])),
+            Event::Sampled(Sample { update: 2, evaluation: true, prompt: "2 + 2\n= ".into(), answer: "4".into() }),
             Event::Finished,
         ] {
             observer.observe(&told(event)).unwrap();

@@ -112,6 +112,7 @@ impl Run<'_> {
             let evaluation = Evaluation { learner, peers, held_out, size: rows.plan.batch_size, after: *done };
             evaluation.run(&|| job.services.cancelled())
         })?;
+        output.tell_sample(&learner.objective, *done, true);
         let Some((batches, metrics)) = evaluated else { return Ok(None) };
         let mut sums = Sums::of_numbers([0.0; 4]);
         batches.iter().for_each(|&batch| sums.add(Sums::of_numbers(batch)));

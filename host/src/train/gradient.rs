@@ -3,7 +3,9 @@
 use std::rc::Rc;
 
 use mdt_plugin_api::register::TrainerComponent;
-use mdt_plugin_api::{Batch, Compute, Error, Handle, HostBatch, Metric, Model, Result, Tensor, TrainerContext};
+use mdt_plugin_api::{
+    Batch, Compute, Error, Handle, HostBatch, Metric, Model, Result, SharedTokenizer, Tensor, TrainerContext,
+};
 
 use super::accumulate::Sums;
 use super::frozen::Frozen;
@@ -11,6 +13,7 @@ use crate::config::Packing;
 use crate::data::ItemLimits;
 use crate::job::{Job, OpenedModel};
 use crate::model::{BoundWeights, FrozenModels, Parameters, TrainedModel, Training};
+use crate::sampling::FirstDrawn;
 use crate::staging;
 
 /// A model and a trainer's loss on a device. Compute thread only.
@@ -27,6 +30,10 @@ pub struct Objective {
     pub items: ItemLimits,
     /// How they are packed.
     pub packing: Packing,
+    /// The first answer that the trainer drew.
+    pub drawn: FirstDrawn,
+    /// What makes text of it.
+    pub tokenizer: SharedTokenizer,
     /// The job's seed.
     pub seed: u64,
 }
@@ -34,12 +41,13 @@ pub struct Objective {
 impl Objective {
     /// The objective of a job.
     pub fn new(job: &Job, opened: OpenedModel, frozen: Frozen) -> Self {
-        let OpenedModel { compute, model, trainer, .. } = opened;
+        let OpenedModel { compute, model, trainer, tokenizer, .. } = opened;
         let settings = &job.resolved.settings;
         let max_seq_len = settings.trainer.max_seq_len as usize;
         let items = ItemLimits { max_seq_len, vocabulary: model.spec().vocabulary_size };
         let (trainer_name, packing, seed) = (job.trainer_name(), settings.trainer.packing, settings.seed);
-        Self { compute, model, trainer, trainer_name, frozen, items, packing, seed }
+        let drawn = FirstDrawn::default();
+        Self { compute, model, trainer, trainer_name, frozen, items, packing, drawn, tokenizer, seed }
     }
 
     /// Loss and gradient of a micro-batch: the gradient of each parameter, computed, on the device.

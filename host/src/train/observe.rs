@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use mdt_plugin_api::{Event, Metrics, Started, Written};
+use mdt_plugin_api::{Event, Metrics, Sample, Started, Written};
 use serde::Serialize;
 
 use super::Run;
+use super::gradient::Objective;
 use super::run::Output;
 use crate::exit::{Failure, Status};
 use crate::metrics::{self, Extra};
@@ -33,6 +34,13 @@ impl Run<'_> {
 }
 
 impl Output {
+    /// Tells the observers of the first answer that was drawn for an update, or in an evaluation after it.
+    pub(super) fn tell_sample(&self, objective: &Objective, update: u64, evaluation: bool) {
+        if let Some([prompt, answer]) = objective.take_sample() {
+            self.observers.tell(|| Event::Sampled(Sample { update, evaluation, prompt, answer }));
+        }
+    }
+
     /// Writes a line of metrics, where this rank writes them, and tells the observers of it.
     pub(super) fn write_line(
         &mut self,

@@ -73,11 +73,18 @@ impl Objective {
         Ok(())
     }
 
+    /// Prompt and answer of the first one that was drawn since the last call, as text.
+    pub fn take_sample(&self) -> Option<[String; 2]> {
+        let (prompt, answer) = self.drawn.take()?;
+        let text = |tokens: Vec<u32>| self.tokenizer.decode(&tokens).unwrap_or_else(|error| error.to_string());
+        Some([text(prompt), text(answer)])
+    }
+
     fn prepare_context(&self, parameters: &Parameters, place: Place) -> PrepareContext {
         let model = || TrainedModel::new(&self.model, parameters.bind(), &self.compute);
         let trained = model().with_frozen(self.frozen.bind(&self.compute));
         let trainer = TrainerContext::new(Rc::new(trained), Rc::clone(&self.compute));
-        let sampler = Sampler { model: model() };
+        let sampler = Sampler { model: model(), first: Rc::clone(&self.drawn) };
         PrepareContext::new(trainer, Rc::new(sampler), place.seed(self.seed))
     }
 }

@@ -114,6 +114,7 @@ impl<'a> Run<'a> {
             let outcome = self.learner.update(update, &self.peers, micro_batches, &name_rows, cancelled)?;
             let Some(numbers) = outcome else { return Err(self.interrupted()) };
             self.done = update;
+            self.output.tell_sample(&self.learner.objective, update, false);
             self.take_end(batches.take_end(), &name_rows);
             self.report(numbers, begin.elapsed())?;
             if self.evaluation_due() {

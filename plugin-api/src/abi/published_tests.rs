@@ -13,8 +13,8 @@ use super::record::{decode, encode};
 use super::services::SetupRecord;
 use crate::{
     Bootstrap, Capabilities, Datum, DeviceInfo, Dtype, Error, Event, Example, Granularity, Head, HostArray, HostBatch,
-    Init, Initial, Item, MemoryInfo, Message, Metrics, ModelSpec, Observation, ParameterSpec, Role, Setup, StateShape,
-    StateSpec, Vocabulary,
+    Init, Initial, Item, MemoryInfo, Message, Metrics, ModelSpec, Observation, ParameterSpec, Role, Sample, Setup,
+    StateShape, StateSpec, Vocabulary,
 };
 
 const HEADER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/include/mdt_plugin.h");
@@ -150,6 +150,9 @@ fn no_published_record_changes_its_bytes() {
     record("SetupRecord", bytes(&SetupRecord::export(&setup).unwrap().0));
     let metrics = Metrics { update: 3, values: [("loss".to_owned(), 2.5)].into() };
     record("Observation, updated", bytes(&Observation { unix_time_s: 1.5, event: Event::Updated(metrics) }));
+    let [prompt, answer] = ["2 + 2 = ", "4"].map(str::to_owned);
+    let sample = Sample { update: 3, evaluation: true, prompt, answer };
+    record("Observation, sampled", bytes(&Observation { unix_time_s: 1.5, event: Event::Sampled(sample) }));
     record("Observation, finished", bytes(&Observation { unix_time_s: 1.5, event: Event::Finished }));
     let error = Error::input("bad row").with("line", 812).caused_by("unexpected end").in_component("data jsonl 1.0.0");
     record("Error", bytes(&error));
