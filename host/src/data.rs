@@ -11,7 +11,6 @@ mod row_location;
 mod row_order;
 pub mod split;
 mod streamed;
-mod tokenizer;
 
 use std::collections::BTreeSet;
 
@@ -52,15 +51,14 @@ pub struct Data {
 }
 
 /// Reads the rows that a job trains on, or opens their sources where they stream, and reads those that it holds out for
-/// evaluation.
+/// evaluation. `tokenizer` identifies what turns them into tokens.
 ///
 /// # Errors
 /// A source or row cannot be used; there is nothing to train or nothing to evaluate; the rows do not fit in memory; the
 /// number of updates is not known.
-pub fn read(job: &Job, encoder: &Encoder) -> Result<Data, Failure> {
+pub fn read(job: &Job, encoder: &Encoder, tokenizer: &str) -> Result<Data, Failure> {
     let settings = &job.resolved.settings;
     let data = &settings.data;
-    let tokenizer = tokenizer::checksum(job)?;
     let mut reader = Reader::new(job, encoder);
     let mut sources = open(job, &data.train_names())?;
     if let Reading::Streamed(rows) = length::reading(settings, &mut sources)? {
@@ -69,23 +67,23 @@ pub fn read(job: &Job, encoder: &Encoder) -> Result<Data, Failure> {
             return Err(Failure::configuration(format!("`trainer.{key}` is set, and the training rows stream"))
                 .help("remove it: lengths are known of rows that are read before training"));
         }
-        let fingerprint = length::fingerprint(settings, &tokenizer)?;
+        let fingerprint = length::fingerprint(settings, tokenizer)?;
         let mut streamed = Streamed::of(job, sources, rows);
         let held_out = match data.split()? {
-            Some(split) => Some(hold_out(job, &mut reader, &mut streamed, split, rows, &tokenizer)?),
-            None => read_held_out(job, &mut reader, &tokenizer)?,
+            Some(split) => Some(hold_out(job, &mut reader, &mut streamed, split, rows, tokenizer)?),
+            None => read_held_out(job, &mut reader, tokenizer)?,
         };
         let rows = rows.map(|rows| (rows - streamed.held_out()) as usize);
         return Ok(Data { train: Training::Streamed(streamed), held_out, rows, fingerprint });
     }
-    let train = read_sources(job, &mut reader, sources, &data.train_names(), data.limit, &tokenizer)?;
+    let train = read_sources(job, &mut reader, sources, &data.train_names(), data.limit, tokenizer)?;
     let (train, held_out) = match data.split()? {
         Some(split) => {
             let count = split::count(split, train.trainable())?;
             let (train, held_out) = train.split(count, settings.seed);
             (train, Some(held_out))
         }
-        None => (train, read_held_out(job, &mut reader, &tokenizer)?),
+        None => (train, read_held_out(job, &mut reader, tokenizer)?),
     };
     let train = match settings.trainer.packing {
         // Of items that are prepared, lengths are known then.
@@ -102,17 +100,17 @@ pub fn read(job: &Job, encoder: &Encoder) -> Result<Data, Failure> {
 ///
 /// # Errors
 /// As for [`read`].
-pub fn preview(job: &Job, encoder: &Encoder) -> Result<(Dataset, Option<Dataset>, bool), Failure> {
-    let data = read(job, encoder)?;
+pub fn preview(job: &Job, encoder: &Encoder, tokenizer: &str) -> Result<(Dataset, Option<Dataset>, bool), Failure> {
+    let data = read(job, encoder, tokenizer)?;
     let streamed = match data.train {
         Training::Whole(dataset) => return Ok((dataset, data.held_out, true)),
         Training::Streamed(streamed) => streamed,
     };
     let names = job.resolved.settings.data.train_names();
-    let (tokenizer, buffer) = (tokenizer::checksum(job)?, job.resolved.settings.data.shuffle_buffer);
+    let buffer = job.resolved.settings.data.shuffle_buffer;
     let sources = streamed.lanes.into_iter().flat_map(|(sources, _)| sources).collect();
     let limit = Some(job.resolved.settings.data.limit.map_or(buffer, |limit| limit.min(buffer)));
-    let first = read_sources(job, &mut Reader::new(job, encoder), sources, &names, limit, &tokenizer)?;
+    let first = read_sources(job, &mut Reader::new(job, encoder), sources, &names, limit, tokenizer)?;
     Ok((first, data.held_out, false))
 }
 

@@ -1,14 +1,12 @@
 //! `<output_dir>/final/`: the trained model in the format of Hugging Face, which transformers and mlx-lm load.
 
 mod config;
-mod tokenizer;
 mod weights;
-
-pub(crate) use tokenizer::check as check_tokenizer_files;
 
 use crate::exit::{Failure, Status};
 use crate::model::{Directory, OWN};
 use crate::storage::{self, Array, Staged, unwritable};
+use crate::tokenizer_files::TokenizerFiles;
 use serde_json::{Map, Value};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,8 +14,10 @@ use std::path::{Path, PathBuf};
 /// A model to write.
 #[derive(Debug, Clone, Copy)]
 pub struct Export<'a> {
-    /// The directory that the model came from: its tokenizer's files are copied.
+    /// The directory that the model came from.
     pub source: &'a Directory,
+    /// The files of its tokenizer.
+    pub tokenizer: &'a TokenizerFiles,
     /// Keys that its `config.json` gets, as the model plugin says.
     pub config: &'a Map<String, Value>,
     /// All parameters, named as in the model's files, and the trainer's own.
@@ -66,7 +66,7 @@ impl<'a> Export<'a> {
         weights::write(staged.path(), &of_model, shard_bytes, &proceed)
             .and_then(|()| weights::write_trainers(staged.path(), &trainers, &proceed))
             .map_err(|(name, error)| failed(&target.join(name), &error))?;
-        tokenizer::copy(self.source, staged.path(), &target)?;
+        self.tokenizer.write(staged.path(), &target)?;
         staged.publish().map_err(|error| failed(&target, &error))?;
         Ok(target)
     }

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mdt_plugin_api::abi::LoadedComponent;
-use mdt_plugin_api::register::{OptimizerComponent, TrainerComponent};
-use mdt_plugin_api::{CommBackend, Compute, DataSource, HostServices, Kind, Model, Services, Setup, SharedTokenizer};
+use mdt_plugin_api::register::{Connects, OptimizerComponent, TrainerComponent};
+use mdt_plugin_api::{Compute, DataSource, HostServices, Kind, Model, Services, Setup, SharedTokenizer};
 use serde_json::{Map, Value};
 
 use crate::config::{Chosen, Dtype, Resolved};
@@ -43,16 +43,11 @@ impl Job {
     pub fn model_directory(&self) -> Result<Directory, Failure> {
         self.resolved.require_model()?;
         let model = &self.resolved.settings.model;
-        let directory = match (&model.path, &model.name) {
+        match (&model.path, &model.name) {
             (Some(path), _) => Directory::open(path),
             (None, Some(name)) => Err(not_downloaded(name)),
             (None, None) => Err(Failure::configuration("there is no model: `model.path` is not set")
                 .help("set it in a --config file, or with `--set model.path=DIR`")),
-        }?;
-        let tokenizer = self.resolved.component(Kind::Tokenizer);
-        match tokenizer.and_then(|Chosen { config, .. }| config.get("chat_template")?.as_str()) {
-            Some(template) => directory.with_chat_template(template),
-            None => Ok(directory),
         }
     }
 
@@ -122,13 +117,13 @@ impl Job {
     }
 
     /// Makes the communication component.
-    pub fn comm(&self) -> Result<Box<dyn CommBackend>, Failure> {
+    pub fn comm(&self) -> Result<Box<dyn Connects>, Failure> {
         let (component, config) = self.component(Kind::Comm)?;
         Ok(component.comm(config, &self.setup(None, ""))?)
     }
 
     /// Makes any communication component there is, with a configuration of its own.
-    pub fn other_comm(&self, id: &str, config: &Value) -> Result<Box<dyn CommBackend>, Failure> {
+    pub fn other_comm(&self, id: &str, config: &Value) -> Result<Box<dyn Connects>, Failure> {
         Ok(self.catalog.component(Kind::Comm, id)?.comm(config, &self.setup(None, ""))?)
     }
 

@@ -30,6 +30,7 @@ mod staging;
 mod storage;
 mod terminal;
 mod text_file;
+mod tokenizer_files;
 mod train;
 mod unexpected_end;
 mod watchdog;

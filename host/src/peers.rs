@@ -5,7 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mdt_plugin_api::{Buffer, Communicator, Element, Outcome, ReduceOp, Region, Work};
+use mdt_plugin_api::register::Connected;
+use mdt_plugin_api::{Buffer, Element, Outcome, ReduceOp, Region, Work};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -29,7 +30,7 @@ pub struct Broadcast {
 
 /// The communicator of a run. Every method that talks to the others must be called by all ranks, in the same order.
 pub struct Peers {
-    communicator: Box<dyn Communicator>,
+    communicator: Connected,
     /// The id of the backend.
     backend: String,
     timeout: Duration,
@@ -39,7 +40,7 @@ pub struct Peers {
 
 impl Peers {
     /// The ranks behind a communicator of this backend, which lets ranks wait `timeout` for each other without progress.
-    pub fn new(communicator: Box<dyn Communicator>, backend: &str, timeout: Duration) -> Self {
+    pub fn new(communicator: Connected, backend: &str, timeout: Duration) -> Self {
         Self { communicator, backend: backend.to_owned(), timeout, bucket: Mutex::new(None) }
     }
 
@@ -83,7 +84,7 @@ impl Peers {
 
     /// The communicator's own memory of at least so many bytes, where it has any: its collectives are fastest with that.
     pub fn memory(&self, bytes: usize) -> Result<Option<Region>, Failure> {
-        let Some(able) = self.communicator.as_regions() else { return Ok(None) };
+        let Some(able) = &self.communicator.regions else { return Ok(None) };
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         if bucket.as_ref().is_none_or(|region| region.bytes() < bytes) {
             *bucket = None;
@@ -99,7 +100,7 @@ impl Peers {
 
     /// The sums over all ranks of a buffer, of which this rank gets its part.
     pub fn reduce_scatter(&self, what: &str, buffer: Buffer) -> Result<Vec<Buffer>, Failure> {
-        let able = self.communicator.as_reduce_scatter().ok_or_else(|| {
+        let able = self.communicator.reduce_scatter.as_ref().ok_or_else(|| {
             let backend = &self.backend;
             let message = format!("the comm plugin `{backend}` does not have the interface comm.reduce_scatter/1");
             Failure::new(Status::Plugin, message).at(what).help("choose another backend: `--set comm.use=grpc`")
@@ -257,7 +258,7 @@ mod tests {
     use std::sync::{Arc, Barrier};
     use std::time::Instant;
 
-    use mdt_plugin_api::{CommRegions, Finished, Result};
+    use mdt_plugin_api::{CommRegions, Communicator, Finished, Result};
 
     use super::*;
 
@@ -312,7 +313,10 @@ mod tests {
         let longest_wait = Arc::<Mutex<Duration>>::default();
         let threads =
             |rank| Threads { rank, ranks: 3, shared: Arc::clone(&shared), longest_wait: Arc::clone(&longest_wait) };
-        ((0..3).map(|rank| Peers::new(Box::new(threads(rank)), "threads", timeout)).collect(), longest_wait)
+        (
+            (0..3).map(|rank| Peers::new(Connected::new(Arc::new(threads(rank))), "threads", timeout)).collect(),
+            longest_wait,
+        )
     }
 
     #[test]
@@ -395,16 +399,14 @@ mod tests {
             unreachable!()
         }
 
-        fn as_regions(&self) -> Option<&dyn CommRegions> {
-            Some(self)
-        }
-
         fn abort(&self, _: &str) {}
     }
 
     #[test]
     fn gradients_are_summed_in_the_memory_that_a_communicator_offers() {
-        let peers = Peers::new(Box::new(WithMemory::default()), "memory", Duration::ZERO);
+        let memory = Arc::new(WithMemory::default());
+        let connected = Connected { regions: Some(memory.clone()), ..Connected::new(memory) };
+        let peers = Peers::new(connected, "memory", Duration::ZERO);
         for round in 1..=3 {
             let sums = peers.sum("gradients", vec![1.0, 2.0, round as f32], [7.0]).unwrap();
             assert_eq!(sums, (vec![2.0, 4.0, 2.0 * round as f32], [7.0]));

@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::data::{self, Dataset, Encoder, Plan};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
+use crate::tokenizer_files::TokenizerFiles;
 
 /// Which rows to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,7 @@ pub struct Preview<'a> {
     job: &'a Job,
     part: Part,
     trainer: TrainerComponent,
+    tokenizer_files: TokenizerFiles,
     pieces: Pieces,
 }
 
@@ -76,8 +78,9 @@ impl<'a> Preview<'a> {
         let directory = job.model_directory()?;
         let tokenizer = job.tokenizer(&directory)?;
         let trainer = job.trainer(&directory, &tokenizer)?;
+        let tokenizer_files = TokenizerFiles::of(directory.path(), &tokenizer)?;
         let pieces = Pieces::new(tokenizer);
-        Ok(Self { job, part, trainer, pieces })
+        Ok(Self { job, part, trainer, tokenizer_files, pieces })
     }
 
     /// Reads and encodes all rows.
@@ -88,7 +91,7 @@ impl<'a> Preview<'a> {
     /// Of rows that stream, only the first ones are read, and whether these are all is the second result.
     pub fn read(&self) -> Result<(Dataset, bool), Failure> {
         let encoder = Encoder::new(self.job, &self.trainer, usize::MAX);
-        let (train, held_out, whole) = data::preview(self.job, &encoder)?;
+        let (train, held_out, whole) = data::preview(self.job, &encoder, &self.tokenizer_files.checksum()?)?;
         match self.part {
             Part::Train => Ok((train, whole)),
             Part::Eval => {

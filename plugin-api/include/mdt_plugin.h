@@ -280,14 +280,15 @@ typedef struct {
 MDT_LAYOUT(sizeof(MdtSink_bool) == 16 && offsetof(MdtSink_bool, target) == 0 && offsetof(MdtSink_bool, write) == 8)
 
 #define MdtTokenizerText_name "tokenizer.text/1"
-#define MdtTokenizerText_fingerprint UINT64_C(0x28ae3161840cc022)
+#define MdtTokenizerText_fingerprint UINT64_C(0xdee774301ffdbd95)
 typedef struct {
     bool (*describe_vocabulary)(const void *object, MdtSink_uint8_t out);
     bool (*encode_text)(const void *object, MdtStr text, const MdtSink_uint32_t * ids, const MdtSink_size_t * offsets, MdtSink_uint8_t out);
     bool (*decode_tokens)(const void *object, MdtSlice_uint32_t tokens, MdtSink_uint8_t out);
     bool (*render_messages)(const void *object, MdtSlice_uint8_t messages, bool prompt, const MdtSink_uint32_t * ids, const MdtSink_size_t * offsets, const MdtSink_bool * assistant, MdtSink_uint8_t out);
+    bool (*list_files)(const void *object, MdtSink_uint8_t out);
 } MdtTokenizerText;
-MDT_LAYOUT(sizeof(MdtTokenizerText) == 32 && offsetof(MdtTokenizerText, describe_vocabulary) == 0 && offsetof(MdtTokenizerText, encode_text) == 8 && offsetof(MdtTokenizerText, decode_tokens) == 16 && offsetof(MdtTokenizerText, render_messages) == 24)
+MDT_LAYOUT(sizeof(MdtTokenizerText) == 40 && offsetof(MdtTokenizerText, describe_vocabulary) == 0 && offsetof(MdtTokenizerText, encode_text) == 8 && offsetof(MdtTokenizerText, decode_tokens) == 16 && offsetof(MdtTokenizerText, render_messages) == 24 && offsetof(MdtTokenizerText, list_files) == 32)
 
 #define MdtHostModel_name "host.model/1"
 #define MdtHostModel_fingerprint UINT64_C(0x36bf3eabfbae4e17)

@@ -45,6 +45,7 @@ mod under_way;
 mod version;
 
 pub use component::LoadedComponent;
+pub(crate) use few::with_few;
 pub use header::c_header;
 pub use root::{Entry, OnLoad, entry, load};
 pub use under_way::{CallUnderWay, calls_under_way, current_component, leave_unwatched};

@@ -127,23 +127,13 @@ pub trait Communicator: Send + Sync {
     /// Completes when every rank has called it; the result has no buffers.
     fn barrier(&self) -> Result<Box<dyn Work>>;
 
-    /// Its [`ReduceScatter`], if it has one.
-    fn as_reduce_scatter(&self) -> Option<&dyn ReduceScatter> {
-        None
-    }
-
-    /// Its [`CommRegions`], if it has memory of its own.
-    fn as_regions(&self) -> Option<&dyn CommRegions> {
-        None
-    }
-
     /// Cancels: ends all collectives under way and to come with an error that has this reason, here and on the other
     /// ranks, without waiting. Any thread, also while another one waits. There is no cancelling of one collective alone:
     /// ranks would no longer agree on their order.
     fn abort(&self, reason: &str);
 }
 
-/// An ability that a communicator may have, `comm.reduce_scatter/1`: sums of which every rank gets a part.
+/// Ability `reduce_scatter` of a backend's communicators: sums of which every rank gets a part.
 pub trait ReduceScatter: Send + Sync {
     /// Combines every rank's buffer element by element, to the same bits as `all_reduce`. Rank r of n gets the part r of n
     /// equal parts, at its place in the buffer; what the other parts hold is undefined. The result is the whole buffer.
@@ -153,8 +143,8 @@ pub trait ReduceScatter: Send + Sync {
     fn reduce_scatter(&self, buffer: Buffer, op: ReduceOp) -> Result<Box<dyn Work>>;
 }
 
-/// An ability that a communicator may have, `comm.regions/1`: memory that its collectives are fastest with, such as memory
-/// that the ranks share or that a network card can read.
+/// Ability `regions` of a backend's communicators: memory that their collectives are fastest with, such as memory that the
+/// ranks share or that a network card can read.
 pub trait CommRegions: Send + Sync {
     /// New memory of at least so many bytes, aligned for every element type. The host takes its large buffers from there;
     /// [`Region::offset_of`] finds them again.
@@ -164,11 +154,14 @@ pub trait CommRegions: Send + Sync {
 /// A communication backend: it connects the processes of a job. `tests/plugins/files` in the repository of `mdt-host` is a
 /// complete one, over a directory that all ranks share.
 pub trait CommBackend: Send + Sync {
+    /// The processes of a job, as it connects them; it has the abilities that [`plugin!`](crate::plugin) names.
+    type Communicator: Communicator + 'static;
+
     /// What the backend supports.
     fn capabilities(&self) -> Result<Capabilities>;
 
     /// Connects this process with the others of the job, and waits for them. The host opens a backend once.
-    fn open(&self, bootstrap: &Bootstrap) -> Result<Box<dyn Communicator>>;
+    fn open(&self, bootstrap: &Bootstrap) -> Result<Self::Communicator>;
 }
 
 /// A collective that is complete as soon as it starts.

@@ -121,7 +121,7 @@ pub use raw_host_view::RawHostView;
 pub use region::{Buffer, Region};
 pub use services::{HostServices, LogLevel, Services, Setup};
 pub use tensor::{HostView, HostViewMut, Tensor};
-pub use tokenizer::{Completed, Rendered, SharedTokenizer, Tokenizer, Tokens, Vocabulary};
+pub use tokenizer::{Completed, NamedFile, Rendered, SharedTokenizer, Tokenizer, Tokens, Vocabulary};
 pub use trainer::{LanguageModel, Loss, Metric, ModelCalls, Trainer, TrainerContext};
 pub use unique_keys::UniqueKeys;
 
@@ -136,7 +136,7 @@ pub mod prelude {
         Completed, Component, Compute, Content, DataSource, Datum, DeviceOptimizer, Dtype, Element, Error, ErrorCode,
         Evaluation, EvaluationWeights, Event, Example, Generated, Granularity, Head, HostArray, HostBatch, Init,
         Initial, Item, Kind, LanguageModel, Layout, Length, LogLevel, Loss, Message, Metric, Model, ModelContext,
-        ModelSpec, NewValues, Observation, Observer, OpKind, Optimizer, Outcome, ParameterSpec, Prepare,
+        ModelSpec, NamedFile, NewValues, Observation, Observer, OpKind, Optimizer, Outcome, ParameterSpec, Prepare,
         PrepareContext, ReduceOp, ReduceScatter, Reference, Region, Rendered, Result, Role, Sampling, Sequence,
         Services, Setup, SharedTokenizer, StateMut, StateRef, StateShape, StateSpec, Tensor, Tokenizer, Tokens,
         Trainer, TrainerContext, TrainerParameters, TypedSlices, TypedStates, Update, Vocabulary, Work, expect_states,

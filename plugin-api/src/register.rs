@@ -6,9 +6,9 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::{
-    CommBackend, Component, Compute, DataSource, DeviceOptimizer, Error, Evaluation, EvaluationWeights, Kind, Model,
-    Observer, Optimizer, Prepare, Reference, Result, Setup, Tokenizer, Trainer, TrainerParameters, TypedSlices,
-    TypedStates,
+    Bootstrap, Capabilities, CommBackend, CommRegions, Communicator, Component, Compute, DataSource, DeviceOptimizer,
+    Error, Evaluation, EvaluationWeights, Kind, Model, Observer, Optimizer, Prepare, ReduceScatter, Reference, Result,
+    Setup, Tokenizer, Trainer, TrainerParameters, TypedSlices, TypedStates,
 };
 
 /// The name of the section that holds a library's records, where the object format is ELF.
@@ -46,7 +46,7 @@ pub enum Create {
     /// On any thread.
     Data(Make<Box<dyn DataSource>>),
     /// On any thread.
-    Comm(Make<Box<dyn CommBackend>>),
+    Comm(Make<Box<dyn Connects>>),
     /// On any thread.
     Observer(Make<Box<dyn Observer>>),
 }
@@ -99,6 +99,36 @@ components! {
         evaluation: Evaluation,
         /// Has parameters of its own.
         parameters: TrainerParameters,
+    }
+
+    /// The processes of a job, connected, with the abilities of their communicator.
+    Connected {
+        collectives: Arc<dyn Communicator>,
+        /// Gives every rank a part of a sum.
+        reduce_scatter: ReduceScatter,
+        /// Has memory of its own.
+        regions: CommRegions,
+    }
+}
+
+/// A communication backend, whatever its communicators are.
+pub trait Connects: Send + Sync {
+    /// [`CommBackend::capabilities`].
+    fn capabilities(&self) -> Result<Capabilities>;
+    /// [`CommBackend::open`].
+    fn open(&self, bootstrap: &Bootstrap) -> Result<Connected>;
+}
+
+/// A backend, and what gives its communicators with their abilities.
+pub struct Backend<B, F>(pub B, pub F);
+
+impl<B: CommBackend, F: Fn(Arc<B::Communicator>) -> Connected + Send + Sync> Connects for Backend<B, F> {
+    fn capabilities(&self) -> Result<Capabilities> {
+        self.0.capabilities()
+    }
+
+    fn open(&self, bootstrap: &Bootstrap) -> Result<Connected> {
+        Ok((self.1)(Arc::new(self.0.open(bootstrap)?)))
     }
 }
 
@@ -242,6 +272,8 @@ pub fn create<T: Component>(config: Value, setup: &Setup) -> Result<T> {
 /// | | `reference` | [`Reference`] |
 /// | | `evaluation` | [`Evaluation`] |
 /// | | `parameters` | [`TrainerParameters`] |
+/// | `comm`, of its communicators | `reduce_scatter` | [`ReduceScatter`] |
+/// | | `regions` | [`CommRegions`] |
 ///
 /// Native libraries that must lie beside the host's come first: `native "libmlx.so", "libmlxc.so";`. Before them,
 /// `on_load Type;` names an [`OnLoad`](crate::abi::OnLoad) for what has to happen when the library is loaded.
@@ -317,9 +349,12 @@ macro_rules! __create {
             Ok(::std::boxed::Box::new($crate::register::create::<$type>(config, setup)?))
         })
     };
-    (comm $type:ty:) => {
+    (comm $type:ty: $($ability:ident)*) => {
         $crate::register::Create::Comm(|config, setup| {
-            Ok(::std::boxed::Box::new($crate::register::create::<$type>(config, setup)?))
+            let backend = $crate::register::create::<$type>(config, setup)?;
+            Ok(::std::boxed::Box::new($crate::register::Backend(backend, |made: $crate::register::pointers::Arc<<$type as $crate::CommBackend>::Communicator>| {
+                $crate::__with_abilities!(Connected, made: $($ability)*)
+            })))
         })
     };
     (observer $type:ty:) => {
@@ -355,15 +390,24 @@ macro_rules! __create {
     ($kind:ident $component:ident $pointer:ident, $type:ty: $($ability:ident)*) => {
         $crate::register::Create::$kind(|config, setup| {
             let made = $crate::register::pointers::$pointer::new($crate::register::create::<$type>(config, setup)?);
-            #[allow(unused_mut)]
-            let mut component = $crate::register::$component::new(made.clone());
-            $(component.$ability = Some(made.clone());)*
-            Ok(component)
+            Ok($crate::__with_abilities!($component, made: $($ability)*))
         })
     };
     ($kind:ident $type:ty: $($ability:ident)*) => {
         compile_error!(concat!("there is no kind of component `", stringify!($kind), "`, or it has no abilities"))
     };
+}
+
+/// A component of what was made, with these abilities.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __with_abilities {
+    ($component:ident, $made:ident: $($ability:ident)*) => {{
+        #[allow(unused_mut)]
+        let mut component = $crate::register::$component::new($made.clone());
+        $(component.$ability = Some($made.clone());)*
+        component
+    }};
 }
 
 /// One record in the section: text, and for a component its schema and further text.

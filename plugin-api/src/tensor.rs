@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 use std::ops;
 use std::rc::Rc;
 
+use crate::abi::with_few;
 use crate::host_array::bytes_mut;
 use crate::op::attribute;
 use crate::{
@@ -50,20 +51,10 @@ impl Tensor {
         inputs: &[&Tensor],
         attributes: &[Attribute<'_>],
     ) -> Result<Tensor> {
-        // Almost every operation has at most four inputs: no allocation for those.
-        let mut few = [0; 4];
-        let many: Vec<Handle>;
-        let handles = if inputs.len() <= few.len() {
-            for (slot, tensor) in few.iter_mut().zip(inputs) {
-                *slot = tensor.handle;
-            }
-            &few[..inputs.len()]
-        } else {
-            many = inputs.iter().map(|tensor| tensor.handle).collect();
-            &many
-        };
         let mut result = [0];
-        compute.op(op, handles, attributes, &mut result)?;
+        with_few(inputs.iter().map(|tensor| tensor.handle), |handles| {
+            compute.op(op, handles, attributes, &mut result)
+        })?;
         Ok(Self::from_handle(compute, result[0]))
     }
 

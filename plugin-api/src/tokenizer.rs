@@ -93,6 +93,16 @@ impl Vocabulary {
     }
 }
 
+/// A file of a model's directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedFile {
+    /// Where it is in the directory, with `/` between the parts: `tokenizer.json`.
+    pub name: String,
+    /// What it says, where that is not what the file of the present directory says.
+    #[serde(default)]
+    pub text: Option<String>,
+}
+
 /// A tokenizer. The host opens one for a job and lends it to the trainer, to previews and to generation.
 ///
 /// Any thread, several at once. The same text always has the same tokens: not even the date may change them.
@@ -119,6 +129,11 @@ pub trait Tokenizer: Send + Sync {
     /// # Errors
     /// As for [`Tokenizer::render`].
     fn render_prompt(&self, messages: &[Message]) -> Result<Rendered>;
+
+    /// The files by which a directory has this tokenizer, templates included. The host writes them beside the weights that
+    /// it has trained; those without a text are copied from the model that training began with. They also tell whether
+    /// rows have the same tokens as before.
+    fn files(&self) -> Result<Vec<NamedFile>>;
 
     /// The loaded object behind this one, so that it is passed on and not wrapped again.
     #[doc(hidden)]

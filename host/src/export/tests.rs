@@ -1,4 +1,5 @@
 use super::*;
+use mdt_plugin_api::NamedFile;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ const NORM: Array<'static> = Array { name: "model.norm.weight", shape: &[3], dat
 /// A model directory with tokenizer files, old weights and something private.
 fn source() -> tempfile::TempDir {
     let source = tempfile::tempdir().unwrap();
-    for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"] {
+    for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
         fs::write(source.path().join(name), name).unwrap();
     }
     fs::create_dir(source.path().join("additional_chat_templates")).unwrap();
@@ -29,7 +30,17 @@ fn opened(source: &Path, config: &Value) -> Directory {
 
 fn export<'a>(source: &'a Directory, parameters: &'a [Array<'a>]) -> Export<'a> {
     static NONE: std::sync::LazyLock<serde_json::Map<String, Value>> = std::sync::LazyLock::new(Default::default);
-    Export { source, config: &NONE, parameters }
+    let names = ["tokenizer.json", "tokenizer_config.json", "additional_chat_templates/tools.jinja"];
+    let files = names.iter().filter(|name| source.path().join(name).exists()).map(|&name| file(name, None)).collect();
+    Export { source, tokenizer: Box::leak(Box::new(of(source.path(), files))), config: &NONE, parameters }
+}
+
+fn file(name: &str, text: Option<&str>) -> NamedFile {
+    NamedFile { name: name.to_owned(), text: text.map(str::to_owned) }
+}
+
+fn of(source: &Path, files: Vec<NamedFile>) -> TokenizerFiles {
+    TokenizerFiles::named(source, files).unwrap()
 }
 
 fn names(directory: &Path) -> Vec<String> {
@@ -47,7 +58,6 @@ fn the_directory_has_config_weights_and_the_tokenizers_files_and_nothing_else() 
     assert_eq!(written, out.path().join("final"));
     let expected = [
         "additional_chat_templates",
-        "chat_template.jinja",
         "config.json",
         "generation_config.json",
         "model.safetensors",
@@ -131,14 +141,28 @@ fn a_failed_export_leaves_the_earlier_result_and_names_the_file() {
 }
 
 #[test]
-fn a_configured_chat_template_takes_the_place_of_the_models_own() {
+fn what_the_tokenizer_says_differently_takes_the_place_of_the_models_own() {
     let (place, out) = (source(), tempfile::tempdir().unwrap());
-    fs::write(place.path().join("tokenizer_config.json"), r#"{"chat_template":"old","eos_token":"</s>"}"#).unwrap();
-    let source = opened(place.path(), &json!({})).with_chat_template("{{ 'new' }}").unwrap();
-    let written = export(&source, &[NORM]).write(out.path(), &|| false).unwrap();
-    assert_eq!(fs::read_to_string(written.join("chat_template.jinja")).unwrap(), "{{ 'new' }}");
-    let config: Value = serde_json::from_slice(&fs::read(written.join("tokenizer_config.json")).unwrap()).unwrap();
-    assert_eq!(config, json!({ "chat_template": "{{ 'new' }}", "eos_token": "</s>" }));
+    let source = opened(place.path(), &json!({}));
+    let tokenizer =
+        of(place.path(), vec![file("tokenizer.json", Some("new")), file("templates/chat.jinja", Some("hello"))]);
+    let written = Export { tokenizer: &tokenizer, ..export(&source, &[NORM]) }.write(out.path(), &|| false).unwrap();
+    assert_eq!(fs::read_to_string(written.join("tokenizer.json")).unwrap(), "new");
+    assert_eq!(fs::read_to_string(written.join("templates/chat.jinja")).unwrap(), "hello");
+
+    let before = of(place.path(), vec![file("tokenizer.json", None)]).checksum().unwrap();
+    let same = of(place.path(), vec![file("tokenizer.json", Some("tokenizer.json"))]).checksum().unwrap();
+    assert_eq!(before, same, "the same words are the same tokenizer");
+    assert_ne!(before, tokenizer.checksum().unwrap());
+}
+
+#[test]
+fn a_tokenizer_names_no_file_outside_of_the_models_directory() {
+    let place = source();
+    for name in ["", "/etc/passwd", "../secret", "a/../../secret"] {
+        let failure = TokenizerFiles::named(place.path(), vec![file(name, None)]).unwrap_err();
+        assert_eq!(failure.status(), Status::Plugin, "{name:?}");
+    }
 }
 
 #[cfg(unix)]
@@ -159,11 +183,14 @@ fn links_out_of_the_models_directory_are_never_followed_into_the_result() {
             fs::remove_dir_all(&templates).unwrap();
         }
         symlink(&target, &link).unwrap();
-        let failure = export(&source, &[NORM]).write(out.path(), &|| false).unwrap_err();
+        let named = if link == templates { "additional_chat_templates/id.jinja" } else { name };
+        let tokenizer = of(place.path(), vec![file(named, None)]);
+        let export = Export { tokenizer: &tokenizer, ..export(&source, &[NORM]) };
+        let failure = export.write(out.path(), &|| false).unwrap_err();
         assert_eq!(failure.status(), Status::Input);
         let text = failure.to_string();
         assert!(text.contains(&link.display().to_string()) && text.contains("leads out"), "{text}");
-        assert_eq!(check_tokenizer_files(place.path()).unwrap_err().status(), Status::Input);
+        assert_eq!(tokenizer.check().unwrap_err().status(), Status::Input);
         assert!(!out.path().join("final").exists());
         fs::remove_file(&link).unwrap();
         fs::create_dir_all(&templates).unwrap();
@@ -182,11 +209,12 @@ fn the_files_of_a_hub_cache_are_links_to_the_blobs_beside_its_snapshots() {
     fs::write(blobs.join("f00d"), "vocabulary").unwrap();
     symlink("../../blobs/f00d", snapshot.join("vocab.txt")).unwrap();
     let source = opened(&snapshot, &json!({}));
-    let written = export(&source, &[NORM]).write(out.path(), &|| false).unwrap();
+    let tokenizer = of(&snapshot, vec![file("vocab.txt", None)]);
+    let written = Export { tokenizer: &tokenizer, ..export(&source, &[NORM]) }.write(out.path(), &|| false).unwrap();
     assert_eq!(fs::read_to_string(written.join("vocab.txt")).unwrap(), "vocabulary");
     assert!(!written.join("vocab.txt").is_symlink());
 
     fs::write(model.join("token"), "secret").unwrap();
     symlink("../../token", snapshot.join("merges.txt")).unwrap();
-    assert!(check_tokenizer_files(&snapshot).is_err());
+    assert!(of(&snapshot, vec![file("merges.txt", None)]).check().is_err());
 }

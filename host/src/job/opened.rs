@@ -9,9 +9,9 @@ use super::Job;
 use crate::checkpoint::Checkpoint;
 use crate::config::Init;
 use crate::exit::Failure;
-use crate::export::check_tokenizer_files;
 use crate::model::{self, Directory, Parameters, Start};
 use crate::random::Stream;
+use crate::tokenizer_files::TokenizerFiles;
 
 /// A model without its weights. Compute thread only.
 pub struct OpenedModel {
@@ -68,7 +68,12 @@ impl OpenedModel {
             Init::Random => Parameters::check_random(&self.parameters(), &self.directory),
             Init::Pretrained => Parameters::check(&self.model.spec().parameters, &self.directory),
         }?;
-        check_tokenizer_files(self.directory.path())
+        self.tokenizer_files()?.check()
+    }
+
+    /// The files of its tokenizer.
+    pub fn tokenizer_files(&self) -> Result<TokenizerFiles, Failure> {
+        TokenizerFiles::of(self.directory.path(), &self.tokenizer)
     }
 
     /// All weights that the job begins with: those of the model, and the trainer's own, drawn from its seed.

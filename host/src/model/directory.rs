@@ -12,7 +12,6 @@ use crate::text_file;
 pub struct Directory {
     path: PathBuf,
     config: Value,
-    chat_template: Option<String>,
 }
 
 impl Directory {
@@ -37,26 +36,7 @@ impl Directory {
         if !config.is_object() {
             return Err(input("the model's config.json is not a JSON object").at(file.display()));
         }
-        Ok(Self { path: path.to_owned(), config, chat_template: None })
-    }
-
-    /// The same with a chat template instead of its own: `value` is the template, or the path of a file with it.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub fn with_chat_template(mut self, value: &str) -> Result<Self, Failure> {
-        let text = if value.contains("{{") || value.contains("{%") {
-            value.to_owned()
-        } else {
-            text_file::read_of_model(Path::new(value)).map_err(|error| {
-                Failure::configuration("the file that `tokenizer.chat_template` names cannot be read")
-                    .at(value)
-                    .because(error)
-                    .help("give the path of a .jinja file, relative to the working directory, or the template itself")
-            })?
-        };
-        self.chat_template = Some(text);
-        Ok(self)
+        Ok(Self { path: path.to_owned(), config })
     }
 
     /// Its path.
@@ -67,11 +47,6 @@ impl Directory {
     /// Its `config.json`.
     pub fn config(&self) -> &Value {
         &self.config
-    }
-
-    /// The chat template that was configured instead of its own.
-    pub fn configured_chat_template(&self) -> Option<&str> {
-        self.chat_template.as_deref()
     }
 
     /// The `model_type` of its `config.json`, which is the id of the model component that reads it.

@@ -67,7 +67,7 @@ impl Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mdt_plugin_api::{Error, Message, Rendered, Tokenizer, Tokens, Vocabulary};
+    use mdt_plugin_api::{Error, Message, NamedFile, Rendered, Tokenizer, Tokens, Vocabulary};
     use proptest::prelude::*;
     use std::sync::Arc;
 
@@ -92,6 +92,9 @@ mod tests {
         }
         fn render_prompt(&self, _: &[Message]) -> Result<Rendered> {
             Err(Error::other("not needed"))
+        }
+        fn files(&self) -> Result<Vec<NamedFile>> {
+            Ok(Vec::new())
         }
     }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mdt_plugin_api::{Bootstrap, CommBackend, Dtype};
+use mdt_plugin_api::register::Connects;
+use mdt_plugin_api::{Bootstrap, Dtype};
 
 use crate::counted::counted;
 use crate::exit::{Failure, Status};
@@ -13,7 +14,7 @@ use crate::progress;
 use crate::rank_processes::{JOB_ID, JOB_TOKEN, failed_rank};
 
 /// The comm backend of a job, checked against what training needs.
-pub fn backend(job: &Job) -> Result<Box<dyn CommBackend>, Failure> {
+pub fn backend(job: &Job) -> Result<Box<dyn Connects>, Failure> {
     let settings = &job.resolved.settings.comm;
     let backend = job.comm()?;
     let capabilities = backend.capabilities()?;
@@ -34,7 +35,7 @@ pub fn backend(job: &Job) -> Result<Box<dyn CommBackend>, Failure> {
 }
 
 /// Connects with the other ranks of the job.
-pub(super) fn connect(job: &Job, backend: &dyn CommBackend) -> Result<Peers, Failure> {
+pub(super) fn connect(job: &Job, backend: &dyn Connects) -> Result<Peers, Failure> {
     let settings = &job.resolved.settings.comm;
     let mut values = BTreeMap::from([
         ("address".to_owned(), settings.address.clone()),

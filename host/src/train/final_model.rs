@@ -21,10 +21,10 @@ impl Run<'_> {
         let (job, checkpoint, help) = (self.job, store.path(self.done), self.how_to_continue());
         let config = self.learner.objective.model.spec().config;
         let learner = &mut self.learner;
-        let source = &self.model;
+        let (source, tokenizer) = (&self.model, &self.tokenizer_files);
         let cancelled = || job.services.cancelled();
         let write = |trained: &[Array<'_>], frozen: &[Array<'_>]| {
-            let export = Export { source, config: &config, parameters: &[trained, frozen].concat() };
+            let export = Export { source, tokenizer, config: &config, parameters: &[trained, frozen].concat() };
             export.write(output, &cancelled).map_err(|failure| match failure.status() {
                 Status::Interrupted => failure.at(checkpoint.display()).help(help),
                 _ => failure,

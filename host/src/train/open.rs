@@ -39,8 +39,9 @@ impl<'a> Run<'a> {
 
         let opened = job.open_model(compute)?;
         let optimizer = OptimizerPlan::new(optimizer, &settings.optimizer, &model::trained(&opened.parameters()))?;
+        let tokenizer_files = opened.tokenizer_files()?;
         let encoder = Encoder::new(job, &opened.trainer, opened.model.spec().vocabulary_size);
-        let Data { train, held_out, rows, fingerprint } = data::read(job, &encoder)?;
+        let Data { train, held_out, rows, fingerprint } = data::read(job, &encoder, &tokenizer_files.checksum()?)?;
         let mut data = BTreeMap::from([("the training data".to_owned(), json!(fingerprint))]);
         data.extend(held_out.as_ref().map(|rows| ("the held-out data".to_owned(), json!(rows.fingerprint()))));
         let plan = Plan::of(settings, rows);
@@ -113,6 +114,7 @@ impl<'a> Run<'a> {
             processor,
             peers,
             model: directory,
+            tokenizer_files,
             learner: Learner::new(settings, plan.total_updates(), parameters, objective, optimizer),
             rows: Rows { train: Some(train), summary, sources, cursor, dropped: 0, held_out, fingerprint, plan },
             output: Output {

@@ -20,6 +20,7 @@ use crate::model::Directory;
 use crate::observers::Observers;
 use crate::peers::Peers;
 use crate::progress::{self, Progress};
+use crate::tokenizer_files::TokenizerFiles;
 
 /// A training run, between two updates. Compute thread only.
 pub struct Run<'a> {
@@ -29,6 +30,8 @@ pub struct Run<'a> {
     pub(super) peers: Peers,
     /// The directory of the model that training begins with.
     pub(super) model: Directory,
+    /// The files of its tokenizer.
+    pub(super) tokenizer_files: TokenizerFiles,
     pub(super) learner: Learner,
     pub(super) rows: Rows,
     pub(super) output: Output,

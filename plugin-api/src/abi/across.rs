@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::guard::Owner;
 use super::{comm, compute, data, model, observer, optimizer, tokenizer, trainer};
-use crate::register::{ModelComponent, OptimizerComponent, TrainerComponent};
-use crate::{CommBackend, Compute, DataSource, Observer, Result, Tokenizer};
+use crate::register::{Connects, ModelComponent, OptimizerComponent, TrainerComponent};
+use crate::{Compute, DataSource, Observer, Result, Tokenizer};
 
 const NAME: &str = "component under test";
 
@@ -38,7 +38,7 @@ kinds! {
     /// A data source as a host gets it.
     data Box<dyn DataSource>;
     /// A communication backend as a host gets it.
-    comm Box<dyn CommBackend>;
+    comm Box<dyn Connects>;
     /// An observer as a host gets it.
     observer Box<dyn Observer>;
 }

@@ -1,5 +1,6 @@
 //! Communication backends across the boundary.
 
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -7,13 +8,14 @@ use abi_stable::std_types::{RSlice, RSliceMut, RStr};
 
 use super::buffer::{RawBuffer, lent, lent_region, put, taken, taken_region};
 use super::guard::{Guarded, Owner};
-use super::object::{AnyThread, Imported, RawObject, exports};
+use super::object::{AnyThread, Imported, RawObject, ability, exports};
 use super::record::{decode, encode, replies};
 use super::table::interfaces;
-use super::types::filled;
+use super::types::{filled, having};
+use crate::register::{Connected, Connects};
 use crate::{
-    Bootstrap, Buffer, Capabilities, CommBackend, CommRegions, Communicator, Dtype, Error, Outcome, ReduceOp,
-    ReduceScatter, Region, Result, Work,
+    Bootstrap, Buffer, Capabilities, CommRegions, Communicator, Dtype, Error, Outcome, ReduceOp, ReduceScatter, Region,
+    Result, Work,
 };
 
 interfaces! {
@@ -66,24 +68,28 @@ interfaces! {
 
 /// Work for which calls wait for each other, so that it is only used by one thread at a time.
 type SharedWork = Mutex<Box<dyn Work>>;
+/// A backend, and who is blamed for the communicators that it makes.
+type OwnedBackend = (Box<dyn Connects>, Arc<Owner>);
+
 /// A communicator, and who is blamed for the work that it makes.
-type OwnedCommunicator = (Box<dyn Communicator>, Arc<Owner>);
-/// The same for a backend.
-type OwnedBackend = (Box<dyn CommBackend>, Arc<Owner>);
+struct OwnedCommunicator {
+    connected: Connected,
+    owner: Arc<Owner>,
+}
+
+impl Deref for OwnedCommunicator {
+    type Target = Connected;
+
+    fn deref(&self) -> &Connected {
+        &self.connected
+    }
+}
 
 replies! { Capabilities }
 exports! {
     SharedWork: CommWork;
-    OwnedCommunicator: CommCollectives, CommReduceScatter when has_reduce_scatter, CommMemory when has_regions;
+    OwnedCommunicator: CommCollectives, CommReduceScatter if reduce_scatter, CommMemory if regions;
     OwnedBackend: CommBackends;
-}
-
-fn has_regions((communicator, _): &OwnedCommunicator) -> bool {
-    communicator.as_regions().is_some()
-}
-
-fn has_reduce_scatter((communicator, _): &OwnedCommunicator) -> bool {
-    communicator.as_reduce_scatter().is_some()
 }
 
 // SAFETY: `Work` is `Send`, and its mutex makes it `Sync`.
@@ -98,12 +104,12 @@ unsafe impl AnyThread for CommMemory {}
 unsafe impl AnyThread for CommBackends {}
 
 /// Makes an object of a plain backend.
-pub(super) fn export(backend: Box<dyn CommBackend>, owner: Arc<Owner>) -> RawObject {
+pub(super) fn export(backend: Box<dyn Connects>, owner: Arc<Owner>) -> RawObject {
     RawObject::new(Guarded::new((backend, Arc::clone(&owner)), owner))
 }
 
 /// Makes a plain backend of an object.
-pub(super) fn import(object: RawObject, name: &'static str) -> Result<Box<dyn CommBackend>> {
+pub(super) fn import(object: RawObject, name: &'static str) -> Result<Box<dyn Connects>> {
     Ok(Box::new(Imported::<CommBackends>::of(object, name)?))
 }
 
@@ -210,7 +216,7 @@ impl Work for ImportedWork {
 
 /// Puts started work into its slot.
 fn put_work(communicator: &OwnedCommunicator, work: Box<dyn Work>, slot: &mut RawObject) -> Result<()> {
-    *slot = RawObject::new(Guarded::new(Mutex::new(work), Arc::clone(&communicator.1)));
+    *slot = RawObject::new(Guarded::new(Mutex::new(work), Arc::clone(&communicator.owner)));
     Ok(())
 }
 
@@ -224,46 +230,44 @@ fn reduction(number: u32) -> Result<ReduceOp> {
 impl ReduceScatterFunctions for OwnedCommunicator {
     fn start_reduce_scatter(&self, buffer: &mut RawBuffer, op: u32, work: &mut RawObject) -> Result<()> {
         let (buffers, op) = (taken(std::slice::from_mut(buffer))?, reduction(op)?);
-        let absent = || Error::plugin("this communicator has no reduce_scatter");
-        let able = self.0.as_reduce_scatter().ok_or_else(absent)?;
+        let able = having(&self.reduce_scatter)?;
         buffers.into_iter().try_for_each(|buffer| put_work(self, able.reduce_scatter(buffer, op)?, work))
     }
 }
 
 impl MemoryFunctions for OwnedCommunicator {
     fn make_region(&self, bytes: usize, region: &mut RawBuffer) -> Result<()> {
-        let able = self.0.as_regions().ok_or_else(|| Error::plugin("this communicator has no memory of its own"))?;
-        *region = lent_region(&able.region(bytes)?)?;
+        *region = lent_region(&having(&self.regions)?.region(bytes)?)?;
         Ok(())
     }
 }
 
 impl CollectiveFunctions for OwnedCommunicator {
     fn place(&self, rank: &mut u32, world_size: &mut u32) -> Result<()> {
-        (*rank, *world_size) = (self.0.rank(), self.0.world_size());
+        (*rank, *world_size) = (self.rank(), self.world_size());
         Ok(())
     }
 
     fn start_all_reduce(&self, mut buffers: RSliceMut<'_, RawBuffer>, op: u32, work: &mut RawObject) -> Result<()> {
         let buffers = taken(buffers.as_mut_slice())?;
-        put_work(self, self.0.all_reduce(buffers, reduction(op)?)?, work)
+        put_work(self, self.all_reduce(buffers, reduction(op)?)?, work)
     }
 
     fn start_all_gather(&self, buffer: &mut RawBuffer, work: &mut RawObject) -> Result<()> {
         let buffers = taken(std::slice::from_mut(buffer))?;
-        buffers.into_iter().try_for_each(|buffer| put_work(self, self.0.all_gather(buffer)?, work))
+        buffers.into_iter().try_for_each(|buffer| put_work(self, self.all_gather(buffer)?, work))
     }
 
     fn start_broadcast(&self, mut buffers: RSliceMut<'_, RawBuffer>, root: u32, work: &mut RawObject) -> Result<()> {
-        put_work(self, self.0.broadcast(taken(buffers.as_mut_slice())?, root)?, work)
+        put_work(self, self.broadcast(taken(buffers.as_mut_slice())?, root)?, work)
     }
 
     fn start_barrier(&self, work: &mut RawObject) -> Result<()> {
-        put_work(self, self.0.barrier()?, work)
+        put_work(self, self.barrier()?, work)
     }
 
     fn abort_all(&self, reason: RStr<'_>) -> Result<()> {
-        self.0.abort(reason.as_str());
+        self.abort(reason.as_str());
         Ok(())
     }
 }
@@ -271,15 +275,13 @@ impl CollectiveFunctions for OwnedCommunicator {
 /// A communicator of a backend. It has the place that it was opened for.
 struct ImportedCommunicator {
     functions: Imported<CommCollectives>,
-    reduce_scatter: Option<Imported<CommReduceScatter>>,
-    regions: Option<Imported<CommMemory>>,
     rank: u32,
     world_size: u32,
 }
 
 impl ImportedCommunicator {
-    /// Checks that the communicator is at the place that it was opened for.
-    fn of(object: RawObject, name: &'static str, bootstrap: &Bootstrap) -> Result<Self> {
+    /// The communicator of an object with its abilities, which is at the place that it was opened for.
+    fn of(object: RawObject, name: &'static str, bootstrap: &Bootstrap) -> Result<Connected> {
         let functions = Imported::<CommCollectives>::of(object, name)?;
         let &Bootstrap { rank, world_size, .. } = bootstrap;
         let (mut own_rank, mut own_size) = (u32::MAX, 0);
@@ -291,8 +293,11 @@ impl ImportedCommunicator {
             .in_component(name));
         }
         let object = functions.share().into_shared();
-        let (reduce_scatter, regions) = (Imported::find(&object, name)?, Imported::find(&object, name)?);
-        Ok(Self { functions, reduce_scatter, regions, rank, world_size })
+        Ok(Connected {
+            reduce_scatter: ability!(CommReduceScatter of object, name),
+            regions: ability!(CommMemory of object, name),
+            collectives: Arc::new(Self { functions, rank, world_size }),
+        })
     }
 
     /// The work that a call starts.
@@ -362,14 +367,6 @@ impl Communicator for ImportedCommunicator {
         self.started(Expected::Same(Vec::new()), |functions, work| functions.start_barrier(work))
     }
 
-    fn as_reduce_scatter(&self) -> Option<&dyn ReduceScatter> {
-        self.reduce_scatter.as_ref().map(|able| able as &dyn ReduceScatter)
-    }
-
-    fn as_regions(&self) -> Option<&dyn CommRegions> {
-        self.regions.as_ref().map(|able| able as &dyn CommRegions)
-    }
-
     fn abort(&self, reason: &str) {
         // A communicator that panics here is poisoned: the next collective reports that.
         let _ = self.functions.abort_all(reason.into());
@@ -382,20 +379,22 @@ impl BackendFunctions for OwnedBackend {
     }
 
     fn connect(&self, bootstrap: RSlice<'_, u8>, communicator: &mut RawObject) -> Result<()> {
-        let opened = self.0.open(&decode::<Bootstrap>(bootstrap.as_slice())?)?;
-        *communicator = RawObject::new(Guarded::new((opened, Arc::clone(&self.1)), Arc::clone(&self.1)));
+        let (backend, owner) = self;
+        let connected = backend.open(&decode(bootstrap.as_slice())?)?;
+        let connected = OwnedCommunicator { connected, owner: Arc::clone(owner) };
+        *communicator = RawObject::new(Guarded::new(connected, Arc::clone(owner)));
         Ok(())
     }
 }
 
-impl CommBackend for Imported<CommBackends> {
+impl Connects for Imported<CommBackends> {
     fn capabilities(&self) -> Result<Capabilities> {
         self.describe()
     }
 
-    fn open(&self, bootstrap: &Bootstrap) -> Result<Box<dyn Communicator>> {
+    fn open(&self, bootstrap: &Bootstrap) -> Result<Connected> {
         let record = encode(bootstrap)?;
         let communicator = filled(|slot| self.connect(record.as_slice().into(), slot))?;
-        Ok(Box::new(ImportedCommunicator::of(communicator, self.name(), bootstrap)?))
+        ImportedCommunicator::of(communicator, self.name(), bootstrap)
     }
 }

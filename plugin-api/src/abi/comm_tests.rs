@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::across;
+use crate::register::{Backend, Connected, Connects};
 use crate::{
     Bootstrap, Buffer, Capabilities, CommBackend, CommRegions, Communicator, Dtype, Error, ErrorCode, Finished,
     Outcome, ReduceOp, ReduceScatter, Region, Result, Work,
@@ -45,9 +46,11 @@ impl CommBackend for Mirror {
         Ok(Capabilities { dtypes: vec![Dtype::F32, Dtype::U64], max_world_size: 2, deterministic: true })
     }
 
-    fn open(&self, bootstrap: &Bootstrap) -> Result<Box<dyn Communicator>> {
+    type Communicator = Self;
+
+    fn open(&self, bootstrap: &Bootstrap) -> Result<Self> {
         bootstrap.value("address")?;
-        Ok(Box::new(self.clone()))
+        Ok(self.clone())
     }
 }
 
@@ -86,14 +89,6 @@ impl Communicator for Mirror {
 
     fn barrier(&self) -> Result<Box<dyn Work>> {
         Err(Error::new(ErrorCode::Peer, "rank 0 was lost").with("rank", 0).help("start again"))
-    }
-
-    fn as_reduce_scatter(&self) -> Option<&dyn ReduceScatter> {
-        (!self.does("reduce in one piece only")).then_some(self)
-    }
-
-    fn as_regions(&self) -> Option<&dyn CommRegions> {
-        (!self.does("have no memory")).then_some(self)
     }
 
     fn abort(&self, reason: &str) {
@@ -144,16 +139,25 @@ fn bootstrap() -> Bootstrap {
 }
 
 /// The communicator as its author has it, and as a host gets it.
-fn twins() -> [(Mirror, Box<dyn Communicator>); 2] {
+fn twins() -> [(Mirror, Connected); 2] {
     let (native, loaded) = (Mirror::default(), Mirror::default());
-    let imported = across::comm(Box::new(loaded.clone())).unwrap().open(&bootstrap()).unwrap();
-    [(native.clone(), native.open(&bootstrap()).unwrap()), (loaded, imported)]
+    let imported = across::comm(able(&loaded)).unwrap().open(&bootstrap()).unwrap();
+    [(native.clone(), able(&native).open(&bootstrap()).unwrap()), (loaded, imported)]
 }
 
-fn loaded(tricks: &[&'static str]) -> (Mirror, Result<Box<dyn Communicator>>) {
+/// A backend that has all abilities, but for those that its tricks take away.
+fn able(mirror: &Mirror) -> Box<dyn Connects> {
+    Box::new(Backend(mirror.clone(), |made: Arc<Mirror>| Connected {
+        reduce_scatter: (!made.does("reduce in one piece only")).then(|| made.clone() as _),
+        regions: (!made.does("have no memory")).then(|| made.clone() as _),
+        collectives: made,
+    }))
+}
+
+fn loaded(tricks: &[&'static str]) -> (Mirror, Result<Connected>) {
     let mirror = Mirror::default();
     mirror.tricks.lock().unwrap().extend(tricks);
-    let opened = across::comm(Box::new(mirror.clone())).unwrap().open(&bootstrap());
+    let opened = across::comm(able(&mirror)).unwrap().open(&bootstrap());
     (mirror, opened)
 }
 
@@ -176,7 +180,7 @@ fn said(outcome: Result<impl Debug>) -> String {
 
 #[test]
 fn both_twins_give_the_same_results_and_errors() {
-    let script = |(mirror, communicator): &(Mirror, Box<dyn Communicator>)| {
+    let script = |(mirror, communicator): &(Mirror, Connected)| {
         let mut answers = vec![format!("{} of {}", communicator.rank(), communicator.world_size())];
         let reduced = communicator.all_reduce(vec![vec![1.5f32, -0.0].into(), vec![7u64].into()], ReduceOp::Sum);
         let reduced = done(reduced).unwrap();
@@ -186,7 +190,7 @@ fn both_twins_give_the_same_results_and_errors() {
         answers.push(format!("{:?}", gathered.iter().map(|buffer| buffer.bytes().to_vec()).collect::<Vec<_>>()));
         answers.push(said(done(communicator.broadcast(vec![Vec::<f32>::new().into()], 0))));
         answers.push(said(done(communicator.barrier())));
-        let able = communicator.as_reduce_scatter().unwrap();
+        let able = communicator.reduce_scatter.as_ref().unwrap();
         let part = done(able.reduce_scatter(vec![1.0f32, 3.0].into(), ReduceOp::Sum)).unwrap();
         answers.push(format!("{:?}", part[0].as_slice::<f32>()));
         answers.push(said(done(able.reduce_scatter(vec![1.0f32].into(), ReduceOp::Max))));
@@ -200,8 +204,7 @@ fn both_twins_give_the_same_results_and_errors() {
     let [native, loaded] = &twins();
     assert_eq!(script(native), script(loaded));
 
-    let [native, loaded] =
-        [Mirror::default(), Mirror::default()].map(|mirror| Box::new(mirror) as Box<dyn CommBackend>);
+    let [native, loaded] = [Mirror::default(), Mirror::default()].map(|mirror| able(&mirror));
     let loaded = across::comm(loaded).unwrap();
     assert_eq!(native.capabilities().unwrap(), loaded.capabilities().unwrap());
     let nowhere = Bootstrap { values: Default::default(), ..bootstrap() };
@@ -238,7 +241,7 @@ fn panics_become_errors_that_name_the_backend_also_on_several_threads_at_once() 
 
     let backend = Mirror::default();
     backend.tricks.lock().unwrap().push("panic at once");
-    let error = across::comm(Box::new(backend)).unwrap().capabilities().unwrap_err();
+    let error = across::comm(able(&backend)).unwrap().capabilities().unwrap_err();
     assert!(error.message().contains("no capabilities"), "{error}");
 }
 
@@ -267,7 +270,7 @@ fn what_a_backend_may_not_give_back_is_an_error_that_names_it() {
 fn memory_of_the_communicator_is_lent_by_the_host_and_found_again() {
     let (mirror, communicator) = loaded(&["keep what it was given"]);
     let communicator = communicator.unwrap();
-    let region = communicator.as_regions().unwrap().region(40).unwrap();
+    let region = communicator.regions.as_ref().unwrap().region(40).unwrap();
     assert!(mirror.own.lock().unwrap().as_ref().unwrap().buffer::<u64>(0..1).is_err(), "the host has it");
     let lent = region.buffer::<u64>(2..4).unwrap();
     assert!(done(communicator.all_reduce(vec![lent], ReduceOp::Sum)).is_err());
@@ -278,16 +281,16 @@ fn memory_of_the_communicator_is_lent_by_the_host_and_found_again() {
     drop((kept, region));
     assert!(own.buffer::<u64>(0..5).is_ok(), "the host has given it back");
 
-    let error = loaded(&["give too little"]).1.unwrap().as_regions().unwrap().region(40).unwrap_err();
+    let error = loaded(&["give too little"]).1.unwrap().regions.unwrap().region(40).unwrap_err();
     assert!(error.message().contains("asked for memory of 40 aligned bytes, it gave a region of 8 bytes"), "{error}");
     assert_eq!(error.component(), Some("component under test"));
 }
 
 #[test]
 fn an_ability_is_there_only_where_the_communicator_has_it() {
-    assert!(loaded(&[]).1.unwrap().as_reduce_scatter().is_some());
-    assert!(loaded(&["reduce in one piece only"]).1.unwrap().as_reduce_scatter().is_none());
-    assert!(loaded(&["have no memory"]).1.unwrap().as_regions().is_none());
+    assert!(loaded(&[]).1.unwrap().reduce_scatter.is_some());
+    assert!(loaded(&["reduce in one piece only"]).1.unwrap().reduce_scatter.is_none());
+    assert!(loaded(&["have no memory"]).1.unwrap().regions.is_none());
 }
 
 #[test]

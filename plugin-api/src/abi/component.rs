@@ -14,8 +14,8 @@ use super::services::SetupRecord;
 use super::table::interfaces;
 use super::types::filled;
 use super::{comm, compute, data, model, observer, optimizer, tokenizer, trainer};
-use crate::register::{Create, ModelComponent, OptimizerComponent, Registration, TrainerComponent};
-use crate::{CommBackend, Compute, DataSource, Error, Kind, Observer, Result, Setup, Tokenizer};
+use crate::register::{Connects, Create, ModelComponent, OptimizerComponent, Registration, TrainerComponent};
+use crate::{Compute, DataSource, Error, Kind, Observer, Result, Setup, Tokenizer};
 
 interfaces! {
     /// A component that can be made. Any thread.
@@ -157,7 +157,7 @@ impl LoadedComponent {
         /// Makes a data source.
         data, Data => Box<dyn DataSource>;
         /// Makes a communication backend.
-        comm, Comm => Box<dyn CommBackend>;
+        comm, Comm => Box<dyn Connects>;
         /// Makes an observer.
         observer, Observer => Box<dyn Observer>;
     }

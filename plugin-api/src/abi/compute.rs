@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use abi_stable::std_types::{RSlice, RSliceMut, RStr};
 
+use super::few::with_few;
 use super::guard::{Guarded, Owner, caught};
 use super::object::{Imported, RawObject, RawSink, exports};
 use super::record::{self, replies};
 use super::table::{CType, Declarations, c_struct, interfaces};
-use super::types::{RawArrayRef, RawAttribute, collected, filled, with_attributes, with_raw_attributes};
+use super::types::{RawArrayRef, RawAttribute, collected, filled, with_attributes};
 use crate::{
     Attribute, Compute, DeviceInfo, Dtype, Error, Handle, HostArrayRef, MemoryInfo, OpKind, RawHostView,
     RecomputedFunction, Result, TensorFunction, TensorType, ValueAndGrad,
@@ -250,7 +251,9 @@ impl Compute for Imported<ComputeTensors> {
     }
 
     fn op(&self, op: OpKind, inputs: &[Handle], attributes: &[Attribute<'_>], results: &mut [Handle]) -> Result<()> {
-        with_raw_attributes(attributes, |attributes| self.apply(op.0, inputs.into(), attributes, results.into()))
+        with_few(attributes.iter().map(RawAttribute::from), |attributes| {
+            self.apply(op.0, inputs.into(), (&*attributes).into(), results.into())
+        })
     }
 
     fn from_host(&self, array: HostArrayRef<'_>) -> Result<Handle> {

@@ -10,12 +10,10 @@ use crate::register::Package;
 use crate::{Error, LogLevel, Result, Services};
 
 thread_local! {
-    /// How many guards this thread is inside of.
+    /// How many guards this thread is inside of. Its address tells threads apart, cheaper than a `ThreadId`.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
     /// Where the last panic inside a guard happened.
     static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
-    /// Its address tells threads apart, cheaper than a `ThreadId`.
-    static MARK: u8 = const { 0 };
 }
 
 /// The component whose code is called: its name for errors, and where to log what no error can carry.
@@ -66,7 +64,7 @@ impl Guard {
 
     /// A guard for an object that belongs to the present thread.
     pub(crate) fn for_this_thread(owner: Arc<Owner>) -> Self {
-        Self { thread: Some(this_thread()), ..Self::new(owner) }
+        Self { thread: Some(DEPTH.with(address)), ..Self::new(owner) }
     }
 
     /// Calls into the object. After a panic it refuses further calls, with that panic as the reason: its state may be
@@ -79,10 +77,14 @@ impl Guard {
         if let Some(panic) = self.first_panic.get() {
             return Err(panic.clone().after_a_panic());
         }
-        if self.thread.is_some_and(|thread| thread != this_thread()) {
-            return Err(Error::plugin("the component was called on a thread that is not its own"));
-        }
-        caught(body).unwrap_or_else(|panic| {
+        // One look-up of the thread's variable: in a dynamic library each is a call.
+        let outcome = DEPTH.with(|depth| match self.thread {
+            Some(thread) if thread != address(depth) => {
+                Ok(Err(Error::plugin("the component was called on a thread that is not its own")))
+            }
+            _ => caught_at(depth, body),
+        });
+        outcome.unwrap_or_else(|panic| {
             if !self.forgives {
                 // A second thread that panics at the same time reports its own.
                 let _ = self.first_panic.set(panic.clone());
@@ -136,13 +138,13 @@ impl<T> Drop for Guarded<T> {
 
 /// Runs `body`; a panic comes back as the outer error.
 pub(crate) fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<Result<T>> {
-    // One look-up of the thread's variable: in a dynamic library each is a call.
-    let outcome = DEPTH.with(|depth| {
-        depth.set(depth.get() + 1);
-        let outcome = panic::catch_unwind(AssertUnwindSafe(body));
-        depth.set(depth.get() - 1);
-        outcome
-    });
+    DEPTH.with(|depth| caught_at(depth, body))
+}
+
+fn caught_at<T>(depth: &Cell<usize>, body: impl FnOnce() -> Result<T>) -> Result<Result<T>> {
+    depth.set(depth.get() + 1);
+    let outcome = panic::catch_unwind(AssertUnwindSafe(body));
+    depth.set(depth.get() - 1);
     outcome.map_err(|payload| {
         let error = Error::plugin(format!("the plugin panicked: {}", message(&*payload)));
         // A payload may panic when dropped, and nothing would catch that.
@@ -162,8 +164,8 @@ fn message(payload: &(dyn Any + Send)) -> &str {
         .unwrap_or("(no message)")
 }
 
-fn this_thread() -> usize {
-    MARK.with(|mark| std::ptr::from_ref(mark) as usize)
+fn address(depth: &Cell<usize>) -> usize {
+    std::ptr::from_ref(depth) as usize
 }
 
 /// Where panics on threads of this library's own are logged: the services of its first component.

@@ -43,10 +43,9 @@ pub(super) trait Exported: Sized + 'static {
     fn table(value: &Guarded<Self>, name: &str) -> Option<(*const c_void, u64)>;
 }
 
-/// Declares which interfaces an exported type has; `Table if ability` is one that it has where that field is some, and
-/// `Table when function` one that it has where the function says so of the value.
+/// Declares which interfaces an exported type has; `Table if ability` is one that it has where that field is some.
 macro_rules! exports {
-    ($($type:ty: $($table:ident $(if $ability:ident)? $(when $has:expr)?),+;)*) => { $(
+    ($($type:ty: $($table:ident $(if $ability:ident)?),+;)*) => { $(
         impl $crate::abi::object::Exported for $type {
             #[allow(unused_variables, reason = "only some interfaces depend on the value")]
             fn table(
@@ -55,7 +54,6 @@ macro_rules! exports {
             ) -> Option<(*const std::ffi::c_void, u64)> {
                 $(if name == <$table as $crate::abi::table::Table>::NAME
                     $(&& value.plain().$ability.is_some())?
-                    $(&& value.call(|value| Ok(($has)(value))).unwrap_or(false))?
                 {
                     let table: &'static $table = const { &$table::of::<Self>() };
                     return Some((
@@ -69,6 +67,14 @@ macro_rules! exports {
     )* };
 }
 pub(super) use exports;
+
+/// The ability of an object whose interface is this table, if it has it.
+macro_rules! ability {
+    ($table:ident of $object:expr, $name:expr) => {
+        $crate::abi::object::Imported::<$table>::find(&$object, $name)?.map(|found| std::sync::Arc::new(found) as _)
+    };
+}
+pub(super) use ability;
 
 impl RawObject {
     /// An object of a component or of the host, guarded.

@@ -8,7 +8,7 @@ use abi_stable::std_types::{RSlice, RSliceMut, RStr};
 use super::compute;
 use super::few::with_few;
 use super::guard::{Guarded, Owner};
-use super::object::{AnyThread, Imported, RawObject, RawSink, exports};
+use super::object::{AnyThread, Imported, RawObject, RawSink, ability, exports};
 use super::record::{decode, encode, replies};
 use super::table::{c_struct, interfaces};
 use super::types::{collected, having};
@@ -119,17 +119,12 @@ pub(super) fn export(optimizer: OptimizerComponent, owner: Arc<Owner>) -> RawObj
 /// Makes a plain optimizer of an object.
 pub(super) fn import(object: RawObject, name: &'static str) -> Result<OptimizerComponent> {
     let object = object.into_shared();
-    macro_rules! ability {
-        ($table:ident) => {
-            Imported::<$table>::find(&object, name)?.map(|found| Arc::new(found) as _)
-        };
-    }
     Ok(OptimizerComponent {
-        slices: ability!(OptimizerSlices),
-        typed_states: ability!(OptimizerTypedStates),
-        typed_slices: ability!(OptimizerTypedSlices),
-        device: ability!(OptimizerDevice),
-        evaluation_weights: ability!(OptimizerEvaluationWeights),
+        slices: ability!(OptimizerSlices of object, name),
+        typed_states: ability!(OptimizerTypedStates of object, name),
+        typed_slices: ability!(OptimizerTypedSlices of object, name),
+        device: ability!(OptimizerDevice of object, name),
+        evaluation_weights: ability!(OptimizerEvaluationWeights of object, name),
     })
 }
 
@@ -182,8 +177,6 @@ impl<'a> From<&Update<'a>> for RawUpdate<'a> {
 }
 
 impl RawState {
-    const EMPTY: Self = Self { dtype: Dtype::U8.0, data: std::ptr::null_mut(), length: 0 };
-
     fn written(state: &mut StateMut<'_>) -> Self {
         Self { dtype: state.dtype().0, data: state.as_raw().cast(), length: state.len() }
     }
@@ -219,9 +212,9 @@ impl SliceFunctions for OptimizerComponent {
         mut states: RSliceMut<'_, RSliceMut<'_, f32>>,
     ) -> Result<()> {
         check_lengths(update, parameter.len(), gradient.len())?;
-        let states = states.iter_mut().map(RSliceMut::as_mut_slice);
-        with_few(states, Default::default, |states| {
-            having(&self.slices)?.update(&update.into(), parameter.as_mut_slice(), gradient.as_slice(), states)
+        let slices = having(&self.slices)?;
+        with_few(states.iter_mut().map(RSliceMut::as_mut_slice), |states| {
+            slices.update(&update.into(), parameter.as_mut_slice(), gradient.as_slice(), states)
         })
     }
 }
@@ -243,12 +236,9 @@ impl Optimizer for Imported<OptimizerSlices> {
         gradient: &[f32],
         states: &mut [&mut [f32]],
     ) -> Result<()> {
-        let states = states.iter_mut().map(|state| RSliceMut::from(&mut **state));
-        with_few(
-            states,
-            || RSliceMut::from_mut_slice(&mut []),
-            |states| SliceFunctions::update(self, &update.into(), parameter.into(), gradient.into(), states.into()),
-        )
+        with_few(states.iter_mut().map(|state| RSliceMut::from(&mut **state)), |states| {
+            SliceFunctions::update(self, &update.into(), parameter.into(), gradient.into(), states.into())
+        })
     }
 }
 
@@ -281,14 +271,8 @@ impl TypedSliceFunctions for OptimizerComponent {
         let states = states
             .iter()
             .map(|state| unsafe { StateMut::from_raw(Dtype(state.dtype), state.data.cast(), state.length) });
-        with_few(
-            states,
-            || StateMut::new::<u8>(&mut []),
-            |states| {
-                let slices = having(&self.typed_slices)?;
-                slices.update(&update.into(), parameter.as_mut_slice(), gradient.as_slice(), states)
-            },
-        )
+        let slices = having(&self.typed_slices)?;
+        with_few(states, |states| slices.update(&update.into(), parameter.as_mut_slice(), gradient.as_slice(), states))
     }
 }
 
@@ -304,11 +288,9 @@ impl TypedSlices for Imported<OptimizerTypedSlices> {
         gradient: &[f32],
         states: &mut [StateMut<'_>],
     ) -> Result<()> {
-        with_few(
-            states.iter_mut().map(RawState::written),
-            || RawState::EMPTY,
-            |states| self.update_typed(&update.into(), parameter.into(), gradient.into(), (&*states).into()),
-        )
+        with_few(states.iter_mut().map(RawState::written), |states| {
+            self.update_typed(&update.into(), parameter.into(), gradient.into(), (&*states).into())
+        })
     }
 }
 
@@ -373,22 +355,15 @@ impl EvaluationFunctions for OptimizerComponent {
         let states = states
             .iter()
             .map(|state| unsafe { StateRef::from_raw(Dtype(state.dtype), state.data.cast(), state.length) });
-        with_few(
-            states,
-            || StateRef::new::<u8>(&[]),
-            |states| {
-                having(&self.evaluation_weights)?.evaluation_weights(&update.into(), weights.as_mut_slice(), states)
-            },
-        )
+        let able = having(&self.evaluation_weights)?;
+        with_few(states, |states| able.evaluation_weights(&update.into(), weights.as_mut_slice(), states))
     }
 }
 
 impl EvaluationWeights for Imported<OptimizerEvaluationWeights> {
     fn evaluation_weights(&self, update: &Update<'_>, weights: &mut [f32], states: &[StateRef<'_>]) -> Result<()> {
-        with_few(
-            states.iter().map(RawState::read),
-            || RawState::EMPTY,
-            |states| self.write_weights(&update.into(), weights.into(), (&*states).into()),
-        )
+        with_few(states.iter().map(RawState::read), |states| {
+            self.write_weights(&update.into(), weights.into(), (&*states).into())
+        })
     }
 }

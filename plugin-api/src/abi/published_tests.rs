@@ -13,8 +13,8 @@ use super::record::{decode, encode};
 use super::services::SetupRecord;
 use crate::{
     Bootstrap, Capabilities, Datum, DeviceInfo, Dtype, Error, Event, Example, Granularity, Head, HostArray, HostBatch,
-    Init, Initial, Item, MemoryInfo, Message, Metrics, ModelSpec, Observation, ParameterSpec, Role, Sample, Setup,
-    StateShape, StateSpec, Vocabulary,
+    Init, Initial, Item, MemoryInfo, Message, Metrics, ModelSpec, NamedFile, Observation, ParameterSpec, Role, Sample,
+    Setup, StateShape, StateSpec, Vocabulary,
 };
 
 const HEADER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/include/mdt_plugin.h");
@@ -118,6 +118,8 @@ fn no_published_record_changes_its_bytes() {
             renders_messages: true,
         }),
     );
+    let file = |name: &str, text: Option<&str>| NamedFile { name: name.to_owned(), text: text.map(str::to_owned) };
+    record("NamedFile", bytes(&vec![file("tokenizer.json", None), file("chat_template.jinja", Some("{{ x }}"))]));
     record("StateSpec", bytes(&vec![StateSpec::zeros("momentum")]));
     let scales = StateSpec::zeros("scales").with_shape(StateShape::Blocks(256)).with_dtype(Dtype::BF16);
     let rows = StateSpec::zeros("rows").with_shape(StateShape::Of(vec![4])).with_initial(Initial::Parameter);

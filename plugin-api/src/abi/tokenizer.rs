@@ -9,7 +9,7 @@ use super::guard::{Guarded, Owner};
 use super::object::{AnyThread, Imported, RawObject, RawSink, exports};
 use super::record::{decode, encode, replies};
 use super::table::interfaces;
-use crate::{Datum, Error, Message, Rendered, Result, Tokenizer, Tokens, Vocabulary};
+use crate::{Datum, Error, Message, NamedFile, Rendered, Result, Tokenizer, Tokens, Vocabulary};
 
 interfaces! {
     /// Text and tokens. Offsets are the start and end of each token's bytes in turn. Any thread.
@@ -25,9 +25,11 @@ interfaces! {
             messages: RSlice<'_, u8>, prompt: bool, ids: &RawSink<'_, u32>, offsets: &RawSink<'_, usize>,
             assistant: &RawSink<'_, bool>
         ) -> String;
+        /// [`Tokenizer::files`].
+        fn list_files() -> Vec<NamedFile>;
     }
 }
-replies! { Vocabulary }
+replies! { Vocabulary, Vec<NamedFile> }
 exports! { Arc<dyn Tokenizer>: TokenizerText; }
 // SAFETY: `Tokenizer` is `Send + Sync`.
 unsafe impl AnyThread for TokenizerText {}
@@ -100,6 +102,10 @@ impl TextFunctions for Arc<dyn Tokenizer> {
         assistant.write(&rendered.assistant);
         Ok(rendered.text)
     }
+
+    fn list_files(&self) -> Result<Vec<NamedFile>> {
+        self.files()
+    }
 }
 
 impl Imported<TokenizerText> {
@@ -144,6 +150,10 @@ impl Tokenizer for Imported<TokenizerText> {
 
     fn render_prompt(&self, messages: &[Message]) -> Result<Rendered> {
         self.rendered(messages, true)
+    }
+
+    fn files(&self) -> Result<Vec<NamedFile>> {
+        self.list_files()
     }
 
     fn as_loaded(&self) -> Option<&dyn Any> {

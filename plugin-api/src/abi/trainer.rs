@@ -7,7 +7,7 @@ use abi_stable::std_types::{RSlice, RStr};
 
 use super::compute;
 use super::guard::{Guarded, Owner};
-use super::object::{AnyThread, Imported, RawObject, RawSink, exports};
+use super::object::{AnyThread, Imported, RawObject, RawSink, ability, exports};
 use super::prepare::{TrainerEvaluation, TrainerOwnParameters, TrainerPrepare, TrainerReference};
 use super::record::{decode, encode, replies};
 use super::table::{c_struct, interfaces};
@@ -174,14 +174,13 @@ pub(super) fn export(trainer: TrainerComponent, owner: Arc<Owner>) -> RawObject 
 pub(super) fn import(object: RawObject, name: &'static str) -> Result<TrainerComponent> {
     let objective = Imported::<TrainerObjective>::of(object, name)?;
     let object = Arc::new(objective.share());
-    macro_rules! ability {
-        ($table:ident) => {
-            Imported::<$table>::find(&object, name)?.map(|found| Arc::new(found) as _)
-        };
-    }
-    let (prepare, reference) = (ability!(TrainerPrepare), ability!(TrainerReference));
-    let (evaluation, parameters) = (ability!(TrainerEvaluation), ability!(TrainerOwnParameters));
-    Ok(TrainerComponent { prepare, reference, evaluation, parameters, objective: Arc::new(objective) })
+    Ok(TrainerComponent {
+        prepare: ability!(TrainerPrepare of object, name),
+        reference: ability!(TrainerReference of object, name),
+        evaluation: ability!(TrainerEvaluation of object, name),
+        parameters: ability!(TrainerOwnParameters of object, name),
+        objective: Arc::new(objective),
+    })
 }
 
 impl<'a> RawSequence<'a> {

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use abi_stable::std_types::{RSlice, RStr};
 
+use super::few::with_few;
 use super::object::RawSink;
 use super::table::c_struct;
 use crate::{Attribute, Compute, Dtype, Error, Handle, HostArrayRef, Result, Tensor, Value};
@@ -37,7 +38,8 @@ c_struct! {
 
 impl<'a> From<&Attribute<'a>> for RawAttribute<'a> {
     fn from(attribute: &Attribute<'a>) -> Self {
-        let mut raw = Self { name: attribute.name.into(), ..Self::NONE };
+        let (name, integers, text, reals) = (attribute.name.into(), RSlice::EMPTY, RStr::empty(), RSlice::EMPTY);
+        let mut raw = Self { name, tag: 0, integer: 0, real: 0.0, integers, text, reals };
         match attribute.value {
             Value::Bool(value) => (raw.tag, raw.integer) = (1, i64::from(value)),
             Value::Int(value) => (raw.tag, raw.integer) = (2, value),
@@ -52,18 +54,14 @@ impl<'a> From<&Attribute<'a>> for RawAttribute<'a> {
 }
 
 impl<'a> RawAttribute<'a> {
-    const NONE: Self = Self {
-        name: RStr::empty(),
-        tag: 0,
-        integer: 0,
-        real: 0.0,
-        integers: RSlice::EMPTY,
-        text: RStr::empty(),
-        reals: RSlice::EMPTY,
-    };
+    /// The attribute; the kind of its value is known here.
+    fn plain(&self) -> Attribute<'a> {
+        Attribute { name: self.name.as_str(), value: self.value().unwrap_or(Value::Int(0)) }
+    }
 
-    pub(super) fn plain(&self) -> Result<Attribute<'a>> {
-        let value = match self.tag {
+    /// Its value, if the kind of that is known here.
+    fn value(&self) -> Option<Value<'a>> {
+        Some(match self.tag {
             1 => Value::Bool(self.integer != 0),
             2 => Value::Int(self.integer),
             3 => Value::Float(self.real),
@@ -71,15 +69,26 @@ impl<'a> RawAttribute<'a> {
             5 => Value::Dtype(Dtype(self.integer as u32)),
             6 => Value::Text(self.text.as_str()),
             7 => Value::Floats(self.reals.as_slice()),
-            tag => {
-                return Err(Error::plugin(format!(
-                    "attribute {:?} has a value of kind {tag}, which this plugin is too old to know",
-                    self.name
-                )));
-            }
-        };
-        Ok(Attribute { name: self.name.as_str(), value })
+            _ => return None,
+        })
     }
+}
+
+/// Calls with attributes that crossed.
+///
+/// # Errors
+/// One has a value of a kind that is not known here.
+pub(super) fn with_attributes<R>(
+    raw: RSlice<'_, RawAttribute<'_>>,
+    call: impl FnOnce(&[Attribute<'_>]) -> Result<R>,
+) -> Result<R> {
+    if let Some(unknown) = raw.iter().find(|attribute| attribute.value().is_none()) {
+        return Err(Error::plugin(format!(
+            "attribute {:?} has a value of kind {}, which this plugin is too old to know",
+            unknown.name, unknown.tag
+        )));
+    }
+    with_few(raw.as_slice().iter().map(RawAttribute::plain), |attributes| call(attributes))
 }
 
 impl<'a> From<HostArrayRef<'a>> for RawArrayRef<'a> {
@@ -91,41 +100,6 @@ impl<'a> From<HostArrayRef<'a>> for RawArrayRef<'a> {
 impl<'a> RawArrayRef<'a> {
     pub(super) fn plain(&self) -> HostArrayRef<'a> {
         HostArrayRef { dtype: Dtype(self.dtype), shape: self.shape.as_slice(), bytes: self.bytes.as_slice() }
-    }
-}
-
-/// Attributes that no operation has more of are converted without an allocation.
-const FEW: usize = 8;
-
-/// Calls with attributes as they cross.
-pub(super) fn with_raw_attributes<R>(
-    attributes: &[Attribute<'_>],
-    call: impl FnOnce(RSlice<'_, RawAttribute<'_>>) -> R,
-) -> R {
-    let mut few = [RawAttribute::NONE; FEW];
-    match few.get_mut(..attributes.len()) {
-        Some(slots) => {
-            slots.iter_mut().zip(attributes).for_each(|(slot, attribute)| *slot = attribute.into());
-            call((&*slots).into())
-        }
-        None => call(attributes.iter().map(RawAttribute::from).collect::<Vec<_>>().as_slice().into()),
-    }
-}
-
-/// Calls with attributes that crossed.
-pub(super) fn with_attributes<R>(
-    raw: RSlice<'_, RawAttribute<'_>>,
-    call: impl FnOnce(&[Attribute<'_>]) -> Result<R>,
-) -> Result<R> {
-    let mut few = [Attribute { name: "", value: Value::Bool(false) }; FEW];
-    match few.get_mut(..raw.len()) {
-        Some(slots) => {
-            for (slot, attribute) in slots.iter_mut().zip(raw.as_slice()) {
-                *slot = attribute.plain()?;
-            }
-            call(slots)
-        }
-        None => call(&raw.iter().map(RawAttribute::plain).collect::<Result<Vec<_>>>()?),
     }
 }
 

@@ -82,6 +82,12 @@ macro_rules! __interface {
     (comm) => {
         "comm.backend/1"
     };
+    (comm reduce_scatter) => {
+        "comm.reduce_scatter/1"
+    };
+    (comm regions) => {
+        "comm.regions/1"
+    };
     (observer) => {
         "observer.events/1"
     };

@@ -23,7 +23,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const SHUTDOWN: Duration = Duration::from_millis(300);
 
 /// The ranks of a job, connected.
-pub(crate) struct Ranks {
+pub struct Ranks {
     job: Arc<Job>,
     turns: mpsc::UnboundedSender<Turn>,
     closed: watch::Sender<bool>,
@@ -74,10 +74,6 @@ impl Communicator for Ranks {
 
     fn barrier(&self) -> Result<Box<dyn Work>> {
         self.begin(Vec::new(), Kind::Barrier)
-    }
-
-    fn as_reduce_scatter(&self) -> Option<&dyn ReduceScatter> {
-        Some(self)
     }
 
     fn abort(&self, reason: &str) {

@@ -46,6 +46,7 @@ mod wire;
 use mdt_plugin_api::prelude::*;
 
 use crate::call::REDUCED;
+pub use crate::communicator::Ranks;
 use crate::job::Job;
 use crate::token::Token;
 
@@ -89,6 +90,8 @@ impl Component for Grpc {
 }
 
 impl CommBackend for Grpc {
+    type Communicator = Ranks;
+
     fn capabilities(&self) -> Result<Capabilities> {
         Ok(Capabilities { dtypes: REDUCED.to_vec(), max_world_size: MAX_WORLD_SIZE, deterministic: true })
     }
@@ -96,7 +99,7 @@ impl CommBackend for Grpc {
     /// # Errors
     /// A rank or a world size that cannot be; an address that may not or cannot be used; ranks that do not come within
     /// `connect_timeout_s`, or that do not belong to the job.
-    fn open(&self, bootstrap: &Bootstrap) -> Result<Box<dyn Communicator>> {
+    fn open(&self, bootstrap: &Bootstrap) -> Result<Ranks> {
         let &Bootstrap { rank, world_size, .. } = bootstrap;
         if world_size == 0 || world_size > MAX_WORLD_SIZE {
             return Err(Error::config(format!(
@@ -125,4 +128,4 @@ fn port(text: &str) -> Result<u16> {
     text.parse().map_err(|_| Error::config(format!("comm.port must be a port, not {text:?}")).with("key", "comm.port"))
 }
 
-mdt_plugin_api::plugin! { comm "grpc" => Grpc; }
+mdt_plugin_api::plugin! { comm "grpc" => Grpc: reduce_scatter; }

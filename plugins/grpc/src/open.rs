@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mdt_plugin_api::{Communicator, Error, ErrorCode, LogLevel, Result};
+use mdt_plugin_api::{Error, ErrorCode, LogLevel, Result};
 use tokio::runtime::Builder;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -38,7 +38,7 @@ const TELLING: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// An address that may not or cannot be used; ranks that do not come, or do not belong to the job.
-pub(crate) fn open(job: Job, address: &str, port: u16) -> Result<Box<dyn Communicator>> {
+pub(crate) fn open(job: Job, address: &str, port: u16) -> Result<Ranks> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(THREADS)
         .thread_name("mdt-grpc")
@@ -53,7 +53,7 @@ pub(crate) fn open(job: Job, address: &str, port: u16) -> Result<Box<dyn Communi
         }
     });
     match engine {
-        Ok(engine) => Ok(Box::new(Ranks::new(runtime, job, engine))),
+        Ok(engine) => Ok(Ranks::new(runtime, job, engine)),
         Err(error) => {
             runtime.shutdown_timeout(SHUTDOWN);
             Err(error)

@@ -26,13 +26,15 @@ impl Component for Local {
 }
 
 impl CommBackend for Local {
+    type Communicator = OneProcess;
+
     fn capabilities(&self) -> Result<Capabilities> {
         Ok(Capabilities { dtypes: REDUCED.to_vec(), max_world_size: 1, deterministic: true })
     }
 
     /// # Errors
     /// Another world size than 1, or another rank than 0.
-    fn open(&self, bootstrap: &Bootstrap) -> Result<Box<dyn Communicator>> {
+    fn open(&self, bootstrap: &Bootstrap) -> Result<OneProcess> {
         if bootstrap.world_size != 1 {
             return Err(Error::config(format!(
                 "the backend `local` is for one process: world_size must be 1, not {}",
@@ -45,12 +47,12 @@ impl CommBackend for Local {
             return Err(Error::config(format!("the only rank of one process is 0, not {}", bootstrap.rank))
                 .with("key", "comm.rank"));
         }
-        Ok(Box::new(OneProcess))
+        Ok(OneProcess)
     }
 }
 
 /// The communicator of a single process. It has no state.
-struct OneProcess;
+pub struct OneProcess;
 
 impl Communicator for OneProcess {
     fn rank(&self) -> u32 {
@@ -83,10 +85,6 @@ impl Communicator for OneProcess {
         finished(Vec::new())
     }
 
-    fn as_reduce_scatter(&self) -> Option<&dyn ReduceScatter> {
-        Some(self)
-    }
-
     /// No collective is ever running.
     fn abort(&self, _reason: &str) {}
 }
@@ -101,7 +99,7 @@ fn finished(buffers: Vec<Buffer>) -> Result<Box<dyn Work>> {
     Ok(Box::new(Finished(Some(buffers))))
 }
 
-mdt_plugin_api::plugin! { comm "local" => Local; }
+mdt_plugin_api::plugin! { comm "local" => Local: reduce_scatter; }
 
 #[cfg(test)]
 mod tests;

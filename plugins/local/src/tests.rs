@@ -1,8 +1,10 @@
 //! What a job of one process may rely on.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mdt_plugin_api::abi::across;
+use mdt_plugin_api::register::{Backend, Connected, Connects};
 
 use super::*;
 
@@ -10,8 +12,13 @@ fn alone() -> Bootstrap {
     Bootstrap { world_size: 1, ..Bootstrap::default() }
 }
 
-fn communicator() -> Box<dyn Communicator> {
-    across::comm(Box::new(Local)).unwrap().open(&alone()).unwrap()
+fn backend() -> Box<dyn Connects> {
+    let abilities = |ranks: Arc<OneProcess>| Connected { reduce_scatter: Some(ranks.clone()), ..Connected::new(ranks) };
+    across::comm(Box::new(Backend(Local, abilities))).unwrap()
+}
+
+fn communicator() -> Connected {
+    backend().open(&alone()).unwrap()
 }
 
 /// The buffers of a collective that must be done already.
@@ -33,7 +40,7 @@ fn collectives_of_one_rank_are_done_at_once_and_give_back_what_they_got() {
     }
     assert_eq!(done(communicator.broadcast(buffers(), 0)), buffers());
     assert_eq!(done(communicator.all_gather(vec![7u8].into())), [vec![7u8].into()]);
-    let able = communicator.as_reduce_scatter().unwrap();
+    let able = communicator.reduce_scatter.as_ref().unwrap();
     assert_eq!(done(able.reduce_scatter(vec![1.5f32].into(), ReduceOp::Sum)), [vec![1.5f32].into()]);
     assert_eq!(done(communicator.barrier()), []);
 }

@@ -1,8 +1,9 @@
 //! The tokenizer's files in a model directory, as transformers 4 and 5 write them.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use mdt_plugin_api::{Error, Result};
+use mdt_plugin_api::{Error, NamedFile, Result};
 use serde_json::{Map, Value};
 
 use crate::regular_file::read_if_present;
@@ -10,6 +11,24 @@ use crate::template::TemplateSource;
 
 const TEMPLATE_FILE: &str = "chat_template.jinja";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+/// A directory of further chat templates.
+const TEMPLATES: &str = "additional_chat_templates";
+
+/// What tokenizers of this form consist of.
+const FILES: [&str; 12] = [
+    "added_tokens.json",
+    TEMPLATE_FILE,
+    "chat_template.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    TOKENIZER_CONFIG,
+    "vocab.json",
+    "vocab.txt",
+];
 
 /// The tokens that templates know by name.
 const NAMED_TOKENS: [&str; 7] =
@@ -90,6 +109,48 @@ impl ModelDirectory {
             .flat_map(ids)
             .filter_map(|id| u32::try_from(id).ok())
             .collect()
+    }
+
+    /// The files by which a directory has this tokenizer, with the template `configured` in the place of its own.
+    ///
+    /// # Errors
+    /// The directory of further templates cannot be read.
+    pub fn files(&self, configured: Option<&str>) -> Result<Vec<NamedFile>> {
+        let mut names: Vec<String> =
+            FILES.into_iter().filter(|name| self.path.join(name).exists()).map(str::to_owned).collect();
+        let templates = self.path.join(TEMPLATES);
+        if templates.is_dir() {
+            let unreadable = |error| Error::input("cannot be read").with("file", templates.display()).caused_by(error);
+            for entry in fs::read_dir(&templates).map_err(unreadable)? {
+                let name = entry.map_err(unreadable)?.file_name();
+                names.extend(
+                    name.to_str().filter(|name| name.ends_with(".jinja")).map(|name| format!("{TEMPLATES}/{name}")),
+                );
+            }
+        }
+        if configured.is_some() && !names.iter().any(|name| name == TEMPLATE_FILE) {
+            names.push(TEMPLATE_FILE.to_owned());
+        }
+        names.sort();
+        let file = |name: String| {
+            let text = configured.and_then(|template| self.with_template(&name, template));
+            NamedFile { name, text }
+        };
+        Ok(names.into_iter().map(file).collect())
+    }
+
+    /// What a file says with this template in the place of the directory's own, where that is not what it says now. Older
+    /// readers know no other place for the template than `tokenizer_config.json`.
+    fn with_template(&self, name: &str, template: &str) -> Option<String> {
+        match name {
+            TEMPLATE_FILE => Some(template.to_owned()),
+            TOKENIZER_CONFIG if self.tokenizer_config.contains_key("chat_template") => {
+                let mut config = self.tokenizer_config.clone();
+                config.insert("chat_template".to_owned(), template.into());
+                Some(format!("{:#}\n", Value::Object(config)))
+            }
+            _ => None,
+        }
     }
 
     /// The chat template: `chat_template.jinja`, or `chat_template` in `tokenizer_config.json`, which is one template
@@ -202,6 +263,28 @@ mod tests {
         let (_place, opened) = directory(&[("tokenizer_config.json", named)]);
         let error = opened.expect("opens").chat_template().expect_err("no default");
         assert!(error.context().contains(&("named".into(), "rag".into())), "{error:?}");
+    }
+
+    #[test]
+    fn its_files_are_those_of_a_tokenizer_and_a_configured_template_takes_the_place_of_its_own() {
+        let config = r#"{"chat_template": "old", "eos_token": "</s>"}"#;
+        let (place, opened) =
+            directory(&[("tokenizer_config.json", config), ("tokenizer.json", "{}"), ("notes.txt", "private")]);
+        fs::create_dir(place.path().join(TEMPLATES)).expect("made");
+        fs::write(place.path().join(TEMPLATES).join("tools.jinja"), "tools").expect("written");
+        let opened = opened.expect("opens");
+        let file = |name: &str, text: Option<&str>| NamedFile { name: name.into(), text: text.map(str::to_owned) };
+        let own = [
+            file("additional_chat_templates/tools.jinja", None),
+            file("tokenizer.json", None),
+            file("tokenizer_config.json", None),
+        ];
+        assert_eq!(opened.files(None).expect("listed"), own);
+        let [tools, json, _] = own;
+        let config = "{\n  \"chat_template\": \"new\",\n  \"eos_token\": \"</s>\"\n}\n";
+        let expected =
+            [tools, file("chat_template.jinja", Some("new")), json, file("tokenizer_config.json", Some(config))];
+        assert_eq!(opened.files(Some("new")).expect("listed"), expected);
     }
 
     #[test]

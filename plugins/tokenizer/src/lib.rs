@@ -51,6 +51,8 @@ struct Shared {
     file: TokenizerFile,
     template: Option<ChatTemplate>,
     stop: Vec<u32>,
+    /// The files that it was made of.
+    files: Vec<NamedFile>,
 }
 
 impl Component for HuggingFace {
@@ -71,8 +73,10 @@ impl Component for HuggingFace {
 
         let directory = ModelDirectory::open(path, &setup.model_config)?;
         let file = TokenizerFile::load(&directory)?;
-        let source = match &config.chat_template {
-            Some(value) => Some(directory::configured_template(value)?),
+        let configured = config.chat_template.as_deref().map(directory::configured_template).transpose()?;
+        let files = directory.files(configured.as_ref().map(|source| source.text.as_str()))?;
+        let source = match configured {
+            Some(source) => Some(source),
             None => directory.chat_template()?,
         };
         if let Some(name) = RESERVED.iter().find(|name| config.chat_template_kwargs.contains_key(**name)) {
@@ -88,7 +92,7 @@ impl Component for HuggingFace {
         if let Some(error) = template.as_ref().and_then(ChatTemplate::exceeded) {
             return Err(error.clone());
         }
-        Ok(Self(Arc::new(Shared { file, template, stop })))
+        Ok(Self(Arc::new(Shared { file, template, stop, files })))
     }
 }
 
@@ -124,7 +128,7 @@ impl HuggingFace {
 
 impl Tokenizer for HuggingFace {
     fn vocabulary(&self) -> Result<Vocabulary> {
-        let Shared { file, template, stop } = &*self.0;
+        let Shared { file, template, stop, .. } = &*self.0;
         Ok(Vocabulary { stop: stop.clone(), renders_messages: template.is_some(), ..file.vocabulary() })
     }
 
@@ -142,6 +146,10 @@ impl Tokenizer for HuggingFace {
 
     fn render_prompt(&self, messages: &[Message]) -> Result<Rendered> {
         self.limited(messages, chat::render_prompt)
+    }
+
+    fn files(&self) -> Result<Vec<NamedFile>> {
+        Ok(self.0.files.clone())
     }
 }
 

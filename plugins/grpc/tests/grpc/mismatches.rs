@@ -1,16 +1,17 @@
 //! Ranks that do not call the same: an error on all of them, and never a result.
 
 use mdt_plugin_api::prelude::*;
+use mdt_plugin_api::register::Connected;
 
 use crate::setup::{failure, job, run};
 
 /// What each of three ranks is told when rank 1 calls something else.
 fn mismatch(
-    common: impl Fn(&dyn Communicator) -> Result<Box<dyn Work>> + Sync,
-    other: impl Fn(&dyn Communicator) -> Result<Box<dyn Work>> + Sync,
+    common: impl Fn(&Connected) -> Result<Box<dyn Work>> + Sync,
+    other: impl Fn(&Connected) -> Result<Box<dyn Work>> + Sync,
 ) -> Vec<String> {
     run(&job(3), |communicator| {
-        let work = if communicator.rank() == 1 { other(&*communicator) } else { common(&*communicator) };
+        let work = if communicator.rank() == 1 { other(&communicator) } else { common(&communicator) };
         failure(work).0
     })
 }
@@ -27,14 +28,14 @@ fn ranks_that_call_different_collectives_are_all_told_what_each_called() {
     let messages = mismatch(|c| c.all_reduce(vec![Buffer::from(vec![0.0f32; 8])], ReduceOp::Sum), |c| c.barrier());
     assert_all(&messages, ["all_reduce(sum) of float32 × 8", "rank 1 called barrier"]);
 
-    let broadcast = |root| move |c: &dyn Communicator| c.broadcast(vec![Buffer::from(vec![0u64])], root);
+    let broadcast = |root| move |c: &Connected| c.broadcast(vec![Buffer::from(vec![0u64])], root);
     let messages = mismatch(broadcast(0), broadcast(2));
     assert_all(&messages, ["broadcast from rank 0 of uint64 × 1", "rank 1 called broadcast from rank 2 of uint64 × 1"]);
 }
 
 #[test]
 fn other_lengths_types_and_reductions_are_errors_on_all_ranks() {
-    let reduce = |buffer: Buffer, op| move |c: &dyn Communicator| c.all_reduce(vec![buffer.clone()], op);
+    let reduce = |buffer: Buffer, op| move |c: &Connected| c.all_reduce(vec![buffer.clone()], op);
     let floats = |length| Buffer::from(vec![1.0f32; length]);
     for length in [9, 900_000] {
         let messages = mismatch(reduce(floats(8), ReduceOp::Sum), reduce(floats(length), ReduceOp::Sum));
@@ -51,7 +52,7 @@ fn other_lengths_types_and_reductions_are_errors_on_all_ranks() {
 #[test]
 fn among_many_buffers_the_first_that_differs_is_named() {
     let reduce = |lengths: [usize; 3]| {
-        move |c: &dyn Communicator| {
+        move |c: &Connected| {
             c.all_reduce(lengths.iter().map(|&length| Buffer::from(vec![0.0f32; length])).collect(), ReduceOp::Sum)
         }
     };

@@ -159,7 +159,7 @@ fn a_part_of_a_sum_has_the_bits_of_the_whole_one() {
             let rank = communicator.rank();
             let numbers = || Buffer::from(numbers(rank, length));
             let whole = done(communicator.all_reduce(vec![numbers()], ReduceOp::Sum));
-            let able = communicator.as_reduce_scatter().unwrap();
+            let able = communicator.reduce_scatter.as_ref().unwrap();
             let parts = done(able.reduce_scatter(numbers(), ReduceOp::Sum));
             let own = part * rank as usize..part * (rank as usize + 1);
             let of = |buffers: &[Buffer]| bits(&buffers[0].as_slice().unwrap()[own.clone()]);
@@ -167,7 +167,7 @@ fn a_part_of_a_sum_has_the_bits_of_the_whole_one() {
         });
     }
     let messages = run(&job(2), |communicator| {
-        let able = communicator.as_reduce_scatter().unwrap();
+        let able = communicator.reduce_scatter.as_ref().unwrap();
         able.reduce_scatter(Buffer::from(vec![0f32; 3]), ReduceOp::Sum).err().unwrap().message().to_owned()
     });
     assert_eq!(messages, ["3 elements cannot be divided into equal parts for 2 ranks"; 2]);

@@ -8,10 +8,11 @@ use std::sync::{Arc, Barrier, LazyLock, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use mdt_grpc::{Config, Grpc};
+use mdt_grpc::{Config, Grpc, Ranks};
 use mdt_plugin_api::HostServices;
 use mdt_plugin_api::abi::across;
 use mdt_plugin_api::prelude::*;
+use mdt_plugin_api::register::{Backend, Connected};
 
 use crate::network::free_port;
 
@@ -89,12 +90,12 @@ pub fn port(job: &Bootstrap) -> u16 {
 }
 
 /// Runs every rank of a job in a thread of its own, and gives what they came to in order of ranks.
-pub fn run<T: Send>(job: &Bootstrap, rank: impl Fn(Box<dyn Communicator>) -> T + Sync) -> Vec<T> {
+pub fn run<T: Send>(job: &Bootstrap, rank: impl Fn(Connected) -> T + Sync) -> Vec<T> {
     run_with(job, config(), rank)
 }
 
 /// The same with a configuration.
-pub fn run_with<T: Send>(job: &Bootstrap, config: Config, rank: impl Fn(Box<dyn Communicator>) -> T + Sync) -> Vec<T> {
+pub fn run_with<T: Send>(job: &Bootstrap, config: Config, rank: impl Fn(Connected) -> T + Sync) -> Vec<T> {
     let bootstraps: Vec<_> = (0..job.world_size).map(|rank| Bootstrap { rank, ..job.clone() }).collect();
     open_all(&bootstraps, &config, |communicator| rank(communicator.unwrap()))
 }
@@ -103,15 +104,17 @@ pub fn run_with<T: Send>(job: &Bootstrap, config: Config, rank: impl Fn(Box<dyn 
 pub fn open_all<T: Send>(
     bootstraps: &[Bootstrap],
     config: &Config,
-    rank: impl Fn(Result<Box<dyn Communicator>>) -> T + Sync,
+    rank: impl Fn(Result<Connected>) -> T + Sync,
 ) -> Vec<T> {
     let opened = Barrier::new(bootstraps.len());
     thread::scope(|scope| {
         let start = |bootstrap| {
             let (rank, opened) = (&rank, &opened);
             scope.spawn(move || {
-                let backend = across::comm(Box::new(backend(config.clone()).unwrap())).unwrap();
-                let communicator = backend.open(bootstrap);
+                let abilities =
+                    |ranks: Arc<Ranks>| Connected { reduce_scatter: Some(ranks.clone()), ..Connected::new(ranks) };
+                let backend = Backend(backend(config.clone()).unwrap(), abilities);
+                let communicator = across::comm(Box::new(backend)).unwrap().open(bootstrap);
                 opened.wait();
                 rank(communicator)
             })

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use mdt_grpc::Config;
 use mdt_plugin_api::prelude::*;
+use mdt_plugin_api::register::Connected;
 
 use crate::network::{Network, Relay};
 use crate::setup::{config, done, failure, finish, job, open_all, port, with};
@@ -14,7 +15,7 @@ fn run_through<T: Send>(
     world_size: u32,
     network: Network,
     timeout_s: f64,
-    rank: impl Fn(Box<dyn Communicator>, &Relay) -> T + Sync,
+    rank: impl Fn(Connected, &Relay) -> T + Sync,
 ) -> Vec<T> {
     let job = job(world_size);
     let relay = Relay::start(port(&job), network);

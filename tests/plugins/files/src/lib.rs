@@ -31,18 +31,20 @@ impl Component for Files {
 }
 
 impl CommBackend for Files {
+    type Communicator = Ranks;
+
     fn capabilities(&self) -> Result<Capabilities> {
         Ok(Capabilities { dtypes: vec![Dtype::F32, Dtype::F64], max_world_size: 0, deterministic: true })
     }
 
-    fn open(&self, bootstrap: &Bootstrap) -> Result<Box<dyn Communicator>> {
+    fn open(&self, bootstrap: &Bootstrap) -> Result<Ranks> {
         if bootstrap.job.is_empty() {
             return Err(Error::config("the files of this job need a name").help("set MDT_JOB_ID, new at every start"));
         }
         let directory = PathBuf::from(&self.0.directory).join(&bootstrap.job);
         fs::create_dir_all(&directory).map_err(|error| failed("the shared directory cannot be made", error))?;
         let &Bootstrap { rank, world_size, .. } = bootstrap;
-        Ok(Box::new(Ranks { place: Arc::new(Place { directory, rank, world_size }), begun: AtomicU64::new(0) }))
+        Ok(Ranks { place: Arc::new(Place { directory, rank, world_size }), begun: AtomicU64::new(0) })
     }
 }
 
