@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use mdt_host::model::{Parameters, TrainedModel, Training};
+use mdt_host::model::{AuxiliaryLoss, AuxiliaryLosses, DescribedModel, Parameters, TrainedModel, Training};
 use mdt_plugin_api::abi::across;
 use mdt_plugin_api::prelude::*;
 use mdt_plugin_api::register::ModelComponent;
@@ -41,10 +41,11 @@ impl Model for Toy {
 }
 
 /// The model behind the boundary, its parameters, and a device.
-fn toy(captures: bool) -> (Rc<dyn Compute>, Rc<dyn Model>, Parameters) {
+fn toy(captures: bool) -> (Rc<dyn Compute>, DescribedModel, Parameters) {
     let compute = library_job(&["model.path=.".to_owned()]).compute().expect("a device");
-    let model = across::model(ModelComponent::new(Rc::new(Toy { captures }))).expect("a model").forward;
-    let parameters = Parameters::random(&compute, model.spec().parameters, 5).expect("parameters");
+    let model = across::model(ModelComponent::new(Rc::new(Toy { captures }))).expect("a model");
+    let model = DescribedModel::new(model.forward);
+    let parameters = Parameters::random(&compute, model.spec().parameters.clone(), 5).expect("parameters");
     (compute, model, parameters)
 }
 
@@ -100,7 +101,7 @@ fn gradients_of_llama(recompute: bool) -> Vec<f32> {
     let job = library_job(&[format!("model.path={}", directory.display())]);
     let (compute, directory) = (job.compute().expect("a device"), job.model_directory().expect("the directory"));
     let model = job.model(&directory).expect("the model");
-    let parameters = Parameters::read(&compute, model.spec().parameters, &directory).expect("the weights");
+    let parameters = Parameters::read(&compute, model.spec().parameters.clone(), &directory).expect("the weights");
     let upload = |elements: [i32; 12]| {
         let array = HostArray::new(&[2, 6], &elements).expect("an array");
         Tensor::from_host(&compute, &array).expect("a tensor")
@@ -158,8 +159,100 @@ fn a_block_sees_its_own_weights_only() {
         }
     }
     let (compute, _, parameters) = toy(false);
-    let model = across::model(ModelComponent::new(Rc::new(Outside))).expect("a model").forward;
+    let model = across::model(ModelComponent::new(Rc::new(Outside))).expect("a model");
+    let model = DescribedModel::new(model.forward);
     let ids = Tensor::from_host(&compute, &HostArray::new(&[1, 1], &[1i32]).expect("ids")).expect("ids");
     let error = TrainedModel::new(&model, parameters.bind(), &compute).hidden(&ids, None, None).unwrap_err();
     assert!(error.message().contains("`layer.1.weight`") && error.message().contains("`layer.0`"), "{error}");
+}
+
+/// Two layers whose outputs have a loss of their own, and their sum one outside of the blocks.
+struct Balanced;
+
+impl Model for Balanced {
+    fn spec(&self) -> ModelSpec {
+        Toy { captures: false }.spec()
+    }
+
+    fn hidden(&self, ctx: &ModelContext, tokens: &Tensor) -> Result<Tensor> {
+        let x = ctx.embedding("embedding", tokens)?;
+        let layer = |n: usize, coefficient: f64| {
+            move |ctx: &ModelContext, [x]: [&Tensor; 1]| {
+                let y = ctx.linear(&format!("layer.{n}"), x)?.tanh()?;
+                ctx.auxiliary_loss("size", &(&y * &y)?.mean()?, coefficient)?;
+                Ok([y, x.sum()?])
+            }
+        };
+        let [x, first] = ctx.block("layer.0", [&x], layer(0, 0.5))?;
+        let [x, second] = ctx.block("layer.1", [&x], layer(1, 0.25))?;
+        ctx.auxiliary_loss("sum", &(&first + &second)?, 2.0)?;
+        Ok(x)
+    }
+}
+
+/// Gradients of the auxiliary losses of `passes` passes alone, and the value of each.
+fn of_auxiliary_losses(recompute: bool, passes: usize) -> (Vec<f32>, Vec<(String, f64)>) {
+    let (compute, _, parameters) = toy(false);
+    let model = across::model(ModelComponent::new(Rc::new(Balanced))).expect("a model");
+    let model = DescribedModel::new(model.forward);
+    let ids = Tensor::from_host(&compute, &HostArray::new(&[1, 3], &[1i32, 5, 7]).expect("ids")).expect("ids");
+    let (names, mut losses) = (Rc::clone(parameters.names()), Vec::new());
+    let mut function = |trained: &[Handle], inputs: &[Handle]| {
+        let weights = Parameters::bind_handles(&names, &compute, trained.iter().chain(&inputs[1..]).copied());
+        let (training, auxiliary) = (Training { recompute, ..Training::default() }, AuxiliaryLosses::default());
+        let model = TrainedModel::new(&model, weights, &compute).in_training(training).with_auxiliary(&auxiliary);
+        for _ in 0..passes {
+            model.hidden(&Tensor::borrowed(&compute, inputs[0]), None, None)?;
+        }
+        let (mut sum, mut values) = (Tensor::full(&compute, &[], 0.0, Dtype::F32)?, Vec::new());
+        losses.clear();
+        for AuxiliaryLoss { name, value, weighted } in auxiliary.means()? {
+            sum = (&sum + &weighted)?;
+            losses.push(name);
+            values.push(value);
+        }
+        [sum].into_iter().chain(values).map(Tensor::into_handle).collect()
+    };
+    let inputs: Vec<Handle> = [ids.handle()].into_iter().chain(parameters.frozen_handles()).collect();
+    let result = compute.value_and_grad(&mut function, &parameters.handles(), &inputs).expect("gradients");
+    let tensors = |handles: Vec<Handle>| handles.into_iter().map(|handle| Tensor::from_handle(&compute, handle));
+    let gradients = tensors(result.gradients).flat_map(|gradient| gradient.to_vec::<f32>().expect("f32")).collect();
+    let values = tensors(result.values).skip(1).map(|value| value.item().expect("a number"));
+    (gradients, losses.into_iter().zip(values).collect())
+}
+
+#[test]
+fn auxiliary_losses_of_blocks_have_gradients_that_are_the_same_bits_when_blocks_are_computed_again() {
+    let (kept, values) = of_auxiliary_losses(false, 1);
+    assert!(kept[12 * 4..].iter().all(|element| *element != 0.0), "a layer has no gradient: {kept:?}");
+    assert_eq!(values.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["size", "sum"]);
+    assert_eq!(of_auxiliary_losses(true, 1), (kept.clone(), values.clone()));
+    // Of two passes over one micro-batch it is the mean.
+    let (twice, of_two) = of_auxiliary_losses(true, 2);
+    assert_eq!(of_two, values);
+    assert!(relative_difference(&twice, &kept) < 1e-6);
+}
+
+#[test]
+fn an_auxiliary_loss_is_a_scalar_and_nothing_where_nobody_asks_for_it() {
+    struct Wide;
+    impl Model for Wide {
+        fn spec(&self) -> ModelSpec {
+            Toy { captures: false }.spec()
+        }
+        fn hidden(&self, ctx: &ModelContext, tokens: &Tensor) -> Result<Tensor> {
+            let x = ctx.embedding("embedding", tokens)?;
+            ctx.auxiliary_loss("wide", &x, 1.0)?;
+            Ok(x)
+        }
+    }
+    let (compute, _, parameters) = toy(false);
+    let ids = Tensor::from_host(&compute, &HostArray::new(&[1, 2], &[1i32, 2]).expect("ids")).expect("ids");
+    let hidden = |model: Rc<dyn Model>| {
+        let model = across::model(ModelComponent::new(model)).expect("a model");
+        TrainedModel::new(&DescribedModel::new(model.forward), parameters.bind(), &compute).hidden(&ids, None, None)
+    };
+    let error = hidden(Rc::new(Wide)).unwrap_err();
+    assert!(error.message().contains("`wide` is a scalar, not of shape [1, 2, 4]"), "{error}");
+    hidden(Rc::new(Balanced)).expect("hidden states");
 }

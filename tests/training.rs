@@ -56,6 +56,12 @@ fn qwen3_with_its_norms_follows_pytorch_into_a_second_epoch() {
     architecture("qwen3", "qwen3");
 }
 
+#[test]
+fn mixtral_with_its_router_loss_follows_pytorch() {
+    let job = Job::of(&["mixtral/job.toml"]);
+    follows_pytorch("mixtral", &job, "mixtral/curve.json", "mixtral/model", "mixtral/final.safetensors");
+}
+
 /// The plugin of `examples/muon`, whose updates are tensor operations.
 #[test]
 fn muon_on_the_device_follows_pytorch() {
@@ -121,6 +127,9 @@ fn compare_updates(ours: &[Value], theirs: &[Value]) -> f64 {
             assert_eq!(ours[key], theirs[key], "{key} of update {}", theirs["step"]);
         }
         largest = largest.max(apart("loss")).max(apart("grad_norm"));
+        if theirs.get("router_loss").is_some() {
+            largest = largest.max(apart("router_loss"));
+        }
     }
     largest
 }

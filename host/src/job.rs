@@ -7,13 +7,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mdt_plugin_api::abi::LoadedComponent;
-use mdt_plugin_api::register::{Connects, OptimizerComponent, TrainerComponent};
-use mdt_plugin_api::{Compute, DataSource, HostServices, Kind, Model, Services, Setup, SharedTokenizer};
+use mdt_plugin_api::register::{Connects, ModelComponent, OptimizerComponent, TrainerComponent};
+use mdt_plugin_api::{Compute, DataSource, HostServices, Kind, Services, Setup, SharedTokenizer};
 use serde_json::{Map, Value};
 
 use crate::config::{Chosen, Dtype, Resolved};
 use crate::exit::{Failure, Status};
-use crate::model::{Directory, check_parameters, not_downloaded};
+use crate::model::{DescribedModel, Directory, check_parameters, not_downloaded};
 use crate::observers::Named;
 use crate::plugins::Catalog;
 use crate::services::LocalServices;
@@ -63,20 +63,18 @@ impl Job {
     }
 
     /// Makes the model component, on the compute thread, and checks the parameters that it declares.
-    pub fn model(&self, directory: &Directory) -> Result<Rc<dyn Model>, Failure> {
+    pub fn model(&self, directory: &Directory) -> Result<DescribedModel, Failure> {
         let (component, config) = self.component(Kind::Model)?;
         let model = component.model(config, &self.setup(Some(directory), ""))?;
-        check_parameters(&self.chosen(Kind::Model)?.id, &model.spec().parameters)?;
-        Ok(model.forward)
+        described(&self.chosen(Kind::Model)?.id, model)
     }
 
     /// Makes the model component for another model's directory, with the defaults of its configuration.
-    pub fn other_model(&self, directory: &Directory) -> Result<Rc<dyn Model>, Failure> {
+    pub fn other_model(&self, directory: &Directory) -> Result<DescribedModel, Failure> {
         let id = directory.model_type()?;
         let component = self.catalog.component(Kind::Model, &id)?;
         let model = component.model(&Value::Object(Map::new()), &self.setup(Some(directory), ""))?;
-        check_parameters(&id, &model.spec().parameters)?;
-        Ok(model.forward)
+        described(&id, model)
     }
 
     /// Makes the tokenizer component.
@@ -167,4 +165,11 @@ impl Job {
             source: source.to_owned(),
         }
     }
+}
+
+/// A model with its description, whose parameters are checked.
+fn described(id: &str, component: ModelComponent) -> Result<DescribedModel, Failure> {
+    let model = DescribedModel::new(component.forward);
+    check_parameters(id, &model.spec().parameters)?;
+    Ok(model)
 }

@@ -1,7 +1,9 @@
 //! Models: their directory, their weights in device memory, and the weights as a model plugin asks for them.
 
+mod auxiliary;
 mod bound;
 mod cache;
+mod described;
 mod directory;
 mod files;
 mod forward;
@@ -10,10 +12,12 @@ mod random;
 mod specs;
 mod trained;
 
+pub use auxiliary::{AuxiliaryLoss, AuxiliaryLosses};
 pub use bound::BoundWeights;
 pub use cache::Cache;
+pub use described::DescribedModel;
 pub use directory::{Directory, model_type, not_downloaded};
 pub use forward::{Randomness, Training};
-pub use parameters::{Names, Parameters, Start};
+pub use parameters::{Names, Parameters, Start, as_stored};
 pub use specs::{OWN, check_own, check_parameters, trained};
 pub use trained::{FrozenModels, TrainedModel, check_vocabulary};

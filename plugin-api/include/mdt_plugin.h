@@ -226,19 +226,23 @@ typedef struct {
 MDT_LAYOUT(sizeof(MdtPass) == 16 && offsetof(MdtPass, training) == 0 && offsetof(MdtPass, length) == 8)
 
 #define MdtHostForward_name "host.forward/1"
-#define MdtHostForward_fingerprint UINT64_C(0x6494f2ad124611e8)
+#define MdtHostForward_fingerprint UINT64_C(0x55211e4e22a73441)
 typedef struct {
     bool (*apply_linears)(const void *object, MdtSlice_MdtStr names, uint64_t x, MdtSliceMut_uint64_t results, MdtSink_uint8_t out);
+    bool (*apply_expert_linears)(const void *object, MdtSlice_MdtStr names, uint64_t x, uint64_t experts, MdtSliceMut_uint64_t results, MdtSink_uint8_t out);
     bool (*look_up)(const void *object, MdtStr name, uint64_t ids, uint64_t * result, MdtSink_uint8_t out);
     bool (*parameter_named)(const void *object, MdtStr name, uint64_t * result, MdtSink_uint8_t out);
     bool (*token_positions)(const void *object, uint64_t * result, MdtSink_uint8_t out);
     bool (*rotate)(const void *object, uint64_t x, uint64_t inverse_frequencies, double scale, uint64_t * result, MdtSink_uint8_t out);
     bool (*attend)(const void *object, MdtStr name, uint64_t queries, uint64_t keys, uint64_t values, const MdtAttention * options, uint64_t * result, MdtSink_uint8_t out);
     bool (*run_block)(const void *object, MdtStr name, MdtSlice_uint64_t inputs, MdtObject * function, const MdtSink_uint64_t * results, MdtSink_uint8_t out);
+    bool (*add_auxiliary_loss)(const void *object, MdtStr name, uint64_t value, double coefficient, MdtSink_uint8_t out);
+    bool (*earlier_state)(const void *object, MdtStr name, uint64_t * result, MdtSink_uint8_t out);
+    bool (*keep_state)(const void *object, MdtStr name, uint64_t tensor, MdtSink_uint8_t out);
     bool (*random_key)(const void *object, MdtStr place, uint64_t * key, MdtSink_uint8_t out);
     bool (*describe_pass)(const void *object, MdtPass * pass, MdtSink_uint8_t out);
 } MdtHostForward;
-MDT_LAYOUT(sizeof(MdtHostForward) == 72 && offsetof(MdtHostForward, apply_linears) == 0 && offsetof(MdtHostForward, look_up) == 8 && offsetof(MdtHostForward, parameter_named) == 16 && offsetof(MdtHostForward, token_positions) == 24 && offsetof(MdtHostForward, rotate) == 32 && offsetof(MdtHostForward, attend) == 40 && offsetof(MdtHostForward, run_block) == 48 && offsetof(MdtHostForward, random_key) == 56 && offsetof(MdtHostForward, describe_pass) == 64)
+MDT_LAYOUT(sizeof(MdtHostForward) == 104 && offsetof(MdtHostForward, apply_linears) == 0 && offsetof(MdtHostForward, apply_expert_linears) == 8 && offsetof(MdtHostForward, look_up) == 16 && offsetof(MdtHostForward, parameter_named) == 24 && offsetof(MdtHostForward, token_positions) == 32 && offsetof(MdtHostForward, rotate) == 40 && offsetof(MdtHostForward, attend) == 48 && offsetof(MdtHostForward, run_block) == 56 && offsetof(MdtHostForward, add_auxiliary_loss) == 64 && offsetof(MdtHostForward, earlier_state) == 72 && offsetof(MdtHostForward, keep_state) == 80 && offsetof(MdtHostForward, random_key) == 88 && offsetof(MdtHostForward, describe_pass) == 96)
 
 #define MdtModelBlock_name "model.block/1"
 #define MdtModelBlock_fingerprint UINT64_C(0xc919e8b95fe04f96)

@@ -3,7 +3,7 @@
 mod context;
 mod spec;
 
-pub use context::{Attention, BlockFunction, ModelContext, ModelHost, Pass};
+pub use context::{Attention, BlockFunction, BlockResults, ModelContext, ModelHost, Pass};
 pub use spec::{Head, Init, Layout, ModelSpec, ParameterSpec, Role};
 
 use crate::{Result, Tensor};

@@ -75,11 +75,18 @@ ops! {
     LOG_SUM_EXP = 44, "log_sum_exp";
     /// Softmax along `axis`.
     SOFTMAX = 45, "softmax";
+    /// Indices of the `count` largest elements along `axis`, int32: the largest one first, and of equal ones the one that comes
+    /// first. `take_along_axis` gives the elements.
+    TOP_K = 46, "top_k";
 
     /// Matrix product of the last two axes, the others broadcast.
     MATMUL = 60, "matmul";
     /// `x · wᵀ (+ bias)`: x `[.., in]`, w `[out, in]`, bias `[out]` optional.
     LINEAR = 61, "linear";
+    /// Products with a matrix for each row: x `[N, 1 or K, in]`, w `[E, out, in]`, indices `[N, K]` int32; row (n, k) of the
+    /// result `[N, K, out]` is `w[indices[n, k]] · x[n, k]`, of x's only row n where that has one. An index outside 0..E, a
+    /// negative one too, is an error when the result is evaluated. No gradient flows to the indices.
+    GATHER_LINEAR = 62, "gather_linear";
 
     /// Same elements, `shape`; one entry may be -1.
     RESHAPE = 80, "reshape";

@@ -165,6 +165,11 @@ impl Tensor {
         Self::op(OpKind::TAKE, &[self, indices], &[attribute("axis", Value::Int(axis))])
     }
 
+    /// Elements at integer indices of the same rank along an axis.
+    pub fn take_along_axis(&self, indices: &Tensor, axis: i64) -> Result<Tensor> {
+        Self::op(OpKind::TAKE_ALONG_AXIS, &[self, indices], &[attribute("axis", Value::Int(axis))])
+    }
+
     /// Tensors one after another along an axis.
     pub fn concatenate(tensors: &[&Tensor], axis: i64) -> Result<Tensor> {
         Self::op(OpKind::CONCATENATE, tensors, &[attribute("axis", Value::Int(axis))])
@@ -193,6 +198,16 @@ impl Tensor {
     /// Index of the largest element along an axis, int32.
     pub fn argmax(&self, axis: i64) -> Result<Tensor> {
         Self::op(OpKind::ARGMAX, &[self], &[attribute("axis", Value::Int(axis))])
+    }
+
+    /// Indices of the `count` largest elements along an axis, int32, the largest one first.
+    pub fn top_k(&self, count: i64, axis: i64) -> Result<Tensor> {
+        Self::op(OpKind::TOP_K, &[self], &[attribute("axis", Value::Int(axis)), attribute("count", Value::Int(count))])
+    }
+
+    /// Softmax along an axis.
+    pub fn softmax(&self, axis: i64) -> Result<Tensor> {
+        Self::op(OpKind::SOFTMAX, &[self], &[attribute("axis", Value::Int(axis))])
     }
 
     /// Every element times a number.

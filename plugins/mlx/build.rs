@@ -4,10 +4,11 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     "attention.cpp",
     "cross_entropy.cpp",
     "ffi.cpp",
+    "grouped_linear.cpp",
     "indices.cpp",
     "linear.cpp",
     "primitive.cpp",

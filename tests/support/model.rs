@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use mdt_host::config::{Layers, Sources};
 use mdt_host::job::Job;
-use mdt_host::model::{Cache, Parameters, TrainedModel};
+use mdt_host::model::{Cache, DescribedModel, Parameters, TrainedModel};
 use mdt_host::plugins::{Catalog, Tier};
-use mdt_plugin_api::{Batch, Compute, HostArray, HostBatch, Model, ModelCalls, Tensor, TrainerContext};
+use mdt_plugin_api::{Batch, Compute, HostArray, HostBatch, ModelCalls, Tensor, TrainerContext};
 
 use crate::built;
 
@@ -28,7 +28,7 @@ fn job_with_plugins(set: &[String], directories: &[&Path]) -> Job {
 /// A model with its weights on the device. Stays on the thread that made it.
 pub struct LoadedModel {
     compute: Rc<dyn Compute>,
-    model: Rc<dyn Model>,
+    model: DescribedModel,
     parameters: Parameters,
 }
 
@@ -49,7 +49,7 @@ impl LoadedModel {
         let compute = job.compute().expect("the device");
         let directory = job.model_directory().expect("the directory");
         let model = job.model(&directory).expect("the model");
-        let parameters = Parameters::read(&compute, model.spec().parameters, &directory).expect("the weights");
+        let parameters = Parameters::read(&compute, model.spec().parameters.clone(), &directory).expect("the weights");
         Self { compute, model, parameters }
     }
 

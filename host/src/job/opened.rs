@@ -3,13 +3,13 @@
 use std::rc::Rc;
 
 use mdt_plugin_api::register::TrainerComponent;
-use mdt_plugin_api::{Compute, Model, ParameterSpec, SharedTokenizer};
+use mdt_plugin_api::{Compute, ParameterSpec, SharedTokenizer};
 
 use super::Job;
 use crate::checkpoint::Checkpoint;
 use crate::config::Init;
 use crate::exit::Failure;
-use crate::model::{self, Directory, Parameters, Start};
+use crate::model::{self, DescribedModel, Directory, Parameters, Start};
 use crate::random::Stream;
 use crate::tokenizer_files::TokenizerFiles;
 
@@ -20,7 +20,7 @@ pub struct OpenedModel {
     /// Where it lies.
     pub directory: Directory,
     /// Its code.
-    pub model: Rc<dyn Model>,
+    pub model: DescribedModel,
     /// Its tokens.
     pub tokenizer: SharedTokenizer,
     /// What makes a loss of it.
@@ -40,11 +40,11 @@ impl Job {
         let directory = self.model_directory()?;
         let model = self.model(&directory)?;
         let tokenizer = self.tokenizer(&directory)?;
-        model::check_vocabulary(&*model, &directory, tokenizer.vocabulary().size)?;
+        model::check_vocabulary(model.spec(), &directory, tokenizer.vocabulary().size)?;
         let trainer = self.trainer(&directory, &tokenizer)?;
         let settings = &self.resolved.settings;
         let own = match &trainer.parameters {
-            Some(ability) => model::check_own(&settings.trainer.id, ability.parameters(&model.spec())?)?,
+            Some(ability) => model::check_own(&settings.trainer.id, ability.parameters(model.spec())?)?,
             None => Vec::new(),
         };
         let (init, seed) = (settings.model.init, settings.seed);
@@ -55,7 +55,7 @@ impl Job {
 impl OpenedModel {
     /// All parameters of the job: those of the model, and the trainer's own.
     pub fn parameters(&self) -> Vec<ParameterSpec> {
-        [self.model.spec().parameters, self.own.clone()].concat()
+        [self.model.spec().parameters.as_slice(), &self.own].concat()
     }
 
     /// Checks the files that the job reads its weights from and copies the tokenizer from, before anything is spent.
@@ -84,7 +84,7 @@ impl OpenedModel {
 
     /// The model's weights that the job begins with: read, or drawn from its seed.
     pub fn model_weights(&self) -> Result<Parameters, Failure> {
-        let specs = self.model.spec().parameters;
+        let specs = self.model.spec().parameters.clone();
         match self.init {
             Init::Random => Parameters::random(&self.compute, specs, self.seed),
             Init::Pretrained => Parameters::read(&self.compute, specs, &self.directory),
@@ -102,7 +102,7 @@ impl OpenedModel {
             Init::Random => Start::Seed(self.seed),
             Init::Pretrained => Start::Files(&self.directory),
         };
-        let of_model = Parameters::resumed(&self.compute, self.model.spec().parameters, of_model, start)?;
+        let of_model = Parameters::resumed(&self.compute, self.model.spec().parameters.clone(), of_model, start)?;
         Ok(of_model.with_own(Parameters::resumed(&self.compute, self.own.clone(), own, Start::Seed(self.seed))?))
     }
 }

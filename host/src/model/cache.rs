@@ -1,4 +1,5 @@
-//! What is kept of the tokens so far when text is generated: keys and values of each attention, in memory that grows in steps.
+//! What is kept of the tokens so far when text is generated: keys and values of each attention, in memory that grows in steps,
+//! and what a model keeps by name.
 
 use std::collections::HashMap;
 
@@ -13,6 +14,8 @@ const STEP: usize = 256;
 pub struct Cache {
     length: usize,
     entries: HashMap<String, Entry>,
+    /// What the model keeps; see [`mdt_plugin_api::ModelContext::keep`].
+    states: HashMap<String, Tensor>,
 }
 
 /// Keys and values of one attention, `[B, H, capacity, D]`.
@@ -31,9 +34,23 @@ impl Cache {
         self.length
     }
 
-    /// Counts tokens, once every attention has appended them.
-    pub(super) fn advance(&mut self, tokens: usize) {
+    /// Counts tokens, once every layer has seen them, and computes what was kept: a state that no result needed would hold on to
+    /// all that it is made of.
+    pub(super) fn advance(&mut self, tokens: usize) -> Result<()> {
         self.length += tokens;
+        let states: Vec<_> = self.states.values().map(Tensor::handle).collect();
+        self.states.values().next().map_or(Ok(()), |state| state.compute().eval(&states))
+    }
+
+    /// What was kept under a name.
+    pub(super) fn earlier(&self, name: &str) -> Option<Result<Tensor>> {
+        self.states.get(name).map(Tensor::try_clone)
+    }
+
+    /// Keeps a tensor under a name.
+    pub(super) fn keep(&mut self, name: &str, tensor: &Tensor) -> Result<()> {
+        self.states.insert(name.to_owned(), tensor.try_clone()?);
+        Ok(())
     }
 
     /// Appends keys and values `[B, H, T, D]` of new tokens under a name; returns those that the new tokens may see. With a

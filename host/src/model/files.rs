@@ -25,6 +25,9 @@ pub(super) struct Files {
     quantization: Option<String>,
 }
 
+/// A parameter as files have it: one tensor, or those that it is stacked from along its first axis, each with its name.
+pub(super) type Stored<'a> = Vec<(&'a str, HostArrayRef<'a>)>;
+
 /// `model.safetensors.index.json`.
 #[derive(Deserialize)]
 struct Index {
@@ -59,27 +62,35 @@ impl Files {
         Ok(Self { files, index, quantization: quantization(config) })
     }
 
-    /// The bytes of a parameter, under its name or another one that files have for it.
+    /// A parameter, under its name or another one that files have for it, or the tensors that it is stacked from.
     ///
     /// # Errors
     /// It is missing, of another shape, or of a type that weights do not have.
-    fn read(&self, spec: &ParameterSpec) -> Result<HostArrayRef<'_>, Failure> {
+    fn read(&self, spec: &ParameterSpec) -> Result<Stored<'_>, Failure> {
         let names = [&spec.name].into_iter().chain(&spec.aliases);
-        let name = names.into_iter().find(|name| self.index.contains_key(*name)).unwrap_or(&spec.name);
-        self.read_plain(name, &spec.shape).map_err(|failure| self.quantised(spec).unwrap_or(failure))
+        let whole = names.into_iter().find(|name| self.index.contains_key(*name));
+        let read =
+            |name, shape| self.read_plain(name, shape).map_err(|failure| self.quantised(spec).unwrap_or(failure));
+        match whole {
+            None if !spec.stacked_from.is_empty() => {
+                let shape = spec.shape.get(1..).unwrap_or_default();
+                spec.stacked_from.iter().map(|name| read(name, shape)).collect()
+            }
+            _ => Ok(vec![read(whole.unwrap_or(&spec.name), &spec.shape)?]),
+        }
     }
 
-    /// The bytes of every parameter that is not another one, in their order.
+    /// Every parameter that is not another one, in their order.
     ///
     /// # Errors
     /// As [`Files::read`]; or a tied parameter has other numbers in the files than the one that it is.
-    pub(super) fn read_all(&self, specs: &[ParameterSpec]) -> Result<Vec<HostArrayRef<'_>>, Failure> {
+    pub(super) fn read_all(&self, specs: &[ParameterSpec]) -> Result<Vec<Stored<'_>>, Failure> {
         specs.iter().filter(|spec| spec.tied_to.is_some()).try_for_each(|spec| self.check_tie(spec, specs))?;
         specs.iter().filter(|spec| spec.tied_to.is_none()).map(|spec| self.read_one(spec, specs)).collect()
     }
 
-    /// The bytes of one of these parameters that is not another one.
-    pub(super) fn read_one(&self, spec: &ParameterSpec, specs: &[ParameterSpec]) -> Result<HostArrayRef<'_>, Failure> {
+    /// One of these parameters that is not another one.
+    pub(super) fn read_one(&self, spec: &ParameterSpec, specs: &[ParameterSpec]) -> Result<Stored<'_>, Failure> {
         self.read(&with_ties(spec, specs))
     }
 
@@ -90,7 +101,7 @@ impl Files {
         let Ok(own) = self.read(spec) else { return Ok(()) };
         let Some(other) = specs.iter().find(|other| spec.tied_to.as_ref() == Some(&other.name)) else { return Ok(()) };
         let others = self.read_one(other, specs)?;
-        if (own.dtype, own.bytes) == (others.dtype, others.bytes) {
+        if own.iter().map(|(_, array)| array).eq(others.iter().map(|(_, array)| array)) {
             return Ok(());
         }
         let message = format!("the weights have a tensor `{}` that is not `{}`", spec.name, other.name);
@@ -103,8 +114,7 @@ impl Files {
 
     /// A line about the tensors that no parameter takes, where there are some.
     pub(super) fn unused(&self, specs: &[ParameterSpec]) -> Option<String> {
-        let taken: HashSet<&str> =
-            specs.iter().flat_map(|spec| [&spec.name].into_iter().chain(&spec.aliases)).map(String::as_str).collect();
+        let taken: HashSet<&str> = specs.iter().flat_map(names_in_files).map(String::as_str).collect();
         let mut unused: Vec<_> = self.index.keys().map(String::as_str).filter(|name| !taken.contains(name)).collect();
         unused.sort_unstable();
         let first = unused.get(..unused.len().min(3)).filter(|first| !first.is_empty())?.join("`, `");
@@ -135,17 +145,18 @@ impl Files {
         ))
     }
 
-    fn read_plain(&self, name: &str, expected: &[usize]) -> Result<HostArrayRef<'_>, Failure> {
+    fn read_plain(&self, name: &str, expected: &[usize]) -> Result<(&str, HostArrayRef<'_>), Failure> {
         let input = |message: String| Failure::new(Status::Input, message);
-        let file = self.index.get(name).map(|&number| &self.files[number]).ok_or_else(|| {
-            let nearest = nearest(name, self.index.keys().map(String::as_str));
-            let failure = input(format!("the model's weights have no tensor `{name}`"));
-            let failure = self.files.iter().fold(failure, |failure, file| failure.at(file.path().display()));
-            match nearest {
-                Some(near) => failure.help(format!("the nearest name there is `{near}`")),
-                None => failure,
-            }
-        })?;
+        let (name, file) =
+            self.index.get_key_value(name).map(|(name, &number)| (name, &self.files[number])).ok_or_else(|| {
+                let nearest = nearest(name, self.index.keys().map(String::as_str));
+                let failure = input(format!("the model's weights have no tensor `{name}`"));
+                let failure = self.files.iter().fold(failure, |failure, file| failure.at(file.path().display()));
+                match nearest {
+                    Some(near) => failure.help(format!("the nearest name there is `{near}`")),
+                    None => failure,
+                }
+            })?;
         let info = file
             .metadata()
             .info(name)
@@ -166,7 +177,7 @@ impl Files {
                     .help("weights may be F32, F16 or BF16"));
             }
         };
-        Ok(HostArrayRef { dtype, shape, bytes: file.bytes_of(info) })
+        Ok((name, HostArrayRef { dtype, shape, bytes: file.bytes_of(info) }))
     }
 
     /// The failure of a tensor with numbers that are not finite.
@@ -176,6 +187,11 @@ impl Files {
         file.map_or(failure.clone(), |file| failure.at(file.path().display()))
             .help("the model is damaged, or its training diverged: get it again, or choose an earlier checkpoint")
     }
+}
+
+/// All names that files may have for a parameter, or for its parts.
+fn names_in_files(spec: &ParameterSpec) -> impl Iterator<Item = &String> {
+    [&spec.name].into_iter().chain(&spec.aliases).chain(&spec.stacked_from)
 }
 
 /// A parameter that files may hold under the names of those that are tied to it, too.

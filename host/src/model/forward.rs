@@ -5,11 +5,12 @@ use std::rc::Rc;
 
 use mdt_plugin_api::op::attribute;
 use mdt_plugin_api::{
-    Attention, BlockFunction, Compute, Dtype, Handle, Layout, ModelContext, ModelHost, OpKind, Pass, Result, Tensor,
-    Value,
+    Attention, BlockFunction, Compute, Dtype, Error, Handle, Layout, ModelContext, ModelHost, OpKind, Pass, Result,
+    Tensor, Value,
 };
 
 use super::Cache;
+use super::auxiliary::OfPass;
 use super::bound::BoundWeights;
 use crate::random::Stream;
 
@@ -45,13 +46,15 @@ pub(super) struct Forward {
     pub(super) positions: Option<Rc<Tensor>>,
     pub(super) segments: Option<Rc<Tensor>>,
     pub(super) cache: Option<Rc<RefCell<Cache>>>,
+    /// None where nobody asks for the model's own losses.
+    pub(super) auxiliary: Option<OfPass>,
     /// None outside of training.
     pub(super) training: Option<Training>,
 }
 
 impl Forward {
-    /// Computes a block, again for gradients if `recompute` says so. Its weights, and what else is a tensor, go in as inputs:
-    /// in MLX a gradient reaches nothing else.
+    /// Computes a block, again for gradients if `recompute` says so. Its weights, and what else is a tensor, go in as inputs, and
+    /// its auxiliary losses come out as results: in MLX a gradient reaches nothing else.
     pub(super) fn run_block(
         &self,
         name: &str,
@@ -69,7 +72,9 @@ impl Forward {
         let mut handles: Vec<Handle> = places.iter().map(|&place| self.weights.handle(place)).collect();
         handles.extend(given);
 
-        let (pass, block) = (self.clone(), name.to_owned());
+        // What the block's own losses are called; they are its last results.
+        let labels = Rc::new(RefCell::new(Vec::new()));
+        let (pass, block, labelled) = (self.clone(), name.to_owned(), Rc::clone(&labels));
         let call = move |handles: &[Handle]| -> Result<Vec<Handle>> {
             let mut tensors = handles.iter().map(|&handle| Tensor::borrowed(&pass.compute, handle));
             let own = places.iter().copied().zip(&mut tensors).collect();
@@ -77,12 +82,24 @@ impl Forward {
             let positions = pass.positions.as_ref().and_then(|_| tensors.next()).map(Rc::new);
             let segments = pass.segments.as_ref().and_then(|_| tensors.next()).map(Rc::new);
             let inputs: Vec<Tensor> = tensors.collect();
-            let host = Self { weights, positions, segments, ..pass.clone() };
+            let auxiliary = pass.auxiliary.as_ref().map(|_| OfPass::default());
+            let host = Self { weights, positions, segments, auxiliary: auxiliary.clone(), ..pass.clone() };
             let ctx = ModelContext::new(Rc::new(host), Rc::clone(&pass.compute));
-            function(&ctx, &inputs)?.into_iter().map(Tensor::into_handle).collect()
+            let mut results = function(&ctx, &inputs)?;
+            let (names, values): (Vec<_>, Vec<_>) = auxiliary.map(OfPass::take).unwrap_or_default().into_iter().unzip();
+            labelled.replace(names);
+            results.extend(values);
+            results.into_iter().map(Tensor::into_handle).collect()
         };
         let results = if recompute { self.compute.checkpoint(Rc::new(call), &handles)? } else { call(&handles)? };
-        Ok(results.into_iter().map(|handle| Tensor::from_handle(&self.compute, handle)).collect())
+        let mut results: Vec<Tensor> =
+            results.into_iter().map(|handle| Tensor::from_handle(&self.compute, handle)).collect();
+        let labels = labels.take();
+        let values = results.split_off(results.len().saturating_sub(labels.len()));
+        if let Some(auxiliary) = &self.auxiliary {
+            auxiliary.extend(labels.into_iter().zip(values));
+        }
+        Ok(results)
     }
 
     fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor> {
@@ -95,11 +112,23 @@ impl Forward {
             (Layout::InOut, None) => x.matmul(weight),
         }
     }
+
+    fn expert_linear(&self, name: &str, x: &Tensor, experts: &Tensor) -> Result<Tensor> {
+        let product = Tensor::op(OpKind::GATHER_LINEAR, &[x, self.weights.weight(name)?.0, experts], &[])?;
+        match self.weights.find(&format!("{name}.bias"))? {
+            Some((bias, _)) => &product + &Tensor::op(OpKind::EMBEDDING, &[bias, experts], &[])?,
+            None => Ok(product),
+        }
+    }
 }
 
 impl ModelHost for Forward {
     fn linears(&self, names: &[&str], x: &Tensor) -> Result<Vec<Tensor>> {
         names.iter().map(|name| self.linear(name, x)).collect()
+    }
+
+    fn expert_linears(&self, names: &[&str], x: &Tensor, experts: &Tensor) -> Result<Vec<Tensor>> {
+        names.iter().map(|name| self.expert_linear(name, x, experts)).collect()
     }
 
     fn embedding(&self, name: &str, ids: &Tensor) -> Result<Tensor> {
@@ -154,6 +183,28 @@ impl ModelHost for Forward {
     fn block(&self, name: &str, inputs: &[&Tensor], function: Rc<BlockFunction>) -> Result<Vec<Tensor>> {
         let recompute = self.training.is_some_and(|training| training.recompute);
         self.run_block(name, inputs, function, recompute)
+    }
+
+    fn auxiliary_loss(&self, name: &str, value: &Tensor, coefficient: f64) -> Result<()> {
+        let shape = value.shape()?;
+        if !shape.is_empty() {
+            return Err(Error::plugin(format!("the auxiliary loss `{name}` is a scalar, not of shape {shape:?}")));
+        }
+        if let Some(auxiliary) = &self.auxiliary {
+            auxiliary.extend([((name.to_owned(), coefficient), value.cast(Dtype::F32)?)]);
+        }
+        Ok(())
+    }
+
+    fn earlier(&self, name: &str) -> Result<Option<Tensor>> {
+        self.cache.as_ref().and_then(|cache| cache.borrow().earlier(name)).transpose()
+    }
+
+    fn keep(&self, name: &str, tensor: &Tensor) -> Result<()> {
+        match &self.cache {
+            Some(cache) => cache.borrow_mut().keep(name, tensor),
+            None => Ok(()),
+        }
     }
 
     fn key(&self, place: &str) -> u64 {

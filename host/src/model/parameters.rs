@@ -6,7 +6,7 @@ use std::rc::Rc;
 use mdt_plugin_api::{Compute, Dtype, Error, Handle, HostArrayRef, Layout, ParameterSpec, Result, Tensor};
 
 use super::bound::BoundWeights;
-use super::files::Files;
+use super::files::{Files, Stored};
 use super::{Directory, random};
 use crate::exit::{Failure, Status};
 use crate::finite::all_finite;
@@ -53,13 +53,13 @@ impl Parameters {
     pub fn read(compute: &Rc<dyn Compute>, specs: Vec<ParameterSpec>, directory: &Directory) -> Result<Self, Failure> {
         let files = Files::open(directory)?;
         // Everything is looked at before any memory is spent.
-        let mut arrays = files.read_all(&specs)?.into_iter();
+        let mut stored = files.read_all(&specs)?.into_iter();
         if let Some(note) = files.unused(&specs) {
             progress::note(&note);
         }
         Self::build(specs, |_, spec| {
-            let array = arrays.next().ok_or_else(|| Error::other("an array is missing"))?;
-            loaded(compute, &files, spec, array)
+            let stored = stored.next().ok_or_else(|| Error::other("an array is missing"))?;
+            loaded(compute, &files, spec, stored)
         })
     }
 
@@ -232,20 +232,47 @@ impl Parameters {
     }
 }
 
-/// A parameter on the device, of its bytes in the files.
+/// Parameters as the tensors that files have: each that is stacked is taken apart.
+pub fn as_stored<'a>(specs: &'a [ParameterSpec], arrays: &[Array<'a>]) -> Vec<Array<'a>> {
+    let stacked = specs.iter().filter(|spec| !spec.stacked_from.is_empty());
+    let stacked: HashMap<&str, &ParameterSpec> = stacked.map(|spec| (spec.name.as_str(), spec)).collect();
+    let mut stored = Vec::with_capacity(arrays.len());
+    for array in arrays {
+        let Some(ParameterSpec { shape, stacked_from, .. }) = stacked.get(array.name) else {
+            stored.push(*array);
+            continue;
+        };
+        let parts = array.data.chunks_exact((array.data.len() / stacked_from.len()).max(1));
+        let part = |(name, data): (&'a String, &'a [f32])| Array { name, shape: &shape[1..], data };
+        stored.extend(stacked_from.iter().zip(parts).map(part));
+    }
+    stored
+}
+
+/// A parameter on the device, of what files have of it.
 fn loaded(
     compute: &Rc<dyn Compute>,
     files: &Files,
     spec: &ParameterSpec,
-    array: HostArrayRef<'_>,
+    stored: Stored<'_>,
 ) -> Result<Tensor, Failure> {
-    let tensor = Tensor::from_handle(compute, compute.from_host(array)?);
-    let tensor = if array.dtype == Dtype::F32 { tensor } else { tensor.cast(Dtype::F32)? };
-    tensor.eval()?;
-    match staging::with_slices(std::slice::from_ref(&tensor), |slices| Ok(all_finite(slices[0])))? {
-        true => Ok(tensor),
-        false => Err(files.not_finite(&spec.name)),
+    let load = |(name, array): (&str, HostArrayRef<'_>)| -> Result<Tensor, Failure> {
+        let tensor = Tensor::from_handle(compute, compute.from_host(array)?);
+        let tensor = if array.dtype == Dtype::F32 { tensor } else { tensor.cast(Dtype::F32)? };
+        tensor.eval()?;
+        match staging::with_slices(std::slice::from_ref(&tensor), |slices| Ok(all_finite(slices[0])))? {
+            true => Ok(tensor),
+            false => Err(files.not_finite(name)),
+        }
+    };
+    let mut tensors = stored.into_iter().map(load).collect::<Result<Vec<_>, _>>()?;
+    if let [_] = tensors.as_slice() {
+        return Ok(tensors.remove(0));
     }
+    let shape: Vec<i64> = spec.shape.iter().map(|&length| length as i64).collect();
+    let stacked = Tensor::concatenate(&tensors.iter().collect::<Vec<_>>(), 0)?.reshape(&shape)?;
+    stacked.eval()?;
+    Ok(stacked)
 }
 
 fn with_arrays_of<T>(

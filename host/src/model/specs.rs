@@ -51,9 +51,15 @@ pub fn check_own(id: &str, mut specs: Vec<ParameterSpec>) -> Result<Vec<Paramete
 fn check(specs: &[ParameterSpec], failure: impl Fn(String) -> Failure) -> Result<(), Failure> {
     let mut names = HashSet::new();
     let mut bytes = 0usize;
-    for ParameterSpec { name, shape, init, layout, .. } in specs {
-        if !names.insert(name) {
+    for ParameterSpec { name, shape, init, layout, stacked_from, tied_to, .. } in specs {
+        if let Some(name) = [name].into_iter().chain(stacked_from).find(|name| !names.insert(*name)) {
             return Err(failure(format!("two parameters of the name `{name}`")));
+        }
+        let stacks = tied_to.is_none() && shape.len() > 1 && shape[0] == stacked_from.len();
+        if !stacked_from.is_empty() && !stacks {
+            let what = if tied_to.is_some() { "a tied parameter" } else { "a parameter" };
+            let count = stacked_from.len();
+            return Err(failure(format!("`{name}`, {what} of shape {shape:?}, as stacked from {count} tensors")));
         }
         if let Init::Normal { std } = init
             && !(0.0..=LARGEST_STD).contains(std)

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use mdt_plugin_api::{
-    Compute, Error, Head, HostArray, Model, ModelCalls, ModelContext, Result, Tensor, TrainerContext,
+    Compute, Error, Head, HostArray, ModelCalls, ModelContext, ModelSpec, Result, Tensor, TrainerContext,
 };
 
+use super::auxiliary::{AuxiliaryLosses, OfPass};
 use super::bound::BoundWeights;
 use super::forward::{Forward, Training};
-use super::{Cache, Directory, OWN};
+use super::{Cache, DescribedModel, Directory, OWN};
 use crate::exit::{Failure, Status};
 
 /// Logits of more rows than fit into so many bytes are computed in pieces, and again for gradients.
@@ -18,14 +19,13 @@ const LOGITS_BYTES: usize = 512 << 20;
 
 /// A model with its weights.
 pub struct TrainedModel {
-    model: Rc<dyn Model>,
-    head: Head,
-    vocabulary_size: usize,
+    model: DescribedModel,
     weights: Rc<BoundWeights>,
     compute: Rc<dyn Compute>,
     training: Option<Training>,
     logits_bytes: usize,
     frozen: FrozenModels,
+    auxiliary: Option<AuxiliaryLosses>,
 }
 
 /// Models that are not trained, by name.
@@ -33,17 +33,15 @@ pub type FrozenModels = BTreeMap<String, Rc<dyn ModelCalls>>;
 
 impl TrainedModel {
     /// A model over these weights, for evaluation.
-    pub fn new(model: &Rc<dyn Model>, weights: Rc<BoundWeights>, compute: &Rc<dyn Compute>) -> Self {
-        let spec = model.spec();
+    pub fn new(model: &DescribedModel, weights: Rc<BoundWeights>, compute: &Rc<dyn Compute>) -> Self {
         Self {
-            model: Rc::clone(model),
-            head: spec.head,
-            vocabulary_size: spec.vocabulary_size,
+            model: model.clone(),
             weights,
             compute: Rc::clone(compute),
             training: None,
             logits_bytes: LOGITS_BYTES,
             frozen: FrozenModels::new(),
+            auxiliary: None,
         }
     }
 
@@ -55,6 +53,11 @@ impl TrainedModel {
     /// The same with these beside it.
     pub fn with_frozen(self, frozen: FrozenModels) -> Self {
         Self { frozen, ..self }
+    }
+
+    /// The same, which adds its auxiliary losses to these.
+    pub fn with_auxiliary(self, losses: &AuxiliaryLosses) -> Self {
+        Self { auxiliary: Some(losses.clone()), ..self }
     }
 
     /// The same with another limit for the bytes of logits that are kept.
@@ -79,7 +82,7 @@ impl TrainedModel {
             Forward { offset: shared.borrow().length(), cache: Some(Rc::clone(&shared)), ..self.forward(tokens)? };
         let count = forward.tokens;
         let hidden = self.model.hidden(&self.context(forward), tokens)?;
-        shared.borrow_mut().advance(count);
+        shared.borrow_mut().advance(count)?;
         *cache = shared.take();
         Ok(hidden)
     }
@@ -100,6 +103,7 @@ impl TrainedModel {
             positions: None,
             segments: None,
             cache: None,
+            auxiliary: None,
             training: self.training,
         }
     }
@@ -112,13 +116,19 @@ impl TrainedModel {
 impl ModelCalls for TrainedModel {
     fn hidden(&self, tokens: &Tensor, positions: Option<&Tensor>, segments: Option<&Tensor>) -> Result<Tensor> {
         let borrowed = |tensor: &Tensor| Rc::new(Tensor::borrowed(&self.compute, tensor.handle()));
-        let forward =
-            Forward { positions: positions.map(borrowed), segments: segments.map(borrowed), ..self.forward(tokens)? };
-        self.model.hidden(&self.context(forward), tokens)
+        let (positions, segments) = (positions.map(borrowed), segments.map(borrowed));
+        let auxiliary = self.auxiliary.as_ref().map(|losses| (losses, OfPass::default()));
+        let of_pass = auxiliary.as_ref().map(|(_, of_pass)| of_pass.clone());
+        let forward = Forward { positions, segments, auxiliary: of_pass, ..self.forward(tokens)? };
+        let hidden = self.model.hidden(&self.context(forward), tokens)?;
+        if let Some((losses, of_pass)) = auxiliary {
+            losses.add(of_pass);
+        }
+        Ok(hidden)
     }
 
     fn head(&self, hidden: &Tensor) -> Result<Tensor> {
-        logits(&self.head, &self.context(self.forward_of(0, 0)), hidden)
+        logits(&self.model.spec().head, &self.context(self.forward_of(0, 0)), hidden)
     }
 
     /// Head and loss go together, in pieces where all logits would be large: then no more than a piece of them is ever kept,
@@ -126,7 +136,8 @@ impl ModelCalls for TrainedModel {
     fn token_losses(&self, hidden: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let [rows, width] = <[usize; 2]>::try_from(hidden.shape()?)
             .map_err(|shape| Error::plugin(format!("hidden states of rows have the shape [N, D], not {shape:?}")))?;
-        let piece = (self.logits_bytes / (self.vocabulary_size.max(1) * size_of::<f32>())).max(1);
+        let ModelSpec { head, vocabulary_size, .. } = self.model.spec();
+        let piece = (self.logits_bytes / ((*vocabulary_size).max(1) * size_of::<f32>())).max(1);
         if rows <= piece {
             return self.head(hidden)?.cross_entropy(targets);
         }
@@ -136,12 +147,12 @@ impl ModelCalls for TrainedModel {
             let end = (start + piece).min(rows) as i64;
             let hidden = hidden.slice(&[start as i64, 0], &[end, width as i64])?;
             let targets = targets.slice(&[start as i64], &[end])?;
-            let head = self.head.clone();
+            let model = self.model.clone();
             let function = move |ctx: &ModelContext, inputs: &[Tensor]| {
                 let [hidden, targets] = inputs else { return Err(Error::other("a head takes two inputs")) };
-                Ok(vec![logits(&head, ctx, hidden)?.cross_entropy(targets)?])
+                Ok(vec![logits(&model.spec().head, ctx, hidden)?.cross_entropy(targets)?])
             };
-            losses.extend(forward.run_block(&self.head.name, &[&hidden, &targets], Rc::new(function), true)?);
+            losses.extend(forward.run_block(&head.name, &[&hidden, &targets], Rc::new(function), true)?);
         }
         Tensor::concatenate(&losses.iter().collect::<Vec<_>>(), 0)
     }
@@ -174,8 +185,8 @@ fn logits(head: &Head, ctx: &ModelContext, hidden: &Tensor) -> Result<Tensor> {
 }
 
 /// Refuses a tokenizer that makes ids the model has no row for.
-pub fn check_vocabulary(model: &dyn Model, directory: &Directory, tokenizer: usize) -> Result<(), Failure> {
-    let rows = model.spec().vocabulary_size;
+pub fn check_vocabulary(model: &ModelSpec, directory: &Directory, tokenizer: usize) -> Result<(), Failure> {
+    let rows = model.vocabulary_size;
     if tokenizer <= rows {
         return Ok(());
     }

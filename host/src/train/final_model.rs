@@ -1,6 +1,6 @@
 //! What a finished run leaves behind: the final model and the picture of the loss.
 
-use mdt_plugin_api::{Event, HostServices};
+use mdt_plugin_api::{Event, HostServices, ModelSpec};
 
 use super::update::Learner;
 use super::{Run, observe};
@@ -9,7 +9,7 @@ use crate::config::Exported;
 use crate::exit::{Failure, Status};
 use crate::export::Export;
 use crate::metrics;
-use crate::model::Parameters;
+use crate::model::{Parameters, as_stored};
 use crate::progress;
 use crate::storage::Array;
 
@@ -19,12 +19,14 @@ impl Run<'_> {
         let Some(store) = &self.output.store else { return Ok(()) };
         let output = &self.settings().output_dir;
         let (job, checkpoint, help) = (self.job, store.path(self.done), self.how_to_continue());
-        let config = self.learner.objective.model.spec().config;
+        let described = self.learner.objective.model.clone();
+        let ModelSpec { config, parameters: specs, .. } = described.spec();
         let learner = &mut self.learner;
         let (source, tokenizer) = (&self.model, &self.tokenizer_files);
         let cancelled = || job.services.cancelled();
         let write = |trained: &[Array<'_>], frozen: &[Array<'_>]| {
-            let export = Export { source, tokenizer, config: &config, parameters: &[trained, frozen].concat() };
+            let parameters = as_stored(specs, &[trained, frozen].concat());
+            let export = Export { source, tokenizer, config, parameters: &parameters };
             export.write(output, &cancelled).map_err(|failure| match failure.status() {
                 Status::Interrupted => failure.at(checkpoint.display()).help(help),
                 _ => failure,

@@ -3,20 +3,20 @@
 use std::path::Path;
 use std::rc::Rc;
 
-use mdt_plugin_api::{Compute, Handle, Model, TrainerContext};
+use mdt_plugin_api::{Compute, Handle, ModelSpec, TrainerContext};
 
 use super::agree;
 use crate::exit::{Failure, Status};
 use crate::job::{Job, OpenedModel};
 use crate::memory::{gibibytes, memory};
-use crate::model::{Directory, FrozenModels, Parameters, TrainedModel};
+use crate::model::{DescribedModel, Directory, FrozenModels, Parameters, TrainedModel};
 use crate::peers::Peers;
 use crate::storage::Array;
 
 /// A model that is not trained, and its weights. Compute thread only.
 struct FrozenModel {
     name: String,
-    model: Rc<dyn Model>,
+    model: DescribedModel,
     parameters: Parameters,
 }
 
@@ -37,7 +37,7 @@ impl Frozen {
             )
             .help("give the model another name"));
         }
-        let trained = elements(&*opened.model);
+        let trained = elements(opened.model.spec());
         let mut sizes = vec![("the trained model".to_owned(), trained)];
         let needs_reference = opened.trainer.reference.as_ref().is_some_and(|ability| ability.needs_reference());
         if needs_reference {
@@ -47,17 +47,17 @@ impl Frozen {
         for (name, settings) in models {
             let (directory, model) =
                 open(job, &settings.path).map_err(|failure| failure.at(format!("trainer.models.{name}")))?;
-            sizes.push((name.clone(), elements(&*model)));
+            sizes.push((name.clone(), elements(model.spec())));
             others.push((name.clone(), directory, model));
         }
         require_memory(&sizes)?;
         let mut frozen = Vec::new();
         if needs_reference {
-            let (name, model) = (TrainerContext::REFERENCE.to_owned(), Rc::clone(&opened.model));
+            let (name, model) = (TrainerContext::REFERENCE.to_owned(), opened.model.clone());
             frozen.push(FrozenModel { name, model, parameters: opened.model_weights()? });
         }
         for (name, directory, model) in others {
-            let parameters = Parameters::read(&opened.compute, model.spec().parameters, &directory)?;
+            let parameters = Parameters::read(&opened.compute, model.spec().parameters.clone(), &directory)?;
             frozen.push(FrozenModel { name, model, parameters });
         }
         Ok(Self(frozen))
@@ -104,16 +104,16 @@ impl Frozen {
     }
 }
 
-fn open(job: &Job, path: &Path) -> Result<(Directory, Rc<dyn Model>), Failure> {
+fn open(job: &Job, path: &Path) -> Result<(Directory, DescribedModel), Failure> {
     let directory = Directory::open(path)?;
     let model = job.other_model(&directory)?;
     Parameters::check(&model.spec().parameters, &directory)?;
     Ok((directory, model))
 }
 
-fn elements(model: &dyn Model) -> u64 {
+fn elements(model: &ModelSpec) -> u64 {
     let elements = |shape: &[usize]| shape.iter().fold(1_u64, |size, &axis| size.saturating_mul(axis as u64));
-    model.spec().parameters.iter().map(|spec| elements(&spec.shape)).fold(0, u64::saturating_add)
+    model.parameters.iter().map(|spec| elements(&spec.shape)).fold(0, u64::saturating_add)
 }
 
 /// Checks that the weights of all models fit into memory together; one alone is checked elsewhere.

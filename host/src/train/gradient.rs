@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use mdt_plugin_api::register::TrainerComponent;
 use mdt_plugin_api::{
-    Batch, Compute, Error, Handle, HostBatch, Metric, Model, Result, SharedTokenizer, Tensor, TrainerContext,
+    Batch, Compute, Error, Handle, HostBatch, Metric, Result, SharedTokenizer, Tensor, TrainerContext,
 };
 
 use super::accumulate::Sums;
@@ -12,14 +12,16 @@ use super::frozen::Frozen;
 use crate::config::Packing;
 use crate::data::ItemLimits;
 use crate::job::{Job, OpenedModel};
-use crate::model::{BoundWeights, FrozenModels, Parameters, TrainedModel, Training};
+use crate::model::{
+    AuxiliaryLoss, AuxiliaryLosses, BoundWeights, DescribedModel, FrozenModels, Parameters, TrainedModel, Training,
+};
 use crate::sampling::FirstDrawn;
 use crate::staging;
 
 /// A model and a trainer's loss on a device. Compute thread only.
 pub struct Objective {
     pub compute: Rc<dyn Compute>,
-    pub model: Rc<dyn Model>,
+    pub model: DescribedModel,
     /// What turns rows into batches, and batches into a loss.
     pub trainer: TrainerComponent,
     /// Its name, for errors.
@@ -70,7 +72,7 @@ impl Objective {
             let batch = Batch::new(names.iter().cloned().zip(tensors).collect());
             let loss = self.loss(weights, models, &batch, Some(training))?;
             metrics = loss.metrics;
-            loss.values.into_iter().map(Tensor::into_handle).collect()
+            [loss.objective].into_iter().chain(loss.values).map(Tensor::into_handle).collect()
         };
         // The weights of frozen models are inputs too: the function captures none, and no gradient reaches them.
         let mut handles = [frozen.clone(), self.frozen.handles()].concat();
@@ -79,11 +81,15 @@ impl Objective {
         let owned = |handles: Vec<Handle>| -> Vec<Tensor> {
             handles.into_iter().map(|handle| Tensor::from_handle(&self.compute, handle)).collect()
         };
-        let (values, gradients) = (owned(result.values), owned(result.gradients));
+        let (mut values, gradients) = (owned(result.values), owned(result.gradients));
         let all: Vec<Handle> = values.iter().chain(&gradients).map(Tensor::handle).collect();
         self.compute.eval(&all)?;
+        if values.is_empty() {
+            return Err(too_few_values());
+        }
+        let objective = values.remove(0);
 
-        Ok((gradients, LossValues { values, metrics }.read(batch)?))
+        Ok((gradients, LossValues { objective, values, metrics }.read(batch)?))
     }
 
     /// The loss alone.
@@ -106,24 +112,35 @@ impl Objective {
         batch: &Batch,
         training: Option<Training>,
     ) -> Result<LossValues> {
-        let model = TrainedModel::new(&self.model, weights, &self.compute).with_frozen(frozen);
+        let auxiliary = AuxiliaryLosses::default();
+        let model =
+            TrainedModel::new(&self.model, weights, &self.compute).with_frozen(frozen).with_auxiliary(&auxiliary);
         let model = match training {
             Some(training) => model.in_training(training),
             None => model,
         };
         let ctx = TrainerContext::new(Rc::new(model), Rc::clone(&self.compute));
         let loss = self.trainer.loss(&ctx, batch)?;
+        let mut objective = loss.sum.try_clone()?;
+        let mut all_metrics = loss.metrics;
+        for AuxiliaryLoss { name, value, weighted } in auxiliary.means()? {
+            objective = (&objective + &(&weighted * &loss.weight)?)?;
+            all_metrics.push(Metric { name, sum: (&value * &loss.weight)?, weight: loss.weight.try_clone()? });
+        }
         let (mut values, mut metrics) = (vec![loss.sum, loss.weight], Vec::new());
-        for Metric { name, sum, weight } in loss.metrics {
+        for Metric { name, sum, weight } in all_metrics {
             metrics.push(name);
             values.extend([sum, weight]);
         }
-        Ok(LossValues { values, metrics })
+        Ok(LossValues { objective, values, metrics })
     }
 }
 
-/// The scalars of a loss on the device: its sum, its weight, sum and weight of each metric.
+/// The scalars of a loss on the device.
 struct LossValues {
+    /// What is differentiated: the sum of the loss, and of the model's auxiliary losses times the weight.
+    objective: Tensor,
+    /// The sum of the loss, its weight, sum and weight of each metric.
     values: Vec<Tensor>,
     /// The names of the metrics.
     metrics: Vec<String>,
@@ -133,7 +150,7 @@ impl LossValues {
     fn read(&self, batch: &HostBatch) -> Result<Sums> {
         let values = self.values.iter().map(Tensor::item).collect::<Result<Vec<_>>>()?;
         let [loss, weight, metrics @ ..] = values.as_slice() else {
-            return Err(Error::plugin("the compute plugin gave fewer values back than the loss has"));
+            return Err(too_few_values());
         };
         let mut sums = Sums::of_numbers([*loss, *weight, batch.tokens as f64, batch.supervised_tokens as f64]);
         for (name, &[sum, weight]) in self.metrics.iter().zip(metrics.as_chunks().0) {
@@ -141,4 +158,8 @@ impl LossValues {
         }
         Ok(sums)
     }
+}
+
+fn too_few_values() -> Error {
+    Error::plugin("the compute plugin gave fewer values back than the loss has")
 }

@@ -37,6 +37,8 @@ interfaces! {
     "host.forward/1" HostForward ForwardPassFunctions {
         /// [`ModelHost::linears`]; a slot for each.
         fn apply_linears(names: RSlice<'_, RStr<'_>>, x: u64, results: RSliceMut<'_, u64>);
+        /// [`ModelHost::expert_linears`]; a slot for each.
+        fn apply_expert_linears(names: RSlice<'_, RStr<'_>>, x: u64, experts: u64, results: RSliceMut<'_, u64>);
         /// [`ModelHost::embedding`].
         fn look_up(name: RStr<'_>, ids: u64, result: &mut u64);
         /// [`ModelHost::parameter`]; 0 where there is none.
@@ -51,6 +53,12 @@ interfaces! {
         );
         /// [`ModelHost::block`]; the function is an object with `model.block/1`, which is the host's from then on.
         fn run_block(name: RStr<'_>, inputs: RSlice<'_, u64>, function: &mut RawObject, results: &RawSink<'_, u64>);
+        /// [`ModelHost::auxiliary_loss`].
+        fn add_auxiliary_loss(name: RStr<'_>, value: u64, coefficient: f64);
+        /// [`ModelHost::earlier`]; 0 where there is none.
+        fn earlier_state(name: RStr<'_>, result: &mut u64);
+        /// [`ModelHost::keep`].
+        fn keep_state(name: RStr<'_>, tensor: u64);
         /// [`ModelHost::key`].
         fn random_key(place: RStr<'_>, key: &mut u64);
         /// [`ModelHost::pass`].
@@ -81,13 +89,21 @@ replies! { ModelSpec }
 exports! { LocalHost: HostForward; Rc<BlockFunction>: ModelBlock; ModelComponent: ModelForward; }
 
 impl ForwardPassFunctions for LocalHost {
-    fn apply_linears(&self, names: RSlice<'_, RStr<'_>>, x: u64, mut results: RSliceMut<'_, u64>) -> Result<()> {
+    fn apply_linears(&self, names: RSlice<'_, RStr<'_>>, x: u64, results: RSliceMut<'_, u64>) -> Result<()> {
         let names: Vec<&str> = names.iter().map(RStr::as_str).collect();
-        let tensors = self.0.linears(&names, &Tensor::borrowed(&self.1, x))?;
-        for (slot, tensor) in results.iter_mut().zip(tensors) {
-            *slot = tensor.into_handle()?;
-        }
-        Ok(())
+        give(self.0.linears(&names, &Tensor::borrowed(&self.1, x))?, results)
+    }
+
+    fn apply_expert_linears(
+        &self,
+        names: RSlice<'_, RStr<'_>>,
+        x: u64,
+        experts: u64,
+        results: RSliceMut<'_, u64>,
+    ) -> Result<()> {
+        let names: Vec<&str> = names.iter().map(RStr::as_str).collect();
+        let [x, experts] = [x, experts].map(|handle| Tensor::borrowed(&self.1, handle));
+        give(self.0.expert_linears(&names, &x, &experts)?, results)
     }
 
     fn look_up(&self, name: RStr<'_>, ids: u64, result: &mut u64) -> Result<()> {
@@ -152,6 +168,19 @@ impl ForwardPassFunctions for LocalHost {
         Ok(())
     }
 
+    fn add_auxiliary_loss(&self, name: RStr<'_>, value: u64, coefficient: f64) -> Result<()> {
+        self.0.auxiliary_loss(name.as_str(), &Tensor::borrowed(&self.1, value), coefficient)
+    }
+
+    fn earlier_state(&self, name: RStr<'_>, result: &mut u64) -> Result<()> {
+        *result = self.0.earlier(name.as_str())?.map_or(Ok(0), Tensor::into_handle)?;
+        Ok(())
+    }
+
+    fn keep_state(&self, name: RStr<'_>, tensor: u64) -> Result<()> {
+        self.0.keep(name.as_str(), &Tensor::borrowed(&self.1, tensor))
+    }
+
     fn random_key(&self, place: RStr<'_>, key: &mut u64) -> Result<()> {
         *key = self.0.key(place.as_str());
         Ok(())
@@ -162,6 +191,14 @@ impl ForwardPassFunctions for LocalHost {
         *pass = RawPass { training, length };
         Ok(())
     }
+}
+
+/// Fills a slot for each tensor.
+fn give(tensors: Vec<Tensor>, mut slots: RSliceMut<'_, u64>) -> Result<()> {
+    for (slot, tensor) in slots.iter_mut().zip(tensors) {
+        *slot = tensor.into_handle()?;
+    }
+    Ok(())
 }
 
 /// The host on a model's side.
@@ -175,14 +212,36 @@ impl LoadedHost {
     fn tensor(&self, call: impl FnOnce(&Imported<HostForward>, &mut u64) -> Result<()>) -> Result<Tensor> {
         Ok(Tensor::from_handle(&self.compute, filled(|result| call(&self.functions, result))?))
     }
+
+    fn tensor_or_none(
+        &self,
+        call: impl FnOnce(&Imported<HostForward>, &mut u64) -> Result<()>,
+    ) -> Result<Option<Tensor>> {
+        let handle = filled(|result| call(&self.functions, result))?;
+        Ok((handle != 0).then(|| Tensor::from_handle(&self.compute, handle)))
+    }
+
+    /// A tensor for each name.
+    fn tensors(
+        &self,
+        names: &[&str],
+        call: impl FnOnce(&Imported<HostForward>, RSlice<'_, RStr<'_>>, RSliceMut<'_, u64>) -> Result<()>,
+    ) -> Result<Vec<Tensor>> {
+        let mut handles = vec![0; names.len()];
+        let names: Vec<RStr<'_>> = names.iter().map(|&name| name.into()).collect();
+        call(&self.functions, names.as_slice().into(), handles.as_mut_slice().into())?;
+        Ok(handles.into_iter().map(|handle| Tensor::from_handle(&self.compute, handle)).collect())
+    }
 }
 
 impl ModelHost for LoadedHost {
     fn linears(&self, names: &[&str], x: &Tensor) -> Result<Vec<Tensor>> {
-        let mut handles = vec![0; names.len()];
-        let names: Vec<RStr<'_>> = names.iter().map(|&name| name.into()).collect();
-        self.functions.apply_linears(names.as_slice().into(), x.handle(), handles.as_mut_slice().into())?;
-        Ok(handles.into_iter().map(|handle| Tensor::from_handle(&self.compute, handle)).collect())
+        self.tensors(names, |host, names, results| host.apply_linears(names, x.handle(), results))
+    }
+
+    fn expert_linears(&self, names: &[&str], x: &Tensor, experts: &Tensor) -> Result<Vec<Tensor>> {
+        let (x, experts) = (x.handle(), experts.handle());
+        self.tensors(names, |host, names, results| host.apply_expert_linears(names, x, experts, results))
     }
 
     fn embedding(&self, name: &str, ids: &Tensor) -> Result<Tensor> {
@@ -190,8 +249,7 @@ impl ModelHost for LoadedHost {
     }
 
     fn parameter(&self, name: &str) -> Result<Option<Tensor>> {
-        let handle = filled(|result| self.functions.parameter_named(name.into(), result))?;
-        Ok((handle != 0).then(|| Tensor::from_handle(&self.compute, handle)))
+        self.tensor_or_none(|host, result| host.parameter_named(name.into(), result))
     }
 
     fn positions(&self) -> Result<Tensor> {
@@ -216,6 +274,18 @@ impl ModelHost for LoadedHost {
         let inputs = inputs.as_slice().into();
         let handles = collected(|results| self.functions.run_block(name.into(), inputs, &mut function, &results))?;
         Ok(handles.into_iter().map(|handle| Tensor::from_handle(&self.compute, handle)).collect())
+    }
+
+    fn auxiliary_loss(&self, name: &str, value: &Tensor, coefficient: f64) -> Result<()> {
+        self.functions.add_auxiliary_loss(name.into(), value.handle(), coefficient)
+    }
+
+    fn earlier(&self, name: &str) -> Result<Option<Tensor>> {
+        self.tensor_or_none(|host, result| host.earlier_state(name.into(), result))
+    }
+
+    fn keep(&self, name: &str, tensor: &Tensor) -> Result<()> {
+        self.functions.keep_state(name.into(), tensor.handle())
     }
 
     fn key(&self, place: &str) -> u64 {

@@ -23,7 +23,7 @@ c_struct! {
     "MdtUpdate" RawUpdate<'a> {
         name: RStr<'a>,
         shape: RSlice<'a, usize>,
-        /// 0 other, 1 linear, 2 embedding, 3 norm; another number is other.
+        /// 0 other, 1 linear, 2 embedding, 3 norm, 4 experts; another number is other.
         role: u32,
         /// 0 `[out, in]`, 1 `[in, out]`.
         layout: u32,
@@ -142,6 +142,7 @@ impl<'a> From<&RawUpdate<'a>> for Update<'a> {
                 1 => Role::Linear,
                 2 => Role::Embedding,
                 3 => Role::Norm,
+                4 => Role::Experts,
                 _ => Role::Other,
             },
             layout: if raw.layout == 1 { Layout::InOut } else { Layout::OutIn },
@@ -163,6 +164,7 @@ impl<'a> From<&Update<'a>> for RawUpdate<'a> {
                 Role::Linear => 1,
                 Role::Embedding => 2,
                 Role::Norm => 3,
+                Role::Experts => 4,
             },
             layout: match update.layout {
                 Layout::OutIn => 0,

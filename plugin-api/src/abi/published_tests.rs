@@ -131,6 +131,8 @@ fn no_published_record_changes_its_bytes() {
     let parameters = vec![
         parameter("embedding.weight", Role::Embedding, Init::Normal { std: 0.02 }).alias("model.embedding.weight"),
         parameter("linear.weight", Role::Linear, Init::Zeros).in_out(),
+        parameter("experts.weight", Role::Experts, Init::Zeros)
+            .stacked_from((0..4).map(|e| format!("expert.{e}.weight"))),
         parameter("norm.weight", Role::Norm, Init::Ones).frozen(),
         parameter("head.weight", Role::Other, Init::Zeros).tied_to("embedding.weight"),
     ];

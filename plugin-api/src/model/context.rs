@@ -24,6 +24,8 @@ pub struct Pass {
 pub trait ModelHost {
     /// Several linear layers of one input; see [`ModelContext::linear`].
     fn linears(&self, names: &[&str], x: &Tensor) -> Result<Vec<Tensor>>;
+    /// Several linear layers of experts of one input; see [`ModelContext::expert_linears`].
+    fn expert_linears(&self, names: &[&str], x: &Tensor, experts: &Tensor) -> Result<Vec<Tensor>>;
     /// See [`ModelContext::embedding`].
     fn embedding(&self, name: &str, ids: &Tensor) -> Result<Tensor>;
     /// A parameter by its full name; none where the model declares none of this name.
@@ -36,6 +38,12 @@ pub trait ModelHost {
     fn attention(&self, name: &str, qkv: [&Tensor; 3], options: &Attention) -> Result<Tensor>;
     /// See [`ModelContext::block`].
     fn block(&self, name: &str, inputs: &[&Tensor], function: Rc<BlockFunction>) -> Result<Vec<Tensor>>;
+    /// See [`ModelContext::auxiliary_loss`].
+    fn auxiliary_loss(&self, name: &str, value: &Tensor, coefficient: f64) -> Result<()>;
+    /// See [`ModelContext::earlier`].
+    fn earlier(&self, name: &str) -> Result<Option<Tensor>>;
+    /// See [`ModelContext::keep`].
+    fn keep(&self, name: &str, tensor: &Tensor) -> Result<()>;
     /// See [`ModelContext::key`].
     fn key(&self, place: &str) -> u64;
     /// What this pass is for.
@@ -85,6 +93,27 @@ impl ModelContext {
     /// Several linear layers of one input, which the host may compute as one product.
     pub fn linears<const N: usize>(&self, names: [&str; N], x: &Tensor) -> Result<[Tensor; N]> {
         exactly(self.host.linears(&names, x)?, "linear layers")
+    }
+
+    /// A linear layer of experts: `<name>.weight` is `[E, out, in]` and, where the model declares one, `<name>.bias`
+    /// `[E, out]`. Of N tokens each has K experts, `experts` `[N, K]`, int32; x is `[N, K, in]`, or `[N, 1, in]` where all
+    /// experts of a token have the same input. The result is `[N, K, out]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit; an expert that there is none of, which is an error when the result is evaluated.
+    pub fn expert_linear(&self, name: &str, x: &Tensor, experts: &Tensor) -> Result<Tensor> {
+        let [result] = self.expert_linears([name], x, experts)?;
+        Ok(result)
+    }
+
+    /// Several linear layers of experts of one input, which the host may compute as one product.
+    pub fn expert_linears<const N: usize>(
+        &self,
+        names: [&str; N],
+        x: &Tensor,
+        experts: &Tensor,
+    ) -> Result<[Tensor; N]> {
+        exactly(self.host.expert_linears(&names, x, experts)?, "linear layers of experts")
     }
 
     /// Rows of `<name>.weight` at these ids; ids `[..]`, result `[.., D]`.
@@ -143,23 +172,55 @@ impl ModelContext {
         self.host.attention(name, [queries, keys, values], options)
     }
 
-    /// Computes a part of the model, such as a layer, which has the parameters `<name>.*`.
+    /// Computes a part of the model, such as a layer, which has the parameters `<name>.*`; the function returns a tensor, or
+    /// an array of them.
     ///
     /// The host may compute it again instead of keeping what lies inside of it. So the function is pure; it gets all
     /// tensors that it uses as `inputs` and by the names of the block's own parameters, from the context that it is given. A
     /// tensor that it takes from elsewhere would get no gradient, and is an error when the block is computed again.
-    pub fn block<const N: usize>(
+    pub fn block<const N: usize, R: BlockResults>(
         &self,
         name: &str,
         inputs: [&Tensor; N],
-        function: impl Fn(&ModelContext, [&Tensor; N]) -> Result<Tensor> + 'static,
-    ) -> Result<Tensor> {
+        function: impl Fn(&ModelContext, [&Tensor; N]) -> Result<R> + 'static,
+    ) -> Result<R> {
         let function = move |ctx: &ModelContext, inputs: &[Tensor]| {
             let inputs = exactly(inputs.iter().collect(), "inputs of a block")?;
-            Ok(vec![function(ctx, inputs)?])
+            Ok(function(ctx, inputs)?.into_tensors())
         };
-        let [result] = exactly(self.host.block(name, &inputs, Rc::new(function))?, "results of a block")?;
-        Ok(result)
+        R::from_tensors(self.host.block(name, &inputs, Rc::new(function))?)
+    }
+
+    /// Adds `coefficient · value` to what is trained: a loss of the model's own, such as one that balances its experts. `value`
+    /// is a scalar. A block may call it too.
+    ///
+    /// In training the host differentiates, for each micro-batch, the trainer's summed loss plus its weight times
+    /// `coefficient · value`, and divides all by the sum of the weights: the gradient of an update is that of the mean loss plus
+    /// the mean over its micro-batches of `coefficient · value`, weighted by their weights. `value` is a metric of this name,
+    /// with the same mean, in evaluations as `eval_<name>`; `loss` and `eval_loss` stay the trainer's. Values of one name in
+    /// one forward pass are added up; of several passes over one micro-batch the mean is taken. In a frozen model, and when text
+    /// is generated, nothing happens.
+    ///
+    /// # Errors
+    /// `value` is no scalar.
+    pub fn auxiliary_loss(&self, name: &str, value: &Tensor, coefficient: f64) -> Result<()> {
+        self.host.auxiliary_loss(name, value, coefficient)
+    }
+
+    /// What [`ModelContext::keep`] kept under this name in the pass over the tokens before these, for state that is neither keys
+    /// nor values: of convolutions, of recurrent layers. `None` where these tokens begin a sequence, and in every pass that is
+    /// not part of a generation.
+    ///
+    /// What a layer computes of a sequence in pieces, with what it kept, is what it computes of the whole. In a pass with
+    /// packed rows a document begins where [`ModelContext::positions`] are 0: no state may reach over that.
+    pub fn earlier(&self, name: &str) -> Result<Option<Tensor>> {
+        self.host.earlier(name)
+    }
+
+    /// Keeps a tensor under a name for the tokens that follow, in the place of an earlier one. All rows of such a pass have the
+    /// same number of tokens, none of them padding. Where no tokens follow, in training and evaluation, nothing is kept.
+    pub fn keep(&self, name: &str, tensor: &Tensor) -> Result<()> {
+        self.host.keep(name, tensor)
     }
 
     /// The key of random numbers at a place of the model (`h.0.attn_dropout`): a function of the job's seed, the update, the
@@ -200,6 +261,38 @@ impl ModelContext {
     /// What the host does.
     pub fn host(&self) -> &Rc<dyn ModelHost> {
         &self.host
+    }
+}
+
+/// The results of a block: a tensor, or an array of them.
+pub trait BlockResults: Sized {
+    /// In their order.
+    fn into_tensors(self) -> Vec<Tensor>;
+    /// The same back.
+    ///
+    /// # Errors
+    /// Another number of tensors.
+    fn from_tensors(tensors: Vec<Tensor>) -> Result<Self>;
+}
+
+impl<const N: usize> BlockResults for [Tensor; N] {
+    fn into_tensors(self) -> Vec<Tensor> {
+        self.into()
+    }
+
+    fn from_tensors(tensors: Vec<Tensor>) -> Result<Self> {
+        exactly(tensors, "results of a block")
+    }
+}
+
+impl BlockResults for Tensor {
+    fn into_tensors(self) -> Vec<Tensor> {
+        vec![self]
+    }
+
+    fn from_tensors(tensors: Vec<Tensor>) -> Result<Self> {
+        let [tensor] = exactly(tensors, "results of a block")?;
+        Ok(tensor)
     }
 }
 

@@ -29,6 +29,11 @@ pub struct ParameterSpec {
     /// Other names that files have for it, tried in this order where its name is absent. It is saved under its name.
     #[serde(default)]
     pub aliases: Vec<String>,
+    /// The names of the tensors that files have in its place, one for each place of its first axis and each of the shape of
+    /// the other axes; none where files have one tensor. It is loaded from these unless a file has it whole, under its name
+    /// or an alias, and saved as these.
+    #[serde(default)]
+    pub stacked_from: Vec<String>,
     /// Whether it is trained. One that is not has no gradient and no optimizer state; it is saved with the model.
     #[serde(default = "trainable")]
     pub trainable: bool,
@@ -49,6 +54,7 @@ impl ParameterSpec {
             layout: Layout::OutIn,
             tied_to: None,
             aliases: Vec::new(),
+            stacked_from: Vec::new(),
             trainable: true,
         }
     }
@@ -69,6 +75,12 @@ impl ParameterSpec {
         self
     }
 
+    /// Made of these tensors of files, in their order along its first axis:
+    /// `.stacked_from((0..8).map(|e| format!("model.layers.0.block_sparse_moe.experts.{e}.w1.weight")))`.
+    pub fn stacked_from(self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self { stacked_from: names.into_iter().map(Into::into).collect(), ..self }
+    }
+
     /// Not trained.
     pub fn frozen(self) -> Self {
         Self { trainable: false, ..self }
@@ -85,6 +97,9 @@ impl ParameterSpec {
 pub enum Role {
     /// The weight of a linear layer, the head's too unless it is tied to an embedding.
     Linear,
+    /// The weights of linear layers of as many experts, `[E, out, in]`. An optimizer that works on matrices (Muon) takes it
+    /// for E of them.
+    Experts,
     /// A table whose rows are looked up.
     Embedding,
     /// The weight or bias of a norm.

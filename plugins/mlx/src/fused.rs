@@ -16,7 +16,7 @@ mod tests;
 use std::ffi::CStr;
 
 use mlx_rs::error::{Exception, Result};
-use mlx_rs::{Array, Dtype};
+use mlx_rs::{Array, Dtype, ops};
 
 /// Picks the primitive where all these arrays are f32 and the stream is a CPU's, else the composition.
 macro_rules! fused_or_composed {
@@ -257,6 +257,49 @@ pub fn linear(x: &Array, weight: &Array) -> Result<Array> {
         return composed::linear(x, weight);
     }
     fused_or_composed!([x, weight], linear(x, weight))
+}
+
+/// Products with a matrix for each row: x `[N, 1 or K, in]`, weight `[E, out, in]`, indices `[N, K]` int32; result `[N, K, out]`.
+///
+/// # Errors
+/// Other shapes or types. An index outside the matrices fails the evaluation.
+pub fn gather_linear(x: &Array, weight: &Array, indices: &Array) -> Result<Array> {
+    let fits = x.ndim() == 3
+        && weight.ndim() == 3
+        && indices.ndim() == 2
+        && indices.dtype() == Dtype::Int32
+        && x.dim(0) == indices.dim(0)
+        && (x.dim(1) == 1 || x.dim(1) == indices.dim(1))
+        && x.dim(2) == weight.dim(2)
+        && x.dim(2) > 0
+        && x.dtype() == weight.dtype()
+        && matches!(x.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
+    let expected = "x [N, 1 or K, in], a weight [E, out, in] of its type and int32 indices [N, K]";
+    expect(fits, "gather_linear", expected, &[x, weight, indices])?;
+    let (each, out) = (indices.dim(1), weight.dim(1));
+    // A function that is computed again is differentiated by all that it is given.
+    let indices = mlx_rs::stop_gradient(indices)?.reshape(&[-1])?;
+    let indices = checked_indices(c"gather_linear", &indices, weight.dim(0), false)?;
+    if indices.size() == 0 {
+        return ops::zeros_dtype(&[x.dim(0), each, out], x.dtype());
+    }
+    // The rows of one matrix one after another, so that each matrix is multiplied once.
+    let order = ops::argsort_axis(&indices, 0)?;
+    let places = if x.dim(1) == 1 { order.floor_divide(Array::from_int(each))? } else { order.clone() };
+    let (rows, groups) = (x.reshape(&[-1, x.dim(2)])?.take_axis(places, 0)?, indices.take_axis(&order, 0)?);
+    let products = grouped_linear(&rows, weight, &groups)?;
+    products.take_axis(ops::argsort_axis(&order, 0)?, 0)?.reshape(&[x.dim(0), each, out])
+}
+
+/// Products of rows `[R, in]` with the matrices of a weight `[E, out, in]` that rising indices `[R]` name; result `[R, out]`.
+fn grouped_linear(rows: &Array, weight: &Array, groups: &Array) -> Result<Array> {
+    // On a CPU MLX's own product is of f32 only, and of one row at a time.
+    #[cfg(mdt_native)]
+    if native::applies(&[]) {
+        let [rows_f32, weight] = [rows.as_dtype(Dtype::Float32)?, weight.as_dtype(Dtype::Float32)?];
+        return native::grouped_linear(&rows_f32, &weight, groups)?.as_dtype(rows.dtype());
+    }
+    composed::grouped_linear(rows, weight, groups)
 }
 
 fn last(array: &Array) -> Option<i32> {

@@ -63,8 +63,10 @@ const OPERATIONS: &[Operation] = &[
     call(OpKind::ARGMAX, 1..=1, &["axis"], reduce::argmax),
     call(OpKind::LOG_SUM_EXP, 1..=1, &["axes", "keep_dims"], reduce::log_sum_exp),
     call(OpKind::SOFTMAX, 1..=1, &["axis"], reduce::softmax),
+    call(OpKind::TOP_K, 1..=1, &["axis", "count"], reduce::top_k),
     binary(OpKind::MATMUL, |a, b| a.matmul(b)),
     call(OpKind::LINEAR, 2..=3, &[], layers::linear),
+    call(OpKind::GATHER_LINEAR, 3..=3, &[], layers::gather_linear),
     call(OpKind::RESHAPE, 1..=1, &["shape"], shape::reshape),
     call(OpKind::TRANSPOSE, 1..=1, &["axes"], shape::transpose),
     call(OpKind::CONCATENATE, 1..=usize::MAX, &["axis"], shape::concatenate),
@@ -117,6 +119,7 @@ pub fn supports(kind: OpKind, attributes: &[&str], dtype: Dtype) -> bool {
     find(kind).is_some_and(|operation| {
         attributes.iter().all(|name| operation.attributes.contains(name))
             && crate::dtype::to_mlx(dtype).is_ok_and(|dtype| dtype.is_float() || !needs_real_numbers(kind))
+            && (kind, dtype) != (OpKind::GATHER_LINEAR, Dtype::F64)
     })
 }
 
@@ -124,7 +127,8 @@ pub fn supports(kind: OpKind, attributes: &[&str], dtype: Dtype) -> bool {
 fn needs_real_numbers(kind: OpKind) -> bool {
     [OpKind::RMS_NORM, OpKind::LAYER_NORM, OpKind::ROPE, OpKind::ATTENTION, OpKind::SWIGLU, OpKind::GELU]
         .contains(&kind)
-        || [OpKind::CROSS_ENTROPY, OpKind::LINEAR, OpKind::SOFTMAX, OpKind::RANDOM_UNIFORM].contains(&kind)
+        || [OpKind::CROSS_ENTROPY, OpKind::LINEAR, OpKind::GATHER_LINEAR, OpKind::SOFTMAX, OpKind::RANDOM_UNIFORM]
+            .contains(&kind)
 }
 
 /// Applies an operation, lazily.

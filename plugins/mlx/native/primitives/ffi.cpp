@@ -99,6 +99,13 @@ bool mdt_op_linear(mlx_array* out, mlx_array x, mlx_array weight, mlx_stream str
   return guarded(failure, [&] { mlx_array_set_(*out, mdt::linear(get(x), get(weight), mlx_stream_get_(stream))); });
 }
 
+bool mdt_op_grouped_linear(
+    mlx_array* out, mlx_array rows, mlx_array weight, mlx_array groups, mlx_stream stream, Failure* failure) {
+  return guarded(failure, [&] {
+    mlx_array_set_(*out, mdt::grouped_linear(get(rows), get(weight), get(groups), mlx_stream_get_(stream)));
+  });
+}
+
 bool mdt_array_is_exclusive(mlx_array a) {
   bool exclusive = false;
   Failure ignored;

@@ -44,6 +44,9 @@ array embedding(const array& table, const array& ids, Stream stream);
 // x [.., in], weight [out, in] -> [.., out].
 array linear(const array& x, const array& weight, Stream stream);
 
+// rows [R, in], weight [E, out, in], groups [R] int32, rising and below E -> [R, out].
+array grouped_linear(const array& rows, const array& weight, const array& groups, Stream stream);
+
 // Whether the array is evaluated, row-contiguous and shares its memory with no other: then it may be written in place.
 bool is_exclusive(const array& a);
 

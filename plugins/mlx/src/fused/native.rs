@@ -40,6 +40,7 @@ constructors! {
     );
     fn mdt_op_embedding([out], table: mlx_array, ids: mlx_array);
     fn mdt_op_linear([out], x: mlx_array, weight: mlx_array);
+    fn mdt_op_grouped_linear([out], rows: mlx_array, weight: mlx_array, groups: mlx_array);
 }
 
 unsafe extern "C" {
@@ -158,6 +159,13 @@ pub fn embedding(table: &Array, ids: &Array) -> Result<Array> {
 pub fn linear(x: &Array, weight: &Array) -> Result<Array> {
     // SAFETY: as in `cross_entropy`.
     build(|[out], stream, failure| unsafe { mdt_op_linear(out, x.as_ptr(), weight.as_ptr(), stream, failure) })
+        .map(|[a]| a)
+}
+
+pub fn grouped_linear(rows: &Array, weight: &Array, groups: &Array) -> Result<Array> {
+    let (rows, weight, groups) = (rows.as_ptr(), weight.as_ptr(), groups.as_ptr());
+    // SAFETY: as in `cross_entropy`.
+    build(|[out], stream, failure| unsafe { mdt_op_grouped_linear(out, rows, weight, groups, stream, failure) })
         .map(|[a]| a)
 }
 

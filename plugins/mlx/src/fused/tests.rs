@@ -176,6 +176,39 @@ fn products_and_look_ups_are_those_of_mlx() {
 }
 
 #[test]
+fn products_with_a_matrix_of_several_are_those_of_each_matrix() {
+    // Matrix 1 has no row, matrix 3 has one.
+    fn indices() -> Array {
+        Array::from_slice(&[2, 0, 3, 2, 0, 2, 2, 0, 0, 2], &[5, 2])
+    }
+    /// The products with all matrices, of which each row takes one.
+    fn by_definition(x: &[Array]) -> Result<Vec<Array>> {
+        let (rows, weight) = (ops::broadcast_to(&x[0], &[5, 2, 12])?, &x[1]);
+        let all = rows.reshape(&[10, 1, 1, 12])?.matmul(weight.swap_axes(1, 2)?)?.reshape(&[10, 4, 7])?;
+        let each = ops::arange::<i32, i32>(0, 4, 1)?.eq(indices().reshape(&[10, 1])?)?.as_dtype(Dtype::Float32)?;
+        Ok(vec![all.multiply(each.reshape(&[10, 4, 1])?)?.sum_axes(&[1], false)?.reshape(&[5, 2, 7])?])
+    }
+    for rows in [1, 2] {
+        assert_same(
+            "gather_linear",
+            |x| Ok(vec![gather_linear(&x[0], &x[1], &indices())?]),
+            by_definition,
+            &[uniform(&[5, rows, 12], 1), uniform(&[4, 7, 12], 2)],
+        );
+    }
+    // MLX's own, which takes its place on other devices.
+    fn groups() -> Array {
+        Array::from_slice(&[0, 0, 2, 2, 2, 3], &[6])
+    }
+    assert_same(
+        "grouped_linear",
+        |x| Ok(vec![grouped_linear(&x[0], &x[1], &groups())?]),
+        |x| Ok(vec![composed::grouped_linear(&x[0], &x[1], &groups())?]),
+        &[uniform(&[6, 12], 3), uniform(&[4, 7, 12], 4)],
+    );
+}
+
+#[test]
 fn a_backwards_view_is_read_in_its_own_order() {
     use mlx_rs::ops::indexing::{IndexOp, IntoStrideBy};
     Device::set_default(&Device::cpu());

@@ -19,6 +19,10 @@ pub fn linear(call: &Call<'_>) -> Outcome {
     Ok(product.add(bias)?)
 }
 
+pub fn gather_linear(call: &Call<'_>) -> Outcome {
+    Ok(fused::gather_linear(call.input(0), call.input(1), call.input(2))?)
+}
+
 pub fn rms_norm(call: &Call<'_>) -> Outcome {
     let eps = call.required::<f64>("eps")?;
     Ok(fused::rms_norm(call.input(0), call.input(1), eps as f32)?)

@@ -1,7 +1,7 @@
 //! Reductions, and softmax, which normalises with one.
 
 use mlx_rs::ops::{self, indexing};
-use mlx_rs::{Array, Dtype};
+use mlx_rs::{Array, Dtype, stop_gradient};
 
 use super::{Call, Outcome, call::narrow};
 use crate::fault::Fault;
@@ -39,6 +39,18 @@ pub fn log_sum_exp(call: &Call<'_>) -> Outcome {
 /// MLX gives unsigned indices; the boundary promises int32, which token ids are.
 pub fn argmax(call: &Call<'_>) -> Outcome {
     Ok(indexing::argmax_axis(call.input(0), call.axis()?, false)?.as_dtype(Dtype::Int32)?)
+}
+
+/// MLX sorts stably, so that equal elements keep their order.
+pub fn top_k(call: &Call<'_>) -> Outcome {
+    let (x, axis, count) = (call.input(0), call.axis()?, narrow("count", call.required("count")?)?);
+    let rank = x.ndim() as i32;
+    if !(-rank..rank).contains(&axis) || !(0..=x.dim(axis)).contains(&count) {
+        return Err(Fault::new(format!("there are no {count} elements along axis {axis}")));
+    }
+    let falling = ops::argsort_axis(stop_gradient(x)?.negative()?, axis)?;
+    let first = ops::arange::<i32, i32>(0, count, 1)?;
+    Ok(falling.take_axis(first, axis)?.as_dtype(Dtype::Int32)?)
 }
 
 /// Sums in f32 also where the input is half precision.

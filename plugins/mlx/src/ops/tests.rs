@@ -104,6 +104,60 @@ fn reductions() {
 }
 
 #[test]
+fn the_largest_elements_come_first_and_of_equal_ones_the_earlier() {
+    let compute = cpu();
+    let x = tensor(&compute, &[2, 4], &[1f32, 3.0, 3.0, -2.0, 0.5, 0.25, 7.0, 0.5]);
+    let places = x.top_k(3, -1).unwrap();
+    assert_eq!((places.shape().unwrap(), elements::<i32>(&places)), (vec![2, 3], vec![1, 2, 0, 2, 0, 3]));
+    assert_eq!(elements::<f32>(&x.take_along_axis(&places, -1).unwrap()), [3.0, 3.0, 1.0, 7.0, 0.5, 0.5]);
+    assert_eq!(elements::<i32>(&x.top_k(1, 0).unwrap()), [0, 0, 1, 1]);
+    let error = x.top_k(5, 1).unwrap_err();
+    assert!(error.message().contains("no 5 elements along axis 1"), "{error}");
+}
+
+#[test]
+fn each_row_is_multiplied_by_the_matrix_of_its_index() {
+    let compute = cpu();
+    let (experts, out, width) = (3usize, 2usize, 4usize);
+    let weight = random(5, experts * out * width);
+    let w = tensor(&compute, &[experts, out, width], &weight);
+    let indices = [2i32, 0, 0, 2, 2, 2];
+    let i = tensor(&compute, &[3, 2], &indices);
+    for rows_of_token in [1, 2] {
+        let elements_of_x = random(6, 3 * rows_of_token * width);
+        let x = tensor(&compute, &[3, rows_of_token, width], &elements_of_x);
+        let got = Tensor::op(OpKind::GATHER_LINEAR, &[&x, &w, &i], &[]).unwrap();
+        assert_eq!(got.shape().unwrap(), [3, 2, out]);
+        let mut want = Vec::new();
+        for (row, &expert) in indices.iter().enumerate() {
+            let x = &elements_of_x[row * rows_of_token / 2 * width..][..width];
+            for feature in 0..out {
+                let w = &weight[(expert as usize * out + feature) * width..][..width];
+                want.push(x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum());
+            }
+        }
+        assert_close(&elements(&got), &want, 1e-6);
+        let half = |tensor: &Tensor| tensor.cast(Dtype::BF16).unwrap();
+        let got = Tensor::op(OpKind::GATHER_LINEAR, &[&half(&x), &half(&w), &i], &[]).unwrap();
+        assert_eq!(got.tensor_type().unwrap().dtype, Dtype::BF16);
+        assert_close(&elements(&got.cast(Dtype::F32).unwrap()), &want, 3e-2);
+    }
+    let none = Tensor::op(
+        OpKind::GATHER_LINEAR,
+        &[&tensor::<f32>(&compute, &[0, 1, width], &[]), &w, &tensor::<i32>(&compute, &[0, 2], &[])],
+        &[],
+    );
+    assert_eq!(none.unwrap().shape().unwrap(), [0, 2, out]);
+    for outside in [3i32, -1] {
+        let indices = tensor(&compute, &[3, 2], &[0, 1, outside, 0, 0, 0]);
+        let x = tensor(&compute, &[3, 1, width], &[0f32; 12]);
+        let result = Tensor::op(OpKind::GATHER_LINEAR, &[&x, &w, &indices], &[]).and_then(|result| result.eval());
+        let message = result.unwrap_err().to_string();
+        assert!(message.contains("gather_linear") && message.contains(&outside.to_string()), "{message}");
+    }
+}
+
+#[test]
 fn no_exponential_turns_a_nan_into_a_number() {
     let compute = cpu();
     let nans = crate::kernels::tests::nans();
@@ -313,6 +367,7 @@ fn what_does_not_fit_is_refused_with_the_operation_and_what_was_wrong() {
         (OpKind::MATMUL, vec![&matrix, &matrix], vec![], &["matmul", "float32 [2, 3], float32 [2, 3]"]),
         (OpKind::LINEAR, vec![&matrix, &ids], vec![], &["linear", "int32 [2]"]),
         (OpKind::LINEAR, vec![&matrix, &matrix, &matrix], vec![], &["linear", "bias [out]"]),
+        (OpKind::GATHER_LINEAR, vec![&matrix, &matrix, &ids], vec![], &["gather_linear", "[E, out, in]"]),
         (OpKind::TAKE, vec![&matrix, &matrix], vec![int("axis", 0)], &["take", "integers"]),
         (OpKind::EMBEDDING, vec![&matrix, &matrix], vec![], &["embedding", "int32"]),
         (OpKind::SWIGLU, vec![&matrix, &ids], vec![], &["swiglu", "shape"]),
