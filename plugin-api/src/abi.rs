@@ -20,6 +20,11 @@ mod comm_tests;
 mod component;
 mod compute;
 mod data;
+#[cfg(test)]
+#[path = "../../tests/plugins/every_kind/src/lib.rs"]
+mod every_kind;
+#[cfg(test)]
+mod every_kind_tests;
 mod few;
 mod guard;
 mod header;

@@ -129,8 +129,18 @@ impl Marker {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Interfaces and functions that this thread has called.
+    pub(super) static CALLED: RefCell<std::collections::BTreeSet<(&'static str, &'static str)>> = const {
+        RefCell::new(std::collections::BTreeSet::new())
+    };
+}
+
 /// Marks that this thread calls a component, and gives what it was in before, for [`leave`].
 pub(super) fn enter(component: &'static str, place: &'static Place) -> Call {
+    #[cfg(test)]
+    let _ = CALLED.try_with(|called| called.borrow_mut().insert((place.interface, place.function)));
     let marker = MARKER.get().unwrap_or_else(Marker::register);
     let outer = marker.get();
     marker.set(Call { component: component.as_ptr(), length: component.len(), place });

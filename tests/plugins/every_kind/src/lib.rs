@@ -1,0 +1,65 @@
+//! A component of every kind with every ability, small and deterministic, and calls of each of their methods: what they
+//! answer is the same for a component itself, for one that was exported and imported, and for one of a loaded file.
+//!
+//! The file of each kind has the component and its calls. `mdt-plugin-api` has these files in its own tests, too: they
+//! show that no function of a table is left out.
+
+mod comm;
+mod compute;
+mod data;
+mod faults;
+mod model;
+mod observer;
+mod optimizer;
+mod recorder;
+mod source;
+mod tokenizer;
+mod trainer;
+
+pub use source::Source;
+
+use recorder::Recorder;
+
+mdt_plugin_api::plugin! {
+    compute "every_kind" => compute::Slab;
+    model "every_kind" => model::Small;
+    tokenizer "every_kind" => tokenizer::Bytes;
+    trainer "every_kind" => trainer::Counts: prepare, reference, evaluation;
+    optimizer "every_kind" => optimizer::Momentum: slices, typed_states, typed_slices, device, evaluation_weights;
+    data "every_kind" => data::Numbers;
+    comm "every_kind" => comm::Mirror;
+    observer "every_kind" => observer::Listener;
+}
+
+/// Makes a component and calls its methods.
+type Exercise = fn(&mut Recorder, &Source);
+
+/// What all components answer, a line for each call, first as they should be and then with each method failing and
+/// panicking once.
+pub fn transcript(source: &Source) -> String {
+    let kinds: [(&str, &[&str], Exercise); 8] = [
+        ("compute", compute::METHODS, compute::exercise),
+        ("model", model::METHODS, model::exercise),
+        ("tokenizer", tokenizer::METHODS, tokenizer::exercise),
+        ("trainer", trainer::METHODS, trainer::exercise),
+        ("optimizer", optimizer::METHODS, optimizer::exercise),
+        ("data", data::METHODS, data::exercise),
+        ("comm", comm::METHODS, comm::exercise),
+        ("observer", observer::METHODS, observer::exercise),
+    ];
+    let mut lines = source.describe();
+    for (kind, methods, exercise) in kinds {
+        let mut run = |title: String, mut recorder: Recorder| {
+            lines.push(format!("[{kind}{title}]"));
+            exercise(&mut recorder, source);
+            lines.extend(recorder.finish());
+        };
+        let component = source.component_name(kind);
+        run(String::new(), Recorder::new(component, None, None));
+        for method in ["create", "drop"].iter().chain(methods) {
+            run(format!(", {method} panics"), Recorder::new(component, Some(method), None));
+            run(format!(", {method} fails"), Recorder::new(component, None, Some(method)));
+        }
+    }
+    lines.join("\n") + "\n"
+}
