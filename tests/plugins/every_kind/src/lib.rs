@@ -47,14 +47,15 @@ pub fn transcript(source: &Source) -> String {
         ("comm", comm::METHODS, comm::exercise),
         ("observer", observer::METHODS, observer::exercise),
     ];
-    let mut lines = source.describe();
+    let mut lines = Vec::new();
     for (kind, methods, exercise) in kinds {
+        let component = source.component_name(kind);
+        lines.push(source.describe(kind));
         let mut run = |title: String, mut recorder: Recorder| {
             lines.push(format!("[{kind}{title}]"));
             exercise(&mut recorder, source);
             lines.extend(recorder.finish());
         };
-        let component = source.component_name(kind);
         run(String::new(), Recorder::new(component, None, None));
         for method in ["create", "drop"].iter().chain(methods) {
             run(format!(", {method} panics"), Recorder::new(component, Some(method), None));

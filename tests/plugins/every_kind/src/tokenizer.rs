@@ -43,7 +43,7 @@ impl Tokenizer for Bytes {
     fn vocabulary(&self) -> Result<Vocabulary> {
         self.0.at("vocabulary")?;
         let (prefix, stop, special) = (vec![1], vec![2, 3], vec![(1, "<s>".to_owned())]);
-        Ok(Vocabulary { size: 256, prefix, bos: Some(1), eos: None, stop, special, renders_messages: true })
+        Ok(Vocabulary { size: 256, prefix, bos: Some(1), eos: Some(2), stop, special, renders_messages: true })
     }
 
     fn encode(&self, text: &str) -> Result<Tokens> {
