@@ -177,6 +177,14 @@ fn observers_are_told_of_a_failure_and_of_an_interruption() {
     assert_eq!(names(&events), ["started", "updated", "updated", "failed"]);
     assert_says(events[3]["message"].as_str().expect("text"), &["three is too much for me"]);
 
+    let job = Job::new().set("plugins.timeout_s", 1);
+    let file = notes(&job, "a");
+    let spinning = job.set("optimizer", "ends_the_process").set("optimizer.by", "spin");
+    observers(spinning, &json!([{ "use": "notes", "file": file }])).run().failure(3);
+    let events = noted(&file);
+    assert_eq!(names(&events), ["started", "updated", "updated", "failed"]);
+    assert_says(events[3]["message"].as_str().expect("text"), &["has not come back for 1 second"]);
+
     let job = Job::new().set("trainer.max_steps", 100_000);
     let file = notes(&job, "a");
     let job = observers(job, &json!([{ "use": "notes", "file": file }]));

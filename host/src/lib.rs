@@ -3,6 +3,7 @@
 mod checkpoint;
 mod checksum;
 pub mod cli;
+mod component_files;
 pub mod config;
 mod counted;
 mod data;

@@ -1,8 +1,8 @@
 //! Observers: components that are told what happens in a run, each on a thread of its own for which training never waits.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -25,9 +25,19 @@ const GLANCE: Duration = Duration::from_millis(20);
 /// An observer, and its name for messages.
 pub type Named = (String, Box<dyn Observer>);
 
-/// The observers of a run.
-#[derive(Default)]
-pub struct Observers(Vec<Watching>);
+/// The observers of a run, until they are told of its end.
+#[derive(Clone, Default)]
+pub struct Observers(Arc<Mutex<Vec<Watching>>>);
+
+/// Those of the run of this process, for whoever ends it from another thread.
+static RUNNING: OnceLock<Observers> = OnceLock::new();
+
+/// Tells the observers of the run of this process how it ends, and waits a while for them. Any thread.
+pub fn finish(event: Event) {
+    if let Some(running) = RUNNING.get() {
+        running.finish(event, &AtomicBool::new(false));
+    }
+}
 
 /// An observer on its thread.
 struct Watching {
@@ -41,33 +51,39 @@ struct Watching {
 impl Observers {
     /// Starts a thread for each observer.
     pub fn start(observers: Vec<Named>) -> Result<Self, Failure> {
-        observers
-            .into_iter()
-            .map(|(name, observer)| Watching::start(name, observer))
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let started = observers.into_iter().map(|(name, observer)| Watching::start(name, observer));
+        let observers = Self(Arc::new(Mutex::new(started.collect::<Result<_, _>>()?)));
+        // A process has one run; a test may have more.
+        let _ = RUNNING.set(observers.clone());
+        Ok(observers)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Watching>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Their names.
-    pub fn names(&self) -> impl Iterator<Item = String> {
-        self.0.iter().map(|watching| watching.name.clone())
+    pub fn names(&self) -> Vec<String> {
+        self.lock().iter().map(|watching| watching.name.clone()).collect()
     }
 
     /// Tells all observers of an event, which is made only where there are any. What does not fit into a queue is dropped and counted.
     pub fn tell(&self, event: impl FnOnce() -> Event) {
-        if !self.0.is_empty() {
+        let watching = self.lock();
+        if !watching.is_empty() {
             let observation = now(event());
-            self.0.iter().for_each(|watching| watching.offer(&observation));
+            watching.iter().for_each(|watching| watching.offer(&observation));
         }
     }
 
     /// Tells all observers how the run has ended, and waits a while for them. `cancelled` ends the wait where it is set
     /// meanwhile.
-    pub fn finish(&mut self, event: Event, cancelled: &AtomicBool) {
+    pub fn finish(&self, event: Event, cancelled: &AtomicBool) {
         let (last, deadline) = (now(event), Instant::now() + LAST_WAIT);
         let was_cancelled = cancelled.load(Ordering::Relaxed);
         let give_up = || Instant::now() >= deadline || cancelled.load(Ordering::Relaxed) != was_cancelled;
-        let ending: Vec<_> = self.0.drain(..).map(|watching| watching.end(&last, &give_up)).collect();
+        let ending: Vec<_> =
+            std::mem::take(&mut *self.lock()).into_iter().map(|watching| watching.end(&last, &give_up)).collect();
         for (name, dropped, ended) in ending {
             let mut outcome = ended.recv_timeout(Duration::ZERO);
             while outcome == Err(RecvTimeoutError::Timeout) && !give_up() {
@@ -135,8 +151,6 @@ impl Watching {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use mdt_plugin_api::{Error, Metrics, Result};
 
     use super::*;
@@ -168,7 +182,7 @@ mod tests {
 
     fn observed_by(observers: &[&Keeps], updates: u64) -> Duration {
         let boxed = observers.iter().map(|keeps| ("observer x".to_owned(), Box::new((*keeps).clone()) as Box<_>));
-        let mut running = Observers::start(boxed.collect()).unwrap();
+        let running = Observers::start(boxed.collect()).unwrap();
         (1..=updates).for_each(|update| running.tell(|| updated(update)));
         let begin = Instant::now();
         running.finish(Event::Finished, &AtomicBool::new(false));
@@ -203,7 +217,7 @@ mod tests {
     #[test]
     fn an_interruption_ends_the_wait() {
         let slow = Keeps { pause: Duration::from_secs(60), ..Keeps::default() };
-        let mut running = Observers::start(vec![("observer x".to_owned(), Box::new(slow))]).unwrap();
+        let running = Observers::start(vec![("observer x".to_owned(), Box::new(slow))]).unwrap();
         running.tell(|| updated(1));
         let (cancelled, begin) = (AtomicBool::new(false), Instant::now());
         thread::scope(|scope| {

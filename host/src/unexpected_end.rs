@@ -1,12 +1,14 @@
 //! A process that ends inside foreign code says whose: a plugin that calls `exit`, and faults.
 
+use std::fmt;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mdt_plugin_api::abi::current_component;
+use mdt_plugin_api::abi::{Call, current_call};
 
+use crate::component_files;
 use crate::exit::{Failure, Status};
 
 /// Whether the process is ending by itself.
@@ -67,8 +69,12 @@ extern "C" fn at_exit() {
         return;
     }
     first_only();
-    let place = current_component().unwrap_or("a library that a plugin has brought along");
-    let failure = Failure::new(Status::Plugin, format!("{place} ended the process by calling exit"))
+    let call = current_call();
+    let component = call.map_or("a library that a plugin has brought along", |call| call.component);
+    let failure = Failure::new(Status::Plugin, format!("{component} ended the process by calling exit"));
+    let failure = call
+        .into_iter()
+        .fold(failure, |failure, call| failure.at(Place(call)))
         .because("nothing was saved after the last checkpoint")
         .help("the same command without this plugin continues from there; tell its author");
     write_to_stderr(format!("{failure}\n").as_bytes());
@@ -79,19 +85,29 @@ extern "C" fn at_exit() {
 extern "C" fn at_fault(signal: i32) {
     first_only();
     let what = FAULTS.iter().find(|(number, _)| *number == signal).map_or("a signal", |(_, what)| what);
-    let mut text = [0; 512];
+    let mut text = [0; 1024];
     let mut room = &mut text[..];
     // What does not fit is cut. Nothing is allocated: the memory of the process may be damaged.
-    let _ = match current_component() {
-        Some(component) => writeln!(room, "error: the process was ended by {what}\n  inside {component}"),
+    let _ = match current_call() {
+        Some(call) => writeln!(room, "error: the process was ended by {what}\n  inside {}", Place(call)),
         None => writeln!(room, "error: the process was ended by {what}"),
     };
-    let length = 512 - room.len();
+    let length = 1024 - room.len();
     write_to_stderr(&text[..length]);
     // SAFETY: with the default action restored, the signal ends the process when this handler returns.
     unsafe {
         libc::signal(signal, libc::SIG_DFL);
         libc::raise(signal);
+    }
+}
+
+/// Where a call is, made without an allocation.
+struct Place(Call);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Call { component, interface, function } = self.0;
+        write!(f, "{component}{}: the call `{function}` ({interface})", component_files::place(component))
     }
 }
 

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mdt_plugin_api::abi::{CallUnderWay, calls_under_way};
+use mdt_plugin_api::Event;
+use mdt_plugin_api::abi::{Call, CallUnderWay, calls_under_way};
 use signal_hook::low_level;
 
 use crate::counted::counted;
 use crate::exit::{Failure, Status};
-use crate::progress;
+use crate::{component_files, observers, progress};
 
 /// How long a call takes before the user is told of it, and again after twice that time.
 const WARN_AFTER: Duration = Duration::from_secs(60);
@@ -45,42 +46,59 @@ pub fn start(timeout: Option<Duration>) -> Result<(), Failure> {
 
 struct Watchdog {
     timeout: Option<Duration>,
-    /// By thread: the epoch of the call that it is in, how long it has been in it, and when the user is told next.
-    seen: HashMap<usize, (u64, Duration, Duration)>,
+    /// By thread and level: the call that it is in, and for how long.
+    seen: HashMap<(usize, usize), Seen>,
+}
+
+#[derive(Clone, Copy)]
+struct Seen {
+    epoch: u64,
+    time: Duration,
+    /// When the user is told next.
+    next_warning: Duration,
 }
 
 #[derive(Debug, PartialEq)]
 enum Finding {
     /// A call that has taken this long without making a call itself.
     Slow(Duration),
-    /// The same, beyond what the configuration allows.
+    /// A call that has taken longer than the configuration allows, whatever it calls meanwhile.
     Overdue(Duration),
 }
 
 impl Watchdog {
-    /// What is worth telling of the calls that are under way, when this much time has passed since the last look.
+    /// What is worth telling of the calls that are under way, when this much time has passed since the last look. The calls
+    /// of a thread are together, the outermost first.
     fn look(&mut self, calls: Vec<CallUnderWay>, passed: Duration) -> Vec<(CallUnderWay, Finding)> {
-        self.seen.retain(|thread, _| calls.iter().any(|call| call.thread == *thread));
         let first_warning = self.timeout.map_or(WARN_AFTER, |timeout| WARN_AFTER.min(timeout / 2));
-        let mut findings = Vec::new();
-        for call in calls {
-            let seen = match self.seen.get_mut(&call.thread) {
-                Some(seen) if seen.0 == call.epoch => seen,
-                // It may have just begun.
-                _ => {
-                    self.seen.insert(call.thread, (call.epoch, Duration::ZERO, first_warning));
-                    continue;
-                }
-            };
-            seen.1 += passed;
-            if self.timeout.is_some_and(|timeout| seen.1 >= timeout) {
-                findings.push((call, Finding::Overdue(seen.1)));
-            } else if seen.1 >= seen.2 {
-                seen.2 *= 2;
-                findings.push((call, Finding::Slow(seen.1)));
-            }
+        let mut seen = HashMap::new();
+        for call in &calls {
+            let place = (call.thread, call.level);
+            let same = self.seen.get(&place).filter(|seen| seen.epoch == call.epoch);
+            // Another one may have just begun.
+            let new = Seen { epoch: call.epoch, time: Duration::ZERO, next_warning: first_warning };
+            seen.insert(place, same.map_or(new, |seen| Seen { time: seen.time + passed, ..*seen }));
         }
-        findings
+        self.seen = seen;
+        calls.chunk_by(|one, next| one.thread == next.thread).filter_map(|calls| self.judge(calls)).collect()
+    }
+
+    /// What is worth telling of the calls of one thread.
+    fn judge(&mut self, calls: &[CallUnderWay]) -> Option<(CallUnderWay, Finding)> {
+        let time = |call: &CallUnderWay| self.seen[&(call.thread, call.level)].time;
+        let outermost = time(calls.first()?);
+        if let Some(timeout) = self.timeout.filter(|timeout| outermost >= *timeout) {
+            // Each call waits for those inside of it: the innermost that has taken long does not come back.
+            let long = calls.iter().rev().find(|call| time(call) >= timeout / 2)?;
+            return Some((long.clone(), Finding::Overdue(outermost)));
+        }
+        let innermost = calls.last()?;
+        let seen = self.seen.get_mut(&(innermost.thread, innermost.level))?;
+        if seen.time < seen.next_warning {
+            return None;
+        }
+        seen.next_warning *= 2;
+        Some((innermost.clone(), Finding::Slow(seen.time)))
     }
 }
 
@@ -89,7 +107,7 @@ fn seconds(time: Duration) -> String {
 }
 
 fn warning(call: &CallUnderWay, time: Duration, timeout: Option<Duration>) -> String {
-    let CallUnderWay { component, interface, function, .. } = call;
+    let Call { component, interface, function } = call.call;
     let then = match timeout {
         Some(timeout) => format!("after {} (`plugins.timeout_s`) the process ends", seconds(timeout)),
         None => "`plugins.timeout_s` may end such a process".to_owned(),
@@ -99,10 +117,10 @@ fn warning(call: &CallUnderWay, time: Duration, timeout: Option<Duration>) -> St
 }
 
 fn end(call: &CallUnderWay, time: Duration) -> ! {
-    let CallUnderWay { component, interface, function, .. } = call;
+    let Call { component, interface, function } = call.call;
     let message = format!("a call into a plugin has not come back for {}", seconds(time));
     let failure = Failure::new(Status::Plugin, message)
-        .at(component)
+        .at(format!("{component}{}", component_files::place(component)))
         .because(format!("the call `{function}` ({interface}) took longer than `plugins.timeout_s` allows"))
         .because("nothing was saved after the last checkpoint")
         .help(
@@ -110,6 +128,7 @@ fn end(call: &CallUnderWay, time: Duration) -> ! {
              0 to wait for good; else tell the plugin's author",
         );
     progress::tell(&failure.to_string());
+    observers::finish(Event::Failed { message: failure.message().to_owned() });
     // Without exit handlers: other threads still compute with what those would free.
     low_level::exit(i32::from(Status::Plugin.code()))
 }
@@ -121,8 +140,14 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn call(thread: usize, epoch: u64) -> CallUnderWay {
-        let component = "optimizer slow 1.0.0";
-        CallUnderWay { thread, component, interface: "optimizer.slices/1", function: "update", epoch }
+        let (component, interface, function) = ("optimizer slow 1.0.0", "optimizer.slices/1", "update");
+        CallUnderWay { thread, level: 0, epoch, call: Call { component, interface, function } }
+    }
+
+    /// A call inside of `call`.
+    fn inner(thread: usize, epoch: u64) -> CallUnderWay {
+        let outer = call(thread, epoch);
+        CallUnderWay { level: 1, call: Call { component: "compute inner 1.0.0", ..outer.call }, ..outer }
     }
 
     #[test]
@@ -138,11 +163,22 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_makes_calls_or_comes_back_is_never_told_of() {
+    fn calls_that_come_back_are_never_told_of() {
         let mut watchdog = Watchdog { timeout: Some(5 * SECOND), seen: HashMap::new() };
         for epoch in 0..1000 {
-            assert!(watchdog.look(vec![call(1, epoch)], SECOND).is_empty());
+            assert!(watchdog.look(vec![call(1, epoch), inner(1, epoch)], SECOND).is_empty());
             assert!(watchdog.look(Vec::new(), SECOND).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_call_is_overdue_although_it_makes_calls_and_one_inside_of_it_that_does_not_come_back_is_named() {
+        for (is_inside, named) in [(false, call(1, 2)), (true, inner(1, 7))] {
+            let mut watchdog = Watchdog { timeout: Some(5 * SECOND), seen: HashMap::new() };
+            let calls = |look| vec![call(1, 2), inner(1, if is_inside && look > 0 { 7 } else { 100 + look })];
+            let told: Vec<_> = (0u64..=5).flat_map(|look| watchdog.look(calls(look), SECOND)).collect();
+            assert_eq!(told.last(), Some(&(named, Finding::Overdue(5 * SECOND))));
+            assert!(told.iter().all(|(call, _)| is_inside || call.level == 0));
         }
     }
 

@@ -53,7 +53,7 @@ pub use component::LoadedComponent;
 pub(crate) use few::with_few;
 pub use header::c_header;
 pub use root::{Entry, OnLoad, entry, load};
-pub use under_way::{CallUnderWay, calls_under_way, current_component, leave_unwatched};
+pub use under_way::{Call, CallUnderWay, calls_under_way, current_call, leave_unwatched};
 pub use version::{ABI_VERSION, HOST_INTERFACES};
 
 /// The name of the entry symbol.

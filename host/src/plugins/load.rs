@@ -14,6 +14,7 @@ use super::lock::Lock;
 use super::manifest::{Manifest, Record};
 use super::native;
 use super::tiers::Tier;
+use crate::component_files;
 use crate::exit::{Failure, Status};
 
 /// The place of a component.
@@ -81,6 +82,7 @@ pub(super) fn load(found: Found<'_>, lock: Option<&Lock>) -> Result<Library, Fai
     // SAFETY: the symbol is that of a plugin by its name and records, and the library was just leaked.
     let components = unsafe { abi::load(entry.cast_const().cast()) }
         .map_err(|error| entry_failure(refused("the plugin cannot be used"), &error))?;
+    components.iter().for_each(|component| component_files::note(component.name(), path));
     Ok(Library { components: components.into_iter().map(Arc::new).collect(), file })
 }
 

@@ -207,9 +207,9 @@ impl<T: Table> Imported<T> {
         let mut reply = Vec::new();
         // SAFETY: a table of this fingerprint is of this type, and lives as long as its library, which is never unloaded.
         let table = unsafe { &*self.interface.table.cast::<T>() };
-        let outer = under_way::enter(self.name, place);
+        under_way::enter(self.name, place);
         let succeeded = call(table, self.interface.object, RawSink::of(&mut reply));
-        under_way::leave(outer);
+        under_way::leave();
         if succeeded { R::read(&reply) } else { Err(super::record::decode_error(&reply)) }
     }
 }

@@ -13,39 +13,51 @@ pub(super) struct Place {
     pub(super) function: &'static str,
 }
 
-/// A call into a component that has not come back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CallUnderWay {
-    /// A number for the thread.
-    pub thread: usize,
+/// A call into a component.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
     /// The component: `optimizer lion 0.1.0`.
     pub component: &'static str,
     /// The interface: `optimizer.slices/1`.
     pub interface: &'static str,
     /// The function of the interface: `update`.
     pub function: &'static str,
-    /// Changes with every call that the thread makes and every return from one.
+}
+
+/// A call into a component that has not come back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallUnderWay {
+    /// A number for the thread.
+    pub thread: usize,
+    /// How many calls of the thread it is inside of.
+    pub level: usize,
+    /// Differs between two calls of one thread and level.
     pub epoch: u64,
+    /// The call.
+    pub call: Call,
 }
 
-/// The innermost call of a thread.
-#[derive(Clone, Copy)]
-pub(super) struct Call {
-    component: *const u8,
-    length: usize,
-    place: *const Place,
-}
+/// So many calls inside of each other are seen; those inside of these are not.
+const LEVELS: usize = 16;
 
-/// What a thread says of its call. Only the thread writes, and others see from the epoch whether they read a whole.
+/// What a thread says of its calls. Only the thread writes.
 struct Marker {
+    /// How many calls are under way.
+    depth: AtomicUsize,
+    levels: [Level; LEVELS],
+    /// Whether the thread has ended, so that another may have the marker.
+    is_free: AtomicBool,
+    is_unwatched: AtomicBool,
+}
+
+/// The call at a level, or the last one that was there. Others see from the epoch whether they read a whole.
+#[derive(Default)]
+struct Level {
     /// Odd while the fields below change.
     epoch: AtomicU64,
     component: AtomicPtr<u8>,
     length: AtomicUsize,
     place: AtomicPtr<Place>,
-    /// Whether the thread has ended, so that another may have the marker.
-    is_free: AtomicBool,
-    is_unwatched: AtomicBool,
 }
 
 /// The markers of all threads, for good.
@@ -62,10 +74,40 @@ struct Owned(&'static Marker);
 impl Drop for Owned {
     fn drop(&mut self) {
         // Inside of a call the process is ending, by an `exit` of the component whose name is still to be told.
-        if self.0.get().place.is_null() {
+        if self.0.depth.load(Ordering::Relaxed) == 0 {
             MARKER.set(None);
             self.0.is_free.store(true, Ordering::Release);
         }
+    }
+}
+
+impl Level {
+    fn set(&self, component: &'static str, place: &'static Place) {
+        let epoch = self.epoch.load(Ordering::Relaxed);
+        self.epoch.store(epoch.wrapping_add(1), Ordering::Relaxed);
+        fence(Ordering::Release);
+        self.component.store(component.as_ptr().cast_mut(), Ordering::Relaxed);
+        self.length.store(component.len(), Ordering::Relaxed);
+        self.place.store(std::ptr::from_ref(place).cast_mut(), Ordering::Relaxed);
+        self.epoch.store(epoch.wrapping_add(2), Ordering::Release);
+    }
+
+    /// The call, and its epoch. None where it is just changing.
+    fn read(&self) -> Option<(Call, u64)> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let (component, length) = (self.component.load(Ordering::Relaxed), self.length.load(Ordering::Relaxed));
+        let place = self.place.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        if epoch % 2 == 1 || self.epoch.load(Ordering::Relaxed) != epoch || place.is_null() {
+            return None;
+        }
+        // SAFETY: the epoch says that pointer and length were stored together, by `set`, from a `&'static str`.
+        let component = unsafe { std::slice::from_raw_parts(component, length) };
+        // SAFETY: as above; it was a `str`.
+        let component = unsafe { std::str::from_utf8_unchecked(component) };
+        // SAFETY: as above, from a `&'static Place`.
+        let &Place { interface, function } = unsafe { &*place };
+        Some((Call { component, interface, function }, epoch))
     }
 }
 
@@ -76,10 +118,8 @@ impl Marker {
         let free = markers.iter().find(|marker| marker.is_free.swap(false, Ordering::AcqRel)).copied();
         let marker = free.unwrap_or_else(|| {
             let marker = Self {
-                epoch: AtomicU64::new(0),
-                component: AtomicPtr::default(),
-                length: AtomicUsize::new(0),
-                place: AtomicPtr::default(),
+                depth: AtomicUsize::new(0),
+                levels: Default::default(),
                 is_free: AtomicBool::new(false),
                 is_unwatched: AtomicBool::new(false),
             };
@@ -94,38 +134,9 @@ impl Marker {
         marker
     }
 
-    fn get(&self) -> Call {
-        Call {
-            component: self.component.load(Ordering::Relaxed),
-            length: self.length.load(Ordering::Relaxed),
-            place: self.place.load(Ordering::Relaxed),
-        }
-    }
-
-    fn set(&self, call: Call) {
-        let epoch = self.epoch.load(Ordering::Relaxed);
-        self.epoch.store(epoch.wrapping_add(1), Ordering::Relaxed);
-        fence(Ordering::Release);
-        self.component.store(call.component.cast_mut(), Ordering::Relaxed);
-        self.length.store(call.length, Ordering::Relaxed);
-        self.place.store(call.place.cast_mut(), Ordering::Relaxed);
-        self.epoch.store(epoch.wrapping_add(2), Ordering::Release);
-    }
-
-    /// The call, and the epoch that it belongs to. None where there is none, or where it is just changing.
-    fn read(&self) -> Option<(&'static str, &'static Place, u64)> {
-        let epoch = self.epoch.load(Ordering::Acquire);
-        let call = self.get();
-        fence(Ordering::Acquire);
-        if epoch % 2 == 1 || self.epoch.load(Ordering::Relaxed) != epoch || call.place.is_null() {
-            return None;
-        }
-        // SAFETY: the epoch says that pointer and length were stored together, by `enter`, from a `&'static str`.
-        let component = unsafe { std::slice::from_raw_parts(call.component, call.length) };
-        // SAFETY: as above; it was a `str`.
-        let component = unsafe { std::str::from_utf8_unchecked(component) };
-        // SAFETY: as above, from a `&'static Place`.
-        Some((component, unsafe { &*call.place }, epoch))
+    /// The levels at which calls are under way, outermost first.
+    fn calls(&self) -> &[Level] {
+        &self.levels[..self.depth.load(Ordering::Acquire).min(LEVELS)]
     }
 }
 
@@ -137,37 +148,42 @@ thread_local! {
     };
 }
 
-/// Marks that this thread calls a component, and gives what it was in before, for [`leave`].
-pub(super) fn enter(component: &'static str, place: &'static Place) -> Call {
+/// Marks that this thread calls a component, until [`leave`].
+pub(super) fn enter(component: &'static str, place: &'static Place) {
     #[cfg(test)]
     let _ = CALLED.try_with(|called| called.borrow_mut().insert((place.interface, place.function)));
     let marker = MARKER.get().unwrap_or_else(Marker::register);
-    let outer = marker.get();
-    marker.set(Call { component: component.as_ptr(), length: component.len(), place });
-    outer
+    let depth = marker.depth.load(Ordering::Relaxed);
+    if let Some(level) = marker.levels.get(depth) {
+        level.set(component, place);
+    }
+    marker.depth.store(depth + 1, Ordering::Release);
 }
 
-/// Marks that the call has come back.
-pub(super) fn leave(outer: Call) {
+/// Marks that the last call has come back.
+pub(super) fn leave() {
     if let Some(marker) = MARKER.get() {
-        marker.set(outer);
+        marker.depth.store(marker.depth.load(Ordering::Relaxed) - 1, Ordering::Release);
     }
 }
 
-/// The component (`optimizer lion 0.1.0`) whose code this thread is in, called from this side of the boundary.
-pub fn current_component() -> Option<&'static str> {
-    MARKER.get()?.read().map(|(component, ..)| component)
+/// The innermost call, from this side of the boundary, that this thread is in.
+pub fn current_call() -> Option<Call> {
+    MARKER.get()?.calls().last()?.read().map(|(call, _)| call)
 }
 
-/// The calls into components that are under way on all watched threads.
+/// The calls into components that are under way on all watched threads; those of a thread with the outermost first.
 pub fn calls_under_way() -> Vec<CallUnderWay> {
     let markers = MARKERS.lock().unwrap_or_else(PoisonError::into_inner);
     let watched = markers.iter().enumerate().filter(|(_, marker)| !marker.is_unwatched.load(Ordering::Relaxed));
-    let call = |(thread, marker): (usize, &&'static Marker)| {
-        let (component, &Place { interface, function }, epoch) = marker.read()?;
-        Some(CallUnderWay { thread, component, interface, function, epoch })
+    let calls = |(thread, marker): (usize, &&'static Marker)| {
+        let calls = marker.calls().iter().enumerate();
+        calls.filter_map(move |(level, call)| {
+            let (call, epoch) = call.read()?;
+            Some(CallUnderWay { thread, level, epoch, call })
+        })
     };
-    watched.filter_map(call).collect()
+    watched.flat_map(calls).collect()
 }
 
 /// Leaves the calls of this thread out of [`calls_under_way`]: nothing waits for them.
@@ -186,7 +202,7 @@ mod tests {
     const OP: &Place = &Place { interface: "compute.tensors/1", function: "op" };
 
     fn of(component: &str) -> Vec<CallUnderWay> {
-        calls_under_way().into_iter().filter(|call| call.component == component).collect()
+        calls_under_way().into_iter().filter(|under_way| under_way.call.component == component).collect()
     }
 
     #[test]
@@ -194,16 +210,16 @@ mod tests {
         let (go, gone) = mpsc::channel::<()>();
         let (seen, wait) = mpsc::channel::<()>();
         let thread = thread::spawn(move || {
-            let outer = enter("optimizer seen 1.0.0", UPDATE);
+            enter("optimizer seen 1.0.0", UPDATE);
             seen.send(()).unwrap();
             gone.recv().unwrap();
-            leave(outer);
+            leave();
             seen.send(()).unwrap();
             gone.recv().unwrap();
         });
         wait.recv().unwrap();
         let [call] = &of("optimizer seen 1.0.0")[..] else { panic!() };
-        assert_eq!((call.interface, call.function), ("optimizer.slices/1", "update"));
+        assert_eq!((call.call.interface, call.call.function), ("optimizer.slices/1", "update"));
         assert_eq!(&of("optimizer seen 1.0.0")[0], call, "the same call has the same epoch");
         go.send(()).unwrap();
         wait.recv().unwrap();
@@ -213,26 +229,39 @@ mod tests {
     }
 
     #[test]
-    fn a_call_inside_of_another_changes_the_epoch_of_the_outer_one() {
-        let first = enter("trainer outer 1.0.0", UPDATE);
+    fn calls_inside_of_another_leave_it_as_it_is() {
+        enter("trainer outer 1.0.0", UPDATE);
         let before = of("trainer outer 1.0.0");
-        let outer = enter("compute inner 1.0.0", OP);
-        assert_eq!(current_component(), Some("compute inner 1.0.0"));
-        leave(outer);
-        let after = of("trainer outer 1.0.0");
-        assert_eq!(current_component(), Some("trainer outer 1.0.0"));
-        assert!(before[0].epoch != after[0].epoch);
-        leave(first);
-        assert_eq!(current_component(), None);
+        for _ in 0..3 {
+            enter("compute inner 1.0.0", OP);
+            assert_eq!(current_call().unwrap().component, "compute inner 1.0.0");
+            assert_eq!((before[0].level, of("compute inner 1.0.0")[0].level), (0, 1));
+            assert_eq!(of("trainer outer 1.0.0"), before);
+            leave();
+        }
+        assert_eq!(current_call().unwrap().component, "trainer outer 1.0.0");
+        leave();
+        assert_eq!(current_call(), None);
+        enter("trainer outer 1.0.0", UPDATE);
+        assert_ne!(of("trainer outer 1.0.0"), before, "another call");
+        leave();
+    }
+
+    #[test]
+    fn calls_that_lie_too_deep_are_not_seen_and_change_nothing() {
+        (0..2 * LEVELS).for_each(|_| enter("trainer deep 1.0.0", UPDATE));
+        assert_eq!(of("trainer deep 1.0.0").len(), LEVELS);
+        (0..2 * LEVELS).for_each(|_| leave());
+        assert_eq!(of("trainer deep 1.0.0"), []);
     }
 
     #[test]
     fn a_thread_can_be_left_unwatched() {
         thread::spawn(|| {
             leave_unwatched();
-            let outer = enter("observer slow 1.0.0", UPDATE);
+            enter("observer slow 1.0.0", UPDATE);
             assert_eq!(of("observer slow 1.0.0"), []);
-            leave(outer);
+            leave();
         })
         .join()
         .unwrap();
