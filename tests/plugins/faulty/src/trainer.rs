@@ -17,8 +17,6 @@ mdt_plugin_api::config! {
         undefined_metric: bool = false,
         /// Whether a supervised token is looked for behind the end of the batch.
         place_beyond_the_end: bool = false,
-        /// `encode` or `loss`, which then never comes back.
-        spins_in: Option<String> = None,
         /// Whether `collate` reports `odd_tokens` or `even_tokens`: their number of supervised tokens.
         reports: bool = false,
     }
@@ -28,14 +26,6 @@ mdt_plugin_api::config! {
 pub struct Bytes {
     config: BytesConfig,
     services: Services,
-}
-
-impl Bytes {
-    fn spin_in(&self, function: &str) {
-        if self.config.spins_in.as_deref() == Some(function) {
-            crate::spin();
-        }
-    }
 }
 
 impl Component for Bytes {
@@ -52,7 +42,6 @@ fn tokens(text: &str) -> impl Iterator<Item = u32> {
 
 impl Trainer for Bytes {
     fn encode(&self, example: &Example) -> Result<Vec<Item>> {
-        self.spin_in("encode");
         let (prompt, completion) = (example.text("prompt")?, example.text("completion")?);
         let tokens: Vec<u32> = tokens(prompt).chain(tokens(completion)).collect();
         let supervised = (0..tokens.len()).map(|place| place >= prompt.len()).collect();
@@ -92,7 +81,6 @@ impl Trainer for Bytes {
     }
 
     fn loss(&self, ctx: &TrainerContext, batch: &Batch) -> Result<Loss> {
-        self.spin_in("loss");
         let targets = batch.get("targets")?;
         let hidden = ctx.hidden(batch.get("tokens")?, None, None)?;
         let width = hidden.shape()?.last().copied().unwrap_or(1);
