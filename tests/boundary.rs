@@ -1,161 +1,191 @@
-//! Plugins that were built with another version of the boundary, in real runs of today's host: the versions are copies of
-//! `plugin-api` with deliberate edits. Each copy is built as an author would build it, by a project beside it.
+//! Plugins that were built with another version of the boundary, in real runs of today's host: the versions are today's with
+//! deliberate edits, in every kind.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use mdt_tests::boundary::{Edit, Version, assert_same, job_with, transcript};
+use mdt_tests::{Job, assert_says, built, library};
 
-use mdt_tests::{Job, assert_says, built, example_plugin, library_name, root};
-
-/// A file of the copy, a text in it, and what stands there instead.
-type Edit = (&'static str, &'static str, &'static str);
-
-/// Another version of all crates.
-const VERSION: [Edit; 2] = [
-    ("Cargo.toml", "version = \"0.1.0\"\nedition", "version = \"0.9.3\"\nedition"),
-    (
-        "Cargo.toml",
-        "mdt-plugin-api = { path = \"plugin-api\", version = \"0.1.0\" }",
-        "mdt-plugin-api = { path = \"plugin-api\", version = \"0.9.3\" }",
-    ),
+/// A kind with the file of its tables and the type that is exported.
+const KINDS: [(&str, &str, &str); 8] = [
+    ("compute", "compute", "Rc<dyn Compute>: ComputeTensors"),
+    ("model", "model", "ModelComponent: ModelForward"),
+    ("tokenizer", "tokenizer", "Arc<dyn Tokenizer>: TokenizerText"),
+    ("trainer", "trainer", "TrainerComponent:\n        TrainerObjective"),
+    ("optimizer", "optimizer", "OptimizerComponent:\n        OptimizerSlices if slices"),
+    ("data", "data", "Source: DataRows"),
+    ("comm", "comm", "OwnedBackend: CommBackends"),
+    ("observer", "observer", "Watching: ObserverEvents"),
 ];
 
-/// What a later version may have: an interface, a field of records in both directions, an operation.
-const GROWTH: [Edit; 9] = [
-    (
-        "plugin-api/src/abi/version.rs",
-        "        $crate::__interfaces!(optimizer slices)\n",
-        "        concat!($crate::__interfaces!(optimizer slices), \",\\\"optimizer.later/1\\\"\")\n",
-    ),
-    (
-        "plugin-api/src/abi/optimizer.rs",
-        "replies! { Vec<StateSpec>, Granularity }\n",
-        "replies! { Vec<StateSpec>, Granularity }\n\
-         interfaces! {\n    /// Later.\n    \"optimizer.later/1\" OptimizerLater LaterFunctions {\n        \
-         /// Later.\n        fn later(number: u64);\n    }\n}\n\
-         impl LaterFunctions for OptimizerComponent {\n    fn later(&self, _: u64) -> Result<()> {\n        Ok(())\n    }\n}\n",
-    ),
-    (
-        "plugin-api/src/abi/optimizer.rs",
-        "        OptimizerSlices if slices,\n",
-        "        OptimizerSlices if slices,\n        OptimizerLater,\n",
-    ),
-    (
-        "plugin-api/src/abi/component.rs",
-        "    pub(super) version: String,\n",
-        "    pub(super) version: String,\n    #[serde(default)]\n    pub(super) notes: Vec<String>,\n",
-    ),
-    (
-        "plugin-api/src/abi/component.rs",
-        "Ok(ComponentRecord { kind, id, version })",
-        "Ok(ComponentRecord { kind, id, version, notes: vec![\"later\".to_owned()] })",
-    ),
-    (
-        "plugin-api/src/abi/component.rs",
-        "let ComponentRecord { kind, id, version } =",
-        "let ComponentRecord { kind, id, version, .. } =",
-    ),
-    (
-        "plugin-api/src/abi/services.rs",
-        "pub(super) struct SetupRecord {\n",
-        "pub(super) struct SetupRecord {\n    #[serde(default)]\n    later: Option<String>,\n",
-    ),
-    (
-        "plugin-api/src/abi/services.rs",
-        "        let record = Self {\n",
-        "        let record = Self {\n            later: None,\n",
-    ),
-    (
-        "plugin-api/src/op.rs",
-        "    GELU = 30, \"gelu\";\n",
-        "    GELU = 30, \"gelu\";\n    /// Later.\n    LATER = 9_999, \"later\";\n",
-    ),
-];
-
-/// Lion, built beside a copy of the boundary crate with these edits.
-fn lion_with<'a>(name: &str, edits: impl IntoIterator<Item = &'a Edit>) -> PathBuf {
-    let edits: Vec<&Edit> = edits.into_iter().collect();
-    let place = built().parent().expect("target/PROFILE has a parent").join("boundary");
-    let copy = place.join(name);
-    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("the workspace");
-    let members = manifest.lines().find(|line| line.starts_with("members = ")).expect("its members");
-    write(&copy, "Cargo.toml", manifest.replace(members, "members = [\"plugin-api\"]").into_bytes(), &edits);
-    copy_into(&copy, "plugin-api", &edits);
-    copy_into(&copy, "examples/lion", &edits);
-    let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--release", "--manifest-path"])
-        .arg(copy.join("examples/lion/Cargo.toml"))
-        // One directory for all copies: they share their dependencies.
-        .arg("--target-dir")
-        .arg(place.join("build"))
-        .status();
-    assert!(status.is_ok_and(|status| status.success()), "{name} does not build");
-    let plugins = copy.join("plugins");
-    fs::create_dir_all(&plugins).expect("a directory");
-    fs::copy(place.join("build/release").join(library_name("lion")), plugins.join(library_name("lion")))
-        .expect("a copy");
-    plugins
+fn edit(file: &str, from: &str, to: &str) -> Edit {
+    (file.to_owned(), from.to_owned(), to.to_owned())
 }
 
-fn copy_into(copy: &Path, directory: &str, edits: &[&Edit]) {
-    for entry in fs::read_dir(root().join(directory)).expect("a directory").map(|entry| entry.expect("an entry")) {
-        let name = format!("{directory}/{}", entry.file_name().to_string_lossy());
-        if entry.path().is_file() && !name.ends_with("Cargo.lock") {
-            write(copy, &name, fs::read(entry.path()).expect("a file"), edits);
-        } else if entry.path().is_dir() && !name.ends_with("target") {
-            copy_into(copy, &name, edits);
-        }
-    }
+/// The text with more behind it.
+fn more(file: &str, text: &str, added: &str) -> Edit {
+    edit(file, text, &format!("{text}{added}"))
 }
 
-/// Writes a file, unless it is there: what was built of it stays fresh.
-fn write(copy: &Path, name: &str, mut bytes: Vec<u8>, edits: &[&Edit]) {
-    for (_, from, to) in edits.iter().filter(|(file, ..)| *file == name) {
-        let text = String::from_utf8(bytes).expect("text");
-        assert!(text.contains(from), "{name} has no {from:?} any more: write this edit anew");
-        bytes = text.replacen(from, to, 1).into_bytes();
+const VERSION: &str = "plugin-api/src/abi/version.rs";
+const COMPONENT: &str = "plugin-api/src/component.rs";
+const REGISTER: &str = "plugin-api/src/register.rs";
+const PLUGIN: &str = "tests/plugins/every_kind/src/lib.rs";
+
+/// What a later version may have: in every kind an interface; a field of every record; an operation; a kind.
+fn growth() -> Vec<Edit> {
+    let mut edits = vec![
+        edit("Cargo.toml", "version = \"0.1.0\"", "version = \"0.9.3\""),
+        more("plugin-api/src/op.rs", "    GELU = 30, \"gelu\";\n", "    /// Later.\n    LATER = 9_999, \"later\";\n"),
+        // Interfaces, in the records of a file and in tables.
+        edit(
+            VERSION,
+            "$crate::__interface!(optimizer $ability),)* \"\\\"\")",
+            "$crate::__interface!(optimizer $ability),)* \"\\\",\\\"optimizer.later/1\\\"\")",
+        ),
+        edit(
+            VERSION,
+            "$crate::__interface!($kind $ability),)* \"\\\"\")",
+            "$crate::__interface!($kind $ability),)* \"\\\",\\\"\", stringify!($kind), \".later/1\\\"\")",
+        ),
+        // Fields of records, but for those that are enumerations or have names of their user's.
+        edit(
+            "plugin-api/src/abi/record.rs",
+            "    let mut bytes = Vec::new();\n",
+            "    fn grow(value: &mut ciborium::Value) {\n        match value {\n            \
+             ciborium::Value::Map(fields) => fields.push((\"later\".into(), vec![ciborium::Value::Null].into())),\n            \
+             ciborium::Value::Array(items) => items.iter_mut().for_each(grow),\n            _ => {}\n        }\n    }\n    \
+             let mut bytes = Vec::new();\n    \
+             let mut later = ciborium::Value::serialized(value).map_err(|error| Error::plugin(error.to_string()))?;\n    \
+             if ![\"Value\", \"Granularity\", \"Length\", \"Datum>\"].iter().any(|end| std::any::type_name::<T>().ends_with(end)) {\n        \
+             grow(&mut later);\n    }\n    let value = &later;\n",
+        ),
+        // A kind, whose components are used as observers are.
+        more(COMPONENT, "    /// What is told of a run.\n    Observer,\n", "    /// Later.\n    Later,\n"),
+        edit(COMPONENT, "[Self; 8]", "[Self; 9]"),
+        more(COMPONENT, "        Self::Observer,\n", "        Self::Later,\n"),
+        more(COMPONENT, "            Self::Observer => \"observer\",\n", "            Self::Later => \"later\",\n"),
+        more(
+            COMPONENT,
+            "            Self::Observer => &[crate::__interface!(observer)],\n",
+            "            Self::Later => &[\"later.does/1\"],\n",
+        ),
+        more(
+            REGISTER,
+            "    Observer(Make<Box<dyn Observer>>),\n",
+            "    /// Later.\n    Later(Make<Box<dyn Observer>>),\n",
+        ),
+        more(
+            REGISTER,
+            "            Self::Observer(_) => Kind::Observer,\n",
+            "            Self::Later(_) => Kind::Later,\n",
+        ),
+        edit(
+            REGISTER,
+            "    (observer $type:ty:) => {\n",
+            "    (later $type:ty:) => {\n        $crate::register::Create::Later(|config, setup| {\n            \
+             Ok(::std::boxed::Box::new($crate::register::create::<$type>(config, setup)?))\n        })\n    };\n    \
+             (observer $type:ty:) => {\n",
+        ),
+        edit(
+            VERSION,
+            "    (observer) => {\n",
+            "    (later) => {\n        \"later.does/1\"\n    };\n    (observer) => {\n",
+        ),
+        more(
+            "plugin-api/src/abi/component.rs",
+            "            Create::Observer(create) => observer::export(create(config, setup)?, owner),\n",
+            "            Create::Later(create) => observer::export(create(config, setup)?, owner),\n",
+        ),
+        more(
+            PLUGIN,
+            "    observer \"every_kind\" => observer::Listener;\n",
+            "    later \"every_kind\" => observer::Listener;\n",
+        ),
+    ];
+    for (kind, file, exported) in KINDS {
+        let file = format!("plugin-api/src/abi/{file}.rs");
+        let exporter = exported.split(':').next().expect("a type");
+        edits.push(edit(
+            &file,
+            "\nexports! {",
+            &format!(
+                "\ninterfaces! {{\n    /// Later.\n    \"{kind}.later/1\" LaterTable LaterFunctions {{\n        /// Later.\n        \
+                 fn later(number: u64);\n    }}\n}}\n\
+                 impl LaterFunctions for {exporter} {{\n    fn later(&self, _: u64) -> Result<()> {{\n        Ok(())\n    }}\n}}\n\
+                 \nexports! {{"
+            ),
+        ));
+        edits.push(edit(&file, exported, &exported.replacen(':', ": LaterTable,", 1)));
     }
-    let file = copy.join(name);
-    if fs::read(&file).is_ok_and(|old| old == bytes) {
-        return;
-    }
-    fs::create_dir_all(file.parent().expect("a directory")).expect("a directory");
-    fs::write(file, bytes).expect("a file");
+    edits
 }
 
-fn job(plugins: &Path) -> Job {
-    let directory = plugins.display().to_string();
-    Job::new()
-        .argument("--plugin-dir")
-        .argument(directory)
-        .set("optimizer", "lion")
-        .set("optimizer.learning_rate", 1e-3)
+/// A job in which the component of this kind is the one of the version.
+fn only(kind: &str, version: &Version) -> Job {
+    let job = Job::new().argument("--plugin-dir").argument(version.plugins().display().to_string());
+    match kind {
+        "observer" => job.set("observers", "[\"every_kind\"]"),
+        kind => job.set(kind, "every_kind"),
+    }
 }
 
 // One test: the builds take turns, and use each other's dependencies.
 #[test]
-fn a_plugin_of_another_boundary_works_or_is_refused_by_name() {
-    let later = job(&lion_with("later", VERSION.iter().chain(&GROWTH)));
-    later.run().success();
-    let today = job(example_plugin("lion").parent().expect("a directory"));
+fn a_plugin_of_another_boundary_works_or_is_refused_by_name_in_every_kind() {
+    let later = Version::edited("later", &growth(), &["--workspace"]);
+    let job = later.job();
+    job.run().success();
+    let today = job_with(built());
     today.run().success();
-    assert_eq!(later.numbers("loss"), today.numbers("loss"));
-    assert!(later.final_weights() == today.final_weights(), "the models differ");
-    assert_says(&later.run_with(&["plugin", "inspect", "lion"]).success().stdout, &["optimizer.later/1"]);
+    assert_eq!(job.numbers("loss"), today.numbers("loss"));
+    assert!(job.final_weights() == today.final_weights(), "the models differ");
+    let (program, plugin) = (built().join("every-kind"), library("mdt_test_every_kind"));
+    assert_same(&transcript(&program, None), &transcript(&program, Some(&later.every_kind())));
+    assert_same(&transcript(&later.program(), None), &transcript(&later.program(), Some(&plugin)));
+    let inspected = job.run_with(&["plugin", "inspect", "every_kind"]).success().stdout;
+    for (kind, ..) in KINDS {
+        assert_says(&inspected, &[&format!("{kind}.later/1")]);
+    }
 
-    let needs: Edit = (
-        "plugin-api/src/abi/version.rs",
-        "        r#\"\"host.services/1\"\"#\n",
-        "        r#\"\"host.services/1\",\"host.later/1\"\"#\n",
-    );
-    let failure = job(&lion_with("needs_more", [&needs])).run().failure(3);
-    assert_says(&failure, &["cannot use the optimizer `lion`", "it needs host.later/1, which this host does not have"]);
+    // What a component needs and this host does not have is named, before code of the plugin runs.
+    let needs = edit(VERSION, "r#\"\"host.services/1\"", "r#\"\"host.services/1\",\"host.later/1\"");
+    let needs = Version::edited("needs_more", &[needs], &["--package", "mdt-test-every-kind"]);
+    for (kind, ..) in KINDS {
+        let failure = only(kind, &needs).run().failure(3);
+        let refused = format!("this host cannot use the {kind} `every_kind`");
+        assert_says(&failure, &[&refused, "it needs host.later/1, which this host does not have"]);
+    }
 
-    let changed: Edit = (
-        "plugin-api/src/abi/optimizer.rs",
-        "        planned_steps: u64,\n        learning_rate: f64,\n",
-        "        learning_rate: f64,\n        planned_steps: u64,\n",
-    );
-    let failure = job(&lion_with("changed_table", [&changed])).run().failure(3);
-    assert_says(&failure, &["its interface optimizer.slices/1 is not the one of this name here"]);
+    // A function of each kind's table has another name, one argument is at another place.
+    let changes = [
+        ("compute", "memory_in_use", "memory_used"),
+        ("model", "describe() -> ModelSpec", "described() -> ModelSpec"),
+        ("model", "fn describe(&self) -> Result<ModelSpec>", "fn described(&self) -> Result<ModelSpec>"),
+        ("model", "functions.describe()", "functions.described()"),
+        ("tokenizer", "decode_tokens", "read_tokens"),
+        ("trainer", "collate_items", "make_batch"),
+        (
+            "optimizer",
+            "        planned_steps: u64,\n        learning_rate: f64,\n",
+            "        learning_rate: f64,\n        planned_steps: u64,\n",
+        ),
+        ("data", "next_rows", "more_rows"),
+        ("comm", "fn connect(", "fn open_with("),
+        ("comm", "self.connect(", "self.open_with("),
+        ("observer", "observe_event", "tell_event"),
+    ];
+    let changes = changes.map(|(file, from, to)| edit(&format!("plugin-api/src/abi/{file}.rs"), from, to));
+    let changed = Version::edited("changed_tables", &changes, &["--package", "mdt-test-every-kind"]);
+    for (kind, interface) in [
+        ("compute", "compute.tensors/1"),
+        ("model", "model.forward/1"),
+        ("tokenizer", "tokenizer.text/1"),
+        ("trainer", "trainer.objective/1"),
+        ("optimizer", "optimizer.slices/1"),
+        ("data", "data.rows/1"),
+        ("comm", "comm.backend/1"),
+        ("observer", "observer.events/1"),
+    ] {
+        let failure = only(kind, &changed).run().failure(3);
+        assert_says(&failure, &[&format!("its interface {interface} is not the one of this name here")]);
+    }
 }

@@ -1,5 +1,6 @@
 //! What the whole-program tests share: the built program and plugins, jobs in temporary directories, runs of them.
 
+pub mod boundary;
 mod build;
 mod directory;
 mod job;

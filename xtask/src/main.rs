@@ -5,6 +5,7 @@ mod demo;
 mod dependencies;
 mod dist;
 mod files;
+mod freeze;
 mod licences;
 mod sanitizer;
 mod setup;
@@ -22,6 +23,7 @@ usage: cargo xtask <command>
   demo    sets up, builds, and trains a small model; further arguments go to mdt-host
   test    sets up, builds, and runs every check and test
   dist    sets up, builds, and stages the program with its plugins under dist/
+  freeze  packs the boundary of this version for the tests of later ones; with a folder, copies it there
   setup   gets MLX and links it for Rust (Linux; on macOS the build of mlx-sys does that)
 ";
 
@@ -31,6 +33,8 @@ fn main() -> ExitCode {
         Some(("demo", rest)) => demo::run(rest),
         Some(("test", [])) => test::run(),
         Some(("dist", [])) => setup::run().and_then(|()| dist::run()),
+        Some(("freeze", [])) => freeze::run(),
+        Some(("freeze", [folder])) => freeze::stage(folder.as_ref()),
         Some(("setup", [])) => setup::run(),
         _ => {
             eprint!("{USAGE}");

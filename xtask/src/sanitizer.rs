@@ -1,4 +1,5 @@
-//! The boundary's unit tests under AddressSanitizer: a use after free, a read out of bounds or a leak fails them.
+//! The boundary's tests under AddressSanitizer: a use after free, a read out of bounds or a leak fails them. They are its
+//! unit tests, and the plugin of every kind, which is built with the sanitizer too, in the program that exercises it.
 //!
 //! Miri would see more, but needs a nightly compiler. The sanitizer's runtime comes with the stable one for Linux, and
 //! only its flag is not stable yet, which is what `RUSTC_BOOTSTRAP` is for.
@@ -27,11 +28,13 @@ pub fn run() -> Result<()> {
     command::run(
         cargo()
             .env("RUSTC_BOOTSTRAP", "1")
-            .env("RUSTFLAGS", "-Zsanitizer=address")
+            // A plugin uses the sanitizer of the program that loads it.
+            .env("RUSTFLAGS", "-Zsanitizer=address -Clink-arg=-rdynamic")
             .env("LSAN_OPTIONS", format!("suppressions={}:print_suppressions=0", suppressions.display()))
             // The dependencies, too, are built in seconds rather than to be fast.
             .args(["test", "--quiet", "--config", "profile.dev.package.\"*\".opt-level=0"])
-            .args(["--package", "mdt-plugin-api", "--lib", "--target", &target, "--target-dir"])
+            .args(["--package", "mdt-plugin-api", "--package", "mdt-test-every-kind", "--lib", "--test", "twins"])
+            .args(["--target", &target, "--target-dir"])
             .arg(directory),
     )
 }
