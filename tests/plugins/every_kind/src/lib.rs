@@ -24,7 +24,7 @@ mdt_plugin_api::plugin! {
     compute "every_kind" => compute::Slab;
     model "every_kind" => model::Small;
     tokenizer "every_kind" => tokenizer::Bytes;
-    trainer "every_kind" => trainer::Counts: prepare, reference, evaluation;
+    trainer "every_kind" => trainer::Counts: prepare, reference, evaluation, parameters;
     optimizer "every_kind" => optimizer::Momentum: slices, typed_states, typed_slices, device, evaluation_weights;
     data "every_kind" => data::Numbers;
     comm "every_kind" => comm::Mirror;

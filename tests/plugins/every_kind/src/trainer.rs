@@ -41,12 +41,15 @@ impl Trainer for Counts {
         Ok(vec![item.with_numbers("weight", [0.5, f64::INFINITY]), Item::default()])
     }
 
-    fn collate(&self, items: &[&Item]) -> Result<HostBatch> {
+    fn collate(&self, rows: &BatchRows<'_>) -> Result<HostBatch> {
         self.faults.at("collate")?;
+        let items = rows.items();
         let mut batch = HostBatch { tokens: 3, supervised_tokens: 1, ..HostBatch::default() };
         let numbers: Vec<f32> = items.iter().map(|item| item.tokens() as f32).collect();
         batch.add("tokens", &[items.len()], &numbers)?;
         batch.add("weights", &[1], &[items[0].number("weight")?])?;
+        let per_row: Vec<u64> = rows.items_per_row().iter().map(|&count| count as u64).collect();
+        batch.add("items_per_row", &[per_row.len()], &per_row)?;
         Ok(batch)
     }
 
@@ -55,6 +58,9 @@ impl Trainer for Counts {
         let tokens = batch.get("tokens")?;
         let hidden = ctx.hidden(tokens, Some(batch.get("positions")?), None)?;
         let frozen = ctx.reference()?.hidden(tokens, None, Some(batch.get("positions")?))?;
+        let hidden = (&hidden * &ctx.parameter("scale")?)?;
+        let absent = ctx.parameter("absent").map(drop);
+        self.services.log(LogLevel::Info, &format!("{:?}", absent.map_err(|error| error.message().to_owned())));
         let losses = ctx.token_losses(&(&hidden + &frozen)?, &ctx.head(&hidden)?)?;
         let metrics = vec![Metric { name: "seen".to_owned(), sum: losses.sum()?, weight: frozen.sum()? }];
         ctx.model("absent").map(drop).or_else(|error| {
@@ -96,6 +102,13 @@ impl Evaluation for Counts {
     }
 }
 
+impl TrainerParameters for Counts {
+    fn parameters(&self, model: &ModelSpec) -> Result<Vec<ParameterSpec>> {
+        self.faults.at("parameters")?;
+        Ok(vec![ParameterSpec::new("scale", [model.hidden_size()?], Role::Other, Init::Ones).frozen()])
+    }
+}
+
 /// A model that multiplies.
 struct Calls {
     compute: Rc<dyn Compute>,
@@ -125,6 +138,10 @@ impl ModelCalls for Calls {
             _ => Err(Error::config(format!("there is no model `{name}`"))),
         }
     }
+
+    fn own_parameter(&self, name: &str) -> Result<Option<Tensor>> {
+        (name != "absent").then(|| tensor(&self.compute, &[self.factor as f32])).transpose()
+    }
 }
 
 /// Answers that repeat their prompt.
@@ -141,7 +158,7 @@ impl Generation for Echo {
 }
 
 /// The methods that may fail.
-pub const METHODS: &[&str] = &["encode", "collate", "loss", "prepare", "needs_reference", "evaluate"];
+pub const METHODS: &[&str] = &["encode", "collate", "loss", "prepare", "needs_reference", "evaluate", "parameters"];
 
 /// Calls each method.
 pub fn exercise(recorder: &mut Recorder, source: &Source) {
@@ -155,8 +172,13 @@ pub fn exercise(recorder: &mut Recorder, source: &Source) {
     }
     let item = Item::of(vec![5, 6, 7], vec![false, true, true]).with_numbers("weight", [0.5]);
     let empty = Item::of(Vec::new(), Vec::new());
-    for items in [&[&item, &empty][..], &[&empty]] {
-        recorder.call_shared("collate", || trainer.collate(items));
+    for (items, per_row) in [(&[&item, &empty][..], &[2][..]), (&[&empty], &[1])] {
+        let rows = BatchRows::new(items, per_row).expect("rows");
+        recorder.call_shared("collate", || trainer.collate(&rows));
+    }
+    for parameters in [vec![ParameterSpec::new("head.weight", [5, 3], Role::Linear, Init::Zeros)], Vec::new()] {
+        let model = ModelSpec::new(parameters, 5, Head::new("head"));
+        recorder.call_shared("parameters", || trainer.parameters.as_ref().expect("the ability").parameters(&model));
     }
     let calls = Rc::new(Calls { compute: Rc::clone(&compute), factor: 2.0 });
     let ctx = TrainerContext::new(calls, Rc::clone(&compute));
@@ -175,6 +197,10 @@ pub fn exercise(recorder: &mut Recorder, source: &Source) {
         recorder.call("evaluate", || trainer.evaluation.as_ref().expect("the ability").evaluate(&ctx, items));
     }
     let reference = trainer.reference.as_ref().expect("the ability");
-    recorder.call_infallible("needs_reference", || reference.needs_reference(), || trainer.collate(&[]).map(drop));
+    recorder.call_infallible(
+        "needs_reference",
+        || reference.needs_reference(),
+        || trainer.encode(&Example::new(1)).map(drop),
+    );
     recorder.drop("drop", trainer);
 }

@@ -35,8 +35,8 @@ impl Trainer for Wrapped<Arc<dyn Trainer>> {
         self.at("encode").encode(example)
     }
 
-    fn collate(&self, items: &[&Item]) -> Result<HostBatch> {
-        self.at("collate").collate(items)
+    fn collate(&self, rows: &BatchRows<'_>) -> Result<HostBatch> {
+        self.at("collate").collate(rows)
     }
 
     fn loss(&self, ctx: &TrainerContext, batch: &Batch) -> Result<Loss> {
