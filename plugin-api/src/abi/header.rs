@@ -49,6 +49,7 @@ pub fn c_header() -> String {
         interface::<prepare::TrainerPrepare>,
         interface::<prepare::TrainerReference>,
         interface::<prepare::TrainerEvaluation>,
+        interface::<prepare::TrainerOwnParameters>,
         interface::<optimizer::OptimizerSlices>,
         interface::<optimizer::OptimizerTypedStates>,
         interface::<optimizer::OptimizerTypedSlices>,
