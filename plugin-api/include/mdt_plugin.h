@@ -425,6 +425,13 @@ typedef struct {
 } MdtTrainerEvaluation;
 MDT_LAYOUT(sizeof(MdtTrainerEvaluation) == 8 && offsetof(MdtTrainerEvaluation, evaluate_items) == 0)
 
+#define MdtTrainerOwnParameters_name "trainer.parameters/1"
+#define MdtTrainerOwnParameters_fingerprint UINT64_C(0x41853e2b727291e1)
+typedef struct {
+    bool (*own_parameters)(const void *object, MdtSlice_uint8_t model, MdtSink_uint8_t out);
+} MdtTrainerOwnParameters;
+MDT_LAYOUT(sizeof(MdtTrainerOwnParameters) == 8 && offsetof(MdtTrainerOwnParameters, own_parameters) == 0)
+
 typedef struct {
     MdtStr name;
     MdtSlice_size_t shape;

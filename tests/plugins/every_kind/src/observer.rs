@@ -2,7 +2,7 @@
 
 use mdt_plugin_api::prelude::*;
 use mdt_plugin_api::serde_json::json;
-use mdt_plugin_api::{Metrics, Started, Written};
+use mdt_plugin_api::{Metrics, Sample, Started, Written};
 
 use super::faults::Faults;
 use super::recorder::Recorder;
@@ -61,6 +61,7 @@ pub fn exercise(recorder: &mut Recorder, source: &Source) {
         Event::Started(started),
         Event::Updated(metrics.clone()),
         Event::Evaluated(metrics.clone()),
+        Event::Sampled(Sample { update: 2, evaluation: true, prompt: "2 + 2".to_owned(), answer: "4".to_owned() }),
         Event::StoppedEarly(metrics),
         Event::CheckpointWritten(written.clone()),
         Event::FinalWritten(written),
