@@ -91,6 +91,9 @@ fn inspect(catalog: &Catalog, name: &str, as_json: bool) -> Result<(), Failure> 
         return Err(Failure::new(Status::Plugin, format!("no plugin or component is called `{name}`"))
             .help("`mdt-host plugin list` shows all"));
     }
+    // What this host does not know is passed over, where there is more.
+    let (known, unknown): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|row| Kind::from_name(row.kind).is_some());
+    let chosen = if known.is_empty() { unknown } else { known };
     let described = chosen.into_iter().map(|row| describe(catalog, row)).collect::<Result<Vec<_>, _>>()?;
     if as_json {
         return print(format_args!("{:#}", Value::Array(described)));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mdt_plugin_api::Finished;
 use mdt_plugin_api::prelude::*;
+use mdt_plugin_api::register::Connected;
 
 use super::faults::Faults;
 use super::recorder::Recorder;
@@ -17,7 +18,7 @@ pub struct Mirror {
 }
 
 /// Its communicator.
-struct Second {
+pub struct Second {
     faults: Faults,
     services: Services,
 }
@@ -50,17 +51,19 @@ impl Second {
 }
 
 impl CommBackend for Mirror {
+    type Communicator = Second;
+
     fn capabilities(&self) -> Result<Capabilities> {
         self.faults.at("capabilities")?;
         Ok(Capabilities { dtypes: vec![Dtype::F32, Dtype::U64], max_world_size: 2, deterministic: true })
     }
 
-    fn open(&self, bootstrap: &Bootstrap) -> Result<Box<dyn Communicator>> {
+    fn open(&self, bootstrap: &Bootstrap) -> Result<Second> {
         self.faults.at("open")?;
         let Bootstrap { rank, world_size, job, identity, .. } = bootstrap;
         let address = bootstrap.value("address")?;
         self.services.log(LogLevel::Info, &format!("{rank} of {world_size}, {job}, {identity}, {address}"));
-        Ok(Box::new(Second { faults: self.faults.clone(), services: self.services.clone() }))
+        Ok(Second { faults: self.faults.clone(), services: self.services.clone() })
     }
 }
 
@@ -99,14 +102,6 @@ impl Communicator for Second {
     fn barrier(&self) -> Result<Box<dyn Work>> {
         self.faults.at("barrier")?;
         self.work(Vec::new())
-    }
-
-    fn as_reduce_scatter(&self) -> Option<&dyn ReduceScatter> {
-        Some(self)
-    }
-
-    fn as_regions(&self) -> Option<&dyn CommRegions> {
-        Some(self)
     }
 
     fn abort(&self, reason: &str) {
@@ -184,22 +179,22 @@ pub fn exercise(recorder: &mut Recorder, source: &Source) {
     let nowhere = Bootstrap { values: Default::default(), ..bootstrap.clone() };
     recorder.call_shared("open", || backend.open(&nowhere).map(drop));
     // Behind the boundary a communicator is asked for its place once, when it is opened.
-    let place = |opened: &(Box<dyn Communicator>, u32, u32)| format!("{} of {}", opened.1, opened.2);
+    let place = |opened: &(Connected, u32, u32)| format!("{} of {}", opened.1, opened.2);
     let opened = recorder.make("open", place, || {
         let communicator = backend.open(&bootstrap)?;
         let (rank, world_size) = (communicator.rank(), communicator.world_size());
         Ok((communicator, rank, world_size))
     });
     if let Some((communicator, ..)) = opened {
-        collectives(recorder, &*communicator);
+        collectives(recorder, &communicator);
         recorder.drop("drop of the communicator", communicator);
     }
     recorder.drop("drop", backend);
 }
 
-fn collectives(recorder: &mut Recorder, communicator: &dyn Communicator) {
-    let scatter = communicator.as_reduce_scatter().expect("the ability");
-    let regions = communicator.as_regions().expect("the ability");
+fn collectives(recorder: &mut Recorder, communicator: &Connected) {
+    let scatter = communicator.reduce_scatter.as_ref().expect("the ability");
+    let regions = communicator.regions.as_ref().expect("the ability");
     let buffers = || vec![vec![1.5f32, -0.0].into(), Vec::<f32>::new().into()];
     type Start<'a> = &'a (dyn Fn() -> Result<Box<dyn Work>> + Sync);
     let starts: [(&str, Start<'_>); 8] = [

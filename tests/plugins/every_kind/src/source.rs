@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mdt_plugin_api::abi::LoadedComponent;
 use mdt_plugin_api::prelude::*;
-use mdt_plugin_api::register::{Create, ModelComponent, OptimizerComponent, Registration, TrainerComponent};
+use mdt_plugin_api::register::{Connects, Create, ModelComponent, OptimizerComponent, Registration, TrainerComponent};
 use mdt_plugin_api::serde_json::{Value, json};
 
 /// Components named `every_kind`.
@@ -38,7 +38,7 @@ impl Source {
         trainer, Trainer => TrainerComponent;
         optimizer, Optimizer => OptimizerComponent;
         data, Data => Box<dyn DataSource>;
-        comm, Comm => Box<dyn CommBackend>;
+        comm, Comm => Box<dyn Connects>;
         observer, Observer => Box<dyn Observer>;
     }
 

@@ -1,5 +1,6 @@
 //! A tokenizer whose tokens are bytes.
 
+use mdt_plugin_api::NamedFile;
 use mdt_plugin_api::prelude::*;
 
 use super::faults::Faults;
@@ -66,10 +67,16 @@ impl Tokenizer for Bytes {
         self.0.at("render_prompt")?;
         Ok(rendered(&[messages, &[Message::new("assistant", ">")]].concat()))
     }
+
+    fn files(&self) -> Result<Vec<NamedFile>> {
+        self.0.at("files")?;
+        let file = |name: &str, text: Option<&str>| NamedFile { name: name.to_owned(), text: text.map(str::to_owned) };
+        Ok(vec![file("tokenizer.json", None), file("templates/chat.jinja", Some("{{ messages }}"))])
+    }
 }
 
 /// The methods that may fail.
-pub const METHODS: &[&str] = &["vocabulary", "encode", "decode", "render", "render_prompt"];
+pub const METHODS: &[&str] = &["vocabulary", "encode", "decode", "render", "render_prompt", "files"];
 
 /// Calls each method.
 pub fn exercise(recorder: &mut Recorder, source: &Source) {
@@ -86,5 +93,6 @@ pub fn exercise(recorder: &mut Recorder, source: &Source) {
     let messages = [Message::new("user", "2 + 2"), Message::new("assistant", "4")];
     recorder.call_shared("render", || tokenizer.render(&messages));
     recorder.call_shared("render_prompt", || tokenizer.render_prompt(&messages[..1]));
+    recorder.call_shared("files", || tokenizer.files());
     recorder.drop("drop", tokenizer);
 }

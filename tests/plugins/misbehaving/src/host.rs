@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mdt_plugin_api::RowBatch;
 use mdt_plugin_api::prelude::*;
+use mdt_plugin_api::register::{Connected, Connects};
+use mdt_plugin_api::{NamedFile, RowBatch};
 
 use super::Wrapped;
 
@@ -27,6 +28,10 @@ impl Tokenizer for Wrapped<Arc<dyn Tokenizer>> {
 
     fn render_prompt(&self, messages: &[Message]) -> Result<Rendered> {
         self.at("render_prompt").render_prompt(messages)
+    }
+
+    fn files(&self) -> Result<Vec<NamedFile>> {
+        self.at("files").files()
     }
 }
 
@@ -92,23 +97,25 @@ impl DataSource for Wrapped<Box<dyn DataSource>> {
     }
 }
 
-impl CommBackend for Wrapped<Box<dyn CommBackend>> {
+impl CommBackend for Wrapped<Box<dyn Connects>> {
+    type Communicator = Wrapped<Connected>;
+
     fn capabilities(&self) -> Result<Capabilities> {
         self.at("capabilities").capabilities()
     }
 
-    fn open(&self, bootstrap: &Bootstrap) -> Result<Box<dyn Communicator>> {
-        Ok(Box::new(Wrapped { inner: self.at("open").open(bootstrap)?, trap: self.trap.clone() }))
+    fn open(&self, bootstrap: &Bootstrap) -> Result<Wrapped<Connected>> {
+        Ok(Wrapped { inner: self.at("open").open(bootstrap)?, trap: self.trap.clone() })
     }
 }
 
-impl Wrapped<Box<dyn Communicator>> {
+impl Wrapped<Connected> {
     fn work(&self, inner: Box<dyn Work>) -> Box<dyn Work> {
         Box::new(Wrapped { inner, trap: self.trap.clone() })
     }
 }
 
-impl Communicator for Wrapped<Box<dyn Communicator>> {
+impl Communicator for Wrapped<Connected> {
     fn rank(&self) -> u32 {
         self.at("rank").rank()
     }

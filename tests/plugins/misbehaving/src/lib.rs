@@ -11,6 +11,7 @@ use std::sync::Arc;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use mdt_plugin_api::abi::{ENTRY_SYMBOL, LoadedComponent, load};
 use mdt_plugin_api::prelude::*;
+use mdt_plugin_api::register::Connects;
 use mdt_plugin_api::serde_json::json;
 
 use trap::{Keys, Trap};
@@ -83,7 +84,7 @@ components! {
     Trainer trainer(Arc<dyn Trainer>).objective;
     Optimizer optimizer(Option<Arc<dyn Optimizer>>).slices;
     Data data(Box<dyn DataSource>);
-    Comm comm(Box<dyn CommBackend>);
+    Comm comm(Box<dyn Connects>);
     Observer observer(Box<dyn Observer>);
 }
 
@@ -94,6 +95,6 @@ mdt_plugin_api::plugin! {
     trainer "misbehaves" => Wrapped<Arc<dyn Trainer>>;
     optimizer "misbehaves" => Wrapped<Option<Arc<dyn Optimizer>>>;
     data "misbehaves" => Wrapped<Box<dyn DataSource>>;
-    comm "misbehaves" => Wrapped<Box<dyn CommBackend>>;
+    comm "misbehaves" => Wrapped<Box<dyn Connects>>;
     observer "misbehaves" => Wrapped<Box<dyn Observer>>;
 }
