@@ -1,5 +1,7 @@
 //! A model that calls all that a host does for models.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use mdt_plugin_api::prelude::*;
@@ -41,6 +43,8 @@ impl Model for Small {
             parameter("embedding.weight", Role::Embedding, Init::Normal { std: 0.02 }).alias("other.embedding.weight"),
             parameter("linear.weight", Role::Linear, Init::Zeros).in_out(),
             parameter("norm.weight", Role::Norm, Init::Ones).frozen(),
+            parameter("experts.weight", Role::Experts, Init::Ones)
+                .stacked_from(["experts.0.weight", "experts.1.weight"]),
             parameter("head.weight", Role::Other, Init::Zeros).tied_to("embedding.weight"),
         ];
         let head = Head { scale: 0.5, soft_cap: Some(30.0), ..Head::new("head") };
@@ -56,6 +60,13 @@ impl Model for Small {
         let capped = Attention { window: Some(3), soft_cap: Some(20.0), dropout: 0.1, ..Attention::new(0.25) };
         let attended = ctx.attention("first", &q, &k, &v, &capped)?;
         let attended = (&attended + &ctx.attention("second", &q, &k, &v, &Attention::new(0.25))?)?;
+        let [up, down] = ctx.expert_linears(["up", "down"], &attended, tokens)?;
+        let attended = match ctx.earlier("state")? {
+            Some(earlier) => (&(&up * &down)? + &earlier)?,
+            None => up,
+        };
+        ctx.keep("state", &attended)?;
+        ctx.auxiliary_loss("balance", &attended.sum()?, 0.01)?;
         let absent = ctx.host().parameter("absent")?.is_none();
         let pass = (ctx.training(), ctx.length(), ctx.key("dropout"), absent);
         self.services.log(LogLevel::Info, &format!("{pass:?}"));
@@ -68,11 +79,31 @@ impl Model for Small {
 struct Host {
     compute: Rc<dyn Compute>,
     services: Services,
+    kept: Rc<RefCell<BTreeMap<String, Vec<f32>>>>,
 }
 
 impl ModelHost for Host {
     fn linears(&self, names: &[&str], x: &Tensor) -> Result<Vec<Tensor>> {
         (0..names.len()).map(|index| x.multiply(index as f64 + 2.0)).collect()
+    }
+
+    fn expert_linears(&self, names: &[&str], x: &Tensor, experts: &Tensor) -> Result<Vec<Tensor>> {
+        names.iter().map(|name| (x * experts)?.multiply(name.len() as f64)).collect()
+    }
+
+    fn auxiliary_loss(&self, name: &str, value: &Tensor, coefficient: f64) -> Result<()> {
+        self.services.log(LogLevel::Info, &format!("loss {name} {} {coefficient}", value.item()?));
+        Ok(())
+    }
+
+    fn earlier(&self, name: &str) -> Result<Option<Tensor>> {
+        let kept = self.kept.borrow().get(name).cloned();
+        kept.map(|numbers| tensor(&self.compute, &numbers)).transpose()
+    }
+
+    fn keep(&self, name: &str, tensor: &Tensor) -> Result<()> {
+        self.kept.borrow_mut().insert(name.to_owned(), tensor.to_vec()?);
+        Ok(())
     }
 
     fn embedding(&self, name: &str, ids: &Tensor) -> Result<Tensor> {
@@ -132,9 +163,9 @@ pub fn exercise(recorder: &mut Recorder, source: &Source) {
     );
     let Some((model, _)) = made else { return };
     let compute = source.plain_compute();
-    let host = Host { compute: Rc::clone(&compute), services: setup.services.clone() };
+    let host = Host { compute: Rc::clone(&compute), services: setup.services.clone(), kept: Rc::default() };
     let ctx = ModelContext::new(Rc::new(host), Rc::clone(&compute));
-    for tokens in [[1.0, 2.0, 3.0], [0.0; 3]] {
+    for tokens in [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [0.0; 3]] {
         recorder.call("hidden", || model.hidden(&ctx, &tensor(&compute, &tokens)?)?.to_vec::<f32>());
     }
     recorder.drop("drop", model);

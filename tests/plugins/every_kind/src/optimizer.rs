@@ -162,7 +162,7 @@ pub fn exercise(recorder: &mut Recorder, source: &Source) {
         recorder.call_shared("typed_states: states", || typed_states.states(parameter));
         recorder.call_infallible("typed_slices: granularity", || typed_slices.granularity(parameter), next);
     }
-    for role in [Role::Other, Role::Linear, Role::Embedding, Role::Norm] {
+    for role in [Role::Other, Role::Linear, Role::Embedding, Role::Norm, Role::Experts] {
         let (layout, planned_steps) = match role {
             Role::Norm => (Layout::InOut, Some(9)),
             _ => (Layout::OutIn, None),
