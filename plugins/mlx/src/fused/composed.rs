@@ -154,7 +154,7 @@ pub fn embedding(table: &Array, ids: &Array) -> Result<Array> {
     table.take_axis(ids, 0)
 }
 
-/// [`super::grouped_linear`].
+/// `grouped_linear` of the module above.
 pub fn grouped_linear(rows: &Array, weight: &Array, groups: &Array) -> Result<Array> {
     let products = ops::gather_mm(rows.expand_dims(1)?, weight.swap_axes(1, 2)?, None, groups, true)?;
     products.squeeze_axes(&[1])
