@@ -56,7 +56,8 @@ impl Schema {
 /// Declares a component's configuration: documented keys with types, ranges and defaults.
 ///
 /// The doc comments become descriptions in the JSON Schema. A key that a job does not set has its default, and an unknown
-/// key is an error. A range stands in brackets behind the type: `[0.0..1.0]`, `[1..]`, `[0..=100]`, `[above 0.0..]`.
+/// key is an error. A number, or an `Option` of one, may have a range in brackets behind its type: `[0.0..1.0]`, `[0..=100]`,
+/// `[above 0.0..]`, with either end left open: `[1..]`, `[..=0.0]`.
 ///
 /// ```
 /// mdt_plugin_api::config! {

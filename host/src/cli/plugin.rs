@@ -111,10 +111,26 @@ fn inspect(catalog: &Catalog, name: &str, as_json: bool) -> Result<(), Failure> 
         }
         for (key, property) in component["schema"]["properties"].as_object().into_iter().flatten() {
             let description = property["description"].as_str().unwrap_or_default().replace('\n', " ");
-            print(format_args!("  {key} = {}  {description}", property["default"]))?;
+            print(format_args!("  {key} = {} ({})  {description}", property["default"], values(property)))?;
         }
     }
     Ok(())
+}
+
+/// What a key may be, by its schema: `number, at least 0, below 1`.
+fn values(property: &Value) -> String {
+    let choices = [property, &property["anyOf"][0]].into_iter().find_map(|schema| schema["oneOf"].as_array());
+    if let Some(choices) = choices {
+        return choices.iter().map(|choice| choice["const"].to_string()).collect::<Vec<_>>().join(" or ");
+    }
+    let types = property["type"].as_array().map_or(std::slice::from_ref(&property["type"]), Vec::as_slice);
+    let types: Vec<_> = types.iter().filter_map(Value::as_str).filter(|name| *name != "null").collect();
+    let bounds =
+        [("minimum", "at least"), ("exclusiveMinimum", "above"), ("maximum", "at most"), ("exclusiveMaximum", "below")];
+    let bounds = bounds.iter().filter(|(key, _)| !property[*key].is_null());
+    let bounds: String = bounds.map(|(key, name)| format!(", {name} {}", property[*key])).collect();
+    let types = if types.is_empty() { "any value".to_owned() } else { types.join(" or ") };
+    types + &bounds
 }
 
 fn describe(catalog: &Catalog, row: &Listed<'_>) -> Result<Value, Failure> {
@@ -136,4 +152,25 @@ fn describe(catalog: &Catalog, row: &Listed<'_>) -> Result<Value, Failure> {
         "native": native,
         "schema": catalog.schema(kind, row.id)?,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_key_may_be_is_said_in_words() {
+        for (schema, words) in [
+            (json!({ "type": "number", "minimum": 0.0, "exclusiveMaximum": 1.0 }), "number, at least 0.0, below 1.0"),
+            (
+                json!({ "type": ["integer", "null"], "exclusiveMinimum": 0, "maximum": 9 }),
+                "integer, above 0, at most 9",
+            ),
+            (json!({ "oneOf": [{ "const": "off" }, { "const": "best_fit" }] }), r#""off" or "best_fit""#),
+            (json!({ "anyOf": [{ "oneOf": [{ "const": "off" }] }, { "type": "null" }] }), r#""off""#),
+            (json!({}), "any value"),
+        ] {
+            assert_eq!(values(&schema), words);
+        }
+    }
 }
