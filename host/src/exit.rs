@@ -82,10 +82,15 @@ impl Failure {
             .help("run it again with MDT_LOG=debug and report what it prints")
     }
 
-    /// Adds where it happened: a file and line, a key, a row, a rank. Outer places come last.
+    /// Adds where it happened: a file and line, a key, a row, a rank. Outer places come last. One that says what an earlier
+    /// one does, as `train.jsonl row 7` after `row 7`, takes its place.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {
-        self.places.push(place.to_string());
+        let place = place.to_string();
+        self.places.retain(|inner| {
+            place.strip_suffix(inner.as_str()).is_none_or(|before| !(before.is_empty() || before.ends_with(' ')))
+        });
+        self.places.push(place);
         self
     }
 
@@ -169,6 +174,13 @@ fn indented(text: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_is_told_once() {
+        let failure = Failure::configuration("no").at("row 7").at("tokenizer bytes 0.1.0").at("train.jsonl row 7");
+        let text = failure.at("tokenizer bytes 0.1.0").at("row 17").to_string();
+        assert_eq!(text, "error: no\n  at: train.jsonl row 7\n  at: tokenizer bytes 0.1.0\n  at: row 17");
+    }
 
     #[test]
     fn a_failure_prints_message_place_cause_and_help_in_that_order() {

@@ -163,6 +163,7 @@ impl Job {
             model_config: directory.map_or(Value::Null, |directory| directory.config().clone()),
             tokenizer: None,
             source: source.to_owned(),
+            max_seq_len: self.resolved.settings.trainer.max_seq_len as usize,
         }
     }
 }

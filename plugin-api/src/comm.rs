@@ -11,7 +11,8 @@ use crate::{Buffer, Dtype, Error, Region, Result};
 /// What a backend supports. The host refuses a configuration that needs more, and names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capabilities {
-    /// Element types that it reduces. All backends broadcast and gather every type.
+    /// Element types that it reduces: the host needs f32 for gradients and f64 for numbers. All backends broadcast and gather
+    /// every type.
     pub dtypes: Vec<Dtype>,
     /// The largest number of ranks; 0 for no limit.
     pub max_world_size: u32,
@@ -30,7 +31,8 @@ pub struct Bootstrap {
     /// `-`, so that files and segments can have it in their names. Empty where ranks are started one by one and nobody
     /// has set `MDT_JOB_ID`.
     pub job: String,
-    /// What all ranks must agree on, as text. A backend that can compare it says what differs.
+    /// What all ranks must agree on, as text. The host compares it in its first collective; a backend that compares it while
+    /// ranks meet can refuse a wrong one sooner.
     pub identity: String,
     /// Addresses and credentials, by name: `address` and `port` of rank 0 (`comm.address`, `comm.port`), and `token`, the
     /// secret that the ranks share (`MDT_JOB_TOKEN`), where there is one.
@@ -160,7 +162,10 @@ pub trait CommBackend: Send + Sync {
     /// What the backend supports.
     fn capabilities(&self) -> Result<Capabilities>;
 
-    /// Connects this process with the others of the job, and waits for them. The host opens a backend once.
+    /// Connects this process with the others of the job, and waits for them, as long as the backend thinks right and no longer
+    /// than until [`HostServices::cancelled`](crate::HostServices::cancelled). The host opens a backend once. Whether a process
+    /// that asks to join belongs to the job is the backend's to find out: all ranks of a job have the same token in
+    /// [`Bootstrap::values`].
     fn open(&self, bootstrap: &Bootstrap) -> Result<Self::Communicator>;
 }
 

@@ -26,7 +26,9 @@ impl Sequence {
 
 /// What is trained as one: a text, a pair of answers to compare, a prompt to answer.
 ///
-/// The host orders items, puts them into micro-batches by the lengths of their sequences, and counts them.
+/// The host orders items, puts them into micro-batches by the lengths of their sequences, and counts them. It drops an item
+/// that has no supervised token in any sequence; one that has none in some of them is the trainer's to judge, also where the
+/// host has cut them off at `trainer.max_seq_len`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Item {
     /// Its sequences. Every item of a trainer has the same names in the same order.

@@ -73,6 +73,8 @@ pub struct Setup {
     pub tokenizer: Option<SharedTokenizer>,
     /// Where a data source reads: a file, a directory, a name. Empty for other kinds.
     pub source: String,
+    /// The most tokens of a sequence, at which the host cuts at the right; for trainers that would rather cut elsewhere.
+    pub max_seq_len: usize,
 }
 
 impl Setup {
@@ -96,6 +98,7 @@ impl Default for Setup {
             model_config: serde_json::Value::Null,
             tokenizer: None,
             source: String::new(),
+            max_seq_len: usize::MAX,
         }
     }
 }

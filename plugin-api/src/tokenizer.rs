@@ -110,8 +110,8 @@ pub trait Tokenizer: Send + Sync {
     /// Its tokens.
     fn vocabulary(&self) -> Result<Vocabulary>;
 
-    /// The tokens of a text alone, without a beginning or an end of sequence. Special tokens that are written in the text
-    /// are recognised.
+    /// The tokens of a text alone, without a beginning or an end of sequence. Special tokens that have a
+    /// text are recognised in it.
     fn encode(&self, text: &str) -> Result<Tokens>;
 
     /// Tokens as text, without special tokens.
@@ -132,7 +132,8 @@ pub trait Tokenizer: Send + Sync {
 
     /// The files by which a directory has this tokenizer, templates included. The host writes them beside the weights that
     /// it has trained; those without a text are copied from the model that training began with. They also tell whether
-    /// rows have the same tokens as before.
+    /// rows have the same tokens as before. A tokenizer that is not made of files has none; whoever opens the trained model must
+    /// name it then (`tokenizer.use`).
     fn files(&self) -> Result<Vec<NamedFile>>;
 
     /// The loaded object behind this one, so that it is passed on and not wrapped again.

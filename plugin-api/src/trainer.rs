@@ -172,6 +172,8 @@ impl Deref for TrainerContext {
 /// `encode` and `collate` work on host memory, on several threads at once; `loss` runs on the compute thread.
 pub trait Trainer: Send + Sync {
     /// What is trained of an example: one item, several, or none. Any thread.
+    /// [`SharedTokenizer::complete`](crate::SharedTokenizer::complete) makes tokens of a prompt and its completion,
+    /// [`Tokenizer::render`](crate::Tokenizer::render) of a conversation.
     ///
     /// The host cuts sequences at `trainer.max_seq_len`. An item in which nothing would be trained has no supervised
     /// token; the host drops, counts and names its row.

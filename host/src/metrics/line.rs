@@ -44,8 +44,9 @@ pub struct Evaluation {
     pub epoch: f64,
     /// Mean over the supervised tokens of the held-out rows.
     pub eval_loss: f64,
-    /// `exp(eval_loss)`; null where that is too large for a number.
-    pub eval_perplexity: f64,
+    /// `exp(eval_loss)`, where the loss is that of tokens; null where that is too large for a number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_perplexity: Option<f64>,
     /// Supervised tokens of the held-out rows.
     pub eval_tokens: u64,
     /// Seconds of the evaluation.
@@ -109,7 +110,8 @@ pub(super) fn update(step: u64, loss: f64) -> Update {
 
 #[cfg(test)]
 pub(super) fn evaluation(step: u64, eval_loss: f64) -> Evaluation {
-    Evaluation { step, epoch: 0.5, eval_loss, eval_perplexity: libm::exp(eval_loss), eval_tokens: 7, eval_s: 0.25 }
+    let eval_perplexity = Some(libm::exp(eval_loss));
+    Evaluation { step, epoch: 0.5, eval_loss, eval_perplexity, eval_tokens: 7, eval_s: 0.25 }
 }
 
 #[cfg(test)]

@@ -121,7 +121,8 @@ impl Run<'_> {
             step: *done,
             epoch: rows.plan.epochs_after(*done),
             eval_loss,
-            eval_perplexity: libm::exp(eval_loss),
+            // The loss of a pair of answers, say, is no surprise at tokens.
+            eval_perplexity: (sums.weight == sums.supervised_tokens).then(|| libm::exp(eval_loss)),
             eval_tokens: sums.supervised_tokens as u64,
             eval_s: begin.elapsed().as_secs_f64(),
         };
@@ -130,8 +131,8 @@ impl Run<'_> {
             0 => "before the first update".to_owned(),
             update => format!("after update {update}"),
         };
-        let perplexity = shown(line.eval_perplexity);
-        output.progress.note(&format!("held-out loss {when}: {eval_loss:.4}, perplexity {perplexity}"));
+        let perplexity = line.eval_perplexity.map_or(String::new(), |number| format!(", perplexity {}", shown(number)));
+        output.progress.note(&format!("held-out loss {when}: {eval_loss:.4}{perplexity}"));
         if let Some(batch) = batches.iter().position(|[loss, ..]| !loss.is_finite()) {
             let rows = name_batch(held_out, rows.plan.batch_size, batch);
             output.progress.note(&format!("warning: the held-out loss is not finite, first in {rows}"));

@@ -74,6 +74,7 @@ pub(super) struct SetupRecord {
     model_path: Option<String>,
     model_config: serde_json::Value,
     source: String,
+    max_seq_len: u64,
 }
 
 impl SetupRecord {
@@ -88,6 +89,7 @@ impl SetupRecord {
             model_path: setup.model_path.as_ref().map(text).transpose()?,
             model_config: setup.model_config.clone(),
             source: setup.source.clone(),
+            max_seq_len: setup.max_seq_len as u64,
         };
         let services = RawObject::new(Guarded::new(setup.services.clone(), Owner::named("host services")));
         let lent =
@@ -105,6 +107,7 @@ impl SetupRecord {
             model_config: self.model_config,
             tokenizer: tokenizer.map(SharedTokenizer::new).transpose()?,
             source: self.source,
+            max_seq_len: usize::try_from(self.max_seq_len).unwrap_or(usize::MAX),
         })
     }
 }

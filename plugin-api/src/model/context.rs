@@ -160,7 +160,7 @@ impl ModelContext {
     /// `[B, H, T, D]`.
     ///
     /// The host masks what lies in other documents of a packed row, and keeps keys and values under `name` for the tokens
-    /// that follow when text is generated. Every layer has a name of its own.
+    /// that follow when text is generated. Every layer has a name of its own, any name.
     pub fn attention(
         &self,
         name: &str,

@@ -33,9 +33,12 @@ impl Component for Slab {
     fn create(faults: Faults, setup: &Setup) -> Result<Self> {
         faults.at("create")?;
         // All that a component is given.
-        let Setup { services, seed, threads, model_path, model_config, source, tokenizer } = setup;
+        let Setup { services, seed, threads, model_path, model_config, source, tokenizer, max_seq_len } = setup;
         let tokenizer = tokenizer.is_some();
-        services.log(LogLevel::Debug, &format!("{seed} {threads} {model_path:?} {model_config} {source} {tokenizer}"));
+        services.log(
+            LogLevel::Debug,
+            &format!("{seed} {threads} {model_path:?} {model_config} {source} {tokenizer} {max_seq_len}"),
+        );
         services.log(LogLevel::Warn, "ä");
         services.metric("created", 0.1);
         services.log(LogLevel::Info, if services.cancelled() { "cancelled" } else { "not cancelled" });

@@ -74,6 +74,7 @@ impl Recorder {
             model_path: Some("model/directory".into()),
             model_config: json!({ "model_type": "small", "layers": [1, 2.5] }),
             source: "rows".to_owned(),
+            max_seq_len: 2048,
             ..Setup::default()
         }
     }
