@@ -36,7 +36,7 @@ fn packed_rows_train_as_rows_of_one_item() {
     let (plain, packed) = (epochs_of_one_update(), packed(epochs_of_one_update()));
     plain.run().success();
     let run = packed.run().success();
-    assert_says(&run.stderr, &["24 rows", "packed into", "rows of up to", "padding"]);
+    assert_says(&run.stderr, &["24 rows", "packed into", "rows of up to", "padding", "packed rows each"]);
     assert_eq!(packed.numbers("tokens"), plain.numbers("tokens"));
     assert_eq!(packed.numbers("supervised_tokens"), plain.numbers("supervised_tokens"));
     let (loss, grad_norm) = (apart(&packed, &plain, "loss"), apart(&packed, &plain, "grad_norm"));
@@ -75,6 +75,43 @@ fn ranks_train_on_the_packed_rows_of_one_process() {
     assert!(status.is_ok_and(|status| status.success()));
     assert_eq!(one.final_weights(), two.final_weights());
     assert_eq!(one.numbers("loss"), two.numbers("loss"));
+}
+
+#[test]
+fn layers_that_are_computed_again_for_gradients_change_no_bit_of_packed_rows() {
+    let job = |recompute: bool| {
+        let job = packed(epochs_of_one_update()).set("trainer.max_steps", 3);
+        job.set("trainer.gradient_checkpointing", recompute)
+    };
+    let (kept, computed_again) = (job(false), job(true));
+    kept.run().success();
+    computed_again.run().success();
+    assert_eq!(kept.final_weights(), computed_again.final_weights());
+}
+
+#[test]
+fn a_student_and_its_teacher_see_packed_rows_alike() {
+    let job = || {
+        let teacher = root().join("tests/fixtures/training/model");
+        let job = epochs_of_one_update().set("trainer.use", "distill").set("model.init", "random");
+        job.set("trainer.models.teacher.path", teacher.display()).set("trainer.max_steps", 8)
+    };
+    let (plain, packed) = (job(), packed(job()));
+    plain.run().success();
+    packed.run().success();
+    let (loss, weights) = (apart(&packed, &plain, "loss"), weights_apart(&packed, &plain));
+    println!("distill: loss {loss:.1e}, weights {weights:.1e}");
+    assert!(loss <= 2e-6 && weights <= 2e-6, "{loss:e} {weights:e}");
+}
+
+#[test]
+fn a_trainer_that_lays_items_out_by_itself_is_right_and_not_packed() {
+    let job = || epochs_of_one_update().set("trainer.use", "bytes").set("trainer.max_steps", 3);
+    let (plain, packed) = (job(), packed(job()));
+    plain.run().success();
+    packed.run().success();
+    let loss = apart(&packed, &plain, "loss");
+    assert!(loss <= 2e-6, "{loss:e}");
 }
 
 #[test]

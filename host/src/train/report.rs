@@ -8,7 +8,7 @@ use mdt_plugin_api::Event;
 use super::Run;
 use super::run::Output;
 use super::update::UpdateNumbers;
-use crate::config::Init;
+use crate::config::{Init, Packing};
 use crate::exit::Failure;
 use crate::metrics;
 use crate::progress::{self, Line};
@@ -38,8 +38,10 @@ impl Run<'_> {
         if let Some(held_out) = &self.rows.held_out {
             progress::note(&format!("held out {}", held_out.summary()));
         }
+        let packs = settings.trainer.packing != Packing::None && self.learner.objective.trainer.prepare.is_none();
+        let rows = if packs { "packed rows" } else { "rows" };
         progress::note(&format!(
-            "plan     {} updates, {}{} rows each",
+            "plan     {} updates, {}{} {rows} each",
             plan.total_updates(),
             plan.updates_per_epoch().map_or(String::new(), |updates| format!("{updates} per epoch, ")),
             plan.rows_per_update().min(plan.rows.unwrap_or(usize::MAX))

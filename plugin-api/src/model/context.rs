@@ -248,7 +248,7 @@ impl ModelContext {
         self.host.pass().training
     }
 
-    /// Number of tokens of each row so far, those in a cache included.
+    /// Number of tokens of each row so far, those in a cache included; of a packed row, those of all its items.
     pub fn length(&self) -> usize {
         self.host.pass().length
     }
