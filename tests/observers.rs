@@ -180,7 +180,8 @@ fn observers_are_told_of_a_failure_and_of_an_interruption() {
     let job = Job::new().set("plugins.timeout_s", 1);
     let file = notes(&job, "a");
     let spinning = job.set("optimizer", "ends_the_process").set("optimizer.by", "spin");
-    observers(spinning, &json!([{ "use": "notes", "file": file }])).run().failure(3);
+    let spinning = observers(spinning, &json!([{ "use": "notes", "file": file }]));
+    spinning.run().failure(3);
     let events = noted(&file);
     assert_eq!(names(&events), ["started", "updated", "updated", "failed"]);
     assert_says(events[3]["message"].as_str().expect("text"), &["has not come back for 1 second"]);
