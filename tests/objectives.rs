@@ -87,6 +87,7 @@ fn held_out_pairs_have_their_rewards_too() {
     let line = job.metrics().into_iter().find(|line| line.get("eval_loss").is_some()).expect("an evaluation");
     assert!(line["eval_loss"].as_f64() < Some(0.4), "{line}");
     assert!(line["eval_rewards/accuracies"].as_f64() > Some(0.9), "{line}");
+    assert_eq!(line.get("eval_perplexity"), None, "the loss of a pair is not that of a token: {line}");
 }
 
 #[test]

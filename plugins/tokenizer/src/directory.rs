@@ -195,12 +195,16 @@ pub fn configured_template(value: &str) -> Result<TemplateSource> {
     if value.contains("{{") || value.contains("{%") {
         return Ok(TemplateSource { origin: "tokenizer.chat_template".into(), text: value.to_owned() });
     }
-    match read_if_present(Path::new(value))? {
-        Some(text) => Ok(TemplateSource { origin: value.to_owned(), text }),
-        None => Err(Error::config("tokenizer.chat_template names a file that is not there")
+    let error = |message| {
+        Error::config(message)
             .with("key", "tokenizer.chat_template")
             .with("file", value)
-            .help("give the path of a .jinja file, relative to the working directory, or the template itself")),
+            .help("give the path of a .jinja file, relative to the working directory, or the template itself")
+    };
+    match read_if_present(Path::new(value)) {
+        Ok(Some(text)) => Ok(TemplateSource { origin: value.to_owned(), text }),
+        Ok(None) => Err(error("tokenizer.chat_template names a file that is not there")),
+        Err(cause) => Err(error("the file that tokenizer.chat_template names cannot be read").caused_by(cause)),
     }
 }
 
