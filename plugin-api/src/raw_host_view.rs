@@ -48,6 +48,9 @@ impl RawHostView {
         if !self.is_contiguous() {
             return Err(Error::plugin("the tensor's memory is not row-contiguous"));
         }
+        if !self.is_empty() && (self.data.is_null() || !self.data.cast::<T>().is_aligned()) {
+            return Err(Error::plugin(format!("the address {:p} holds no elements of {}", self.data, T::DTYPE)));
+        }
         Ok(())
     }
 
@@ -102,9 +105,13 @@ impl RawHostView {
             (Dtype::BF16, Dtype::F64) => convert!(bf16, f64, bf16::to_f64),
             (Dtype::F16, Dtype::F64) => convert!(f16, f64, f16::to_f64),
             (Dtype::BOOL | Dtype::U8, Dtype::F64) => convert!(u8, f64, f64::from),
+            (Dtype::I8, Dtype::F64) => convert!(i8, f64, f64::from),
+            (Dtype::U16, Dtype::F64) => convert!(u16, f64, f64::from),
+            (Dtype::I16, Dtype::F64) => convert!(i16, f64, f64::from),
             (Dtype::I32, Dtype::F64) => convert!(i32, f64, f64::from),
             (Dtype::U32, Dtype::F64) => convert!(u32, f64, f64::from),
             (Dtype::I64, Dtype::F64) => convert!(i64, f64, |x| x as f64),
+            (Dtype::U64, Dtype::F64) => convert!(u64, f64, |x| x as f64),
             (from, to) => {
                 return Err(Error::plugin(format!("a tensor of {from} is not read as {to}: cast it first")));
             }
@@ -174,6 +181,17 @@ mod tests {
         let last_first =
             RawHostView { data: elements.as_ptr().wrapping_add(5).cast_mut().cast(), ..view(&elements, &[2], &[-1]) };
         assert_eq!(copied::<4>(&last_first, Dtype::BF16), [0x40c0u16, 0x40a0].map(u16::to_ne_bytes).concat()[..]);
+    }
+
+    #[test]
+    fn an_address_that_elements_cannot_have_is_no_slice() {
+        let elements = [1.0f32, 2.0];
+        let whole = view(&elements, &[1], &[1]);
+        assert!(whole.expect::<f32>().is_ok());
+        for data in [whole.data.wrapping_add(1), std::ptr::null_mut()] {
+            let error = RawHostView { data, ..whole.clone() }.expect::<f32>().unwrap_err();
+            assert!(error.message().contains("holds no elements of float32"), "{error}");
+        }
     }
 
     #[test]

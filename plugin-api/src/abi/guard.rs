@@ -203,3 +203,17 @@ pub(crate) fn keep_panics_quiet() {
         }));
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_of_one_thread_refuses_calls_on_others() {
+        let guard = Guard::for_this_thread(Owner::named("compute x"));
+        let other = std::thread::scope(|scope| scope.spawn(|| guard.call(|| Ok(()))).join().unwrap());
+        let error = other.unwrap_err();
+        assert!(error.message().contains("on a thread that is not its own"), "{error}");
+        assert_eq!(guard.call(|| Ok(7)).unwrap(), 7, "its own thread");
+    }
+}

@@ -7,18 +7,23 @@ use super::{cpu, elements, random, tensor};
 #[test]
 fn every_element_type_survives_the_way_in_and_out() {
     let compute = cpu();
-    let cases: [(Dtype, &[u8]); 9] = [
-        (Dtype::BOOL, &[0, 1, 1]),
-        (Dtype::U8, &[0, 7, 255]),
-        (Dtype::I32, &[1, 2, 3, 4, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0x80]),
-        (Dtype::U32, &[9; 12]),
-        (Dtype::I64, &[0xfe; 24]),
-        (Dtype::F16, &[0, 0x3c, 0, 0xc0, 1, 0]),
-        (Dtype::BF16, &[0x80, 0x3f, 0, 0xc0, 1, 0]),
-        (Dtype::F32, &[0, 0, 0x80, 0x3f, 1, 2, 3, 4, 5, 6, 7, 8]),
-        (Dtype::F64, &[0x3f; 24]),
+    // With the last element as a number.
+    let cases: [(Dtype, &[u8], f64); 13] = [
+        (Dtype::BOOL, &[0, 1, 1], 1.0),
+        (Dtype::U8, &[0, 7, 255], 255.0),
+        (Dtype::I8, &[0, 7, 255], -1.0),
+        (Dtype::U16, &[0, 7, 255, 1, 0xff, 0xff], 65535.0),
+        (Dtype::I16, &[0, 7, 255, 1, 0xff, 0xff], -1.0),
+        (Dtype::I32, &[1, 2, 3, 4, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0x80], -2147483648.0),
+        (Dtype::U32, &[9; 12], 0x0909_0909 as f64),
+        (Dtype::I64, &[0xff; 24], -1.0),
+        (Dtype::U64, &[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0x80], 2f64.powi(63)),
+        (Dtype::F16, &[0, 0x3c, 1, 0, 0, 0xc0], -2.0),
+        (Dtype::BF16, &[0x80, 0x3f, 1, 0, 0, 0xc0], -2.0),
+        (Dtype::F32, &[1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0x80, 0x3f], 1.0),
+        (Dtype::F64, &[0x3f; 24], f64::from_ne_bytes([0x3f; 8])),
     ];
-    for (dtype, bytes) in cases {
+    for (dtype, bytes, last) in cases {
         // Once as they lie, once one byte further, as in a memory-mapped file.
         for shift in 0..2 {
             let mut memory = vec![0; shift];
@@ -32,6 +37,7 @@ fn every_element_type_survives_the_way_in_and_out() {
             // SAFETY: the view is of three evaluated elements of this type, and the tensor lives on.
             let got = unsafe { std::slice::from_raw_parts(view.data.cast_const(), bytes.len()) };
             assert_eq!(got, bytes, "{dtype}");
+            assert_eq!(copy.slice(&[2], &[3]).unwrap().item().unwrap(), last, "{dtype}");
         }
     }
 }
