@@ -121,6 +121,13 @@ impl Objective {
         };
         let ctx = TrainerContext::new(Rc::new(model), Rc::clone(&self.compute));
         let loss = self.trainer.loss(&ctx, batch)?;
+        for (what, tensor) in [("sum", &loss.sum), ("weight", &loss.weight)] {
+            let shape = tensor.shape()?;
+            if !shape.is_empty() {
+                return Err(Error::plugin(format!("the {what} of the loss has shape {shape:?}, and must be a scalar"))
+                    .in_component(self.trainer_name.as_str()));
+            }
+        }
         let mut objective = loss.sum.try_clone()?;
         let mut all_metrics = loss.metrics;
         for AuxiliaryLoss { name, value, weighted } in auxiliary.means()? {
