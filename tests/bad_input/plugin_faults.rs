@@ -87,6 +87,13 @@ fn an_index_that_a_plugin_got_wrong_has_the_status_of_plugins() {
 }
 
 #[test]
+fn a_loss_that_is_no_scalar_is_the_trainers_error() {
+    let job = Job::new().set("trainer", "bytes").set("trainer.not_summed", "true");
+    let failure = job.run().failure(3);
+    assert_says(&failure, &["the sum of the loss has shape [", "must be a scalar", "trainer bytes", "update 1"]);
+}
+
+#[test]
 fn an_optimizer_state_that_is_not_finite_is_never_saved() {
     let job = Job::new().set("optimizer", "states").set("optimizer.names", r#"["momentum"]"#);
     let job = job.set("optimizer.undefined_from", 2);

@@ -17,6 +17,8 @@ mdt_plugin_api::config! {
         undefined_metric: bool = false,
         /// Whether a supervised token is looked for behind the end of the batch.
         place_beyond_the_end: bool = false,
+        /// Whether the loss is left as one number for each supervised token.
+        not_summed: bool = false,
         /// Whether `collate` reports `odd_tokens` or `even_tokens`: their number of supervised tokens.
         reports: bool = false,
     }
@@ -102,8 +104,9 @@ impl Trainer for Bytes {
         }
         let weight = self.config.weight.as_ref().and_then(|weight| weight.parse().ok());
         let given = self.config.odd_weight.filter(|_| odd).or(weight);
+        let sum = if self.config.not_summed { losses } else { losses.sum()? };
         Ok(Loss {
-            sum: Tensor::op(OpKind::MULTIPLY, &[&losses.sum()?, &number(self.config.scale)?], &[])?,
+            sum: Tensor::op(OpKind::MULTIPLY, &[&sum, &number(self.config.scale)?], &[])?,
             weight: number(given.unwrap_or(count as f64))?,
             metrics,
         })
