@@ -141,6 +141,7 @@ fn a_plugin_of_another_boundary_works_or_is_refused_by_name_in_every_kind() {
     let (program, plugin) = (built().join("every-kind"), library("mdt_test_every_kind"));
     assert_same(&transcript(&program, None), &transcript(&program, Some(&later.every_kind())));
     assert_same(&transcript(&later.program(), None), &transcript(&later.program(), Some(&plugin)));
+    assert_says(&job.run_with(&["plugin", "inspect", "adamw"]).success().stdout, &["optimizer.later/1"]);
     let inspected = job.run_with(&["plugin", "inspect", "every_kind"]).success().stdout;
     for (kind, ..) in KINDS {
         assert_says(&inspected, &[&format!("{kind}.later/1")]);

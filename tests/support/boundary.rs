@@ -64,6 +64,8 @@ impl Version {
         let version = Self { directory: place().join(name) };
         if version.copy(today, Path::new(""), edits) || !version.plugins().is_dir() {
             let _ = fs::remove_dir_all(version.plugins());
+            // Cargo writes the version of each package into it.
+            fs::copy(today.join("Cargo.lock"), version.directory.join("Cargo.lock")).expect("a copy");
             version.build(packages);
         }
         version
@@ -74,6 +76,9 @@ impl Version {
         let mut changed = false;
         for entry in fs::read_dir(from.join(folder)).expect("a folder").map(|entry| entry.expect("an entry")) {
             let name = folder.join(entry.file_name());
+            if name == Path::new("Cargo.lock") {
+                continue;
+            }
             changed |= match entry.path().is_dir() {
                 true => self.copy(from, &name, edits),
                 false => self.write(&name.display().to_string(), fs::read(entry.path()).expect("a file"), edits),
@@ -98,6 +103,7 @@ impl Version {
         true
     }
 
+    /// Builds these packages, and keeps their libraries and the program.
     fn build(&self, packages: &[&str]) {
         let target = place().join("build");
         let names = PLUGINS.map(library_name);
