@@ -105,7 +105,7 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The same bytes for the same files: names in order, and nothing of this machine or this moment.
+/// The same bytes for the same files: names in order, and nothing of this machine or this moment. With GNU tar.
 fn pack(folder: &Path, archive: &Path) -> Result<()> {
     let tar = PathBuf::from(archive).with_extension("");
     let same = ["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", "--mode=u=rwX,go=rX"];
