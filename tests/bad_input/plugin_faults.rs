@@ -87,6 +87,13 @@ fn an_index_that_a_plugin_got_wrong_has_the_status_of_plugins() {
 }
 
 #[test]
+fn hidden_states_of_another_shape_are_never_trained() {
+    let job = Job::new().set("model.use", "declares").set("model.init", "random");
+    let job = job.set("model.names", r#"["head.weight"]"#).set("model.shape", "[1024, 4]");
+    assert_says(&job.run().failure(3), &["hidden states of shape [", "must give [B, T, D]"]);
+}
+
+#[test]
 fn a_loss_that_is_no_scalar_is_the_trainers_error() {
     let job = Job::new().set("trainer", "bytes").set("trainer.not_summed", "true");
     let failure = job.run().failure(3);

@@ -2,19 +2,23 @@
 
 use std::rc::Rc;
 
-use mdt_plugin_api::{Model, ModelContext, ModelSpec, Result, Tensor};
+use mdt_plugin_api::{Error, Model, ModelContext, ModelSpec, Result, Tensor};
 
 /// A model's code, and its description, which it was asked for once. Compute thread only.
 #[derive(Clone)]
 pub struct DescribedModel {
     code: Rc<dyn Model>,
     spec: Rc<ModelSpec>,
+    /// The number of features of its hidden states, where its head tells.
+    width: Option<usize>,
 }
 
 impl DescribedModel {
     /// Asks a model for its description.
     pub fn new(code: Rc<dyn Model>) -> Self {
-        Self { spec: Rc::new(code.spec()), code }
+        let spec = Rc::new(code.spec());
+        let width = spec.hidden_size().ok();
+        Self { code, spec, width }
     }
 
     /// Its parameters, vocabulary and head.
@@ -23,7 +27,17 @@ impl DescribedModel {
     }
 
     /// See [`Model::hidden`].
+    ///
+    /// # Errors
+    /// What it gives has another shape than `[B, T, D]`: other states than the tokens' own would be trained without a word.
     pub(super) fn hidden(&self, ctx: &ModelContext, tokens: &Tensor) -> Result<Tensor> {
-        self.code.hidden(ctx, tokens)
+        let hidden = self.code.hidden(ctx, tokens)?;
+        let (shape, tokens) = (hidden.shape()?, tokens.shape()?);
+        match shape.split_last() {
+            Some((width, rows)) if rows == tokens && self.width.is_none_or(|expected| *width == expected) => Ok(hidden),
+            _ => Err(Error::plugin(format!(
+                "the model gave hidden states of shape {shape:?} for tokens of shape {tokens:?}, and must give [B, T, D]"
+            ))),
+        }
     }
 }

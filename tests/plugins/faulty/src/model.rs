@@ -1,4 +1,4 @@
-//! A model that declares the parameters of its configuration and computes nothing.
+//! A model that declares the parameters of its configuration, and gives hidden states of another shape than it should.
 
 use mdt_plugin_api::prelude::*;
 
@@ -41,7 +41,8 @@ impl Model for Declares {
         ModelSpec::new(self.0.names.iter().map(spec).collect(), 1 << 20, Head::new("head"))
     }
 
-    fn hidden(&self, _: &ModelContext, _: &Tensor) -> Result<Tensor> {
-        Err(Error::other("this model computes nothing"))
+    /// Rows and tokens change places.
+    fn hidden(&self, ctx: &ModelContext, tokens: &Tensor) -> Result<Tensor> {
+        ctx.embedding("head", tokens)?.transpose(&[1, 0, 2])
     }
 }
