@@ -187,7 +187,7 @@ mod tests {
                 let inner_epoch = if is_inside && look > 0 { 7 } else { 100 + look };
                 let outer = CallUnderWay { inner_epoch, ..call(1, 2) };
                 // The call that it makes may just have come back.
-                if look % 2 == 0 && !is_inside { vec![outer] } else { vec![outer, inner(1, inner_epoch)] }
+                if look.is_multiple_of(2) && !is_inside { vec![outer] } else { vec![outer, inner(1, inner_epoch)] }
             };
             let told: Vec<_> = (0..=6).flat_map(|look| watchdog.look(calls(look), SECOND)).collect();
             let (last, before) = told.split_last().unwrap();
