@@ -131,12 +131,14 @@ impl Tensor {
 
     /// Its memory, borrowed, on devices that share theirs with the host; the tensor is computed now.
     pub fn host_view(&self) -> Result<HostView<'_>> {
-        Ok(HostView { raw: self.compute.host_view(self.handle)?, tensor: PhantomData })
+        let raw = self.compute.host_view(self.handle)?;
+        Ok(HostView { raw, _memory: self.try_clone()?, tensor: PhantomData })
     }
 
     /// Its memory for writing; [`Compute::host_view_mut`] says when that is an error.
     pub fn host_view_mut(&mut self) -> Result<HostViewMut<'_>> {
-        Ok(HostViewMut { raw: self.compute.host_view_mut(self.handle)?, tensor: PhantomData })
+        let raw = self.compute.host_view_mut(self.handle)?;
+        Ok(HostViewMut { raw, _memory: self.try_clone()?, tensor: PhantomData })
     }
 
     /// Same elements in another shape; one entry may be -1.
@@ -319,6 +321,8 @@ operators! {
 #[derive(Debug)]
 pub struct HostView<'a> {
     raw: RawHostView,
+    /// Keeps the memory, whatever happens to the handle of the tensor.
+    _memory: Tensor,
     tensor: PhantomData<&'a Tensor>,
 }
 
@@ -329,8 +333,8 @@ impl HostView<'_> {
         if self.raw.is_empty() {
             return Ok(&[]);
         }
-        // SAFETY: the compute plugin promises `len` contiguous elements of this type at `data` for as long as the
-        // tensor lives, which the lifetime ensures; `expect` has checked type and contiguity.
+        // SAFETY: the compute plugin promises `len` elements of this type at `data` for as long as a handle of the tensor is
+        // alive, and the view has one; `expect` has checked type, contiguity and alignment.
         Ok(unsafe { std::slice::from_raw_parts(self.raw.data.cast::<T>(), self.raw.len()) })
     }
 
@@ -368,6 +372,8 @@ impl HostView<'_> {
 #[derive(Debug)]
 pub struct HostViewMut<'a> {
     raw: RawHostView,
+    /// Keeps the memory, and keeps others from a second view for writing.
+    _memory: Tensor,
     tensor: PhantomData<&'a mut Tensor>,
 }
 

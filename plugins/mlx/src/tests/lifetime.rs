@@ -1,6 +1,6 @@
 //! How long handles live.
 
-use mdt_plugin_api::{OpKind, Tensor};
+use mdt_plugin_api::{HostArrayRef, OpKind, Tensor};
 
 use super::{cpu, elements, tensor};
 
@@ -16,6 +16,22 @@ fn a_released_handle_is_an_error_and_a_second_release_is_none() {
     assert_eq!(error.context()[1], ("operation".to_owned(), "exp".to_owned()));
     assert!(compute.host_view(handle).is_err());
     assert_eq!(elements::<f32>(&Tensor::from_handle(&compute, second)), [1.0]);
+}
+
+#[test]
+fn a_view_keeps_its_memory_whatever_happens_to_the_handle() {
+    let compute = cpu();
+    let handle = tensor(&compute, &[2], &[1f32, 2.0]).into_handle().unwrap();
+    let mut tensor = Tensor::borrowed(&compute, handle);
+    let view = tensor.host_view().unwrap();
+    Tensor::borrowed(&compute, handle).write(HostArrayRef::of(&[2], &[3f32, 4.0])).unwrap();
+    assert_eq!(view.as_slice::<f32>().unwrap(), [1.0, 2.0]);
+    drop(view);
+
+    let mut view = tensor.host_view_mut().unwrap();
+    assert!(Tensor::borrowed(&compute, handle).host_view_mut().is_err(), "a second view for writing");
+    compute.release(handle);
+    assert_eq!(view.as_mut_slice::<f32>().unwrap(), [3.0, 4.0]);
 }
 
 #[test]

@@ -283,6 +283,9 @@ fn calls(recorder: &mut Recorder, compute: &Rc<dyn Compute>) -> Option<()> {
     recorder.call("tensor_type", || compute.tensor_type(second));
     recorder.call("tensor_type", || compute.tensor_type(9_999));
     recorder.call("eval", || compute.eval(&[x, second, sum[0]]));
+    // Before any view: what releases a handle when it is dropped can report no panic.
+    let third = recorder.call("retain", || compute.retain(x))?;
+    recorder.call_infallible("release", || compute.release(third), next);
     let [mut first, of_sum] = [x, sum[0]].map(|handle| Tensor::borrowed(compute, handle));
     recorder.call("host_view", || {
         let view = of_sum.host_view()?;
