@@ -210,7 +210,8 @@ impl Model for Attends {
         let [batch, length] = sizes(tokens)?;
         let x = ctx.embedding("embedding", tokens)?.reshape(&[batch, length, 2, 64])?.transpose(&[0, 2, 1, 3])?;
         let options = Attention { window: self.window, ..Attention::new(0.125) };
-        ctx.attention("attention", &x, &x, &x, &options)
+        let attended = ctx.attention("attention", &x, &x, &x, &options)?;
+        attended.transpose(&[0, 2, 1, 3])?.reshape(&[batch, length, 128])
     }
 }
 
