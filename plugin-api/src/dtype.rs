@@ -61,6 +61,18 @@ dtypes! {
     U64 = 13, "uint64", 8;
 }
 
+impl Dtype {
+    /// Whether its elements are real numbers.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::F16 | Self::BF16 | Self::F32 | Self::F64)
+    }
+
+    /// Whether its elements can be negative.
+    pub fn is_signed(self) -> bool {
+        self.is_float() || matches!(self, Self::I8 | Self::I16 | Self::I32 | Self::I64)
+    }
+}
+
 impl fmt::Debug for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
