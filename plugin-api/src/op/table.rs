@@ -126,7 +126,7 @@ operations! {
     ABS = 29, "abs", primitive, 1..=1, 0b1, Numbers, NONE, same;
     /// Gaussian error linear unit, `x · Φ(x)` (Hendrycks and Gimpel 2016); with `approximate` "tanh",
     /// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`. The attribute is "none" when absent.
-    GELU = 30, "gelu", composed, 1..=1, 0b1, Floats, &[optional("approximate", ValueKind::Text)], same;
+    GELU = 30, "gelu", composed, 1..=1, 0b1, Floats, &[optional("approximate", ValueKind::Text)], gelu;
     /// Sine of `x` in radians; real.
     SIN = 31, "sin", primitive, 1..=1, 0b1, Numbers, NONE, real_same;
     /// Cosine of `x` in radians; real.
@@ -256,9 +256,9 @@ operations! {
     /// `a <= b`, broadcast, promoted; boolean. `left`, `right` as in `add`.
     LESS_EQUAL = 105, "less_equal", composed, 1..=2, 0b00, Any, OPERAND, comparison;
     /// Whether both are not 0, broadcast; boolean.
-    LOGICAL_AND = 106, "logical_and", primitive, 2..=2, 0b00, Any, NONE, comparison;
+    LOGICAL_AND = 106, "logical_and", primitive, 2..=2, 0b00, Any, NONE, logical;
     /// Whether one of them is not 0, broadcast; boolean.
-    LOGICAL_OR = 107, "logical_or", composed, 2..=2, 0b00, Any, NONE, comparison;
+    LOGICAL_OR = 107, "logical_or", composed, 2..=2, 0b00, Any, NONE, logical;
     /// Whether it is 0; boolean.
     LOGICAL_NOT = 108, "logical_not", primitive, 1..=1, 0b0, Any, NONE, logical_not;
 
@@ -294,8 +294,8 @@ operations! {
     /// int32\], \[mask `[B or 1, H or 1, T or 1, S]`, added to the scores\], \[sinks `[H]`, a score for each head that takes part in
     /// the softmax and has no value\]; result `[B, H, T, D]`. Scores are `scale · q · k`, with `soft_cap` c
     /// `c · tanh(scale · q · k / c)`. Query t stands at place `S - T + t`: with `causal` it sees keys up to its place, with
-    /// `window` the last so many of these, with segments those of its own segment; what it does not see changes no bit of the
-    /// result. With `dropout` p, which goes with a `key`, weights are kept where `random_uniform(key, [B, H, T, S]) < 1 - p` and
+    /// `window` the last so many of these (`window` implies `causal`), with segments those of its own segment; what it does not
+    /// see changes no bit of the result. With any of the three T is at most S. With `dropout` p, which goes with a `key`, weights are kept where `random_uniform(key, [B, H, T, S]) < 1 - p` and
     /// divided by 1 - p, and are 0 elsewhere.
     ATTENTION = 142, "attention", composed, 3..=6, 0b110111, Floats,
         &[required("scale", ValueKind::Float), optional("causal", ValueKind::Bool), optional("window", ValueKind::Int),
@@ -314,5 +314,5 @@ operations! {
     LAYER_NORM = 146, "layer_norm", composed, 2..=3, 0b111, Floats, EPS, norm;
     /// `x · (1 / (1 - rate))` where `random_uniform(key, shape of x) < 1 - rate`, else 0 (Srivastava et al. 2014).
     DROPOUT = 147, "dropout", composed, 1..=1, 0b1, Floats, &[required("rate", ValueKind::Float), required("key", ValueKind::Int)],
-        same;
+        dropout;
 }
