@@ -6,6 +6,8 @@ mod layers;
 mod matrix;
 mod movement;
 mod reduce;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
