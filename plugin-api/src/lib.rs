@@ -121,7 +121,7 @@ pub use prepare::{Evaluation, Generated, Generation, Prepare, PrepareContext, Re
 pub use raw_host_view::RawHostView;
 pub use region::{Buffer, Region};
 pub use services::{HostServices, LogLevel, Services, Setup};
-pub use tensor::{HostView, HostViewMut, Tensor};
+pub use tensor::{HostView, HostViewMut, Operand, Tensor};
 pub use tokenizer::{Completed, NamedFile, Rendered, SharedTokenizer, Tokenizer, Tokens, Vocabulary};
 pub use trainer::{LanguageModel, Loss, Metric, ModelCalls, Trainer, TrainerContext};
 pub use unique_keys::UniqueKeys;

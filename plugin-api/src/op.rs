@@ -15,6 +15,7 @@ use std::fmt;
 
 pub use attributes::{Attributes, FromValue};
 pub use compose::compose;
+pub(crate) use compose::{apply, is_available};
 pub use definition::{AttributeSpec, Definition, Types, ValueKind};
 pub use promotion::{promoted, real};
 

@@ -1,16 +1,18 @@
 //! `Tensor`: a handle with operators, so that a plugin's code reads like array code.
 
+mod operations;
+
 use std::marker::PhantomData;
-use std::ops;
 use std::rc::Rc;
 
 use crate::abi::with_few;
 use crate::host_array::bytes_mut;
-use crate::op::attribute;
+use crate::op::apply;
 use crate::{
-    Attribute, Compute, Dtype, Element, Error, Handle, HostArray, HostArrayRef, OpKind, RawHostView, Result,
-    TensorType, Value,
+    Attribute, Compute, Dtype, Element, Error, Handle, HostArray, HostArrayRef, OpKind, RawHostView, Result, TensorType,
 };
+
+pub use operations::Operand;
 
 /// A tensor on a device; it releases its handle when it is dropped.
 ///
@@ -38,13 +40,18 @@ impl Tensor {
         Ok(Self::from_handle(compute, compute.from_host(array.borrow())?))
     }
 
-    /// Applies an operation with one result.
+    /// Applies an operation with one result; one that the device does not have is composed of others.
+    ///
+    /// # Errors
+    /// Those of [`Compute::op`]; no inputs.
     pub fn op(op: OpKind, inputs: &[&Tensor], attributes: &[Attribute<'_>]) -> Result<Tensor> {
-        let first = inputs.first().ok_or_else(|| Error::plugin("an operation on tensors needs at least one"))?;
-        Self::op_on(&first.compute, op, inputs, attributes)
+        Self::op_on(&first(inputs)?.compute, op, inputs, attributes)
     }
 
     /// Applies an operation with one result, on this device even when there are no inputs.
+    ///
+    /// # Errors
+    /// Those of [`Compute::op`].
     pub fn op_on(
         compute: &Rc<dyn Compute>,
         op: OpKind,
@@ -53,9 +60,25 @@ impl Tensor {
     ) -> Result<Tensor> {
         let mut result = [0];
         with_few(inputs.iter().map(|tensor| tensor.handle), |handles| {
-            compute.op(op, handles, attributes, &mut result)
+            apply(compute, op, handles, attributes, &mut result)
         })?;
         Ok(Self::from_handle(compute, result[0]))
+    }
+
+    /// Applies an operation with several results.
+    ///
+    /// # Errors
+    /// Those of [`Compute::op`]; no inputs; another number of results.
+    pub fn op_with_results<const N: usize>(
+        op: OpKind,
+        inputs: &[&Tensor],
+        attributes: &[Attribute<'_>],
+    ) -> Result<[Tensor; N]> {
+        let (compute, mut results) = (&first(inputs)?.compute, [0; N]);
+        with_few(inputs.iter().map(|tensor| tensor.handle), |handles| {
+            apply(compute, op, handles, attributes, &mut results)
+        })?;
+        Ok(results.map(|handle| Self::from_handle(compute, handle)))
     }
 
     /// Its handle, still owned by this tensor.
@@ -140,147 +163,10 @@ impl Tensor {
         let raw = self.compute.host_view_mut(self.handle)?;
         Ok(HostViewMut { raw, _memory: self.try_clone()?, tensor: PhantomData })
     }
+}
 
-    /// Same elements in another shape; one entry may be -1.
-    pub fn reshape(&self, shape: &[i64]) -> Result<Tensor> {
-        Self::op(OpKind::RESHAPE, &[self], &[attribute("shape", Value::Ints(shape))])
-    }
-
-    /// Axes in another order.
-    pub fn transpose(&self, axes: &[i64]) -> Result<Tensor> {
-        Self::op(OpKind::TRANSPOSE, &[self], &[attribute("axes", Value::Ints(axes))])
-    }
-
-    /// To another element type.
-    pub fn cast(&self, dtype: Dtype) -> Result<Tensor> {
-        Self::op(OpKind::CAST, &[self], &[attribute("dtype", Value::Dtype(dtype))])
-    }
-
-    /// Elements from `start` (inclusive) to `stop` (exclusive), an entry for every axis.
-    pub fn slice(&self, start: &[i64], stop: &[i64]) -> Result<Tensor> {
-        let attributes = [attribute("start", Value::Ints(start)), attribute("stop", Value::Ints(stop))];
-        Self::op(OpKind::SLICE, &[self], &attributes)
-    }
-
-    /// Rows at these integer indices along an axis.
-    pub fn take(&self, indices: &Tensor, axis: i64) -> Result<Tensor> {
-        Self::op(OpKind::TAKE, &[self, indices], &[attribute("axis", Value::Int(axis))])
-    }
-
-    /// Elements at integer indices of the same rank along an axis.
-    pub fn take_along_axis(&self, indices: &Tensor, axis: i64) -> Result<Tensor> {
-        Self::op(OpKind::TAKE_ALONG_AXIS, &[self, indices], &[attribute("axis", Value::Int(axis))])
-    }
-
-    /// Tensors one after another along an axis.
-    pub fn concatenate(tensors: &[&Tensor], axis: i64) -> Result<Tensor> {
-        Self::op(OpKind::CONCATENATE, tensors, &[attribute("axis", Value::Int(axis))])
-    }
-
-    /// Matrix product of the last two axes.
-    pub fn matmul(&self, other: &Tensor) -> Result<Tensor> {
-        Self::op(OpKind::MATMUL, &[self, other], &[])
-    }
-
-    /// Sum of all elements, a scalar.
-    pub fn sum(&self) -> Result<Tensor> {
-        Self::op(OpKind::SUM, &[self], &[])
-    }
-
-    /// Sum over one axis, which is gone then.
-    pub fn sum_axis(&self, axis: i64) -> Result<Tensor> {
-        Self::op(OpKind::SUM, &[self], &[attribute("axes", Value::Ints(&[axis]))])
-    }
-
-    /// Mean of all elements, a scalar.
-    pub fn mean(&self) -> Result<Tensor> {
-        Self::op(OpKind::MEAN, &[self], &[])
-    }
-
-    /// Index of the largest element along an axis, int32.
-    pub fn argmax(&self, axis: i64) -> Result<Tensor> {
-        Self::op(OpKind::ARGMAX, &[self], &[attribute("axis", Value::Int(axis))])
-    }
-
-    /// Indices of the `count` largest elements along an axis, int32, the largest one first.
-    pub fn top_k(&self, count: i64, axis: i64) -> Result<Tensor> {
-        Self::op(OpKind::TOP_K, &[self], &[attribute("axis", Value::Int(axis)), attribute("count", Value::Int(count))])
-    }
-
-    /// Softmax along an axis.
-    pub fn softmax(&self, axis: i64) -> Result<Tensor> {
-        Self::op(OpKind::SOFTMAX, &[self], &[attribute("axis", Value::Int(axis))])
-    }
-
-    /// Every element times a number.
-    pub fn multiply(&self, factor: f64) -> Result<Tensor> {
-        self * &self.like(factor)?
-    }
-
-    /// Every element plus a number.
-    pub fn plus(&self, number: f64) -> Result<Tensor> {
-        self + &self.like(number)?
-    }
-
-    /// A scalar of the same element type.
-    fn like(&self, value: f64) -> Result<Tensor> {
-        Self::full(&self.compute, &[], value, self.tensor_type()?.dtype)
-    }
-
-    /// Hyperbolic tangent.
-    pub fn tanh(&self) -> Result<Tensor> {
-        Self::op(OpKind::TANH, &[self], &[])
-    }
-
-    /// Root mean square norm over the last axis (Zhang and Sennrich 2019): `x / √(mean(x²) + eps) · weight`, weight `[D]`.
-    pub fn rms_norm(&self, weight: &Tensor, eps: f64) -> Result<Tensor> {
-        Self::op(OpKind::RMS_NORM, &[self, weight], &[attribute("eps", Value::Float(eps))])
-    }
-
-    /// Gaussian error linear unit, exact.
-    pub fn gelu(&self) -> Result<Tensor> {
-        Self::op(OpKind::GELU, &[self], &[])
-    }
-
-    /// Gaussian error linear unit by a hyperbolic tangent, as GPT-2 and Gemma have it.
-    pub fn gelu_tanh(&self) -> Result<Tensor> {
-        Self::op(OpKind::GELU, &[self], &[attribute("approximate", Value::Text("tanh"))])
-    }
-
-    /// `x * sigmoid(x)`.
-    pub fn silu(&self) -> Result<Tensor> {
-        Self::op(OpKind::SILU, &[self], &[])
-    }
-
-    /// `silu(self) * up`.
-    pub fn swiglu(&self, up: &Tensor) -> Result<Tensor> {
-        Self::op(OpKind::SWIGLU, &[self, up], &[])
-    }
-
-    /// Per-row cross-entropy in nats: logits `[N, V]` against targets `[N]` int32, giving `[N]`.
-    pub fn cross_entropy(&self, targets: &Tensor) -> Result<Tensor> {
-        Self::op(OpKind::CROSS_ENTROPY, &[self, targets], &[])
-    }
-
-    /// Numbers from [0, 1) that are a function of a key alone; see [`crate::ModelContext::key`].
-    pub fn random_uniform(compute: &Rc<dyn Compute>, key: u64, shape: &[i64], dtype: Dtype) -> Result<Tensor> {
-        let attributes = [
-            attribute("key", Value::Int(key.cast_signed())),
-            attribute("shape", Value::Ints(shape)),
-            attribute("dtype", Value::Dtype(dtype)),
-        ];
-        Self::op_on(compute, OpKind::RANDOM_UNIFORM, &[], &attributes)
-    }
-
-    /// A constant of this shape on the same device.
-    pub fn full(compute: &Rc<dyn Compute>, shape: &[i64], value: f64, dtype: Dtype) -> Result<Tensor> {
-        let attributes = [
-            attribute("shape", Value::Ints(shape)),
-            attribute("value", Value::Float(value)),
-            attribute("dtype", Value::Dtype(dtype)),
-        ];
-        Self::op_on(compute, OpKind::FULL, &[], &attributes)
-    }
+fn first<'a>(inputs: &[&'a Tensor]) -> Result<&'a Tensor> {
+    inputs.first().copied().ok_or_else(|| Error::plugin("an operation on tensors needs at least one"))
 }
 
 impl Drop for Tensor {
@@ -298,23 +184,6 @@ impl std::fmt::Debug for Tensor {
             Err(error) => write!(f, "Tensor({error})"),
         }
     }
-}
-
-macro_rules! operators {
-    ($($operator:ident, $method:ident => $op:ident;)*) => { $(
-        impl ops::$operator<&Tensor> for &Tensor {
-            type Output = Result<Tensor>;
-            fn $method(self, right: &Tensor) -> Result<Tensor> {
-                Tensor::op(OpKind::$op, &[self, right], &[])
-            }
-        }
-    )* };
-}
-operators! {
-    Add, add => ADD;
-    Sub, sub => SUBTRACT;
-    Mul, mul => MULTIPLY;
-    Div, div => DIVIDE;
 }
 
 /// The memory of an evaluated tensor.

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::rc::Rc;
 
-use crate::{Batch, BatchRows, Compute, Dtype, Error, Example, HostBatch, Item, OpKind, Result, Tensor};
+use crate::{Batch, BatchRows, Compute, Dtype, Error, Example, HostBatch, Item, Result, Tensor};
 
 /// The loss of one micro-batch. The host divides the sum of all sums by the sum of all weights.
 #[derive(Debug)]
@@ -144,8 +144,7 @@ impl TrainerContext {
     pub fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor> {
         let weight = self.parameter(&format!("{name}.weight"))?;
         let bias = self.trained.0.own_parameter(&format!("{name}.bias"))?;
-        let inputs: Vec<&Tensor> = [x, &weight].into_iter().chain(&bias).collect();
-        Tensor::op(OpKind::LINEAR, &inputs, &[])
+        x.linear(&weight, bias.as_ref())
     }
 
     /// The device.

@@ -13,6 +13,7 @@ use super::object::{Imported, RawObject, RawSink, exports};
 use super::record::{self, replies};
 use super::table::{CType, Declarations, c_struct, interfaces};
 use super::types::{RawArrayRef, RawAttribute, collected, filled, with_attributes};
+use crate::op::{apply, is_available};
 use crate::{
     Attribute, Compute, DeviceInfo, Dtype, Error, Handle, HostArrayRef, MemoryInfo, OpKind, RawHostView,
     RecomputedFunction, Result, TensorFunction, TensorType, ValueAndGrad,
@@ -124,7 +125,7 @@ impl TensorFunctions for Rc<dyn Compute> {
 
     fn has_op(&self, op: u32, attributes: RSlice<'_, RStr<'_>>, dtype: u32, supported: &mut bool) -> Result<()> {
         let attributes: Vec<&str> = attributes.iter().map(RStr::as_str).collect();
-        *supported = self.supports(OpKind(op), &attributes, Dtype(dtype));
+        *supported = is_available(&**self, OpKind(op), &attributes, Dtype(dtype));
         Ok(())
     }
 
@@ -136,7 +137,7 @@ impl TensorFunctions for Rc<dyn Compute> {
         mut results: RSliceMut<'_, u64>,
     ) -> Result<()> {
         with_attributes(attributes, |attributes| {
-            self.op(OpKind(op), inputs.as_slice(), attributes, results.as_mut_slice())
+            apply(self, OpKind(op), inputs.as_slice(), attributes, results.as_mut_slice())
         })
     }
 

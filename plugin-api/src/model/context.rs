@@ -2,8 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::op::attribute;
-use crate::{Compute, Dtype, Error, OpKind, Result, Tensor, Value};
+use crate::{Compute, Error, Result, Tensor};
 
 /// A part of a model, called with a context whose weights are the block's own and with the block's inputs.
 pub type BlockFunction = dyn Fn(&ModelContext, &[Tensor]) -> Result<Vec<Tensor>>;
@@ -141,8 +140,7 @@ impl ModelContext {
     pub fn layer_norm(&self, name: &str, x: &Tensor, eps: f64) -> Result<Tensor> {
         let weight = self.parameter(&format!("{name}.weight"))?;
         let bias = self.host.parameter(&format!("{name}.bias"))?;
-        let inputs: Vec<&Tensor> = [x, &weight].into_iter().chain(&bias).collect();
-        Tensor::op(OpKind::LAYER_NORM, &inputs, &[attribute("eps", Value::Float(eps))])
+        x.layer_norm(&weight, bias.as_ref(), eps)
     }
 
     /// The position of each token in its document, int32, `[B, T]` or `[1, T]` where they are those of all rows.
@@ -235,12 +233,7 @@ impl ModelContext {
         if rate == 0.0 || !self.training() {
             return x.try_clone();
         }
-        let tensor_type = x.tensor_type()?;
-        let shape: Vec<i64> = tensor_type.shape.iter().map(|&length| length as i64).collect();
-        let drawn = Tensor::random_uniform(&self.compute, self.key(place), &shape, Dtype::F32)?;
-        let bound = Tensor::full(&self.compute, &[], 1.0 - rate, Dtype::F32)?;
-        let kept = Tensor::op(OpKind::LESS, &[&drawn, &bound], &[])?.cast(tensor_type.dtype)?;
-        (x * &kept)?.multiply(1.0 / (1.0 - rate))
+        x.dropout(rate, self.key(place))
     }
 
     /// Whether the loss of this pass is differentiated.

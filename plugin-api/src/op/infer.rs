@@ -233,7 +233,7 @@ impl fmt::Display for Count {
 }
 
 /// Types and shapes of inputs, for messages.
-struct Inputs<'a>(&'a [Option<&'a TensorType>]);
+pub(super) struct Inputs<'a>(pub(super) &'a [Option<&'a TensorType>]);
 
 impl fmt::Display for Inputs<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

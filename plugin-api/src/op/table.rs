@@ -235,8 +235,8 @@ operations! {
     /// Affine quantisation of w `[.., in]` in groups of `group_size` (32, 64, 128) along the last axis to `bits` (2, 3, 4, 5, 6, 8)
     /// each, as MLX has it. Three results: words `[.., in · bits / 32]` uint32, in which the numbers of a row stand one after
     /// another from the lowest bit of the first word on; scales and biases `[.., in / group_size]` of w's type. Of a group with
-    /// least element a and largest element b, n = 2^bits - 1: scale s = max((b - a) / n, 1e-7), and -s with e = a if |a| > |b|,
-    /// else e = b; if q = round(e / s) is not 0, s becomes e / q and the bias is e, else the bias is 0. A number is
+    /// least element a and largest element b, n = 2^bits - 1: scale s = max((b - a) / n, 1e-7) and edge e = a if |a| > |b|, else
+    /// -s and e = b; if q = round(e / s) is not 0, s becomes e / q and the bias is e, else the bias is 0. A number is
     /// `round((w - bias) / s)`, at least 0 and at most n.
     QUANTIZE = 94, "quantize", composed, 1..=1, 0b0, Floats, QUANTIZATION, quantize -> 3;
     /// Numbers that `quantize` packed, times their scale plus their bias: words `[.., in · bits / 32]`, scales and biases
@@ -295,7 +295,8 @@ operations! {
     /// the softmax and has no value\]; result `[B, H, T, D]`. Scores are `scale · q · k`, with `soft_cap` c
     /// `c · tanh(scale · q · k / c)`. Query t stands at place `S - T + t`: with `causal` it sees keys up to its place, with
     /// `window` the last so many of these (`window` implies `causal`), with segments those of its own segment; what it does not
-    /// see changes no bit of the result. With any of the three T is at most S. With `dropout` p, which goes with a `key`, weights are kept where `random_uniform(key, [B, H, T, S]) < 1 - p` and
+    /// see changes no bit of the result. With any of the three T is at most S, and a key that is not finite gives NaN to all that
+    /// see it, such a value in its feature. With `dropout` p, which goes with a `key`, weights are kept where `random_uniform(key, [B, H, T, S]) < 1 - p` and
     /// divided by 1 - p, and are 0 elsewhere.
     ATTENTION = 142, "attention", composed, 3..=6, 0b110111, Floats,
         &[required("scale", ValueKind::Float), optional("causal", ValueKind::Bool), optional("window", ValueKind::Int),

@@ -79,18 +79,20 @@ pub fn swiglu(call: &Call<'_>) -> Outcome {
 
 pub fn cross_entropy(call: &Call<'_>) -> Outcome {
     let (logits, targets) = (call.first()?, call.input(1)?);
-    let &[rows, _] = &logits.shape[..] else { return refuse("expected logits [N, V] and int32 targets [N]") };
-    expect(targets.shape == [rows] && targets.dtype == Dtype::I32, "logits [N, V] and int32 targets [N]")?;
+    let expected = "logits [N, V] with V at least 1 and int32 targets [N]";
+    let &[rows, vocabulary] = &logits.shape[..] else { return refuse(format!("expected {expected}")) };
+    expect(vocabulary > 0 && targets.shape == [rows] && targets.dtype == Dtype::I32, expected)?;
     one(vec![rows], Dtype::F32)
 }
 
 pub fn token_losses(call: &Call<'_>) -> Outcome {
     let (hidden, weight, targets, bias) = (call.input(0)?, call.input(1)?, call.input(2)?, call.given(3));
-    let expected = "hidden states [N, D], a weight [V, D], int32 targets [N] and, if any, a bias [V]";
+    let expected = "hidden states [N, D], a weight [V, D] with V at least 1, int32 targets [N] and, if any, a bias [V]";
     let (&[rows, width], &[vocabulary, columns]) = (&hidden.shape[..], &weight.shape[..]) else {
         return refuse(format!("expected {expected}"));
     };
     let fits = width == columns
+        && vocabulary > 0
         && targets.shape == [rows]
         && targets.dtype == Dtype::I32
         && bias.is_none_or(|bias| bias.shape == [vocabulary]);

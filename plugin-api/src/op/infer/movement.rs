@@ -14,7 +14,7 @@ pub fn reshape(call: &Call<'_>) -> Outcome {
     let open = given.iter().filter(|&&length| length == -1).count();
     let fits = match (open, known) {
         (0, Some(known)) => known == elements,
-        (1, Some(known)) => known > 0 && elements % known == 0,
+        (1, Some(known)) => elements.is_multiple_of(known) && known > 0,
         _ => false,
     };
     if !fits {
