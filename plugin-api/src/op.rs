@@ -9,6 +9,8 @@ mod compose;
 mod definition;
 mod infer;
 mod promotion;
+#[cfg(test)]
+mod published_tests;
 mod table;
 
 use std::fmt;
