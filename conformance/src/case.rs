@@ -190,7 +190,7 @@ fn elements(op: OpKind, place: usize, dtype: Dtype, count: usize, random: &mut R
         OpKind::LOG | OpKind::SQRT | OpKind::RSQRT => (0..count).map(|_| random.real(0.05, 9.0)).collect(),
         OpKind::LOG1P => (0..count).map(|_| random.real(-0.9, 4.0)).collect(),
         OpKind::POWER if place == 0 => (0..count).map(|_| random.real(0.2, 3.0)).collect(),
-        OpKind::DIVIDE if place == 1 => (0..count).map(|_| sign(random) * random.real(0.5, 3.0)).collect(),
+        OpKind::DIVIDE => (0..count).map(|_| sign(random) * random.real(0.3, 3.0)).collect(),
         _ => (0..count).map(|_| random.real(-2.0, 2.0)).collect(),
     }
 }

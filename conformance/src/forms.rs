@@ -378,6 +378,7 @@ fn attention() -> Vec<Form> {
     );
     forms.extend(windows.map(|window| form(square, &[scale, causal, window])));
     // Queries that are the last ones of the keys.
+    forms.extend(with("T1.2.3.4 T1.1.4.4 T1.1.4.4", &[&[scale, causal], &[scale, windows[1], causal]]));
     forms.extend(with("T2.4.3.4 T2.2.7.4 T2.2.7.4", &[&[scale], &[scale, causal], &[scale, causal, windows[2]]]));
     for further in ["s1.5", "- T1.2.5.5", "- T1.1.1.5", "- T1.2.1.5", "- - T2", "s1.5 T1.1.5.5 T2"] {
         forms.extend(with(

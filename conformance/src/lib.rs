@@ -3,22 +3,27 @@
 mod array;
 mod case;
 mod cases;
+mod device;
 mod forms;
+mod gradients;
 mod primitives;
 mod random;
 mod reference;
+mod refused;
 mod report;
 mod run;
 mod tolerance;
 
 use std::rc::Rc;
 
-use mdt_plugin_api::{Compute, OpKind};
+use mdt_plugin_api::{Compute, Dtype, OpKind};
 
 pub use cases::REQUIRED;
 pub use report::{Failure, Kind, Report, Subject};
 
+use case::Case;
 use cases::FURTHER;
+use gradients::Differentiated;
 use run::Bench;
 
 /// Runs every case on this device.
@@ -32,20 +37,51 @@ pub fn check_some(compute: &Rc<dyn Compute>, is_wanted: impl Fn(&Subject) -> boo
     let mut report = Report::default();
     for definition in OpKind::all() {
         for dtype in REQUIRED.into_iter().chain(FURTHER).filter(|&dtype| definition.types.contains(dtype)) {
+            let wanted = |kind| Some(Subject::new(definition.op, dtype, kind)).filter(&is_wanted);
+            let is_owed = |case: &Case| cases::is_required(case) || run::has(compute, case.op, &case.attributes, dtype);
             for (kind, case) in cases::calls(definition, dtype) {
-                let subject = Subject::new(definition.op, dtype, kind);
-                let is_owed = cases::is_required(&case) || run::has(compute, case.op, &case.attributes, dtype);
-                if is_wanted(&subject) && is_owed {
+                if let Some(subject) = wanted(kind).filter(|_| is_owed(&case)) {
                     report.add(subject, bench.compare(&case));
                 }
             }
             for (case, index) in cases::out_of_range(definition.op, dtype) {
-                let subject = Subject::new(definition.op, dtype, Kind::Indices);
-                if is_wanted(&subject) && cases::is_required(&case) {
+                if let Some(subject) = wanted(Kind::Indices).filter(|_| is_owed(&case)) {
                     report.add(subject, bench.refuses_index(&case, index));
                 }
             }
+            if let Some(subject) = wanted(Kind::Refused).filter(|_| REQUIRED.contains(&dtype)) {
+                for (what, case) in refused::refused(definition, dtype) {
+                    report.add(subject, bench.refuses(what, &case, definition.results));
+                }
+            }
+            if let Some(subject) = wanted(Kind::Gradient) {
+                for case in gradients::differentiated(definition, dtype).into_iter().filter(is_owed) {
+                    let parameters = gradients::parameters(definition, &case);
+                    if let Some(outcome) = bench.compare_with_differences(&case, parameters) {
+                        report.add(subject, outcome);
+                    }
+                }
+            }
+            if let Some(subject) = wanted(Kind::GradientEdges).filter(|_| dtype.is_float()) {
+                let of_this = |of: &Differentiated| of.case.op == definition.op && is_owed(&of.case);
+                for of in gradients::stated(dtype).into_iter().filter(of_this) {
+                    report.add(subject, bench.compare_gradients(&of));
+                }
+            }
         }
+    }
+    for definition in OpKind::all() {
+        for case in refused::of_other_types(definition) {
+            let dtype = case.arrays().first().copied().flatten().map_or(Dtype::F32, |array| array.dtype);
+            let subject = Subject::new(definition.op, dtype, Kind::Refused);
+            if is_wanted(&subject) {
+                report.add(subject, bench.refuses("another element type", &case, definition.results));
+            }
+        }
+    }
+    let subject = Subject { op: 0, dtype: Dtype::F32.0, kind: Kind::Device };
+    for (promise, check) in device::CHECKS.iter().filter(|_| is_wanted(&subject)) {
+        report.add(subject, check(compute).map_err(|error| format!("{promise}: {error}")));
     }
     report
 }
@@ -66,9 +102,8 @@ mod tests {
 
     #[test]
     fn a_device_that_rounds_what_the_reference_computes_conforms() {
-        let device: Rc<dyn Compute> = Rc::new(Reference::device());
-        let is_primitive = |subject: &Subject| OpKind(subject.op).definition().is_some_and(|row| row.is_primitive);
-        let report = check_some(&device, is_primitive);
+        let has = |subject: &Subject| !matches!(subject.kind, Kind::Gradient | Kind::GradientEdges | Kind::Device);
+        let report = check_some(&(Rc::new(Reference::device()) as Rc<dyn Compute>), has);
         assert!(report.failures.is_empty(), "{report}");
     }
 }

@@ -123,7 +123,11 @@ impl Compute for Reference {
 
     fn read(&self, tensor: Handle, dtype: Dtype, out: &mut [u8]) -> Result<()> {
         let array = self.get(tensor)?;
-        out.copy_from_slice(&array.map(dtype, |element| element.cast(dtype)).bytes());
+        let bytes = array.map(dtype, |element| element.cast(dtype)).bytes();
+        if bytes.len() != out.len() {
+            return Err(Error::plugin(format!("{} bytes are not read into {}", bytes.len(), out.len())));
+        }
+        out.copy_from_slice(&bytes);
         Ok(())
     }
 

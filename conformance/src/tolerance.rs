@@ -14,8 +14,10 @@ use crate::array::{Array, Number, least_normal, rounded, ulp};
 pub enum Magnitude {
     /// The operation's result on the absolute values of its inputs.
     Terms,
-    /// The first input: its element at the same place, or its largest one where the shapes differ.
+    /// The first input's element at the same place, or its largest one where the shapes differ.
     Input,
+    /// The largest element of the first input.
+    LargestInput,
     /// The largest element of the result.
     Result,
     /// 1.
@@ -32,7 +34,7 @@ pub struct Tolerance {
 
 /// The table.
 pub fn tolerance(op: OpKind) -> Tolerance {
-    use Magnitude::{Input, One, Result, Terms};
+    use Magnitude::{Input, LargestInput, One, Result, Terms};
     let (ulps, terms, magnitude) = match op {
         OpKind::DIVIDE | OpKind::SQRT | OpKind::DROPOUT => (1.0, 0.0, One),
         OpKind::RSQRT => (2.0, 0.0, One),
@@ -48,7 +50,7 @@ pub fn tolerance(op: OpKind) -> Tolerance {
         OpKind::DEQUANTIZE => (1.0, 2.0, Result),
         OpKind::QUANTIZE => (4.0, 0.0, One),
         OpKind::SOFTMAX => (12.0, 0.0, One),
-        OpKind::LOG_SUM_EXP | OpKind::LOG_SOFTMAX | OpKind::CROSS_ENTROPY => (6.0, 4.0, Input),
+        OpKind::LOG_SUM_EXP | OpKind::LOG_SOFTMAX | OpKind::CROSS_ENTROPY => (6.0, 4.0, LargestInput),
         OpKind::TOKEN_LOSSES => (6.0, 16.0, Result),
         OpKind::RANDOM_NORMAL => (8.0, 64.0, One),
         OpKind::RMS_NORM => (6.0, 0.0, One),
@@ -111,7 +113,7 @@ pub fn magnitudes(
         Magnitude::Terms => {
             let absolute = |element: Number| match element {
                 Number::Real(x) => Number::Real(x.abs()),
-                whole => whole,
+                Number::Whole(x) => Number::Whole(x.abs()),
             };
             let inputs: Vec<_> =
                 inputs.iter().map(|input| input.map(|array| array.map(array.dtype, absolute))).collect();
@@ -119,8 +121,8 @@ pub fn magnitudes(
             let terms = on_absolute_values(&inputs).unwrap_or_else(|| want.clone());
             terms.elements.iter().map(|element| element.real().abs()).collect()
         }
-        Magnitude::Input => match inputs.first().copied().flatten() {
-            Some(first) if first.shape == want.shape => {
+        Magnitude::Input | Magnitude::LargestInput => match inputs.first().copied().flatten() {
+            Some(first) if tolerance(op).magnitude == Magnitude::Input && first.shape == want.shape => {
                 first.elements.iter().map(|element| element.real().abs()).collect()
             }
             Some(first) => vec![largest(first); count],
