@@ -77,6 +77,26 @@ impl<'a> HostArrayRef<'a> {
         let bytes = unsafe { std::slice::from_raw_parts(elements.as_ptr().cast::<u8>(), size_of_val(elements)) };
         Self { dtype: T::DTYPE, shape, bytes }
     }
+
+    /// Checks what everybody who is given an array relies on.
+    ///
+    /// # Errors
+    /// The bytes are not as many as shape and type need, the type is unknown, a boolean is neither 0 nor 1.
+    pub fn check(&self) -> Result<()> {
+        let Self { dtype, shape, bytes } = self;
+        let expected = shape.iter().try_fold(dtype.size(), |size, &length| size.checked_mul(length));
+        if dtype.size() == 0 || expected != Some(bytes.len()) {
+            let count = bytes.len();
+            return Err(Error::plugin(format!("{count} bytes are not an array of {dtype} and shape {shape:?}")));
+        }
+        let byte = if *dtype == Dtype::BOOL { bytes.iter().find(|&&byte| byte > 1) } else { None };
+        match byte {
+            Some(byte) => {
+                Err(Error::input(format!("a boolean array holds the byte {byte}; only 0 and 1 are booleans")))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl HostArray {

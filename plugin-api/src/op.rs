@@ -7,6 +7,7 @@
 mod attributes;
 mod compose;
 mod definition;
+mod gradient;
 mod infer;
 mod promotion;
 #[cfg(test)]
@@ -19,6 +20,7 @@ pub use attributes::{Attributes, FromValue};
 pub use compose::compose;
 pub(crate) use compose::{apply, is_available};
 pub use definition::{AttributeSpec, Definition, Types, ValueKind};
+pub use gradient::Recorded;
 pub use promotion::{promoted, real};
 
 /// Which operation. Open: a number that a compute plugin does not know is an error that names it, and

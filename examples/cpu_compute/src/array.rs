@@ -13,7 +13,7 @@ use mdt_plugin_api::{Dtype, Element, MemoryInfo, TensorType, bf16, f16};
 macro_rules! with_number {
     ($dtype:expr, $type:ident => $body:expr) => {
         with_number!(@ $dtype, $type => $body; BOOL u8, U8 u8, I8 i8, U16 u16, I16 i16, U32 u32, I32 i32, U64 u64, I64 i64,
-            F16 f16, BF16 bf16, F32 f32, F64 f64)
+            F16 mdt_plugin_api::f16, BF16 mdt_plugin_api::bf16, F32 f32, F64 f64)
     };
     (@ $dtype:expr, $type:ident => $body:expr; $($constant:ident $rust:ty),*) => {
         match $dtype {
@@ -22,6 +22,8 @@ macro_rules! with_number {
         }
     };
 }
+
+pub(crate) use with_number;
 
 thread_local! {
     /// Tensors belong to the compute thread, and so do the bytes that they hold.
@@ -45,7 +47,7 @@ impl Drop for Storage {
     }
 }
 
-/// A tensor. A clone shares its elements.
+/// A array. A clone shares its elements.
 #[derive(Clone)]
 pub struct Array {
     kind: Rc<TensorType>,
@@ -62,38 +64,38 @@ impl Deref for Array {
 
 impl Array {
     /// All elements are 0.
-    pub fn zeros(kind: &TensorType) -> Self {
-        let bytes = kind.shape.iter().product::<usize>() * kind.dtype.size();
+    pub fn zeros(to: &TensorType) -> Self {
+        let bytes = to.shape.iter().product::<usize>() * to.dtype.size();
         let memory = MEMORY.get();
         let active_bytes = memory.active_bytes + bytes as u64;
         MEMORY.set(MemoryInfo { active_bytes, peak_bytes: memory.peak_bytes.max(active_bytes), ..memory });
         let storage = Storage { words: vec![0; bytes.div_ceil(8)], bytes: bytes as u64 };
-        Self { kind: Rc::new(kind.clone()), storage: Rc::new(storage) }
+        Self { kind: Rc::new(to.clone()), storage: Rc::new(storage) }
     }
 
     /// Elements that `fill` writes as `W`, each converted to the tensor's type once.
-    pub fn build<W: Number>(kind: &TensorType, fill: impl FnOnce(&mut [W])) -> Self {
-        let mut tensor = Self::zeros(kind);
-        if kind.dtype == W::DTYPE || (kind.dtype, W::DTYPE) == (Dtype::BOOL, Dtype::U8) {
-            fill(tensor.elements_mut());
+    pub fn build<W: Number>(to: &TensorType, fill: impl FnOnce(&mut [W])) -> Self {
+        let mut array = Self::zeros(to);
+        if to.dtype == W::DTYPE || (to.dtype, W::DTYPE) == (Dtype::BOOL, Dtype::U8) {
+            fill(array.elements_mut());
         } else {
-            let mut wide = vec![W::default(); kind.shape.iter().product()];
+            let mut wide = vec![W::default(); to.shape.iter().product()];
             fill(&mut wide);
-            tensor.convert(&wide);
+            array.convert(&wide);
         }
-        tensor
+        array
     }
 
     /// A copy of these bytes, of which there are as many as the type needs.
-    pub fn from_bytes(kind: &TensorType, bytes: &[u8]) -> Self {
-        let mut tensor = Self::zeros(&TensorType { shape: vec![bytes.len()], dtype: Dtype::U8 });
-        tensor.elements_mut().copy_from_slice(bytes);
-        tensor.reshaped(kind)
+    pub fn from_bytes(to: &TensorType, bytes: &[u8]) -> Self {
+        let mut array = Self::zeros(&TensorType { shape: vec![bytes.len()], dtype: Dtype::U8 });
+        array.elements_mut().copy_from_slice(bytes);
+        array.reshaped(to)
     }
 
     /// The same bytes as a tensor of another shape or type.
-    pub fn reshaped(&self, kind: &TensorType) -> Self {
-        Self { kind: Rc::new(kind.clone()), storage: Rc::clone(&self.storage) }
+    pub fn reshaped(&self, to: &TensorType) -> Self {
+        Self { kind: Rc::new(to.clone()), storage: Rc::clone(&self.storage) }
     }
 
     /// How many arrays have the same memory.
@@ -120,7 +122,7 @@ impl Array {
     /// The same for writing, while no other tensor shares them.
     pub fn elements_mut<T: Element>(&mut self) -> &mut [T] {
         let count = self.count_as::<T>();
-        let storage = Rc::get_mut(&mut self.storage).expect("a tensor that is being made is not shared");
+        let storage = Rc::get_mut(&mut self.storage).expect("a array that is being made is not shared");
         // SAFETY: as above, and nothing else refers to the words.
         unsafe { std::slice::from_raw_parts_mut(storage.words.as_mut_ptr().cast(), count) }
     }
@@ -166,25 +168,13 @@ pub trait Number: Element + Default + PartialOrd {
 }
 
 macro_rules! numbers {
-    ($($type:ty, $wide:ident($x:ident) $widen:expr, $of_real:expr, $of_whole:expr;)*) => { $(
+    ($wide:ident($x:ident) $widen:expr, $of_real:expr, $of_whole:expr; $($type:ty)*) => { $(
         impl Number for $type {
-            fn wide(self) -> Wide {
-                let $x = self;
-                Wide::$wide($widen)
-            }
-            fn of(x: Wide) -> Self {
-                match x {
-                    Wide::Real(x) => $of_real(x),
-                    Wide::Whole(x) => $of_whole(x),
-                }
-            }
+            fn wide(self) -> Wide { let $x = self; Wide::$wide($widen) }
+            fn of(x: Wide) -> Self { match x { Wide::Real($x) => $of_real, Wide::Whole($x) => $of_whole } }
         }
     )* };
-    ($wide:ident $($type:ty)*) => {
-        numbers! { $($type, $wide(x) x as _, |x| x as $type, |x| x as $type;)* }
-    };
 }
-numbers! { Whole u8 i8 u16 i16 u32 i32 u64 i64 }
-numbers! { Real f32 f64 }
-numbers! { f16, Real(x) x.to_f32(), f16::from_f32, |x| f16::from_f64(x as f64); }
-numbers! { bf16, Real(x) x.to_f32(), bf16::from_f32, |x| bf16::from_f64(x as f64); }
+numbers! { Whole(x) x as i64, x as Self, x as Self; u8 i8 u16 i16 u32 i32 u64 i64 }
+numbers! { Real(x) x as f32, x as Self, x as Self; f32 f64 }
+numbers! { Real(x) x.to_f32(), Self::from_f32(x), Self::from_f64(x as f64); f16 bf16 }

@@ -4,19 +4,18 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use mdt_plugin_api::op::Recorded;
 use mdt_plugin_api::prelude::*;
-use mdt_plugin_api::{Attribute, RecomputedFunction, TensorFunction};
+use mdt_plugin_api::{Attribute, RecomputedFunction, TensorFunction, ValueAndGrad};
 
 use crate::array::Array;
-use crate::ops::Places;
-use crate::rules::{Applied, fitted, ints, widened};
 use crate::{Cpu, ops};
 
 /// An array, and its number on the tape if a gradient flows through it.
 #[derive(Clone)]
 pub struct Variable {
     pub array: Array,
-    number: Option<usize>,
+    pub number: Option<usize>,
 }
 
 impl From<Array> for Variable {
@@ -44,7 +43,7 @@ struct Node {
 enum What {
     /// An array under a new number.
     Leaf,
-    Operation(OpKind, Places),
+    Operation(Recorded),
     /// A function that is called again for gradients.
     Call(Rc<RecomputedFunction>),
 }
@@ -67,12 +66,12 @@ impl Tape {
         of.iter().flat_map(|of| self.record(What::Leaf, vec![of.clone()], [of.array.clone()])).collect()
     }
 
-    fn length(&self) -> usize {
+    pub fn length(&self) -> usize {
         self.nodes.borrow().len()
     }
 
     /// Forgets what comes after so many nodes, unless it is recorded for an outer `value_and_grad`.
-    fn shorten(&self, length: usize) {
+    pub fn shorten(&self, length: usize) {
         if !self.is_recording.get() {
             let dropped = self.nodes.borrow_mut().split_off(length);
             drop(dropped);
@@ -99,8 +98,8 @@ impl Cpu {
         if !self.state.tape.is_recording.get() || !flows {
             return Ok(result.into());
         }
-        let places = Places::read(attributes, &inputs[0].array.shape)?;
-        Ok(self.state.tape.record(What::Operation(op, places), inputs, [result]).remove(0))
+        let recorded = Recorded::new(op, attributes, inputs[0].array.shape.len())?;
+        Ok(self.state.tape.record(What::Operation(recorded), inputs, [result]).remove(0))
     }
 
     /// See `Compute::checkpoint`: only the call is recorded, nothing of what happens in it.
@@ -112,33 +111,16 @@ impl Cpu {
         Ok(self.state.tape.record(What::Call(function), inputs, results))
     }
 
-    /// The values of a function, and the gradient of the first one by each parameter.
+    /// See `Compute::value_and_grad`.
     pub fn differentiate(
         &self,
         function: &mut TensorFunction<'_>,
         parameters: &[Variable],
         inputs: &[Variable],
-    ) -> Result<(Vec<Variable>, Vec<Variable>)> {
+    ) -> Result<ValueAndGrad> {
         if parameters.is_empty() || parameters.iter().any(|parameter| !parameter.array.dtype.is_float()) {
             return Err(Error::plugin("value_and_grad needs parameters, all of floating-point types"));
         }
-        let tape = &self.state.tape;
-        let start = tape.length();
-        let result = self.values_and_gradients(function, parameters, inputs);
-        tape.shorten(start);
-        let (mut values, mut gradients) = result?;
-        if !tape.is_recording.get() {
-            values.iter_mut().chain(&mut gradients).for_each(|variable| variable.number = None);
-        }
-        Ok((values, gradients))
-    }
-
-    fn values_and_gradients(
-        &self,
-        function: &mut TensorFunction<'_>,
-        parameters: &[Variable],
-        inputs: &[Variable],
-    ) -> Result<(Vec<Variable>, Vec<Variable>)> {
         let leaves = self.state.tape.leaves(parameters);
         let begin = self.state.tape.length();
         let values = self.call(&[&leaves, inputs].concat(), true, |handles| {
@@ -147,14 +129,13 @@ impl Cpu {
         })?;
         let first = values.first().ok_or_else(|| Error::plugin("value_and_grad needs a function with a result"))?;
         if !first.array.shape.is_empty() || !first.array.dtype.is_float() {
-            return Err(Error::plugin(format!(
-                "value_and_grad differentiates a floating-point scalar, and the function's first result is {:?}",
-                *first.array
-            )));
+            return Err(Error::plugin("value_and_grad differentiates a floating-point scalar")
+                .with("the function's first result", format!("{:?}", *first.array)));
         }
         let one = self.tensor(first.array.clone().into()).number(1.0)?;
         let gradients = self.backward(begin, vec![(first.number, one)], &leaves)?;
-        Ok((values, gradients.iter().map(|gradient| self.get(gradient.handle())).collect::<Result<_>>()?))
+        let gradients = gradients.into_iter().map(Tensor::into_handle).collect::<Result<_>>()?;
+        Ok(ValueAndGrad { values: values.into_iter().map(|value| self.insert(value)).collect(), gradients })
     }
 
     /// The gradients by `wanted`, given those by some variables: goes through the tape from its end to `begin`.
@@ -183,7 +164,7 @@ impl Cpu {
         }
         let gradient = |variable: &Variable| match variable.number.and_then(|number| gradients.remove(&number)) {
             Some(gradient) => Ok(gradient),
-            None => self.tensor(variable.clone()).number(0.0)?.broadcast_to(&ints(&variable.array.shape)),
+            None => Ok(self.tensor(Array::zeros(&variable.array).into())),
         };
         wanted.iter().map(gradient).collect()
     }
@@ -193,12 +174,12 @@ impl Cpu {
         let numbers = node.inputs.iter().map(|input| input.number);
         match &node.what {
             What::Leaf => Ok(numbers.zip(by_outputs.into_iter().flatten()).collect()),
-            What::Operation(op, places) => {
-                let g = widened(by_outputs.into_iter().flatten().next().expect("an operation has one result"))?;
-                let x = node.inputs.iter().map(|input| widened(self.tensor(input.clone()))).collect::<Result<_>>()?;
-                let applied = Applied { op: *op, places, x, y: self.tensor(node.outputs[0].clone()), g };
-                let needed = node.inputs.iter().enumerate().filter(|(_, input)| input.number.is_some());
-                needed.map(|(i, input)| Ok((input.number, fitted(applied.gradient(i)?, &input.array)?))).collect()
+            What::Operation(recorded) => {
+                let gradient = by_outputs.into_iter().flatten().next().expect("an operation has one result");
+                let tensors: Vec<Tensor> = node.inputs.iter().map(|input| self.tensor(input.clone())).collect();
+                let (inputs, result) = (tensors.iter().collect::<Vec<_>>(), self.tensor(node.outputs[0].clone()));
+                let needed = numbers.enumerate().filter(|(_, number)| number.is_some());
+                needed.map(|(i, number)| Ok((number, recorded.gradient(&inputs, &result, &gradient, i)?))).collect()
             }
             What::Call(function) => {
                 let leaves = self.state.tape.leaves(&node.inputs);

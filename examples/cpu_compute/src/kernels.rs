@@ -7,16 +7,16 @@ use crate::array::{Array, Number};
 use crate::walk::{broadcast, reduced, row_major, runs};
 
 /// `f` of every element.
-pub fn map<W: Number, R: Number>(x: &Array, kind: &TensorType, f: impl Fn(W) -> R) -> Array {
-    Array::build(kind, |out| out.iter_mut().zip(&*x.read::<W>()).for_each(|(out, &x)| *out = f(x)))
+pub fn map<W: Number, R: Number>(x: &Array, to: &TensorType, f: impl Fn(W) -> R) -> Array {
+    Array::build(to, |out| out.iter_mut().zip(&*x.read::<W>()).for_each(|(out, &x)| *out = f(x)))
 }
 
 /// `f` of the elements of two tensors, which are broadcast.
-pub fn zip<W: Number, R: Number>(a: &Array, b: &Array, kind: &TensorType, f: impl Fn(W, W) -> R) -> Array {
-    let shape = &kind.shape[..];
+pub fn zip<W: Number, R: Number>(a: &Array, b: &Array, to: &TensorType, f: impl Fn(W, W) -> R) -> Array {
+    let shape = &to.shape[..];
     let strides = [row_major(shape), broadcast(&a.shape, shape), broadcast(&b.shape, shape)];
     let (a, b) = (&*a.read::<W>(), &*b.read::<W>());
-    Array::build(kind, |out| {
+    Array::build(to, |out| {
         runs(shape, strides.each_ref().map(Vec::as_slice), |count, [at, i, j], [_, a_step, b_step]| {
             let out = out[at..at + count].iter_mut();
             // A loop for each, which the compiler turns into vector instructions.
@@ -29,41 +29,30 @@ pub fn zip<W: Number, R: Number>(a: &Array, b: &Array, kind: &TensorType, f: imp
     })
 }
 
-/// All elements that fall together when `axes` are reduced, folded run by run.
+/// All elements that fall together when `axes` are reduced, folded one after another.
 pub fn reduce<W: Number, S: Number>(
     x: &Array,
     axes: &[usize],
-    kind: &TensorType,
+    to: &TensorType,
     start: S,
-    fold: impl Fn(S, &[W]) -> S,
+    fold: impl Fn(S, W) -> S,
 ) -> Array {
-    let strides = broadcast(&reduced(&x.shape, axes), &x.shape);
-    let elements = x.read::<W>();
-    Array::build(kind, |out| {
+    let (strides, elements) = (broadcast(&reduced(&x.shape, axes), &x.shape), x.read::<W>());
+    Array::build(to, |out| {
         out.fill(start);
         runs(&x.shape, [&row_major(&x.shape), &strides], |count, [at, place], [_, step]| {
-            let run = &elements[at..at + count];
+            let mut run = elements[at..at + count].iter();
             match step {
-                0 => out[place] = fold(out[place], run),
-                _ => out[place..].iter_mut().zip(run.chunks_exact(1)).for_each(|(out, x)| *out = fold(*out, x)),
+                0 => out[place] = run.fold(out[place], |state, &x| fold(state, x)),
+                _ => out[place..].iter_mut().zip(&mut run).for_each(|(out, &x)| *out = fold(*out, x)),
             }
         });
     })
 }
 
-/// Folds the elements of a run one after another.
-pub fn each<W: Number>(f: impl Fn(W, W) -> W) -> impl Fn(W, &[W]) -> W {
-    move |start, run| run.iter().fold(start, |state, &x| f(state, x))
-}
-
-/// The sum of a run added to what came before, by eight sums at a time where the run is long.
-pub fn add_run(sum: f64, run: &[f32]) -> f64 {
-    let (chunks, rest) = run.as_chunks::<8>();
-    let mut sums = [0.0; 8];
-    for chunk in chunks {
-        sums.iter_mut().zip(chunk).for_each(|(sum, &x)| *sum += f64::from(x));
-    }
-    rest.iter().fold(sum + sums.iter().sum::<f64>(), |sum, &x| sum + f64::from(x))
+/// A step of a sum.
+pub fn add(sum: f64, x: f32) -> f64 {
+    sum + f64::from(x)
 }
 
 /// `x` with updates added at these places.
@@ -86,12 +75,12 @@ fn lanes(shape: &[usize], axis: usize) -> impl Iterator<Item = Vec<usize>> {
 pub fn running_sum<W: Number, S: Number>(
     x: &Array,
     axis: usize,
-    kind: &TensorType,
     [reverse, exclusive]: [bool; 2],
+    to: &TensorType,
     add: impl Fn(S, W) -> S,
 ) -> Array {
     let elements = x.read::<W>();
-    Array::build(kind, |out| {
+    Array::build(to, |out| {
         for mut lane in lanes(&x.shape, axis) {
             if reverse {
                 lane.reverse();
@@ -107,12 +96,12 @@ pub fn running_sum<W: Number, S: Number>(
 }
 
 /// The order of the elements along an axis; see `argsort`.
-pub fn order<W: Number>(x: &Array, axis: usize, kind: &TensorType, is_descending: bool) -> Array {
+pub fn order<W: Number>(x: &Array, axis: usize, to: &TensorType, is_descending: bool) -> Array {
     let elements = x.read::<W>();
     // What has no order is NaN, which is larger than all numbers.
     let is_nan = |x: W| x.partial_cmp(&x).is_none();
     let compare = |a: W, b: W| a.partial_cmp(&b).unwrap_or_else(|| is_nan(a).cmp(&is_nan(b)));
-    Array::build(kind, |out| {
+    Array::build(to, |out| {
         for lane in lanes(&x.shape, axis) {
             let mut order: Vec<usize> = (0..lane.len()).collect();
             order.sort_by(|&i, &j| {
@@ -141,16 +130,17 @@ fn threefry([a, b]: [u32; 2], counter: [u32; 2]) -> [u32; 2] {
 }
 
 /// Numbers from [0, 1); see `random_uniform`.
-pub fn uniform(key: i64, kind: &TensorType) -> Array {
+pub fn uniform(key: i64, to: &TensorType) -> Array {
     let number = |bits: u32| (bits as f32 / 4_294_967_296.0).min(1.0 - f32::EPSILON / 2.0);
-    Array::build(kind, |out| {
-        let half = out.len().div_ceil(2);
-        let (first, second) = out.split_at_mut(half);
-        for (i, out) in first.iter_mut().enumerate() {
-            let counter = [i as u32, if i < second.len() { (half + i) as u32 } else { 0 }];
+    Array::build(to, |out| {
+        let (count, half) = (out.len(), out.len().div_ceil(2));
+        for (i, second) in (half..2 * half).enumerate() {
+            let counter = [i as u32, if second < count { second as u32 } else { 0 }];
             let bits = threefry([(key >> 32) as u32, key as u32], counter);
-            *out = number(bits[0]);
-            second.iter_mut().skip(i).take(1).for_each(|out| *out = number(bits[1]));
+            out[i] = number(bits[0]);
+            if second < count {
+                out[second] = number(bits[1]);
+            }
         }
     })
 }

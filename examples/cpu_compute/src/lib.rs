@@ -4,15 +4,14 @@
 //! `array` has the elements, `walk` the loops over shapes and what only moves elements, `kernels` and `matmul` the arithmetic.
 //! `ops` is one function, from an operation of the table (`mdt_plugin_api::op`) to its kernel: of primitives only, whose inputs
 //! `Definition::infer` has checked. The plugin API composes all other operations of these, because `supports` says that they are
-//! missing here. `gradient` records operations inside of `value_and_grad` and goes through them backwards; `rules` has the
-//! gradient of each primitive, made of operations. This file has what the host holds: handles.
+//! missing here. `gradient` records operations inside of `value_and_grad` and goes through them backwards, with the gradients of
+//! primitives that the plugin API has (`mdt_plugin_api::op::Recorded`). This file has what the host holds: handles.
 
 mod array;
 mod gradient;
 mod kernels;
 mod matmul;
 mod ops;
-mod rules;
 mod walk;
 
 use std::cell::{Cell, RefCell};
@@ -51,7 +50,7 @@ struct State {
     tensors: RefCell<BTreeMap<Handle, Variable>>,
     /// The handle that was given last.
     last: Cell<Handle>,
-    /// How many functions of the host's are being called.
+    /// How many of the host's functions are being called.
     depth: Cell<usize>,
     tape: Tape,
 }
@@ -69,7 +68,8 @@ impl Component for Cpu {
 }
 
 impl Cpu {
-    fn insert(&self, variable: Variable) -> Handle {
+    fn insert(&self, mut variable: Variable) -> Handle {
+        variable.number = variable.number.filter(|_| self.state.tape.is_recording.get());
         let handle = self.state.last.get() + 1;
         self.state.last.set(handle);
         self.state.tensors.borrow_mut().insert(handle, variable);
@@ -104,21 +104,16 @@ impl Cpu {
         is_recorded: bool,
         function: impl FnOnce(&[Handle]) -> Result<Vec<Handle>>,
     ) -> Result<Vec<Variable>> {
-        /// Ends the call also when the function panics.
-        struct Scope<'a>(&'a State, Handle, bool);
-        impl Drop for Scope<'_> {
-            fn drop(&mut self) {
-                let released = self.0.tensors.borrow_mut().split_off(&self.1);
-                drop(released);
-                self.0.depth.update(|depth| depth - 1);
-                self.0.tape.is_recording.set(self.2);
-            }
-        }
-        self.state.depth.update(|depth| depth + 1);
-        let before = self.state.tape.is_recording.replace(is_recorded);
-        let _scope = Scope(&self.state, self.state.last.get() + 1, before);
-        let handles: Vec<Handle> = inputs.iter().map(|variable| self.insert(variable.clone())).collect();
-        self.all(&function(&handles)?)
+        let state = &self.state;
+        let (first, was_recording) = (state.last.get() + 1, state.tape.is_recording.replace(is_recorded));
+        state.depth.update(|depth| depth + 1);
+        let handles: Vec<Handle> = inputs.iter().map(|input| self.insert(input.clone())).collect();
+        let results = function(&handles).and_then(|results| self.all(&results));
+        let released = state.tensors.borrow_mut().split_off(&first);
+        drop(released);
+        state.depth.update(|depth| depth - 1);
+        state.tape.is_recording.set(was_recording);
+        results
     }
 }
 
@@ -129,15 +124,8 @@ fn view(array: &Array) -> RawHostView {
 }
 
 fn copied(array: HostArrayRef<'_>) -> Result<Array> {
-    let HostArrayRef { dtype, shape, bytes } = array;
-    let expected = shape.iter().try_fold(dtype.size(), |size, &length| size.checked_mul(length));
-    if dtype.size() == 0 || expected != Some(bytes.len()) {
-        return Err(Error::plugin(format!("{} bytes are not an array of {dtype} and shape {shape:?}", bytes.len())));
-    }
-    if dtype == Dtype::BOOL && bytes.iter().any(|&byte| byte > 1) {
-        return Err(Error::input("a boolean array holds a byte that is neither 0 nor 1"));
-    }
-    Ok(Array::from_bytes(&TensorType { shape: shape.to_vec(), dtype }, bytes))
+    array.check()?;
+    Ok(Array::from_bytes(&TensorType { shape: array.shape.to_vec(), dtype: array.dtype }, array.bytes))
 }
 
 impl Compute for Cpu {
@@ -233,9 +221,10 @@ impl Compute for Cpu {
         parameters: &[Handle],
         inputs: &[Handle],
     ) -> Result<ValueAndGrad> {
-        let (values, gradients) = self.differentiate(function, &self.all(parameters)?, &self.all(inputs)?)?;
-        let inserted = |variables: Vec<Variable>| variables.into_iter().map(|variable| self.insert(variable)).collect();
-        Ok(ValueAndGrad { values: inserted(values), gradients: inserted(gradients) })
+        let start = self.state.tape.length();
+        let result = self.differentiate(function, &self.all(parameters)?, &self.all(inputs)?);
+        self.state.tape.shorten(start);
+        result
     }
 
     fn memory(&self) -> MemoryInfo {

@@ -17,19 +17,14 @@ const DEPTH: usize = 256;
 const THREAD_WORK: usize = 1 << 20;
 
 /// `a · b` of the last two axes.
-pub fn matmul(a: &Array, b: &Array, kind: &TensorType, threads: usize) -> Array {
-    let (a, b) = (a.cast(kind.dtype), b.cast(kind.dtype));
-    let (a_batches, &[mut rows, depth]) = a.shape.split_last_chunk().expect("inferred");
+pub fn matmul(a: &Array, b: &Array, to: &TensorType, threads: usize) -> Array {
+    let (a, b) = (a.cast(to.dtype), b.cast(to.dtype));
+    let (a_batches, &[rows, depth]) = a.shape.split_last_chunk().expect("inferred");
     let (b_batches, &[_, columns]) = b.shape.split_last_chunk().expect("inferred");
-    let (mut a_batches, mut batches) = (a_batches, &kind.shape[..kind.shape.len() - 2]);
-    if b_batches.is_empty() {
-        // One matrix for all: their rows are the rows of one product.
-        rows *= a_batches.iter().product::<usize>();
-        (a_batches, batches) = (&[], &[]);
-    }
+    let batches = &to.shape[..to.shape.len() - 2];
     let strides = [broadcast(a_batches, batches), broadcast(b_batches, batches)];
     let (a, b) = (a.read::<f32>(), b.read::<f32>());
-    Array::build(kind, |out| {
+    Array::build(to, |out| {
         if out.is_empty() || depth == 0 {
             return;
         }
@@ -44,23 +39,20 @@ pub fn matmul(a: &Array, b: &Array, kind: &TensorType, threads: usize) -> Array 
     })
 }
 
-/// The same as [`product`], in which each thread has a part of the rows.
+/// Adds `a [rows, depth] · b [depth, columns]` to `out`; each thread has a part of the rows.
 fn shared_product(a: &[f32], b: &[f32], out: &mut [f32], [depth, columns]: [usize; 2], threads: usize) {
-    let threads = if out.len() * depth < THREAD_WORK { 1 } else { threads };
+    if threads == 1 || out.len() * depth < THREAD_WORK {
+        return product(a, b, out, [depth, columns]);
+    }
     let share = (out.len() / columns).div_ceil(threads);
-    let mut parts = a.chunks(share * depth).zip(out.chunks_mut(share * columns));
-    let first = parts.next();
     std::thread::scope(|scope| {
-        for (a, out) in parts {
+        for (a, out) in a.chunks(share * depth).zip(out.chunks_mut(share * columns)) {
             scope.spawn(move || product(a, b, out, [depth, columns]));
-        }
-        if let Some((a, out)) = first {
-            product(a, b, out, [depth, columns]);
         }
     });
 }
 
-/// Adds `a [rows, depth] · b [depth, columns]` to `out`.
+/// The same on this thread.
 fn product(a: &[f32], b: &[f32], out: &mut [f32], lengths: [usize; 2]) {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {

@@ -1,9 +1,9 @@
 //! Walks through several arrays of one shape at a time, in row-major order, each with strides of its own; and what is only that:
-//! moving elements.
+//! moving elements, by the list of their places.
 
-use mdt_plugin_api::{Error, Result, TensorType};
+use mdt_plugin_api::{Dtype, Error, Result, TensorType};
 
-use crate::array::Array;
+use crate::array::{Array, with_number};
 
 /// The strides of elements that lie one after another in row-major order.
 pub fn row_major(shape: &[usize]) -> Vec<usize> {
@@ -56,101 +56,67 @@ pub fn runs<const N: usize>(
     }
 }
 
-/// Runs an expression with `$type` as a type of the size of an element type's elements, which are only moved.
-macro_rules! with_size {
-    ($dtype:expr, $type:ident => $body:expr) => {
-        with_size!(@ $dtype, $type => $body; 1 u8, 2 u16, 4 u32, 8 u64)
+/// The places of the elements of a shape in an array with these strides, from `start` on.
+pub fn places(shape: &[usize], start: usize, strides: &[usize]) -> Vec<usize> {
+    let mut places = Vec::with_capacity(shape.iter().product());
+    runs(shape, [strides], |count, [at], [step]| places.extend((0..count).map(|i| start + at + i * step)));
+    places
+}
+
+/// The places in an array that integer indices along an axis name: one index for each row, or for each element; negative ones count
+/// from the end.
+pub fn named(shape: &[usize], axis: usize, indices: &Array, are_rows: bool) -> Result<Vec<usize>> {
+    let length = shape[axis];
+    let [outer, inner] = [&shape[..axis], &shape[axis + 1..]].map(|lengths| lengths.iter().product::<usize>());
+    let counted = |&index: &i64| match if index < 0 { index + length as i64 } else { index } {
+        place if (0..length as i64).contains(&place) => Ok(place as usize),
+        _ => Err(Error::plugin(format!("index {index} is outside of an axis of length {length}"))),
     };
-    (@ $dtype:expr, $type:ident => $body:expr; $($size:literal $rust:ty),*) => {
-        match $dtype.size() {
-            $($size => { type $type = $rust; $body })*
-            size => unreachable!("no element has {size} bytes"),
-        }
-    };
-}
-
-/// The elements of `x` from place `start` on with these strides.
-pub fn gather(x: &Array, kind: &TensorType, start: usize, strides: &[usize]) -> Array {
-    let mut result = Array::zeros(kind);
-    with_size!(kind.dtype, T => {
-        let (from, to) = (x.elements::<T>(), result.elements_mut::<T>());
-        runs(&kind.shape, [&row_major(&kind.shape), strides], |count, [at, place], [_, step]| match step {
-            1 => to[at..at + count].copy_from_slice(&from[start + place..][..count]),
-            _ => (0..count).for_each(|i| to[at + i] = from[start + place + i * step]),
-        });
-    });
-    result
-}
-
-/// Puts the elements of `update` into `to` from place `start` on; the strides are those of `to`.
-pub fn put(to: &mut Array, update: &Array, start: usize, strides: &[usize]) {
-    with_size!(update.dtype, T => {
-        let (from, to) = (update.elements::<T>(), to.elements_mut::<T>());
-        runs(&update.shape, [&row_major(&update.shape), strides], |count, [at, place], [_, step]| match step {
-            1 => to[start + place..][..count].copy_from_slice(&from[at..at + count]),
-            _ => (0..count).for_each(|i| to[start + place + i * step] = from[at + i]),
-        });
-    });
-}
-
-/// A copy of a tensor, which shares nothing.
-pub fn copy(x: &Array) -> Array {
-    gather(x, x, 0, &row_major(&x.shape))
-}
-
-/// `a` where `condition` holds, else `b`, all of one shape.
-pub fn choose(condition: &Array, a: &Array, b: &Array) -> Array {
-    let mut result = copy(b);
-    with_size!(a.dtype, T => {
-        let places = result.elements_mut::<T>().iter_mut().zip(a.elements::<T>()).zip(condition.elements::<u8>());
-        places.for_each(|((to, &a), &holds)| *to = if holds != 0 { a } else { *to });
-    });
-    result
-}
-
-/// The places in `x` that integer indices along an axis name: one index for each row, or for each element; negative ones count from
-/// the end.
-pub fn places(x: &Array, indices: &Array, axis: usize, are_rows: bool) -> Result<Vec<usize>> {
-    let length = x.shape[axis];
-    let inner: usize = x.shape[axis + 1..].iter().product();
-    let outer: usize = x.shape[..axis].iter().product();
-    let index = |&index: &i64| {
-        let place = if index < 0 { index + length as i64 } else { index };
-        usize::try_from(place)
-            .ok()
-            .filter(|&place| place < length)
-            .ok_or_else(|| Error::plugin(format!("index {index} is outside of an axis of length {length}")))
-    };
-    let indices = indices.read::<i64>().iter().map(index).collect::<Result<Vec<_>>>()?;
-    Ok(match are_rows {
-        true => {
-            let rows = (0..outer).flat_map(|outer| indices.iter().map(move |index| (outer * length + index) * inner));
-            rows.flat_map(|start| start..start + inner).collect()
-        }
-        false => {
-            let block = (indices.len() / outer.max(1)).max(1);
-            let all = indices.iter().enumerate();
-            all.map(|(i, index)| (i / block * length + index) * inner + i % inner).collect()
-        }
-    })
+    let indices = indices.read::<i64>().iter().map(counted).collect::<Result<Vec<_>>>()?;
+    let block = if are_rows { indices.len() * inner } else { indices.len() / outer.max(1) };
+    let index = |i| indices[if are_rows { i / inner % indices.len() } else { i }];
+    Ok((0..outer * block).map(|i| (i / block * length + index(i)) * inner + i % inner).collect())
 }
 
 /// Elements of `x` at these places.
-pub fn pick(x: &Array, places: &[usize], kind: &TensorType) -> Array {
-    let mut result = Array::zeros(kind);
-    with_size!(kind.dtype, T => {
+pub fn pick(x: &Array, places: &[usize], to: &TensorType) -> Array {
+    let mut result = Array::zeros(to);
+    with_number!(x.dtype, T => {
         let from = x.elements::<T>();
         result.elements_mut::<T>().iter_mut().zip(places).for_each(|(to, &place)| *to = from[place]);
     });
     result
 }
 
-/// `x` with these elements at these places.
-pub fn replace(x: &Array, places: &[usize], updates: &Array) -> Array {
-    let mut result = copy(x);
-    with_size!(x.dtype, T => {
-        let to = result.elements_mut::<T>();
+/// Puts the elements of `updates` at these places.
+pub fn put(mut x: Array, places: &[usize], updates: &Array) -> Array {
+    with_number!(x.dtype, T => {
+        let to = x.elements_mut::<T>();
         places.iter().zip(updates.elements::<T>()).for_each(|(&place, &x)| to[place] = x);
+    });
+    x
+}
+
+/// A copy, which shares no memory.
+pub fn copy(x: &Array) -> Array {
+    pick(x, &places(&x.shape, 0, &row_major(&x.shape)), x)
+}
+
+/// `x` repeated to a shape.
+pub fn repeated(x: &Array, shape: &[usize]) -> Array {
+    let to = TensorType { shape: shape.to_vec(), dtype: x.dtype };
+    if x.shape == shape { x.clone() } else { pick(x, &places(shape, 0, &broadcast(&x.shape, shape)), &to) }
+}
+
+/// `a` where `condition` holds, else `b`.
+pub fn choose(condition: &Array, a: &Array, b: &Array, to: &TensorType) -> Array {
+    let mut result = Array::zeros(to);
+    let condition = repeated(&condition.cast(Dtype::BOOL), &to.shape);
+    let [a, b] = [a, b].map(|x| repeated(&x.cast(to.dtype), &to.shape));
+    with_number!(to.dtype, T => {
+        let both = a.elements::<T>().iter().zip(b.elements::<T>()).zip(condition.elements::<u8>());
+        let elements = result.elements_mut::<T>().iter_mut().zip(both);
+        elements.for_each(|(to, ((&a, &b), &holds))| *to = if holds != 0 { a } else { b });
     });
     result
 }

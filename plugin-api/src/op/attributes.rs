@@ -56,6 +56,19 @@ impl<'a> Attributes<'a> {
         }
     }
 
+    /// The axes that `axis` or `axes` name, counted from the beginning; all of so many where neither is there.
+    ///
+    /// # Errors
+    /// They are of another type.
+    pub fn axes(&self, rank: usize) -> Result<Vec<usize>> {
+        let counted = |&axis: &i64| if axis < 0 { (axis + rank as i64) as usize } else { axis as usize };
+        match (self.optional("axis")?, self.optional::<&[i64]>("axes")?) {
+            (Some(axis), _) => Ok(vec![counted(&axis)]),
+            (None, Some(axes)) => Ok(axes.iter().map(counted).collect()),
+            (None, None) => Ok((0..rank).collect()),
+        }
+    }
+
     /// An attribute that must be there.
     ///
     /// # Errors
