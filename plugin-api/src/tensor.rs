@@ -16,6 +16,18 @@ pub use operations::Operand;
 
 /// A tensor on a device; it releases its handle when it is dropped.
 ///
+/// ```
+/// use mdt_plugin_api::prelude::*;
+///
+/// /// The Huber loss of each row, `[N]`, of predictions and targets `[N, D]`.
+/// fn huber(predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
+///     let distance = (predictions - targets)?.abs()?;
+///     let quadratic = distance.square()?.multiply(0.5)?;
+///     let losses = distance.less(1.0)?.select(&quadratic, &(&distance - 0.5)?)?;
+///     losses.mean_axes(&[1], false)
+/// }
+/// ```
+///
 /// It belongs to the compute thread (it is neither `Send` nor `Sync`). Operations are lazy: errors in shapes are returned
 /// by the call, results and other errors by [`Tensor::item`], [`Tensor::host_view`] or [`Tensor::eval`].
 pub struct Tensor {
@@ -60,6 +72,23 @@ impl Tensor {
     ) -> Result<Tensor> {
         let mut result = [0];
         with_few(inputs.iter().map(|tensor| tensor.handle), |handles| {
+            apply(compute, op, handles, attributes, &mut result)
+        })?;
+        Ok(Self::from_handle(compute, result[0]))
+    }
+
+    /// Applies an operation with one result to inputs some of which are left out, such as the segments of `attention`.
+    ///
+    /// # Errors
+    /// Those of [`Compute::op`].
+    pub fn op_on_some(
+        compute: &Rc<dyn Compute>,
+        op: OpKind,
+        inputs: &[Option<&Tensor>],
+        attributes: &[Attribute<'_>],
+    ) -> Result<Tensor> {
+        let mut result = [0];
+        with_few(inputs.iter().map(|input| input.map_or(0, Tensor::handle)), |handles| {
             apply(compute, op, handles, attributes, &mut result)
         })?;
         Ok(Self::from_handle(compute, result[0]))

@@ -74,11 +74,8 @@ impl Expected {
         let segments = self.segments.map(|segments| integers(compute, &[B, S], &segments));
         let mask = self.mask.as_ref().map(|mask| tensor(compute, &[B, 1, T, S], mask));
         let sinks = self.sinks.map(|sinks| tensor(compute, &[H], &sinks));
-        let mut inputs: Vec<_> = [q, k, v].map(Tensor::handle).into();
-        inputs.extend([&segments, &mask, &sinks].map(|input| input.as_ref().map_or(0, Tensor::handle)));
-        let mut result = [0];
-        mdt_plugin_api::op::compose(compute, OpKind::ATTENTION, &inputs, &attributes, &mut result)?;
-        Ok(Tensor::from_handle(compute, result[0]))
+        let inputs = [Some(q), Some(k), Some(v), segments.as_ref(), mask.as_ref(), sinks.as_ref()];
+        Tensor::op_on_some(compute, OpKind::ATTENTION, &inputs, &attributes)
     }
 }
 

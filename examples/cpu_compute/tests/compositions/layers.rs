@@ -50,6 +50,22 @@ fn losses_by_pieces_are_those_of_all_logits() {
 }
 
 #[test]
+fn gradients_of_many_pieces_are_added_up_in_float32() {
+    let compute = device();
+    let [hidden, weight] =
+        [(300, 1), (3, 2)].map(|(rows, seed)| tensor(&compute, &[rows, 4], &numbers(4 * rows, seed)));
+    let [hidden, weight] = [hidden, weight].map(|x| x.cast(Dtype::BF16).unwrap());
+    let targets = integers(&compute, &[300], &vec![1; 300]);
+    let losses = |x: &[Tensor]| {
+        Tensor::op(OpKind::TOKEN_LOSSES, &[&hidden, &x[0], &targets], &[attribute("rows", Value::Int(1))])
+    };
+    let found = gradients(losses, &[&weight]).remove(0);
+    let expected = gradients(losses, &[&weight.cast(Dtype::F32).unwrap()]).remove(0);
+    // Half of the last bit of bfloat16, and not 300 times that.
+    found.iter().zip(expected).for_each(|(found, expected)| assert!((found / expected - 1.0).abs() < 1.0 / 256.0));
+}
+
+#[test]
 fn each_row_is_multiplied_with_its_own_matrices() {
     let compute = device();
     let x = tensor(&compute, &[2, 1, 2], &[1.0, 2.0, 3.0, 4.0]);

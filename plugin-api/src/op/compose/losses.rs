@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use super::layers::linear;
-use super::{Call, ints, to, wide};
-use crate::{Dtype, OpKind, RecomputedFunction, Result, Tensor};
+use super::{Call, ints};
+use crate::{Dtype, RecomputedFunction, Result, Tensor};
 
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     let shape = ints(&logits.shape()?);
@@ -26,8 +26,8 @@ pub fn token_losses(call: &Call<'_>) -> Result<Tensor> {
     let by_default = (LOGITS / vocabulary.max(1)).max(1);
     let rows = call.attributes().optional::<i64>("rows")?.map_or(by_default, |rows| rows as usize);
     let function = piece(call)?;
-    let (hidden, weight, targets) = (call.input(0)?, call.input(1)?, call.input(2)?);
-    let bias = call.has(3).then(|| call.input(3)).transpose()?;
+    // Widened once for all pieces, so that the gradients of the weight are added up in float32 too.
+    let (hidden, weight, targets, bias) = (call.wide(0)?, call.wide(1)?, call.input(2)?, call.wide_or_none(3)?);
     let width = call.shape(0)?[1] as i64;
     let mut losses = Vec::new();
     for start in (0..count).step_by(rows) {
@@ -49,20 +49,14 @@ fn piece(call: &Call<'_>) -> Result<Rc<RecomputedFunction>> {
     let soft_cap = call.attributes().optional::<f64>("soft_cap")?;
     let compute = Rc::clone(call.compute);
     Ok(Rc::new(move |inputs| {
-        let input = |place: usize| {
-            let x = Tensor::borrowed(&compute, inputs[place]);
-            let dtype = wide(x.tensor_type()?.dtype);
-            to(x, dtype)
-        };
-        let bias = if inputs.len() > 3 { Some(input(3)?) } else { None };
-        let mut logits = linear(&input(0)?, &input(1)?, bias.as_ref())?;
+        let inputs: Vec<Tensor> = inputs.iter().map(|&input| Tensor::borrowed(&compute, input)).collect();
+        let mut logits = linear(&inputs[0], &inputs[1], inputs.get(3))?;
         if let Some(scale) = scale {
             logits = logits.multiply(scale)?;
         }
         if let Some(cap) = soft_cap {
             logits = (&logits / cap)?.tanh()?.multiply(cap)?;
         }
-        let losses = Tensor::op(OpKind::CROSS_ENTROPY, &[&logits, &input(2)?], &[])?;
-        Ok(vec![losses.into_handle()?])
+        Ok(vec![logits.cross_entropy(&inputs[2])?.into_handle()?])
     }))
 }
