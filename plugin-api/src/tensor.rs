@@ -71,9 +71,12 @@ impl Tensor {
         attributes: &[Attribute<'_>],
     ) -> Result<Tensor> {
         let mut result = [0];
-        with_few(inputs.iter().map(|tensor| tensor.handle), |handles| {
-            apply(compute, op, handles, attributes, &mut result)
-        })?;
+        with_few(
+            inputs,
+            inputs.len(),
+            |tensor| tensor.handle,
+            |handles| apply(compute, op, handles, attributes, &mut result),
+        )?;
         Ok(Self::from_handle(compute, result[0]))
     }
 
@@ -104,9 +107,12 @@ impl Tensor {
         attributes: &[Attribute<'_>],
     ) -> Result<[Tensor; N]> {
         let (compute, mut results) = (&first(inputs)?.compute, [0; N]);
-        with_few(inputs.iter().map(|tensor| tensor.handle), |handles| {
-            apply(compute, op, handles, attributes, &mut results)
-        })?;
+        with_few(
+            inputs,
+            inputs.len(),
+            |tensor| tensor.handle,
+            |handles| apply(compute, op, handles, attributes, &mut results),
+        )?;
         Ok(results.map(|handle| Self::from_handle(compute, handle)))
     }
 

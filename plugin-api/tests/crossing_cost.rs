@@ -1,15 +1,20 @@
-//! What an operation costs at the boundary: no allocation, and some nanoseconds.
+//! What a call costs at the boundary: no allocation, and some nanoseconds.
+//!
+//!     cargo test --release -p mdt-plugin-api --test crossing_cost -- --nocapture --test-threads=1
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::hint::black_box;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use mdt_plugin_api::abi::across;
 use mdt_plugin_api::op::attribute;
+use mdt_plugin_api::register::OptimizerComponent;
 use mdt_plugin_api::{
-    Attribute, Compute, DeviceInfo, Dtype, Error, Handle, HostArrayRef, MemoryInfo, OpKind, RawHostView,
-    RecomputedFunction, Result, TensorFunction, TensorType, Value, ValueAndGrad,
+    Attribute, Compute, DeviceInfo, Dtype, Error, Handle, HostArrayRef, MemoryInfo, OpKind, Optimizer, RawHostView,
+    RecomputedFunction, Result, StateSpec, TensorFunction, TensorType, Update, Value, ValueAndGrad,
 };
 
 /// Counts the allocations of each thread.
@@ -109,32 +114,69 @@ impl Compute for Idle {
     }
 }
 
-/// Nanoseconds of an operation, and the allocations of all.
-fn cost(compute: &dyn Compute) -> (f64, usize) {
-    const CALLS: usize = 1_000_000;
+/// A rule that does nothing.
+struct Nothing;
+
+impl Optimizer for Nothing {
+    fn states(&self) -> Vec<StateSpec> {
+        Vec::new()
+    }
+
+    #[inline(never)]
+    fn update(&self, _: &Update<'_>, _: &mut [f32], _: &[f32], _: &mut [&mut [f32]]) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Nanoseconds of a call, the least of many short rounds, and the allocations of all.
+fn cost(mut call: impl FnMut()) -> (f64, usize) {
+    const CALLS: u32 = 10_000;
+    // The first call of a thread makes what the watchdog reads.
+    call();
+    let before = ALLOCATIONS.get();
+    let mut round = || {
+        let begin = Instant::now();
+        (0..CALLS).for_each(|_| call());
+        begin.elapsed().as_secs_f64() * 1e9 / f64::from(CALLS)
+    };
+    let best = (0..300).map(|_| round()).fold(f64::INFINITY, f64::min);
+    (best, ALLOCATIONS.get() - before)
+}
+
+fn cost_of_op(compute: &dyn Compute) -> (f64, usize) {
     let attributes = [attribute("axes", Value::Ints(&[0, 1])), attribute("keep_dims", Value::Bool(true))];
     let mut results = [0];
-    let mut best = f64::INFINITY;
-    // The first call of a thread makes what the watchdog reads.
-    compute.op(OpKind::SUM, &[1, 2], &attributes, &mut results).unwrap();
-    let before = ALLOCATIONS.get();
-    for _ in 0..5 {
-        let begin = Instant::now();
-        for call in 0..CALLS {
-            let inputs = [call as u64, results[0]];
-            compute.op(OpKind::SUM, std::hint::black_box(&inputs), &attributes, &mut results).unwrap();
-        }
-        best = best.min(begin.elapsed().as_secs_f64() * 1e9 / CALLS as f64);
-    }
-    (best, ALLOCATIONS.get() - before)
+    cost(|| {
+        let inputs = [1, results[0]];
+        compute.op(OpKind::SUM, black_box(&inputs), &attributes, &mut results).unwrap();
+    })
+}
+
+fn cost_of_update(optimizer: &dyn Optimizer) -> (f64, usize) {
+    let update = Update { learning_rate: 1e-3, ..Update::first("w", &[1]) };
+    let (mut parameter, mut first, mut second) = ([1.0f32], [0.0f32], [0.0f32]);
+    cost(|| {
+        let states: &mut [&mut [f32]] = &mut [&mut first, &mut second];
+        optimizer.update(&update, black_box(&mut parameter), &[0.5], states).unwrap();
+    })
+}
+
+fn crosses_without_an_allocation(what: &str, direct: (f64, usize), crossing: (f64, usize)) {
+    let (direct, (crossing, allocations)) = (direct.0, crossing);
+    println!("{what}: {direct:.1} ns directly, {crossing:.1} ns through the boundary");
+    assert_eq!(allocations, 0);
 }
 
 #[test]
 fn an_operation_crosses_without_an_allocation() {
     let native: Rc<dyn Compute> = Rc::new(Idle);
     let loaded = across::compute(&native).unwrap();
-    let (direct, _) = cost(&*native);
-    let (crossing, allocations) = cost(&*loaded);
-    println!("an operation takes {direct:.1} ns directly, {crossing:.1} ns through the boundary");
-    assert_eq!(allocations, 0);
+    crosses_without_an_allocation("an operation", cost_of_op(&*native), cost_of_op(&*loaded));
+}
+
+#[test]
+fn an_update_crosses_without_an_allocation() {
+    let native: Arc<dyn Optimizer> = Arc::new(Nothing);
+    let loaded = across::optimizer(OptimizerComponent::new(Arc::clone(&native))).unwrap().slices.unwrap();
+    crosses_without_an_allocation("an update", cost_of_update(&*native), cost_of_update(&*loaded));
 }

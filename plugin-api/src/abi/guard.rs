@@ -4,6 +4,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Once, OnceLock};
 
 use crate::register::Package;
@@ -46,12 +47,16 @@ impl Owner {
     }
 }
 
+const ANY_THREAD: usize = 0;
+/// After a panic. It is no thread: the address of a thread's variable is even.
+const NO_THREAD: usize = 1;
+
 /// Guards the calls into one object of a component.
 pub(crate) struct Guard {
+    /// Who may call it: [`ANY_THREAD`], [`NO_THREAD`] or one.
+    callers: AtomicUsize,
     owner: Arc<Owner>,
     first_panic: OnceLock<Error>,
-    /// The only thread that may call it, where there is one.
-    thread: Option<usize>,
     /// Whether it can be called again after a panic.
     forgives: bool,
 }
@@ -59,38 +64,52 @@ pub(crate) struct Guard {
 impl Guard {
     /// A guard for an object that any thread may call.
     pub(crate) fn new(owner: Arc<Owner>) -> Self {
-        Self { owner, first_panic: OnceLock::new(), thread: None, forgives: false }
+        Self { callers: AtomicUsize::new(ANY_THREAD), owner, first_panic: OnceLock::new(), forgives: false }
     }
 
     /// A guard for an object that belongs to the present thread.
     pub(crate) fn for_this_thread(owner: Arc<Owner>) -> Self {
-        Self { thread: Some(DEPTH.with(address)), ..Self::new(owner) }
+        Self { callers: AtomicUsize::new(address(depth())), ..Self::new(owner) }
     }
 
     /// Calls into the object. After a panic it refuses further calls, with that panic as the reason: its state may be
     /// broken.
+    #[inline(always)]
     pub(crate) fn call<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
-        self.result(body).map_err(|error| error.in_component(&self.owner.name))
+        let depth = depth();
+        let callers = self.callers.load(Ordering::Acquire);
+        if callers != ANY_THREAD && callers != address(depth) {
+            return Err(self.refusal());
+        }
+        match caught_at(depth, body) {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(self.name(error)),
+            Err(panic) => Err(self.remember(panic)),
+        }
     }
 
-    fn result<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
-        if let Some(panic) = self.first_panic.get() {
-            return Err(panic.clone().after_a_panic());
-        }
-        // One look-up of the thread's variable: in a dynamic library each is a call.
-        let outcome = DEPTH.with(|depth| match self.thread {
-            Some(thread) if thread != address(depth) => {
-                Ok(Err(Error::plugin("the component was called on a thread that is not its own")))
-            }
-            _ => caught_at(depth, body),
-        });
-        outcome.unwrap_or_else(|panic| {
-            if !self.forgives {
-                // A second thread that panics at the same time reports its own.
-                let _ = self.first_panic.set(panic.clone());
-            }
-            Err(panic)
+    /// Why it cannot be called.
+    #[cold]
+    fn refusal(&self) -> Error {
+        self.name(match self.first_panic.get() {
+            Some(panic) => panic.clone().after_a_panic(),
+            None => Error::plugin("the component was called on a thread that is not its own"),
         })
+    }
+
+    #[cold]
+    fn remember(&self, panic: Error) -> Error {
+        if !self.forgives {
+            // A second thread that panics at the same time reports its own.
+            let _ = self.first_panic.set(panic.clone());
+            self.callers.store(NO_THREAD, Ordering::Release);
+        }
+        self.name(panic)
+    }
+
+    #[cold]
+    fn name(&self, error: Error) -> Error {
+        error.in_component(&self.owner.name)
     }
 }
 
@@ -123,6 +142,7 @@ impl<T> Guarded<T> {
     }
 
     /// [`Guard::call`].
+    #[inline(always)]
     pub(crate) fn call<R>(&self, body: impl FnOnce(&T) -> Result<R>) -> Result<R> {
         self.guard.call(|| body(&self.value))
     }
@@ -137,23 +157,29 @@ impl<T> Drop for Guarded<T> {
 }
 
 /// Runs `body`; a panic comes back as the outer error.
+#[inline(always)]
 pub(crate) fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<Result<T>> {
-    DEPTH.with(|depth| caught_at(depth, body))
+    caught_at(depth(), body)
 }
 
+#[inline(always)]
 fn caught_at<T>(depth: &Cell<usize>, body: impl FnOnce() -> Result<T>) -> Result<Result<T>> {
-    depth.set(depth.get() + 1);
+    let outside = depth.get();
+    depth.set(outside + 1);
     let outcome = panic::catch_unwind(AssertUnwindSafe(body));
-    depth.set(depth.get() - 1);
-    outcome.map_err(|payload| {
-        let error = Error::plugin(format!("the plugin panicked: {}", message(&*payload)));
-        // A payload may panic when dropped, and nothing would catch that.
-        std::mem::forget(payload);
-        match PLACE.take() {
-            Some(place) => error.with("at", place),
-            None => error,
-        }
-    })
+    depth.set(outside);
+    outcome.map_err(panic_error)
+}
+
+#[cold]
+fn panic_error(payload: Box<dyn Any + Send>) -> Error {
+    let error = Error::plugin(format!("the plugin panicked: {}", message(&*payload)));
+    // A payload may panic when dropped, and nothing would catch that.
+    std::mem::forget(payload);
+    match PLACE.take() {
+        Some(place) => error.with("at", place),
+        None => error,
+    }
 }
 
 fn message(payload: &(dyn Any + Send)) -> &str {
@@ -162,6 +188,13 @@ fn message(payload: &(dyn Any + Send)) -> &str {
         .copied()
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("(no message)")
+}
+
+/// This thread's [`DEPTH`]. A call looks it up once: in a dynamic library each look-up is a call.
+#[inline(always)]
+fn depth<'a>() -> &'a Cell<usize> {
+    // SAFETY: nothing drops it while the thread runs, and the reference stays on the thread, for it is not `Send`.
+    DEPTH.with(|depth| unsafe { &*std::ptr::from_ref(depth) })
 }
 
 fn address(depth: &Cell<usize>) -> usize {

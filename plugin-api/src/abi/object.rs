@@ -10,7 +10,7 @@ use abi_stable::std_types::{RSlice, RStr};
 use super::guard::Guarded;
 use super::record::Reply;
 use super::table::{CType, Declarations, Table, c_struct};
-use super::under_way::{self, Place};
+use super::under_way::{self, Place, UnderWay};
 use crate::{Error, Result};
 
 /// An object and all that it owns. The receiver of one drops it.
@@ -198,26 +198,37 @@ impl<T: Table> Imported<T> {
         RawObject::shared(&self.object)
     }
 
-    /// Calls the function of the table at this place: `call` gets the table, its first argument and the place for the reply.
-    pub(super) fn call<R: Reply>(
-        &self,
-        place: &'static Place,
-        call: impl FnOnce(&T, *const c_void, RawSink<'_, u8>) -> bool,
-    ) -> Result<R> {
-        let mut reply = Vec::new();
-        // SAFETY: a table of this fingerprint is of this type, and lives as long as its library, which is never unloaded.
-        let table = unsafe { &*self.interface.table.cast::<T>() };
-        under_way::enter(self.name, place);
-        let succeeded = call(table, self.interface.object, RawSink::of(&mut reply));
-        under_way::leave();
-        if succeeded { R::read(&reply) } else { Err(super::record::decode_error(&reply)) }
+    /// Marks that one of the functions is called, until the mark is dropped.
+    #[inline(always)]
+    pub(super) fn enter(&self, place: &'static Place) -> UnderWay {
+        under_way::enter(self.name, place)
     }
+
+    /// The functions.
+    #[inline(always)]
+    pub(super) fn table(&self) -> &T {
+        // SAFETY: a table of this fingerprint is of this type, and lives as long as its library, which is never unloaded.
+        unsafe { &*self.interface.table.cast::<T>() }
+    }
+
+    /// Their first argument.
+    #[inline(always)]
+    pub(super) fn data(&self) -> *const c_void {
+        self.interface.object
+    }
+}
+
+/// The reply of a function of a table, or its error.
+#[inline(always)]
+pub(super) fn replied<R: Reply>(succeeded: bool, reply: &[u8]) -> Result<R> {
+    if succeeded { R::read(reply) } else { Err(super::record::decode_error(reply)) }
 }
 
 /// Runs the body of an exported function and writes its reply or its error.
 ///
 /// # Safety
 /// `object` is the data of an object that [`RawObject::new`] made of a `Guarded<T>` and that is alive.
+#[inline(always)]
 pub(super) unsafe fn answer<T: Exported, R: Reply>(
     object: *const c_void,
     out: RawSink<'_, u8>,
@@ -228,10 +239,15 @@ pub(super) unsafe fn answer<T: Exported, R: Reply>(
     match object.call(|value| body(value)?.write(&out)) {
         Ok(()) => true,
         Err(error) => {
-            out.write(&super::record::encode_error(&error));
+            report(&out, &error);
             false
         }
     }
+}
+
+#[cold]
+fn report(out: &RawSink<'_, u8>, error: &Error) {
+    out.write(&super::record::encode_error(error));
 }
 
 /// A place of the caller to which the callee appends elements.

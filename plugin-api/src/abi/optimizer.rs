@@ -6,12 +6,12 @@ use std::sync::Arc;
 use abi_stable::std_types::{RSlice, RSliceMut, RStr};
 
 use super::compute;
-use super::few::with_few;
+use super::few::{by_words, with_few};
 use super::guard::{Guarded, Owner};
 use super::object::{AnyThread, Imported, RawObject, RawSink, ability, exports};
 use super::record::{decode, encode, replies};
-use super::table::{c_struct, interfaces};
-use super::types::{collected, having};
+use super::table::{Whole, c_struct, interfaces};
+use super::types::{collected, having, plain_slices, raw_slices};
 use crate::register::OptimizerComponent;
 use crate::{
     DeviceOptimizer, Dtype, Error, EvaluationWeights, Granularity, Layout, NewValues, Optimizer, ParameterSpec, Result,
@@ -54,7 +54,7 @@ interfaces! {
             update: &RawUpdate<'_>,
             parameter: RSliceMut<'_, f32>,
             gradient: RSlice<'_, f32>,
-            states: RSliceMut<'_, RSliceMut<'_, f32>>
+            states: Whole<RSliceMut<'_, RSliceMut<'_, f32>>>
         );
     }
 
@@ -134,10 +134,11 @@ fn granularity_for(parameter: &ParameterSpec, ask: impl FnOnce(RSlice<'_, u8>) -
 }
 
 impl<'a> From<&RawUpdate<'a>> for Update<'a> {
+    #[inline(always)]
     fn from(raw: &RawUpdate<'a>) -> Self {
         Self {
-            name: raw.name.into(),
-            shape: raw.shape.as_slice(),
+            name: by_words(&raw.name).into(),
+            shape: by_words(&raw.shape).as_slice(),
             role: match raw.role {
                 1 => Role::Linear,
                 2 => Role::Embedding,
@@ -149,16 +150,17 @@ impl<'a> From<&RawUpdate<'a>> for Update<'a> {
             step: raw.step,
             planned_steps: (raw.planned_steps != 0).then_some(raw.planned_steps),
             learning_rate: raw.learning_rate,
-            weight_decay: raw.weight_decay,
+            weight_decay: by_words(&raw.weight_decay),
         }
     }
 }
 
 impl<'a> From<&Update<'a>> for RawUpdate<'a> {
+    #[inline(always)]
     fn from(update: &Update<'a>) -> Self {
         Self {
-            name: update.name.into(),
-            shape: update.shape.into(),
+            name: by_words(&update.name).into(),
+            shape: by_words(&update.shape).into(),
             role: match update.role {
                 Role::Other => 0,
                 Role::Linear => 1,
@@ -173,7 +175,7 @@ impl<'a> From<&Update<'a>> for RawUpdate<'a> {
             step: update.step,
             planned_steps: update.planned_steps.unwrap_or(0),
             learning_rate: update.learning_rate,
-            weight_decay: update.weight_decay,
+            weight_decay: by_words(&update.weight_decay),
         }
     }
 }
@@ -189,12 +191,14 @@ impl RawState {
 }
 
 /// Rules zip these: a shorter one would leave elements behind without a word.
+#[inline(always)]
 fn check_lengths(update: &RawUpdate<'_>, parameter: usize, gradient: usize) -> Result<()> {
-    if gradient == parameter {
-        return Ok(());
-    }
-    let name = update.name;
-    Err(Error::plugin(format!("parameter {name} has {parameter} elements here and its gradient {gradient}")))
+    if gradient == parameter { Ok(()) } else { Err(lengths_differ(update.name, parameter, gradient)) }
+}
+
+#[cold]
+fn lengths_differ(name: RStr<'_>, parameter: usize, gradient: usize) -> Error {
+    Error::plugin(format!("parameter {name} has {parameter} elements here and its gradient {gradient}"))
 }
 
 impl SliceFunctions for OptimizerComponent {
@@ -206,18 +210,18 @@ impl SliceFunctions for OptimizerComponent {
         Ok(having(&self.slices)?.granularity(&decode(parameter.as_slice())?))
     }
 
+    #[inline(always)]
     fn update(
         &self,
         update: &RawUpdate<'_>,
         mut parameter: RSliceMut<'_, f32>,
         gradient: RSlice<'_, f32>,
-        mut states: RSliceMut<'_, RSliceMut<'_, f32>>,
+        states: Whole<RSliceMut<'_, RSliceMut<'_, f32>>>,
     ) -> Result<()> {
         check_lengths(update, parameter.len(), gradient.len())?;
         let slices = having(&self.slices)?;
-        with_few(states.iter_mut().map(RSliceMut::as_mut_slice), |states| {
-            slices.update(&update.into(), parameter.as_mut_slice(), gradient.as_slice(), states)
-        })
+        let states = plain_slices(states.get());
+        slices.update(&update.into(), parameter.as_mut_slice(), gradient.as_slice(), states)
     }
 }
 
@@ -238,9 +242,8 @@ impl Optimizer for Imported<OptimizerSlices> {
         gradient: &[f32],
         states: &mut [&mut [f32]],
     ) -> Result<()> {
-        with_few(states.iter_mut().map(|state| RSliceMut::from(&mut **state)), |states| {
-            SliceFunctions::update(self, &update.into(), parameter.into(), gradient.into(), states.into())
-        })
+        let states = Whole::new(raw_slices(states));
+        SliceFunctions::update(self, &update.into(), parameter.into(), gradient.into(), states)
     }
 }
 
@@ -261,6 +264,7 @@ impl TypedSliceFunctions for OptimizerComponent {
         Ok(having(&self.typed_slices)?.granularity(&decode(parameter.as_slice())?))
     }
 
+    #[inline(always)]
     fn update_typed(
         &self,
         update: &RawUpdate<'_>,
@@ -270,11 +274,12 @@ impl TypedSliceFunctions for OptimizerComponent {
     ) -> Result<()> {
         check_lengths(update, parameter.len(), gradient.len())?;
         // SAFETY: the caller has so many elements of this type there, and lends them to this call alone.
-        let states = states
-            .iter()
-            .map(|state| unsafe { StateMut::from_raw(Dtype(state.dtype), state.data.cast(), state.length) });
+        let state =
+            |state: &RawState| unsafe { StateMut::from_raw(Dtype(state.dtype), state.data.cast(), state.length) };
         let slices = having(&self.typed_slices)?;
-        with_few(states, |states| slices.update(&update.into(), parameter.as_mut_slice(), gradient.as_slice(), states))
+        with_few(states.as_slice(), states.len(), state, |states| {
+            slices.update(&update.into(), parameter.as_mut_slice(), gradient.as_slice(), states)
+        })
     }
 }
 
@@ -290,7 +295,8 @@ impl TypedSlices for Imported<OptimizerTypedSlices> {
         gradient: &[f32],
         states: &mut [StateMut<'_>],
     ) -> Result<()> {
-        with_few(states.iter_mut().map(RawState::written), |states| {
+        let length = states.len();
+        with_few(states, length, RawState::written, |states| {
             self.update_typed(&update.into(), parameter.into(), gradient.into(), (&*states).into())
         })
     }
@@ -354,17 +360,18 @@ impl EvaluationFunctions for OptimizerComponent {
         states: RSlice<'_, RawState>,
     ) -> Result<()> {
         // SAFETY: the caller has so many elements of this type there, and writes to none of them during this call.
-        let states = states
-            .iter()
-            .map(|state| unsafe { StateRef::from_raw(Dtype(state.dtype), state.data.cast(), state.length) });
+        let state =
+            |state: &RawState| unsafe { StateRef::from_raw(Dtype(state.dtype), state.data.cast(), state.length) };
         let able = having(&self.evaluation_weights)?;
-        with_few(states, |states| able.evaluation_weights(&update.into(), weights.as_mut_slice(), states))
+        with_few(states.as_slice(), states.len(), state, |states| {
+            able.evaluation_weights(&update.into(), weights.as_mut_slice(), states)
+        })
     }
 }
 
 impl EvaluationWeights for Imported<OptimizerEvaluationWeights> {
     fn evaluation_weights(&self, update: &Update<'_>, weights: &mut [f32], states: &[StateRef<'_>]) -> Result<()> {
-        with_few(states.iter().map(RawState::read), |states| {
+        with_few(states, states.len(), RawState::read, |states| {
             self.write_weights(&update.into(), weights.into(), (&*states).into())
         })
     }

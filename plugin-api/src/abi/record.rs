@@ -103,6 +103,7 @@ pub(super) fn encode_error(error: &Error) -> Vec<u8> {
 }
 
 /// The error in a record, or the one that reading it meets.
+#[cold]
 pub(super) fn decode_error(bytes: &[u8]) -> Error {
     decode(bytes).unwrap_or_else(|error| error)
 }

@@ -1,10 +1,12 @@
 //! Plain values that cross in calls of every operation, and their conversions.
 
+use std::cell::Cell;
+use std::mem::MaybeUninit;
 use std::rc::Rc;
 
-use abi_stable::std_types::{RSlice, RStr};
+use abi_stable::std_types::{RSlice, RSliceMut, RStr};
 
-use super::few::with_few;
+use super::few::{by_words, with_few};
 use super::object::RawSink;
 use super::table::c_struct;
 use crate::{Attribute, Compute, Dtype, Error, Handle, HostArrayRef, Result, Tensor, Value};
@@ -37,6 +39,7 @@ c_struct! {
 }
 
 impl<'a> From<&Attribute<'a>> for RawAttribute<'a> {
+    #[inline(always)]
     fn from(attribute: &Attribute<'a>) -> Self {
         let (name, integers, text, reals) = (attribute.name.into(), RSlice::EMPTY, RStr::empty(), RSlice::EMPTY);
         let mut raw = Self { name, tag: 0, integer: 0, real: 0.0, integers, text, reals };
@@ -54,12 +57,8 @@ impl<'a> From<&Attribute<'a>> for RawAttribute<'a> {
 }
 
 impl<'a> RawAttribute<'a> {
-    /// The attribute; the kind of its value is known here.
-    fn plain(&self) -> Attribute<'a> {
-        Attribute { name: self.name.as_str(), value: self.value().unwrap_or(Value::Int(0)) }
-    }
-
     /// Its value, if the kind of that is known here.
+    #[inline(always)]
     fn value(&self) -> Option<Value<'a>> {
         Some(match self.tag {
             1 => Value::Bool(self.integer != 0),
@@ -78,17 +77,32 @@ impl<'a> RawAttribute<'a> {
 ///
 /// # Errors
 /// One has a value of a kind that is not known here.
-pub(super) fn with_attributes<R>(
-    raw: RSlice<'_, RawAttribute<'_>>,
+#[inline(always)]
+pub(super) fn with_attributes<'a, 'b, R>(
+    raw: RSlice<'a, RawAttribute<'b>>,
     call: impl FnOnce(&[Attribute<'_>]) -> Result<R>,
 ) -> Result<R> {
-    if let Some(unknown) = raw.iter().find(|attribute| attribute.value().is_none()) {
-        return Err(Error::plugin(format!(
-            "attribute {:?} has a value of kind {}, which this plugin is too old to know",
-            unknown.name, unknown.tag
-        )));
-    }
-    with_few(raw.as_slice().iter().map(RawAttribute::plain), |attributes| call(attributes))
+    let unknown = Cell::new(None);
+    let plain = |attribute: &'a RawAttribute<'b>| {
+        let RawAttribute { name, .. } = attribute;
+        let value = attribute.value().unwrap_or_else(|| {
+            unknown.set(Some(attribute));
+            Value::Int(0)
+        });
+        Attribute { name: by_words(name).as_str(), value }
+    };
+    with_few(raw.as_slice(), raw.len(), plain, |attributes| match unknown.get() {
+        None => call(attributes),
+        Some(unknown) => Err(too_new(unknown)),
+    })
+}
+
+#[cold]
+fn too_new(attribute: &RawAttribute<'_>) -> Error {
+    Error::plugin(format!(
+        "attribute {:?} has a value of kind {}, which this plugin is too old to know",
+        attribute.name, attribute.tag
+    ))
 }
 
 impl<'a> From<HostArrayRef<'a>> for RawArrayRef<'a> {
@@ -101,6 +115,31 @@ impl<'a> RawArrayRef<'a> {
     pub(super) fn plain(&self) -> HostArrayRef<'a> {
         HostArrayRef { dtype: Dtype(self.dtype), shape: self.shape.as_slice(), bytes: self.bytes.as_slice() }
     }
+}
+
+// Rust does not promise the layout of a slice: it is checked here.
+const _: () = {
+    let slice: &[u8] = &[0; 7];
+    // SAFETY: any bytes are such words.
+    let [_, length] = unsafe { std::mem::transmute::<&[u8], [MaybeUninit<usize>; 2]>(slice) };
+    // SAFETY: if it is the pointer, the compiler says so.
+    assert!(unsafe { length.assume_init() } == 7, "a slice is its pointer and its length");
+};
+
+/// Slices as they cross, where they are.
+#[inline(always)]
+pub(super) fn raw_slices<'s, 'a, T>(slices: &'s mut [&'a mut [T]]) -> RSliceMut<'s, RSliceMut<'a, T>> {
+    let (data, length) = (slices.as_mut_ptr(), slices.len());
+    // SAFETY: both are pointer and length, as checked above.
+    unsafe { RSliceMut::from_raw_parts_mut(data.cast(), length) }
+}
+
+/// The way back.
+#[inline(always)]
+pub(super) fn plain_slices<'s, 'a, T>(mut slices: RSliceMut<'s, RSliceMut<'a, T>>) -> &'s mut [&'a mut [T]] {
+    let (data, length) = (slices.as_mut_ptr(), slices.len());
+    // SAFETY: both are pointer and length, as checked above.
+    unsafe { std::slice::from_raw_parts_mut(data.cast(), length) }
 }
 
 /// What a call writes to its slot.
@@ -128,6 +167,11 @@ pub(super) fn collected<T: Copy>(call: impl FnOnce(RawSink<'_, T>) -> Result<()>
 }
 
 /// The ability of a component, whose interface is only given where it has it.
+#[inline(always)]
 pub(super) fn having<T>(ability: &Option<T>) -> Result<&T> {
-    ability.as_ref().ok_or_else(|| Error::plugin("the component does not have this ability"))
+    #[cold]
+    fn missing() -> Error {
+        Error::plugin("the component does not have this ability")
+    }
+    ability.as_ref().ok_or_else(missing)
 }

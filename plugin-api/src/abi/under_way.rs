@@ -84,6 +84,7 @@ impl Drop for Owned {
 }
 
 impl Level {
+    #[inline(always)]
     fn set(&self, component: &'static str, place: &'static Place) {
         let epoch = self.epoch.load(Ordering::Relaxed);
         self.epoch.store(epoch.wrapping_add(1), Ordering::Relaxed);
@@ -150,8 +151,16 @@ thread_local! {
     };
 }
 
-/// Marks that this thread calls a component, until [`leave`].
-pub(super) fn enter(component: &'static str, place: &'static Place) {
+/// A call that has not come back. It is dropped when it has, and so after those that it made.
+#[must_use = "the call is over when this is dropped"]
+pub(super) struct UnderWay {
+    marker: &'static Marker,
+    depth: usize,
+}
+
+/// Marks that this thread calls a component.
+#[inline(always)]
+pub(super) fn enter(component: &'static str, place: &'static Place) -> UnderWay {
     #[cfg(test)]
     let _ = CALLED.try_with(|called| called.borrow_mut().insert((place.interface, place.function)));
     let marker = MARKER.get().unwrap_or_else(Marker::register);
@@ -160,12 +169,13 @@ pub(super) fn enter(component: &'static str, place: &'static Place) {
         level.set(component, place);
     }
     marker.depth.store(depth + 1, Ordering::Release);
+    UnderWay { marker, depth }
 }
 
-/// Marks that the last call has come back.
-pub(super) fn leave() {
-    if let Some(marker) = MARKER.get() {
-        marker.depth.store(marker.depth.load(Ordering::Relaxed) - 1, Ordering::Release);
+impl Drop for UnderWay {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.marker.depth.store(self.depth, Ordering::Release);
     }
 }
 
@@ -213,10 +223,10 @@ mod tests {
         let (go, gone) = mpsc::channel::<()>();
         let (seen, wait) = mpsc::channel::<()>();
         let thread = thread::spawn(move || {
-            enter("optimizer seen 1.0.0", UPDATE);
+            let call = enter("optimizer seen 1.0.0", UPDATE);
             seen.send(()).unwrap();
             gone.recv().unwrap();
-            leave();
+            drop(call);
             seen.send(()).unwrap();
             gone.recv().unwrap();
         });
@@ -233,29 +243,28 @@ mod tests {
 
     #[test]
     fn a_call_stays_the_same_while_it_makes_calls() {
-        enter("trainer outer 1.0.0", UPDATE);
+        let outer = enter("trainer outer 1.0.0", UPDATE);
         let before = of("trainer outer 1.0.0").remove(0);
         for _ in 0..3 {
-            enter("compute inner 1.0.0", OP);
+            let inner = enter("compute inner 1.0.0", OP);
             assert_eq!(current_call().unwrap().component, "compute inner 1.0.0");
             assert_eq!((before.level, of("compute inner 1.0.0")[0].level), (0, 1));
-            leave();
+            drop(inner);
         }
         let after = of("trainer outer 1.0.0").remove(0);
         assert!(after.epoch == before.epoch && after.inner_epoch != before.inner_epoch);
         assert_eq!(current_call().unwrap().component, "trainer outer 1.0.0");
-        leave();
+        drop(outer);
         assert_eq!(current_call(), None);
-        enter("trainer outer 1.0.0", UPDATE);
+        let _another = enter("trainer outer 1.0.0", UPDATE);
         assert_ne!(of("trainer outer 1.0.0")[0].epoch, before.epoch, "another call");
-        leave();
     }
 
     #[test]
     fn calls_that_lie_too_deep_are_not_seen_and_change_nothing() {
-        (0..2 * LEVELS).for_each(|_| enter("trainer deep 1.0.0", UPDATE));
+        let mut calls: Vec<_> = (0..2 * LEVELS).map(|_| enter("trainer deep 1.0.0", UPDATE)).collect();
         assert_eq!(of("trainer deep 1.0.0").len(), LEVELS);
-        (0..2 * LEVELS).for_each(|_| leave());
+        while calls.pop().is_some() {}
         assert_eq!(of("trainer deep 1.0.0"), []);
     }
 
@@ -263,9 +272,8 @@ mod tests {
     fn a_thread_can_be_left_unwatched() {
         thread::spawn(|| {
             leave_unwatched();
-            enter("observer slow 1.0.0", UPDATE);
+            let _call = enter("observer slow 1.0.0", UPDATE);
             assert_eq!(of("observer slow 1.0.0"), []);
-            leave();
         })
         .join()
         .unwrap();
