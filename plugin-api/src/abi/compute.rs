@@ -11,7 +11,7 @@ use super::few::with_few;
 use super::guard::{Guarded, Owner, caught};
 use super::object::{Imported, RawObject, RawSink, exports};
 use super::record::{self, replies};
-use super::table::{CType, Declarations, Whole, c_struct, interfaces};
+use super::table::{CType, Declarations, c_struct, interfaces};
 use super::types::{RawArrayRef, RawAttribute, collected, filled, with_attributes};
 use crate::op::{apply, is_available};
 use crate::{
@@ -64,7 +64,7 @@ interfaces! {
         fn has_op(op: u32, attributes: RSlice<'_, RStr<'_>>, dtype: u32, supported: &mut bool);
         /// [`Compute::op`].
         fn apply(
-            op: u32, inputs: RSlice<'_, u64>, attributes: RSlice<'_, RawAttribute<'_>>, results: Whole<RSliceMut<'_, u64>>
+            op: u32, inputs: RSlice<'_, u64>, attributes: RSlice<'_, RawAttribute<'_>>, results: RSliceMut<'_, u64>
         );
         /// [`Compute::from_host`].
         fn copy_in(array: &RawArrayRef<'_>, tensor: &mut u64);
@@ -135,10 +135,10 @@ impl TensorFunctions for Rc<dyn Compute> {
         op: u32,
         inputs: RSlice<'_, u64>,
         attributes: RSlice<'_, RawAttribute<'_>>,
-        results: Whole<RSliceMut<'_, u64>>,
+        mut results: RSliceMut<'_, u64>,
     ) -> Result<()> {
         with_attributes(attributes, move |attributes| {
-            apply(self, OpKind(op), inputs.as_slice(), attributes, results.get().as_mut_slice())
+            apply(self, OpKind(op), inputs.as_slice(), attributes, results.as_mut_slice())
         })
     }
 
@@ -254,7 +254,7 @@ impl Compute for Imported<ComputeTensors> {
 
     fn op(&self, op: OpKind, inputs: &[Handle], attributes: &[Attribute<'_>], results: &mut [Handle]) -> Result<()> {
         with_few(attributes, attributes.len(), RawAttribute::from, move |attributes| {
-            self.apply(op.0, inputs.into(), (&*attributes).into(), Whole::new(results.into()))
+            self.apply(op.0, inputs.into(), (&*attributes).into(), results.into())
         })
     }
 

@@ -10,7 +10,7 @@ use super::few::{by_words, with_few};
 use super::guard::{Guarded, Owner};
 use super::object::{AnyThread, Imported, RawObject, RawSink, ability, exports};
 use super::record::{decode, encode, replies};
-use super::table::{Whole, c_struct, interfaces};
+use super::table::{c_struct, interfaces};
 use super::types::{collected, having, plain_slices, raw_slices};
 use crate::register::OptimizerComponent;
 use crate::{
@@ -54,7 +54,7 @@ interfaces! {
             update: &RawUpdate<'_>,
             parameter: RSliceMut<'_, f32>,
             gradient: RSlice<'_, f32>,
-            states: Whole<RSliceMut<'_, RSliceMut<'_, f32>>>
+            states: RSliceMut<'_, RSliceMut<'_, f32>>
         );
     }
 
@@ -216,11 +216,11 @@ impl SliceFunctions for OptimizerComponent {
         update: &RawUpdate<'_>,
         mut parameter: RSliceMut<'_, f32>,
         gradient: RSlice<'_, f32>,
-        states: Whole<RSliceMut<'_, RSliceMut<'_, f32>>>,
+        states: RSliceMut<'_, RSliceMut<'_, f32>>,
     ) -> Result<()> {
         check_lengths(update, parameter.len(), gradient.len())?;
         let slices = having(&self.slices)?;
-        let states = plain_slices(states.get());
+        let states = plain_slices(states);
         slices.update(&update.into(), parameter.as_mut_slice(), gradient.as_slice(), states)
     }
 }
@@ -242,7 +242,7 @@ impl Optimizer for Imported<OptimizerSlices> {
         gradient: &[f32],
         states: &mut [&mut [f32]],
     ) -> Result<()> {
-        let states = Whole::new(raw_slices(states));
+        let states = raw_slices(states);
         SliceFunctions::update(self, &update.into(), parameter.into(), gradient.into(), states)
     }
 }

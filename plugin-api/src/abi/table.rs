@@ -1,8 +1,6 @@
 //! Tables of functions: declared once, for the layout, both sides of a call, the C header and the fingerprint.
 
 use std::ffi::c_void;
-use std::marker::PhantomData;
-use std::mem::ManuallyDrop;
 
 use abi_stable::std_types::{RSlice, RSliceMut, RStr};
 
@@ -87,14 +85,6 @@ pub(super) trait CType {
     fn name() -> String;
     /// Adds what declares it, where C does not know it.
     fn declare(_declarations: &mut Declarations) {}
-    /// It as the argument of a call.
-    #[inline(always)]
-    fn passed(self) -> Self
-    where
-        Self: Sized,
-    {
-        self
-    }
 }
 
 macro_rules! c_names {
@@ -199,7 +189,7 @@ macro_rules! interfaces {
         #[derive(abi_stable::StableAbi)]
         pub struct $table {
             $($(#[$function_attribute])* pub(super) $function: unsafe extern "C" fn(
-                *const std::ffi::c_void, $($type,)* $crate::abi::table::Whole<$crate::abi::object::RawSink<'_, u8>>,
+                *const std::ffi::c_void, $($type,)* $crate::abi::object::RawSink<'_, u8>,
             ) -> bool,)*
         }
 
@@ -212,10 +202,10 @@ macro_rules! interfaces {
             /// The table for objects that are made of `T`.
             pub(super) const fn of<T: $functions + $crate::abi::object::Exported>() -> Self {
                 $(unsafe extern "C" fn $function<T: $functions + $crate::abi::object::Exported>(
-                    object: *const std::ffi::c_void $(, $argument: $type)*, out: $crate::abi::table::Whole<$crate::abi::object::RawSink<'_, u8>>,
+                    object: *const std::ffi::c_void $(, $argument: $type)*, out: $crate::abi::object::RawSink<'_, u8>,
                 ) -> bool {
                     // SAFETY: a table of `T` is given for objects that were made of `T`, and they outlive the call.
-                    unsafe { $crate::abi::object::answer(object, out.get(), |value: &T| value.$function($($argument),*)) }
+                    unsafe { $crate::abi::object::answer(object, out, |value: &T| value.$function($($argument),*)) }
                 })*
                 Self { $($function: $function::<T>),* }
             }
@@ -231,8 +221,7 @@ macro_rules! interfaces {
                 let succeeded = unsafe {
                     let out = $crate::abi::object::RawSink::of(&mut reply);
                     (self.table().$function)(
-                        self.data() $(, $crate::abi::table::CType::passed($argument))*,
-                        $crate::abi::table::Whole::new(out),
+                        self.data() $(, $argument)*, out,
                     )
                 };
                 drop(under_way);
@@ -269,58 +258,6 @@ macro_rules! interfaces {
     )* };
 }
 pub(super) use interfaces;
-
-/// A slice or a sink as an argument, with the layout that it has itself.
-///
-/// On x86-64 the last arguments of a long list are in memory. The compiler would store the two words of each one by one,
-/// and copy both at once, for which the processor waits until the stores are in its cache. Here they are stored at once.
-#[repr(C)]
-#[derive(abi_stable::StableAbi)]
-pub struct Whole<T> {
-    words: [usize; 2],
-    of: PhantomData<T>,
-}
-
-impl<T> Whole<T> {
-    #[inline(always)]
-    pub(super) fn new(value: T) -> Self {
-        const { assert!(size_of::<T>() == size_of::<[usize; 2]>()) };
-        let value = ManuallyDrop::new(value);
-        // SAFETY: slices and sinks are two words, and it is not used again.
-        let words: [usize; 2] = unsafe { std::mem::transmute_copy(&value) };
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the same two words.
-        let words = unsafe {
-            let [first, second] = words.map(|word| word as i64);
-            std::mem::transmute::<std::arch::x86_64::__m128i, [usize; 2]>(std::arch::x86_64::_mm_set_epi64x(
-                second, first,
-            ))
-        };
-        Self { words, of: PhantomData }
-    }
-
-    #[inline(always)]
-    pub(super) fn get(self) -> T {
-        // SAFETY: `new` made the words of one, or the other side of the boundary, which has the type itself.
-        unsafe { std::mem::transmute_copy(&self.words) }
-    }
-}
-
-impl<T: CType> CType for Whole<T> {
-    fn name() -> String {
-        T::name()
-    }
-
-    /// The compiler takes it apart until the call.
-    #[inline(always)]
-    fn passed(self) -> Self {
-        Self::new(self.get())
-    }
-
-    fn declare(declarations: &mut Declarations) {
-        T::declare(declarations);
-    }
-}
 
 macro_rules! reply {
     () => {
