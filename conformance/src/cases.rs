@@ -328,9 +328,13 @@ pub fn out_of_range(op: OpKind, dtype: Dtype) -> Vec<(Case, i64)> {
     bad.into_iter().filter_map(case).collect()
 }
 
-/// Whether a device must have this call's element types: whether all of its inputs and results are of required ones.
+/// The element types of a call: of its inputs, and the one that it names.
+pub fn element_types(case: &Case) -> Vec<Dtype> {
+    let named = Attributes::new(&case.attributes).optional::<Dtype>("dtype").ok().flatten();
+    case.arrays().into_iter().flatten().map(|array| array.dtype).chain(named).collect()
+}
+
+/// Whether a device must have this call: whether its element types are all required ones.
 pub fn is_required(case: &Case) -> bool {
-    let dtype = Attributes::new(&case.attributes).optional::<Dtype>("dtype").ok().flatten();
-    let inputs = case.arrays().into_iter().flatten().map(|array| array.dtype);
-    inputs.chain(dtype).all(|dtype| REQUIRED.contains(&dtype))
+    element_types(case).iter().all(|dtype| REQUIRED.contains(dtype))
 }

@@ -1,4 +1,22 @@
-//! Checks that a compute plugin computes what the table of operations says.
+//! Checks that a compute plugin computes what the table of operations says (`OPERATIONS.md` of `mdt-plugin-api`).
+//!
+//! An author of a compute plugin adds this crate to the dev-dependencies and writes one test:
+//!
+//! ```ignore
+//! #[test]
+//! fn the_device_computes_what_the_table_of_operations_says() {
+//!     let device = MyDevice::create(Config::default(), &Setup::default()).unwrap();
+//!     mdt_conformance::assert_conforms(&(Rc::new(device) as Rc<dyn Compute>));
+//! }
+//! ```
+//!
+//! It fails with a line for each wrong result: the call, the first element that is wrong, and what it should be. [`check_some`]
+//! runs a part, [`check`] gives the [`Report`] with the number of cases by operation, element type and kind.
+//!
+//! Results are compared with a reference that computes in f64 from the table's text; compositions are evaluated on it as
+//! `mdt-plugin-api` composes them. How far a result may be off is one table, `tolerance.rs`. Gradients are compared with
+//! differences of the reference's values, and at special points with stated ones. A device may leave compositions, and `left`
+//! and `right`, to the host; it must have every primitive for the types of [`REQUIRED`]. Cases are the same in every run.
 
 mod array;
 mod case;
@@ -38,7 +56,12 @@ pub fn check_some(compute: &Rc<dyn Compute>, is_wanted: impl Fn(&Subject) -> boo
     for definition in OpKind::all() {
         for dtype in REQUIRED.into_iter().chain(FURTHER).filter(|&dtype| definition.types.contains(dtype)) {
             let wanted = |kind| Some(Subject::new(definition.op, dtype, kind)).filter(&is_wanted);
-            let is_owed = |case: &Case| cases::is_required(case) || run::has(compute, case.op, &case.attributes, dtype);
+            let is_owed = |case: &Case| {
+                let offers = |case: &Case| run::has(compute, case.op, &case.attributes, dtype);
+                cases::is_required(case)
+                    || cases::element_types(case).into_iter().all(|dtype| has_primitives(compute, dtype))
+                        && offers(case)
+            };
             for (kind, case) in cases::calls(definition, dtype) {
                 if let Some(subject) = wanted(kind).filter(|_| is_owed(&case)) {
                     report.add(subject, bench.compare(&case));
@@ -84,6 +107,13 @@ pub fn check_some(compute: &Rc<dyn Compute>, is_wanted: impl Fn(&Subject) -> boo
         report.add(subject, check(compute).map_err(|error| format!("{promise}: {error}")));
     }
     report
+}
+
+/// Whether a device has every primitive with this element type, so that all else can be composed.
+fn has_primitives(compute: &Rc<dyn Compute>, dtype: Dtype) -> bool {
+    let primitives =
+        OpKind::all().iter().filter(|definition| definition.is_primitive && definition.types.contains(dtype));
+    REQUIRED.contains(&dtype) || primitives.into_iter().all(|definition| compute.supports(definition.op, &[], dtype))
 }
 
 /// Runs every case on this device.
