@@ -91,9 +91,12 @@ impl Tensor {
         attributes: &[Attribute<'_>],
     ) -> Result<Tensor> {
         let mut result = [0];
-        with_few(inputs.iter().map(|input| input.map_or(0, Tensor::handle)), |handles| {
-            apply(compute, op, handles, attributes, &mut result)
-        })?;
+        with_few(
+            inputs,
+            inputs.len(),
+            |input| input.map_or(0, Tensor::handle),
+            |handles| apply(compute, op, handles, attributes, &mut result),
+        )?;
         Ok(Self::from_handle(compute, result[0]))
     }
 
