@@ -119,7 +119,9 @@ impl Call<'_> {
                 masked(&if is_first { is_of_first } else { is_of_first.logical_not()? }, g)
             }
             OpKind::POWER if is_first => {
-                masked(&x[1].not_equal(0.0)?, &(&(g * &x[1])? * &x[0].power(&x[1].plus(-1.0)?)?)?)
+                // An exponent of unsigned integers has no -1.
+                let exponent = x[1].cast(g.tensor_type()?.dtype)?;
+                masked(&exponent.not_equal(0.0)?, &(&(g * &exponent)? * &x[0].power(&exponent.plus(-1.0)?)?)?)
             }
             OpKind::POWER => masked(&x[0].not_equal(0.0)?, &(&(g * &self.result()?)? * &x[0].log()?)?),
             OpKind::REMAINDER => (g * &x[0].floor_divide(&x[1])?)?.negative(),
