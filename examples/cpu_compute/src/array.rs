@@ -47,7 +47,7 @@ impl Drop for Storage {
     }
 }
 
-/// A array. A clone shares its elements.
+/// An array. A clone shares its elements.
 #[derive(Clone)]
 pub struct Array {
     kind: Rc<TensorType>,
@@ -113,7 +113,7 @@ impl Array {
         self.shape.iter().product()
     }
 
-    /// The elements as they lie in memory; of any type of their size, where they are only moved.
+    /// The elements as they lie in memory.
     pub fn elements<T: Element>(&self) -> &[T] {
         // SAFETY: the words hold as many elements of this size, are aligned for every type, and every bit pattern is one of T's.
         unsafe { std::slice::from_raw_parts(self.storage.words.as_ptr().cast(), self.count_as::<T>()) }
@@ -122,7 +122,7 @@ impl Array {
     /// The same for writing, while no other tensor shares them.
     pub fn elements_mut<T: Element>(&mut self) -> &mut [T] {
         let count = self.count_as::<T>();
-        let storage = Rc::get_mut(&mut self.storage).expect("a array that is being made is not shared");
+        let storage = Rc::get_mut(&mut self.storage).expect("an array that is being made is not shared");
         // SAFETY: as above, and nothing else refers to the words.
         unsafe { std::slice::from_raw_parts_mut(storage.words.as_mut_ptr().cast(), count) }
     }
