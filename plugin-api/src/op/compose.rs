@@ -9,6 +9,8 @@ mod layers;
 mod losses;
 mod quantization;
 mod reduce;
+#[cfg(test)]
+mod tests;
 
 use std::rc::Rc;
 
@@ -84,11 +86,13 @@ pub fn compose(
     }
     let call = Call { compute, definition, inputs, types: &types, attributes, results: &result_types };
     let handles = call.compose().map_err(|error| {
-        let on = format!("operation {} on {}, composed of others", definition.name, Inputs(&types));
-        error
-            .context()
-            .iter()
-            .fold(Error::new(error.code(), on).caused_by(&error), |named, (key, value)| named.with(key, value))
+        let what = format!("operation {} on {}, composed of others", definition.name, Inputs(&types));
+        let named = Error::new(error.code(), what).caused_by(&error);
+        let named = error.context().iter().fold(named, |named, (key, value)| named.with(key, value));
+        match error.component() {
+            Some(component) => named.in_component(component),
+            None => named,
+        }
     })?;
     results.copy_from_slice(&handles);
     Ok(())

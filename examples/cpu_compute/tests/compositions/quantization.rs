@@ -58,4 +58,7 @@ fn products_with_quantised_weights_are_those_with_what_they_stand_for() {
     let found = product(&[x.try_clone().unwrap()]).unwrap().to_vec::<f64>().unwrap();
     agree(&found, &x.linear(&weight, None).unwrap().to_vec::<f64>().unwrap(), 1e-6);
     agree(&gradients(product, &[&x])[0], &gradients(|x| x[0].linear(&weight, None), &[&x])[0], 1e-6);
+    // The weights are not trained.
+    let of_scales = |x: &[Tensor]| Tensor::op(OpKind::QUANTIZED_LINEAR, &[&x[0], &words, &x[1], &biases], &attributes);
+    assert!(gradients(of_scales, &[&x, &scales])[1].iter().all(|&gradient| gradient == 0.0));
 }
