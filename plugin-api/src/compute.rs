@@ -71,12 +71,13 @@ pub trait Compute {
     /// A description of the device.
     fn device(&self) -> DeviceInfo;
 
-    /// Whether [`Compute::op`] knows this operation with these attributes, on inputs (or, without inputs, for a result) of
-    /// this type.
+    /// Whether [`Compute::op`] knows this operation with these attributes, where the first input (or, without inputs, the result)
+    /// is of this type. Where it does not, and the operation is no primitive, it is composed of others, see [`crate::op::compose`].
     fn supports(&self, op: OpKind, attributes: &[&str], dtype: Dtype) -> bool;
 
     /// Applies an operation, lazily where the device is lazy. The caller keeps the inputs, and gives a slot for each result,
-    /// which it owns.
+    /// which it owns. An optional input that is left out before others is handle 0. `OPERATIONS.md` beside this crate says what
+    /// each operation computes, and [`crate::op::Definition::infer`] checks inputs and attributes.
     ///
     /// # Errors
     /// An unknown operation or attribute, shapes or types that do not fit, another number of results; the message names

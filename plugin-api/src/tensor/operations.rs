@@ -327,6 +327,18 @@ impl Tensor {
         Self::op_on(self.compute(), OpKind::LINEAR, &inputs([self, weight], bias), &[])
     }
 
+    /// Products with a matrix for each row: x `[N, 1 or K, in]`, weight `[E, out, in]`, indices `[N, K]` int32; result
+    /// `[N, K, out]`. An index outside of 0..E is an error when the result is computed.
+    pub fn gather_linear(&self, weight: &Tensor, indices: &Tensor) -> Result<Tensor> {
+        Self::op(OpKind::GATHER_LINEAR, &[self, weight, indices], &[])
+    }
+
+    /// Rows of this table `[V, D]` at ids of any shape, int32; result `[.., D]`. An id outside of 0..V is an error when the result
+    /// is computed.
+    pub fn embedding(&self, ids: &Tensor) -> Result<Tensor> {
+        Self::op(OpKind::EMBEDDING, &[self, ids], &[])
+    }
+
     /// Root mean square norm over the last axis (Zhang and Sennrich 2019): `x / √(mean(x²) + eps) · weight`, weight `[D]`.
     pub fn rms_norm(&self, weight: &Tensor, eps: f64) -> Result<Tensor> {
         Self::op(OpKind::RMS_NORM, &[self, weight], &[attribute("eps", Value::Float(eps))])
@@ -375,6 +387,13 @@ impl Tensor {
     pub fn quantize(&self, group_size: i64, bits: i64) -> Result<[Tensor; 3]> {
         let attributes = [attribute("group_size", Value::Int(group_size)), attribute("bits", Value::Int(bits))];
         Self::op_with_results(OpKind::QUANTIZE, &[self], &attributes)
+    }
+
+    /// `x · wᵀ` of x `[.., in]` and quantised weights `[out, in]`: packed words, scales and biases. They get no gradient.
+    pub fn quantized_linear(&self, weight: [&Tensor; 3], group_size: i64, bits: i64) -> Result<Tensor> {
+        let attributes = [attribute("group_size", Value::Int(group_size)), attribute("bits", Value::Int(bits))];
+        let [words, scales, biases] = weight;
+        Self::op(OpKind::QUANTIZED_LINEAR, &[self, words, scales, biases], &attributes)
     }
 
     /// The weights `[.., in]` of packed words, scales and biases.

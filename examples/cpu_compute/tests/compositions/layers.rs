@@ -70,9 +70,7 @@ fn each_row_is_multiplied_with_its_own_matrices() {
     let compute = device();
     let x = tensor(&compute, &[2, 1, 2], &[1.0, 2.0, 3.0, 4.0]);
     let weight = tensor(&compute, &[3, 1, 2], &[1.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
-    let product = |x: &Tensor, experts: &[i32]| {
-        Tensor::op(OpKind::GATHER_LINEAR, &[x, &weight, &integers(&compute, &[2, 2], experts)], &[])
-    };
+    let product = |x: &Tensor, experts: &[i32]| x.gather_linear(&weight, &integers(&compute, &[2, 2], experts));
     let found = product(&x, &[0, 2, 1, 1]).unwrap();
     assert_eq!((found.shape().unwrap(), found.to_vec::<f64>().unwrap()), (vec![2, 2, 1], vec![1.0, 3.0, 4.0, 4.0]));
     let each = tensor(&compute, &[2, 2, 2], &[1., 2., 3., 4., 5., 6., 7., 8.]);
@@ -86,7 +84,7 @@ fn each_row_is_multiplied_with_its_own_matrices() {
 fn embeddings_have_no_rows_outside_of_their_table() {
     let compute = device();
     let table = tensor(&compute, &[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-    let rows = |ids: &[i32]| Tensor::op(OpKind::EMBEDDING, &[&table, &integers(&compute, &[ids.len()], ids)], &[]);
+    let rows = |ids: &[i32]| table.embedding(&integers(&compute, &[ids.len()], ids));
     assert_eq!(rows(&[2, 0]).unwrap().to_vec::<f64>().unwrap(), [5.0, 6.0, 1.0, 2.0]);
     for id in [-1, 3, i32::MIN] {
         assert!(rows(&[id]).and_then(|x| x.eval()).is_err(), "{id}");

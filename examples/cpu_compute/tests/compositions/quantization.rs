@@ -54,7 +54,7 @@ fn products_with_quantised_weights_are_those_with_what_they_stand_for() {
     let [words, scales, biases] = tensor(&compute, &[2, 64], &numbers(128, 9)).quantize(32, 3).unwrap();
     let weight = Tensor::dequantize([&words, &scales, &biases], 32, 3).unwrap();
     let attributes = [attribute("group_size", Value::Int(32)), attribute("bits", Value::Int(3))];
-    let product = |x: &[Tensor]| Tensor::op(OpKind::QUANTIZED_LINEAR, &[&x[0], &words, &scales, &biases], &attributes);
+    let product = |x: &[Tensor]| x[0].quantized_linear([&words, &scales, &biases], 32, 3);
     let found = product(&[x.try_clone().unwrap()]).unwrap().to_vec::<f64>().unwrap();
     agree(&found, &x.linear(&weight, None).unwrap().to_vec::<f64>().unwrap(), 1e-6);
     agree(&gradients(product, &[&x])[0], &gradients(|x| x[0].linear(&weight, None), &[&x])[0], 1e-6);
