@@ -44,7 +44,7 @@ impl Model for Toy {
 fn toy(captures: bool) -> (Rc<dyn Compute>, DescribedModel, Parameters) {
     let compute = library_job(&["model.path=.".to_owned()]).compute().expect("a device");
     let model = across::model(ModelComponent::new(Rc::new(Toy { captures }))).expect("a model");
-    let model = DescribedModel::new(model.forward);
+    let model = DescribedModel::new(model.forward, "model test");
     let parameters = Parameters::random(&compute, model.spec().parameters.clone(), 5).expect("parameters");
     (compute, model, parameters)
 }
@@ -160,7 +160,7 @@ fn a_block_sees_its_own_weights_only() {
     }
     let (compute, _, parameters) = toy(false);
     let model = across::model(ModelComponent::new(Rc::new(Outside))).expect("a model");
-    let model = DescribedModel::new(model.forward);
+    let model = DescribedModel::new(model.forward, "model test");
     let ids = Tensor::from_host(&compute, &HostArray::new(&[1, 1], &[1i32]).expect("ids")).expect("ids");
     let error = TrainedModel::new(&model, parameters.bind(), &compute).hidden(&ids, None, None).unwrap_err();
     assert!(error.message().contains("`layer.1.weight`") && error.message().contains("`layer.0`"), "{error}");
@@ -194,7 +194,7 @@ impl Model for Balanced {
 fn of_auxiliary_losses(recompute: bool, passes: usize) -> (Vec<f32>, Vec<(String, f64)>) {
     let (compute, _, parameters) = toy(false);
     let model = across::model(ModelComponent::new(Rc::new(Balanced))).expect("a model");
-    let model = DescribedModel::new(model.forward);
+    let model = DescribedModel::new(model.forward, "model test");
     let ids = Tensor::from_host(&compute, &HostArray::new(&[1, 3], &[1i32, 5, 7]).expect("ids")).expect("ids");
     let (names, mut losses) = (Rc::clone(parameters.names()), Vec::new());
     let mut function = |trained: &[Handle], inputs: &[Handle]| {
@@ -250,7 +250,8 @@ fn an_auxiliary_loss_is_a_scalar_and_nothing_where_nobody_asks_for_it() {
     let ids = Tensor::from_host(&compute, &HostArray::new(&[1, 2], &[1i32, 2]).expect("ids")).expect("ids");
     let hidden = |model: Rc<dyn Model>| {
         let model = across::model(ModelComponent::new(model)).expect("a model");
-        TrainedModel::new(&DescribedModel::new(model.forward), parameters.bind(), &compute).hidden(&ids, None, None)
+        TrainedModel::new(&DescribedModel::new(model.forward, "model test"), parameters.bind(), &compute)
+            .hidden(&ids, None, None)
     };
     let error = hidden(Rc::new(Wide)).unwrap_err();
     assert!(error.message().contains("`wide` is a scalar, not of shape [1, 2, 4]"), "{error}");

@@ -102,7 +102,7 @@ impl Loaded {
     fn new(model: impl Model + 'static) -> Self {
         let compute = library_job(&["model.path=.".to_owned()]).compute().expect("a device");
         let model = across::model(ModelComponent::new(Rc::new(model))).expect("a model");
-        let model = DescribedModel::new(model.forward);
+        let model = DescribedModel::new(model.forward, "model test");
         let parameters = Parameters::random(&compute, model.spec().parameters.clone(), 5).expect("parameters");
         Self { compute, model, parameters }
     }

@@ -66,7 +66,7 @@ impl Job {
     pub fn model(&self, directory: &Directory) -> Result<DescribedModel, Failure> {
         let (component, config) = self.component(Kind::Model)?;
         let model = component.model(config, &self.setup(Some(directory), ""))?;
-        described(&self.chosen(Kind::Model)?.id, model)
+        described(&self.chosen(Kind::Model)?.id, component.version(), model)
     }
 
     /// Makes the model component for another model's directory, with the defaults of its configuration.
@@ -74,7 +74,7 @@ impl Job {
         let id = directory.model_type()?;
         let component = self.catalog.component(Kind::Model, &id)?;
         let model = component.model(&Value::Object(Map::new()), &self.setup(Some(directory), ""))?;
-        described(&id, model)
+        described(&id, component.version(), model)
     }
 
     /// Makes the tokenizer component.
@@ -169,8 +169,8 @@ impl Job {
 }
 
 /// A model with its description, whose parameters are checked.
-fn described(id: &str, component: ModelComponent) -> Result<DescribedModel, Failure> {
-    let model = DescribedModel::new(component.forward);
+fn described(id: &str, version: &str, component: ModelComponent) -> Result<DescribedModel, Failure> {
+    let model = DescribedModel::new(component.forward, &format!("{} {id} {version}", Kind::Model));
     check_parameters(id, &model.spec().parameters)?;
     Ok(model)
 }

@@ -127,6 +127,16 @@ impl Error {
         self
     }
 
+    /// Names the component whose code made the call that failed, where that was a call to another one: what a trainer asks of
+    /// compute fails there.
+    #[must_use]
+    pub fn called_by(self, caller: &str) -> Self {
+        match self.component() {
+            Some(failed) if failed != caller => self.with("called by", caller),
+            _ => self,
+        }
+    }
+
     /// Marks the error of a call that was refused because of this panic in an earlier one.
     pub(crate) fn after_a_panic(self) -> Self {
         self.with(AFTER, "an earlier panic of the component")

@@ -90,7 +90,13 @@ fn an_index_that_a_plugin_got_wrong_has_the_status_of_plugins() {
 fn hidden_states_of_another_shape_are_never_trained() {
     let job = Job::new().set("model.use", "declares").set("model.init", "random");
     let job = job.set("model.names", r#"["head.weight"]"#).set("model.shape", "[1024, 4]");
-    assert_says(&job.run().failure(3), &["hidden states of shape [", "must give [B, T, D]"]);
+    assert_says(&job.run().failure(3), &["hidden states of shape [", "must give [B, T, D]", "model declares"]);
+}
+
+#[test]
+fn an_error_of_an_operation_names_the_component_that_asked_for_it() {
+    let job = Job::new().set("trainer", "bytes").set("trainer.product_of_unlike", "true");
+    assert_says(&job.run().failure(3), &["operation matmul on float32 [", "compute mlx", "called by trainer bytes"]);
 }
 
 #[test]

@@ -8,6 +8,8 @@ use mdt_plugin_api::{Error, Model, ModelContext, ModelSpec, Result, Tensor};
 #[derive(Clone)]
 pub struct DescribedModel {
     code: Rc<dyn Model>,
+    /// Its name, for errors.
+    name: Rc<str>,
     spec: Rc<ModelSpec>,
     /// The number of features of its hidden states, where its head tells.
     width: Option<usize>,
@@ -15,10 +17,10 @@ pub struct DescribedModel {
 
 impl DescribedModel {
     /// Asks a model for its description.
-    pub fn new(code: Rc<dyn Model>) -> Self {
+    pub fn new(code: Rc<dyn Model>, name: &str) -> Self {
         let spec = Rc::new(code.spec());
         let width = spec.hidden_size().ok();
-        Self { code, spec, width }
+        Self { code, name: name.into(), spec, width }
     }
 
     /// Its parameters, vocabulary and head.
@@ -31,13 +33,14 @@ impl DescribedModel {
     /// # Errors
     /// What it gives has another shape than `[B, T, D]`: other states than the tokens' own would be trained without a word.
     pub(super) fn hidden(&self, ctx: &ModelContext, tokens: &Tensor) -> Result<Tensor> {
-        let hidden = self.code.hidden(ctx, tokens)?;
+        let hidden = self.code.hidden(ctx, tokens).map_err(|error| error.called_by(&self.name))?;
         let (shape, tokens) = (hidden.shape()?, tokens.shape()?);
         match shape.split_last() {
             Some((width, rows)) if rows == tokens && self.width.is_none_or(|expected| *width == expected) => Ok(hidden),
             _ => Err(Error::plugin(format!(
                 "the model gave hidden states of shape {shape:?} for tokens of shape {tokens:?}, and must give [B, T, D]"
-            ))),
+            ))
+            .in_component(&*self.name)),
         }
     }
 }

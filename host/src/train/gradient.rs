@@ -120,7 +120,7 @@ impl Objective {
             None => model,
         };
         let ctx = TrainerContext::new(Rc::new(model), Rc::clone(&self.compute));
-        let loss = self.trainer.loss(&ctx, batch)?;
+        let loss = self.trainer.loss(&ctx, batch).map_err(|error| error.called_by(&self.trainer_name))?;
         for (what, tensor) in [("sum", &loss.sum), ("weight", &loss.weight)] {
             let shape = tensor.shape()?;
             if !shape.is_empty() {

@@ -40,7 +40,8 @@ impl Objective {
         let Some(ability) = &self.trainer.prepare else {
             return self.trainer.collate(&BatchRows::new(items, &vec![1; items.len()])?);
         };
-        let mut prepared = ability.prepare(&self.prepare_context(parameters, place), items)?;
+        let prepared = ability.prepare(&self.prepare_context(parameters, place), items);
+        let mut prepared = prepared.map_err(|error| error.called_by(&self.trainer_name))?;
         let of_trainer = |error: Error| error.in_component(self.trainer_name.as_str());
         prepared.iter_mut().try_for_each(|item| self.items.enforce(item)).map_err(of_trainer)?;
         prepared.retain(|item| item.supervised_tokens() > 0);

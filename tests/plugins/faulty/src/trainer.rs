@@ -19,6 +19,8 @@ mdt_plugin_api::config! {
         place_beyond_the_end: bool = false,
         /// Whether the loss is left as one number for each supervised token.
         not_summed: bool = false,
+        /// Whether the loss asks the device for a product of shapes that do not fit.
+        product_of_unlike: bool = false,
         /// Whether `collate` reports `odd_tokens` or `even_tokens`: their number of supervised tokens.
         reports: bool = false,
     }
@@ -87,6 +89,9 @@ impl Trainer for Bytes {
         let hidden = ctx.hidden(batch.get("tokens")?, None, None)?;
         let width = hidden.shape()?.last().copied().unwrap_or(1);
         let supervised = hidden.reshape(&[-1, width as i64])?.take(batch.get("places")?, 0)?;
+        if self.config.product_of_unlike {
+            supervised.matmul(&supervised)?;
+        }
         let losses = ctx.head(&supervised)?.cross_entropy(targets)?;
         let number = |value: f64| Tensor::full(ctx.compute(), &[], value, Dtype::F32);
         let count: usize = targets.shape()?.iter().product();
