@@ -181,7 +181,7 @@ fn an_update_on_the_device_that_is_none_is_one_error_that_names_the_optimizer_an
         ("panic", "three is too much for this device"),
     ] {
         let failure = job("device_faults").set("optimizer.by", by).run().failure(3);
-        assert_says(&failure, &[says, "update 3"]);
+        assert_says(&failure, &[says, "update 3", "optimizer device_faults"]);
     }
 }
 

@@ -3,7 +3,6 @@
 //! A row has a `prompt` and two answers to it, `chosen` and `rejected`. The loss is `-log sigmoid(beta · margin)`, where the
 //! margin is how much more the model prefers the chosen answer than the model that training began with does.
 
-use mdt_plugin_api::op::{OpKind, Value, attribute};
 use mdt_plugin_api::prelude::*;
 
 mdt_plugin_api::config! {
@@ -51,22 +50,19 @@ impl Trainer for Dpo {
         // beta · (log p(answer) - log p_reference(answer)) of each row.
         let reward = |name| {
             let of = |model: &LanguageModel| model.log_probs(batch, name)?.sum_axis(1);
-            scale(&subtract(&of(ctx)?, &of(&reference)?)?, self.beta)
+            &(&of(ctx)? - &of(&reference)?)? * self.beta
         };
         let [chosen, rejected] = [reward("chosen")?, reward("rejected")?];
-        let margin = subtract(&chosen, &rejected)?;
-        let losses = softplus(&scale(&margin, -1.0)?)?;
-        let zero = Tensor::full(ctx.compute(), &[], 0.0, Dtype::F32)?;
-        let accurate = Tensor::op(OpKind::GREATER, &[&margin, &zero], &[])?;
+        let margin = (&chosen - &rejected)?;
         let pairs = margin.shape()?.iter().product::<usize>();
         Ok(Loss {
-            sum: losses.sum()?,
+            sum: margin.log_sigmoid()?.negative()?.sum()?,
             weight: Tensor::full(ctx.compute(), &[], pairs as f64, Dtype::F32)?,
             metrics: vec![
                 Metric::mean("rewards/chosen", &chosen)?,
                 Metric::mean("rewards/rejected", &rejected)?,
                 Metric::mean("rewards/margins", &margin)?,
-                Metric::mean("rewards/accuracies", &accurate)?,
+                Metric::mean("rewards/accuracies", &margin.greater(0.0)?)?,
             ],
         })
     }
@@ -76,21 +72,6 @@ impl Reference for Dpo {
     fn needs_reference(&self) -> bool {
         true
     }
-}
-
-fn subtract(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    Tensor::op(OpKind::SUBTRACT, &[a, b], &[])
-}
-
-fn scale(x: &Tensor, factor: f64) -> Result<Tensor> {
-    Tensor::op(OpKind::MULTIPLY, &[x, &Tensor::full(x.compute(), &[], factor, Dtype::F32)?], &[])
-}
-
-/// `log(1 + exp(x))` of each element, without overflow.
-fn softplus(x: &Tensor) -> Result<Tensor> {
-    let column = x.reshape(&[-1, 1])?;
-    let both = Tensor::concatenate(&[&scale(&column, 0.0)?, &column], 1)?;
-    Tensor::op(OpKind::LOG_SUM_EXP, &[&both], &[attribute("axes", Value::Ints(&[1]))])
 }
 
 mdt_plugin_api::plugin! { trainer "dpo" => Dpo: reference; }

@@ -4,7 +4,6 @@
 //! Of each prompt the model draws a group of answers. What an answer's reward has above the mean of its group, in standard
 //! deviations, is its advantage, and the loss raises the probability of the tokens of answers with a high one.
 
-use mdt_plugin_api::op::OpKind;
 use mdt_plugin_api::prelude::*;
 
 mdt_plugin_api::config! {
@@ -74,17 +73,12 @@ impl Trainer for Grpo {
 
     fn loss(&self, ctx: &TrainerContext, batch: &Batch) -> Result<Loss> {
         let number = |value: f64| Tensor::full(ctx.compute(), &[], value, Dtype::F32);
-        let op = |kind, a: &Tensor, b: &Tensor| Tensor::op(kind, &[a, b], &[]);
         let (mask, advantages) = (batch.get("tokens.mask")?, batch.get("advantages")?);
-        let log_ratio = op(OpKind::SUBTRACT, &ctx.log_probs(batch, Item::TOKENS)?, batch.get("old")?)?;
-        let ratio = Tensor::op(OpKind::EXP, &[&log_ratio], &[])?;
-        let (low, high) = (number(1.0 - self.config.epsilon)?, number(1.0 + self.config.epsilon)?);
-        let clipped = op(OpKind::MINIMUM, &op(OpKind::MAXIMUM, &ratio, &low)?, &high)?;
-        let gain = |ratio: &Tensor| op(OpKind::MULTIPLY, ratio, advantages);
-        let gain = op(OpKind::MINIMUM, &gain(&ratio)?, &gain(&clipped)?)?;
-        let loss = op(OpKind::MULTIPLY, &Tensor::op(OpKind::NEGATIVE, &[&gain], &[])?, mask)?;
+        let ratio = (&ctx.log_probs(batch, Item::TOKENS)? - batch.get("old")?)?.exp()?;
+        let clipped = ratio.maximum(1.0 - self.config.epsilon)?.minimum(1.0 + self.config.epsilon)?;
+        let gain = (&ratio * advantages)?.minimum(&(&clipped * advantages)?)?;
         Ok(Loss {
-            sum: loss.sum()?,
+            sum: (&gain * mask)?.sum()?.negative()?,
             weight: mask.sum()?,
             metrics: vec![
                 Metric::mean("reward", batch.get("rewards")?)?,

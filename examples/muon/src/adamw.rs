@@ -11,7 +11,7 @@ pub fn update(config: &Config, update: &Update, param: &Tensor, grad: &Tensor, s
     let square = (&square.multiply(beta2)? + &(grad * grad)?.multiply(1.0 - beta2)?)?;
     // Both begin at zero, which these corrections make up for.
     let [first, second] = [beta1, beta2].map(|beta| 1.0 - beta.powi(update.step as i32));
-    let root = Tensor::op(OpKind::SQRT, &[&square], &[])?.multiply(1.0 / second.sqrt())?;
+    let root = square.sqrt()?.multiply(1.0 / second.sqrt())?;
     let step = (&mean / &root.plus(eps)?)?.multiply(update.learning_rate / first)?;
     let kept = param.multiply(1.0 - update.learning_rate * update.weight_decay)?;
     Ok(NewValues { parameter: (&kept - &step)?, states: vec![mean, square] })

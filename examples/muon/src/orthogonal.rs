@@ -18,9 +18,8 @@ pub fn nearest(matrix: &Tensor, iterations: u32) -> Result<Tensor> {
     if shape[0] > shape[1] {
         return nearest(&matrix.transpose(&[1, 0])?, iterations)?.transpose(&[1, 0]);
     }
-    let norm = Tensor::op(OpKind::SQRT, &[&(matrix * matrix)?.sum()?], &[])?;
-    let smallest = Tensor::full(matrix.compute(), &[], SMALLEST_NORM, Dtype::F32)?;
-    let mut x = (matrix / &Tensor::op(OpKind::MAXIMUM, &[&norm, &smallest], &[])?)?;
+    let norm = matrix.square()?.sum()?.sqrt()?;
+    let mut x = (matrix / &norm.maximum(SMALLEST_NORM)?)?;
     for _ in 0..iterations {
         let gram = x.matmul(&x.transpose(&[1, 0])?)?;
         let odd = (&gram.multiply(B)? + &gram.matmul(&gram)?.multiply(C)?)?;

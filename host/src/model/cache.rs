@@ -3,8 +3,7 @@
 
 use std::collections::HashMap;
 
-use mdt_plugin_api::op::attribute;
-use mdt_plugin_api::{Error, OpKind, Result, Tensor, Value};
+use mdt_plugin_api::{Error, Result, Tensor};
 
 /// Tokens that memory grows by.
 const STEP: usize = 256;
@@ -125,5 +124,5 @@ fn grown(array: &Tensor, tokens: usize) -> Result<Tensor> {
 /// The array with new tokens from `start` on. The device writes them into its memory, as nothing else needs the earlier array.
 fn updated(array: &Tensor, tokens: &Tensor, start: usize) -> Result<Tensor> {
     let start = [0, 0, start as i64, 0];
-    Tensor::op(OpKind::SLICE_UPDATE, &[array, tokens], &[attribute("start", Value::Ints(&start))])
+    array.slice_update(tokens, &start)
 }

@@ -106,8 +106,7 @@ impl Forward {
         let (weight, layout) = self.weights.weight(name)?;
         let bias = self.weights.find(&format!("{name}.bias"))?.map(|(bias, _)| bias);
         match (layout, bias) {
-            (Layout::OutIn, Some(bias)) => Tensor::op(OpKind::LINEAR, &[x, weight, bias], &[]),
-            (Layout::OutIn, None) => Tensor::op(OpKind::LINEAR, &[x, weight], &[]),
+            (Layout::OutIn, bias) => x.linear(weight, bias),
             (Layout::InOut, Some(bias)) => &x.matmul(weight)? + bias,
             (Layout::InOut, None) => x.matmul(weight),
         }
@@ -144,9 +143,7 @@ impl ModelHost for Forward {
             return positions.try_clone();
         }
         let (offset, end) = (self.offset as i64, (self.offset + self.tokens) as i64);
-        let attributes = [attribute("count", Value::Int(end)), attribute("dtype", Value::Dtype(Dtype::I32))];
-        let all = Tensor::op_on(&self.compute, OpKind::ARANGE, &[], &attributes)?;
-        all.slice(&[offset], &[end])?.reshape(&[1, -1])
+        Tensor::arange(&self.compute, end, Dtype::I32)?.slice(&[offset], &[end])?.reshape(&[1, -1])
     }
 
     fn rope(&self, x: &Tensor, inverse_frequencies: &Tensor, scale: f64) -> Result<Tensor> {

@@ -2,8 +2,7 @@
 
 use std::rc::Rc;
 
-use mdt_plugin_api::op::attribute;
-use mdt_plugin_api::{Compute, Dtype, Error, OpKind, ParameterSpec, Result, Tensor, Value};
+use mdt_plugin_api::{Compute, Dtype, Error, ParameterSpec, Result, Tensor};
 
 use crate::staging;
 
@@ -25,10 +24,9 @@ pub(super) fn norm_of_mean(tensors: &[Tensor], weight: f64) -> Result<f64> {
     let Some(first) = tensors.first() else { return Ok(0.0) };
     let mut largest = scalar(first.compute(), f64::from(f32::MIN_POSITIVE))?;
     for tensor in tensors {
-        let of_tensor = Tensor::op(OpKind::MAX, &[&Tensor::op(OpKind::ABS, &[tensor], &[])?], &[])?;
-        largest = Tensor::op(OpKind::MAXIMUM, &[&largest, &of_tensor], &[])?;
+        largest = largest.maximum(&tensor.abs()?.max()?)?;
     }
-    let squares = tensors.iter().map(|tensor| sum(&Tensor::op(OpKind::SQUARE, &[&(tensor / &largest)?], &[])?));
+    let squares = tensors.iter().map(|tensor| sum(&(tensor / &largest)?.square()?));
     let squares = total(squares)?.ok_or_else(|| Error::other("there is no gradient"))?;
     Ok(staging::read_number(&largest)? * staging::read_number(&squares)?.sqrt() / weight)
 }
@@ -72,7 +70,7 @@ fn total(scalars: impl Iterator<Item = Result<Tensor>>) -> Result<Option<Tensor>
 fn sum(tensor: &Tensor) -> Result<Tensor> {
     match tensor.shape()?.len() {
         0 | 1 => tensor.sum(),
-        _ => Tensor::op(OpKind::SUM, &[tensor], &[attribute("axes", Value::Ints(&[-1]))])?.sum(),
+        _ => tensor.sum_axis(-1)?.sum(),
     }
 }
 

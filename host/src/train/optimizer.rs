@@ -114,7 +114,8 @@ impl StatefulOptimizer {
             return Err(Error::other("an optimizer on the host was given a gradient on the device"));
         };
         let update = |place: usize| plan.parameters[place].update(&schedules[place], step, Some(*planned_steps));
-        states.apply(&plan.rule, parameters.tensors_mut(), gradients, update)
+        let applied = states.apply(&plan.rule, parameters.tensors_mut(), gradients, update);
+        applied.map_err(|error| error.in_component(&*plan.name))
     }
 
     /// The weights that are evaluated and exported after update `step`, where they are not those that are trained.

@@ -10,7 +10,7 @@ use super::guard::{Guarded, Owner};
 use super::object::{Imported, RawObject, RawSink, exports};
 use super::record::replies;
 use super::table::{c_struct, interfaces};
-use super::types::{collected, filled};
+use super::types::{collected, filled, owned_or_none};
 use crate::register::ModelComponent;
 use crate::{
     Attention, BlockFunction, Compute, Handle, Model, ModelContext, ModelHost, ModelSpec, Pass, Result, Tensor,
@@ -218,7 +218,7 @@ impl LoadedHost {
         call: impl FnOnce(&Imported<HostForward>, &mut u64) -> Result<()>,
     ) -> Result<Option<Tensor>> {
         let handle = filled(|result| call(&self.functions, result))?;
-        Ok((handle != 0).then(|| Tensor::from_handle(&self.compute, handle)))
+        Ok(owned_or_none(&self.compute, handle))
     }
 
     /// A tensor for each name.

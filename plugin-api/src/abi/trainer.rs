@@ -11,7 +11,7 @@ use super::object::{AnyThread, Imported, RawObject, RawSink, ability, exports};
 use super::prepare::{TrainerEvaluation, TrainerOwnParameters, TrainerPrepare, TrainerReference};
 use super::record::{decode, encode, replies};
 use super::table::{c_struct, interfaces};
-use super::types::{RawNamed, filled, handle_or_none, tensor_or_none};
+use super::types::{RawNamed, filled, handle_or_none, owned_or_none, tensor_or_none};
 use crate::register::TrainerComponent;
 use crate::{
     Batch, BatchRows, Compute, Error, Example, HostBatch, Item, Loss, Metric, ModelCalls, Result, Sequence, Tensor,
@@ -161,7 +161,7 @@ impl ModelCalls for LoadedModel {
 
     fn own_parameter(&self, name: &str) -> Result<Option<Tensor>> {
         let handle = filled(|result| self.functions.trainers_parameter(name.into(), result))?;
-        Ok((handle != 0).then(|| Tensor::from_handle(&self.compute, handle)))
+        Ok(owned_or_none(&self.compute, handle))
     }
 }
 

@@ -154,6 +154,11 @@ pub(super) fn handle_or_none(tensor: Option<&Tensor>) -> Handle {
     tensor.map_or(0, Tensor::handle)
 }
 
+/// The tensor of a handle that the caller owns from now on; none for 0.
+pub(super) fn owned_or_none(compute: &Rc<dyn Compute>, handle: Handle) -> Option<Tensor> {
+    (handle != 0).then(|| Tensor::from_handle(compute, handle))
+}
+
 /// The tensor of a handle, borrowed; none for 0.
 pub(super) fn tensor_or_none(compute: &Rc<dyn Compute>, handle: Handle) -> Option<Tensor> {
     (handle != 0).then(|| Tensor::borrowed(compute, handle))

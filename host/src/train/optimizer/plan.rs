@@ -16,6 +16,8 @@ use crate::storage;
 
 /// The optimizer's abilities that this job uses, and what it needs for each parameter.
 pub struct OptimizerPlan {
+    /// The optimizer, for errors.
+    pub(super) name: String,
     pub(super) rule: Rule,
     pub(super) evaluation_weights: Option<Arc<dyn EvaluationWeights>>,
     pub(super) parameters: Vec<ParameterPlan>,
@@ -98,7 +100,8 @@ impl OptimizerPlan {
                 return Err(declares(&settings.id, format!("states of which two would be saved as `{name}`")));
             }
         }
-        Ok(Self { rule, evaluation_weights, parameters: plans })
+        let name = format!("optimizer {}", settings.id);
+        Ok(Self { name, rule, evaluation_weights, parameters: plans })
     }
 }
 

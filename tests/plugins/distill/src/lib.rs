@@ -1,7 +1,6 @@
 //! Distillation: the trainer `distill`. The student learns the distribution of each next token from a teacher that the
 //! configuration names: `trainer.models.teacher = { path = "…" }`.
 
-use mdt_plugin_api::op::{OpKind, Value, attribute};
 use mdt_plugin_api::prelude::*;
 
 mdt_plugin_api::config! {
@@ -33,16 +32,9 @@ impl Trainer for Distill {
 
     /// Σ over trained tokens of KL(teacher ‖ student), in nats.
     fn loss(&self, ctx: &TrainerContext, batch: &Batch) -> Result<Loss> {
-        let log_probs = |model: &LanguageModel| {
-            let logits = model.head(&model.predicting(batch, Item::TOKENS)?)?;
-            let axes = [attribute("axes", Value::Ints(&[-1])), attribute("keep_dims", Value::Bool(true))];
-            let sums = Tensor::op(OpKind::LOG_SUM_EXP, &[&logits], &axes)?;
-            Tensor::op(OpKind::SUBTRACT, &[&logits, &sums], &[])
-        };
+        let log_probs = |model: &LanguageModel| model.head(&model.predicting(batch, Item::TOKENS)?)?.log_softmax(-1);
         let [student, teacher] = [log_probs(ctx)?, log_probs(&ctx.model("teacher")?)?];
-        let apart = Tensor::op(OpKind::SUBTRACT, &[&teacher, &student], &[])?;
-        let likely = Tensor::op(OpKind::EXP, &[&teacher], &[])?;
-        let each = Tensor::op(OpKind::MULTIPLY, &[&likely, &apart], &[])?.sum_axis(-1)?;
+        let each = (&teacher.exp()? * &(&teacher - &student)?)?.sum_axis(-1)?;
         Ok(Loss { sum: each.sum()?, weight: batch.get("tokens.mask")?.sum()?, metrics: Vec::new() })
     }
 }

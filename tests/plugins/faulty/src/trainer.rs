@@ -110,10 +110,6 @@ impl Trainer for Bytes {
         let weight = self.config.weight.as_ref().and_then(|weight| weight.parse().ok());
         let given = self.config.odd_weight.filter(|_| odd).or(weight);
         let sum = if self.config.not_summed { losses } else { losses.sum()? };
-        Ok(Loss {
-            sum: Tensor::op(OpKind::MULTIPLY, &[&sum, &number(self.config.scale)?], &[])?,
-            weight: number(given.unwrap_or(count as f64))?,
-            metrics,
-        })
+        Ok(Loss { sum: sum.multiply(self.config.scale)?, weight: number(given.unwrap_or(count as f64))?, metrics })
     }
 }

@@ -1,8 +1,6 @@
 //! The experts of a layer: which ones a token has, what they make of it, and the loss that balances them.
 
-use mdt_plugin_api::op::attribute;
 use mdt_plugin_api::prelude::*;
-use mdt_plugin_api::{OpKind, Value};
 
 use crate::config::Architecture;
 
@@ -45,10 +43,9 @@ pub fn mixture(architecture: &Architecture, ctx: &ModelContext, prefix: &str, x:
 /// al. 2021, <https://arxiv.org/abs/2101.03961>). Of probabilities `[N, E]`; a scalar.
 pub fn balance(architecture: &Architecture, probabilities: &Tensor) -> Result<Tensor> {
     let (count, each) = (architecture.num_local_experts as i64, architecture.num_experts_per_tok as i64);
-    let attributes = [attribute("count", Value::Int(count)), attribute("dtype", Value::Dtype(Dtype::I32))];
-    let numbers = Tensor::op_on(probabilities.compute(), OpKind::ARANGE, &[], &attributes)?;
+    let numbers = Tensor::arange(probabilities.compute(), count, Dtype::I32)?;
     let experts = probabilities.top_k(each, -1)?.reshape(&[-1, 1])?;
-    let chosen = Tensor::op(OpKind::EQUAL, &[&experts, &numbers], &[])?.cast(Dtype::F32)?.sum_axis(0)?;
+    let chosen = experts.equal(&numbers)?.cast(Dtype::F32)?.sum_axis(0)?;
     let tokens = probabilities.shape()?[0] as f64;
     let products = (&chosen * &probabilities.sum_axis(0)?)?.sum()?;
     products.multiply(count as f64 / (tokens * tokens))

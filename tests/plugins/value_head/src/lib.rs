@@ -1,7 +1,6 @@
 //! Answers with a score: the trainer `value_head`. Beside the cross-entropy of an answer, the model learns with a linear layer
 //! of the trainer's own what score the answer will have, at each of its tokens.
 
-use mdt_plugin_api::op::OpKind;
 use mdt_plugin_api::prelude::*;
 
 mdt_plugin_api::config! {
@@ -51,8 +50,7 @@ impl Trainer for ValueHead {
     fn loss(&self, ctx: &TrainerContext, batch: &Batch) -> Result<Loss> {
         let hidden = ctx.predicting(batch, Item::TOKENS)?;
         let losses = ctx.token_losses(&hidden, batch.get("tokens.targets")?)?;
-        let apart = Tensor::op(OpKind::SUBTRACT, &[&ctx.linear(HEAD, &hidden)?, batch.get("scores")?], &[])?;
-        let squares = (&apart * &apart)?;
+        let squares = (&ctx.linear(HEAD, &hidden)? - batch.get("scores")?)?.square()?;
         Ok(Loss {
             sum: (&losses.sum()? + &squares.sum()?.multiply(self.config.value_weight)?)?,
             weight: batch.get("tokens.mask")?.sum()?,
