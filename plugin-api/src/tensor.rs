@@ -71,12 +71,7 @@ impl Tensor {
         attributes: &[Attribute<'_>],
     ) -> Result<Tensor> {
         let mut result = [0];
-        with_few(
-            inputs,
-            inputs.len(),
-            |tensor| tensor.handle,
-            |handles| apply(compute, op, handles, attributes, &mut result),
-        )?;
+        with_few(inputs, |tensor| tensor.handle, |handles| apply(compute, op, handles, attributes, &mut result))?;
         Ok(Self::from_handle(compute, result[0]))
     }
 
@@ -93,7 +88,6 @@ impl Tensor {
         let mut result = [0];
         with_few(
             inputs,
-            inputs.len(),
             |input| input.map_or(0, Tensor::handle),
             |handles| apply(compute, op, handles, attributes, &mut result),
         )?;
@@ -110,12 +104,7 @@ impl Tensor {
         attributes: &[Attribute<'_>],
     ) -> Result<[Tensor; N]> {
         let (compute, mut results) = (&first(inputs)?.compute, [0; N]);
-        with_few(
-            inputs,
-            inputs.len(),
-            |tensor| tensor.handle,
-            |handles| apply(compute, op, handles, attributes, &mut results),
-        )?;
+        with_few(inputs, |tensor| tensor.handle, |handles| apply(compute, op, handles, attributes, &mut results))?;
         Ok(results.map(|handle| Self::from_handle(compute, handle)))
     }
 

@@ -253,7 +253,7 @@ impl Compute for Imported<ComputeTensors> {
     }
 
     fn op(&self, op: OpKind, inputs: &[Handle], attributes: &[Attribute<'_>], results: &mut [Handle]) -> Result<()> {
-        with_few(attributes, attributes.len(), RawAttribute::from, move |attributes| {
+        with_few(attributes, RawAttribute::from, move |attributes| {
             self.apply(op.0, inputs.into(), (&*attributes).into(), results.into())
         })
     }

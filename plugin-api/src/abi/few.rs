@@ -2,11 +2,10 @@
 
 use std::mem::{MaybeUninit, needs_drop};
 
-/// Converts so many items, and passes them to `body`. Up to four are on the stack, and nothing but them is written there.
+/// Converts items, and passes them to `body`. Up to four are on the stack, and nothing but them is written there.
 #[inline(always)]
 pub(crate) fn with_few<S, T, R>(
-    items: impl IntoIterator<Item = S>,
-    length: usize,
+    items: impl IntoIterator<Item = S, IntoIter: ExactSizeIterator>,
     convert: impl Fn(S) -> T,
     body: impl FnOnce(&mut [T]) -> R,
 ) -> R {
@@ -14,6 +13,7 @@ pub(crate) fn with_few<S, T, R>(
     let mut few = [const { MaybeUninit::uninit() }; 4];
     let mut many;
     let mut items = items.into_iter();
+    let length = items.len();
     let converted = if length <= few.len() {
         let mut written = 0;
         for place in &mut few[..length] {

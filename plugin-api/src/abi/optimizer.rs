@@ -277,7 +277,7 @@ impl TypedSliceFunctions for OptimizerComponent {
         let state =
             |state: &RawState| unsafe { StateMut::from_raw(Dtype(state.dtype), state.data.cast(), state.length) };
         let slices = having(&self.typed_slices)?;
-        with_few(states.as_slice(), states.len(), state, |states| {
+        with_few(states.as_slice(), state, |states| {
             slices.update(&update.into(), parameter.as_mut_slice(), gradient.as_slice(), states)
         })
     }
@@ -295,8 +295,7 @@ impl TypedSlices for Imported<OptimizerTypedSlices> {
         gradient: &[f32],
         states: &mut [StateMut<'_>],
     ) -> Result<()> {
-        let length = states.len();
-        with_few(states, length, RawState::written, |states| {
+        with_few(states, RawState::written, |states| {
             self.update_typed(&update.into(), parameter.into(), gradient.into(), (&*states).into())
         })
     }
@@ -363,7 +362,7 @@ impl EvaluationFunctions for OptimizerComponent {
         let state =
             |state: &RawState| unsafe { StateRef::from_raw(Dtype(state.dtype), state.data.cast(), state.length) };
         let able = having(&self.evaluation_weights)?;
-        with_few(states.as_slice(), states.len(), state, |states| {
+        with_few(states.as_slice(), state, |states| {
             able.evaluation_weights(&update.into(), weights.as_mut_slice(), states)
         })
     }
@@ -371,8 +370,6 @@ impl EvaluationFunctions for OptimizerComponent {
 
 impl EvaluationWeights for Imported<OptimizerEvaluationWeights> {
     fn evaluation_weights(&self, update: &Update<'_>, weights: &mut [f32], states: &[StateRef<'_>]) -> Result<()> {
-        with_few(states, states.len(), RawState::read, |states| {
-            self.write_weights(&update.into(), weights.into(), (&*states).into())
-        })
+        with_few(states, RawState::read, |states| self.write_weights(&update.into(), weights.into(), (&*states).into()))
     }
 }

@@ -91,7 +91,7 @@ pub(super) fn with_attributes<'a, 'b, R>(
         });
         Attribute { name: by_words(name).as_str(), value }
     };
-    with_few(raw.as_slice(), raw.len(), plain, |attributes| match unknown.get() {
+    with_few(raw.as_slice(), plain, |attributes| match unknown.get() {
         None => call(attributes),
         Some(unknown) => Err(too_new(unknown)),
     })
