@@ -201,13 +201,15 @@ fn long_chains(compute: &Rc<dyn Compute>) -> Result<()> {
     expect(x.to_vec::<f32>()?, vec![2001.0, 1000.5])
 }
 
+type ValuesAndGradients = (Vec<Vec<f64>>, Vec<Vec<f64>>);
+
 /// Values and gradients as numbers.
 fn differentiated(
     compute: &Rc<dyn Compute>,
     parameters: &[&Tensor],
     inputs: &[&Tensor],
     mut function: impl FnMut(&[Tensor], &[Tensor]) -> Result<Vec<Tensor>>,
-) -> Result<(Vec<Vec<f64>>, Vec<Vec<f64>>)> {
+) -> Result<ValuesAndGradients> {
     let borrowed =
         |handles: &[Handle]| handles.iter().map(|&handle| Tensor::borrowed(compute, handle)).collect::<Vec<_>>();
     let mut function = |parameters: &[Handle], inputs: &[Handle]| {
@@ -309,7 +311,7 @@ fn layer(compute: &Rc<dyn Compute>, inputs: &[Handle]) -> Result<Vec<Handle>> {
 }
 
 /// Gradients of the squares of a layer's results by x and w; `depth` is the number of checkpoints around it.
-fn layer_gradients(compute: &Rc<dyn Compute>, depth: usize) -> Result<(Vec<Vec<f64>>, Vec<Vec<f64>>)> {
+fn layer_gradients(compute: &Rc<dyn Compute>, depth: usize) -> Result<ValuesAndGradients> {
     let numbers: Vec<f32> = (0..9).map(|place| (place as f32 - 4.0) / 7.0).collect();
     let (x, w) = (tensor(compute, &[3, 3], &numbers)?, tensor(compute, &[3, 3], &numbers)?);
     differentiated(compute, &[&x, &w], &[], |given, _| {

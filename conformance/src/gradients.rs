@@ -273,10 +273,10 @@ pub fn stated(dtype: Dtype) -> Vec<Differentiated> {
         &[(0, &[0.0, -1.0, 1.0, 0.0, 0.0, 0.0])],
     );
     for op in [OpKind::SIGMOID, OpKind::TANH] {
-        add(op, vec![row(&[-200.0, 0.0, 200.0])], &[], &[1.0, 0.0, 1.0], &[(0, &[0.0; 3])]);
+        add(op, vec![row(&[-2000.0, 0.0, 2000.0])], &[], &[1.0, 0.0, 1.0], &[(0, &[0.0; 3])]);
     }
     for op in [OpKind::SOFTPLUS, OpKind::SILU, OpKind::GELU] {
-        add(op, vec![row(&[-200.0, 0.0, 200.0])], &[], &[1.0, 2.0, 1.0], &[(0, &[0.0, 1.0, 1.0])]);
+        add(op, vec![row(&[-2000.0, 0.0, 2000.0])], &[], &[1.0, 2.0, 1.0], &[(0, &[0.0, 1.0, 1.0])]);
     }
     let head = |numbers: &[f64]| of(&[1, 1, numbers.len() / 2, 2], numbers);
     let none = of(&[1, 1, 1, 2], &[0.0, -inf]);

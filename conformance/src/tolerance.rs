@@ -52,7 +52,7 @@ pub fn tolerance(op: OpKind) -> Tolerance {
         OpKind::DEQUANTIZE => (1.0, 2.0, Result),
         OpKind::QUANTIZE => (4.0, 0.0, One),
         OpKind::SOFTMAX => (12.0, 0.0, One),
-        OpKind::LOG_SUM_EXP | OpKind::LOG_SOFTMAX | OpKind::CROSS_ENTROPY => (6.0, 4.0, LargestInput),
+        OpKind::LOG_SUM_EXP | OpKind::LOG_SOFTMAX | OpKind::CROSS_ENTROPY => (6.0, 8.0, LargestInput),
         OpKind::TOKEN_LOSSES => (6.0, 16.0, Result),
         OpKind::RANDOM_NORMAL => (8.0, 64.0, One),
         OpKind::RMS_NORM => (6.0, 0.0, One),

@@ -9,6 +9,8 @@
 //!   compositions and products — and the result is rounded once, to nearest, ties to even. Overflow gives ±Inf.
 //! - Integers wrap around on overflow.
 //! - NaN goes into every result that depends on it, unless a row says otherwise. Which NaN is not defined.
+//! - Numbers of float32 and bfloat16 that are smaller than 2^-126 may be taken for 0, as inputs and as results, but by what moves
+//!   elements.
 //! - −0 equals 0. The sign of a zero result is defined for `negative`, `abs`, `multiply`, `divide`, `cast` and what moves
 //!   elements, only.
 //! - Axes count from 0, negative ones from the end; one outside is an error. The same axis twice is an error.
@@ -78,8 +80,8 @@ macro_rules! operations {
 
 operations! {
     /// `a + b`, broadcast, promoted. As with the other operations that have the attributes `left` and `right`, a single input
-    /// goes with one of them: a number in the place of the left or the right operand, of the input's type. For an integer input
-    /// it is a whole number that the type holds.
+    /// goes with one of them: a number in the place of the left or the right operand, rounded to the input's type. For an
+    /// integer input it is a whole number that the type holds.
     ADD = 1, "add", primitive, 1..=2, 0b11, Numbers, OPERAND, arithmetic;
     /// `a - b`, broadcast, promoted; `left`, `right` as in `add`.
     SUBTRACT = 2, "subtract", primitive, 1..=2, 0b11, Numbers, OPERAND, arithmetic;
@@ -101,7 +103,8 @@ operations! {
     /// `right` as in `add`.
     FLOOR_DIVIDE = 8, "floor_divide", primitive, 1..=2, 0b00, Numbers, OPERAND, arithmetic;
     /// `a - b · floor_divide(a, b)`, so that it has the sign of b, broadcast, promoted; for integers and b = 0 it is 0. The
-    /// gradient by `a` is 1, by `b` it is `-floor_divide(a, b)`. `left`, `right` as in `add`.
+    /// gradient by `a` is 1, by `b` it is `-floor_divide(a, b)`. By an infinite b it is not
+    /// defined. `left`, `right` as in `add`.
     REMAINDER = 9, "remainder", primitive, 1..=2, 0b11, Numbers, OPERAND, arithmetic;
 
     /// `-x`. Unsigned integers wrap around.
@@ -144,8 +147,8 @@ operations! {
     /// -1, 0 or 1; 0 for −0, NaN for NaN. The gradient is 0.
     SIGN = 38, "sign", composed, 1..=1, 0b0, Numbers, NONE, same;
 
-    /// Sum over `axes` (all when absent), which are gone then, or have length 1 with `keep_dims`. Integers and bool are added as
-    /// integers: those of less than 32 bits as int32 or uint32, bool as int32, the others in their type.
+    /// Sum over `axes` (all when absent, none when empty), which are gone then, or have length 1 with `keep_dims`. Integers and
+    /// bool are added as integers: those of less than 32 bits as int32 or uint32, bool as int32, the others in their type.
     SUM = 40, "sum", primitive, 1..=1, 0b1, Any, REDUCTION, sum;
     /// Mean over `axes`; `keep_dims`; real. NaN of nothing.
     MEAN = 41, "mean", composed, 1..=1, 0b1, Any, REDUCTION, real_reduction;
