@@ -18,7 +18,7 @@ struct Stage {
 
 // Clippy and rustdoc need the metadata of dependencies, the build needs their code. All use the release profile, so
 // each of the two is made once.
-const STAGES: [Stage; 8] = [
+const STAGES: [Stage; 9] = [
     Stage { name: "setup", advice: "see the message above", run: setup::run },
     Stage { name: "fmt", advice: "run: cargo fmt --all (and in the example's folder)", run: fmt },
     Stage { name: "dependencies", advice: "xtask/src/dependencies.rs says what is allowed", run: dependencies::check },
@@ -37,6 +37,11 @@ const STAGES: [Stage; 8] = [
         name: "test",
         advice: "run one test with: cargo test --release -p PACKAGE NAME",
         run: || command::run(cargo().args(["test", "--release", "--workspace"])),
+    },
+    Stage {
+        name: "examples",
+        advice: "run one with: cargo test --release --manifest-path examples/NAME/Cargo.toml",
+        run: examples,
     },
     Stage {
         name: "sanitizer",
@@ -59,6 +64,18 @@ pub fn run() -> Result<()> {
         println!("xtask test: {} passed ({:.1} s)", stage.name, start.elapsed().as_secs_f64());
     }
     println!("xtask test: all passed ({:.0} s)", begin.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// The tests that example projects have of their own, with what the workspace's tests have built of them.
+fn examples() -> Result<()> {
+    for example in entries(&root().join("examples"))? {
+        if example.join("tests").is_dir() {
+            let mut test: Command = cargo();
+            test.args(["test", "--release", "--manifest-path"]).arg(example.join("Cargo.toml"));
+            command::run(test.arg("--target-dir").arg(root().join("target/examples")))?;
+        }
+    }
     Ok(())
 }
 
