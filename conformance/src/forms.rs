@@ -360,7 +360,7 @@ fn quantised(op: OpKind) -> Vec<Form> {
             _ => {
                 let rest = format!("w3.{words} T3.{groups} T3.{groups}");
                 forms.extend(["T2.128", "T128", "T33.128"].map(|x| form(format!("{x} {rest}"), &attributes)));
-                forms.push(form(format!("T2.1.128 {rest} T3"), &attributes));
+                forms.extend(["T2.1.128", "T128"].map(|x| form(format!("{x} {rest} T3"), &attributes)));
             }
         }
     }

@@ -131,6 +131,24 @@ mod tests {
     use crate::reference::Reference;
 
     #[test]
+    fn every_operation_has_cases_with_every_type_and_by_every_differentiable_input() {
+        for definition in OpKind::all() {
+            let name = definition.name;
+            for dtype in REQUIRED.into_iter().filter(|&dtype| definition.types.contains(dtype)) {
+                assert!(!cases::calls(definition, dtype).is_empty(), "{name} {dtype} has no values");
+                assert!(!refused::refused(definition, dtype).is_empty(), "{name} {dtype} has no refused calls");
+                let differentiated = gradients::differentiated(definition, dtype);
+                let by: Vec<_> =
+                    differentiated.iter().flat_map(|case| gradients::parameters(definition, case)).collect();
+                let flows = |&place: &usize| definition.differentiable >> place & 1 == 1;
+                for place in (0..definition.most_inputs.min(6)).filter(flows).filter(|_| dtype.is_float()) {
+                    assert!(by.contains(&place), "{name} {dtype} has no gradient by input {place}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_device_that_rounds_what_the_reference_computes_conforms() {
         let has = |subject: &Subject| {
             let kind = !matches!(subject.kind, Kind::Gradient | Kind::GradientEdges | Kind::Device);
