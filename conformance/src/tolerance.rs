@@ -46,7 +46,7 @@ pub fn tolerance(op: OpKind) -> Tolerance {
         OpKind::GELU => (6.0, 4.0, Input),
         OpKind::SUM | OpKind::MEAN | OpKind::CUMULATIVE_SUM => (1.0, 4.0, Terms),
         // One after another, as the row says.
-        OpKind::SCATTER_ADD => (1.0, 16.0, Terms),
+        OpKind::SCATTER_ADD => (1.0, 32.0, Terms),
         OpKind::MATMUL | OpKind::LINEAR | OpKind::GATHER_LINEAR => (1.0, 4.0, Terms),
         OpKind::QUANTIZED_LINEAR => (1.0, 8.0, Terms),
         OpKind::DEQUANTIZE => (1.0, 2.0, Result),
