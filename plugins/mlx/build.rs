@@ -4,16 +4,19 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 13] = [
     "attention.cpp",
+    "convert.cpp",
     "cross_entropy.cpp",
     "ffi.cpp",
+    "function.cpp",
     "grouped_linear.cpp",
     "indices.cpp",
     "linear.cpp",
     "primitive.cpp",
     "rms_norm.cpp",
     "rope.cpp",
+    "sum.cpp",
     "swiglu.cpp",
 ];
 

@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use mdt_mlx::fused::{self, AttentionOptions, composed};
+use mdt_mlx::fused::{self, AttentionExtras, AttentionOptions, composed};
 use mlx_rs::error::Result;
 use mlx_rs::transforms::{eval, fallible_vjp};
 use mlx_rs::{Array, Device, random};
@@ -85,8 +85,8 @@ fn main() {
     );
     compare(
         "causal attention 8 × 8/4 × 256 × 32",
-        &|x| Ok(vec![fused::attention(&x[0], &x[1], &x[2], None, &options())?]),
-        &|x| Ok(vec![composed::attention(&x[0], &x[1], &x[2], None, &options())?]),
+        &|x| Ok(vec![fused::attention(&x[0], &x[1], &x[2], AttentionExtras::default(), &options())?]),
+        &|x| Ok(vec![composed::attention(&x[0], &x[1], &x[2], AttentionExtras::default(), &options())?]),
         &[heads(8), heads(4), heads(4)],
     );
     compare(

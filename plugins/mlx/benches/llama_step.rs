@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use mdt_mlx::fused::{self, AttentionOptions, composed};
+use mdt_mlx::fused::{self, AttentionExtras, AttentionOptions, composed};
 use mlx_rs::error::Result;
 use mlx_rs::transforms::{eval, value_and_grad_with_argnums};
 use mlx_rs::{Array, Device, random};
@@ -60,7 +60,7 @@ macro_rules! loss {
                 let q = $ops::rope(&heads($ops::linear(&h, &layer[2])?, HEADS)?, &tables)?;
                 let k = $ops::rope(&heads($ops::linear(&h, &layer[3])?, KV_HEADS)?, &tables)?;
                 let v = heads($ops::linear(&h, &layer[4])?, KV_HEADS)?;
-                let a = $ops::attention(&q, &k, &v, None, &options())?;
+                let a = $ops::attention(&q, &k, &v, AttentionExtras::default(), &options())?;
                 let a = a.transpose_axes(&[0, 2, 1, 3])?.reshape(&[BATCH, LENGTH, HIDDEN])?;
                 let sum = x.add(&$ops::linear(&a, &layer[5])?)?;
                 let h = $ops::rms_norm(&sum, &layer[1], 1e-5)?;

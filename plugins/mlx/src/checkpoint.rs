@@ -8,10 +8,11 @@ use std::thread::{self, ThreadId};
 
 use mdt_plugin_api::{Error, Handle, RecomputedFunction, Result};
 use mlx_rs::Array;
-use mlx_sys::{mlx_array, mlx_closure, mlx_vector_array};
+use mlx_sys::{mlx_closure, mlx_vector_array};
 
 use crate::gradient;
 use crate::handles::Handles;
+use crate::vectors::{elements, vector};
 
 /// A function, and what it needs to be called by MLX later.
 struct Recorded {
@@ -99,26 +100,5 @@ unsafe extern "C" fn release(payload: *mut c_void) {
     if recorded.thread != thread::current().id() {
         // MLX drops its graphs on the thread that evaluates; on any other, the counts inside would be raced on.
         std::mem::forget(recorded);
-    }
-}
-
-/// A vector of MLX's, which the caller frees.
-fn vector(arrays: &[Array]) -> mlx_vector_array {
-    let pointers: Vec<mlx_array> = arrays.iter().map(Array::as_ptr).collect();
-    // SAFETY: as many handles as are given, all alive; MLX counts a reference for each.
-    unsafe { mlx_sys::mlx_vector_array_new_data(pointers.as_ptr(), pointers.len()) }
-}
-
-/// # Safety
-/// The vector is alive.
-unsafe fn elements(vector: mlx_vector_array) -> Vec<Array> {
-    // SAFETY: the caller's promise; each handle is filled and then owned by one `Array`.
-    unsafe {
-        let get = |index| {
-            let mut array = mlx_sys::mlx_array_new();
-            mlx_sys::mlx_vector_array_get(&raw mut array, vector, index);
-            Array::from_ptr(array)
-        };
-        (0..mlx_sys::mlx_vector_array_size(vector)).map(get).collect()
     }
 }

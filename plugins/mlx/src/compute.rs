@@ -64,7 +64,7 @@ impl Mlx {
         // Out of the table: evaluation may drop what has tensors of its own.
         let array = self.handles.borrow().get(tensor)?.clone();
         let view = host_view::read(&array)?;
-        fused::trim_buffers().map_err(failed_evaluation)?;
+        fused::trim_buffers().map_err(host_view::failed_evaluation)?;
         Ok(view)
     }
 
@@ -88,21 +88,34 @@ impl Compute for Mlx {
     }
 
     fn op(&self, op: OpKind, inputs: &[Handle], attributes: &[Attribute<'_>], results: &mut [Handle]) -> Result<()> {
-        let [slot] = results else {
-            return Err(Error::plugin(format!("operation {} gives 1 result, not {}", op.name(), results.len())));
-        };
-        let result = {
+        let expected = op.definition().map_or(1, |definition| definition.results);
+        if results.len() != expected {
+            return Err(Error::plugin(format!(
+                "operation {} gives {expected} results, not {}",
+                op.name(),
+                results.len()
+            )));
+        }
+        let computed = {
             let table = self.handles.borrow();
-            let get = |&handle| table.get(handle).map_err(|error| error.with("operation", op.name()));
+            let recording = table.in_scope();
+            let get = |&handle: &Handle| match handle {
+                0 => Ok(None),
+                handle => table.get(handle).map(Some).map_err(|error| error.with("operation", op.name())),
+            };
             match *inputs {
                 // Without an allocation, for most operations.
-                [ref one] => ops::apply(op, &[get(one)?], attributes)?,
-                [ref one, ref two] => ops::apply(op, &[get(one)?, get(two)?], attributes)?,
-                [ref one, ref two, ref three] => ops::apply(op, &[get(one)?, get(two)?, get(three)?], attributes)?,
-                _ => ops::apply(op, &inputs.iter().map(get).collect::<Result<Vec<_>>>()?, attributes)?,
+                [ref one] => ops::apply(op, &[get(one)?], attributes, recording)?,
+                [ref one, ref two] => ops::apply(op, &[get(one)?, get(two)?], attributes, recording)?,
+                [ref one, ref two, ref three] => {
+                    ops::apply(op, &[get(one)?, get(two)?, get(three)?], attributes, recording)?
+                }
+                _ => ops::apply(op, &inputs.iter().map(get).collect::<Result<Vec<_>>>()?, attributes, recording)?,
             }
         };
-        *slot = self.insert(result);
+        for (slot, array) in results.iter_mut().zip(computed) {
+            *slot = self.insert(array);
+        }
         Ok(())
     }
 
@@ -130,7 +143,7 @@ impl Compute for Mlx {
     fn eval(&self, tensors: &[Handle]) -> Result<()> {
         self.outside_of_tracing("eval")?;
         let arrays = self.handles.borrow().clones(tensors)?;
-        transforms::eval(&arrays).and_then(|()| fused::trim_buffers()).map_err(failed_evaluation)
+        transforms::eval(&arrays).and_then(|()| fused::trim_buffers()).map_err(host_view::failed_evaluation)
     }
 
     fn host_view(&self, tensor: Handle) -> Result<RawHostView> {
@@ -191,8 +204,4 @@ impl Compute for Mlx {
             cached_bytes: bytes(memory::cache_memory),
         }
     }
-}
-
-fn failed_evaluation(exception: mlx_rs::error::Exception) -> Error {
-    Error::plugin(format!("evaluation: {}", Fault::from(exception)))
 }

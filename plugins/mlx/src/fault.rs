@@ -21,6 +21,12 @@ impl From<Exception> for Fault {
     }
 }
 
+impl From<mdt_plugin_api::Error> for Fault {
+    fn from(error: mdt_plugin_api::Error) -> Self {
+        Self(error.message().to_owned())
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -61,6 +61,37 @@ pub fn trim_buffers() -> Result<()> {
     Ok(())
 }
 
+/// To be called after a failed evaluation, so that later ones have nothing to do with it.
+pub fn settle() {
+    #[cfg(mdt_native)]
+    native::settle();
+}
+
+/// Whether operations run on the CPU.
+pub fn on_cpu() -> bool {
+    #[cfg(mdt_native)]
+    return native::on_cpu();
+    #[cfg(not(mdt_native))]
+    mlx_rs::Device::default().get_type().is_ok_and(|kind| kind == mlx_rs::DeviceType::Cpu)
+}
+
+/// To another element type.
+///
+/// # Errors
+/// What MLX says.
+pub fn convert(x: &Array, dtype: Dtype) -> Result<Array> {
+    #[cfg(mdt_native)]
+    {
+        let is_half = |dtype| matches!(dtype, Dtype::Float16 | Dtype::Bfloat16);
+        let is_wide = |dtype| dtype == Dtype::Float32;
+        let (from, to) = (x.dtype(), dtype);
+        if (is_half(from) && is_wide(to) || is_wide(from) && is_half(to)) && on_cpu() {
+            return native::convert(x, dtype);
+        }
+    }
+    x.as_dtype(dtype)
+}
+
 /// Whether this array is evaluated, row-contiguous and not shared, so that its memory may be written in place.
 /// Always false where the native part is absent, since MLX's C interface does not tell.
 pub fn is_exclusive(array: &Array) -> bool {
@@ -84,6 +115,53 @@ pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
     let fits = logits.ndim() == 2 && targets.shape() == [logits.dim(0)] && targets.dtype() == Dtype::Int32;
     expect(fits && logits.dim(1) > 0, "cross_entropy", "logits [N, V] and int32 targets [N]", &[logits, targets])?;
     fused_or_composed!([logits], cross_entropy(logits, targets))
+}
+
+/// A function of each element, numbered as in `native/primitives/ops.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Function {
+    /// e to the x.
+    Exp,
+    /// `1 / (1 + e^−x)`.
+    Sigmoid,
+    /// `x · sigmoid(x)`.
+    Silu,
+    /// The error function.
+    Erf,
+    /// `log(1 + e^x)`.
+    Softplus,
+    /// The sine.
+    Sin,
+    /// The cosine.
+    Cos,
+}
+
+/// Whether [`function`] takes float64.
+pub const FUNCTIONS_HAVE_F64: bool = cfg!(mdt_native);
+
+/// The function of each element of x.
+///
+/// # Errors
+/// What MLX says.
+pub fn function(x: &Array, which: Function) -> Result<Array> {
+    #[cfg(mdt_native)]
+    if x.dtype() == Dtype::Float64 && on_cpu() {
+        return native::function(x, which);
+    }
+    // MLX's own are exact enough.
+    if matches!(which, Function::Sin | Function::Cos) {
+        return composed::function(x, which);
+    }
+    fused_or_composed!([x], function(x, which))
+}
+
+/// Sum over so many axes from `first` on, which are gone then. x is not empty. MLX's own adds one by one, in f32.
+///
+/// # Errors
+/// What MLX says.
+pub fn sum(x: &Array, first: i32, axes: i32) -> Result<Array> {
+    fused_or_composed!([x], sum(x, first, axes))
 }
 
 /// `silu(gate) · up`, for gate and up of one shape and type.
@@ -165,22 +243,34 @@ impl AttentionOptions {
     }
 }
 
+/// What attention may be given besides queries, keys and values.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AttentionExtras<'a> {
+    /// `[B, S]` int32, for packed rows: query t sees only keys of the segment of place S − T + t.
+    pub segments: Option<&'a Array>,
+    /// Added to the scores, broadcast to `[B, H, T, S]`.
+    pub mask: Option<&'a Array>,
+    /// `[H]`, a score of each head that takes part in the softmax and has no value.
+    pub sinks: Option<&'a Array>,
+}
+
 /// `softmax(scale · Q Kᵀ + mask) V`: query `[B, H, T, D]`, key and value `[B, Hkv, S, D]` with Hkv dividing H; head h of the
 /// queries reads head h / (H / Hkv). The result `[B, H, T, D]` lies in memory as `[B, T, H, D]`.
 ///
-/// `segments` `[B, S]` int32, for packed rows: query t sees only keys of the segment of place S − T + t. A hidden key changes no
-/// bit of the result. Memory beside the result: 32 · S floats a thread; with a window or a cap, that of all scores.
+/// A hidden key changes no bit of the result. Memory beside the result: 32 · S floats a thread; with a window, a cap, a mask or
+/// sinks, that of all scores.
 ///
 /// # Errors
-/// Other shapes or types; T > S with `causal`, `window` or `segments`.
+/// Other shapes or types; T > S with `causal`, `window` or segments.
 pub fn attention(
     query: &Array,
     key: &Array,
     value: &Array,
-    segments: Option<&Array>,
+    extras: AttentionExtras<'_>,
     options: &AttentionOptions,
 ) -> Result<Array> {
     let &AttentionOptions { scale, causal, window, .. } = options;
+    let segments = extras.segments;
     let fits = query.ndim() == 4
         && key.ndim() == 4
         && key.shape() == value.shape()
@@ -206,14 +296,15 @@ pub fn attention(
     // The kernel works on 32 queries at a time and packs the keys first: wasted on the few new queries of a generation step.
     // And without a mask its alignment of queries with the last keys means nothing, but it must exist.
     let (queries, keys) = (query.dim(2), key.dim(2));
-    if queries > keys || (queries < 8 && queries < keys) || options.has_no_kernel() {
-        return composed::attention(query, key, value, segments, options);
+    let has_extras = extras.mask.is_some() || extras.sinks.is_some();
+    if queries > keys || (queries < 8 && queries < keys) || options.has_no_kernel() || has_extras {
+        return composed::attention(query, key, value, extras, options);
     }
     #[cfg(mdt_native)]
     if native::applies(&[query, key, value]) {
         return native::attention(query, key, value, segments, scale, causal);
     }
-    composed::attention(query, key, value, segments, options)
+    composed::attention(query, key, value, extras, options)
 }
 
 /// Indices along an axis of this length as int32 from 0 on; with `from_end`, -1 is the last place. MLX itself reads and writes
@@ -224,7 +315,7 @@ pub fn attention(
 /// the native part is absent, the indices are evaluated now.
 pub fn checked_indices(operation: &CStr, indices: &Array, length: i32, from_end: bool) -> Result<Array> {
     let name = operation.to_string_lossy();
-    let integers = matches!(indices.dtype(), Dtype::Int32 | Dtype::Uint32 | Dtype::Int64 | Dtype::Uint8);
+    let integers = !indices.dtype().is_float() && !matches!(indices.dtype(), Dtype::Bool | Dtype::Complex64);
     expect(integers, &name, "indices that are integers", &[indices])?;
     if length == 0 && indices.size() > 0 {
         return Err(Exception::custom(format!("{name}: every index is out of range for an axis of length 0")));

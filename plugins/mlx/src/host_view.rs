@@ -57,7 +57,7 @@ pub fn shape(array: &Array) -> Vec<usize> {
 
 /// A view of a tensor's elements, computed first if need be. The memory lives as long as the array.
 pub fn read(array: &Array) -> Result<RawHostView> {
-    array.eval().map_err(|exception| Error::plugin(format!("evaluation: {}", Fault::from(exception))))?;
+    array.eval().map_err(failed_evaluation)?;
     Ok(RawHostView {
         data: data(array),
         dtype: dtype::from_mlx(array.dtype())?,
@@ -65,6 +65,12 @@ pub fn read(array: &Array) -> Result<RawHostView> {
         // MLX's strides are signed 64-bit numbers behind an unsigned type.
         strides: array.strides().iter().map(|&stride| stride as isize).collect(),
     })
+}
+
+/// The error of an evaluation.
+pub fn failed_evaluation(exception: mlx_rs::error::Exception) -> Error {
+    fused::settle();
+    Error::plugin(format!("evaluation: {}", Fault::from(exception)))
 }
 
 /// A view for writing; `others` are all the other live tensors.

@@ -10,6 +10,8 @@ pub mod attention;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod ffi;
+pub mod functions;
+pub mod half;
 pub(crate) mod isa;
 mod layout;
 mod microkernel;
@@ -17,6 +19,7 @@ pub mod pool;
 pub mod rms_norm;
 pub mod rope;
 mod simd;
+pub mod sum;
 pub mod swiglu;
 
 pub use layout::View4;

@@ -4,6 +4,7 @@
 
 mod checkpoint;
 mod compute;
+mod custom;
 mod device;
 mod dtype;
 mod fault;
@@ -16,6 +17,7 @@ pub mod kernels;
 mod ops;
 #[cfg(test)]
 mod tests;
+mod vectors;
 
 pub use compute::{Config, Mlx};
 pub use device::DeviceChoice;

@@ -29,13 +29,15 @@ fn chosen(op: OpKind, x: &Tensor, indices: &Tensor) -> Result<Tensor> {
     Tensor::op(op, &[x, indices], &attributes)
 }
 
-/// A table of ten rows of three, and two indices as the sum of what is given and zero.
+/// A table of ten rows, and two indices as the sum of what is given and zero. Row i begins with 3 i.
 fn table_and_indices(compute: &Rc<dyn Compute>, op: OpKind, indices: [i32; 2]) -> (Tensor, Tensor) {
-    let values: Vec<f32> = (0..30).map(|value| value as f32).collect();
-    let shape: &[usize] = if op == OpKind::TAKE_ALONG_AXIS { &[2, 1] } else { &[2] };
+    let is_along = op == OpKind::TAKE_ALONG_AXIS;
+    let values: Vec<f32> = (0..30).step_by(if is_along { 3 } else { 1 }).map(|value| value as f32).collect();
+    let shape: &[usize] = if is_along { &[2, 1] } else { &[2] };
     let indices = tensor(compute, shape, &indices);
     let zeros = tensor(compute, shape, &[0i32, 0]);
-    (tensor(compute, &[10, 3], &values), Tensor::op(OpKind::ADD, &[&indices, &zeros], &[]).unwrap())
+    let table = tensor(compute, &[10, values.len() / 10], &values);
+    (table, Tensor::op(OpKind::ADD, &[&indices, &zeros], &[]).unwrap())
 }
 
 const OPERATIONS: [OpKind; 3] = [OpKind::TAKE, OpKind::TAKE_ALONG_AXIS, OpKind::EMBEDDING];

@@ -4,6 +4,7 @@
 
 #include "mlx/c/private/array.h"
 #include "mlx/c/private/stream.h"
+#include "mlx/scheduler.h"
 #include "ops.h"
 
 namespace {
@@ -104,6 +105,42 @@ bool mdt_op_grouped_linear(
   return guarded(failure, [&] {
     mlx_array_set_(*out, mdt::grouped_linear(get(rows), get(weight), get(groups), mlx_stream_get_(stream)));
   });
+}
+
+bool mdt_op_function(mlx_array* out, mlx_array x, int which, mlx_stream stream, Failure* failure) {
+  return guarded(failure, [&] {
+    mlx_array_set_(*out, mdt::function(get(x), static_cast<mdt::Function>(which), mlx_stream_get_(stream)));
+  });
+}
+
+bool mdt_op_sum(mlx_array* out, mlx_array x, int first, int axes, mlx_stream stream, Failure* failure) {
+  return guarded(failure, [&] { mlx_array_set_(*out, mdt::sum(get(x), first, axes, mlx_stream_get_(stream))); });
+}
+
+// To bfloat16, or to float16, or from one of them to float32.
+bool mdt_op_convert(mlx_array* out, mlx_array x, bool to_bf16, mlx_stream stream, Failure* failure) {
+  return guarded(failure, [&] {
+    const auto half = to_bf16 ? mlx::core::bfloat16 : mlx::core::float16;
+    const auto dtype = get(x).dtype() == mlx::core::float32 ? half : mlx::core::float32;
+    mlx_array_set_(*out, mdt::convert(get(x), dtype, mlx_stream_get_(stream)));
+  });
+}
+
+// After a failed evaluation: MLX would report the same error again to a later one, and where it stops in the middle of one it
+// counts a task that never ends, until it waits for such tasks for ever.
+void mdt_settle(mlx_stream handle) {
+  Failure ignored;
+  const auto stream = mlx_stream_get_(handle);
+  if (stream.device != mlx::core::Device::cpu) {
+    return;
+  }
+  // The first call clears the error, the second one waits.
+  for (int call = 0; call < 2; ++call) {
+    guarded(&ignored, [&] { mlx::core::synchronize(stream); });
+  }
+  while (mlx::core::scheduler::n_active_tasks() > 0) {
+    mlx::core::scheduler::notify_task_completion(stream);
+  }
 }
 
 bool mdt_array_is_exclusive(mlx_array a) {

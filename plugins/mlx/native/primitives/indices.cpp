@@ -1,5 +1,6 @@
 // Checked indices: MLX's gathers read, and their gradients write, wherever an index points.
 #include <cstdint>
+#include <utility>
 
 #include "primitive.h"
 
@@ -17,9 +18,13 @@ class CheckedIndices : public CpuPrimitive {
     allocate(outputs[0]);
     switch (inputs[0].dtype()) {
       case mlx::core::uint8: return check<uint8_t>(inputs[0], outputs[0]);
+      case mlx::core::uint16: return check<uint16_t>(inputs[0], outputs[0]);
+      case mlx::core::int8: return check<int8_t>(inputs[0], outputs[0]);
+      case mlx::core::int16: return check<int16_t>(inputs[0], outputs[0]);
       case mlx::core::int32: return check<int32_t>(inputs[0], outputs[0]);
       case mlx::core::uint32: return check<uint32_t>(inputs[0], outputs[0]);
       case mlx::core::int64: return check<int64_t>(inputs[0], outputs[0]);
+      case mlx::core::uint64: return check<uint64_t>(inputs[0], outputs[0]);
       default: throw std::invalid_argument(operation_ + ": the indices are no integers");
     }
   }
@@ -44,7 +49,8 @@ class CheckedIndices : public CpuPrimitive {
               from_end = from_end_, operation = operation_]() {
       size_t first = count;
       for (size_t i = 0; i < count; ++i) {
-        const int64_t given = static_cast<int64_t>(from[i]);
+        // A number beyond int64 is beyond every axis, so it may become any other such.
+        const int64_t given = std::in_range<int64_t>(from[i]) ? static_cast<int64_t>(from[i]) : INT64_MAX;
         const int64_t index = from_end && given < 0 ? given + length : given;
         const bool inside = 0 <= index && index < length;
         // What is computed after a bad index, until MLX reports it, stays inside as well.

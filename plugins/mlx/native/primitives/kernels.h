@@ -48,6 +48,21 @@ void mdt_attention_backward(
     const MdtAttention* inputs, const MdtView* out, const float* lse, const MdtView* cotangent,
     float* grad_query, float* grad_key, float* grad_value);
 
+void mdt_exp(const float* x, size_t len, float* out);
+void mdt_sigmoid(const float* x, size_t len, float* out);
+void mdt_silu(const float* x, size_t len, float* out);
+void mdt_softplus(const float* x, size_t len, float* out);
+void mdt_erf(const float* x, size_t len, float* out);
+
+// x [outer, count, inner] -> [outer, inner]; none is 0.
+void mdt_sum(const float* x, size_t outer, size_t count, size_t inner, float* out);
+
+// Half precision as its bits, to f32 and back.
+void mdt_widen_bf16(const uint16_t* x, size_t len, float* out);
+void mdt_narrow_bf16(const float* x, size_t len, uint16_t* out);
+void mdt_widen_f16(const uint16_t* x, size_t len, float* out);
+void mdt_narrow_f16(const float* x, size_t len, uint16_t* out);
+
 void mdt_embedding(
     const float* table, const int32_t* ids, size_t count, size_t rows, size_t width, float* out);
 void mdt_embedding_backward(

@@ -47,6 +47,17 @@ array linear(const array& x, const array& weight, Stream stream);
 // rows [R, in], weight [E, out, in], groups [R] int32, rising and below E -> [R, out].
 array grouped_linear(const array& rows, const array& weight, const array& groups, Stream stream);
 
+// The same as `Function` in src/fused.rs.
+enum class Function : int { Exp, Sigmoid, Silu, Erf, Softplus, Sin, Cos };
+// A function of each element, of float64 too; sine and cosine of float64 only.
+array function(const array& x, Function which, Stream stream);
+
+// Sum over the `axes` axes from `first` on, which are gone then. x is not empty.
+array sum(const array& x, int first, int axes, Stream stream);
+
+// float16 or bfloat16 to float32, or back.
+array convert(const array& x, mlx::core::Dtype dtype, Stream stream);
+
 // Whether the array is evaluated, row-contiguous and shares its memory with no other: then it may be written in place.
 bool is_exclusive(const array& a);
 

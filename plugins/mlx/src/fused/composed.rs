@@ -9,7 +9,7 @@ use mlx_rs::ops::indexing::take_along_axis;
 use mlx_rs::ops::{self, concatenate};
 use mlx_rs::{Array, Dtype, random};
 
-use super::{AttentionOptions, RopeTables};
+use super::{AttentionExtras, AttentionOptions, Function, RopeTables};
 
 /// [`super::cross_entropy`].
 pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
@@ -21,6 +21,24 @@ pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
     let losses = logits.logsumexp_axes(&[1], false)?.subtract(chosen)?;
     let known = ops::select(targets.lt(Array::from_int(width))?, losses, Array::from_f32(f32::NAN))?;
     ops::select(targets.ge(Array::from_int(0))?, known, Array::from_f32(0.0))
+}
+
+/// [`super::function`].
+pub fn function(x: &Array, which: Function) -> Result<Array> {
+    match which {
+        Function::Exp => x.exp(),
+        Function::Sigmoid => ops::sigmoid(x),
+        Function::Silu => x.multiply(ops::sigmoid(x)?),
+        Function::Erf => ops::erf(x),
+        Function::Sin => x.sin(),
+        Function::Cos => x.cos(),
+        Function::Softplus => ops::logaddexp(x, Array::from_f32(0.0)),
+    }
+}
+
+/// [`super::sum`].
+pub fn sum(x: &Array, first: i32, axes: i32) -> Result<Array> {
+    x.sum_axes(&(first..first + axes).collect::<Vec<_>>(), false)
 }
 
 /// [`super::swiglu`].
@@ -60,19 +78,28 @@ pub fn attention(
     query: &Array,
     key: &Array,
     value: &Array,
-    segments: Option<&Array>,
+    extras: AttentionExtras<'_>,
     options: &AttentionOptions,
 ) -> Result<Array> {
     let &AttentionOptions { scale, causal, window, soft_cap, dropout } = options;
-    let mask = || visible(query.dim(2), key, segments, causal, window);
+    let AttentionExtras { segments, mask, sinks } = extras;
+    let visible = || visible(query.dim(2), key, segments, causal, window);
     if soft_cap.is_some() || dropout.is_some() {
-        return attention_step_by_step(query, key, value, mask()?.as_ref(), options);
+        return attention_step_by_step(query, key, value, visible()?.as_ref(), extras, options);
     }
-    if segments.is_none() && window.is_none() {
+    if segments.is_none() && window.is_none() && mask.is_none() {
         let mask = causal.then_some(ScaledDotProductAttentionMask::Causal);
-        return fast::scaled_dot_product_attention(query, key, value, scale, mask, None);
+        return fast::scaled_dot_product_attention(query, key, value, scale, mask, sinks);
     }
-    fast::scaled_dot_product_attention(query, key, value, scale, mask()?.as_ref().map(Into::into), None)
+    let mask = match (visible()?, mask) {
+        (Some(visible), Some(mask)) => Some(ops::select(visible, mask, minus_infinity(mask)?)?),
+        (visible, mask) => visible.or(mask.cloned()),
+    };
+    fast::scaled_dot_product_attention(query, key, value, scale, mask.as_ref().map(Into::into), sinks)
+}
+
+fn minus_infinity(like: &Array) -> Result<Array> {
+    Array::from_f32(f32::NEG_INFINITY).as_dtype(like.dtype())
 }
 
 /// Which keys each query sees, boolean, broadcast to `[B, H, T, S]`; `None` where all do.
@@ -107,11 +134,12 @@ fn attention_step_by_step(
     query: &Array,
     key: &Array,
     value: &Array,
-    mask: Option<&Array>,
+    visible: Option<&Array>,
+    AttentionExtras { mask, sinks, .. }: AttentionExtras<'_>,
     options: &AttentionOptions,
 ) -> Result<Array> {
     let (batch, heads, queries, width) = (query.dim(0), query.dim(1), query.dim(2), query.dim(3));
-    let groups = key.dim(1);
+    let (groups, keys) = (key.dim(1), key.dim(2));
     // [B, H_kv, H / H_kv, T, D] against [B, H_kv, 1, S, D].
     let query = query.multiply(Array::from_f32(options.scale).as_dtype(query.dtype())?)?;
     let query = query.reshape(&[batch, groups, heads / groups, queries, width])?;
@@ -121,14 +149,26 @@ fn attention_step_by_step(
         scores = ops::tanh(scores.divide(&cap)?)?.multiply(&cap)?;
     }
     if let Some(mask) = mask {
-        // One more axis, for the groups of heads.
-        let mask = if mask.ndim() == 4 { mask.expand_dims(2)? } else { mask.clone() };
-        scores = ops::select(mask, scores, Array::from_f32(f32::NEG_INFINITY))?;
+        let all = ops::broadcast_to(mask, &[mask.dim(0), heads, mask.dim(2), keys])?;
+        scores = scores.add(all.reshape(&[mask.dim(0), groups, heads / groups, mask.dim(2), keys])?)?;
     }
-    let mut weights = ops::softmax_axis(&scores, -1, true)?;
+    if let Some(visible) = visible {
+        // One more axis, for the groups of heads.
+        let visible = if visible.ndim() == 4 { visible.expand_dims(2)? } else { visible.clone() };
+        scores = ops::select(visible, scores, Array::from_f32(f32::NEG_INFINITY))?;
+    }
+    let mut weights = match sinks {
+        Some(sinks) => {
+            let sinks = sinks.as_dtype(Dtype::Float32)?.reshape(&[1, groups, heads / groups, 1, 1])?;
+            let sinks = ops::broadcast_to(sinks, &[batch, groups, heads / groups, queries, 1])?;
+            let weights = ops::softmax_axis(concatenate(&[scores, sinks], 4)?, -1, true)?;
+            ops::split_at_indices(&weights, &[keys], 4)?.swap_remove(0)
+        }
+        None => ops::softmax_axis(&scores, -1, true)?,
+    };
     if let Some((rate, key)) = options.dropout {
-        let drawn = random::uniform::<_, f32>(0f32, 1f32, weights.shape(), Some(&random::key(key)?))?;
-        let kept = drawn.lt(Array::from_f32(1.0 - rate))?.as_dtype(Dtype::Float32)?;
+        let drawn = random::uniform::<_, f32>(0f32, 1f32, &[batch, heads, queries, keys], Some(&random::key(key)?))?;
+        let kept = drawn.lt(Array::from_f32(1.0 - rate))?.as_dtype(Dtype::Float32)?.reshape(weights.shape())?;
         weights = weights.multiply(kept)?.divide(Array::from_f32(1.0 - rate))?;
     }
     weights.as_dtype(value.dtype())?.matmul(value)?.reshape(&[batch, heads, queries, width])

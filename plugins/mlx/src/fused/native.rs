@@ -6,7 +6,7 @@ use mlx_rs::error::{Exception, Result};
 use mlx_rs::{Array, Dtype, Stream};
 use mlx_sys::{mlx_array, mlx_array_free, mlx_array_new, mlx_stream};
 
-use super::RopeTables;
+use super::{Function, RopeTables};
 use crate::kernels::pool;
 
 /// Text of a C++ exception; the same as in `native/primitives/ffi.cpp`.
@@ -38,6 +38,9 @@ constructors! {
     fn mdt_op_checked_indices(
         [out], indices: mlx_array, operation: *const c_char, length: c_int, from_end: bool
     );
+    fn mdt_op_function([out], x: mlx_array, which: c_int);
+    fn mdt_op_sum([out], x: mlx_array, first: c_int, axes: c_int);
+    fn mdt_op_convert([out], x: mlx_array, to_bf16: bool);
     fn mdt_op_embedding([out], table: mlx_array, ids: mlx_array);
     fn mdt_op_linear([out], x: mlx_array, weight: mlx_array);
     fn mdt_op_grouped_linear([out], rows: mlx_array, weight: mlx_array, groups: mlx_array);
@@ -45,6 +48,7 @@ constructors! {
 
 unsafe extern "C" {
     fn mdt_array_is_exclusive(array: mlx_array) -> bool;
+    fn mdt_settle(stream: mlx_stream);
     fn mdt_stream_is_cpu(stream: mlx_stream) -> bool;
     fn mdt_set_parallel_for(parallel_for: Option<ParallelFor>, threads: c_int);
 }
@@ -56,6 +60,11 @@ type ParallelFor = unsafe extern "C" fn(*mut c_void, c_int, Body);
 pub fn applies(arrays: &[&Array]) -> bool {
     // SAFETY: the stream lives until the end of the call.
     arrays.iter().all(|array| array.dtype() == Dtype::Float32) && unsafe { mdt_stream_is_cpu(stream().as_ptr()) }
+}
+
+/// Whether the stream that MLX would use is a CPU's.
+pub fn on_cpu() -> bool {
+    applies(&[])
 }
 
 /// Makes matrix products run on the compute threads.
@@ -82,6 +91,11 @@ unsafe extern "C" fn parallel_for(context: *mut c_void, count: c_int, body: Body
         // SAFETY: the caller's promise; the number is below `count`, so it fits.
         unsafe { body(context.get(), number as c_int) };
     });
+}
+
+pub fn settle() {
+    // SAFETY: the stream lives until the end of the call.
+    unsafe { mdt_settle(stream().as_ptr()) }
 }
 
 pub fn is_exclusive(array: &Array) -> bool {
@@ -154,6 +168,26 @@ pub fn embedding(table: &Array, ids: &Array) -> Result<Array> {
     // SAFETY: as in `cross_entropy`.
     build(|[out], stream, failure| unsafe { mdt_op_embedding(out, table.as_ptr(), ids.as_ptr(), stream, failure) })
         .map(|[a]| a)
+}
+
+/// A function of each element.
+pub fn function(x: &Array, which: Function) -> Result<Array> {
+    // SAFETY: as in `cross_entropy`.
+    build(|[out], stream, failure| unsafe { mdt_op_function(out, x.as_ptr(), which as c_int, stream, failure) })
+        .map(|[a]| a)
+}
+
+/// Sum over so many axes from one on.
+pub fn sum(x: &Array, first: i32, axes: i32) -> Result<Array> {
+    // SAFETY: as in `cross_entropy`.
+    build(|[out], stream, failure| unsafe { mdt_op_sum(out, x.as_ptr(), first, axes, stream, failure) }).map(|[a]| a)
+}
+
+/// Between f32 and half precision.
+pub fn convert(x: &Array, dtype: Dtype) -> Result<Array> {
+    let to_bf16 = dtype == Dtype::Bfloat16;
+    // SAFETY: as in `cross_entropy`.
+    build(|[out], stream, failure| unsafe { mdt_op_convert(out, x.as_ptr(), to_bf16, stream, failure) }).map(|[a]| a)
 }
 
 pub fn linear(x: &Array, weight: &Array) -> Result<Array> {

@@ -125,6 +125,10 @@ fn rope_is_that_of_the_formula() {
     }
 }
 
+fn packed(segments: &Array) -> AttentionExtras<'_> {
+    AttentionExtras { segments: Some(segments), ..AttentionExtras::default() }
+}
+
 #[test]
 fn attention_is_that_of_mlx() {
     fn segments() -> Array {
@@ -138,27 +142,27 @@ fn attention_is_that_of_mlx() {
     ];
     assert_same(
         "causal attention",
-        |x| Ok(vec![attention(&x[0], &x[1], &x[2], None, &options(0.4, true))?]),
-        |x| Ok(vec![composed::attention(&x[0], &x[1], &x[2], None, &options(0.4, true))?]),
+        |x| Ok(vec![attention(&x[0], &x[1], &x[2], AttentionExtras::default(), &options(0.4, true))?]),
+        |x| Ok(vec![composed::attention(&x[0], &x[1], &x[2], AttentionExtras::default(), &options(0.4, true))?]),
         &inputs,
     );
     assert_same(
         "packed attention",
-        |x| Ok(vec![attention(&x[0], &x[1], &x[2], Some(&segments()), &options(0.4, true))?]),
-        |x| Ok(vec![composed::attention(&x[0], &x[1], &x[2], Some(&segments()), &options(0.4, true))?]),
+        |x| Ok(vec![attention(&x[0], &x[1], &x[2], packed(&segments()), &options(0.4, true))?]),
+        |x| Ok(vec![composed::attention(&x[0], &x[1], &x[2], packed(&segments()), &options(0.4, true))?]),
         &inputs,
     );
     assert_same(
         "full attention",
-        |x| Ok(vec![attention(&x[0], &x[1], &x[2], None, &options(0.4, false))?]),
-        |x| Ok(vec![composed::attention(&x[0], &x[1], &x[2], None, &options(0.4, false))?]),
+        |x| Ok(vec![attention(&x[0], &x[1], &x[2], AttentionExtras::default(), &options(0.4, false))?]),
+        |x| Ok(vec![composed::attention(&x[0], &x[1], &x[2], AttentionExtras::default(), &options(0.4, false))?]),
         &inputs,
     );
     let cached = [heads(&uniform(&[2, 9, 4 * 8], 4), 4), inputs[1].clone(), inputs[2].clone()];
     assert_same(
         "attention after a cache",
-        |x| Ok(vec![attention(&x[0], &x[1], &x[2], None, &options(0.4, true))?]),
-        |x| Ok(vec![composed::attention(&x[0], &x[1], &x[2], None, &options(0.4, true))?]),
+        |x| Ok(vec![attention(&x[0], &x[1], &x[2], AttentionExtras::default(), &options(0.4, true))?]),
+        |x| Ok(vec![composed::attention(&x[0], &x[1], &x[2], AttentionExtras::default(), &options(0.4, true))?]),
         &cached,
     );
 }
@@ -274,7 +278,7 @@ fn wrong_shapes_are_named() {
         &uniform(&[1, 3, 4, 8], 1),
         &uniform(&[1, 2, 4, 8], 2),
         &uniform(&[1, 2, 4, 8], 3),
-        None,
+        AttentionExtras::default(),
         &options(1.0, true),
     );
     assert!(error.unwrap_err().what().contains("Hkv dividing H"));
@@ -287,7 +291,7 @@ fn the_same_step_twice_has_the_same_bits() {
     let inputs =
         [heads(&uniform(&[2, 70, 32], 1), 4), heads(&uniform(&[2, 70, 16], 2), 2), heads(&uniform(&[2, 70, 16], 3), 2)];
     let loss = |x: &[Array]| -> Result<Vec<Array>> {
-        Ok(vec![attention(&x[0], &x[1], &x[2], None, &options(0.4, true))?.square()?.sum(None)?])
+        Ok(vec![attention(&x[0], &x[1], &x[2], AttentionExtras::default(), &options(0.4, true))?.square()?.sum(None)?])
     };
     let run = || {
         let (_, gradients) = value_and_grad_with_argnums(loss, &[0, 1, 2])(&inputs).unwrap();

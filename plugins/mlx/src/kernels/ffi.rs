@@ -4,8 +4,10 @@
 //! outputs overlap nothing unless said otherwise, and MLX runs a stream's work in order, so nothing else writes meanwhile.
 //! Sizes were checked when the graph was built. A panic would be a bug here, and aborts: it must not unwind into C++.
 
+use mdt_plugin_api::half::f16;
+
 use super::attention::{self, Gradients, Mask};
-use super::{View4, cross_entropy, embedding, rms_norm, rope, swiglu};
+use super::{View4, cross_entropy, embedding, functions, half, rms_norm, rope, sum, swiglu};
 
 /// `MdtView` of `native/primitives/kernels.h`.
 #[repr(C)]
@@ -38,8 +40,9 @@ unsafe fn input<'a, T>(data: *const T, len: usize) -> &'a [T] {
 }
 
 /// # Safety
-/// `data` points to `len` values that only the caller touches during `'a`. (Fresh memory may hold anything: any bits are an f32.)
-unsafe fn output<'a>(data: *mut f32, len: usize) -> &'a mut [f32] {
+/// `data` points to `len` values that only the caller touches during `'a`. (Fresh memory may hold anything: any bits are a `T`, a
+/// number.)
+unsafe fn output<'a, T>(data: *mut T, len: usize) -> &'a mut [T] {
     if len == 0 {
         return &mut [];
     }
@@ -174,6 +177,56 @@ kernels! {
             value: output(grad_value, RawAttention::len(&raw.value)),
         };
         attention::backward(raw.get(), (*out).get(), lse, (*cotangent).get(), gradients);
+    }
+
+    /// [`functions::exponential`].
+    fn mdt_exp(x: *const f32, len: usize, out: *mut f32) {
+        functions::exponential(input(x, len), output(out, len));
+    }
+
+    /// [`functions::logistic`].
+    fn mdt_sigmoid(x: *const f32, len: usize, out: *mut f32) {
+        functions::logistic(input(x, len), output(out, len));
+    }
+
+    /// [`functions::silu`].
+    fn mdt_silu(x: *const f32, len: usize, out: *mut f32) {
+        functions::silu(input(x, len), output(out, len));
+    }
+
+    /// [`functions::erf`].
+    fn mdt_erf(x: *const f32, len: usize, out: *mut f32) {
+        functions::erf(input(x, len), output(out, len));
+    }
+
+    /// [`functions::softplus`].
+    fn mdt_softplus(x: *const f32, len: usize, out: *mut f32) {
+        functions::softplus(input(x, len), output(out, len));
+    }
+
+    /// [`sum::forward`].
+    fn mdt_sum(x: *const f32, outer: usize, count: usize, inner: usize, out: *mut f32) {
+        sum::forward(input(x, outer * count * inner), count, inner, output(out, outer * inner));
+    }
+
+    /// [`half::widen_bf16`].
+    fn mdt_widen_bf16(x: *const u16, len: usize, out: *mut f32) {
+        half::widen_bf16(input(x, len), output(out, len));
+    }
+
+    /// [`half::narrow_bf16`].
+    fn mdt_narrow_bf16(x: *const f32, len: usize, out: *mut u16) {
+        half::narrow_bf16(input(x, len), output(out, len));
+    }
+
+    /// [`half::widen_f16`].
+    fn mdt_widen_f16(x: *const f16, len: usize, out: *mut f32) {
+        half::widen_f16(input(x, len), output(out, len));
+    }
+
+    /// [`half::narrow_f16`].
+    fn mdt_narrow_f16(x: *const f32, len: usize, out: *mut f16) {
+        half::narrow_f16(input(x, len), output(out, len));
     }
 
     /// [`embedding::forward`].

@@ -7,15 +7,15 @@ use mlx_rs::{Array, fast, ops};
 use super::call::narrow;
 use super::{Call, Outcome};
 use crate::fault::Fault;
-use crate::fused::{self, AttentionOptions};
+use crate::fused::{self, AttentionExtras, AttentionOptions};
+
+pub fn matmul(call: &Call<'_>) -> Outcome {
+    Ok(call.input(0).matmul(call.input(1))?)
+}
 
 pub fn linear(call: &Call<'_>) -> Outcome {
-    let (x, weight) = (call.input(0), call.input(1));
-    let product = fused::linear(x, weight)?;
-    let Some(bias) = call.inputs().get(2) else { return Ok(product) };
-    if bias.shape() != [weight.dim(0)] {
-        return Err(Fault::new("expected x [.., in], a weight [out, in] and a bias [out]"));
-    }
+    let product = fused::linear(call.input(0), call.input(1))?;
+    let Some(bias) = call.given(2) else { return Ok(product) };
     Ok(product.add(bias)?)
 }
 
@@ -29,20 +29,11 @@ pub fn rms_norm(call: &Call<'_>) -> Outcome {
 }
 
 pub fn rope(call: &Call<'_>) -> Outcome {
-    let (x, inverse_frequencies, positions) = (call.input(0), call.input(1), call.inputs().get(2).copied());
+    let (x, inverse_frequencies) = (call.input(0), call.input(1));
     let offset = call.optional::<i64>("offset")?.unwrap_or(0);
     let scale = call.optional::<f64>("scale")?.unwrap_or(1.0);
-    let fits = x.ndim() == 4
-        && x.dim(3) % 2 == 0
-        && inverse_frequencies.shape() == [x.dim(3) / 2]
-        && positions.is_none_or(|positions| positions.shape() == [x.dim(0), x.dim(2)]);
-    if !fits {
-        let expected = "x [B, H, T, D], inverse frequencies [D/2] and, with positions, [B, T]";
-        return Err(Fault::new(format!("expected {expected}")));
-    }
     let counted;
-    let positions = match positions {
-        Some(_) if offset != 0 => return Err(Fault::new("takes positions or an offset, not both")),
+    let positions = match call.given(2) {
         Some(positions) => positions,
         None => {
             counted = count(offset, x.dim(2))?;
@@ -59,34 +50,23 @@ fn count(offset: i64, length: i32) -> Outcome {
 }
 
 pub fn attention(call: &Call<'_>) -> Outcome {
-    let (scale, causal) = (call.required::<f64>("scale")?, call.optional("causal")?.unwrap_or(false));
-    let (query, key, value, segments) = (call.input(0), call.input(1), call.input(2), call.inputs().get(3).copied());
-    let window = match call.optional::<i64>("window")? {
-        Some(window) if window < 1 => return Err(Fault::new(format!("attribute \"window\" cannot be {window}"))),
-        // One that reaches the first key changes nothing.
-        Some(window) if query.ndim() == 4 && key.ndim() == 4 => {
-            Some(narrow("window", window)?).filter(|&window| window < key.dim(2))
-        }
-        _ => None,
+    let (query, key, value) = (call.input(0), call.input(1), call.input(2));
+    // One that reaches the first key changes nothing.
+    let window = call.optional::<i64>("window")?.filter(|&window| window < i64::from(key.dim(2)));
+    let dropout = call.optional::<f64>("dropout")?.zip(call.optional::<i64>("key")?);
+    let options = AttentionOptions {
+        scale: call.required::<f64>("scale")? as f32,
+        causal: call.optional("causal")?.unwrap_or(false),
+        window: window.map(|window| window as i32),
+        soft_cap: call.optional::<f64>("soft_cap")?.map(|cap| cap as f32),
+        dropout: dropout.map(|(rate, key)| (rate as f32, key as u64)),
     };
-    let soft_cap = call.optional::<f64>("soft_cap")?.map(|cap| cap as f32);
-    let dropout = match (call.optional::<f64>("dropout")?, call.optional::<i64>("key")?) {
-        (Some(rate), Some(key)) => Some((rate as f32, key as u64)),
-        (None, None) => None,
-        _ => return Err(Fault::new("takes the attributes \"dropout\" and \"key\" together")),
-    };
-    let options = AttentionOptions { scale: scale as f32, causal, window, soft_cap, dropout };
-    Ok(fused::attention(query, key, value, segments, &options)?)
+    let extras = AttentionExtras { segments: call.given(3), mask: call.given(4), sinks: call.given(5) };
+    Ok(fused::attention(query, key, value, extras, &options)?)
 }
 
 pub fn layer_norm(call: &Call<'_>) -> Outcome {
-    let (x, weight, bias) = (call.input(0), call.input(1), call.inputs().get(2).copied());
-    let width = x.shape().last().copied();
-    let fits = |array: &Array| array.ndim() == 1 && Some(array.dim(0)) == width;
-    if !fits(weight) || !bias.is_none_or(fits) {
-        return Err(Fault::new("expected x [.., D], a weight [D] and, if any, a bias [D]"));
-    }
-    Ok(fast::layer_norm(x, weight, bias, call.required::<f64>("eps")? as f32)?)
+    Ok(fast::layer_norm(call.input(0), call.input(1), call.given(2), call.required::<f64>("eps")? as f32)?)
 }
 
 /// Composed in the order of PyTorch's formulas.
@@ -109,9 +89,11 @@ pub fn swiglu(call: &Call<'_>) -> Outcome {
 }
 
 pub fn cross_entropy(call: &Call<'_>) -> Outcome {
-    Ok(fused::cross_entropy(call.input(0), call.input(1))?)
-}
-
-pub fn embedding(call: &Call<'_>) -> Outcome {
-    Ok(fused::embedding(call.input(0), call.input(1))?)
+    let (logits, targets) = (call.input(0), call.input(1));
+    if logits.dim(1) == 0 {
+        // Every target is beyond the vocabulary.
+        let is_trained = targets.ge(Array::from_int(0))?;
+        return Ok(ops::select(is_trained, Array::from_f32(f32::NAN), Array::from_f32(0.0))?);
+    }
+    Ok(fused::cross_entropy(logits, targets)?)
 }

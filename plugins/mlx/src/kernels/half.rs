@@ -1,0 +1,91 @@
+//! Half precision to f32 and back, rounded to the nearest, ties to even.
+
+use mdt_plugin_api::half::f16;
+use mdt_plugin_api::half::slice::HalfFloatSliceExt;
+
+use super::isa::{Simd, multiversion};
+use super::pool;
+
+/// Elements per task.
+const BLOCK: usize = 16 * 1024;
+
+/// bfloat16 to f32.
+pub fn widen_bf16(x: &[u16], out: &mut [f32]) {
+    pool::run(x.chunks(BLOCK).zip(out.chunks_mut(BLOCK)).collect(), |(x, out)| widen_block(x, out));
+}
+
+/// f32 to bfloat16.
+pub fn narrow_bf16(x: &[f32], out: &mut [u16]) {
+    pool::run(x.chunks(BLOCK).zip(out.chunks_mut(BLOCK)).collect(), |(x, out)| narrow_block(x, out));
+}
+
+/// float16 to f32.
+pub fn widen_f16(x: &[f16], out: &mut [f32]) {
+    pool::run(x.chunks(BLOCK).zip(out.chunks_mut(BLOCK)).collect(), |(x, out): (&[f16], _)| {
+        x.convert_to_f32_slice(out);
+    });
+}
+
+/// f32 to float16.
+pub fn narrow_f16(x: &[f32], out: &mut [f16]) {
+    pool::run(x.chunks(BLOCK).zip(out.chunks_mut(BLOCK)).collect(), |(x, out): (_, &mut [f16])| {
+        out.convert_from_f32_slice(x);
+    });
+}
+
+multiversion! {
+    fn widen_block(x: &[u16], out: &mut [f32]) = widen_body;
+}
+
+#[inline(always)]
+fn widen_body<S: Simd, const ROWS: usize>(x: &[u16], out: &mut [f32]) {
+    for (out, &x) in out.iter_mut().zip(x) {
+        *out = f32::from_bits(u32::from(x) << 16);
+    }
+}
+
+multiversion! {
+    fn narrow_block(x: &[f32], out: &mut [u16]) = narrow_body;
+}
+
+#[inline(always)]
+fn narrow_body<S: Simd, const ROWS: usize>(x: &[f32], out: &mut [u16]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        let bits = x.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+        // Rounding would carry a NaN on to a number.
+        let nan = bits >> 16 | 0x40;
+        *out = if bits & 0x7fff_ffff > 0x7f80_0000 { nan as u16 } else { rounded as u16 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mdt_plugin_api::half::bf16;
+
+    use super::*;
+
+    #[test]
+    fn every_half_comes_back_and_every_number_is_rounded_to_the_nearest() {
+        let all: Vec<u16> = (0..=u16::MAX).collect();
+        let halves: Vec<f16> = all.iter().map(|&bits| f16::from_bits(bits)).collect();
+        let (mut wide, mut narrow, mut narrow_f16s) = (vec![0f32; 65536], vec![0u16; 65536], vec![f16::ZERO; 65536]);
+        widen_bf16(&all, &mut wide);
+        narrow_bf16(&wide, &mut narrow);
+        for ((&bits, &back), wide) in all.iter().zip(&narrow).zip(&wide) {
+            assert!(back == bits || wide.is_nan() && bf16::from_bits(back).is_nan(), "{bits:#06x} {back:#06x}");
+        }
+        widen_f16(&halves, &mut wide);
+        narrow_f16(&wide, &mut narrow_f16s);
+        for (half, back) in halves.iter().zip(&narrow_f16s) {
+            assert!(half.to_bits() == back.to_bits() || half.is_nan() && back.is_nan(), "{half:?} {back:?}");
+        }
+        let numbers: Vec<f32> = (0..65536u32).map(|i| f32::from_bits((i << 16) | (0x7ffe + i % 4))).collect();
+        narrow_bf16(&numbers, &mut narrow);
+        narrow_f16(&numbers, &mut narrow_f16s);
+        for ((&number, &bits), &half) in numbers.iter().zip(&narrow).zip(&narrow_f16s) {
+            let want = (bf16::from_f32(number), f16::from_f32(number));
+            assert!(number.is_nan() && half.is_nan() || (bf16::from_bits(bits), half) == want, "{number}");
+        }
+    }
+}
