@@ -20,6 +20,7 @@ use super::{Attribute, Attributes, Definition, OpKind, Value};
 use crate::{Compute, Dtype, Error, Handle, Result, Tensor, TensorType};
 
 /// Applies an operation: as the device does, or composed of others where the device says that it does not have it.
+#[inline(always)]
 pub(crate) fn apply(
     compute: &Rc<dyn Compute>,
     op: OpKind,
@@ -27,8 +28,22 @@ pub(crate) fn apply(
     attributes: &[Attribute<'_>],
     results: &mut [Handle],
 ) -> Result<()> {
-    let outcome = compute.op(op, inputs, attributes, results);
-    let Err(error) = outcome else { return Ok(()) };
+    match compute.op(op, inputs, attributes, results) {
+        Ok(()) => Ok(()),
+        Err(error) => otherwise(error, compute, op, inputs, attributes, results),
+    }
+}
+
+/// What is not as the device does it, or the error if it had to be.
+#[cold]
+fn otherwise(
+    error: Error,
+    compute: &Rc<dyn Compute>,
+    op: OpKind,
+    inputs: &[Handle],
+    attributes: &[Attribute<'_>],
+    results: &mut [Handle],
+) -> Result<()> {
     let names: Vec<&str> = attributes.iter().map(|attribute| attribute.name).collect();
     if !is_composed(op, &names) {
         return Err(error);
