@@ -34,7 +34,11 @@ const PLUGIN: &str = "tests/plugins/every_kind/src/lib.rs";
 fn growth() -> Vec<Edit> {
     let mut edits = vec![
         edit("Cargo.toml", "version = \"0.1.0\"", "version = \"0.9.3\""),
-        more("plugin-api/src/op.rs", "    GELU = 30, \"gelu\";\n", "    /// Later.\n    LATER = 9_998, \"later\";\n"),
+        more(
+            "plugin-api/src/op/table.rs",
+            "        dropout;\n",
+            "    /// Later.\n    LATER = 9_998, \"later\", primitive, 1..=1, 0b1, Any, NONE, same;\n",
+        ),
         // Interfaces, in the records of a file and in tables.
         edit(
             VERSION,
