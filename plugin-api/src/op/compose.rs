@@ -240,17 +240,17 @@ impl<'a> Call<'a> {
 }
 
 /// The type in which elements of this one are computed with.
-fn wide(dtype: Dtype) -> Dtype {
+pub(super) fn wide(dtype: Dtype) -> Dtype {
     if matches!(dtype, Dtype::F16 | Dtype::BF16) { Dtype::F32 } else { dtype }
 }
 
 /// Converts where it must.
-fn to(x: Tensor, dtype: Dtype) -> Result<Tensor> {
+pub(super) fn to(x: Tensor, dtype: Dtype) -> Result<Tensor> {
     if x.tensor_type()?.dtype == dtype { Ok(x) } else { x.cast(dtype) }
 }
 
 /// Lengths as attributes have them.
-fn ints(lengths: &[usize]) -> Vec<i64> {
+pub(super) fn ints(lengths: &[usize]) -> Vec<i64> {
     lengths.iter().map(|&length| length as i64).collect()
 }
 

@@ -1,5 +1,6 @@
 //! The gradient of each primitive, made of operations: so it is right for every element type, and can be differentiated again.
 
+use super::compose::{ints, to, wide};
 use super::{Attribute, Attributes, OpKind, Value, attribute};
 use crate::{Dtype, Error, Result, Tensor, TensorType};
 
@@ -40,26 +41,23 @@ impl Recorded {
 
 /// float16 and bfloat16 as float32.
 fn widened(x: &Tensor) -> Result<Tensor> {
-    if is_half(x)? { x.cast(Dtype::F32) } else { x.try_clone() }
+    to(x.try_clone()?, wide(x.tensor_type()?.dtype))
 }
 
 fn is_half(x: &Tensor) -> Result<bool> {
-    Ok(matches!(x.tensor_type()?.dtype, Dtype::F16 | Dtype::BF16))
+    let dtype = x.tensor_type()?.dtype;
+    Ok(wide(dtype) != dtype)
 }
 
 /// A gradient as its tensor is: summed where that was broadcast, and converted back.
 fn fitted(gradient: &Tensor, of: &TensorType) -> Result<Tensor> {
-    let TensorType { shape, dtype } = gradient.tensor_type()?;
+    let shape = gradient.shape()?;
     let leading = shape.len() - of.shape.len();
     let repeats = |&axis: &usize| axis < leading || (of.shape[axis - leading] == 1 && shape[axis] != 1);
     let axes: Vec<usize> = (0..shape.len()).filter(repeats).collect();
     let sum = if axes.is_empty() { gradient.try_clone()? } else { gradient.sum_axes(&ints(&axes), true)? };
     let sum = if shape.len() == of.shape.len() { sum } else { sum.reshape(&ints(&of.shape))? };
-    if dtype == of.dtype { Ok(sum) } else { sum.cast(of.dtype) }
-}
-
-fn ints(lengths: &[usize]) -> Vec<i64> {
-    lengths.iter().map(|&length| length as i64).collect()
+    to(sum, of.dtype)
 }
 
 fn transposed(x: &Tensor) -> Result<Tensor> {

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::ops::Range;
 
-use mdt_plugin_api::{Dtype, Error, HostArrayRef, RawHostView, Result};
+use mdt_plugin_api::{Error, HostArrayRef, RawHostView, Result};
 use mlx_rs::{Array, Dtype as MlxDtype};
 
 use crate::fault::Fault;
@@ -16,15 +16,7 @@ use crate::{dtype, fused};
 pub fn copy_in(array: HostArrayRef<'_>) -> Result<Array> {
     let HostArrayRef { dtype, shape, bytes } = array;
     let kind = dtype::to_mlx(dtype)?;
-    let expected = shape.iter().try_fold(dtype.size(), |size, &length| size.checked_mul(length));
-    if expected != Some(bytes.len()) {
-        return Err(Error::plugin(format!("{} bytes are not an array of {dtype} and shape {shape:?}", bytes.len())));
-    }
-    if dtype == Dtype::BOOL
-        && let Some(byte) = bytes.iter().find(|&&byte| byte > 1)
-    {
-        return Err(Error::input(format!("a boolean array holds the byte {byte}; only 0 and 1 are booleans")));
-    }
+    array.check()?;
     let shape = shape
         .iter()
         .map(|&length| i32::try_from(length))
