@@ -7,6 +7,7 @@ mod described;
 mod directory;
 mod files;
 mod forward;
+mod layer;
 mod parameters;
 mod random;
 mod specs;

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use mdt_plugin_api::{Error, Handle, Layout, Result, Tensor};
 
+use super::layer::Layer;
 use super::parameters::{Names, Place};
 
 /// Weights by name. The tensors are borrowed.
@@ -37,10 +38,16 @@ impl BoundWeights {
         }
     }
 
-    /// The weight of a layer, `<name>.weight`.
-    pub(super) fn weight(&self, name: &str) -> Result<(&Tensor, Layout)> {
-        self.find(&format!("{name}.weight"))?
-            .ok_or_else(|| Error::plugin(format!("the model asked for `{name}.weight`, which it did not declare")))
+    /// The layer of a name.
+    ///
+    /// # Errors
+    /// The model declares no `<name>.weight`, or it lies outside of the present block.
+    pub(super) fn layer(&self, name: &str) -> Result<Layer<'_>> {
+        let (weight, layout) = self
+            .find(&format!("{name}.weight"))?
+            .ok_or_else(|| Error::plugin(format!("the model asked for `{name}.weight`, which it did not declare")))?;
+        let bias = self.find(&format!("{name}.bias"))?.map(|(bias, _)| bias);
+        Ok(Layer { weight, layout, bias })
     }
 
     /// The places of a block's weights, in their order.

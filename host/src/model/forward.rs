@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use mdt_plugin_api::op::attribute;
 use mdt_plugin_api::{
-    Attention, BlockFunction, Compute, Dtype, Error, Handle, Layout, ModelContext, ModelHost, OpKind, Pass, Result,
-    Tensor, Value,
+    Attention, BlockFunction, Compute, Dtype, Error, Handle, ModelContext, ModelHost, OpKind, Pass, Result, Tensor,
+    Value,
 };
 
 use super::Cache;
@@ -101,37 +101,19 @@ impl Forward {
         }
         Ok(results)
     }
-
-    fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor> {
-        let (weight, layout) = self.weights.weight(name)?;
-        let bias = self.weights.find(&format!("{name}.bias"))?.map(|(bias, _)| bias);
-        match (layout, bias) {
-            (Layout::OutIn, bias) => x.linear(weight, bias),
-            (Layout::InOut, Some(bias)) => &x.matmul(weight)? + bias,
-            (Layout::InOut, None) => x.matmul(weight),
-        }
-    }
-
-    fn expert_linear(&self, name: &str, x: &Tensor, experts: &Tensor) -> Result<Tensor> {
-        let product = Tensor::op(OpKind::GATHER_LINEAR, &[x, self.weights.weight(name)?.0, experts], &[])?;
-        match self.weights.find(&format!("{name}.bias"))? {
-            Some((bias, _)) => &product + &Tensor::op(OpKind::EMBEDDING, &[bias, experts], &[])?,
-            None => Ok(product),
-        }
-    }
 }
 
 impl ModelHost for Forward {
     fn linears(&self, names: &[&str], x: &Tensor) -> Result<Vec<Tensor>> {
-        names.iter().map(|name| self.linear(name, x)).collect()
+        names.iter().map(|name| self.weights.layer(name)?.linear(x)).collect()
     }
 
     fn expert_linears(&self, names: &[&str], x: &Tensor, experts: &Tensor) -> Result<Vec<Tensor>> {
-        names.iter().map(|name| self.expert_linear(name, x, experts)).collect()
+        names.iter().map(|name| self.weights.layer(name)?.experts(x, experts)).collect()
     }
 
     fn embedding(&self, name: &str, ids: &Tensor) -> Result<Tensor> {
-        Tensor::op(OpKind::EMBEDDING, &[self.weights.weight(name)?.0, ids], &[])
+        self.weights.layer(name)?.embedding(ids)
     }
 
     fn parameter(&self, name: &str) -> Result<Option<Tensor>> {

@@ -1,0 +1,38 @@
+//! A layer by its name: what its weight is made of, and what the layer computes.
+
+use mdt_plugin_api::{Layout, OpKind, Result, Tensor};
+
+/// A layer's weight and bias. Everything that a model does with `<name>.weight` as a layer passes through here.
+pub(super) struct Layer<'a> {
+    /// `<name>.weight`.
+    pub(super) weight: &'a Tensor,
+    /// The order of its axes.
+    pub(super) layout: Layout,
+    /// `<name>.bias`, where the model declares one.
+    pub(super) bias: Option<&'a Tensor>,
+}
+
+impl Layer<'_> {
+    /// `W x (+ b)`: x `[.., in]`, result `[.., out]`.
+    pub(super) fn linear(&self, x: &Tensor) -> Result<Tensor> {
+        match (self.layout, self.bias) {
+            (Layout::OutIn, bias) => x.linear(self.weight, bias),
+            (Layout::InOut, Some(bias)) => &x.matmul(self.weight)? + bias,
+            (Layout::InOut, None) => x.matmul(self.weight),
+        }
+    }
+
+    /// The layers of experts: x `[N, K or 1, in]`, experts `[N, K]`, result `[N, K, out]`.
+    pub(super) fn experts(&self, x: &Tensor, experts: &Tensor) -> Result<Tensor> {
+        let product = Tensor::op(OpKind::GATHER_LINEAR, &[x, self.weight, experts], &[])?;
+        match self.bias {
+            Some(bias) => &product + &Tensor::op(OpKind::EMBEDDING, &[bias, experts], &[])?,
+            None => Ok(product),
+        }
+    }
+
+    /// Rows of the weight: ids `[..]`, result `[.., D]`.
+    pub(super) fn embedding(&self, ids: &Tensor) -> Result<Tensor> {
+        Tensor::op(OpKind::EMBEDDING, &[self.weight, ids], &[])
+    }
+}
