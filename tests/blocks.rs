@@ -45,7 +45,7 @@ fn toy(captures: bool) -> (Rc<dyn Compute>, DescribedModel, Parameters) {
     let compute = library_job(&["model.path=.".to_owned()]).compute().expect("a device");
     let model = across::model(ModelComponent::new(Rc::new(Toy { captures }))).expect("a model");
     let model = DescribedModel::new(model.forward, "model test");
-    let parameters = Parameters::random(&compute, model.spec().parameters.clone(), 5).expect("parameters");
+    let parameters = Parameters::random(&compute, model.spec().parameters.clone(), 5, None).expect("parameters");
     (compute, model, parameters)
 }
 
@@ -101,7 +101,8 @@ fn gradients_of_llama(recompute: bool) -> Vec<f32> {
     let job = library_job(&[format!("model.path={}", directory.display())]);
     let (compute, directory) = (job.compute().expect("a device"), job.model_directory().expect("the directory"));
     let model = job.model(&directory).expect("the model");
-    let parameters = Parameters::read(&compute, model.spec().parameters.clone(), &directory).expect("the weights");
+    let parameters =
+        Parameters::read(&compute, model.spec().parameters.clone(), &directory, None).expect("the weights");
     let upload = |elements: [i32; 12]| {
         let array = HostArray::new(&[2, 6], &elements).expect("an array");
         Tensor::from_host(&compute, &array).expect("a tensor")

@@ -103,7 +103,7 @@ impl Loaded {
         let compute = library_job(&["model.path=.".to_owned()]).compute().expect("a device");
         let model = across::model(ModelComponent::new(Rc::new(model))).expect("a model");
         let model = DescribedModel::new(model.forward, "model test");
-        let parameters = Parameters::random(&compute, model.spec().parameters.clone(), 5).expect("parameters");
+        let parameters = Parameters::random(&compute, model.spec().parameters.clone(), 5, None).expect("parameters");
         Self { compute, model, parameters }
     }
 

@@ -4,8 +4,8 @@ mod config;
 mod weights;
 
 use crate::exit::{Failure, Status};
-use crate::model::{Directory, OWN};
-use crate::storage::{self, Array, Staged, unwritable};
+use crate::model::{Directory, OWN, Packing};
+use crate::storage::{self, Array, Staged, TypedArray, unwritable};
 use crate::tokenizer_files::TokenizerFiles;
 use serde_json::{Map, Value};
 use std::io;
@@ -20,8 +20,12 @@ pub struct Export<'a> {
     pub tokenizer: &'a TokenizerFiles,
     /// Keys that its `config.json` gets, as the model plugin says.
     pub config: &'a Map<String, Value>,
-    /// All parameters, named as in the model's files, and the trainer's own.
+    /// All parameters that are not quantised, named as in the model's files, and the trainer's own.
     pub parameters: &'a [Array<'a>],
+    /// The words, scales and biases of those that are.
+    pub quantised: &'a [TypedArray<'a>],
+    /// How the job quantised them; `None` where they are as in the model's files.
+    pub packing: Option<Packing>,
 }
 
 /// Its name in the output directory.
@@ -54,7 +58,10 @@ impl<'a> Export<'a> {
         let proceed = || if cancelled() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) };
         storage::recover(&target).map_err(|error| failed(&target, &error))?;
         let staged = Staged::create(&target).map_err(|error| failed(&target, &error))?;
-        let config = config::trained(self.source.config(), self.config);
+        let config = match self.quantised.is_empty() {
+            true => config::trained(self.source.config(), self.config),
+            false => config::quantised(self.source.config(), self.config, self.packing),
+        };
         let mut text = serde_json::to_vec_pretty(&config)
             .map_err(|error| Failure::new(Status::Other, "the model's config cannot be written").because(error))?;
         text.push(b'\n');
@@ -62,7 +69,8 @@ impl<'a> Export<'a> {
             .map_err(|error| failed(&target.join("config.json"), &error))?;
         let own = |array: &Array<'a>| Some(Array { name: array.name.strip_prefix(OWN)?, ..*array });
         let trainers: Vec<_> = self.parameters.iter().filter_map(own).collect();
-        let of_model: Vec<_> = self.parameters.iter().filter(|array| own(array).is_none()).copied().collect();
+        let whole = self.parameters.iter().filter(|array| own(array).is_none()).map(|&array| array.into());
+        let of_model: Vec<TypedArray<'_>> = whole.chain(self.quantised.iter().copied()).collect();
         weights::write(staged.path(), &of_model, shard_bytes, &proceed)
             .and_then(|()| weights::write_trainers(staged.path(), &trainers, &proceed))
             .map_err(|(name, error)| failed(&target.join(name), &error))?;

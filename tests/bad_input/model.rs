@@ -16,9 +16,18 @@ struct Spoiled {
 
 impl Spoiled {
     fn new() -> Self {
+        Self::of("training/model")
+    }
+
+    /// A model that mlx-lm quantised.
+    fn quantised() -> Self {
+        Self::of("quantised/tied")
+    }
+
+    fn of(fixture: &str) -> Self {
         let job = Job::new().set("trainer.max_steps", 1);
         let model = job.directory().join("model");
-        copy_files(&root().join("tests/fixtures/training/model"), &model);
+        copy_files(&root().join("tests/fixtures").join(fixture), &model);
         Spoiled { job: job.set("model.path", model.display()), model }
     }
 
@@ -104,31 +113,71 @@ fn a_model_type_that_no_plugin_knows_gets_the_search_trace() {
 }
 
 #[test]
-fn quantised_weights_are_called_that() {
-    // As mlx-lm writes them: packed integers with scales and biases beside them.
-    let spoiled = Spoiled::new();
-    spoiled.edit("config.json", |config| config["quantization"] = json!({"group_size": 64, "bits": 4}));
-    spoiled.edit_header(|header| {
-        let tensor = header.as_object_mut().and_then(|header| header.remove(WEIGHT)).expect("the tensor");
-        let begin = tensor["data_offsets"][0].as_u64().expect("an offset");
-        let layer = WEIGHT.trim_end_matches(".weight");
-        // The same bytes under three names: 96 × 48 f32 numbers.
-        for (name, shape, from, to) in [
-            (format!("{layer}.weight"), [96, 6], 0, 2304),
-            (format!("{layer}.scales"), [96, 1], 2304, 2688),
-            (format!("{layer}.biases"), [96, 41], 2688, 18432),
-        ] {
-            let dtype = if name.ends_with("weight") { "U32" } else { "F32" };
-            header[name] = json!({"dtype": dtype, "shape": shape, "data_offsets": [begin + from, begin + to]});
-        }
-    });
-    let parts =
-        ["the model is quantised (4 bits, group size 64)", "unquantised weights only", "scales", "--dequantize"];
-    spoiled.fails(&parts);
+fn weights_that_another_method_quantised_are_refused_by_its_name() {
+    let gptq = json!({"quant_method": "gptq", "bits": 4, "group_size": 128});
+    let affine = json!({"group_size": 32, "bits": 4, "mode": "affine"});
+    let mxfp4 = json!({"group_size": 32, "bits": 4, "mode": "mxfp4"});
+    let layer = "model.layers.0.mlp.down_proj";
+    for (quantization, part, parts) in [
+        (gptq, "qweight", ["gptq, 4 bits, group size 128", "qweight"]),
+        (mxfp4, "weight", ["mxfp4, 4 bits, group size 32", "scales"]),
+        (affine, "qweight", ["4 bits, group size 32", "qweight"]),
+    ] {
+        let spoiled = Spoiled::quantised();
+        spoiled.edit("config.json", |config| config["quantization"] = quantization);
+        spoiled.edit_header(|header| rename(header, &format!("{layer}.weight"), &format!("{layer}.{part}")));
+        spoiled.fails(&[parts[0], parts[1], "model.safetensors", "mlx_lm.convert -q", "`model.quantize`"]);
+    }
     // Nothing is said of it where the weights are whole.
     let spoiled = Spoiled::new();
     spoiled.edit("config.json", |config| config["quantization_config"] = json!({"quant_method": "gptq"}));
     spoiled.job.run().success();
+}
+
+#[test]
+fn quantised_weights_that_do_not_fit_name_their_tensor_and_file() {
+    let layer = "model.layers.1.self_attn.q_proj";
+    let shaped = |part: &str, shape: [usize; 2], dtype: &str| {
+        let spoiled = Spoiled::quantised();
+        spoiled.edit_header(|header| {
+            let tensor = &mut header[format!("{layer}.{part}")];
+            (tensor["shape"], tensor["dtype"]) = (json!(shape), json!(dtype));
+        });
+        spoiled
+    };
+    for (spoiled, part, says) in [
+        (shaped("weight", [32, 16], "U32"), "weight", "it would have [64, 8]"),
+        (shaped("scales", [32, 4], "F32"), "scales", "it would have [64, 2]"),
+        (shaped("biases", [128, 1], "F32"), "biases", "it would have [64, 2]"),
+        (shaped("weight", [64, 8], "I32"), "weight", "has type I32"),
+        (shaped("scales", [64, 2], "U32"), "scales", "has type U32"),
+    ] {
+        spoiled.fails(&[&format!("`{layer}.{part}`"), says, "model.safetensors"]);
+    }
+    let spoiled = Spoiled::quantised();
+    spoiled.edit_header(|header| rename(header, &format!("{layer}.biases"), "elsewhere"));
+    spoiled.fails(&[&format!("no tensor `{layer}.biases`"), "model.safetensors"]);
+    // One layer of other bits than config.json says of it.
+    let spoiled = Spoiled::quantised();
+    spoiled.edit("config.json", |config| config["quantization"][layer] = json!({"group_size": 32, "bits": 6}));
+    spoiled.fails(&[&format!("`{layer}.weight` has shape [64, 8]"), "6 bits, group size 32", "it would have [64, 12]"]);
+}
+
+#[test]
+fn quantised_weights_are_trained_with_an_adapter_only() {
+    let spoiled = Spoiled::quantised();
+    spoiled.fails(&["the model is quantised (4 bits, group size 32)", "not trained", "`model.adapter", "`model.train"]);
+    let job = Job::new().set("trainer.max_steps", 1).set("model.quantize", "{ bits = 4, group_size = 32 }");
+    assert_says(&job.run().failure(2), &["`model.quantize`", "this job trains all", "`model.adapter"]);
+    let job = Job::new().set("model.quantize", "{ bits = 7 }");
+    assert_says(&job.run().failure(2), &["7 bits, group size 64", "2, 3, 4, 5, 6 or 8"]);
+}
+
+fn rename(header: &mut Value, from: &str, to: &str) {
+    let header = header.as_object_mut().expect("a header");
+    if let Some(tensor) = header.remove(from) {
+        header.insert(to.to_owned(), tensor);
+    }
 }
 
 #[test]

@@ -49,7 +49,8 @@ impl LoadedModel {
         let compute = job.compute().expect("the device");
         let directory = job.model_directory().expect("the directory");
         let model = job.model(&directory).expect("the model");
-        let parameters = Parameters::read(&compute, model.spec().parameters.clone(), &directory).expect("the weights");
+        let parameters =
+            Parameters::read(&compute, model.spec().parameters.clone(), &directory, None).expect("the weights");
         Self { compute, model, parameters }
     }
 

@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use wildmatch::WildMatch;
 
+use crate::exit::Failure;
+use crate::model;
+
 mod compute;
 mod data;
 mod observer;
@@ -92,6 +95,42 @@ pub struct Model {
     pub name: Option<String>,
     /// Where the weights come from. Default: `pretrained`.
     pub init: Init,
+    /// How the layers that are not trained are quantised when they are loaded: `{ bits = 4, group_size = 64 }`. Those of a model
+    /// that is quantised already stay as they are. Default: unset.
+    pub quantize: Option<Quantize>,
+}
+
+/// `model.quantize`: MLX's affine quantisation of weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Quantize {
+    /// Bits of an element: 2, 3, 4, 5, 6 or 8. Default: 4.
+    #[schemars(range(min = 2, max = 8))]
+    pub bits: u8,
+    /// Elements that share a scale and a bias: 32, 64 or 128. Default: 64.
+    #[schemars(range(min = 32, max = 128))]
+    pub group_size: u8,
+}
+
+impl Default for Quantize {
+    fn default() -> Self {
+        Quantize { bits: 4, group_size: 64 }
+    }
+}
+
+impl Quantize {
+    /// The same for the device.
+    ///
+    /// # Errors
+    /// It computes with no such weights.
+    pub fn packing(self) -> Result<model::Packing, Failure> {
+        let packing = model::Packing { bits: self.bits.into(), group_size: self.group_size.into() };
+        match packing.is_known() {
+            true => Ok(packing),
+            false => Err(Failure::configuration(format!("`model.quantize` asks for {packing}"))
+                .help("`bits` may be 2, 3, 4, 5, 6 or 8, and `group_size` 32, 64 or 128")),
+        }
+    }
 }
 
 /// Where the weights of the model come from.

@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::model::Packing;
+
 /// The model's config with its keys in their order: type f32, and the keys that the model plugin gives. Keys about
 /// quantisation are removed, because the trained weights are not quantised.
 pub(super) fn trained(config: &Value, of_plugin: &Map<String, Value>) -> Value {
@@ -14,6 +16,19 @@ pub(super) fn trained(config: &Value, of_plugin: &Map<String, Value>) -> Value {
     let written: Vec<_> = ["dtype", "torch_dtype"].into_iter().filter(|key| keys.contains_key(*key)).collect();
     for key in if written.is_empty() { vec!["torch_dtype"] } else { written } {
         keys.insert(key.to_owned(), json!("float32"));
+    }
+    keys.extend(of_plugin.iter().map(|(key, value)| (key.clone(), value.clone())));
+    Value::Object(keys)
+}
+
+/// The config of a model with quantised weights: as it was, with the keys that the model plugin gives and, where the job
+/// quantised them, what mlx-lm needs to know of that.
+pub(super) fn quantised(config: &Value, of_plugin: &Map<String, Value>, by_job: Option<Packing>) -> Value {
+    let mut keys = config.as_object().cloned().unwrap_or_default();
+    if let Some(Packing { bits, group_size }) = by_job {
+        let how = json!({ "group_size": group_size, "bits": bits, "mode": "affine" });
+        // Under both names, as mlx-lm writes it.
+        keys.extend(["quantization", "quantization_config"].map(|key| (key.to_owned(), how.clone())));
     }
     keys.extend(of_plugin.iter().map(|(key, value)| (key.clone(), value.clone())));
     Value::Object(keys)
@@ -37,6 +52,15 @@ mod tests {
         );
         assert_eq!(text(r#"{"dtype":"float16"}"#, r#"{"b":1,"a":2}"#), r#"{"dtype":"float32","b":1,"a":2}"#);
         assert_eq!(text("{}", "{}"), r#"{"torch_dtype":"float32"}"#);
+    }
+
+    #[test]
+    fn the_config_of_weights_that_stay_quantised_says_how() {
+        let config = json!({"a": 1, "quantization": {"bits": 4, "b": false}, "dtype": "bfloat16"});
+        assert_eq!(quantised(&config, &Map::new(), None), config);
+        let said = quantised(&json!({"a": 1}), &Map::new(), Some(Packing { bits: 3, group_size: 32 }));
+        assert_eq!(said["quantization"], json!({"group_size": 32, "bits": 3, "mode": "affine"}));
+        assert_eq!(said["quantization_config"], said["quantization"]);
     }
 
     #[test]

@@ -32,7 +32,14 @@ fn export<'a>(source: &'a Directory, parameters: &'a [Array<'a>]) -> Export<'a> 
     static NONE: std::sync::LazyLock<serde_json::Map<String, Value>> = std::sync::LazyLock::new(Default::default);
     let names = ["tokenizer.json", "tokenizer_config.json", "additional_chat_templates/tools.jinja"];
     let files = names.iter().filter(|name| source.path().join(name).exists()).map(|&name| file(name, None)).collect();
-    Export { source, tokenizer: Box::leak(Box::new(of(source.path(), files))), config: &NONE, parameters }
+    Export {
+        source,
+        tokenizer: Box::leak(Box::new(of(source.path(), files))),
+        config: &NONE,
+        parameters,
+        quantised: &[],
+        packing: None,
+    }
 }
 
 fn file(name: &str, text: Option<&str>) -> NamedFile {

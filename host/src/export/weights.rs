@@ -1,6 +1,6 @@
 //! The trained weights: one safetensors file, or shards with an index.
 
-use crate::storage::{self, Array, write_tensors};
+use crate::storage::{self, Array, TypedArray, write_tensors};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io;
@@ -15,16 +15,20 @@ const METADATA: [(&str, &str); 1] = [("format", "pt")];
 /// Writes the weights to a directory and calls `proceed` before each array. An error comes with the name of its file.
 pub(super) fn write(
     directory: &Path,
-    parameters: &[Array<'_>],
+    parameters: &[TypedArray<'_>],
     shard_bytes: u64,
     proceed: &dyn Fn() -> io::Result<()>,
 ) -> Result<(), (String, io::Error)> {
     let shards = shards(parameters, shard_bytes);
-    let write =
-        |name: String, arrays: &[Array<'_>]| match write_tensors(&directory.join(&name), arrays, &METADATA, proceed) {
-            Ok(_) => Ok(name),
-            Err(error) => Err((name, error)),
-        };
+    let write = |name: String, arrays: &[TypedArray<'_>]| match write_tensors(
+        &directory.join(&name),
+        arrays,
+        &METADATA,
+        proceed,
+    ) {
+        Ok(_) => Ok(name),
+        Err(error) => Err((name, error)),
+    };
     if let [_] | [] = shards[..] {
         return write("model.safetensors".to_owned(), parameters).map(drop);
     }
@@ -33,7 +37,7 @@ pub(super) fn write(
         let name = write(format!("model-{:05}-of-{:05}.safetensors", number + 1, shards.len()), arrays)?;
         weight_map.extend(arrays.iter().map(|array| (array.name, name.clone())));
     }
-    let total_size: u64 = parameters.iter().map(Array::bytes).sum();
+    let total_size: u64 = parameters.iter().map(size).sum();
     let index = json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map });
     let name = "model.safetensors.index.json";
     storage::write(&directory.join(name), format!("{index:#}\n").as_bytes())
@@ -56,14 +60,14 @@ pub(super) fn write_trainers(
 }
 
 /// The parameters in their order, as slices that each fit into one file.
-fn shards<'a>(parameters: &'a [Array<'a>], shard_bytes: u64) -> Vec<&'a [Array<'a>]> {
+fn shards<'a>(parameters: &'a [TypedArray<'a>], shard_bytes: u64) -> Vec<&'a [TypedArray<'a>]> {
     let (mut shards, mut start, mut bytes) = (Vec::new(), 0, 0);
     for (place, array) in parameters.iter().enumerate() {
-        if place > start && bytes + array.bytes() > shard_bytes {
+        if place > start && bytes + size(array) > shard_bytes {
             shards.push(&parameters[start..place]);
             (start, bytes) = (place, 0);
         }
-        bytes += array.bytes();
+        bytes += size(array);
     }
     if start < parameters.len() {
         shards.push(&parameters[start..]);
@@ -71,9 +75,14 @@ fn shards<'a>(parameters: &'a [Array<'a>], shard_bytes: u64) -> Vec<&'a [Array<'
     shards
 }
 
+fn size(array: &TypedArray<'_>) -> u64 {
+    array.bytes.len() as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mdt_plugin_api::Dtype;
     use proptest::prelude::*;
 
     proptest! {
@@ -82,14 +91,14 @@ mod tests {
             sizes in proptest::collection::vec(0usize..50, 0..20),
             limit in 1u64..400,
         ) {
-            let data = [0f32; 50];
+            let bytes = [0; 200];
             let parameters: Vec<_> =
-                sizes.iter().map(|&size| Array { name: "a", shape: &[], data: &data[..size] }).collect();
+                sizes.iter().map(|&n| TypedArray { name: "a", shape: &[], dtype: Dtype::F32, bytes: &bytes[..4 * n] }).collect();
             let shards = shards(&parameters, limit);
-            let held: Vec<usize> = shards.iter().flat_map(|shard| shard.iter().map(|array| array.data.len())).collect();
+            let held: Vec<usize> = shards.iter().flat_map(|shard| shard.iter().map(|array| array.bytes.len() / 4)).collect();
             prop_assert_eq!(held, sizes);
             for shard in shards {
-                let bytes: u64 = shard.iter().map(Array::bytes).sum();
+                let bytes: u64 = shard.iter().map(size).sum();
                 prop_assert!(bytes <= limit || shard.len() == 1);
             }
         }

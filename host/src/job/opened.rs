@@ -7,9 +7,9 @@ use mdt_plugin_api::{Compute, ParameterSpec, SharedTokenizer};
 
 use super::Job;
 use crate::checkpoint::Checkpoint;
-use crate::config::Init;
+use crate::config::{Init, Quantize};
 use crate::exit::Failure;
-use crate::model::{self, DescribedModel, Directory, Parameters, Start};
+use crate::model::{self, DescribedModel, Directory, Packing, Parameters, Start};
 use crate::random::Stream;
 use crate::tokenizer_files::TokenizerFiles;
 
@@ -28,6 +28,8 @@ pub struct OpenedModel {
     /// The trainer's own parameters.
     own: Vec<ParameterSpec>,
     init: Init,
+    /// How frozen layers are quantised that files have whole.
+    quantize: Option<Packing>,
     seed: u64,
 }
 
@@ -48,7 +50,19 @@ impl Job {
             None => Vec::new(),
         };
         let (init, seed) = (settings.model.init, settings.seed);
-        Ok(OpenedModel { compute, directory, model, tokenizer, trainer, own, init, seed })
+        let quantize = self.quantize(&directory)?;
+        Ok(OpenedModel { compute, directory, model, tokenizer, trainer, own, init, quantize, seed })
+    }
+}
+
+impl Job {
+    /// How the job quantises frozen layers when it loads them; `None` for a model that is quantised already.
+    ///
+    /// # Errors
+    /// `model.quantize` asks for what no device computes with.
+    pub fn quantize(&self, directory: &Directory) -> Result<Option<Packing>, Failure> {
+        let quantize = self.resolved.settings.model.quantize.map(Quantize::packing).transpose()?;
+        Ok(quantize.filter(|_| !directory.is_quantised()))
     }
 }
 
@@ -65,10 +79,26 @@ impl OpenedModel {
     /// copied.
     pub fn check_files(&self) -> Result<(), Failure> {
         match self.init {
-            Init::Random => Parameters::check_random(&self.parameters(), &self.directory),
+            Init::Random => Parameters::check_random(&self.parameters(), &self.directory, self.quantize),
             Init::Pretrained => Parameters::check(&self.model.spec().parameters, &self.directory),
         }?;
+        self.check_trained()?;
         self.tokenizer_files()?.check()
+    }
+
+    /// Checks that no quantised weight would be trained.
+    fn check_trained(&self) -> Result<(), Failure> {
+        let specs = &self.model.spec().parameters;
+        if self.init == Init::Pretrained {
+            Parameters::check_trained(specs, &self.directory)?;
+        }
+        if self.quantize.is_none() || specs.iter().any(|spec| !spec.trainable && spec.tied_to.is_none()) {
+            return Ok(());
+        }
+        Err(Failure::configuration("`model.quantize` quantises layers that are not trained, and this job trains all")
+            .help(
+                "train an adapter (`model.adapter = \"lora\"`), or name what is trained (`model.train = [\"*norm*\"]`)",
+            ))
     }
 
     /// The files of its tokenizer.
@@ -78,7 +108,8 @@ impl OpenedModel {
 
     /// All weights that the job begins with: those of the model, and the trainer's own, drawn from its seed.
     pub fn weights(&self) -> Result<Parameters, Failure> {
-        let own = Parameters::random(&self.compute, self.own.clone(), Stream::new(self.seed, "trainer", 0).bits())?;
+        let own =
+            Parameters::random(&self.compute, self.own.clone(), Stream::new(self.seed, "trainer", 0).bits(), None)?;
         Ok(self.model_weights()?.with_own(own))
     }
 
@@ -86,8 +117,8 @@ impl OpenedModel {
     pub fn model_weights(&self) -> Result<Parameters, Failure> {
         let specs = self.model.spec().parameters.clone();
         match self.init {
-            Init::Random => Parameters::random(&self.compute, specs, self.seed),
-            Init::Pretrained => Parameters::read(&self.compute, specs, &self.directory),
+            Init::Random => Parameters::random(&self.compute, specs, self.seed, self.quantize),
+            Init::Pretrained => Parameters::read(&self.compute, specs, &self.directory, self.quantize),
         }
     }
 
@@ -102,7 +133,8 @@ impl OpenedModel {
             Init::Random => Start::Seed(self.seed),
             Init::Pretrained => Start::Files(&self.directory),
         };
-        let of_model = Parameters::resumed(&self.compute, self.model.spec().parameters.clone(), of_model, start)?;
-        Ok(of_model.with_own(Parameters::resumed(&self.compute, self.own.clone(), own, Start::Seed(self.seed))?))
+        let specs = self.model.spec().parameters.clone();
+        let of_model = Parameters::resumed(&self.compute, specs, of_model, start, self.quantize)?;
+        Ok(of_model.with_own(Parameters::resumed(&self.compute, self.own.clone(), own, Start::Seed(self.seed), None)?))
     }
 }

@@ -6,6 +6,7 @@ use mdt_plugin_api::{Error, Handle, Layout, Result, Tensor};
 
 use super::layer::Layer;
 use super::parameters::{Names, Place};
+use super::weight::{Quantised, Weight};
 
 /// Weights by name. The tensors are borrowed.
 pub struct BoundWeights {
@@ -22,19 +23,34 @@ impl BoundWeights {
         Rc::new(Self { names: Rc::clone(names), tensors: tensors.map(Some).collect(), block: None })
     }
 
-    /// The tensor of a full name, and its layout; none where the model declares none of this name.
+    /// The weight of a full name, and its layout; none where the model declares none of this name.
     ///
     /// # Errors
     /// It lies outside of the present block.
-    pub(super) fn find(&self, name: &str) -> Result<Option<(&Tensor, Layout)>> {
-        let Some(&Place { tensor, layout }) = self.names.get(name) else { return Ok(None) };
-        match &self.tensors[tensor] {
-            Some(tensor) => Ok(Some((tensor, layout))),
-            None => Err(Error::plugin(format!(
-                "the model asked for `{name}` in its block `{}`, which that is no part of",
-                self.block.as_deref().unwrap_or_default()
-            ))
-            .help("take it outside of the block, and give it to the block as an input")),
+    pub(super) fn weight(&self, name: &str) -> Result<Option<(Weight<'_>, Layout)>> {
+        let Some(&Place { tensor, layout, packing }) = self.names.get(name) else { return Ok(None) };
+        let at = |place: usize| self.tensors[place].as_ref().ok_or_else(|| self.outside(name));
+        let weight = match packing {
+            None => Weight::Whole(at(tensor)?),
+            Some(packing) => {
+                let parts = [at(tensor)?, at(tensor + 1)?, at(tensor + 2)?];
+                Weight::Quantised(Quantised { parts, packing })
+            }
+        };
+        Ok(Some((weight, layout)))
+    }
+
+    /// The tensor of a full name; none where the model declares none of this name.
+    ///
+    /// # Errors
+    /// It lies outside of the present block, or is quantised.
+    pub(super) fn find(&self, name: &str) -> Result<Option<&Tensor>> {
+        match self.weight(name)? {
+            None => Ok(None),
+            Some((Weight::Whole(tensor), _)) => Ok(Some(tensor)),
+            Some((Weight::Quantised(_), _)) => {
+                Err(Error::other(format!("`{name}` is quantised, and is no plain tensor")))
+            }
         }
     }
 
@@ -44,9 +60,9 @@ impl BoundWeights {
     /// The model declares no `<name>.weight`, or it lies outside of the present block.
     pub(super) fn layer(&self, name: &str) -> Result<Layer<'_>> {
         let (weight, layout) = self
-            .find(&format!("{name}.weight"))?
+            .weight(&format!("{name}.weight"))?
             .ok_or_else(|| Error::plugin(format!("the model asked for `{name}.weight`, which it did not declare")))?;
-        let bias = self.find(&format!("{name}.bias"))?.map(|(bias, _)| bias);
+        let bias = self.find(&format!("{name}.bias"))?;
         Ok(Layer { weight, layout, bias })
     }
 
@@ -57,7 +73,7 @@ impl BoundWeights {
             .names
             .iter()
             .filter(|(name, place)| inside(name) && self.tensors[place.tensor].is_some())
-            .map(|(_, place)| place.tensor)
+            .flat_map(|(_, place)| place.tensors())
             .collect();
         places.sort_unstable();
         places.dedup();
@@ -76,5 +92,13 @@ impl BoundWeights {
             tensors[place] = Some(tensor);
         }
         Self { names: Rc::clone(&self.names), tensors, block: Some(block.to_owned()) }
+    }
+
+    fn outside(&self, name: &str) -> Error {
+        Error::plugin(format!(
+            "the model asked for `{name}` in its block `{}`, which that is no part of",
+            self.block.as_deref().unwrap_or_default()
+        ))
+        .help("take it outside of the block, and give it to the block as an input")
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::packing::Quantization;
 use crate::exit::{Failure, Status};
 use crate::text_file;
 
@@ -47,6 +48,11 @@ impl Directory {
     /// Its `config.json`.
     pub fn config(&self) -> &Value {
         &self.config
+    }
+
+    /// Whether its weights are quantised as MLX has it.
+    pub fn is_quantised(&self) -> bool {
+        matches!(Quantization::of(&self.config), Some(Quantization::Affine { .. }))
     }
 
     /// The `model_type` of its `config.json`, which is the id of the model component that reads it.

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use mdt_plugin_api::{Dtype, HostArrayRef, ParameterSpec};
 use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::Directory;
+use super::packing::{Packing, Quantization};
 use crate::counted::counted;
 use crate::exit::{Failure, Status};
 use crate::nearest::nearest;
@@ -22,11 +22,20 @@ pub(super) struct Files {
     /// Which file has the tensor of a name.
     index: HashMap<String, usize>,
     /// The quantisation that `config.json` names.
-    quantization: Option<String>,
+    quantization: Option<Quantization>,
 }
 
-/// A parameter as files have it: one tensor, or those that it is stacked from along its first axis, each with its name.
-pub(super) type Stored<'a> = Vec<(&'a str, HostArrayRef<'a>)>;
+/// A tensor of a file, with its name.
+pub(super) type Named<'a> = (&'a str, HostArrayRef<'a>);
+
+/// A parameter as files have it.
+pub(super) struct Stored<'a> {
+    /// One tensor, or those that it is stacked from along its first axis; of a quantised one, words, scales and biases in the
+    /// place of each.
+    pub(super) tensors: Vec<Named<'a>>,
+    /// How it is quantised, if it is.
+    pub(super) packing: Option<Packing>,
+}
 
 /// `model.safetensors.index.json`.
 #[derive(Deserialize)]
@@ -59,7 +68,27 @@ impl Files {
                 index.insert(name, number);
             }
         }
-        Ok(Self { files, index, quantization: quantization(config) })
+        Ok(Self { files, index, quantization: Quantization::of(config) })
+    }
+
+    /// Checks that no parameter which is to be trained is quantised.
+    ///
+    /// # Errors
+    /// One is.
+    pub(super) fn check_trained(&self, specs: &[ParameterSpec]) -> Result<(), Failure> {
+        let is_quantised = |spec: &&ParameterSpec| {
+            let mut names = names_in_files(spec);
+            spec.trainable && names.any(|name| self.index.contains_key(name) && self.part(name, "scales").is_some())
+        };
+        let Some(spec) = specs.iter().find(is_quantised) else { return Ok(()) };
+        let how = self.quantization.as_ref().map_or(String::new(), |how| format!(" ({how})"));
+        let message = format!("the model is quantised{how}, and quantised weights are not trained");
+        Err(Failure::new(Status::Input, message)
+            .because(format!("`{}` is one of those that the job would train", spec.name))
+            .help(
+                "train an adapter on it (`model.adapter = \"lora\"`), or name the weights to train that are not quantised \
+                 (`model.train = [\"*norm*\"]`)",
+            ))
     }
 
     /// A parameter, under its name or another one that files have for it, or the tensors that it is stacked from.
@@ -69,15 +98,82 @@ impl Files {
     fn read(&self, spec: &ParameterSpec) -> Result<Stored<'_>, Failure> {
         let names = [&spec.name].into_iter().chain(&spec.aliases);
         let whole = names.into_iter().find(|name| self.index.contains_key(*name));
-        let read =
-            |name, shape| self.read_plain(name, shape).map_err(|failure| self.quantised(spec).unwrap_or(failure));
         match whole {
             None if !spec.stacked_from.is_empty() => {
                 let shape = spec.shape.get(1..).unwrap_or_default();
-                spec.stacked_from.iter().map(|name| read(name, shape)).collect()
+                self.read_parts(spec, &spec.stacked_from, shape)
             }
-            _ => Ok(vec![read(whole.unwrap_or(&spec.name), &spec.shape)?]),
+            _ => self.read_parts(spec, std::slice::from_ref(whole.unwrap_or(&spec.name)), &spec.shape),
         }
+    }
+
+    /// The tensors of these names, each of this shape where it is not quantised.
+    fn read_parts(&self, spec: &ParameterSpec, names: &[String], shape: &[usize]) -> Result<Stored<'_>, Failure> {
+        let mut stored = Stored { tensors: Vec::new(), packing: None };
+        for (place, name) in names.iter().enumerate() {
+            let (packing, tensors) = match self.packing(name) {
+                Some(packing) => (Some(packing), self.read_quantised(name, shape, packing)?),
+                None => {
+                    let read = self.read_plain(name, shape);
+                    (None, vec![read.map_err(|failure| self.quantised(spec).unwrap_or(failure))?])
+                }
+            };
+            if place > 0 && packing != stored.packing {
+                let message =
+                    format!("`{name}` and `{}` are not quantised alike, and are parts of one weight", names[0]);
+                return Err(self.of_file(name, message));
+            }
+            stored.tensors.extend(tensors);
+            stored.packing = packing;
+        }
+        Ok(stored)
+    }
+
+    /// How the tensor of a name is quantised, if files have its scales, and MLX quantised it.
+    fn packing(&self, name: &str) -> Option<Packing> {
+        self.part(name, "scales")?;
+        self.quantization.as_ref()?.packing(layer_of(name))
+    }
+
+    /// The name of a part of a quantised weight, such as its scales, where files have it.
+    fn part(&self, name: &str, part: &str) -> Option<&str> {
+        let (name, _) = self.index.get_key_value(&format!("{}.{part}", layer_of(name)))?;
+        Some(name)
+    }
+
+    /// Words, scales and biases of a weight of this shape.
+    fn read_quantised(&self, name: &str, shape: &[usize], packing: Packing) -> Result<Vec<Named<'_>>, Failure> {
+        let shapes = packing.shapes(shape).ok_or_else(|| {
+            let message =
+                format!("tensor `{name}` is quantised ({packing}), and rows of {shape:?} are not of whole groups");
+            self.of_file(name, message).help("the weights do not belong to this config.json")
+        })?;
+        let layer = layer_of(name);
+        let names = [name.to_owned(), format!("{layer}.scales"), format!("{layer}.biases")];
+        let mut tensors = Vec::new();
+        for (name, shape) in names.iter().zip(&shapes) {
+            let (name, file, info) = self.find(name)?;
+            if info.shape != *shape {
+                let message = format!(
+                    "tensor `{name}` has shape {:?}; quantised as config.json says ({packing}), it would have {shape:?}",
+                    info.shape
+                );
+                return Err(self.of_file(name, message).help("the weights do not belong to this config.json"));
+            }
+            let dtype = match (tensors.is_empty(), info.dtype) {
+                (true, safetensors::Dtype::U32) => Dtype::U32,
+                (false, dtype) if float(dtype).is_some() => float(dtype).unwrap_or(Dtype::F32),
+                (is_words, other) => {
+                    let expected = if is_words { "words are U32" } else { "scales and biases are F32, F16 or BF16" };
+                    return Err(self.of_file(name, format!("tensor `{name}` has type {other:?}")).help(expected));
+                }
+            };
+            tensors.push((name, HostArrayRef { dtype, shape: &info.shape, bytes: file.bytes_of(info) }));
+        }
+        if tensors[1].1.dtype != tensors[2].1.dtype {
+            return Err(self.of_file(name, format!("`{}` and `{}` are of two types", names[1], names[2])));
+        }
+        Ok(tensors)
     }
 
     /// Every parameter that is not another one, in their order.
@@ -101,7 +197,7 @@ impl Files {
         let Ok(own) = self.read(spec) else { return Ok(()) };
         let Some(other) = specs.iter().find(|other| spec.tied_to.as_ref() == Some(&other.name)) else { return Ok(()) };
         let others = self.read_one(other, specs)?;
-        if own.iter().map(|(_, array)| array).eq(others.iter().map(|(_, array)| array)) {
+        if own.tensors.iter().map(|(_, array)| array).eq(others.tensors.iter().map(|(_, array)| array)) {
             return Ok(());
         }
         let message = format!("the weights have a tensor `{}` that is not `{}`", spec.name, other.name);
@@ -114,7 +210,9 @@ impl Files {
 
     /// A line about the tensors that no parameter takes, where there are some.
     pub(super) fn unused(&self, specs: &[ParameterSpec]) -> Option<String> {
-        let taken: HashSet<&str> = specs.iter().flat_map(names_in_files).map(String::as_str).collect();
+        let names = || specs.iter().flat_map(names_in_files).map(String::as_str);
+        let parts = names().flat_map(|name| [self.part(name, "scales"), self.part(name, "biases")]).flatten();
+        let taken: HashSet<&str> = names().chain(parts).collect();
         let mut unused: Vec<_> = self.index.keys().map(String::as_str).filter(|name| !taken.contains(name)).collect();
         unused.sort_unstable();
         let first = unused.get(..unused.len().min(3)).filter(|first| !first.is_empty())?.join("`, `");
@@ -132,7 +230,7 @@ impl Files {
             return None;
         }
         let how = self.quantization.as_ref().map_or(String::new(), |how| format!(" ({how})"));
-        let message = format!("the model is quantised{how}; this version trains unquantised weights only");
+        let message = format!("the model is quantised{how} as this version cannot read it");
         let file = part.as_ref().map_or(&self.files[0], |part| &self.files[self.index[part]]);
         let failure = Failure::new(Status::Input, message).at(file.path().display());
         let failure = match part {
@@ -140,12 +238,13 @@ impl Files {
             None => failure.because(format!("config.json says so, and `{}` is not as the model needs it", spec.name)),
         };
         Some(failure.help(
-            "take the model that it was made from; for one that MLX quantised, \
-             `mlx_lm.convert --hf-path DIR --mlx-path OUT --dequantize` writes unquantised weights",
+            "it reads what `mlx_lm.convert -q` writes: `mode` affine, 2, 3, 4, 5, 6 or 8 bits, groups of 32, 64 or 128. Take \
+             the model that it was made from, and set `model.quantize`; `mlx_lm.convert --hf-path DIR --mlx-path OUT \
+             --dequantize` writes unquantised weights of one that MLX reads",
         ))
     }
 
-    fn read_plain(&self, name: &str, expected: &[usize]) -> Result<(&str, HostArrayRef<'_>), Failure> {
+    fn find(&self, name: &str) -> Result<(&str, &MappedTensors, &TensorInfo), Failure> {
         let input = |message: String| Failure::new(Status::Input, message);
         let (name, file) =
             self.index.get_key_value(name).map(|(name, &number)| (name, &self.files[number])).ok_or_else(|| {
@@ -161,31 +260,35 @@ impl Files {
             .metadata()
             .info(name)
             .ok_or_else(|| input(format!("tensor `{name}` is gone")).at(file.path().display()))?;
+        Ok((name, file, info))
+    }
+
+    fn read_plain(&self, name: &str, expected: &[usize]) -> Result<Named<'_>, Failure> {
+        let (name, file, info) = self.find(name)?;
         let TensorInfo { dtype, shape, .. } = info;
         if *shape != expected {
-            return Err(input(format!("tensor `{name}` has shape {shape:?}, the model needs {expected:?}"))
-                .at(file.path().display())
-                .help("the weights do not belong to this config.json"));
+            let message = format!("tensor `{name}` has shape {shape:?}, the model needs {expected:?}");
+            return Err(self.of_file(name, message).help("the weights do not belong to this config.json"));
         }
-        let dtype = match dtype {
-            safetensors::Dtype::F32 => Dtype::F32,
-            safetensors::Dtype::F16 => Dtype::F16,
-            safetensors::Dtype::BF16 => Dtype::BF16,
-            other => {
-                return Err(input(format!("tensor `{name}` has type {other:?}"))
-                    .at(file.path().display())
-                    .help("weights may be F32, F16 or BF16"));
-            }
-        };
+        let dtype = float(*dtype).ok_or_else(|| {
+            self.of_file(name, format!("tensor `{name}` has type {dtype:?}")).help("weights may be F32, F16 or BF16")
+        })?;
         Ok((name, HostArrayRef { dtype, shape, bytes: file.bytes_of(info) }))
     }
 
     /// The failure of a tensor with numbers that are not finite.
     pub(super) fn not_finite(&self, name: &str) -> Failure {
-        let failure = Failure::new(Status::Input, format!("tensor `{name}` has numbers that are not finite"));
-        let file = self.index.get(name).map(|&number| &self.files[number]);
-        file.map_or(failure.clone(), |file| failure.at(file.path().display()))
+        self.of_file(name, format!("tensor `{name}` has numbers that are not finite"))
             .help("the model is damaged, or its training diverged: get it again, or choose an earlier checkpoint")
+    }
+
+    /// A failure with the file of a tensor.
+    fn of_file(&self, name: &str, message: String) -> Failure {
+        let failure = Failure::new(Status::Input, message);
+        match self.index.get(name) {
+            Some(&number) => failure.at(self.files[number].path().display()),
+            None => failure,
+        }
     }
 }
 
@@ -201,13 +304,19 @@ fn with_ties(spec: &ParameterSpec, specs: &[ParameterSpec]) -> ParameterSpec {
     ParameterSpec { aliases: spec.aliases.iter().cloned().chain(names).collect(), ..spec.clone() }
 }
 
-/// `4 bits, group size 64`, or the method's name.
-fn quantization(config: &Value) -> Option<String> {
-    let table = ["quantization", "quantization_config"].into_iter().find_map(|key| config.get(key)?.as_object())?;
-    let text =
-        |key: &str, before: &str, after: &str| Some(format!("{before}{}{after}", table.get(key)?).replace('"', ""));
-    let parts = [text("quant_method", "", ""), text("bits", "", " bits"), text("group_size", "group size ", "")];
-    Some(parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+/// The layer that a weight is of: `a.b` of `a.b.weight`.
+fn layer_of(weight: &str) -> &str {
+    weight.strip_suffix(".weight").unwrap_or(weight)
+}
+
+/// The type of a plain weight's elements.
+fn float(dtype: safetensors::Dtype) -> Option<Dtype> {
+    match dtype {
+        safetensors::Dtype::F32 => Some(Dtype::F32),
+        safetensors::Dtype::F16 => Some(Dtype::F16),
+        safetensors::Dtype::BF16 => Some(Dtype::BF16),
+        _ => None,
+    }
 }
 
 fn open(path: &Path) -> Result<MappedTensors, Failure> {

@@ -117,7 +117,7 @@ impl ModelHost for Forward {
     }
 
     fn parameter(&self, name: &str) -> Result<Option<Tensor>> {
-        self.weights.find(name)?.map(|(tensor, _)| tensor.try_clone()).transpose()
+        self.weights.weight(name)?.map(|(weight, _)| weight.whole()).transpose()
     }
 
     fn positions(&self) -> Result<Tensor> {

@@ -2,10 +2,12 @@
 
 use mdt_plugin_api::{Layout, OpKind, Result, Tensor};
 
+use super::weight::Weight;
+
 /// A layer's weight and bias. Everything that a model does with `<name>.weight` as a layer passes through here.
 pub(super) struct Layer<'a> {
     /// `<name>.weight`.
-    pub(super) weight: &'a Tensor,
+    pub(super) weight: Weight<'a>,
     /// The order of its axes.
     pub(super) layout: Layout,
     /// `<name>.bias`, where the model declares one.
@@ -15,16 +17,12 @@ pub(super) struct Layer<'a> {
 impl Layer<'_> {
     /// `W x (+ b)`: x `[.., in]`, result `[.., out]`.
     pub(super) fn linear(&self, x: &Tensor) -> Result<Tensor> {
-        match (self.layout, self.bias) {
-            (Layout::OutIn, bias) => x.linear(self.weight, bias),
-            (Layout::InOut, Some(bias)) => &x.matmul(self.weight)? + bias,
-            (Layout::InOut, None) => x.matmul(self.weight),
-        }
+        self.weight.linear(x, self.layout, self.bias)
     }
 
     /// The layers of experts: x `[N, K or 1, in]`, experts `[N, K]`, result `[N, K, out]`.
     pub(super) fn experts(&self, x: &Tensor, experts: &Tensor) -> Result<Tensor> {
-        let product = Tensor::op(OpKind::GATHER_LINEAR, &[x, self.weight, experts], &[])?;
+        let product = self.weight.experts(x, experts)?;
         match self.bias {
             Some(bias) => &product + &Tensor::op(OpKind::EMBEDDING, &[bias, experts], &[])?,
             None => Ok(product),
@@ -33,6 +31,6 @@ impl Layer<'_> {
 
     /// Rows of the weight: ids `[..]`, result `[.., D]`.
     pub(super) fn embedding(&self, ids: &Tensor) -> Result<Tensor> {
-        Tensor::op(OpKind::EMBEDDING, &[self.weight, ids], &[])
+        self.weight.rows(ids)
     }
 }

@@ -3,19 +3,21 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use mdt_plugin_api::{Compute, Dtype, Error, Handle, HostArrayRef, Layout, ParameterSpec, Result, Tensor};
+use mdt_plugin_api::{Compute, Error, Handle, HostArrayRef, Layout, ParameterSpec, Result, Tensor};
 
 use super::bound::BoundWeights;
-use super::files::{Files, Stored};
+use super::files::Files;
+use super::load::{Loaded, drawn, loaded};
+use super::packing::Packing;
+use super::quantised::QuantisedWeight;
 use super::{Directory, random};
 use crate::exit::{Failure, Status};
-use crate::finite::all_finite;
 use crate::memory::{Memory, gibibytes, memory};
 use crate::progress;
 use crate::staging;
-use crate::storage::Array;
+use crate::storage::{Array, TypedArray};
 
-/// All parameters of a model: owned f32 tensors, made once and updated in place.
+/// All parameters of a model: owned f32 tensors, made once and updated in place, and quantised weights, which are not trained.
 ///
 /// What is not said to be about all parameters is about those that are trained.
 pub struct Parameters {
@@ -23,6 +25,7 @@ pub struct Parameters {
     tensors: Vec<Tensor>,
     frozen_specs: Vec<ParameterSpec>,
     frozen: Vec<Tensor>,
+    quantised: Vec<QuantisedWeight>,
     names: Rc<Names>,
 }
 
@@ -34,7 +37,7 @@ pub enum Start<'a> {
     Seed(u64),
 }
 
-/// Where the values of each name are, among trained and then frozen tensors.
+/// Where the values of each name are, among trained, then frozen, then quantised tensors.
 pub type Names = HashMap<String, Place>;
 
 /// The values of a name.
@@ -42,15 +45,30 @@ pub type Names = HashMap<String, Place>;
 pub struct Place {
     pub(super) tensor: usize,
     pub(super) layout: Layout,
+    /// Of a quantised weight: `tensor` is that of its words, and those of its scales and biases follow.
+    pub(super) packing: Option<Packing>,
+}
+
+impl Place {
+    /// The places of all its tensors.
+    pub(super) fn tensors(self) -> std::ops::Range<usize> {
+        self.tensor..self.tensor + if self.packing.is_some() { 3 } else { 1 }
+    }
 }
 
 impl Parameters {
-    /// Reads every parameter from the model's weight files, converted to f32. Tensors that no parameter takes are noted.
+    /// Reads every parameter from the model's weight files, converted to f32; those that are quantised there stay so, and frozen
+    /// layers are quantised as `quantize` says. Tensors that no parameter takes are noted.
     ///
     /// # Errors
     /// Damaged files, a missing tensor, a wrong shape, a number that is not finite, a tied tensor that would be dropped;
     /// each names its tensor.
-    pub fn read(compute: &Rc<dyn Compute>, specs: Vec<ParameterSpec>, directory: &Directory) -> Result<Self, Failure> {
+    pub fn read(
+        compute: &Rc<dyn Compute>,
+        specs: Vec<ParameterSpec>,
+        directory: &Directory,
+        quantize: Option<Packing>,
+    ) -> Result<Self, Failure> {
         let files = Files::open(directory)?;
         // Everything is looked at before any memory is spent.
         let mut stored = files.read_all(&specs)?.into_iter();
@@ -59,7 +77,7 @@ impl Parameters {
         }
         Self::build(specs, |_, spec| {
             let stored = stored.next().ok_or_else(|| Error::other("an array is missing"))?;
-            loaded(compute, &files, spec, stored)
+            loaded(compute, &files, spec, &stored, quantize)
         })
     }
 
@@ -71,13 +89,32 @@ impl Parameters {
         Files::open(directory)?.read_all(specs).map(drop)
     }
 
+    /// Checks that no weight which the job trains is quantised in the model's weight files.
+    ///
+    /// # Errors
+    /// One is.
+    pub fn check_trained(specs: &[ParameterSpec], directory: &Directory) -> Result<(), Failure> {
+        Files::open(directory)?.check_trained(specs)
+    }
+
     /// Checks that random weights would fit into memory.
     ///
     /// # Errors
     /// They would not.
-    pub fn check_random(specs: &[ParameterSpec], directory: &Directory) -> Result<(), Failure> {
-        let elements = |spec: &ParameterSpec| spec.shape.iter().fold(1_u64, |size, &n| size.saturating_mul(n as u64));
-        let bytes = specs.iter().map(elements).fold(0_u64, u64::saturating_add).saturating_mul(size_of::<f32>() as u64);
+    pub fn check_random(
+        specs: &[ParameterSpec],
+        directory: &Directory,
+        quantize: Option<Packing>,
+    ) -> Result<(), Failure> {
+        const OF_NUMBER: u64 = size_of::<f32>() as u64;
+        let bytes = |spec: &ParameterSpec| {
+            let elements = spec.shape.iter().fold(1_u64, |size, &n| size.saturating_mul(n as u64));
+            match quantize.filter(|packing| packing.suits(spec)) {
+                Some(packing) => packing.bytes(elements, OF_NUMBER),
+                None => elements.saturating_mul(OF_NUMBER),
+            }
+        };
+        let bytes = specs.iter().map(bytes).fold(0_u64, u64::saturating_add);
         match memory() {
             Some(Memory { total, .. }) if bytes > total => {
                 let (needed, there) = (gibibytes(bytes), gibibytes(total));
@@ -89,9 +126,14 @@ impl Parameters {
         }
     }
 
-    /// Starting values from a seed.
-    pub fn random(compute: &Rc<dyn Compute>, specs: Vec<ParameterSpec>, seed: u64) -> Result<Self, Failure> {
-        Self::build(specs, |place, spec| Ok(Tensor::from_host(compute, &random::initial(spec, seed, place)?)?))
+    /// Starting values from a seed; frozen layers are quantised as `quantize` says.
+    pub fn random(
+        compute: &Rc<dyn Compute>,
+        specs: Vec<ParameterSpec>,
+        seed: u64,
+        quantize: Option<Packing>,
+    ) -> Result<Self, Failure> {
+        Self::build(specs, |place, spec| drawn(compute, spec, &random::initial(spec, seed, place)?, quantize))
     }
 
     /// These values of those that are trained, in their order; `start` gives all others, the values that training began
@@ -101,6 +143,7 @@ impl Parameters {
         specs: Vec<ParameterSpec>,
         arrays: &[HostArrayRef<'_>],
         start: Start<'_>,
+        quantize: Option<Packing>,
     ) -> Result<Self, Failure> {
         let mut arrays = arrays.iter();
         let files = match start {
@@ -111,10 +154,10 @@ impl Parameters {
         Self::build(specs, |place, spec| match (spec.trainable, &files, &start) {
             (true, ..) => {
                 let &array = arrays.next().ok_or_else(|| Error::other("an array is missing"))?;
-                Ok(Tensor::from_handle(compute, compute.from_host(array)?))
+                Ok(Loaded::Whole(Tensor::from_handle(compute, compute.from_host(array)?)))
             }
-            (false, Some(files), _) => loaded(compute, files, spec, files.read_one(spec, &all)?),
-            (false, None, Start::Seed(seed)) => Ok(Tensor::from_host(compute, &random::initial(spec, *seed, place)?)?),
+            (false, Some(files), _) => loaded(compute, files, spec, &files.read_one(spec, &all)?, quantize),
+            (false, None, Start::Seed(seed)) => drawn(compute, spec, &random::initial(spec, *seed, place)?, quantize),
             (false, None, Start::Files(_)) => Err(Error::other("the files are not open").into()),
         })
     }
@@ -133,41 +176,35 @@ impl Parameters {
         self
     }
 
-    /// Parameters that `make` makes, of their place among all and their spec.
+    /// Parameters that `make` makes, of their place among all and their spec. One that comes out quantised is not trained.
     fn build(
         specs: Vec<ParameterSpec>,
-        mut make: impl FnMut(usize, &ParameterSpec) -> Result<Tensor, Failure>,
+        mut make: impl FnMut(usize, &ParameterSpec) -> Result<Loaded, Failure>,
     ) -> Result<Self, Failure> {
-        let is_kept = |spec: &&ParameterSpec| spec.tied_to.is_none();
-        let trained = specs.iter().filter(is_kept).filter(|spec| spec.trainable).count();
-        let (mut next, mut next_frozen) = (0..trained, trained..);
-        let mut names = Names::new();
-        for spec in specs.iter().filter(is_kept) {
-            let tensor = if spec.trainable { next.next() } else { next_frozen.next() };
-            names.insert(spec.name.clone(), Place { tensor: tensor.unwrap_or_default(), layout: spec.layout });
-        }
-        for spec in &specs {
-            if let Some(&Place { tensor, .. }) = spec.tied_to.as_ref().and_then(|name| names.get(name)) {
-                names.insert(spec.name.clone(), Place { tensor, layout: spec.layout });
+        let ties: Vec<ParameterSpec> = specs.iter().filter(|spec| spec.tied_to.is_some()).cloned().collect();
+        let (mut trained, mut frozen, mut quantised) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, spec) in specs.into_iter().enumerate().filter(|(_, spec)| spec.tied_to.is_none()) {
+            match make(place, &spec)? {
+                Loaded::Whole(tensor) if spec.trainable => trained.push((spec, tensor)),
+                Loaded::Whole(tensor) => frozen.push((spec, tensor)),
+                Loaded::Quantised(parts, packing) => quantised.push(QuantisedWeight::new(spec, parts, packing)),
             }
         }
-        let mut parameters = Self {
-            specs: Vec::new(),
-            tensors: Vec::new(),
-            frozen_specs: Vec::new(),
-            frozen: Vec::new(),
-            names: Rc::new(names),
-        };
-        for (place, spec) in specs.into_iter().enumerate().filter(|(_, spec)| spec.tied_to.is_none()) {
-            let tensor = make(place, &spec)?;
-            let (specs, tensors) = match spec.trainable {
-                true => (&mut parameters.specs, &mut parameters.tensors),
-                false => (&mut parameters.frozen_specs, &mut parameters.frozen),
-            };
-            specs.push(spec);
-            tensors.push(tensor);
+        let place = |tensor, spec: &ParameterSpec, packing| Place { tensor, layout: spec.layout, packing };
+        let whole = trained.iter().chain(&frozen).enumerate();
+        let mut names: Names = whole.map(|(i, (spec, _))| (spec.name.clone(), place(i, spec, None))).collect();
+        let first = names.len();
+        names.extend(quantised.iter().enumerate().map(|(i, QuantisedWeight { spec, packing, .. })| {
+            (spec.name.clone(), place(first + 3 * i, spec, Some(*packing)))
+        }));
+        for spec in &ties {
+            if let Some(&other) = spec.tied_to.as_ref().and_then(|name| names.get(name)) {
+                names.insert(spec.name.clone(), Place { layout: spec.layout, ..other });
+            }
         }
-        Ok(parameters)
+        let (specs, tensors) = trained.into_iter().unzip();
+        let (frozen_specs, frozen) = frozen.into_iter().unzip();
+        Ok(Self { specs, tensors, frozen_specs, frozen, quantised, names: Rc::new(names) })
     }
 
     /// Names, shapes and starting values, in the model's order.
@@ -195,9 +232,17 @@ impl Parameters {
         with_arrays_of(&self.specs, &self.tensors, body)
     }
 
-    /// The parameters that are not trained, as arrays in host memory.
+    /// The parameters that are neither trained nor quantised, as arrays in host memory.
     pub fn with_frozen_arrays<T>(&self, body: impl FnOnce(&[Array<'_>]) -> Result<T, Failure>) -> Result<T, Failure> {
         with_arrays_of(&self.frozen_specs, &self.frozen, body)
+    }
+
+    /// The words, scales and biases of quantised parameters, under the names that files have for them, as arrays in host memory.
+    pub fn with_quantised_arrays<T>(
+        &self,
+        body: impl FnOnce(&[TypedArray<'_>]) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        QuantisedWeight::with_arrays(&self.quantised, body)
     }
 
     /// Their handles.
@@ -205,14 +250,23 @@ impl Parameters {
         self.tensors.iter().map(Tensor::handle).collect()
     }
 
-    /// The handles of the parameters that are not trained.
+    /// The handles of the parameters that are not trained, quantised ones last.
     pub fn frozen_handles(&self) -> Vec<Handle> {
-        self.frozen.iter().map(Tensor::handle).collect()
+        self.not_trained().map(Tensor::handle).collect()
+    }
+
+    fn not_trained(&self) -> impl Iterator<Item = &Tensor> {
+        self.frozen.iter().chain(self.quantised.iter().flat_map(|weight| &weight.parts))
+    }
+
+    /// All elements of a parameter, f32, whether it is quantised or not; none where there is none of this name.
+    pub fn whole(&self, name: &str) -> Result<Option<Tensor>> {
+        self.bind().weight(name)?.map(|(weight, _)| weight.whole()).transpose()
     }
 
     /// All parameters as weights for a forward pass outside of a gradient.
     pub fn bind(&self) -> Rc<BoundWeights> {
-        let tensors = self.tensors.iter().chain(&self.frozen);
+        let tensors = self.tensors.iter().chain(self.not_trained());
         BoundWeights::new(&self.names, tensors.map(|tensor| Tensor::borrowed(tensor.compute(), tensor.handle())))
     }
 
@@ -247,32 +301,6 @@ pub fn as_stored<'a>(specs: &'a [ParameterSpec], arrays: &[Array<'a>]) -> Vec<Ar
         stored.extend(stacked_from.iter().zip(parts).map(part));
     }
     stored
-}
-
-/// A parameter on the device, of what files have of it.
-fn loaded(
-    compute: &Rc<dyn Compute>,
-    files: &Files,
-    spec: &ParameterSpec,
-    stored: Stored<'_>,
-) -> Result<Tensor, Failure> {
-    let load = |(name, array): (&str, HostArrayRef<'_>)| -> Result<Tensor, Failure> {
-        let tensor = Tensor::from_handle(compute, compute.from_host(array)?);
-        let tensor = if array.dtype == Dtype::F32 { tensor } else { tensor.cast(Dtype::F32)? };
-        tensor.eval()?;
-        match staging::with_slices(std::slice::from_ref(&tensor), |slices| Ok(all_finite(slices[0])))? {
-            true => Ok(tensor),
-            false => Err(files.not_finite(name)),
-        }
-    };
-    let mut tensors = stored.into_iter().map(load).collect::<Result<Vec<_>, _>>()?;
-    if let [_] = tensors.as_slice() {
-        return Ok(tensors.remove(0));
-    }
-    let shape: Vec<i64> = spec.shape.iter().map(|&length| length as i64).collect();
-    let stacked = Tensor::concatenate(&tensors.iter().collect::<Vec<_>>(), 0)?.reshape(&shape)?;
-    stacked.eval()?;
-    Ok(stacked)
 }
 
 fn with_arrays_of<T>(

@@ -158,7 +158,7 @@ impl ModelCalls for TrainedModel {
     }
 
     fn own_parameter(&self, name: &str) -> Result<Option<Tensor>> {
-        self.weights.find(&format!("{OWN}{name}"))?.map(|(tensor, _)| tensor.try_clone()).transpose()
+        self.weights.find(&format!("{OWN}{name}"))?.map(Tensor::try_clone).transpose()
     }
 
     fn frozen(&self, name: &str) -> Result<Rc<dyn ModelCalls>> {

@@ -22,12 +22,6 @@ pub struct Array<'a> {
     pub data: &'a [f32],
 }
 
-impl Array<'_> {
-    pub(crate) fn bytes(&self) -> u64 {
-        size_of_val(self.data) as u64
-    }
-}
-
 /// A borrowed row-major array of any element type with a name.
 #[derive(Debug, Clone, Copy)]
 pub struct TypedArray<'a> {

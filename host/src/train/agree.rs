@@ -12,6 +12,7 @@ use crate::checksum;
 use crate::config::{self, Difference};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
+use crate::model::Parameters;
 use crate::peers::Peers;
 use crate::progress;
 
@@ -130,6 +131,21 @@ pub(super) fn require_same_bits<'a>(
     what: &str,
     arrays: impl Iterator<Item = &'a [f32]>,
 ) -> Result<(), Failure> {
+    require_same_bytes(peers, what, arrays.map(bytemuck::cast_slice))
+}
+
+/// The same for the quantised ones of these weights.
+///
+/// # Errors
+/// As [`require_same_bits`].
+pub(super) fn require_same_quantised(peers: &Peers, what: &str, parameters: &Parameters) -> Result<(), Failure> {
+    if peers.world_size() == 1 {
+        return Ok(());
+    }
+    parameters.with_quantised_arrays(|arrays| require_same_bytes(peers, what, arrays.iter().map(|array| array.bytes)))
+}
+
+fn require_same_bytes<'a>(peers: &Peers, what: &str, arrays: impl Iterator<Item = &'a [u8]>) -> Result<(), Failure> {
     if peers.world_size() == 1 {
         return Ok(());
     }
@@ -149,15 +165,15 @@ pub(super) fn require_same_bits<'a>(
 }
 
 /// A checksum of all elements in order.
-pub(super) fn digest<'a>(arrays: impl Iterator<Item = &'a [f32]>) -> String {
+pub(super) fn digest<'a>(arrays: impl Iterator<Item = &'a [u8]>) -> String {
     use rayon::prelude::*;
-    const CHUNK: usize = 1 << 18;
-    let chunks: Vec<&[f32]> = arrays.flat_map(|array| array.chunks(CHUNK)).collect();
+    const CHUNK: usize = 1 << 20;
+    let chunks: Vec<&[u8]> = arrays.flat_map(|array| array.chunks(CHUNK)).collect();
     let leaves: Vec<_> = chunks
         .into_par_iter()
         .map(|chunk| {
             let mut digest = Sha256::new();
-            digest.update(bytemuck::cast_slice::<f32, u8>(chunk));
+            digest.update(chunk);
             digest.finalize()
         })
         .collect();
@@ -207,10 +223,11 @@ mod tests {
     #[test]
     fn the_digest_sees_every_bit_and_not_where_arrays_end_up_in_memory() {
         let values: Vec<f32> = (0..600_000).map(|n| n as f32).collect();
-        let whole = digest(std::iter::once(values.as_slice()));
-        assert_eq!(whole, digest(std::iter::once(values.clone().as_slice())));
+        let digest = |values: &[f32]| digest(std::iter::once(bytemuck::cast_slice(values)));
+        let whole = digest(&values);
+        assert_eq!(whole, digest(&values.clone()));
         let mut other = values;
         other[599_999] = -other[599_999];
-        assert_ne!(whole, digest(std::iter::once(other.as_slice())));
+        assert_ne!(whole, digest(&other));
     }
 }

@@ -11,7 +11,7 @@ use crate::export::Export;
 use crate::metrics;
 use crate::model::{Parameters, as_stored};
 use crate::progress;
-use crate::storage::Array;
+use crate::storage::{Array, TypedArray};
 
 impl Run<'_> {
     /// Writes the final model and the picture of the loss, on the first rank.
@@ -24,9 +24,10 @@ impl Run<'_> {
         let learner = &mut self.learner;
         let (source, tokenizer) = (&self.model, &self.tokenizer_files);
         let cancelled = || job.services.cancelled();
-        let write = |trained: &[Array<'_>], frozen: &[Array<'_>]| {
+        let packing = job.quantize(&self.model)?;
+        let write = |trained: &[Array<'_>], frozen: &[Array<'_>], quantised: &[TypedArray<'_>]| {
             let parameters = as_stored(specs, &[trained, frozen].concat());
-            let export = Export { source, tokenizer, config, parameters: &parameters };
+            let export = Export { source, tokenizer, config, parameters: &parameters, quantised, packing };
             export.write(output, &cancelled).map_err(|failure| match failure.status() {
                 Status::Interrupted => failure.at(checkpoint.display()).help(help),
                 _ => failure,
@@ -48,8 +49,8 @@ impl Run<'_> {
                 } else {
                     let Learner { parameters, accumulator, .. } = learner;
                     let memory = accumulator.buffer(parameters.elements());
-                    parameters.with_frozen_arrays(|frozen| {
-                        with_checkpoint(&checkpoint, parameters, memory, |trained| write(trained, frozen))
+                    with_frozen_arrays(parameters, |frozen, quantised| {
+                        with_checkpoint(&checkpoint, parameters, memory, |trained| write(trained, frozen, quantised))
                     })?
                 }
             }
@@ -81,12 +82,22 @@ fn no_best() -> Failure {
         .help(EXPORT_LAST)
 }
 
-/// The parameters that are trained, and those that are not, as arrays for as long as `body` runs.
+/// The parameters that are trained, those that are not, and those that are quantised, as arrays for as long as `body` runs.
 fn with_all_arrays<T>(
     parameters: &Parameters,
-    body: impl FnOnce(&[Array<'_>], &[Array<'_>]) -> Result<T, Failure>,
+    body: impl FnOnce(&[Array<'_>], &[Array<'_>], &[TypedArray<'_>]) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    parameters.with_frozen_arrays(|frozen| parameters.with_arrays(|trained| body(trained, frozen)))
+    with_frozen_arrays(parameters, |frozen, quantised| {
+        parameters.with_arrays(|trained| body(trained, frozen, quantised))
+    })
+}
+
+/// The same without those that are trained.
+fn with_frozen_arrays<T>(
+    parameters: &Parameters,
+    body: impl FnOnce(&[Array<'_>], &[TypedArray<'_>]) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    parameters.with_frozen_arrays(|frozen| parameters.with_quantised_arrays(|quantised| body(frozen, quantised)))
 }
 
 /// The parameters of a checkpoint as arrays in `memory`, which has room for all, for as long as `body` runs.

@@ -57,7 +57,7 @@ impl Frozen {
             frozen.push(FrozenModel { name, model, parameters: opened.model_weights()? });
         }
         for (name, directory, model) in others {
-            let parameters = Parameters::read(&opened.compute, model.spec().parameters.clone(), &directory)?;
+            let parameters = Parameters::read(&opened.compute, model.spec().parameters.clone(), &directory, None)?;
             frozen.push(FrozenModel { name, model, parameters });
         }
         Ok(Self(frozen))
@@ -70,7 +70,8 @@ impl Frozen {
             let agree =
                 |arrays: &[Array<'_>]| agree::require_same_bits(peers, &what, arrays.iter().map(|array| array.data));
             parameters.with_arrays(agree)?;
-            parameters.with_frozen_arrays(agree)
+            parameters.with_frozen_arrays(agree)?;
+            agree::require_same_quantised(peers, &what, parameters)
         })
     }
 

@@ -96,6 +96,7 @@ impl<'a> Run<'a> {
         parameters.with_frozen_arrays(|arrays| {
             agree::require_same_bits(&peers, "the weights that are not trained", arrays.iter().map(|a| a.data))
         })?;
+        agree::require_same_quantised(&peers, "the quantised weights", &parameters)?;
         frozen.require_same_bits(&peers)?;
         let metrics = match &store {
             Some(store) => {
