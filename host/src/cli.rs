@@ -6,6 +6,7 @@ mod common;
 mod config;
 mod data;
 mod doctor;
+mod fuse;
 mod gather;
 mod generate;
 mod launch;
@@ -51,6 +52,8 @@ enum Command {
     Data(data::Command),
     /// Continue a prompt, or answer the rows of a data set.
     Generate(generate::Arguments),
+    /// Merge an adapter into its model.
+    Fuse(fuse::Arguments),
     /// Check that this machine is ready for a job: device, memory, plugins, port, model, data, disk, launchers.
     Doctor(doctor::Arguments),
     /// Run benchmarks.
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Plugin(command) => plugin::run(&common, &command),
         Command::Data(command) => data::run(&common, &command),
         Command::Generate(arguments) => generate::run(&common, &arguments),
+        Command::Fuse(arguments) => fuse::run(&common, &arguments),
         Command::Doctor(arguments) => doctor::run(&common, &arguments),
         Command::Bench(command) => bench::run(&common, &command),
     });

@@ -1,10 +1,12 @@
-//! `<output_dir>/final/`: the trained model in the format of Hugging Face, which transformers and mlx-lm load.
+//! `<output_dir>/final/`: the trained model in the format of Hugging Face, which transformers and mlx-lm load, or the trained
+//! adapter in that of peft or mlx-lm.
 
+mod adapter;
 mod config;
 mod weights;
 
 use crate::exit::{Failure, Status};
-use crate::model::{Directory, OWN, Packing};
+use crate::model::{Directory, OWN, Packing, WrittenAdapter};
 use crate::storage::{self, Array, Staged, TypedArray, unwritable};
 use crate::tokenizer_files::TokenizerFiles;
 use serde_json::{Map, Value};
@@ -12,7 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// A model to write.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Export<'a> {
     /// The directory that the model came from.
     pub source: &'a Directory,
@@ -26,6 +28,8 @@ pub struct Export<'a> {
     pub quantised: &'a [TypedArray<'a>],
     /// How the job quantised them; `None` where they are as in the model's files.
     pub packing: Option<Packing>,
+    /// What is written in the place of the model's own files, where its adapter was trained.
+    pub adapter: Option<&'a WrittenAdapter>,
 }
 
 /// Its name in the output directory.
@@ -38,16 +42,19 @@ impl<'a> Export<'a> {
     /// Status 7, with the file and what to do about it; 130 if `cancelled` becomes true; 4 if a file of the tokenizer
     /// cannot be read.
     pub fn write(&self, output_dir: &Path, cancelled: &dyn Fn() -> bool) -> Result<PathBuf, Failure> {
-        self.write_sharded(output_dir, weights::SHARD_BYTES, cancelled)
+        let target = output_dir.join(DIRECTORY);
+        self.write_to(&target, cancelled).map(|()| target)
     }
 
-    fn write_sharded(
-        &self,
-        output_dir: &Path,
-        shard_bytes: u64,
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<PathBuf, Failure> {
-        let target = output_dir.join(DIRECTORY);
+    /// Writes a directory of any name, whose parent must exist.
+    ///
+    /// # Errors
+    /// As [`Export::write`].
+    pub fn write_to(&self, target: &Path, cancelled: &dyn Fn() -> bool) -> Result<(), Failure> {
+        self.write_sharded(target, weights::SHARD_BYTES, cancelled)
+    }
+
+    fn write_sharded(&self, target: &Path, shard_bytes: u64, cancelled: &dyn Fn() -> bool) -> Result<(), Failure> {
         let failed = |path: &Path, error: &io::Error| match error.kind() {
             io::ErrorKind::Interrupted => {
                 Failure::new(Status::Interrupted, "interrupted while the trained model was written")
@@ -56,28 +63,35 @@ impl<'a> Export<'a> {
             _ => unwritable("the trained model cannot be written", path, error),
         };
         let proceed = || if cancelled() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) };
-        storage::recover(&target).map_err(|error| failed(&target, &error))?;
-        let staged = Staged::create(&target).map_err(|error| failed(&target, &error))?;
-        let config = match self.quantised.is_empty() {
-            true => config::trained(self.source.config(), self.config),
-            false => config::quantised(self.source.config(), self.config, self.packing),
-        };
-        let mut text = serde_json::to_vec_pretty(&config)
-            .map_err(|error| Failure::new(Status::Other, "the model's config cannot be written").because(error))?;
-        text.push(b'\n');
-        storage::write(&staged.path().join("config.json"), &text)
-            .map_err(|error| failed(&target.join("config.json"), &error))?;
+        storage::recover(target).map_err(|error| failed(target, &error))?;
+        let staged = Staged::create(target).map_err(|error| failed(target, &error))?;
         let own = |array: &Array<'a>| Some(Array { name: array.name.strip_prefix(OWN)?, ..*array });
         let trainers: Vec<_> = self.parameters.iter().filter_map(own).collect();
-        let whole = self.parameters.iter().filter(|array| own(array).is_none()).map(|&array| array.into());
-        let of_model: Vec<TypedArray<'_>> = whole.chain(self.quantised.iter().copied()).collect();
-        weights::write(staged.path(), &of_model, shard_bytes, &proceed)
+        let written = match self.adapter {
+            Some(adapter) => adapter::write(staged.path(), adapter, &proceed),
+            None => {
+                let config = match self.quantised.is_empty() {
+                    true => config::trained(self.source.config(), self.config),
+                    false => config::quantised(self.source.config(), self.config, self.packing),
+                };
+                let whole = self.parameters.iter().filter(|array| own(array).is_none()).map(|&array| array.into());
+                let of_model: Vec<TypedArray<'_>> = whole.chain(self.quantised.iter().copied()).collect();
+                write_json(staged.path(), "config.json", &config)
+                    .and_then(|()| weights::write(staged.path(), &of_model, shard_bytes, &proceed))
+            }
+        };
+        written
             .and_then(|()| weights::write_trainers(staged.path(), &trainers, &proceed))
             .map_err(|(name, error)| failed(&target.join(name), &error))?;
-        self.tokenizer.write(staged.path(), &target)?;
-        staged.publish().map_err(|error| failed(&target, &error))?;
-        Ok(target)
+        self.tokenizer.write(staged.path(), target)?;
+        staged.publish().map_err(|error| failed(target, &error))
     }
+}
+
+/// Writes a file of JSON to a directory. An error comes with the name of its file.
+fn write_json(directory: &Path, name: &str, value: &Value) -> Result<(), (String, io::Error)> {
+    let text = format!("{value:#}\n");
+    storage::write(&directory.join(name), text.as_bytes()).map(drop).map_err(|error| (name.to_owned(), error))
 }
 
 #[cfg(test)]

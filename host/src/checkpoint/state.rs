@@ -29,6 +29,9 @@ pub struct State {
     /// if an earlier version of this program wrote the checkpoint.
     #[serde(default)]
     pub processor: String,
+    /// Checksum of the weights that are not trained; empty where all are.
+    #[serde(default)]
+    pub frozen: String,
     /// Length of `metrics.jsonl` after the line of this update.
     pub metrics_bytes: u64,
     /// What else the training loop keeps, such as its evaluations. Only the loop reads it.

@@ -20,6 +20,7 @@ fn state(update: u64) -> State {
         data: "fingerprint".to_owned(),
         components: vec!["optimizer adamw 0.1.0".to_owned()],
         processor: "x86_64 with AVX2 and FMA, MLX".to_owned(),
+        frozen: String::new(),
         metrics_bytes: 100 * update,
         progress: json!({ "tokens": 12 }),
     }

@@ -1,10 +1,11 @@
 //! What every subcommand shares: its options, the job that they describe, and the thread that computes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::Args;
+use serde_json::{Value, json};
 
 use crate::config::{Flag, Layers, Sources, process_environment};
 use crate::exit::{Failure, Status};
@@ -57,6 +58,19 @@ impl Common {
         let resolved = layers.resolve(&catalog)?;
         Ok(Job { resolved, catalog, services: Arc::new(LocalServices::new(cancelled)) })
     }
+}
+
+/// The option `--adapter DIR`: it takes the place of the configured adapter, whose other keys it has itself, and of what else is
+/// trained.
+pub(super) fn adapter_flags(directory: &Path) -> Vec<Flag> {
+    let keys = [
+        ("model.adapter", Value::Null),
+        ("model.adapter", json!({ "path": directory })),
+        ("model.freeze", json!([])),
+        ("model.train", Value::Null),
+    ];
+    let flag = |(key, value): (&str, Value)| Flag { name: "--adapter".to_owned(), key: key.to_owned(), value };
+    keys.into_iter().map(flag).collect()
 }
 
 /// Runs `body` on the compute thread of a job, with the job's number of threads for host work and under the watchdog.

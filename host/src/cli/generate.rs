@@ -8,7 +8,7 @@ use clap::Args;
 use mdt_plugin_api::{Example, Length, Message};
 use serde_json::json;
 
-use super::common::{Common, on_compute_thread};
+use super::common::{Common, adapter_flags, on_compute_thread};
 use super::output::print;
 use crate::config::Flag;
 use crate::exit::{Failure, Status};
@@ -21,6 +21,9 @@ pub(super) struct Arguments {
     /// The model's directory; the default is the configured model.
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+    /// The directory of an adapter for the model, as peft or mlx-lm writes it.
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// The prompt: a user's message if the model has a chat template, otherwise plain text to continue.
     #[arg(long, value_name = "TEXT", required_unless_present = "data", conflicts_with = "data")]
     prompt: Option<String>,
@@ -54,6 +57,9 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
         let flag = |key: &str, value| Flag { name: "--model".to_owned(), key: key.to_owned(), value };
         flags.push(flag("model.path", json!(model)));
         flags.push(flag("model.init", json!("pretrained")));
+    }
+    if let Some(adapter) = &arguments.adapter {
+        flags.extend(adapter_flags(adapter));
     }
     let cancelled = signals::cancellation()?;
     let job = common.job(flags, Arc::clone(&cancelled))?;

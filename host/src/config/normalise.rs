@@ -1,8 +1,9 @@
 //! Giving all layers the same form before they are merged.
 //!
 //! A string stands for a table: `optimizer = "adamw"` is `{ use = "adamw" }`, and so for every section that chooses a
-//! component, except that `model = "dir"` is `{ path = "dir" }`. In `data.train` and `data.eval` a string stands for a
-//! list of one, and so in `observers`, whose elements are tables as well. A section that is empty in YAML is an empty
+//! component, except that `model = "dir"` is `{ path = "dir" }`. `model.adapter = "lora"` is `{ kind = "lora" }`. In `data.train`
+//! and `data.eval` a string stands for a list of one, and so in the model's lists of names and in `observers`, whose elements are
+//! tables as well. A section that is empty in YAML is an empty
 //! table.
 
 use super::components::SECTIONS;
@@ -45,13 +46,27 @@ pub(super) fn normalise(mut table: Table) -> Result<Table, (String, String)> {
         }
     }
     if let Some(Value::Object(data)) = table.get_mut("data") {
-        for key in ["train", "eval"] {
-            if let Some(source @ Value::String(_)) = data.get_mut(key) {
-                *source = json!([source.take()]);
-            }
+        lists_of_one(data, &["train", "eval"]);
+    }
+    if let Some(Value::Object(model)) = table.get_mut("model") {
+        lists_of_one(model, &["freeze", "train"]);
+        if let Some(adapter @ Value::String(_)) = model.get_mut("adapter") {
+            *adapter = json!({ "kind": adapter.take() });
+        }
+        if let Some(Value::Object(adapter)) = model.get_mut("adapter") {
+            lists_of_one(adapter, &["targets", "modules_to_save"]);
         }
     }
     Ok(table)
+}
+
+/// In these keys a string stands for a list of one.
+fn lists_of_one(table: &mut Table, keys: &[&str]) {
+    for key in keys {
+        if let Some(list @ Value::String(_)) = table.get_mut(*key) {
+            *list = json!([list.take()]);
+        }
+    }
 }
 
 #[cfg(test)]

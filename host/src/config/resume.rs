@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 /// Keys on which no update depends: where files are written and how often, where ranks meet and how long they wait, when
 /// the held-out rows are evaluated, and after how many evaluations without an improvement a job stops. All other keys must stay the same, also those of components, because
 /// the host does not know what they do.
-const FREE: [&str; 16] = [
+const FREE: [&str; 17] = [
     "output_dir",
+    "model.adapter.format",
     "trainer.eval_steps",
     "trainer.eval_at_start",
     "trainer.early_stopping_patience",
@@ -39,7 +40,7 @@ const TOGETHER: [&str; 7] = [
 ];
 
 /// Paths of what all ranks read. Ranks compare the content, not the path.
-const PLACES: [&str; 3] = ["model.path", "data.train", "data.eval"];
+const PLACES: [&str; 4] = ["model.path", "model.adapter.path", "data.train", "data.eval"];
 
 /// Those of them whose content has a fingerprint in checkpoints, so that the path may change between runs. A model has no
 /// fingerprint: its tokenizer and its `config.json` matter beside the weights.

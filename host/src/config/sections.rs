@@ -7,19 +7,21 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use wildmatch::WildMatch;
 
-use crate::exit::Failure;
-use crate::model;
+use crate::patterns::matches;
 
+mod adapter;
 mod compute;
 mod data;
+mod model;
 mod observer;
 mod scheduler;
 mod storage;
 
+pub use adapter::{Adapter, AdapterFormat, AdapterKind};
 pub use compute::{Comm, Compute, Dtype};
 pub use data::{Data, EvalSplit, Source};
+pub use model::{Init, Model, Quantize};
 pub use observer::Observer;
 pub use scheduler::{Constant, Decay, Polynomial, Scheduler, Wsd};
 pub use storage::{Checkpoint, Exported, Metrics, Plugins, Resume};
@@ -78,70 +80,6 @@ impl Default for Settings {
             plugins: Plugins::default(),
         }
     }
-}
-
-/// `model`: a string stands for `{ path = … }`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct Model {
-    /// The model component. Default: the one for the `model_type` in the model's `config.json`.
-    #[serde(rename = "use")]
-    pub id: Option<String>,
-    /// Directory of the model in Hugging Face format. Default: unset.
-    #[schemars(length(min = 1))]
-    pub path: Option<PathBuf>,
-    /// Name of a model on the Hugging Face Hub, used if `path` is unset. Default: unset.
-    #[schemars(length(min = 1))]
-    pub name: Option<String>,
-    /// Where the weights come from. Default: `pretrained`.
-    pub init: Init,
-    /// How the layers that are not trained are quantised when they are loaded: `{ bits = 4, group_size = 64 }`. Those of a model
-    /// that is quantised already stay as they are. Default: unset.
-    pub quantize: Option<Quantize>,
-}
-
-/// `model.quantize`: MLX's affine quantisation of weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct Quantize {
-    /// Bits of an element: 2, 3, 4, 5, 6 or 8. Default: 4.
-    #[schemars(range(min = 2, max = 8))]
-    pub bits: u8,
-    /// Elements that share a scale and a bias: 32, 64 or 128. Default: 64.
-    #[schemars(range(min = 32, max = 128))]
-    pub group_size: u8,
-}
-
-impl Default for Quantize {
-    fn default() -> Self {
-        Quantize { bits: 4, group_size: 64 }
-    }
-}
-
-impl Quantize {
-    /// The same for the device.
-    ///
-    /// # Errors
-    /// It computes with no such weights.
-    pub fn packing(self) -> Result<model::Packing, Failure> {
-        let packing = model::Packing { bits: self.bits.into(), group_size: self.group_size.into() };
-        match packing.is_known() {
-            true => Ok(packing),
-            false => Err(Failure::configuration(format!("`model.quantize` asks for {packing}"))
-                .help("`bits` may be 2, 3, 4, 5, 6 or 8, and `group_size` 32, 64 or 128")),
-        }
-    }
-}
-
-/// Where the weights of the model come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Init {
-    /// Read from the model's safetensors files.
-    #[default]
-    Pretrained,
-    /// Drawn at random from `seed`; only `config.json` and the tokenizer's files are read.
-    Random,
 }
 
 /// `tokenizer`: a string stands for `{ use = … }`.
@@ -322,8 +260,4 @@ impl Optimizer {
         let mut patterns = self.groups.iter().flat_map(|group| &group.patterns);
         patterns.find(|pattern| !names.clone().any(|name| matches(pattern, name))).map(String::as_str)
     }
-}
-
-fn matches(pattern: &str, name: &str) -> bool {
-    WildMatch::new(pattern).matches(name)
 }

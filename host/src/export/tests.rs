@@ -39,6 +39,7 @@ fn export<'a>(source: &'a Directory, parameters: &'a [Array<'a>]) -> Export<'a> 
         parameters,
         quantised: &[],
         packing: None,
+        adapter: None,
     }
 }
 
@@ -85,7 +86,8 @@ fn the_directory_has_config_weights_and_the_tokenizers_files_and_nothing_else() 
 fn shards_and_their_index_hold_every_parameter() {
     let (place, out) = (source(), tempfile::tempdir().unwrap());
     let source = opened(place.path(), &json!({}));
-    let written = export(&source, &[EMBEDDING, NORM]).write_sharded(out.path(), 24, &|| false).unwrap();
+    let written = out.path().join("final");
+    export(&source, &[EMBEDDING, NORM]).write_sharded(&written, 24, &|| false).unwrap();
     let index: Value =
         serde_json::from_slice(&fs::read(written.join("model.safetensors.index.json")).unwrap()).unwrap();
     assert_eq!(index["metadata"]["total_size"], json!(36));
@@ -103,7 +105,7 @@ fn shards_and_their_index_hold_every_parameter() {
 fn an_earlier_result_is_replaced_whole() {
     let (place, out) = (source(), tempfile::tempdir().unwrap());
     let source = opened(place.path(), &json!({}));
-    export(&source, &[EMBEDDING, NORM]).write_sharded(out.path(), 24, &|| false).unwrap();
+    export(&source, &[EMBEDDING, NORM]).write_sharded(&out.path().join("final"), 24, &|| false).unwrap();
     let written = export(&source, &[NORM]).write(out.path(), &|| false).unwrap();
     assert!(!names(&written).iter().any(|name| name.contains("-of-") || name.contains("index")));
     assert_eq!(names(out.path()), ["final"]);

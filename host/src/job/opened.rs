@@ -9,7 +9,7 @@ use super::Job;
 use crate::checkpoint::Checkpoint;
 use crate::config::{Init, Quantize};
 use crate::exit::Failure;
-use crate::model::{self, DescribedModel, Directory, Packing, Parameters, Start};
+use crate::model::{self, Adapter, DescribedModel, Directory, Packing, Parameters, Start};
 use crate::random::Stream;
 use crate::tokenizer_files::TokenizerFiles;
 
@@ -21,6 +21,8 @@ pub struct OpenedModel {
     pub directory: Directory,
     /// Its code.
     pub model: DescribedModel,
+    /// What is trained beside its weights.
+    pub adapter: Option<Adapter>,
     /// Its tokens.
     pub tokenizer: SharedTokenizer,
     /// What makes a loss of it.
@@ -41,17 +43,28 @@ impl Job {
     pub fn open_model(&self, compute: Rc<dyn Compute>) -> Result<OpenedModel, Failure> {
         let directory = self.model_directory()?;
         let model = self.model(&directory)?;
+        let settings = &self.resolved.settings;
+        let (freeze, train) = (&settings.model.freeze, settings.model.train.as_deref());
+        let adapter = match &settings.model.adapter {
+            Some(_) if !freeze.is_empty() || train.is_some() => return Err(freezes_beside_an_adapter()),
+            Some(adapter) => Some(Adapter::new(adapter, model.spec())?),
+            None => None,
+        };
+        let specs = model.spec().parameters.clone();
+        let model = model.with_parameters(match &adapter {
+            Some(adapter) => adapter.beside(&specs),
+            None => model::freeze(specs, freeze, train)?,
+        });
         let tokenizer = self.tokenizer(&directory)?;
         model::check_vocabulary(model.spec(), &directory, tokenizer.vocabulary().size)?;
         let trainer = self.trainer(&directory, &tokenizer)?;
-        let settings = &self.resolved.settings;
         let own = match &trainer.parameters {
             Some(ability) => model::check_own(&settings.trainer.id, ability.parameters(model.spec())?)?,
             None => Vec::new(),
         };
         let (init, seed) = (settings.model.init, settings.seed);
         let quantize = self.quantize(&directory)?;
-        Ok(OpenedModel { compute, directory, model, tokenizer, trainer, own, init, quantize, seed })
+        Ok(OpenedModel { compute, directory, model, adapter, tokenizer, trainer, own, init, quantize, seed })
     }
 }
 
@@ -67,9 +80,13 @@ impl Job {
 }
 
 impl OpenedModel {
-    /// All parameters of the job: those of the model, and the trainer's own.
+    /// All parameters of the job: those of the model, of its adapter, and the trainer's own.
     pub fn parameters(&self) -> Vec<ParameterSpec> {
-        [self.model.spec().parameters.as_slice(), &self.own].concat()
+        [self.model.spec().parameters.as_slice(), &self.of_adapter(), &self.own].concat()
+    }
+
+    fn of_adapter(&self) -> Vec<ParameterSpec> {
+        self.adapter.as_ref().map(Adapter::specs).unwrap_or_default()
     }
 
     /// Checks the files that the job reads its weights from and copies the tokenizer from, before anything is spent.
@@ -106,11 +123,17 @@ impl OpenedModel {
         TokenizerFiles::of(self.directory.path(), &self.tokenizer)
     }
 
-    /// All weights that the job begins with: those of the model, and the trainer's own, drawn from its seed.
+    /// All weights that the job begins with: those of the model and of its adapter, and the trainer's own, drawn from its seed.
     pub fn weights(&self) -> Result<Parameters, Failure> {
         let own =
             Parameters::random(&self.compute, self.own.clone(), Stream::new(self.seed, "trainer", 0).bits(), None)?;
-        Ok(self.model_weights()?.with_own(own))
+        let mut weights = self.model_weights()?;
+        if let Some(adapter) = &self.adapter {
+            weights = adapter.with_saved_modules(&self.compute, weights)?;
+            let of_adapter = adapter.start(&self.compute, &weights, self.seed)?;
+            weights = weights.with_own(of_adapter).adapted(adapter.rule);
+        }
+        Ok(weights.with_own(own))
     }
 
     /// The model's weights that the job begins with: read, or drawn from its seed.
@@ -128,13 +151,23 @@ impl OpenedModel {
         let tensors = checkpoint.parameters()?;
         let expected: Vec<_> = trained.iter().map(|spec| (spec.name.as_str(), spec.shape.as_slice())).collect();
         let arrays = tensors.arrays(&expected)?;
+        let (of_adapter, specs) = (self.of_adapter(), self.model.spec().parameters.clone());
         let (of_model, own) = arrays.split_at(arrays.len() - self.own.len());
+        let (of_model, adapters) = of_model.split_at(of_model.len() - of_adapter.len());
         let start = match self.init {
             Init::Random => Start::Seed(self.seed),
             Init::Pretrained => Start::Files(&self.directory),
         };
-        let specs = self.model.spec().parameters.clone();
-        let of_model = Parameters::resumed(&self.compute, specs, of_model, start, self.quantize)?;
-        Ok(of_model.with_own(Parameters::resumed(&self.compute, self.own.clone(), own, Start::Seed(self.seed), None)?))
+        let trained = |specs, arrays| Parameters::resumed(&self.compute, specs, arrays, Start::Seed(self.seed), None);
+        let mut weights = Parameters::resumed(&self.compute, specs, of_model, start, self.quantize)?;
+        if let Some(adapter) = &self.adapter {
+            weights = weights.with_own(trained(of_adapter, adapters)?).adapted(adapter.rule);
+        }
+        Ok(weights.with_own(trained(self.own.clone(), own)?))
     }
+}
+
+fn freezes_beside_an_adapter() -> Failure {
+    Failure::configuration("`model.freeze` and `model.train` choose among the model's own weights, and `model.adapter` trains none of them")
+        .help("use one of the two; what is trained beside an adapter is named in `model.adapter.modules_to_save`")
 }

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use mdt_plugin_api::{Error, Handle, Layout, Result, Tensor};
 
+use super::adapter::{self, LayerAdapter};
 use super::layer::Layer;
 use super::parameters::{Names, Place};
 use super::weight::{Quantised, Weight};
@@ -28,7 +29,7 @@ impl BoundWeights {
     /// # Errors
     /// It lies outside of the present block.
     pub(super) fn weight(&self, name: &str) -> Result<Option<(Weight<'_>, Layout)>> {
-        let Some(&Place { tensor, layout, packing }) = self.names.get(name) else { return Ok(None) };
+        let Some(&Place { tensor, layout, packing }) = self.names.places.get(name) else { return Ok(None) };
         let at = |place: usize| self.tensors[place].as_ref().ok_or_else(|| self.outside(name));
         let weight = match packing {
             None => Weight::Whole(at(tensor)?),
@@ -54,6 +55,12 @@ impl BoundWeights {
         }
     }
 
+    /// The weight of a full name that is there.
+    pub(super) fn require(&self, name: &str) -> Result<Weight<'_>> {
+        let found = self.weight(name)?.map(|(weight, _)| weight);
+        found.ok_or_else(|| Error::other(format!("there is no parameter `{name}`")))
+    }
+
     /// The layer of a name.
     ///
     /// # Errors
@@ -63,7 +70,19 @@ impl BoundWeights {
             .weight(&format!("{name}.weight"))?
             .ok_or_else(|| Error::plugin(format!("the model asked for `{name}.weight`, which it did not declare")))?;
         let bias = self.find(&format!("{name}.bias"))?;
-        Ok(Layer { weight, layout, bias })
+        Ok(Layer { weight, layout, bias, adapter: self.adapter(name)? })
+    }
+
+    /// The adapter of a layer.
+    fn adapter(&self, layer: &str) -> Result<Option<LayerAdapter<'_>>> {
+        let Some(rule) = self.names.adapter else { return Ok(None) };
+        let find = |part: &str| self.find(&format!("{layer}.{part}"));
+        let (a, b) = match find(adapter::name::A)? {
+            Some(a) => (Some(a), find(adapter::name::B)?),
+            None => (find(adapter::name::EMBEDDING_A)?, find(adapter::name::EMBEDDING_B)?),
+        };
+        let (Some(a), Some(b)) = (a, b) else { return Ok(None) };
+        Ok(Some(LayerAdapter { a, b, magnitude: find(adapter::name::MAGNITUDE)?, rule, key: None }))
     }
 
     /// The places of a block's weights, in their order.
@@ -71,6 +90,7 @@ impl BoundWeights {
         let inside = |name: &str| name.strip_prefix(block).is_some_and(|rest| rest.starts_with('.'));
         let mut places: Vec<usize> = self
             .names
+            .places
             .iter()
             .filter(|(name, place)| inside(name) && self.tensors[place.tensor].is_some())
             .flat_map(|(_, place)| place.tensors())

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use mdt_plugin_api::{Error, Model, ModelContext, ModelSpec, Result, Tensor};
+use mdt_plugin_api::{Error, Model, ModelContext, ModelSpec, ParameterSpec, Result, Tensor};
 
 /// A model's code, and its description, which it was asked for once. Compute thread only.
 #[derive(Clone)]
@@ -21,6 +21,12 @@ impl DescribedModel {
         let spec = Rc::new(code.spec());
         let width = spec.hidden_size().ok();
         Self { code, name: name.into(), spec, width }
+    }
+
+    /// The same with these parameters, which differ in what is trained.
+    #[must_use]
+    pub fn with_parameters(self, parameters: Vec<ParameterSpec>) -> Self {
+        Self { spec: Rc::new(ModelSpec { parameters, ..ModelSpec::clone(&self.spec) }), ..self }
     }
 
     /// Its parameters, vocabulary and head.

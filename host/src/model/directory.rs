@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::ADAPTER_CONFIG;
 use super::packing::Quantization;
 use crate::exit::{Failure, Status};
 use crate::text_file;
@@ -30,8 +31,14 @@ impl Directory {
                 .help("`model.path` names a directory with config.json, *.safetensors and tokenizer.json"));
         }
         let file = path.join("config.json");
-        let text = text_file::read_of_model(&file)
-            .map_err(|error| input("the model's config.json cannot be read").at(file.display()).because(error))?;
+        let text = text_file::read_of_model(&file).map_err(|error| {
+            let failure = input("the model's config.json cannot be read").at(file.display()).because(error);
+            match path.join(ADAPTER_CONFIG).exists() {
+                true => failure
+                    .help("this is an adapter: name its model here, and it with `model.adapter.path` or --adapter"),
+                false => failure,
+            }
+        })?;
         let config: Value = serde_json::from_str(&text)
             .map_err(|error| input("the model's config.json is not valid JSON").at(file.display()).because(error))?;
         if !config.is_object() {

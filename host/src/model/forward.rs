@@ -12,6 +12,7 @@ use mdt_plugin_api::{
 use super::Cache;
 use super::auxiliary::OfPass;
 use super::bound::BoundWeights;
+use super::layer::Layer;
 use crate::random::Stream;
 
 /// What random numbers of a pass are drawn from; see [`ModelContext::key`].
@@ -101,19 +102,28 @@ impl Forward {
         }
         Ok(results)
     }
+
+    /// The layer of a name, as it is in this pass.
+    fn layer(&self, name: &str) -> Result<Layer<'_>> {
+        let mut layer = self.weights.layer(name)?;
+        if let Some(adapter) = layer.adapter.as_mut().filter(|_| self.training.is_some()) {
+            adapter.key = Some(self.key(&format!("{name}.lora_dropout")));
+        }
+        Ok(layer)
+    }
 }
 
 impl ModelHost for Forward {
     fn linears(&self, names: &[&str], x: &Tensor) -> Result<Vec<Tensor>> {
-        names.iter().map(|name| self.weights.layer(name)?.linear(x)).collect()
+        names.iter().map(|name| self.layer(name)?.linear(x)).collect()
     }
 
     fn expert_linears(&self, names: &[&str], x: &Tensor, experts: &Tensor) -> Result<Vec<Tensor>> {
-        names.iter().map(|name| self.weights.layer(name)?.experts(x, experts)).collect()
+        names.iter().map(|name| self.layer(name)?.experts(x, experts)).collect()
     }
 
     fn embedding(&self, name: &str, ids: &Tensor) -> Result<Tensor> {
-        self.weights.layer(name)?.embedding(ids)
+        self.layer(name)?.embedding(ids)
     }
 
     fn parameter(&self, name: &str) -> Result<Option<Tensor>> {

@@ -2,6 +2,7 @@
 
 use mdt_plugin_api::{Layout, OpKind, Result, Tensor};
 
+use super::adapter::LayerAdapter;
 use super::weight::Weight;
 
 /// A layer's weight and bias. Everything that a model does with `<name>.weight` as a layer passes through here.
@@ -12,12 +13,18 @@ pub(super) struct Layer<'a> {
     pub(super) layout: Layout,
     /// `<name>.bias`, where the model declares one.
     pub(super) bias: Option<&'a Tensor>,
+    /// What is trained beside it.
+    pub(super) adapter: Option<LayerAdapter<'a>>,
 }
 
 impl Layer<'_> {
     /// `W x (+ b)`: x `[.., in]`, result `[.., out]`.
     pub(super) fn linear(&self, x: &Tensor) -> Result<Tensor> {
-        self.weight.linear(x, self.layout, self.bias)
+        let base = self.weight.linear(x, self.layout, self.bias)?;
+        match &self.adapter {
+            Some(adapter) => adapter.linear(x, &base, &self.weight, self.layout, self.bias),
+            None => Ok(base),
+        }
     }
 
     /// The layers of experts: x `[N, K or 1, in]`, experts `[N, K]`, result `[N, K, out]`.
@@ -31,6 +38,10 @@ impl Layer<'_> {
 
     /// Rows of the weight: ids `[..]`, result `[.., D]`.
     pub(super) fn embedding(&self, ids: &Tensor) -> Result<Tensor> {
-        self.weight.rows(ids)
+        let base = self.weight.rows(ids)?;
+        match &self.adapter {
+            Some(adapter) => adapter.embedding(ids, &base, &self.weight),
+            None => Ok(base),
+        }
     }
 }

@@ -6,6 +6,7 @@ use mdt_plugin_api::{Compute, Dtype, Error, HostArray, ParameterSpec, Result, Te
 
 use super::files::{Files, Named, Stored};
 use super::packing::Packing;
+use super::weight::{Quantised, Weight};
 use crate::exit::Failure;
 use crate::finite::all_finite;
 use crate::staging;
@@ -16,6 +17,18 @@ pub(super) enum Loaded {
     Whole(Tensor),
     /// Words, scales and biases.
     Quantised([Tensor; 3], Packing),
+}
+
+impl Loaded {
+    /// The tensors of a weight that is on the device already.
+    pub(super) fn shared(weight: Weight<'_>) -> Result<Self> {
+        Ok(match weight {
+            Weight::Whole(tensor) => Self::Whole(tensor.try_clone()?),
+            Weight::Quantised(Quantised { parts: [words, scales, biases], packing }) => {
+                Self::Quantised([words.try_clone()?, scales.try_clone()?, biases.try_clone()?], packing)
+            }
+        })
+    }
 }
 
 /// A parameter of files: as it is there where that is quantised, quantised where `quantize` says so, else converted to f32.

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use mdt_plugin_api::{Compute, Error, Handle, HostArrayRef, Layout, ParameterSpec, Result, Tensor};
 
+use super::adapter::Rule;
 use super::bound::BoundWeights;
 use super::files::Files;
 use super::load::{Loaded, drawn, loaded};
@@ -37,8 +38,14 @@ pub enum Start<'a> {
     Seed(u64),
 }
 
-/// Where the values of each name are, among trained, then frozen, then quantised tensors.
-pub type Names = HashMap<String, Place>;
+/// What the parameters of a job are called, and how layers use them.
+#[derive(Clone, Default)]
+pub struct Names {
+    /// Where the values of each name are, among trained, then frozen, then quantised tensors.
+    pub(super) places: HashMap<String, Place>,
+    /// How layers use their adapters, where some have one.
+    pub(super) adapter: Option<Rule>,
+}
 
 /// The values of a name.
 #[derive(Clone, Copy)]
@@ -166,18 +173,34 @@ impl Parameters {
     #[must_use]
     pub fn with_own(mut self, own: Self) -> Self {
         let (before, more) = (self.tensors.len(), own.tensors.len());
-        let names = Rc::make_mut(&mut self.names);
+        let names = &mut Rc::make_mut(&mut self.names).places;
         // What is not trained comes behind all that is.
         names.values_mut().filter(|place| place.tensor >= before).for_each(|place| place.tensor += more);
-        let own_names = own.names.iter();
+        let own_names = own.names.places.iter();
         names.extend(own_names.map(|(name, place)| (name.clone(), Place { tensor: before + place.tensor, ..*place })));
         self.specs.extend(own.specs);
         self.tensors.extend(own.tensors);
         self
     }
 
+    /// The model's own weights without an adapter, where none of them is trained: the same tensors, not a copy.
+    pub fn without_adapter(&self, specs: &[ParameterSpec]) -> Result<Option<Self>, Failure> {
+        if specs.iter().any(|spec| spec.trainable && spec.tied_to.is_none()) {
+            return Ok(None);
+        }
+        let weights = self.bind();
+        Self::build(specs.to_vec(), |_, spec| Ok(Loaded::shared(weights.require(&spec.name)?)?)).map(Some)
+    }
+
+    /// The same, whose layers use their adapters by this rule.
+    #[must_use]
+    pub fn adapted(mut self, rule: Rule) -> Self {
+        Rc::make_mut(&mut self.names).adapter = Some(rule);
+        self
+    }
+
     /// Parameters that `make` makes, of their place among all and their spec. One that comes out quantised is not trained.
-    fn build(
+    pub(super) fn build(
         specs: Vec<ParameterSpec>,
         mut make: impl FnMut(usize, &ParameterSpec) -> Result<Loaded, Failure>,
     ) -> Result<Self, Failure> {
@@ -192,7 +215,7 @@ impl Parameters {
         }
         let place = |tensor, spec: &ParameterSpec, packing| Place { tensor, layout: spec.layout, packing };
         let whole = trained.iter().chain(&frozen).enumerate();
-        let mut names: Names = whole.map(|(i, (spec, _))| (spec.name.clone(), place(i, spec, None))).collect();
+        let mut names: HashMap<_, _> = whole.map(|(i, (spec, _))| (spec.name.clone(), place(i, spec, None))).collect();
         let first = names.len();
         names.extend(quantised.iter().enumerate().map(|(i, QuantisedWeight { spec, packing, .. })| {
             (spec.name.clone(), place(first + 3 * i, spec, Some(*packing)))
@@ -204,7 +227,14 @@ impl Parameters {
         }
         let (specs, tensors) = trained.into_iter().unzip();
         let (frozen_specs, frozen) = frozen.into_iter().unzip();
-        Ok(Self { specs, tensors, frozen_specs, frozen, quantised, names: Rc::new(names) })
+        Ok(Self {
+            specs,
+            tensors,
+            frozen_specs,
+            frozen,
+            quantised,
+            names: Rc::new(Names { places: names, adapter: None }),
+        })
     }
 
     /// Names, shapes and starting values, in the model's order.
@@ -215,6 +245,11 @@ impl Parameters {
     /// Number of elements in all.
     pub fn elements(&self) -> usize {
         self.specs.iter().map(ParameterSpec::elements).sum()
+    }
+
+    /// Number of elements of those that are not trained.
+    pub fn frozen_elements(&self) -> usize {
+        self.frozen_specs.iter().map(ParameterSpec::elements).sum()
     }
 
     /// The tensors, in the order of the specs.

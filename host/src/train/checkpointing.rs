@@ -35,6 +35,7 @@ impl Run<'_> {
             data: self.rows.fingerprint.clone(),
             components: self.job.component_names()?,
             processor: self.processor.clone(),
+            frozen: self.frozen.clone(),
             metrics_bytes: self.output.metrics.as_ref().map_or(0, Metrics::bytes),
             progress: json!({ evaluate::PROGRESS: self.evaluations, start::CURSOR: self.rows.cursor }),
         };

@@ -1,5 +1,7 @@
 //! What a finished run leaves behind: the final model and the picture of the loss.
 
+use std::fs;
+
 use mdt_plugin_api::{Event, HostServices, ModelSpec};
 
 use super::update::Learner;
@@ -20,14 +22,19 @@ impl Run<'_> {
         let output = &self.settings().output_dir;
         let (job, checkpoint, help) = (self.job, store.path(self.done), self.how_to_continue());
         let described = self.learner.objective.model.clone();
+        let adapter = self.learner.objective.adapter.clone();
         let ModelSpec { config, parameters: specs, .. } = described.spec();
         let learner = &mut self.learner;
         let (source, tokenizer) = (&self.model, &self.tokenizer_files);
         let cancelled = || job.services.cancelled();
         let packing = job.quantize(&self.model)?;
         let write = |trained: &[Array<'_>], frozen: &[Array<'_>], quantised: &[TypedArray<'_>]| {
-            let parameters = as_stored(specs, &[trained, frozen].concat());
-            let export = Export { source, tokenizer, config, parameters: &parameters, quantised, packing };
+            let adapter = adapter.as_ref().map(|adapter| {
+                let place = fs::canonicalize(source.path()).unwrap_or_else(|_| source.path().to_owned());
+                adapter.written(described.spec(), &place.to_string_lossy(), &as_stored(specs, trained))
+            });
+            let (parameters, adapter) = (as_stored(specs, &[trained, frozen].concat()), adapter.as_ref());
+            let export = Export { source, tokenizer, config, parameters: &parameters, quantised, packing, adapter };
             export.write(output, &cancelled).map_err(|failure| match failure.status() {
                 Status::Interrupted => failure.at(checkpoint.display()).help(help),
                 _ => failure,

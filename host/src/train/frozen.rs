@@ -25,11 +25,12 @@ struct FrozenModel {
 pub struct Frozen(Vec<FrozenModel>);
 
 impl Frozen {
-    /// Loads the models of a job, as the trainer needs them.
+    /// Loads the models of a job, as the trainer needs them. Beside an adapter the reference is the model without it, which takes
+    /// no memory of its own.
     ///
     /// # Errors
     /// A model cannot be used; together with the trained one they do not fit into memory.
-    pub fn load(job: &Job, opened: &OpenedModel) -> Result<Self, Failure> {
+    pub fn load(job: &Job, opened: &OpenedModel, parameters: &Parameters) -> Result<Self, Failure> {
         let models = &job.resolved.settings.trainer.models;
         if models.contains_key(TrainerContext::REFERENCE) {
             return Err(Failure::configuration(
@@ -40,7 +41,11 @@ impl Frozen {
         let trained = elements(opened.model.spec());
         let mut sizes = vec![("the trained model".to_owned(), trained)];
         let needs_reference = opened.trainer.reference.as_ref().is_some_and(|ability| ability.needs_reference());
-        if needs_reference {
+        let shared = match opened.adapter {
+            Some(_) if needs_reference => parameters.without_adapter(&opened.model.spec().parameters)?,
+            _ => None,
+        };
+        if needs_reference && shared.is_none() {
             sizes.push((TrainerContext::REFERENCE.to_owned(), trained));
         }
         let mut others = Vec::new();
@@ -54,7 +59,8 @@ impl Frozen {
         let mut frozen = Vec::new();
         if needs_reference {
             let (name, model) = (TrainerContext::REFERENCE.to_owned(), opened.model.clone());
-            frozen.push(FrozenModel { name, model, parameters: opened.model_weights()? });
+            let parameters = shared.map_or_else(|| opened.model_weights(), Ok)?;
+            frozen.push(FrozenModel { name, model, parameters });
         }
         for (name, directory, model) in others {
             let parameters = Parameters::read(&opened.compute, model.spec().parameters.clone(), &directory, None)?;

@@ -13,7 +13,8 @@ use crate::config::Packing;
 use crate::data::ItemLimits;
 use crate::job::{Job, OpenedModel};
 use crate::model::{
-    AuxiliaryLoss, AuxiliaryLosses, BoundWeights, DescribedModel, FrozenModels, Parameters, TrainedModel, Training,
+    Adapter, AuxiliaryLoss, AuxiliaryLosses, BoundWeights, DescribedModel, FrozenModels, Parameters, TrainedModel,
+    Training,
 };
 use crate::sampling::FirstDrawn;
 use crate::staging;
@@ -22,6 +23,8 @@ use crate::staging;
 pub struct Objective {
     pub compute: Rc<dyn Compute>,
     pub model: DescribedModel,
+    /// What is trained beside its weights.
+    pub adapter: Option<Adapter>,
     /// What turns rows into batches, and batches into a loss.
     pub trainer: TrainerComponent,
     /// Its name, for errors.
@@ -43,13 +46,13 @@ pub struct Objective {
 impl Objective {
     /// The objective of a job.
     pub fn new(job: &Job, opened: OpenedModel, frozen: Frozen) -> Self {
-        let OpenedModel { compute, model, trainer, tokenizer, .. } = opened;
+        let OpenedModel { compute, model, adapter, trainer, tokenizer, .. } = opened;
         let settings = &job.resolved.settings;
         let max_seq_len = settings.trainer.max_seq_len as usize;
         let items = ItemLimits { max_seq_len, vocabulary: model.spec().vocabulary_size };
         let (trainer_name, packing, seed) = (job.trainer_name(), settings.trainer.packing, settings.seed);
         let drawn = FirstDrawn::default();
-        Self { compute, model, trainer, trainer_name, frozen, items, packing, drawn, tokenizer, seed }
+        Self { compute, model, adapter, trainer, trainer_name, frozen, items, packing, drawn, tokenizer, seed }
     }
 
     /// Loss and gradient of a micro-batch: the gradient of each parameter, computed, on the device.

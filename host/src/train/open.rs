@@ -63,6 +63,7 @@ impl<'a> Run<'a> {
             Some(checkpoint) => opened.weights_of(checkpoint)?,
             None => opened.weights()?,
         };
+        let frozen_weights = start::frozen(&parameters, opened.directory.path(), resumed.as_ref())?;
         let updates = plan.total_updates();
         let mut optimizer = StatefulOptimizer::new(optimizer, &parameters, &settings.scheduler, updates)?;
         if let Some(checkpoint) = &resumed {
@@ -70,7 +71,7 @@ impl<'a> Run<'a> {
             start::compare(checkpoint, &components, &processor);
         }
 
-        let frozen = Frozen::load(job, &opened)?;
+        let frozen = Frozen::load(job, &opened, &parameters)?;
 
         // Everything that this rank can check alone is checked before the others have to wait for it.
         let peers = connect::connect(job, &*backend)?;
@@ -117,6 +118,7 @@ impl<'a> Run<'a> {
             model: directory,
             tokenizer_files,
             learner: Learner::new(settings, plan.total_updates(), parameters, objective, optimizer),
+            frozen: frozen_weights,
             rows: Rows { train: Some(train), summary, sources, cursor, dropped: 0, held_out, fingerprint, plan },
             output: Output {
                 store,

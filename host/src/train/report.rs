@@ -25,10 +25,12 @@ impl Run<'_> {
         let mut components = self.job.component_names()?;
         components.extend(self.output.observers.names());
         progress::note(&format!("plugins  {}", components.join(", ")));
+        let (trained, frozen) = (self.learner.parameters.elements(), self.learner.parameters.frozen_elements());
         progress::note(&format!(
-            "model    {} ({} parameters, {})",
+            "model    {} ({} parameters{}, {})",
             self.model.path().display(),
-            HumanCount(self.learner.parameters.elements() as u64),
+            HumanCount((trained + frozen) as u64),
+            if frozen > 0 { format!(", {} of them trained", HumanCount(trained as u64)) } else { String::new() },
             match settings.model.init {
                 Init::Random => "from random weights",
                 Init::Pretrained => "pretrained",

@@ -33,6 +33,8 @@ pub struct Run<'a> {
     /// The files of its tokenizer.
     pub(super) tokenizer_files: TokenizerFiles,
     pub(super) learner: Learner,
+    /// Checksum of the weights that are not trained; empty where all are.
+    pub(super) frozen: String,
     pub(super) rows: Rows,
     pub(super) output: Output,
     /// The evaluations so far.

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use super::agree::Start;
+use super::agree::{self, Start};
 use crate::checkpoint::{Checkpoint, State, Store};
 use crate::config::Resume;
 use crate::data::Cursor;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::metrics::Metrics;
+use crate::model::Parameters;
 use crate::progress;
 use serde_json::Value;
 
@@ -41,6 +42,35 @@ pub(super) fn find_checkpoint(job: &Job, store: &Store, fingerprint: &str) -> Re
         }
     }
     Ok(found)
+}
+
+/// The checksum of the weights that are not trained; empty where all are.
+///
+/// # Errors
+/// It is not that of the checkpoint which the run resumes from: what was trained belongs to other weights.
+pub(super) fn frozen(parameters: &Parameters, model: &Path, resumed: Option<&Checkpoint>) -> Result<String, Failure> {
+    if parameters.frozen_handles().is_empty() {
+        return Ok(String::new());
+    }
+    let now = parameters.with_frozen_arrays(|frozen| {
+        parameters.with_quantised_arrays(|quantised| {
+            let frozen = frozen.iter().map(|array| bytemuck::cast_slice(array.data));
+            Ok(agree::digest(frozen.chain(quantised.iter().map(|array| array.bytes))))
+        })
+    })?;
+    match resumed {
+        Some(checkpoint) if checkpoint.state.frozen != now => {
+            let message = "the weights that are not trained are others than those that the checkpoint was trained with";
+            Err(Failure::configuration(message)
+                .at(model.display())
+                .at(checkpoint.path.display())
+                .because(format!("their checksum was {:?} and is {now:?}", checkpoint.state.frozen))
+                .help(
+                    "bring the model back that the run began with; or begin again with `--set checkpoint.resume=never`",
+                ))
+        }
+        _ => Ok(now),
+    }
 }
 
 /// The key of the place in the training rows in a checkpoint's `progress`, where they stream.

@@ -12,6 +12,7 @@ use mdt_plugin_api::{
 use super::state;
 use crate::config;
 use crate::exit::{Failure, Status};
+use crate::patterns;
 use crate::storage;
 
 /// The optimizer's abilities that this job uses, and what it needs for each parameter.
@@ -46,7 +47,7 @@ impl OptimizerPlan {
     /// Asks the optimizer for its states and checks that they can be kept and saved.
     ///
     /// # Errors
-    /// Status 2 for a pattern of `optimizer.groups` that matches no parameter. Status 3: two states would have the same
+    /// Status 2 where nothing is trained, and for a pattern of `optimizer.groups` that matches no parameter. Status 3: two states would have the same
     /// name in checkpoints, one does not start as a finite number, has a type that is not stored, or would be shared by
     /// slices.
     pub fn new(
@@ -54,14 +55,12 @@ impl OptimizerPlan {
         settings: &config::Optimizer,
         parameters: &[ParameterSpec],
     ) -> Result<Self, Failure> {
+        if parameters.is_empty() {
+            return Err(Failure::configuration("nothing is trained: all parameters are frozen")
+                .help("see `model.freeze`, `model.train` and `model.adapter`"));
+        }
         if let Some(pattern) = settings.unused_pattern(parameters.iter().map(|spec| spec.name.as_str())) {
-            let message = format!("the pattern \"{pattern}\" in `optimizer.groups` matches no parameter of the model");
-            let names = parameters.iter().map(|spec| spec.name.as_str());
-            let help = match crate::nearest::nearest(pattern, names) {
-                Some(name) => format!("the parameter with the nearest name is `{name}`"),
-                None => "`*` stands for any characters, `?` for one".to_owned(),
-            };
-            return Err(Failure::configuration(message).help(help));
+            return Err(patterns::unused("optimizer.groups", pattern, parameters));
         }
         let OptimizerComponent { slices, typed_states, typed_slices, device, evaluation_weights } = optimizer;
         let states = |parameter: &ParameterSpec| match (&typed_states, &slices) {

@@ -1,0 +1,92 @@
+//! `mdt-host fuse`: the merged model is the model with its adapter.
+
+use std::fs;
+use std::path::PathBuf;
+
+use mdt_tests::{Job, LoadedModel, Run, assert_says, integers, relative_difference, run};
+
+use super::{CASES, GPT2, TIED, case, fixture, fresh};
+
+/// ‖a − b‖ / ‖b‖ of the logits of the merged model and of the model with its adapter [5.5e-7].
+const NEAR: f64 = 5e-6;
+
+fn fuse(job: &Job, name: &str, model: &str) -> (Run, PathBuf) {
+    let out = job.directory().join(format!("fused-{name}"));
+    let [model, adapter] =
+        [model.to_owned(), format!("adapters/{name}/final")].map(|file| fixture(&file).display().to_string());
+    let place = out.display().to_string();
+    (run(["fuse", "--model", &model, "--adapter", &adapter, "--out", &place]), out)
+}
+
+#[test]
+fn a_merged_model_has_the_logits_of_the_model_with_its_adapter() {
+    let job = fresh("lora");
+    for (name, model) in CASES {
+        if model == GPT2 {
+            continue;
+        }
+        let (run, out) = fuse(&job, name, model);
+        let run = run.success();
+        assert_says(&run.stdout, &["merged the adapters of", "no logit differs by more than"]);
+        assert!(!run.stderr.contains("warning"), "{}", run.stderr);
+        let ids = integers(&fixture(&format!("adapters/{name}/logits.safetensors")), "input_ids");
+        let adapted = LoadedModel::open_adapted(&fixture(model), &fixture(&format!("adapters/{name}/final")), None);
+        let apart = relative_difference(&LoadedModel::open(&out).logits(1, &ids), &adapted.logits(1, &ids));
+        println!("{name}: {apart:.1e}");
+        assert!(apart < NEAR, "{name}: {apart:e}");
+    }
+}
+
+#[test]
+fn weights_in_out_are_merged_in_their_own_order() {
+    let job = super::with_plugin(fresh("lora"), "gpt2");
+    for name in ["gpt2_lora", "gpt2_dora"] {
+        let out = job.directory().join(name);
+        let plugins = job.directory().join("plugins").display().to_string();
+        let (model, adapter) = (fixture(GPT2), fixture(&format!("adapters/{name}/final")));
+        let arguments = [model.display().to_string(), adapter.display().to_string(), out.display().to_string()];
+        let [model_argument, adapter_argument, out_argument] = &arguments;
+        let flags = ["fuse", "--plugin-dir", &plugins, "--model", model_argument, "--adapter", adapter_argument];
+        let run = run(flags.iter().copied().chain(["--out", out_argument])).success();
+        assert!(!run.stderr.contains("warning"), "{}", run.stderr);
+        let plugin = mdt_tests::example_plugin("gpt2");
+        let ids = integers(&fixture(&format!("adapters/{name}/logits.safetensors")), "input_ids");
+        let adapted = LoadedModel::open_adapted(&model, &adapter, Some(&plugin));
+        let apart =
+            relative_difference(&LoadedModel::open_with(&out, &plugin).logits(1, &ids), &adapted.logits(1, &ids));
+        assert!(apart < NEAR, "{name}: {apart:e}");
+    }
+}
+
+#[test]
+fn a_tied_head_stays_tied_unless_one_of_the_two_has_an_adapter() {
+    let job = fresh("lora");
+    let names = |out: &PathBuf| super::tensors(&out.join("model.safetensors")).into_keys().collect::<Vec<_>>();
+    for (name, is_tied) in
+        [("tied_lora", true), ("tied_ends", false), ("tied_embedding_dora", false), ("tied_head_saved", false)]
+    {
+        let (run, out) = fuse(&job, name, TIED);
+        let run = run.success();
+        assert_eq!(super::json(&out.join("config.json"))["tie_word_embeddings"], is_tied, "{name}");
+        assert_eq!(!names(&out).contains(&"lm_head.weight".to_owned()), is_tied, "{name}");
+        assert_eq!(!run.stderr.contains("`lm_head.weight` was tied"), is_tied, "{}", run.stderr);
+    }
+}
+
+#[test]
+fn a_merged_model_is_trained_and_generates_as_any_other() {
+    let job = case("tied_lora");
+    let (run, out) = fuse(&job, "tied_lora", TIED);
+    run.success();
+    let trained = Job::new().set("model.path", out.display()).set("trainer.max_steps", 1);
+    trained.run().success();
+    assert!(out.join("tokenizer.json").exists());
+}
+
+#[test]
+fn a_directory_that_exists_is_not_written_over() {
+    let job = fresh("lora");
+    fs::create_dir(job.directory().join("fused-tied_lora")).expect("a directory");
+    let (run, _) = fuse(&job, "tied_lora", TIED);
+    assert_says(&run.failure(7), &["exists already", "--out"]);
+}
