@@ -1,6 +1,7 @@
 //! What is kept between the tokens of a generation: a model's own state, and keys and values within a window.
 
 use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mdt_host::model::{Cache, DescribedModel, Parameters, TrainedModel, Training};
 use mdt_plugin_api::abi::across;
@@ -215,6 +216,12 @@ impl Model for Attends {
     }
 }
 
+/// One test at a time needs much memory of the device, or counts it.
+fn memory() -> MutexGuard<'static, ()> {
+    static MEMORY: Mutex<()> = Mutex::new(());
+    MEMORY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Bytes of the device after so many tokens of eight rows, one at a time.
 fn bytes_after(loaded: &Loaded, tokens: &[usize]) -> Vec<u64> {
     let (model, mut cache) = (loaded.bound(), Cache::default());
@@ -229,10 +236,102 @@ fn bytes_after(loaded: &Loaded, tokens: &[usize]) -> Vec<u64> {
 
 #[test]
 fn keys_beyond_a_window_take_no_memory() {
+    let _memory = memory();
     // A step of the cache: 256 tokens of eight rows.
     let step = 2 * 8 * 2 * 64 * 256 * 4;
     let windowed = bytes_after(&Loaded::new(Attends { window: Some(8) }), &[300, 1500]);
     assert!(windowed[1] < windowed[0] + step / 2, "{windowed:?}");
     let all = bytes_after(&Loaded::new(Attends { window: None }), &[300, 1500]);
     assert!(all[1] > all[0] + 3 * step, "{all:?}");
+}
+
+/// The logits after these tokens, which follow what is in the cache.
+fn next(loaded: &Loaded, ids: &[i32], rows: usize, cache: &mut Cache) -> Vec<f32> {
+    let logits = loaded.bound().next_logits(ids, rows, cache).expect("logits");
+    logits.to_vec().expect("f32")
+}
+
+#[test]
+fn no_state_reaches_from_padding_into_a_shorter_prompt() {
+    let loaded = Loaded::new(Recurrent);
+    let mut cache = Cache::after_padding(vec![3, 0]);
+    let together = next(&loaded, &[9, 9, 9, 3, 7, 1, 4, 11, 0, 5], 2, &mut cache);
+    let then = next(&loaded, &[2, 8], 2, &mut cache);
+    for (row, prompt) in [&[3, 7][..], &[1, 4, 11, 0, 5]].into_iter().enumerate() {
+        let (own, mut alone) = (row * VOCABULARY..(row + 1) * VOCABULARY, Cache::default());
+        let first = relative_difference(&together[own.clone()], &next(&loaded, prompt, 1, &mut alone));
+        let second = relative_difference(&then[own], &next(&loaded, &[[2, 8][row]], 1, &mut alone));
+        assert!(first < 1e-6 && second < 1e-6, "row {row}: {first:e} {second:e}");
+    }
+    assert!(!cache.keep_rows(&[1]).expect("nothing is computed"), "a state is of all rows together");
+}
+
+#[test]
+fn long_prompts_are_computed_in_passes_with_the_logits_of_the_whole() {
+    let _memory = memory();
+    for window in [None, Some(300)] {
+        let loaded = Loaded::new(Attends { window });
+        let ids: Vec<i32> = (0..5000).map(|place| place * 7 % VOCABULARY as i32).collect();
+        let mut cache = Cache::default();
+        let logits = next(&loaded, &ids, 1, &mut cache);
+        let model = loaded.bound();
+        let hidden = model.hidden(&loaded.ids(1, &ids), None, None).expect("hidden states");
+        let all: Vec<f32> = model.head(&hidden).expect("logits").to_vec().expect("f32");
+        let difference = relative_difference(&logits, &all[all.len() - VOCABULARY..]);
+        assert!(difference < 2e-6, "{window:?}: {difference:e}");
+        assert_eq!(cache.length(), 5000);
+    }
+}
+
+#[test]
+fn a_sequence_goes_on_from_any_place_that_the_cache_still_has() {
+    let _memory = memory();
+    let ids: Vec<i32> = (0..300).map(|place| place * 5 % VOCABULARY as i32).collect();
+    for (window, places) in [(None, &[299, 150, 1, 0][..]), (Some(8), &[299, 7])] {
+        let loaded = Loaded::new(Attends { window });
+        for &place in places {
+            let mut cache = Cache::default();
+            // In pieces, because of the first ones no window needs more than its own length.
+            next(&loaded, &ids[..7], 1, &mut cache);
+            next(&loaded, &ids[7..], 1, &mut cache);
+            assert!(cache.truncate(place), "{window:?}, {place}");
+            assert_eq!(cache.length(), place);
+            let difference = relative_difference(
+                &next(&loaded, &[3, 1], 1, &mut cache),
+                &next(&loaded, &[&ids[..place], &[3, 1]].concat(), 1, &mut Cache::default()),
+            );
+            assert!(difference < 1e-6, "{window:?}, {place}: {difference:e}");
+        }
+    }
+}
+
+#[test]
+fn what_a_window_has_passed_or_a_model_has_made_of_it_does_not_come_back() {
+    let _memory = memory();
+    let windowed = Loaded::new(Attends { window: Some(8) });
+    let mut cache = Cache::default();
+    let ids: Vec<i32> = (0..600).map(|place| place % VOCABULARY as i32).collect();
+    next(&windowed, &ids[..300], 1, &mut cache);
+    ids[300..].iter().for_each(|&id| drop(next(&windowed, &[id], 1, &mut cache)));
+    assert!(!cache.truncate(100));
+    assert_eq!(cache.length(), 600, "what it cannot forget it keeps");
+    let recurrent = Loaded::new(Recurrent);
+    let mut cache = Cache::default();
+    next(&recurrent, &IDS, 1, &mut cache);
+    assert!(cache.truncate(IDS.len()) && !cache.truncate(IDS.len() - 1) && !cache.truncate(IDS.len() + 1));
+}
+
+#[test]
+fn rows_that_are_kept_go_on_as_before() {
+    let _memory = memory();
+    let loaded = Loaded::new(Attends { window: None });
+    let mut cache = Cache::after_padding(vec![0, 2, 1]);
+    next(&loaded, &[1, 2, 3, 9, 9, 4, 9, 5, 6], 3, &mut cache);
+    assert!(cache.keep_rows(&[1, 2]).expect("rows"));
+    let kept = next(&loaded, &[7, 8], 2, &mut cache);
+    for (row, prompt) in [&[4, 7][..], &[5, 6, 8]].into_iter().enumerate() {
+        let alone = next(&loaded, prompt, 1, &mut Cache::default());
+        let difference = relative_difference(&kept[row * VOCABULARY..(row + 1) * VOCABULARY], &alone);
+        assert!(difference < 1e-6, "row {row}: {difference:e}");
+    }
 }

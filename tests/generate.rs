@@ -1,8 +1,10 @@
 //! `mdt-host generate`: answers that repeat, and that are right once a model has learned them.
 
+use std::io::Read;
 use std::path::Path;
+use std::process::Stdio;
 
-use mdt_tests::{Job, Run, run};
+use mdt_tests::{Job, Run, assert_says, command, run};
 use serde_json::Value;
 
 fn generate(model: &Path, arguments: &[&str]) -> Run {
@@ -96,4 +98,105 @@ fn rows_without_an_answer_are_not_compared() {
     assert!(shown.ends_with("exact match: 0 of 1 (0.0 %); 1 row has no answer to compare with\n"), "{shown}");
     let mixed = json(&["--data", &rows]);
     assert_eq!((&mixed["exact_match"], &mixed["compared"]), (&0.0.into(), &1.into()));
+}
+
+fn json(model: &Path, arguments: &[&str]) -> Value {
+    let run = generate(model, &[arguments, &["--json"]].concat());
+    serde_json::from_str(&run.stdout).expect("JSON on standard output")
+}
+
+/// The text of each answer.
+fn texts(answers: &Value) -> Vec<&str> {
+    let rows = answers["rows"].as_array().expect("a list");
+    rows.iter().map(|row| row["answer"].as_str().expect("text")).collect()
+}
+
+const PROMPTS: [&str; 5] = ["Shout abc", "Shout hdaggdgf and much more of it", "a", "Shout bf", "Sh"];
+
+#[test]
+fn prompts_that_are_answered_together_have_the_answers_that_each_has_alone() {
+    let model = mdt_tests::root().join("tests/fixtures/training/model");
+    let sampled = ["--temperature", "1", "--top-p", "0.95", "--seed", "7"];
+    let penalised =
+        ["--temperature", "0.7", "--repetition-penalty", "1.2", "--repetition-context", "8", "--top-k", "9"];
+    for options in [&[][..], &sampled, &penalised] {
+        let options = [options, &["--max-tokens", "24"]].concat();
+        let alone: Vec<String> = PROMPTS
+            .iter()
+            .map(|prompt| texts(&json(&model, &[&options[..], &["--prompt", prompt]].concat()))[0].to_owned())
+            .collect();
+        let all: Vec<&str> = PROMPTS.iter().flat_map(|prompt| ["--prompt", prompt]).collect();
+        for size in ["1", "2", "5"] {
+            let together = json(&model, &[&options[..], &all, &["--batch-size", size]].concat());
+            assert_eq!(texts(&together), alone, "{options:?}, {size} together");
+        }
+    }
+}
+
+#[test]
+fn a_seed_gives_its_answer_again_and_another_seed_another_one() {
+    let model = mdt_tests::root().join("tests/fixtures/training/model");
+    let answer = |options: &[&str]| {
+        generate(&model, &[options, &["--prompt", "Shout abc", "--max-tokens", "20"]].concat()).stdout
+    };
+    let drawn = answer(&["--temperature", "1", "--seed", "3"]);
+    assert_eq!(answer(&["--temperature", "1", "--seed", "3"]), drawn);
+    assert_ne!(answer(&["--temperature", "1", "--seed", "4"]), drawn);
+    let greedy = answer(&[]);
+    assert_eq!(answer(&["--temperature", "2", "--top-k", "1", "--seed", "5"]), greedy);
+    assert_eq!(answer(&["--temperature", "2", "--top-p", "0.000001"]), greedy);
+    assert_eq!(answer(&["--temperature", "2", "--min-p", "1"]), greedy);
+    assert_ne!(answer(&["--repetition-penalty", "5"]), greedy);
+}
+
+#[test]
+fn an_answer_ends_before_a_stop_text_whatever_its_tokens_are() {
+    let job = memorised();
+    let model = job.output().join("final");
+    let whole = json(&model, &["--prompt", "Shout hdaggdgf"]);
+    assert_eq!((texts(&whole)[0], &whole["rows"][0]["ended_by"]), ("HDAGGDGF!", &"end_token".into()));
+    let stopped = json(&model, &["--prompt", "Shout hdaggdgf", "--stop", "nowhere", "--stop", "GGDG"]);
+    assert_eq!((texts(&stopped)[0], &stopped["rows"][0]["ended_by"]), ("HDA", &"stop_text".into()));
+    assert_eq!(generate(&model, &["--prompt", "Shout hdaggdgf", "--stop", "GGDG"]).stdout, "HDA\n");
+    // What might have become one is part of the answer.
+    assert_eq!(generate(&model, &["--prompt", "Shout hdaggdgf", "--stop", "F!!"]).stdout, "HDAGGDGF!\n");
+    let cut = json(&model, &["--prompt", "Shout hdaggdgf", "--max-tokens", "2"]);
+    assert_eq!((&cut["rows"][0]["answer_tokens"], &cut["rows"][0]["ended_by"]), (&2.into(), &"max_tokens".into()));
+}
+
+#[test]
+fn text_comes_while_the_answer_is_made_and_an_interruption_ends_it() {
+    let model = mdt_tests::root().join("tests/fixtures/training/model").display().to_string();
+    let arguments = ["generate", "--model", &model, "--prompt", "Shout abc", "--max-tokens", "1000000"];
+    let mut endless = command();
+    // The token that would end the answer is made unlikely where it was seen before: it is in no prompt, so that is no help;
+    // a high temperature over a hundred tokens draws it once in a hundred.
+    endless.args(arguments).args(["--temperature", "0"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = endless.spawn().expect("the program starts");
+    let mut first = [0; 8];
+    child.stdout.as_mut().expect("a pipe").read_exact(&mut first).expect("text before the end");
+    assert!(child.try_wait().expect("a child can be asked").is_none(), "the answer has ended by itself");
+    let kill = std::process::Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status();
+    assert!(kill.expect("the command kill").success());
+    let run = Run::from(child.wait_with_output().expect("its output"));
+    assert_eq!(run.status, Some(130), "{}", run.stderr);
+}
+
+#[test]
+fn options_out_of_their_range_are_refused_by_name() {
+    for (option, value) in [
+        ("--temperature", "-1"),
+        ("--temperature", "nan"),
+        ("--top-p", "0"),
+        ("--top-p", "1.5"),
+        ("--min-p", "-0.1"),
+        ("--repetition-penalty", "0"),
+        ("--stop", ""),
+        ("--batch-size", "0"),
+    ] {
+        let argument = format!("{option}={value}");
+        let run = run(["generate", "--model", "nowhere", "--prompt", "a", &argument]);
+        assert_eq!(run.status, Some(2), "{argument}: {}", run.stderr);
+        assert_says(&run.stderr, &[option]);
+    }
 }

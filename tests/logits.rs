@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mdt_tests::{LoadedModel, arrays, copy_files, integers, relative_difference, root};
+use mdt_tests::{LoadedModel, arrays, copy_files, example_plugin, integers, relative_difference, root};
 
 /// Tokens of a row of the fixtures.
 const LENGTH: usize = 40;
@@ -121,12 +121,7 @@ fn most_likely(logits: &[f32]) -> i32 {
 
 #[test]
 fn a_window_shorter_than_the_sequence_hides_what_it_hides_in_transformers() {
-    let copy = tempfile::tempdir().expect("a temporary directory");
-    copy_files(&models().join("mistral"), copy.path());
-    let config = copy.path().join("config.json");
-    let text = std::fs::read_to_string(&config).expect("the config");
-    assert!(text.contains("\"sliding_window\": 128"), "{text}");
-    std::fs::write(&config, text.replace("\"sliding_window\": 128", "\"sliding_window\": 16")).expect("the config");
+    let copy = windowed_mistral();
     let file = root().join("tests/fixtures/examples/mistral_window.safetensors");
     let [(_, theirs)] = <[_; 1]>::try_from(arrays(&file)).expect("one array of f32");
     let (ids, model) = (integers(&file, "input_ids"), LoadedModel::open(copy.path()));
@@ -137,5 +132,40 @@ fn a_window_shorter_than_the_sequence_hides_what_it_hides_in_transformers() {
     for pieces in [ids.chunks(1).collect::<Vec<_>>(), vec![&ids[..1], &ids[1..9], &ids[9..33], &ids[33..]]] {
         let difference = relative_difference(&model.hidden_in_pieces(&pieces), &whole);
         assert!(difference < 1e-5, "{} pieces: {difference:e}", pieces.len());
+    }
+}
+
+/// The fixture of Mistral with windows of 16 tokens, in a directory of its own.
+fn windowed_mistral() -> tempfile::TempDir {
+    let copy = tempfile::tempdir().expect("a temporary directory");
+    copy_files(&models().join("mistral"), copy.path());
+    let config = copy.path().join("config.json");
+    let text = std::fs::read_to_string(&config).expect("the config");
+    assert!(text.contains("\"sliding_window\": 128"), "{text}");
+    std::fs::write(&config, text.replace("\"sliding_window\": 128", "\"sliding_window\": 16")).expect("the config");
+    copy
+}
+
+#[test]
+fn rows_of_unequal_prompts_have_the_logits_that_each_has_alone() {
+    let windowed = windowed_mistral();
+    let gemma3 = root().join("tests/fixtures/examples/gemma3/model");
+    let fixtures = names().into_iter().filter(|name| name != DYNAMIC);
+    let fixtures = fixtures.map(|name| (LoadedModel::open(&models().join(&name)), name));
+    let others = [
+        (LoadedModel::open(windowed.path()), "windowed mistral".to_owned()),
+        (LoadedModel::open_with(&gemma3, &example_plugin("gemma3")), "gemma3".to_owned()),
+    ];
+    let ids: Vec<i32> = (0..60).map(|place| 3 + place * 31 % 90).collect();
+    let (prompts, following) = ([&ids[..3], &ids[5..38], &ids[9..10]], [&ids[40..52], &ids[20..32], &ids[..12]]);
+    for (model, name) in fixtures.chain(others) {
+        let together = model.logits_of_rows(&prompts, &following);
+        for (row, together) in together.iter().enumerate() {
+            let alone = model.logits_of_rows(&prompts[row..=row], &following[row..=row]);
+            assert_eq!(together.len(), alone[0].len());
+            let difference = relative_difference(together, &alone[0]);
+            println!("{name}, row {row}: {difference:.1e}");
+            assert!(difference < 2e-6, "{name}, row {row}: {difference:e}");
+        }
     }
 }

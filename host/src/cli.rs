@@ -1,18 +1,22 @@
 //! The command line: one file per subcommand.
 
 mod bench;
+mod chat;
 mod child;
 mod common;
 mod config;
 mod data;
 mod doctor;
+mod evaluate;
 mod fuse;
 mod gather;
 mod generate;
 mod launch;
+mod model_options;
 mod output;
 mod plugin;
 mod run;
+mod sampling;
 
 use std::panic;
 use std::process::ExitCode;
@@ -52,6 +56,10 @@ enum Command {
     Data(data::Command),
     /// Continue a prompt, or answer the rows of a data set.
     Generate(generate::Arguments),
+    /// Talk with a model.
+    Chat(chat::Arguments),
+    /// Show the held-out loss of a model or a checkpoint, without training.
+    Evaluate(evaluate::Arguments),
     /// Merge an adapter into its model.
     Fuse(fuse::Arguments),
     /// Check that this machine is ready for a job: device, memory, plugins, port, model, data, disk, launchers.
@@ -76,6 +84,8 @@ pub fn main() -> ExitCode {
         Command::Plugin(command) => plugin::run(&common, &command),
         Command::Data(command) => data::run(&common, &command),
         Command::Generate(arguments) => generate::run(&common, &arguments),
+        Command::Chat(arguments) => chat::run(&common, &arguments),
+        Command::Evaluate(arguments) => evaluate::run(&common, &arguments),
         Command::Fuse(arguments) => fuse::run(&common, &arguments),
         Command::Doctor(arguments) => doctor::run(&common, &arguments),
         Command::Bench(command) => bench::run(&common, &command),

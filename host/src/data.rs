@@ -5,6 +5,7 @@ mod dataset;
 mod items;
 mod lane;
 mod length;
+mod long_rows;
 pub mod packing;
 mod read;
 mod row_location;
@@ -25,6 +26,7 @@ use chain::{Chain, Opened};
 pub use dataset::Dataset;
 pub use items::{Encoder, ItemLimits};
 use length::Reading;
+pub use long_rows::{Encoded, LongRows, Part};
 use read::Reader;
 pub use row_location::{RowLocation, describe};
 pub use row_order::Plan;
@@ -90,10 +92,22 @@ pub fn read(job: &Job, encoder: &Encoder, tokenizer: &str) -> Result<Data, Failu
         Packing::BestFit if !encoder.prepares() => {
             train.packed(settings.trainer.max_seq_len as usize, data.shuffle.then_some(settings.seed))
         }
-        Packing::BestFit | Packing::None => train,
+        Packing::BestFit | Packing::None => train.in_pieces(),
     };
     let (rows, fingerprint) = (Some(train.places()), train.fingerprint());
     Ok(Data { train: Training::Whole(train), held_out, rows, fingerprint })
+}
+
+/// The rows that a job holds out for evaluation. Training rows are read only where these are drawn from them.
+///
+/// # Errors
+/// As for [`read`]; there are none.
+pub fn held_out(job: &Job, encoder: &Encoder, tokenizer: &str) -> Result<Dataset, Failure> {
+    let held_out = match read_held_out(job, &mut Reader::new(job, encoder), tokenizer)? {
+        Some(rows) => Some(rows),
+        None => read(job, encoder, tokenizer)?.held_out,
+    };
+    held_out.ok_or_else(|| Failure::configuration("there are no rows for evaluation"))
 }
 
 /// The first training rows, as many as a preview takes where they stream, and the rows held out.
@@ -146,16 +160,18 @@ fn read_sources(
         progress::note(&format!("data     reading ends in {name} after {rows} rows, all that `data.limit` allows"));
     }
     if dataset.rows.is_empty() {
-        let message = match dataset.dropped.len() {
-            0 => "the data has no rows".to_owned(),
-            count => format!("none of the {count} rows has anything to train"),
-        };
-        let failure = Failure::new(Status::Input, message).at(names.join(", "));
-        return Err(match dataset.dropped.len() {
-            0 => failure,
-            _ => failure
+        let failure = |message: String| Failure::new(Status::Input, message).at(names.join(", "));
+        return Err(match (dataset.dropped.len(), dataset.too_long.len()) {
+            (0, 0) => failure("the data has no rows".to_owned()),
+            (_, 0) => failure(format!("none of the {} rows has anything to train", dataset.places()))
                 .at(dataset.name_locations(&dataset.dropped))
                 .help("the prompts fill `trainer.max_seq_len`, or the answers are empty"),
+            (_, count) => failure(format!("none of the {} rows can be trained", dataset.places()))
+                .at(dataset.name_locations(&dataset.too_long))
+                .because(format!(
+                    "{count} of them are longer than `trainer.max_seq_len`, and `trainer.long_rows` is \"drop\""
+                ))
+                .help("raise `trainer.max_seq_len`, or set `trainer.long_rows` to \"cut\" or \"split\""),
         });
     }
     Ok(dataset)

@@ -12,6 +12,7 @@ mod freeze;
 mod layer;
 mod load;
 mod packing;
+mod padding;
 mod parameters;
 mod quantised;
 mod random;

@@ -7,6 +7,7 @@ mod checkpointing;
 mod clip;
 mod connect;
 mod evaluate;
+mod evaluate_alone;
 mod final_model;
 mod frozen;
 mod gradient;
@@ -31,4 +32,5 @@ pub mod bench;
 pub mod bench_collectives;
 
 pub use connect::backend;
+pub use evaluate_alone::evaluate;
 pub use run::{Run, train};

@@ -1,5 +1,6 @@
 //! The held-out loss: what it is, and what is decided by it.
 
+mod alone;
 mod best;
 mod early_stop;
 mod loss;

@@ -21,4 +21,4 @@ pub use network::{Network, Relay, free_port};
 pub use numbers::{arrays, integers, relative_difference};
 pub use process::Process;
 pub use run::{Run, assert_says, command, run, run_where};
-pub use terminal::on_terminal;
+pub use terminal::{Typing, on_terminal};

@@ -93,6 +93,28 @@ impl LoadedModel {
         pieces.iter().flat_map(next).collect()
     }
 
+    /// The logits after each of these prompts, which are continued together, and after each token that follows them: for
+    /// each row one after the other.
+    pub fn logits_of_rows(&self, prompts: &[&[i32]], following: &[&[i32]]) -> Vec<Vec<f32>> {
+        let longest = prompts.iter().map(|prompt| prompt.len()).max().expect("a prompt");
+        let padding: Vec<usize> = prompts.iter().map(|prompt| longest - prompt.len()).collect();
+        // Which token the padding has does not matter.
+        let padded = prompts.iter().zip(&padding).flat_map(|(prompt, &padding)| [&vec![7; padding], *prompt].concat());
+        let (model, mut cache) = (self.trained(), Cache::after_padding(padding.clone()));
+        let (mut next, mut logits) = (padded.collect::<Vec<i32>>(), vec![Vec::new(); prompts.len()]);
+        for step in 0.. {
+            let of_step = elements(&model.next_logits(&next, prompts.len(), &mut cache).expect("logits"));
+            let width = of_step.len() / prompts.len();
+            logits.iter_mut().zip(of_step.chunks(width)).for_each(|(row, more)| row.extend(more));
+            let following = following.iter().map(|row| row.get(step).copied());
+            match following.collect::<Option<Vec<i32>>>() {
+                Some(tokens) => next = tokens,
+                None => break,
+            }
+        }
+        logits
+    }
+
     /// `-log p` of the trained tokens of these sequences of a batch, as a trainer has them.
     pub fn trained_losses(&self, batch: &HostBatch, name: &str) -> Vec<f32> {
         let uploaded = |(name, array): &(String, HostArray)| {

@@ -1,32 +1,31 @@
 //! `mdt-host generate`: prints the answers of a model.
 
-use std::path::PathBuf;
+mod show;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
-use mdt_plugin_api::{Example, Length, Message};
-use serde_json::json;
+use mdt_plugin_api::{Example, Length, Message, SharedTokenizer};
 
-use super::common::{Common, adapter_flags, on_compute_thread};
-use super::output::print;
-use crate::config::Flag;
+use self::show::{Answered, show};
+use super::common::{Common, on_compute_thread};
+use super::model_options::ModelOptions;
+use super::output::print_part;
+use super::sampling::Sampling;
 use crate::exit::{Failure, Status};
-use crate::generate::Generator;
+use crate::generation::{Answers, Generator, Listener, Options, Speed};
 use crate::job::Job;
 use crate::signals;
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// The model's directory; the default is the configured model.
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
-    /// The directory of an adapter for the model, as peft or mlx-lm writes it.
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
-    /// The prompt: a user's message if the model has a chat template, otherwise plain text to continue.
+    #[command(flatten)]
+    model: ModelOptions,
+    /// The prompt: a user's message if the model has a chat template, otherwise plain text to continue. May be given several
+    /// times.
     #[arg(long, value_name = "TEXT", required_unless_present = "data", conflicts_with = "data")]
-    prompt: Option<String>,
+    prompt: Vec<String>,
     /// Answer the rows of this data instead, and count the answers that are exactly right.
     #[arg(long, value_name = "SOURCE")]
     data: Option<String>,
@@ -36,52 +35,72 @@ pub(super) struct Arguments {
     /// The number of rows to print, spread evenly; all rows are counted. The default prints all.
     #[arg(long, value_name = "N", requires = "data", conflicts_with = "json")]
     show: Option<usize>,
-    /// Maximum length of an answer, in tokens.
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    max_tokens: usize,
-    /// Print JSON.
+    /// The number of prompts that are answered together: more are faster, and need more memory.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    batch_size: u32,
+    #[command(flatten)]
+    sampling: Sampling,
+    /// Print JSON: the rows, and how many tokens were computed in which time.
     #[arg(long)]
     json: bool,
 }
 
-/// One answer.
-struct Answer {
-    prompt: String,
-    expected: Option<String>,
-    text: String,
-}
-
 pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure> {
-    let mut flags = Vec::new();
-    if let Some(model) = &arguments.model {
-        let flag = |key: &str, value| Flag { name: "--model".to_owned(), key: key.to_owned(), value };
-        flags.push(flag("model.path", json!(model)));
-        flags.push(flag("model.init", json!("pretrained")));
-    }
-    if let Some(adapter) = &arguments.adapter {
-        flags.extend(adapter_flags(adapter));
-    }
+    let options = arguments.sampling.options()?;
     let cancelled = signals::cancellation()?;
-    let job = common.job(flags, Arc::clone(&cancelled))?;
-    let answers = on_compute_thread(&job, || answers(&job, arguments, &cancelled))?;
-    show(&answers, arguments)
+    let job = common.job(arguments.model.flags(), Arc::clone(&cancelled))?;
+    let (answered, speed) = on_compute_thread(&job, || answers(&job, arguments, &options, &cancelled))?;
+    show(&answered, &speed, arguments)
 }
 
-fn answers(job: &Job, arguments: &Arguments, cancelled: &AtomicBool) -> Result<Vec<Answer>, Failure> {
+fn answers(
+    job: &Job,
+    arguments: &Arguments,
+    options: &Options,
+    cancelled: &AtomicBool,
+) -> Result<(Vec<Answered>, Speed), Failure> {
     let opened = job.open_model(job.compute()?)?;
-    let examples = match (&arguments.prompt, &arguments.data) {
-        (Some(prompt), _) => vec![prompt_example(prompt, opened.tokenizer.vocabulary().renders_messages)],
-        (None, source) => rows(job, source.as_deref().unwrap_or_default(), arguments.limit, cancelled)?,
+    let examples = match &arguments.data {
+        Some(source) => rows(job, source, arguments.limit, cancelled)?,
+        None => {
+            let is_chat = opened.tokenizer.vocabulary().renders_messages;
+            arguments.prompt.iter().map(|prompt| prompt_example(prompt, is_chat)).collect()
+        }
     };
     let generator = Generator::new(&opened, opened.weights()?)?;
-    let mut answers = Vec::new();
-    for example in examples {
+    let mut listener = Printer { prints: arguments.streams(), cancelled };
+    let (mut answered, mut speed) = (Vec::new(), Speed::default());
+    for batch in examples.chunks(arguments.batch_size as usize) {
+        let prompts = prompts(&opened.tokenizer, batch)?;
+        let Answers { answers, speed: of_batch } = generator.answers(&prompts, options, &mut listener)?;
         require_not_cancelled(cancelled)?;
-        let text = generator.answer(&example, arguments.max_tokens)?;
-        let (prompt, expected) = describe(&example);
-        answers.push(Answer { prompt, expected, text });
+        speed.add(of_batch);
+        answered.extend(batch.iter().zip(answers).map(|(example, answer)| Answered::new(example, answer)));
     }
-    Ok(answers)
+    Ok((answered, speed))
+}
+
+impl Arguments {
+    /// Whether the text of the answer is printed as it comes.
+    fn streams(&self) -> bool {
+        self.prompt.len() == 1 && !self.json
+    }
+}
+
+/// Prints an answer as it comes, where it is the only one.
+struct Printer<'a> {
+    prints: bool,
+    cancelled: &'a AtomicBool,
+}
+
+impl Listener for Printer<'_> {
+    fn text(&mut self, _prompt: usize, text: &str) -> Result<(), Failure> {
+        if self.prints && !text.is_empty() { print_part(text) } else { Ok(()) }
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
 }
 
 fn prompt_example(prompt: &str, chat: bool) -> Example {
@@ -89,6 +108,10 @@ fn prompt_example(prompt: &str, chat: bool) -> Example {
         true => Example::new(1).with("messages", vec![Message::new("user", prompt)]),
         false => Example::new(1).with("text", prompt),
     }
+}
+
+fn prompts(tokenizer: &SharedTokenizer, examples: &[Example]) -> Result<Vec<Vec<u32>>, Failure> {
+    examples.iter().map(|example| Ok(tokenizer.encode_prompt(example)?)).collect()
 }
 
 fn rows(job: &Job, name: &str, limit: Option<usize>, cancelled: &AtomicBool) -> Result<Vec<Example>, Failure> {
@@ -110,53 +133,4 @@ fn rows(job: &Job, name: &str, limit: Option<usize>, cancelled: &AtomicBool) -> 
 
 fn require_not_cancelled(cancelled: &AtomicBool) -> Result<(), Failure> {
     if cancelled.load(Ordering::Relaxed) { Err(Failure::new(Status::Interrupted, "interrupted")) } else { Ok(()) }
-}
-
-/// The prompt of a row and the answer that it has.
-fn describe(example: &Example) -> (String, Option<String>) {
-    if let Ok(mut messages) = example.messages("messages") {
-        let expected = messages.pop_if(|last| last.role == "assistant").map(|last| last.content);
-        return (messages.pop().map(|last| last.content).unwrap_or_default(), expected);
-    }
-    let text = |name| example.text(name).ok().map(str::to_owned);
-    (text("prompt").or_else(|| text("text")).unwrap_or_default(), text("completion"))
-}
-
-impl Answer {
-    /// Whether it is exactly the expected one; `None` where none is expected.
-    fn is_right(&self) -> Option<bool> {
-        self.expected.as_deref().map(|expected| expected.trim() == self.text.trim())
-    }
-}
-
-fn show(answers: &[Answer], arguments: &Arguments) -> Result<(), Failure> {
-    let compared: Vec<bool> = answers.iter().filter_map(Answer::is_right).collect();
-    let right = compared.iter().filter(|&&right| right).count();
-    let exact_match = (!compared.is_empty()).then(|| right as f64 / compared.len() as f64);
-    if arguments.json {
-        let rows: Vec<_> = answers
-            .iter()
-            .map(|answer| json!({ "prompt": answer.prompt, "expected": answer.expected, "answer": answer.text }))
-            .collect();
-        print(format_args!("{:#}", json!({ "rows": rows, "compared": compared.len(), "exact_match": exact_match })))
-    } else if arguments.data.is_none() {
-        answers.iter().try_for_each(|answer| print(&answer.text))
-    } else {
-        let stride = answers.len().div_ceil(arguments.show.unwrap_or(answers.len()).max(1)).max(1);
-        for Answer { prompt, expected, text } in answers.iter().step_by(stride) {
-            let expected = expected.as_ref().map_or(String::new(), |expected| format!(" (expected {expected:?})"));
-            print(format_args!("{prompt:?} → {text:?}{expected}"))?;
-        }
-        let rest = match answers.len() - compared.len() {
-            0 => String::new(),
-            1 => "; 1 row has no answer to compare with".to_owned(),
-            rest => format!("; {rest} rows have no answer to compare with"),
-        };
-        match exact_match {
-            Some(share) => {
-                print(format_args!("exact match: {right} of {} ({:.1} %){rest}", compared.len(), 100.0 * share))
-            }
-            None => print("exact match: no row has an answer to compare with"),
-        }
-    }
 }

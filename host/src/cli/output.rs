@@ -15,9 +15,22 @@ pub(super) fn print(text: impl Display) -> Result<(), Failure> {
     print_painted(printable(&text.to_string()))
 }
 
+/// Writes a part of a line to standard output at once, with control characters escaped.
+///
+/// # Errors
+/// As for [`print`].
+pub(super) fn print_part(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    written(out.write_all(printable(text).as_bytes()).and_then(|()| out.flush()))
+}
+
 /// Writes a text that has colours in it, and whose other control characters are escaped already.
 pub(super) fn print_painted(text: impl Display) -> Result<(), Failure> {
-    match writeln!(io::stdout().lock(), "{text}") {
+    written(writeln!(io::stdout().lock(), "{text}"))
+}
+
+fn written(result: io::Result<()>) -> Result<(), Failure> {
+    match result {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(Failure::new(Status::Other, "standard output cannot be written").because(error))
         }

@@ -116,9 +116,11 @@ pub struct Trainer {
     /// Micro-steps per update. Default: 1.
     #[schemars(range(min = 1))]
     pub gradient_accumulation_steps: u32,
-    /// Longest row in tokens. Longer rows are cut at the right and counted. Default: 2048.
+    /// Longest row in tokens. `long_rows` says what becomes of longer ones. Default: 2048.
     #[schemars(range(min = 2))]
     pub max_seq_len: u32,
+    /// What becomes of rows that are longer than `max_seq_len`; they are counted. Default: `cut`.
+    pub long_rows: LongRows,
     /// Gradients with a larger global norm are scaled down to this norm; 0 turns clipping off. Default: 1.0.
     #[schemars(range(min = 0.0))]
     pub max_grad_norm: f64,
@@ -147,6 +149,20 @@ pub struct Trainer {
     pub packing: Packing,
 }
 
+/// What becomes of rows that are longer than `max_seq_len`. What a trainer prepares while it trains is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LongRows {
+    /// They are cut at the right.
+    #[default]
+    Cut,
+    /// They are left out.
+    Drop,
+    /// They are split into pieces of up to `max_seq_len` tokens, in which each token is trained once. A piece does not see
+    /// those before. Not for trainers whose items are more than one sequence of tokens.
+    Split,
+}
+
 /// How items are packed into rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -168,6 +184,7 @@ impl Default for Trainer {
             max_steps: None,
             gradient_accumulation_steps: 1,
             max_seq_len: 2048,
+            long_rows: LongRows::Cut,
             max_grad_norm: 1.0,
             gradient_checkpointing: false,
             models: BTreeMap::new(),

@@ -10,11 +10,11 @@ use mdt_plugin_api::{Example, Item};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::long_rows::{Encoded, LongRows, Part};
 use super::row_location::{self, RowLocation};
 use super::row_order::Plan;
 use super::{packing, split};
 use crate::checksum;
-use crate::counted::counted;
 use crate::random::Stream;
 
 /// The most rows that a message names.
@@ -29,6 +29,8 @@ pub struct Dataset {
     pub(super) rows: Vec<Item>,
     /// The row of each item.
     pub(super) locations: Vec<RowLocation>,
+    /// What each item is of its row.
+    parts: Vec<Part>,
     /// For each row, the number of items up to and with its own.
     ends: Vec<usize>,
     /// Whether the items of a place are packed into one row of a micro-batch.
@@ -40,6 +42,8 @@ pub struct Dataset {
     pub(super) sources: Vec<String>,
     /// Rows without any token to train.
     pub(super) dropped: Vec<RowLocation>,
+    /// Rows that were left out because they are too long.
+    pub(super) too_long: Vec<RowLocation>,
     /// The number of rows before some were held out; none if that did not happen.
     split_from: Option<usize>,
 }
@@ -50,24 +54,30 @@ impl Dataset {
         Self {
             rows: Vec::new(),
             locations: Vec::new(),
+            parts: Vec::new(),
             ends: Vec::new(),
             is_packed: false,
             checksums: Vec::new(),
             tokenizer: tokenizer.to_owned(),
             sources: sources.to_vec(),
             dropped: Vec::new(),
+            too_long: Vec::new(),
             split_from: None,
         }
     }
 
     /// Adds a row, which has this location and these items.
-    pub(super) fn push(&mut self, location: RowLocation, example: &Example, items: Vec<Item>) {
+    pub(super) fn push(&mut self, location: RowLocation, example: &Example, encoded: Encoded) {
+        let Encoded { items, parts, is_too_long } = encoded;
         self.checksums.push(checksum_of(example));
-        if items.is_empty() {
-            self.dropped.push(location);
+        match items.as_slice() {
+            [] if is_too_long => self.too_long.push(location),
+            [] => self.dropped.push(location),
+            _ => {}
         }
         self.locations.extend(items.iter().map(|_| location));
         self.rows.extend(items);
+        self.parts.extend(parts);
         self.ends.push(self.rows.len());
     }
 
@@ -77,21 +87,35 @@ impl Dataset {
         let total = Some(self.trainable());
         let mut marks = split::held_out(self.trainable(), count, seed).into_iter();
         let empty = || Self { split_from: total, ..Self::empty(&self.sources, &self.tokenizer) };
-        let (mut train, mut held_out) = (Self { dropped: self.dropped, ..empty() }, empty());
-        let mut items = self.rows.into_iter().zip(self.locations);
+        let (mut train, mut held_out) = (Self { dropped: self.dropped, too_long: self.too_long, ..empty() }, empty());
+        let mut items = self.rows.into_iter().zip(self.locations).zip(self.parts);
         let mut start = 0;
         for (end, checksum) in self.ends.into_iter().zip(self.checksums) {
             let is_held_out = end > start && marks.next() == Some(true);
             let part = if is_held_out { &mut held_out } else { &mut train };
-            for (item, location) in items.by_ref().take(end - start) {
+            for ((item, location), of_row) in items.by_ref().take(end - start) {
                 part.rows.push(item);
                 part.locations.push(location);
+                part.parts.push(of_row);
             }
             part.ends.push(part.rows.len());
             part.checksums.push(checksum);
             start = end;
         }
         (train, held_out)
+    }
+
+    /// The same with a place for each piece of a row that was split, so that a micro-batch has no more rows than others.
+    #[must_use]
+    pub fn in_pieces(mut self) -> Self {
+        let mut ends = Vec::new();
+        for place in 0..self.places() {
+            let own = self.items_of(place);
+            ends.extend(own.clone().skip(1).filter(|&item| self.parts[item] == Part::LaterPiece));
+            ends.push(own.end);
+        }
+        self.ends = ends;
+        self
     }
 
     /// The same with its items packed into rows of at most `capacity` tokens, once for all epochs: so each of them has as
@@ -113,6 +137,7 @@ impl Dataset {
             }
         }
         self.locations = self.locations_of(&all);
+        self.parts = all.iter().map(|&item| self.parts[item]).collect();
         self.rows = all.into_iter().map(|item| std::mem::take(&mut self.rows[item])).collect();
         (self.ends, self.is_packed) = (ends, true);
         self
@@ -120,7 +145,7 @@ impl Dataset {
 
     /// The number of rows with something to train.
     pub(super) fn trainable(&self) -> usize {
-        self.places() - self.dropped.len()
+        self.places() - self.dropped.len() - self.too_long.len()
     }
 
     /// The number of rows that were read, or that their items are packed into.
@@ -199,6 +224,24 @@ impl Dataset {
         self.dropped.iter().map(|place| self.place_of(place))
     }
 
+    /// How many rows were too long, and what became of them.
+    pub fn long_rows(&self) -> LongRows {
+        let count = |part: Part| self.parts.iter().filter(|&&other| other == part).count();
+        let split = count(Part::FirstPiece);
+        LongRows {
+            cut: self.rows.iter().filter(|row| row.truncated() > 0).count(),
+            cut_tokens: self.rows.iter().map(Item::truncated).sum(),
+            dropped: self.too_long.clone(),
+            split,
+            pieces: split + count(Part::LaterPiece),
+        }
+    }
+
+    /// The source and number of each row that was left out because it is too long.
+    pub fn too_long(&self) -> impl ExactSizeIterator<Item = (&str, u64)> {
+        self.too_long.iter().map(|place| self.place_of(place))
+    }
+
     fn place_of(&self, place: &RowLocation) -> (&str, u64) {
         (&self.sources[place.source as usize], place.row)
     }
@@ -208,23 +251,25 @@ impl Dataset {
         let tokens: usize = self.rows.iter().map(Item::tokens).sum();
         let supervised: usize = self.rows.iter().map(Item::supervised_tokens).sum();
         let of = self.split_from.map_or(String::new(), |total| format!(" of {total}"));
-        let mut text = format!("{}{of} rows, {tokens} tokens, {supervised} of them trained", self.rows.len());
+        let long = self.long_rows();
+        let rows = self.rows.len() - (long.pieces - long.split);
+        let mut text = format!("{rows}{of} rows, {tokens} tokens, {supervised} of them trained");
         if let Some(rows) = self.packed_rows() {
             let lengths = (0..rows).map(|row| self.length(row));
             let (longest, filled) = (lengths.clone().max().unwrap_or(0), lengths.sum::<usize>());
             let padding = 100.0 * (1.0 - filled as f64 / (rows * longest).max(1) as f64);
             text += &format!("; packed into {rows} rows of up to {longest} tokens, {padding:.1} % of them padding");
         }
-        let cut: u64 = self.rows.iter().map(Item::truncated).sum();
-        if cut > 0 {
-            let rows = self.rows.iter().filter(|row| row.truncated() > 0).count();
-            let rows = counted(rows, "row");
-            text += &format!("; {rows} cut at max_seq_len, losing {cut} tokens");
+        let shown = |rows: &[RowLocation]| {
+            let more = if rows.len() > NAMED { ", …" } else { "" };
+            self.name_locations(&rows[..rows.len().min(NAMED)]) + more
+        };
+        for part in long.parts(&shown) {
+            text += &format!("; {part}");
         }
         if !self.dropped.is_empty() {
-            let shown = self.name_locations(&self.dropped[..self.dropped.len().min(NAMED)]);
-            let more = if self.dropped.len() > NAMED { ", …" } else { "" };
-            text += &format!("; {} dropped with nothing to train ({shown}{more})", self.dropped.len());
+            let dropped = &self.dropped;
+            text += &format!("; {} dropped with nothing to train ({})", dropped.len(), shown(dropped));
         }
         text
     }

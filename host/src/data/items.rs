@@ -3,6 +3,8 @@
 use mdt_plugin_api::register::TrainerComponent;
 use mdt_plugin_api::{Error, Example, Item, Result, Sequence};
 
+use super::long_rows::{Encoded, Part, pieces, require_splittable};
+use crate::config::LongRows;
 use crate::job::Job;
 
 /// The limits that items keep.
@@ -21,13 +23,15 @@ pub struct Encoder {
     /// The trainer, as errors name it.
     name: String,
     limits: ItemLimits,
+    long_rows: LongRows,
 }
 
 impl Encoder {
     /// An encoder of a job's rows, by this trainer. Token ids are below `vocabulary`.
     pub fn new(job: &Job, trainer: &TrainerComponent, vocabulary: usize) -> Self {
-        let max_seq_len = job.resolved.settings.trainer.max_seq_len as usize;
-        Self { trainer: trainer.clone(), name: job.trainer_name(), limits: ItemLimits { max_seq_len, vocabulary } }
+        let settings = &job.resolved.settings.trainer;
+        let limits = ItemLimits { max_seq_len: settings.max_seq_len as usize, vocabulary };
+        Self { trainer: trainer.clone(), name: job.trainer_name(), limits, long_rows: settings.long_rows }
     }
 
     /// The same with another instance of the trainer.
@@ -44,37 +48,94 @@ impl Encoder {
     ///
     /// # Errors
     /// The trainer refuses the row, or returns what it may not.
-    pub fn encode(&self, example: &Example) -> Result<Vec<Item>> {
-        let mut items = self.items(example)?;
-        // What is prepared later may get its supervised tokens then.
-        items.retain(|item| item.supervised_tokens() > 0 || self.prepares() && item.tokens() > 0);
-        Ok(items)
+    pub fn encode(&self, example: &Example) -> Result<Encoded> {
+        let made = self.made(example)?;
+        let mut encoded = Encoded::default();
+        if self.long_rows == LongRows::Drop && made.iter().flatten().any(|item| self.is_too_long(item)) {
+            return Ok(Encoded { is_too_long: true, ..encoded });
+        }
+        for pieces in made {
+            let mut part = if pieces.len() == 1 { Part::Whole } else { Part::FirstPiece };
+            // What is prepared later may get its supervised tokens then.
+            let is_kept = |item: &Item| item.supervised_tokens() > 0 || self.prepares() && item.tokens() > 0;
+            for item in pieces.into_iter().filter(is_kept) {
+                encoded.items.push(item);
+                encoded.parts.push(part);
+                if part == Part::FirstPiece {
+                    part = Part::LaterPiece;
+                }
+            }
+        }
+        Ok(encoded)
     }
 
-    /// All items of a row, within the limits.
+    /// All items of a row, and all pieces of those that are split. Those that are left out because they are too long are as
+    /// they were made.
     ///
     /// # Errors
     /// As for [`Encoder::encode`].
     pub fn items(&self, example: &Example) -> Result<Vec<Item>> {
-        let mut items = self.trainer.encode(example)?;
+        Ok(self.made(example)?.into_iter().flatten().collect())
+    }
+
+    /// The items of a row, each as its pieces.
+    fn made(&self, example: &Example) -> Result<Vec<Vec<Item>>> {
+        let items = self.trainer.encode(example)?;
         let of_trainer = |error: Error| error.in_component(&self.name).with("row", example.row);
-        items.iter_mut().try_for_each(|item| self.limits.enforce(item)).map_err(of_trainer)?;
-        Ok(items)
+        let within_limits = |mut item: Item| -> Result<Vec<Item>> {
+            self.limits.check(&mut item)?;
+            match self.long_rows {
+                LongRows::Cut => {
+                    self.limits.cut(&mut item);
+                    Ok(vec![item])
+                }
+                LongRows::Drop => Ok(vec![item]),
+                LongRows::Split => {
+                    require_splittable(&item, self.prepares())?;
+                    Ok(pieces(item, self.limits.max_seq_len))
+                }
+            }
+        };
+        items.into_iter().map(within_limits).collect::<Result<_>>().map_err(of_trainer)
+    }
+
+    fn is_too_long(&self, item: &Item) -> bool {
+        item.length() > self.limits.max_seq_len
     }
 }
 
 impl ItemLimits {
-    /// Cuts the sequences of an item, and checks all that the trainer returned.
+    /// Checks all that the trainer returned, and cuts the sequences of an item.
+    ///
+    /// # Errors
+    /// As for [`ItemLimits::check`].
+    pub fn enforce(self, item: &mut Item) -> Result<()> {
+        self.check(item)?;
+        self.cut(item);
+        Ok(())
+    }
+
+    /// Cuts the sequences of an item at the right.
+    fn cut(self, item: &mut Item) {
+        for Sequence { tokens, supervised, truncated, .. } in &mut item.sequences {
+            let too_many = tokens.len().saturating_sub(self.max_seq_len);
+            tokens.truncate(self.max_seq_len);
+            supervised.truncate(self.max_seq_len);
+            *truncated += too_many as u64;
+        }
+    }
+
+    /// Checks all that the trainer returned, and takes the mark for training from first tokens.
     ///
     /// # Errors
     /// Status 3, with the sequence or number that is wrong.
-    pub fn enforce(self, item: &mut Item) -> Result<()> {
+    fn check(self, item: &mut Item) -> Result<()> {
         if item.sequences.is_empty() {
             return Err(Error::plugin("an item has no sequence of tokens"));
         }
         for at in 0..item.sequences.len() {
             let (before, rest) = item.sequences.split_at_mut(at);
-            self.enforce_sequence(&mut rest[0])?;
+            self.check_sequence(&mut rest[0])?;
             if before.iter().any(|other| other.name == rest[0].name) {
                 return Err(Error::plugin(format!("an item has two sequences named {:?}", rest[0].name)));
             }
@@ -91,18 +152,14 @@ impl ItemLimits {
         Ok(())
     }
 
-    fn enforce_sequence(self, sequence: &mut Sequence) -> Result<()> {
-        let Sequence { name, tokens, supervised, truncated } = sequence;
+    fn check_sequence(self, sequence: &mut Sequence) -> Result<()> {
+        let Sequence { name, tokens, supervised, .. } = sequence;
         if tokens.len() != supervised.len() {
             let (tokens, marks) = (tokens.len(), supervised.len());
             return Err(Error::plugin(format!(
                 "the sequence {name:?} has {tokens} tokens and {marks} marks for training"
             )));
         }
-        let too_many = tokens.len().saturating_sub(self.max_seq_len);
-        tokens.truncate(self.max_seq_len);
-        supervised.truncate(self.max_seq_len);
-        *truncated += too_many as u64;
         if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.vocabulary) {
             let message =
                 format!("the sequence {name:?} has the token {token}, and the vocabulary {} tokens", self.vocabulary);

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::chain::Chain;
 use super::dataset::Dataset;
 use super::items::Encoder;
+use super::long_rows;
 use super::row_location::RowLocation;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
@@ -31,7 +32,7 @@ type Collected = (Vec<Row>, Option<Result<(), Failure>>);
 type Row = (RowLocation, Example);
 
 /// A row and its items.
-type Encoded<'a> = (&'a Row, Result<Vec<Item>, Error>);
+type Encoded<'a> = (&'a Row, Result<long_rows::Encoded, Error>);
 
 /// Reads all sources of a job.
 pub(super) struct Reader<'a> {
@@ -87,8 +88,8 @@ impl<'a> Reader<'a> {
     /// Whether anything of a row is trained.
     pub(super) fn is_trained(&self, at: RowLocation, example: &Example, of: &Dataset) -> Result<bool, Failure> {
         self.require_not_cancelled()?;
-        let items = self.encoder.encode(example);
-        Ok(!items.map_err(|error| Failure::from(error).at(of.name_locations(&[at])))?.is_empty())
+        let encoded = self.encoder.encode(example);
+        Ok(!encoded.map_err(|error| Failure::from(error).at(of.name_locations(&[at])))?.items.is_empty())
     }
 
     /// Encodes rows and adds them.
@@ -123,12 +124,12 @@ impl<'a> Reader<'a> {
             }
         }
         for ((location, example), encoded) in encoded {
-            let items = encoded.map_err(|error| Failure::from(error).at(dataset.name_locations(&[*location])))?;
+            let encoded = encoded.map_err(|error| Failure::from(error).at(dataset.name_locations(&[*location])))?;
             self.held += size_of::<(RowLocation, usize, [u8; 32])>() as u64;
-            for item in &items {
+            for item in &encoded.items {
                 self.held += size_of::<RowLocation>() as u64 + bytes(item);
             }
-            dataset.push(*location, example, items);
+            dataset.push(*location, example, encoded);
         }
         Ok(())
     }

@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 
-use mdt_plugin_api::{Error, Result, Tensor};
+use mdt_plugin_api::{Error, HostArray, Result, Tensor};
+
+use super::padding::Padding;
 
 /// Tokens that memory grows by.
 const STEP: usize = 256;
@@ -12,6 +14,8 @@ const STEP: usize = 256;
 #[derive(Debug, Default)]
 pub struct Cache {
     length: usize,
+    /// What stands before the rows; none where they are of one length.
+    padding: Option<Padding>,
     entries: HashMap<String, Entry>,
     /// What the model keeps; see [`mdt_plugin_api::ModelContext::keep`].
     states: HashMap<String, Tensor>,
@@ -25,9 +29,21 @@ struct Entry {
     capacity: usize,
     /// How many places are in use: those of the last tokens.
     used: usize,
+    /// How many tokens before its own a token sees at most.
+    seen_before: usize,
 }
 
 impl Cache {
+    /// An empty one for rows that begin after so many tokens of padding.
+    pub fn after_padding(padding: Vec<usize>) -> Self {
+        Self { padding: Padding::before(padding), ..Self::default() }
+    }
+
+    /// What stands before the rows; none where they are of one length.
+    pub(super) fn padding(&self) -> Option<&Padding> {
+        self.padding.as_ref()
+    }
+
     /// Number of tokens in it, which is the position of the next one.
     pub fn length(&self) -> usize {
         self.length
@@ -39,6 +55,46 @@ impl Cache {
         self.length += tokens;
         let states: Vec<_> = self.states.values().map(Tensor::handle).collect();
         self.states.values().next().map_or(Ok(()), |state| state.compute().eval(&states))
+    }
+
+    /// Computes what was appended, where no result needs it.
+    pub(super) fn eval(&self) -> Result<()> {
+        let arrays: Vec<_> =
+            self.entries.values().flat_map(|entry| [entry.keys.handle(), entry.values.handle()]).collect();
+        self.entries.values().next().map_or(Ok(()), |entry| entry.keys.compute().eval(&arrays))
+    }
+
+    /// Forgets all tokens but the first `length`. Returns whether it could: what a model keeps by name, and keys that a
+    /// window has passed, do not come back.
+    pub fn truncate(&mut self, length: usize) -> bool {
+        if length >= self.length {
+            return length == self.length;
+        }
+        let forgotten = self.length - length;
+        let can = |entry: &Entry| entry.used >= forgotten + length.min(entry.seen_before);
+        if !self.states.is_empty() || !self.entries.values().all(can) {
+            return false;
+        }
+        self.entries.values_mut().for_each(|entry| entry.used -= forgotten);
+        self.length = length;
+        true
+    }
+
+    /// Leaves out all rows but these. Returns whether it could: what a model keeps by name may be of all rows together.
+    pub fn keep_rows(&mut self, rows: &[usize]) -> Result<bool> {
+        let Some(first) = self.entries.values().next() else { return Ok(false) };
+        if !self.states.is_empty() {
+            return Ok(false);
+        }
+        let indices: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+        let indices = Tensor::from_host(first.keys.compute(), &HostArray::new(&[rows.len()], &indices)?)?;
+        for entry in self.entries.values_mut() {
+            entry.keys = entry.keys.take(&indices, 0)?;
+            entry.values = entry.values.take(&indices, 0)?;
+        }
+        self.padding = self.padding.take().and_then(|padding| padding.of_rows(rows));
+        self.eval()?;
+        Ok(true)
     }
 
     /// What was kept under a name.
@@ -74,6 +130,7 @@ impl Cache {
                     values: grown(&last(values, tokens, kept)?, kept)?,
                     capacity: kept.next_multiple_of(STEP),
                     used: kept,
+                    seen_before,
                 };
                 self.entries.insert(name.to_owned(), entry);
                 return Ok((keys.try_clone()?, values.try_clone()?));

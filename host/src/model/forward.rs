@@ -43,7 +43,9 @@ pub(super) struct Forward {
     /// Number of tokens in this pass, and before it.
     pub(super) tokens: usize,
     pub(super) offset: usize,
-    /// Where they are given: `[B, T]`.
+    /// Number of tokens that are known of the sequence, at least those of this pass and before it.
+    pub(super) length: usize,
+    /// Where they are given: positions `[B, T]`, and segments of these tokens and of all before.
     pub(super) positions: Option<Rc<Tensor>>,
     pub(super) segments: Option<Rc<Tensor>>,
     pub(super) cache: Option<Rc<RefCell<Cache>>>,
@@ -164,7 +166,10 @@ impl ModelHost for Forward {
             attributes.extend([attribute("dropout", Value::Float(options.dropout)), attribute("key", Value::Int(key))]);
         }
         match &self.segments {
-            Some(segments) => Tensor::op(OpKind::ATTENTION, &[queries, keys, values, segments], &attributes),
+            Some(segments) => {
+                let segments = last(segments, keys.shape()?[2])?;
+                Tensor::op(OpKind::ATTENTION, &[queries, keys, values, &segments], &attributes)
+            }
             None => Tensor::op(OpKind::ATTENTION, &[queries, keys, values], &attributes),
         }
     }
@@ -203,6 +208,14 @@ impl ModelHost for Forward {
     }
 
     fn pass(&self) -> Pass {
-        Pass { training: self.training.is_some(), length: self.offset + self.tokens }
+        Pass { training: self.training.is_some(), length: self.length }
+    }
+}
+
+/// The last `count` of each row.
+fn last(rows: &Tensor, count: usize) -> Result<Tensor> {
+    match *rows.shape()? {
+        [batch, length] if count < length => rows.slice(&[0, (length - count) as i64], &[batch as i64, length as i64]),
+        _ => rows.try_clone(),
     }
 }

@@ -17,6 +17,9 @@ use crate::exit::{Failure, Status};
 /// Logits of more rows than fit into so many bytes are computed in pieces, and again for gradients.
 const LOGITS_BYTES: usize = 512 << 20;
 
+/// The most tokens, of all rows together, that one pass before a generated token has: so many bound its memory.
+const PASS: usize = 2048;
+
 /// A model with its weights.
 pub struct TrainedModel {
     model: DescribedModel,
@@ -65,21 +68,49 @@ impl TrainedModel {
         Self { logits_bytes, ..self }
     }
 
-    /// Logits `[rows, 1, V]` after these tokens `[rows, T]`, which follow what is in the cache.
+    /// Logits `[rows, 1, V]` after these tokens `[rows, T]`, which follow what is in the cache. Many tokens are computed in
+    /// several passes.
     pub fn next_logits(&self, tokens: &[i32], rows: usize, cache: &mut Cache) -> Result<Tensor> {
-        let ids = Tensor::from_host(&self.compute, &HostArray::new(&[rows, tokens.len() / rows], tokens)?)?;
-        let hidden = self.continue_hidden(&ids, cache)?;
-        let [rows, length, width] = <[usize; 3]>::try_from(hidden.shape()?)
-            .map_err(|shape| Error::plugin(format!("hidden states have shape {shape:?}")))?
-            .map(|length| length as i64);
-        self.head(&hidden.slice(&[0, length - 1, 0], &[rows, length, width])?)
+        let (count, step) = (tokens.len() / rows, (PASS / rows).max(1));
+        let length = cache.length() + count;
+        for start in (0..count).step_by(step) {
+            let end = (start + step).min(count);
+            let of_pass: Vec<i32> = tokens.chunks_exact(count).flat_map(|row| &row[start..end]).copied().collect();
+            let ids = Tensor::from_host(&self.compute, &HostArray::new(&[rows, end - start], &of_pass)?)?;
+            let hidden = self.continue_towards(length, &ids, cache)?;
+            if end < count {
+                cache.eval()?;
+                continue;
+            }
+            let [rows, length, width] = <[usize; 3]>::try_from(hidden.shape()?)
+                .map_err(|shape| Error::plugin(format!("hidden states have shape {shape:?}")))?
+                .map(|length| length as i64);
+            return self.head(&hidden.slice(&[0, length - 1, 0], &[rows, length, width])?);
+        }
+        Err(Error::other("logits are asked for after no token"))
     }
 
     /// Hidden states of the next tokens of a sequence whose earlier ones are in the cache.
     pub fn continue_hidden(&self, tokens: &Tensor, cache: &mut Cache) -> Result<Tensor> {
+        self.continue_towards(0, tokens, cache)
+    }
+
+    /// The same of a sequence of which at least `length` tokens are known.
+    fn continue_towards(&self, length: usize, tokens: &Tensor, cache: &mut Cache) -> Result<Tensor> {
+        let pass = self.forward(tokens)?;
+        let (offset, end) = (cache.length(), cache.length() + pass.tokens);
+        let padding = cache.padding();
+        let positions = padding.map(|padding| padding.positions(&self.compute, offset..end)).transpose()?;
+        let segments = padding.map(|padding| padding.segments(&self.compute, end)).transpose()?;
         let shared = Rc::new(RefCell::new(std::mem::take(cache)));
-        let forward =
-            Forward { offset: shared.borrow().length(), cache: Some(Rc::clone(&shared)), ..self.forward(tokens)? };
+        let forward = Forward {
+            offset,
+            length: length.max(end),
+            positions: positions.map(Rc::new),
+            segments: segments.map(Rc::new),
+            cache: Some(Rc::clone(&shared)),
+            ..pass
+        };
         let count = forward.tokens;
         let hidden = self.model.hidden(&self.context(forward), tokens)?;
         shared.borrow_mut().advance(count)?;
@@ -91,15 +122,16 @@ impl TrainedModel {
         let &[_, length] = tokens.shape()?.as_slice() else {
             return Err(Error::plugin("token ids must have the shape [batch, length]"));
         };
-        Ok(self.forward_of(length, 0))
+        Ok(self.forward_of(length))
     }
 
-    fn forward_of(&self, tokens: usize, offset: usize) -> Forward {
+    fn forward_of(&self, tokens: usize) -> Forward {
         Forward {
             compute: Rc::clone(&self.compute),
             weights: Rc::clone(&self.weights),
             tokens,
-            offset,
+            offset: 0,
+            length: tokens,
             positions: None,
             segments: None,
             cache: None,
@@ -128,7 +160,7 @@ impl ModelCalls for TrainedModel {
     }
 
     fn head(&self, hidden: &Tensor) -> Result<Tensor> {
-        logits(&self.model.spec().head, &self.context(self.forward_of(0, 0)), hidden)
+        logits(&self.model.spec().head, &self.context(self.forward_of(0)), hidden)
     }
 
     /// Head and loss go together, in pieces where all logits would be large: then no more than a piece of them is ever kept,
@@ -141,7 +173,7 @@ impl ModelCalls for TrainedModel {
         if rows <= piece {
             return self.head(hidden)?.cross_entropy(targets);
         }
-        let forward = self.forward_of(0, 0);
+        let forward = self.forward_of(0);
         let mut losses = Vec::new();
         for start in (0..rows).step_by(piece) {
             let end = (start + piece).min(rows) as i64;

@@ -18,6 +18,12 @@ pub struct Totals {
     pub rows: usize,
     /// Rows with nothing to train, which are left out.
     pub dropped: Vec<Dropped>,
+    /// Rows that are longer than `trainer.max_seq_len` and left out, where `trainer.long_rows` does so.
+    pub too_long: Vec<Dropped>,
+    /// Rows that were split into pieces, where it does that, and the pieces that are trained.
+    pub split_rows: usize,
+    /// The pieces of them that are trained.
+    pub pieces: usize,
     /// Rows that were cut at `trainer.max_seq_len`.
     pub truncated_rows: usize,
     /// Tokens that were cut from them.
@@ -102,11 +108,16 @@ impl Totals {
             let mut items = items.iter().map(|&item| &rows[item]);
             items_per_row.iter().map(|&count| packing::length(items.by_ref().take(count))).collect()
         };
+        let long = dataset.long_rows();
+        let named = |(source, row): (&str, u64)| Dropped { source: source.to_owned(), row };
         Self {
-            rows: rows.len(),
-            dropped: dataset.dropped().map(|(source, row)| Dropped { source: source.to_owned(), row }).collect(),
-            truncated_rows: rows.iter().filter(|row| row.truncated() > 0).count(),
-            truncated_tokens: rows.iter().map(Item::truncated).sum(),
+            rows: rows.len() - (long.pieces - long.split),
+            dropped: dataset.dropped().map(named).collect(),
+            too_long: dataset.too_long().map(named).collect(),
+            split_rows: long.split,
+            pieces: long.pieces,
+            truncated_rows: long.cut,
+            truncated_tokens: long.cut_tokens,
             tokens: tokens as u64,
             supervised_tokens: supervised as u64,
             supervised_share: share(supervised, tokens),
@@ -155,11 +166,16 @@ impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = |number: usize| HumanCount(number as u64);
         write!(f, "rows      {}", count(self.rows))?;
-        if !self.dropped.is_empty() {
-            let named = self.dropped.iter().take(NAMED).map(|Dropped { source, row }| format!("{source}:{row}"));
-            let more = if self.dropped.len() > NAMED { ", …" } else { "" };
-            let names = named.collect::<Vec<_>>().join(", ");
-            write!(f, "; {} more dropped with nothing to train: {names}{more}", count(self.dropped.len()))?;
+        for (dropped, why) in [
+            (&self.dropped, "with nothing to train"),
+            (&self.too_long, "because they are longer than trainer.max_seq_len"),
+        ] {
+            if !dropped.is_empty() {
+                let named = dropped.iter().take(NAMED).map(|Dropped { source, row }| format!("{source}:{row}"));
+                let more = if dropped.len() > NAMED { ", …" } else { "" };
+                let names = named.collect::<Vec<_>>().join(", ");
+                write!(f, "; {} more dropped {why}: {names}{more}", count(dropped.len()))?;
+            }
         }
         let share = 100.0 * self.supervised_share;
         let supervised = HumanCount(self.supervised_tokens);
@@ -177,6 +193,15 @@ impl fmt::Display for Totals {
                 f,
                 "\ncut       {} {plural} at trainer.max_seq_len, losing {lost} tokens",
                 count(self.truncated_rows)
+            )?;
+        }
+        if self.split_rows > 0 {
+            let plural = if self.split_rows == 1 { "row" } else { "rows" };
+            let rows = count(self.split_rows);
+            write!(
+                f,
+                "\nsplit     {rows} {plural} longer than trainer.max_seq_len into {} pieces",
+                count(self.pieces)
             )?;
         }
         let padding = 100.0 * self.padding_share;

@@ -134,7 +134,8 @@ impl Accumulator {
         }
     }
 
-    fn finish_any(&mut self) -> Result<Option<Partial>> {
+    /// The same, wherever it is; none where there was no micro-batch.
+    pub fn finish_any(&mut self) -> Result<Option<Partial>> {
         let Some((_, mut sum)) = self.waiting.pop() else { return Ok(None) };
         while let Some((_, left)) = self.waiting.pop() {
             sum = self.join(left, sum)?;

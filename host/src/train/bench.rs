@@ -69,8 +69,10 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
     let rows = BatchRows::new(&items, &items_per_row)?;
     let trainer = opened.trainer.clone();
     let micro_batches = || {
-        let micro_batch =
-            |_| MicroBatch { rows: Vec::new(), batch: trainer.collate(&rows).map(Ahead::Batch).map(Some) };
+        let micro_batch = |_| MicroBatch {
+            rows: Vec::new(),
+            batch: trainer.collate(&rows).map(|batch| Some(Ahead::Batches(vec![batch]))),
+        };
         (0..settings.trainer.gradient_accumulation_steps).map(micro_batch).map(Ok)
     };
     let objective = Objective::new(job, opened, Frozen::default());

@@ -7,20 +7,42 @@ use serde_json::Value;
 
 use super::accumulate::Sums;
 use super::best::Evaluations;
+use super::gradient::Objective;
 use super::plugin_metrics::ByName;
 use super::prepare::Place;
 use super::stop::Stop;
-use super::update::Learner;
 use super::{Run, plugin_metrics};
 use crate::checkpoint::Evaluated;
 use crate::config::Settings;
 use crate::data::Dataset;
 use crate::exit::{Failure, Status};
 use crate::metrics;
+use crate::model::Parameters;
 use crate::peers::Peers;
 
 /// The numbers of every batch, in their order, and the metrics of all.
 type AllBatches = (Vec<[f64; 4]>, ByName);
+
+/// The loss of all held-out rows.
+pub(super) struct HeldOutLoss {
+    /// Mean over the supervised tokens.
+    pub(super) loss: f64,
+    /// `exp(loss)`, where the loss is that of tokens: that of a pair of answers, say, is no surprise at tokens.
+    pub(super) perplexity: Option<f64>,
+    /// Supervised tokens.
+    pub(super) tokens: u64,
+}
+
+impl HeldOutLoss {
+    /// That of these batches.
+    pub(super) fn of(batches: &[[f64; 4]]) -> Self {
+        let mut sums = Sums::of_numbers([0.0; 4]);
+        batches.iter().for_each(|&batch| sums.add(Sums::of_numbers(batch)));
+        let loss = sums.loss / sums.weight;
+        let perplexity = (sums.weight == sums.supervised_tokens).then(|| libm::exp(loss));
+        Self { loss, perplexity, tokens: sums.supervised_tokens as u64 }
+    }
+}
 
 impl Run<'_> {
     /// Whether an evaluation is due after this update.
@@ -109,21 +131,20 @@ impl Run<'_> {
             return Err(Failure::new(Status::Other, "there is nothing to evaluate"));
         };
         let evaluated = learner.with_evaluation_weights(*done, |learner| {
-            let evaluation = Evaluation { learner, peers, held_out, size: rows.plan.batch_size, after: *done };
+            let (objective, parameters) = (&learner.objective, &learner.parameters);
+            let (size, after) = (rows.plan.batch_size, *done);
+            let evaluation = Evaluation { objective, parameters, peers, held_out, size, after };
             evaluation.run(&|| job.services.cancelled())
         })?;
         output.tell_sample(&learner.objective, *done, true);
         let Some((batches, metrics)) = evaluated else { return Ok(None) };
-        let mut sums = Sums::of_numbers([0.0; 4]);
-        batches.iter().for_each(|&batch| sums.add(Sums::of_numbers(batch)));
-        let eval_loss = sums.loss / sums.weight;
+        let HeldOutLoss { loss: eval_loss, perplexity, tokens } = HeldOutLoss::of(&batches);
         let line = metrics::Evaluation {
             step: *done,
             epoch: rows.plan.epochs_after(*done),
             eval_loss,
-            // The loss of a pair of answers, say, is no surprise at tokens.
-            eval_perplexity: (sums.weight == sums.supervised_tokens).then(|| libm::exp(eval_loss)),
-            eval_tokens: sums.supervised_tokens as u64,
+            eval_perplexity: perplexity,
+            eval_tokens: tokens,
             eval_s: begin.elapsed().as_secs_f64(),
         };
         let extra = metrics.into_iter().map(|(name, value)| (format!("eval_{name}"), value)).collect();
@@ -143,25 +164,25 @@ impl Run<'_> {
 }
 
 /// One evaluation of the held-out rows.
-struct Evaluation<'a> {
-    learner: &'a Learner,
-    peers: &'a Peers,
-    held_out: &'a Dataset,
+pub(super) struct Evaluation<'a> {
+    pub(super) objective: &'a Objective,
+    pub(super) parameters: &'a Parameters,
+    pub(super) peers: &'a Peers,
+    pub(super) held_out: &'a Dataset,
     /// Rows of a batch.
-    size: usize,
+    pub(super) size: usize,
     /// Updates that are done.
-    after: u64,
+    pub(super) after: u64,
 }
 
 impl Evaluation<'_> {
     /// Computes the batches of the held-out rows. Rank r of n has batches r, r + n, r + 2n, …; which ones it has changes
     /// no bit of any. None if a rank was interrupted.
-    fn run(&self, cancelled: &dyn Fn() -> bool) -> Result<Option<AllBatches>, Failure> {
-        let Self { learner, peers, held_out, size, after } = *self;
+    pub(super) fn run(&self, cancelled: &dyn Fn() -> bool) -> Result<Option<AllBatches>, Failure> {
+        let Self { objective, parameters, peers, held_out, size, after } = *self;
         let what = format!("the evaluation after update {after}");
         let batches = held_out.rows().chunks(size);
         let count = batches.len();
-        let Learner { objective, parameters, .. } = learner;
         let mut own = Vec::new();
         let mut interrupted = false;
         // A trainer may take long for its own numbers, and on one rank longer than on another.
@@ -239,7 +260,7 @@ fn in_order(ranks: &[Vec<f64>], count: usize) -> Option<Vec<[f64; 4]>> {
 }
 
 /// A perplexity as text: large ones as powers of ten.
-fn shown(perplexity: f64) -> String {
+pub(super) fn shown(perplexity: f64) -> String {
     if perplexity < 1e6 { format!("{perplexity:.3}") } else { format!("{perplexity:.2e}") }
 }
 

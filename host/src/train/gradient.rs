@@ -11,12 +11,12 @@ use super::accumulate::Sums;
 use super::frozen::Frozen;
 use crate::config::Packing;
 use crate::data::ItemLimits;
+use crate::generation::FirstDrawn;
 use crate::job::{Job, OpenedModel};
 use crate::model::{
     Adapter, AuxiliaryLoss, AuxiliaryLosses, BoundWeights, DescribedModel, FrozenModels, Parameters, TrainedModel,
     Training,
 };
-use crate::sampling::FirstDrawn;
 use crate::staging;
 
 /// A model and a trainer's loss on a device. Compute thread only.

@@ -15,7 +15,7 @@ use super::run::{Output, Rows};
 use super::update::Learner;
 use super::{Run, connect, evaluate, processor, share, start};
 use crate::checkpoint::Store;
-use crate::data::{self, Data, Encoder, Plan, Training};
+use crate::data::{self, Data, Encoder, LongRows, Plan, Training};
 use crate::exit::Failure;
 use crate::job::Job;
 use crate::model;
@@ -119,7 +119,17 @@ impl<'a> Run<'a> {
             tokenizer_files,
             learner: Learner::new(settings, plan.total_updates(), parameters, objective, optimizer),
             frozen: frozen_weights,
-            rows: Rows { train: Some(train), summary, sources, cursor, dropped: 0, held_out, fingerprint, plan },
+            rows: Rows {
+                train: Some(train),
+                summary,
+                sources,
+                cursor,
+                dropped: 0,
+                long: LongRows::default(),
+                held_out,
+                fingerprint,
+                plan,
+            },
             output: Output {
                 store,
                 metrics,

@@ -11,7 +11,7 @@ use mdt_plugin_api::register::TrainerComponent;
 use mdt_plugin_api::{BatchRows, Error, Example, HostBatch, Item};
 use rayon::prelude::*;
 
-use crate::data::{Cursor, Dataset, Encoder, Plan, RowLocation, Rows};
+use crate::data::{Cursor, Dataset, Encoded, Encoder, LongRows, Part, Plan, RowLocation, Rows};
 use crate::exit::{Failure, Status};
 
 /// How many micro-batches wait at most.
@@ -30,8 +30,9 @@ pub struct MicroBatch {
 
 /// What is made of a micro-batch ahead of its use.
 pub enum Ahead {
-    /// The batch: the result of the trainer's `collate`.
-    Batch(HostBatch),
+    /// The batch: the result of the trainer's `collate`. Several, whose gradients are added, where it has the pieces of long
+    /// rows: none of them has more rows than a micro-batch.
+    Batches(Vec<HostBatch>),
     /// The items, where the trainer prepares them with the weights of their update; and the number of the micro-batch in the
     /// update, over all ranks.
     Items(Vec<Item>, u64),
@@ -44,6 +45,8 @@ pub struct UpdateEnd {
     pub cursor: Option<Cursor>,
     /// Rows of this rank that were read while training went on and have nothing to train.
     pub dropped: Vec<RowLocation>,
+    /// Those of them that were too long.
+    pub long: LongRows,
 }
 
 enum Made {
@@ -155,7 +158,7 @@ impl Maker {
     fn streamed(&self, mut rows: Rows, first: u64) -> ControlFlow<()> {
         let (size, own) = (self.plan.rows_per_update(), self.plan.own_rows(self.rank));
         for _ in first..=self.plan.total_updates() {
-            let (mut place, mut waiting, mut dropped) = (0, Vec::new(), Vec::new());
+            let (mut place, mut waiting, mut end) = (0, Vec::new(), UpdateEnd::default());
             let mut number = own.start / self.plan.batch_size;
             while place < size {
                 match rows.next() {
@@ -171,44 +174,50 @@ impl Maker {
                     }
                 }
                 if waiting.len() == self.plan.batch_size {
-                    self.encode(number, std::mem::take(&mut waiting), &mut dropped)?;
+                    self.encode(number, std::mem::take(&mut waiting), &mut end)?;
                     number += 1;
                 }
             }
             if !waiting.is_empty() {
-                self.encode(number, waiting, &mut dropped)?;
+                self.encode(number, waiting, &mut end)?;
             }
-            self.send(Made::End(UpdateEnd { cursor: Some(rows.cursor()), dropped }))?;
+            self.send(Made::End(UpdateEnd { cursor: Some(rows.cursor()), ..end }))?;
         }
         Continue(())
     }
 
-    fn encode(
-        &self,
-        number: usize,
-        rows: Vec<(RowLocation, Example)>,
-        dropped: &mut Vec<RowLocation>,
-    ) -> ControlFlow<()> {
+    fn encode(&self, number: usize, rows: Vec<(RowLocation, Example)>, end: &mut UpdateEnd) -> ControlFlow<()> {
         let encoded: Vec<_> = rows.par_iter().map(|(_, example)| self.encoder.encode(example)).collect();
         // The error of a call that panicked says more than those of calls refused after it.
         let is_refused =
-            |encoded: &Result<Vec<Item>, Error>| encoded.as_ref().is_err_and(|error| !error.is_after_a_panic());
+            |encoded: &Result<Encoded, Error>| encoded.as_ref().is_err_and(|error| !error.is_after_a_panic());
         let fault = encoded.iter().position(is_refused).or(encoded.iter().position(Result::is_err));
-        let (mut locations, mut items) = (Vec::new(), Vec::new());
+        let (mut locations, mut items, mut has_pieces) = (Vec::new(), Vec::new(), false);
         for (place, ((location, _), encoded)) in rows.into_iter().zip(encoded).enumerate() {
             match encoded {
                 Err(error) if fault == Some(place) => {
                     return self.send(Made::MicroBatch(MicroBatch { rows: vec![location], batch: Err(error) }));
                 }
-                Ok(own) if own.is_empty() => dropped.push(location),
                 Ok(own) => {
-                    locations.extend(own.iter().map(|_| location));
-                    items.extend(own);
+                    end.long.count(location, &own);
+                    if own.items.is_empty() && !own.is_too_long {
+                        end.dropped.push(location);
+                    }
+                    locations.extend(own.items.iter().map(|_| location));
+                    has_pieces |= own.parts.contains(&Part::LaterPiece);
+                    items.extend(own.items);
                 }
                 Err(_) => {}
             }
         }
-        self.send_batch(number, locations, &items.iter().collect::<Vec<_>>(), &vec![1; items.len()])
+        let items: Vec<&Item> = items.iter().collect();
+        if !has_pieces {
+            return self.send_batch(number, locations, &items, &vec![1; items.len()]);
+        }
+        let collate = |items: &[&Item]| self.trainer.collate(&BatchRows::new(items, &vec![1; items.len()])?);
+        let batches = items.chunks(self.plan.batch_size).map(collate).collect::<Result<Vec<_>, Error>>();
+        let batch = batches.map(|batches| Some(Ahead::Batches(batches)));
+        self.send(Made::MicroBatch(MicroBatch { rows: locations, batch }))
     }
 
     fn send_batch(
@@ -225,7 +234,7 @@ impl Maker {
             }
             items => BatchRows::new(items, items_per_row)
                 .and_then(|rows| self.trainer.collate(&rows))
-                .map(|batch| Some(Ahead::Batch(batch))),
+                .map(|batch| Some(Ahead::Batches(vec![batch]))),
         };
         self.send(Made::MicroBatch(MicroBatch { rows, batch }))
     }

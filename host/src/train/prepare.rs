@@ -8,9 +8,9 @@ use super::accumulate::Sums;
 use super::gradient::Objective;
 use crate::config::Packing;
 use crate::data::packing;
+use crate::generation::Sampler;
 use crate::model::{Parameters, TrainedModel};
 use crate::random::Stream;
-use crate::sampling::Sampler;
 
 /// The place of a micro-batch in a run, from which its random numbers follow.
 #[derive(Clone, Copy, Debug)]

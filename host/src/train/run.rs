@@ -12,7 +12,7 @@ use super::update::Learner;
 use crate::checkpoint::Store;
 use crate::config::Settings;
 use crate::counted::counted;
-use crate::data::{self, Cursor, Dataset, Encoder, Plan, RowLocation};
+use crate::data::{self, Cursor, Dataset, Encoder, LongRows, Plan, RowLocation};
 use crate::exit::Failure;
 use crate::job::Job;
 use crate::metrics::{self, Metrics};
@@ -55,6 +55,8 @@ pub(super) struct Rows {
     pub(super) cursor: Option<Cursor>,
     /// How many rows of this rank had nothing to train, of those that stream.
     pub(super) dropped: usize,
+    /// How many of them were too long.
+    pub(super) long: LongRows,
     pub(super) held_out: Option<Dataset>,
     /// Fingerprint of the rows that are trained.
     pub(super) fingerprint: String,
@@ -134,6 +136,8 @@ impl<'a> Run<'a> {
             let rows = counted(self.rows.dropped, "row");
             progress::note(&format!("data     {rows} dropped with nothing to train"));
         }
+        let first = |rows: &[RowLocation]| format!("first {}", name_rows(&rows[..1]));
+        self.rows.long.parts(&first).iter().for_each(|part| progress::note(&format!("data     {part}")));
         self.export()?;
         if let Some(bytes) = metrics::peak_memory_bytes() {
             progress::debug(&format!("peak memory: {bytes} bytes"));
@@ -143,13 +147,14 @@ impl<'a> Run<'a> {
 
     /// Takes note of what was read for an update.
     fn take_end(&mut self, end: UpdateEnd, name_rows: &dyn Fn(&[RowLocation]) -> String) {
-        let UpdateEnd { cursor, dropped } = end;
+        let UpdateEnd { cursor, dropped, long } = end;
         self.rows.cursor = cursor;
         if self.rows.dropped == 0 && !dropped.is_empty() {
             let rows = name_rows(&dropped);
             self.output.progress.note(&format!("warning: rows are dropped with nothing to train, first {rows}"));
         }
         self.rows.dropped += dropped.len();
+        self.rows.long.add(long);
     }
 
     pub(super) fn settings(&self) -> &'a Settings {

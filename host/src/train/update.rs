@@ -121,8 +121,8 @@ impl Learner {
                     continue;
                 };
                 trained += 1.0;
-                let batch = self.batch(update, batch).map_err(|error| at_rows(error.into()))?;
-                let leaf = self.micro_batch(&batch, training).map_err(|error| at_rows(error.into()))?;
+                let batches = self.batches(update, batch).map_err(|error| at_rows(error.into()))?;
+                let leaf = self.micro_batch(&batches, training).map_err(|error| at_rows(error.into()))?;
                 guard.inspect(&rows, &leaf.partial.sums, leaf.gradient_is_finite);
                 self.accumulator.push(leaf.partial)?;
             }
@@ -177,13 +177,13 @@ impl Learner {
         }))
     }
 
-    /// The batch of a micro-batch.
-    fn batch(&self, update: u64, ahead: Ahead) -> mdt_plugin_api::Result<HostBatch> {
+    /// The batches of a micro-batch.
+    fn batches(&self, update: u64, ahead: Ahead) -> mdt_plugin_api::Result<Vec<HostBatch>> {
         match ahead {
-            Ahead::Batch(batch) => Ok(batch),
+            Ahead::Batches(batches) => Ok(batches),
             Ahead::Items(items, number) => {
                 let place = Place { purpose: "prepare", update, number };
-                self.objective.prepared(&self.parameters, place, &items.iter().collect::<Vec<_>>())
+                Ok(vec![self.objective.prepared(&self.parameters, place, &items.iter().collect::<Vec<_>>())?])
             }
         }
     }
@@ -200,8 +200,20 @@ impl Learner {
         Partial { gradient, sums: Sums::NONE }
     }
 
-    /// Loss and gradient of a micro-batch, the gradient where the update takes it.
-    fn micro_batch(&mut self, batch: &HostBatch, training: Training) -> mdt_plugin_api::Result<Leaf> {
+    /// Loss and gradient of a micro-batch: those of its batches, added.
+    fn micro_batch(&mut self, batches: &[HostBatch], training: Training) -> mdt_plugin_api::Result<Leaf> {
+        let mut sum = Accumulator::default();
+        let mut gradient_is_finite = true;
+        for batch in batches {
+            let leaf = self.batch(batch, training)?;
+            gradient_is_finite &= leaf.gradient_is_finite;
+            sum.push(leaf.partial)?;
+        }
+        Ok(Leaf { partial: sum.finish_any()?.unwrap_or_else(|| self.nothing()), gradient_is_finite })
+    }
+
+    /// Loss and gradient of a batch, the gradient where the update takes it.
+    fn batch(&mut self, batch: &HostBatch, training: Training) -> mdt_plugin_api::Result<Leaf> {
         let (gradients, sums) = self.objective.gradient(&self.parameters, batch, training)?;
         if self.optimizer.is_on_device() {
             let gradient_is_finite = on_device::all_finite(&gradients)?;

@@ -1,0 +1,91 @@
+//! `mdt-host evaluate`: the held-out loss of a model or a checkpoint, without training.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use mdt_plugin_api::{Bootstrap, HostServices};
+use serde::Serialize;
+use serde_json::json;
+
+use super::evaluate::{Evaluation, HeldOutLoss, shown};
+use super::frozen::Frozen;
+use super::gradient::Objective;
+use crate::checkpoint::Checkpoint;
+use crate::data::{self, Encoder};
+use crate::exit::{Failure, Status};
+use crate::job::Job;
+use crate::peers::Peers;
+use crate::progress;
+
+/// The figures of [`evaluate`].
+#[derive(Debug, Serialize)]
+pub struct Figures {
+    /// Mean over the supervised tokens of the held-out rows.
+    pub loss: f64,
+    /// `exp(loss)`, where the loss is that of tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub perplexity: Option<f64>,
+    /// Supervised tokens of the held-out rows.
+    pub tokens: u64,
+    /// The trainer's own numbers.
+    pub metrics: BTreeMap<String, f64>,
+    /// Seconds of the evaluation.
+    pub seconds: f64,
+}
+
+/// The held-out loss of the job's model, or of a checkpoint of the job, in this process. Compute thread.
+///
+/// # Errors
+/// There are no held-out rows; the model, the data or the checkpoint cannot be used; the job is cancelled.
+pub fn evaluate(job: &Job, checkpoint: Option<&Path>) -> Result<Figures, Failure> {
+    let settings = &job.resolved.settings;
+    if settings.data.eval.is_empty() {
+        if settings.data.eval_split.is_none() {
+            return Err(Failure::configuration("there are no rows for evaluation")
+                .help("set `data.eval` to a file of them, or `data.eval_split` to hold out training rows"));
+        }
+        job.resolved.require_job()?;
+    }
+    let opened = job.open_model(job.compute()?)?;
+    let encoder = Encoder::new(job, &opened.trainer, opened.model.spec().vocabulary_size);
+    let held_out = data::held_out(job, &encoder, &opened.tokenizer_files()?.checksum()?)?;
+    progress::note(&format!("held out {}", held_out.summary()));
+    let checkpoint = checkpoint.map(Checkpoint::open).transpose()?;
+    let (parameters, after) = match &checkpoint {
+        Some(checkpoint) => (opened.weights_of(checkpoint)?, checkpoint.state.update),
+        None => (opened.weights()?, 0),
+    };
+    let frozen = Frozen::load(job, &opened, &parameters)?;
+    let objective = Objective::new(job, opened, frozen);
+    let backend = job.other_comm("local", &json!({}))?;
+    let alone = Bootstrap { world_size: 1, ..Bootstrap::default() };
+    let peers = Peers::new(backend.open(&alone)?, "local", Duration::from_secs(1));
+
+    let begin = Instant::now();
+    let size = settings.trainer.batch_size as usize;
+    let evaluation =
+        Evaluation { objective: &objective, parameters: &parameters, peers: &peers, held_out: &held_out, size, after };
+    let Some((batches, metrics)) = evaluation.run(&|| job.services.cancelled())? else {
+        return Err(Failure::new(Status::Interrupted, "interrupted"));
+    };
+    let HeldOutLoss { loss, perplexity, tokens } = HeldOutLoss::of(&batches);
+    if !loss.is_finite() {
+        return Err(Failure::new(Status::NonFinite, format!("the held-out loss is {loss}")));
+    }
+    Ok(Figures { loss, perplexity, tokens, metrics, seconds: begin.elapsed().as_secs_f64() })
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "held-out loss {:.4}", self.loss)?;
+        if let Some(perplexity) = self.perplexity {
+            write!(f, ", perplexity {}", shown(perplexity))?;
+        }
+        for (name, value) in &self.metrics {
+            write!(f, ", {name} {value:.4}")?;
+        }
+        write!(f, " over {} tokens", self.tokens)
+    }
+}
