@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use mdt_tests::{Job, LoadedModel, assert_says, integers, relative_difference};
+use mdt_tests::{Job, LoadedModel, arrays, assert_says, integers, relative_difference};
 use serde_json::{Value, json};
 
 use super::{CASES, TIED, case, fixture, fresh, tensors};
@@ -98,6 +98,19 @@ fn an_adapter_of_mlx_lm_has_its_names_orientation_and_scale_and_the_same_logits(
             LoadedModel::open_adapted(&fixture(TIED), &directory, None).logits(1, &integers(&answers, "input_ids"))
         });
         assert_eq!(relative_difference(&a, &b), 0.0);
+    }
+}
+
+#[test]
+fn an_adapter_that_mlx_lm_made_has_the_logits_that_it_has_there() {
+    for kind in ["lora", "dora"] {
+        let directory = fixture(&format!("adapters/mlx_{kind}"));
+        let answers = directory.join("logits.safetensors");
+        let model = LoadedModel::open_adapted(&fixture(super::LLAMA), &directory, None);
+        let [(_, theirs)] = <[_; 1]>::try_from(arrays(&answers)).expect("one array of f32");
+        let apart = relative_difference(&model.logits(1, &integers(&answers, "input_ids")), &theirs);
+        println!("{kind}: {apart:.1e}");
+        assert!(apart < 5e-6, "{kind}: {apart:e}");
     }
 }
 

@@ -84,6 +84,24 @@ fn a_merged_model_is_trained_and_generates_as_any_other() {
 }
 
 #[test]
+fn a_quantised_model_is_merged_in_f32_and_is_quantised_no_longer() {
+    let model = fixture("quantised/tied");
+    let job =
+        fresh("dora").set("model.path", model.display()).set("model.adapter.targets", "[\"q_proj\", \"embed_tokens\"]");
+    job.run().success();
+    let (adapter, out) = (job.output().join("final"), job.directory().join("fused"));
+    let arguments = [&model, &adapter, &out].map(|path| path.display().to_string());
+    let [model_argument, adapter_argument, out_argument] = &arguments;
+    let run = run(["fuse", "--model", model_argument, "--adapter", adapter_argument, "--out", out_argument]).success();
+    assert!(!run.stderr.contains("warning"), "{}", run.stderr);
+    assert_eq!(super::json(&out.join("config.json")).get("quantization"), None);
+    let ids = integers(&fixture("quantised/tied.logits.safetensors"), "input_ids");
+    let adapted = LoadedModel::open_adapted(&model, &adapter, None);
+    let apart = relative_difference(&LoadedModel::open(&out).logits(1, &ids[..40]), &adapted.logits(1, &ids[..40]));
+    assert!(apart < NEAR, "{apart:e}");
+}
+
+#[test]
 fn a_directory_that_exists_is_not_written_over() {
     let job = fresh("lora");
     fs::create_dir(job.directory().join("fused-tied_lora")).expect("a directory");

@@ -170,6 +170,16 @@ fn a_compute_plugin_and_a_model_of_others_have_adapters_without_knowing_of_them(
 }
 
 #[test]
+fn the_reference_of_a_trainer_is_the_model_without_its_adapter() {
+    let job = with_plugin(Job::of(&["dpo/job.toml"]), "dpo").set("model.adapter", "lora").set("trainer.max_steps", 3);
+    // So that the reference is not the model as it is at the start either.
+    let job = job.set("optimizer", "adamw").set("optimizer.learning_rate", 1e-2);
+    job.run().success();
+    let margins = job.numbers("rewards/margins");
+    assert!(margins[0] == 0.0 && margins[2] > 0.0, "{margins:?}");
+}
+
+#[test]
 fn generation_takes_an_adapter() {
     let job = fresh("lora").set("trainer.max_steps", 20).set("model.adapter.rank", 16).set("model.adapter.alpha", 32);
     job.run().success();

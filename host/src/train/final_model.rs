@@ -28,6 +28,8 @@ impl Run<'_> {
         let (source, tokenizer) = (&self.model, &self.tokenizer_files);
         let cancelled = || job.services.cancelled();
         let packing = job.quantize(&self.model)?;
+        // An adapter is written without its model.
+        let whole = adapter.is_none();
         let write = |trained: &[Array<'_>], frozen: &[Array<'_>], quantised: &[TypedArray<'_>]| {
             let adapter = adapter.as_ref().map(|adapter| {
                 let place = fs::canonicalize(source.path()).unwrap_or_else(|_| source.path().to_owned());
@@ -51,17 +53,19 @@ impl Run<'_> {
                 })?;
                 if learner.optimizer.has_evaluation_weights() {
                     learner.restore(&checkpoint)?;
-                    learner
-                        .with_evaluation_weights(best.update, |learner| with_all_arrays(&learner.parameters, write))?
+                    learner.with_evaluation_weights(best.update, |learner| {
+                        with_all_arrays(&learner.parameters, whole, write)
+                    })?
                 } else {
                     let Learner { parameters, accumulator, .. } = learner;
                     let memory = accumulator.buffer(parameters.elements());
-                    with_frozen_arrays(parameters, |frozen, quantised| {
+                    with_frozen_arrays(parameters, whole, |frozen, quantised| {
                         with_checkpoint(&checkpoint, parameters, memory, |trained| write(trained, frozen, quantised))
                     })?
                 }
             }
-            _ => learner.with_evaluation_weights(self.done, |learner| with_all_arrays(&learner.parameters, write))?,
+            _ => learner
+                .with_evaluation_weights(self.done, |learner| with_all_arrays(&learner.parameters, whole, write))?,
         };
         let picture = metrics::read_losses(&output.join(metrics::FILE))
             .and_then(|curve| metrics::write_picture(output, &format!("Loss of {}", output.display()), &curve));
@@ -89,12 +93,14 @@ fn no_best() -> Failure {
         .help(EXPORT_LAST)
 }
 
-/// The parameters that are trained, those that are not, and those that are quantised, as arrays for as long as `body` runs.
+/// The parameters that are trained, and, of the `whole` model, those that are not and those that are quantised, as arrays for as long
+/// as `body` runs.
 fn with_all_arrays<T>(
     parameters: &Parameters,
+    whole: bool,
     body: impl FnOnce(&[Array<'_>], &[Array<'_>], &[TypedArray<'_>]) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    with_frozen_arrays(parameters, |frozen, quantised| {
+    with_frozen_arrays(parameters, whole, |frozen, quantised| {
         parameters.with_arrays(|trained| body(trained, frozen, quantised))
     })
 }
@@ -102,9 +108,14 @@ fn with_all_arrays<T>(
 /// The same without those that are trained.
 fn with_frozen_arrays<T>(
     parameters: &Parameters,
+    whole: bool,
     body: impl FnOnce(&[Array<'_>], &[TypedArray<'_>]) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    parameters.with_frozen_arrays(|frozen| parameters.with_quantised_arrays(|quantised| body(frozen, quantised)))
+    match whole {
+        true => parameters
+            .with_frozen_arrays(|frozen| parameters.with_quantised_arrays(|quantised| body(frozen, quantised))),
+        false => body(&[], &[]),
+    }
 }
 
 /// The parameters of a checkpoint as arrays in `memory`, which has room for all, for as long as `body` runs.

@@ -16,8 +16,8 @@ pub struct Pass {
     pub length: usize,
 }
 
-/// What the host does for a model. The host decides what is behind a name: plain weights today, adapters or quantised weights
-/// later, without a change of the model.
+/// What the host does for a model. The host decides what is behind a name, plain or quantised weights, with an adapter beside them or
+/// without, and no model knows of it.
 ///
 /// Called on the compute thread.
 pub trait ModelHost {
