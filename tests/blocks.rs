@@ -9,11 +9,17 @@ use mdt_plugin_api::register::ModelComponent;
 use mdt_plugin_api::{Handle, ModelCalls};
 use mdt_tests::{library_job, relative_difference, root};
 
-/// An embedding, two layers `tanh(W x)` as blocks, a norm, and a head that is the embedding.
+/// An embedding, two layers `tanh(W x)` as blocks, a norm, and a head, which is the embedding or has a weight of its own.
+#[derive(Clone, Copy)]
 struct Toy {
     /// Takes the weights of its layers from outside of the blocks.
     captures: bool,
+    /// The head has a weight of its own, `[in, out]`.
+    own_head: bool,
 }
+
+/// As it usually is.
+const PLAIN: Toy = Toy { captures: false, own_head: false };
 
 impl Model for Toy {
     fn spec(&self) -> ModelSpec {
@@ -21,7 +27,11 @@ impl Model for Toy {
         let mut specs = vec![ParameterSpec::new("embedding.weight", [12, 4], Role::Embedding, normal)];
         specs.extend((0..2).map(|n| ParameterSpec::new(format!("layer.{n}.weight"), [4, 4], Role::Linear, normal)));
         specs.push(ParameterSpec::new("norm.weight", [4], Role::Norm, Init::Ones).frozen());
-        specs.push(ParameterSpec::new("head.weight", [12, 4], Role::Linear, normal).tied_to("embedding.weight"));
+        specs.push(if self.own_head {
+            ParameterSpec::new("head.weight", [4, 12], Role::Linear, normal).in_out()
+        } else {
+            ParameterSpec::new("head.weight", [12, 4], Role::Linear, normal).tied_to("embedding.weight")
+        });
         ModelSpec::new(specs, 12, Head { scale: 0.5, soft_cap: Some(3.0), ..Head::new("head") })
     }
 
@@ -41,22 +51,27 @@ impl Model for Toy {
 }
 
 /// The model behind the boundary, its parameters, and a device.
-fn toy(captures: bool) -> (Rc<dyn Compute>, DescribedModel, Parameters) {
+fn toy(toy: Toy) -> (Rc<dyn Compute>, DescribedModel, Parameters) {
     let compute = library_job(&["model.path=.".to_owned()]).compute().expect("a device");
-    let model = across::model(ModelComponent::new(Rc::new(Toy { captures }))).expect("a model");
+    let model = across::model(ModelComponent::new(Rc::new(toy))).expect("a model");
     let model = DescribedModel::new(model.forward, "model test");
     let parameters = Parameters::random(&compute, model.spec().parameters.clone(), 5, None).expect("parameters");
     (compute, model, parameters)
 }
 
 /// The gradients of the losses of some tokens, one after another; `logits_bytes` limits the pieces of the head.
-fn gradients(captures: bool, recompute: bool, logits_bytes: usize) -> Result<Vec<f32>> {
-    let (compute, model, parameters) = toy(captures);
+fn gradients(model: Toy, recompute: bool, logits_bytes: usize) -> Result<Vec<f32>> {
+    let parameters_of_head = usize::from(model.own_head);
+    let (compute, model, parameters) = toy(model);
     let ids = Tensor::from_host(&compute, &HostArray::new(&[2, 3], &[1i32, 5, 7, 11, 0, 2])?)?;
     let targets = Tensor::from_host(&compute, &HostArray::new(&[6], &[5i32, 7, -1, 0, 2, 3])?)?;
     let names = Rc::clone(parameters.names());
     let frozen = parameters.frozen_handles();
-    assert_eq!((parameters.specs().len(), frozen.len()), (3, 1), "what is frozen or tied is not trained");
+    assert_eq!(
+        (parameters.specs().len(), frozen.len()),
+        (3 + parameters_of_head, 1),
+        "what is frozen or tied is not trained"
+    );
     let mut function = |trained: &[Handle], inputs: &[Handle]| {
         let weights = trained.iter().chain(&inputs[2..]).copied();
         let weights = Parameters::bind_handles(&names, &compute, weights);
@@ -79,19 +94,19 @@ const ALL: usize = 1 << 30;
 
 #[test]
 fn gradients_through_blocks_are_the_same_bits_when_blocks_are_computed_again() {
-    let kept = gradients(false, false, ALL).expect("gradients");
+    let kept = gradients(PLAIN, false, ALL).expect("gradients");
     assert_eq!(kept.len(), 12 * 4 + 2 * 4 * 4);
     assert!(kept[12 * 4..].iter().all(|element| *element != 0.0), "a layer has no gradient: {kept:?}");
-    assert_eq!(gradients(false, true, ALL).expect("gradients"), kept);
+    assert_eq!(gradients(PLAIN, true, ALL).expect("gradients"), kept);
     // By another way, without blocks that have weights of their own.
-    let other = gradients(true, false, ALL).expect("gradients");
+    let other = gradients(Toy { captures: true, ..PLAIN }, false, ALL).expect("gradients");
     assert!(relative_difference(&other, &kept) < 1e-6);
 }
 
 #[test]
 fn a_weight_that_a_block_takes_from_outside_is_an_error_when_it_is_computed_again() {
     // Its gradient would be silence: nothing reaches what was not passed to the block.
-    let error = gradients(true, true, ALL).unwrap_err();
+    let error = gradients(Toy { captures: true, ..PLAIN }, true, ALL).unwrap_err();
     assert!(error.message().contains("not alive"), "{error}");
 }
 
@@ -139,11 +154,14 @@ fn packed_rows_have_the_same_gradients_when_the_layers_of_llama_are_computed_aga
 
 #[test]
 fn losses_in_pieces_have_the_gradients_of_losses_at_once() {
-    let whole = gradients(false, false, ALL).expect("gradients");
-    for rows in [1, 2, 5] {
-        let pieces = gradients(false, false, rows * 12 * size_of::<f32>()).expect("gradients");
-        let difference = relative_difference(&pieces, &whole);
-        assert!(difference < 1e-6, "{rows} rows: {difference:e}");
+    for own_head in [false, true] {
+        let toy = Toy { own_head, ..PLAIN };
+        let whole = gradients(toy, false, ALL).expect("gradients");
+        for rows in [1, 2, 5] {
+            let pieces = gradients(toy, false, rows * 12 * size_of::<f32>()).expect("gradients");
+            let difference = relative_difference(&pieces, &whole);
+            assert!(difference < 1e-6, "{rows} rows, own head {own_head}: {difference:e}");
+        }
     }
 }
 
@@ -152,14 +170,14 @@ fn a_block_sees_its_own_weights_only() {
     struct Outside;
     impl Model for Outside {
         fn spec(&self) -> ModelSpec {
-            Toy { captures: false }.spec()
+            PLAIN.spec()
         }
         fn hidden(&self, ctx: &ModelContext, tokens: &Tensor) -> Result<Tensor> {
             let x = ctx.embedding("embedding", tokens)?;
             ctx.block("layer.0", [&x], |ctx, [x]| ctx.linear("layer.1", x))
         }
     }
-    let (compute, _, parameters) = toy(false);
+    let (compute, _, parameters) = toy(PLAIN);
     let model = across::model(ModelComponent::new(Rc::new(Outside))).expect("a model");
     let model = DescribedModel::new(model.forward, "model test");
     let ids = Tensor::from_host(&compute, &HostArray::new(&[1, 1], &[1i32]).expect("ids")).expect("ids");
@@ -172,7 +190,7 @@ struct Balanced;
 
 impl Model for Balanced {
     fn spec(&self) -> ModelSpec {
-        Toy { captures: false }.spec()
+        PLAIN.spec()
     }
 
     fn hidden(&self, ctx: &ModelContext, tokens: &Tensor) -> Result<Tensor> {
@@ -193,7 +211,7 @@ impl Model for Balanced {
 
 /// Gradients of the auxiliary losses of `passes` passes alone, and the value of each.
 fn of_auxiliary_losses(recompute: bool, passes: usize) -> (Vec<f32>, Vec<(String, f64)>) {
-    let (compute, _, parameters) = toy(false);
+    let (compute, _, parameters) = toy(PLAIN);
     let model = across::model(ModelComponent::new(Rc::new(Balanced))).expect("a model");
     let model = DescribedModel::new(model.forward, "model test");
     let ids = Tensor::from_host(&compute, &HostArray::new(&[1, 3], &[1i32, 5, 7]).expect("ids")).expect("ids");
@@ -239,7 +257,7 @@ fn an_auxiliary_loss_is_a_scalar_and_nothing_where_nobody_asks_for_it() {
     struct Wide;
     impl Model for Wide {
         fn spec(&self) -> ModelSpec {
-            Toy { captures: false }.spec()
+            PLAIN.spec()
         }
         fn hidden(&self, ctx: &ModelContext, tokens: &Tensor) -> Result<Tensor> {
             let x = ctx.embedding("embedding", tokens)?;
@@ -247,7 +265,7 @@ fn an_auxiliary_loss_is_a_scalar_and_nothing_where_nobody_asks_for_it() {
             Ok(x)
         }
     }
-    let (compute, _, parameters) = toy(false);
+    let (compute, _, parameters) = toy(PLAIN);
     let ids = Tensor::from_host(&compute, &HostArray::new(&[1, 2], &[1i32, 2]).expect("ids")).expect("ids");
     let hidden = |model: Rc<dyn Model>| {
         let model = across::model(ModelComponent::new(model)).expect("a model");

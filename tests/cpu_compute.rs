@@ -65,7 +65,7 @@ fn packed_rows_and_optimizers_on_the_device_need_no_mlx() {
 fn recomputed_layers_resumed_runs_ranks_and_threads_change_no_bit() {
     let job = || Job::new().set("trainer.max_steps", 4).set("checkpoint.save_steps", 2).set("checkpoint.keep", 0);
     let straight = on_cpu(job());
-    let recomputed = on_cpu(job().set("trainer.gradient_checkpointing", true));
+    let recomputed = on_cpu(job().set("trainer.checkpoint_activations", "all"));
     assert!(recomputed.final_weights() == straight.final_weights(), "layers that are computed again");
     assert!(on_cpu(job().set("compute.threads", 1)).final_weights() == straight.final_weights(), "one thread");
 

@@ -125,7 +125,7 @@ fn dropout_is_a_function_of_the_seed_and_the_same_when_layers_are_computed_again
             }
         });
         let job = job.set("model.path", model.display()).set("seed", seed).set("trainer.max_steps", 3);
-        let job = job.set("trainer.gradient_checkpointing", recompute);
+        let job = job.set("trainer.checkpoint_activations", if recompute { "all" } else { "none" });
         job.run().success();
         job.final_weights()
     };

@@ -49,7 +49,7 @@ const CASES: [Case; 8] = [
 
 fn job((kind, plugin, ..): Case, method: &str, by: &str) -> Job {
     let job = Job::new().set("trainer.max_steps", 3).set("checkpoint.save_steps", 1).set("plugins.timeout_s", 1);
-    let job = job.set("trainer.gradient_checkpointing", "true");
+    let job = job.set("trainer.checkpoint_activations", "all");
     let file: PathBuf = library(plugin);
     let keys = [("library", file.display().to_string()), ("method", method.to_owned()), ("by", by.to_owned())];
     if kind == "observer" {

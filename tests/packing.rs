@@ -79,11 +79,11 @@ fn ranks_train_on_the_packed_rows_of_one_process() {
 
 #[test]
 fn layers_that_are_computed_again_for_gradients_change_no_bit_of_packed_rows() {
-    let job = |recompute: bool| {
+    let job = |layers: &str| {
         let job = packed(epochs_of_one_update()).set("trainer.max_steps", 3);
-        job.set("trainer.gradient_checkpointing", recompute)
+        job.set("trainer.checkpoint_activations", layers)
     };
-    let (kept, computed_again) = (job(false), job(true));
+    let (kept, computed_again) = (job("none"), job("all"));
     kept.run().success();
     computed_again.run().success();
     assert_eq!(kept.final_weights(), computed_again.final_weights());

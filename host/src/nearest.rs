@@ -30,6 +30,6 @@ mod tests {
         assert_eq!(nearest("beta11", keys), Some("beta1"));
         assert_eq!(nearest("learning", keys), Some("learning_rate"));
         assert_eq!(nearest("colour", keys), None);
-        assert_eq!(nearest("gradient_checkpointing", keys), None);
+        assert_eq!(nearest("gradient_clipping", keys), None);
     }
 }

@@ -4,10 +4,11 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-const SOURCES: [&str; 13] = [
+const SOURCES: [&str; 15] = [
     "attention.cpp",
     "convert.cpp",
     "cross_entropy.cpp",
+    "embedding.cpp",
     "ffi.cpp",
     "function.cpp",
     "grouped_linear.cpp",
@@ -18,6 +19,7 @@ const SOURCES: [&str; 13] = [
     "rope.cpp",
     "sum.cpp",
     "swiglu.cpp",
+    "token_losses.cpp",
 ];
 
 fn main() {

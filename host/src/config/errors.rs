@@ -11,11 +11,15 @@ use crate::exit::Failure;
 use crate::nearest::nearest;
 use serde_json::Value;
 
-/// Keys that belong to another section than one might think: the first name is no key, the second one is.
-const ELSEWHERE: [[&str; 2]; 3] = [
-    ["trainer.chat_template", "tokenizer.chat_template"],
-    ["trainer.chat_template_kwargs", "tokenizer.chat_template_kwargs"],
-    ["trainer.template_date", "tokenizer.template_date"],
+/// Keys that are called otherwise than one might think: the first name is no key, and why to take which one instead.
+const ELSEWHERE: [[&str; 2]; 4] = [
+    ["trainer.chat_template", "conversations are rendered by the tokenizer: set `tokenizer.chat_template`"],
+    [
+        "trainer.chat_template_kwargs",
+        "conversations are rendered by the tokenizer: set `tokenizer.chat_template_kwargs`",
+    ],
+    ["trainer.template_date", "conversations are rendered by the tokenizer: set `tokenizer.template_date`"],
+    ["trainer.gradient_checkpointing", "set `trainer.checkpoint_activations` to \"all\" or \"none\""],
 ];
 
 /// An unknown key of `layer`. `schema` is the whole schema, `host` that of the host's own keys.
@@ -30,8 +34,8 @@ pub(super) fn unknown_key(
     let Some((last, around)) = path.split_last() else {
         return failure;
     };
-    if let Some([_, key]) = ELSEWHERE.iter().find(|[key, _]| path.join(".") == *key) {
-        return failure.help(format!("conversations are rendered by the tokenizer: set `{key}`"));
+    if let Some([_, help]) = ELSEWHERE.iter().find(|[key, _]| path.join(".") == *key) {
+        return failure.help(*help);
     }
     let siblings = around.iter().try_fold(Shape::of(schema), |shape, key| match shape.child(key) {
         Child::Known(inner) => Some(inner),

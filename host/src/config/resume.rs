@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// Keys on which no update depends: where files are written and how often, where ranks meet and how long they wait, when
-/// the held-out rows are evaluated, and after how many evaluations without an improvement a job stops. All other keys must stay the same, also those of components, because
+/// the held-out rows are evaluated, after how many evaluations without an improvement a job stops, and which layers are computed
+/// again. All other keys must stay the same, also those of components, because
 /// the host does not know what they do.
 const FREE: [&str; 17] = [
     "output_dir",
@@ -15,6 +16,7 @@ const FREE: [&str; 17] = [
     "trainer.eval_at_start",
     "trainer.early_stopping_patience",
     "trainer.early_stopping_min_delta",
+    "trainer.checkpoint_activations",
     "checkpoint",
     "metrics",
     "observers",

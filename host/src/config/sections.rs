@@ -124,9 +124,9 @@ pub struct Trainer {
     /// Gradients with a larger global norm are scaled down to this norm; 0 turns clipping off. Default: 1.0.
     #[schemars(range(min = 0.0))]
     pub max_grad_norm: f64,
-    /// Whether layers are computed again for gradients instead of keeping what lies inside of them: less memory, and about
-    /// a third more time. The bits stay the same. Default: false.
-    pub gradient_checkpointing: bool,
+    /// Which layers are computed again for gradients instead of keeping what lies inside of them: less memory, and about a
+    /// third more time. The bits stay the same. Default: `auto`.
+    pub checkpoint_activations: CheckpointActivations,
     /// Further models that the trainer uses and does not train, by the names that it knows: `{ teacher = { path = "DIR" } }`.
     /// Default: none.
     pub models: BTreeMap<String, FrozenModel>,
@@ -163,6 +163,29 @@ pub enum LongRows {
     Split,
 }
 
+/// Which layers are computed again for gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckpointActivations {
+    /// None.
+    #[default]
+    Auto,
+    /// All: only what enters a layer is kept.
+    All,
+    /// None.
+    None,
+}
+
+impl CheckpointActivations {
+    /// Whether layers are computed again.
+    pub fn recomputes(self) -> bool {
+        match self {
+            Self::All => true,
+            Self::Auto | Self::None => false,
+        }
+    }
+}
+
 /// How items are packed into rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -186,7 +209,7 @@ impl Default for Trainer {
             max_seq_len: 2048,
             long_rows: LongRows::Cut,
             max_grad_norm: 1.0,
-            gradient_checkpointing: false,
+            checkpoint_activations: CheckpointActivations::Auto,
             models: BTreeMap::new(),
             eval_steps: 0,
             eval_at_start: false,

@@ -1,6 +1,7 @@
 //! A layer by its name: what its weight is made of, and what the layer computes.
 
-use mdt_plugin_api::{Layout, OpKind, Result, Tensor};
+use mdt_plugin_api::op::attribute;
+use mdt_plugin_api::{Head, Layout, OpKind, Result, Tensor, Value};
 
 use super::adapter::LayerAdapter;
 use super::weight::Weight;
@@ -34,6 +35,28 @@ impl Layer<'_> {
             Some(bias) => &product + &Tensor::op(OpKind::EMBEDDING, &[bias, experts], &[])?,
             None => Ok(product),
         }
+    }
+
+    /// Cross-entropy of the logits of hidden states `[N, D]`, of which `rows` rows are there at a time, or as many as the
+    /// operation takes: `[N]`. None for a layer that is not one operation with its loss.
+    pub(super) fn token_losses(
+        &self,
+        head: &Head,
+        hidden: &Tensor,
+        targets: &Tensor,
+        rows: Option<usize>,
+    ) -> Result<Option<Tensor>> {
+        if self.layout != Layout::OutIn {
+            return Ok(None);
+        }
+        let mut attributes = Vec::new();
+        if head.scale != 1.0 {
+            attributes.push(attribute("scale", Value::Float(head.scale)));
+        }
+        attributes.extend(head.soft_cap.map(|cap| attribute("soft_cap", Value::Float(cap))));
+        attributes.extend(rows.map(|rows| attribute("rows", Value::Int(rows as i64))));
+        let inputs: Vec<&Tensor> = [hidden, self.weight, targets].into_iter().chain(self.bias).collect();
+        Tensor::op(OpKind::TOKEN_LOSSES, &inputs, &attributes).map(Some)
     }
 
     /// Rows of the weight: ids `[..]`, result `[.., D]`.

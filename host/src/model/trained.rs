@@ -14,8 +14,9 @@ use super::forward::{Forward, Training};
 use super::{Cache, DescribedModel, Directory, OWN};
 use crate::exit::{Failure, Status};
 
-/// Logits of more rows than fit into so many bytes are computed in pieces, and again for gradients.
-const LOGITS_BYTES: usize = 512 << 20;
+/// Logits of more rows than fit into so many bytes are computed in pieces, and again for gradients, where head and loss are not
+/// one operation.
+const LOGITS_BYTES: usize = 128 << 20;
 
 /// The most tokens, of all rows together, that one pass before a generated token has: so many bound its memory.
 const PASS: usize = 2048;
@@ -26,7 +27,7 @@ pub struct TrainedModel {
     weights: Rc<BoundWeights>,
     compute: Rc<dyn Compute>,
     training: Option<Training>,
-    logits_bytes: usize,
+    logits_bytes: Option<usize>,
     frozen: FrozenModels,
     auxiliary: Option<AuxiliaryLosses>,
 }
@@ -42,7 +43,7 @@ impl TrainedModel {
             weights,
             compute: Rc::clone(compute),
             training: None,
-            logits_bytes: LOGITS_BYTES,
+            logits_bytes: None,
             frozen: FrozenModels::new(),
             auxiliary: None,
         }
@@ -63,9 +64,9 @@ impl TrainedModel {
         Self { auxiliary: Some(losses.clone()), ..self }
     }
 
-    /// The same with another limit for the bytes of logits that are kept.
+    /// The same with a limit of its own for the bytes of logits that are there at a time.
     pub fn with_logits_bytes(self, logits_bytes: usize) -> Self {
-        Self { logits_bytes, ..self }
+        Self { logits_bytes: Some(logits_bytes), ..self }
     }
 
     /// Logits `[rows, 1, V]` after these tokens `[rows, T]`, which follow what is in the cache. Many tokens are computed in
@@ -163,13 +164,18 @@ impl ModelCalls for TrainedModel {
         logits(&self.model.spec().head, &self.context(self.forward_of(0)), hidden)
     }
 
-    /// Head and loss go together, in pieces where all logits would be large: then no more than a piece of them is ever kept,
-    /// and gradients compute each piece again.
+    /// Head and loss go together: where all logits would be large, no more than a piece of them is ever there, and gradients
+    /// compute each piece again. A head that is not one operation with its loss is cut here.
     fn token_losses(&self, hidden: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let [rows, width] = <[usize; 2]>::try_from(hidden.shape()?)
             .map_err(|shape| Error::plugin(format!("hidden states of rows have the shape [N, D], not {shape:?}")))?;
         let ModelSpec { head, vocabulary_size, .. } = self.model.spec();
-        let piece = (self.logits_bytes / ((*vocabulary_size).max(1) * size_of::<f32>())).max(1);
+        let rows_in = |bytes: usize| (bytes / ((*vocabulary_size).max(1) * size_of::<f32>())).max(1);
+        let rows_at_a_time = self.logits_bytes.map(rows_in);
+        if let Some(losses) = self.weights.layer(&head.name)?.token_losses(head, hidden, targets, rows_at_a_time)? {
+            return Ok(losses);
+        }
+        let piece = rows_at_a_time.unwrap_or(rows_in(LOGITS_BYTES));
         if rows <= piece {
             return self.head(hidden)?.cross_entropy(targets);
         }

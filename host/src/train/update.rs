@@ -77,7 +77,7 @@ impl Learner {
             max_grad_norm: settings.trainer.max_grad_norm,
             trainer: settings.trainer.id.clone(),
             seed: settings.seed,
-            recompute: settings.trainer.gradient_checkpointing,
+            recompute: settings.trainer.checkpoint_activations.recomputes(),
             first_micro_batch: settings.comm.rank as u64 * settings.trainer.gradient_accumulation_steps as u64,
         }
     }

@@ -195,8 +195,8 @@ operations! {
     QUANTIZED_LINEAR = 63, "quantized_linear", composed, 4..=5, 0b10001, Floats, QUANTIZATION, quantized_linear;
     /// Head and loss of a language model, without all logits at a time: hidden states `[N, D]`, weight `[V, D]`, targets `[N]`
     /// int32, \[bias `[V]`\]; `cross_entropy` of `scale · (hidden · weightᵀ + bias)`, or of `soft_cap · tanh(that / soft_cap)`,
-    /// `[N]` in float32. Computed by `rows` rows at a time, and again for gradients; by default as many as give 16 Mi logits, or
-    /// one.
+    /// `[N]` in float32. Computed by `rows` rows at a time, and again for gradients; by default at most 16 Mi logits, or one row of
+    /// them, are there at a time.
     TOKEN_LOSSES = 64, "token_losses", composed, 3..=4, 0b1011, Floats,
         &[optional("scale", ValueKind::Float), optional("soft_cap", ValueKind::Float), optional("rows", ValueKind::Int)],
         token_losses;

@@ -117,6 +117,71 @@ pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
     fused_or_composed!([logits], cross_entropy(logits, targets))
 }
 
+/// How products of hidden states with a head become losses.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TokenLosses {
+    /// What products and bias are multiplied by.
+    pub scale: f32,
+    /// Whether a logit becomes `cap · tanh(logit / cap)`.
+    pub soft_cap: Option<f32>,
+    /// The rows and columns of the logits that are there at a time.
+    pub tile: (i32, i32),
+}
+
+impl TokenLosses {
+    /// Elements of a tile: 64 MiB of logits.
+    const TILE: i32 = 16 << 20;
+
+    /// Whether so many logits are few enough to be kept for their gradient, instead of being computed again.
+    pub fn keeps(rows: i32, vocabulary: i32) -> bool {
+        i64::from(rows) * i64::from(vocabulary) <= i64::from(Self::TILE)
+    }
+
+    /// A tile for so many rows and columns, and hidden states of this width: at most 16 Mi logits, and as many numbers of the
+    /// weight. A function of the shape alone, and so are the bits.
+    pub fn tile(rows: i32, vocabulary: i32, width: i32) -> (i32, i32) {
+        let rows = rows.clamp(1, 2048);
+        let columns = Self::TILE / rows.max(width);
+        // OpenBLAS works on multiples of 64 columns.
+        (rows, if columns < vocabulary { (columns / 64 * 64).max(1) } else { vocabulary })
+    }
+}
+
+/// [`cross_entropy`] of the logits `scale · (hidden · weightᵀ + bias)` or of their caps, of which a tile is there at a time: hidden
+/// `[N, D]` and weight `[V, D]`, targets `[N]` int32, bias `[V]`, none of them empty; result `[N]` f32.
+///
+/// # Errors
+/// Other shapes or types; no native part, or no CPU.
+pub fn token_losses(
+    hidden: &Array,
+    weight: &Array,
+    targets: &Array,
+    bias: Option<&Array>,
+    options: &TokenLosses,
+) -> Result<Array> {
+    let fits = hidden.ndim() == 2
+        && weight.ndim() == 2
+        && hidden.dim(1) == weight.dim(1)
+        && targets.shape() == [hidden.dim(0)]
+        && targets.dtype() == Dtype::Int32
+        && matches!(hidden.dtype(), Dtype::Float32 | Dtype::Bfloat16)
+        && hidden.dtype() == weight.dtype()
+        && bias.is_none_or(|bias| bias.shape() == [weight.dim(0)] && bias.dtype() == weight.dtype());
+    let expected = "hidden [N, D], a weight [V, D], int32 targets [N] and, if any, a bias [V]";
+    expect(fits, "token_losses", expected, &[hidden, weight, targets])?;
+    #[cfg(mdt_native)]
+    if on_cpu() {
+        return native::token_losses(hidden, weight, targets, bias, options);
+    }
+    let _ = options;
+    Err(Exception::custom("token_losses runs on a CPU only"))
+}
+
+/// Whether [`token_losses`] is there.
+pub fn has_token_losses() -> bool {
+    cfg!(mdt_native) && on_cpu()
+}
+
 /// A function of each element, numbered as in `native/primitives/ops.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
@@ -335,6 +400,19 @@ pub fn embedding(table: &Array, ids: &Array) -> Result<Array> {
     expect(fits, "embedding", "a table [V, D] and int32 ids", &[table, ids])?;
     let ids = &checked_indices(c"embedding", ids, table.dim(0), false)?;
     fused_or_composed!([table], embedding(table, ids))
+}
+
+/// The gradient of a parameter, as MLX gives it: where it is added up of several uses of a table, those by [`embedding`] are added to
+/// the others in place, so that there is one gradient of the table and not one for each use. The bits are the same.
+///
+/// # Errors
+/// What MLX says.
+pub fn with_look_ups_added_in_place(gradient: &Array) -> Result<Array> {
+    #[cfg(mdt_native)]
+    if native::applies(&[gradient]) {
+        return native::with_look_ups_added_in_place(gradient);
+    }
+    Ok(gradient.clone())
 }
 
 /// `x · weightᵀ`: x `[.., in]`, weight `[out, in]`. The fused path's gradient of the weight is row-major, ready to be read.

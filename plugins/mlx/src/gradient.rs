@@ -13,6 +13,7 @@ use mlx_rs::error::Exception;
 use mlx_rs::transforms::value_and_grad_with_argnums;
 
 use crate::fault::Fault;
+use crate::fused;
 use crate::handles::Handles;
 
 /// See [`Compute::value_and_grad`]. The gradients are row-contiguous, so a host view of one is a plain slice.
@@ -41,8 +42,8 @@ pub fn value_and_grad(
         })
     };
     let result = value_and_grad_with_argnums(traced, &places[..])(&arrays).and_then(|(values, gradients)| {
-        let gradients = gradients.iter().map(Array::contiguous).collect::<Result<Vec<_>, _>>()?;
-        Ok((values, gradients))
+        let dense = |gradient: Array| fused::with_look_ups_added_in_place(&gradient)?.contiguous();
+        Ok((values, gradients.into_iter().map(dense).collect::<Result<Vec<_>, _>>()?))
     });
     let failure = handles.borrow_mut().take_failure();
     match (result, failure) {

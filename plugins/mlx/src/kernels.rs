@@ -21,6 +21,7 @@ pub mod rope;
 mod simd;
 pub mod sum;
 pub mod swiglu;
+pub mod token_losses;
 
 pub use layout::View4;
 

@@ -10,6 +10,7 @@ mod constant;
 mod elementwise;
 mod index;
 mod layers;
+mod losses;
 mod order;
 mod quantize;
 mod reduce;
@@ -109,6 +110,7 @@ const OPERATIONS: &[Operation] = &[
     call(OpKind::LINEAR, ToFloatOnCpu, layers::linear),
     call(OpKind::GATHER_LINEAR, ToFloat, layers::gather_linear).without_f64(),
     call(OpKind::QUANTIZED_LINEAR, ToFloat, quantize::quantized_linear).without_f64(),
+    call(OpKind::TOKEN_LOSSES, No, losses::token_losses).without_f64(),
     call(OpKind::RESHAPE, No, shape::reshape),
     call(OpKind::TRANSPOSE, No, shape::transpose),
     call(OpKind::CONCATENATE, No, shape::concatenate),
@@ -140,7 +142,7 @@ const OPERATIONS: &[Operation] = &[
     call(OpKind::ROPE, ToFloat, layers::rope).without_f64(),
     call(OpKind::ATTENTION, ToFloatOnCpu, layers::attention).without_f64(),
     call(OpKind::SWIGLU, ToFloat, layers::swiglu).without_f64(),
-    call(OpKind::CROSS_ENTROPY, ToFloat, layers::cross_entropy).without_f64(),
+    call(OpKind::CROSS_ENTROPY, ToFloat, losses::cross_entropy).without_f64(),
     call(OpKind::EMBEDDING, No, index::embedding),
     call(OpKind::LAYER_NORM, ToFloatOnCpu, layers::layer_norm).without_f64(),
 ];
@@ -170,6 +172,9 @@ const fn several(kind: OpKind, apply: fn(&Call<'_>) -> Result<Vec<Array>, Fault>
 }
 
 fn find(kind: OpKind) -> Option<&'static Operation> {
+    if kind == OpKind::TOKEN_LOSSES && !fused::has_token_losses() {
+        return None;
+    }
     let place = OPERATIONS.binary_search_by_key(&kind.0, |operation| operation.kind.0).ok()?;
     Some(&OPERATIONS[place])
 }

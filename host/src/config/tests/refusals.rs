@@ -28,6 +28,7 @@ fn the_help_for_an_unknown_key_leads_to_the_right_one() {
         ("sede = 1", "did you mean `seed`?"),
         ("trainer.learning_rate = 1.0", "did you mean `optimizer.learning_rate`?"),
         ("checkpoint.save_step = 1", "did you mean `checkpoint.save_steps`?"),
+        ("trainer.gradient_checkpointing = true", "set `trainer.checkpoint_activations` to \"all\" or \"none\""),
         ("comm = { use = 'grpc', tls = { crt = 'a' } }", "did you mean `comm.tls.cert`?"),
         ("model.adapter = { rank = 8 }", "the keys of `model` are: use, path, name, init"),
         (

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::layers::linear;
 use super::{Call, ints};
-use crate::{Dtype, RecomputedFunction, Result, Tensor};
+use crate::{Dtype, Handle, RecomputedFunction, Result, Tensor};
 
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     let shape = ints(&logits.shape()?);
@@ -19,7 +19,8 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     counts.select(&known, &losses.number(0.0)?)
 }
 
-/// Head and loss of some rows at a time: the logits of one piece are there at a time, also in the pass backwards.
+/// Head and loss of some rows at a time: the logits of one piece are there at a time, also in the pass backwards. The only piece is
+/// not computed again.
 pub fn token_losses(call: &Call<'_>) -> Result<Tensor> {
     const LOGITS: usize = 16 << 20;
     let (count, vocabulary) = (call.shape(0)?[0], call.shape(1)?[0]);
@@ -34,7 +35,9 @@ pub fn token_losses(call: &Call<'_>) -> Result<Tensor> {
         let (start, stop) = (start as i64, count.min(start.saturating_add(rows)) as i64);
         let (hidden, targets) = (hidden.slice(&[start, 0], &[stop, width])?, targets.slice(&[start], &[stop])?);
         let inputs = [&hidden, &weight, &targets].into_iter().chain(&bias).map(Tensor::handle);
-        let of_piece = call.compute.checkpoint(Rc::clone(&function), &inputs.collect::<Vec<_>>())?;
+        let inputs: Vec<Handle> = inputs.collect();
+        let of_piece =
+            if count <= rows { function(&inputs)? } else { call.compute.checkpoint(Rc::clone(&function), &inputs)? };
         losses.extend(of_piece.into_iter().map(|losses| Tensor::from_handle(call.compute, losses)));
     }
     match &losses[..] {

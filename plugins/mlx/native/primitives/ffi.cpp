@@ -1,6 +1,7 @@
 // The interface for Rust: mlx-c handles in and out, and every C++ exception turned into text.
 #include <cstring>
 #include <exception>
+#include <optional>
 
 #include "mlx/c/private/array.h"
 #include "mlx/c/private/stream.h"
@@ -33,6 +34,11 @@ const mlx::core::array& get(mlx_array handle) {
   return mlx_array_get_(handle);
 }
 
+// The array of a handle that may be empty.
+std::optional<mlx::core::array> optional(mlx_array handle) {
+  return handle.ctx == nullptr ? std::nullopt : std::optional(get(handle));
+}
+
 } // namespace
 
 extern "C" {
@@ -40,6 +46,18 @@ extern "C" {
 bool mdt_op_cross_entropy(mlx_array* losses, mlx_array logits, mlx_array targets, mlx_stream stream, Failure* failure) {
   return guarded(failure, [&] {
     mlx_array_set_(*losses, mdt::cross_entropy(get(logits), get(targets), mlx_stream_get_(stream)));
+  });
+}
+
+// `bias` may be an empty handle.
+bool mdt_op_token_losses(
+    mlx_array* losses, mlx_array hidden, mlx_array weight, mlx_array targets, mlx_array bias, float scale, float soft_cap,
+    int rows, int columns, mlx_stream stream, Failure* failure) {
+  return guarded(failure, [&] {
+    mlx_array_set_(
+        *losses, mdt::token_losses(
+                     get(hidden), get(weight), get(targets), optional(bias), {scale, soft_cap, rows, columns},
+                     mlx_stream_get_(stream)));
   });
 }
 
@@ -75,12 +93,9 @@ bool mdt_op_attention(
     mlx_array* out, mlx_array query, mlx_array key, mlx_array value, mlx_array segments, float scale, bool causal,
     mlx_stream stream, Failure* failure) {
   return guarded(failure, [&] {
-    std::optional<mlx::core::array> ids;
-    if (segments.ctx != nullptr) {
-      ids = get(segments);
-    }
     mlx_array_set_(
-        *out, mdt::attention(get(query), get(key), get(value), ids, scale, causal, mlx_stream_get_(stream)));
+        *out,
+        mdt::attention(get(query), get(key), get(value), optional(segments), scale, causal, mlx_stream_get_(stream)));
   });
 }
 
@@ -94,6 +109,12 @@ bool mdt_op_checked_indices(
 
 bool mdt_op_embedding(mlx_array* out, mlx_array table, mlx_array ids, mlx_stream stream, Failure* failure) {
   return guarded(failure, [&] { mlx_array_set_(*out, mdt::embedding(get(table), get(ids), mlx_stream_get_(stream))); });
+}
+
+bool mdt_op_with_look_ups_added_in_place(mlx_array* out, mlx_array gradient, mlx_stream stream, Failure* failure) {
+  return guarded(failure, [&] {
+    mlx_array_set_(*out, mdt::with_look_ups_added_in_place(get(gradient), mlx_stream_get_(stream)));
+  });
 }
 
 bool mdt_op_linear(mlx_array* out, mlx_array x, mlx_array weight, mlx_stream stream, Failure* failure) {

@@ -1,18 +1,12 @@
 // Products of rows with one of several matrices, such as those of experts. The rows of one matrix lie one after another.
 #include <algorithm>
 
+#include "blas.h"
 #include "primitive.h"
-
-// As MLX calls it; the constants are those of every cblas.h.
-extern "C" void cblas_sgemm(
-    int order, int trans_a, int trans_b, int m, int n, int k, float alpha, const float* a, int lda, const float* b,
-    int ldb, float beta, float* c, int ldc);
 
 namespace mdt {
 
 namespace {
-
-constexpr int ROW_MAJOR = 101, PLAIN = 111, TRANSPOSED = 112;
 
 // Calls `multiply(group, first row, number of rows)` for every group that has rows.
 template <class Multiply>

@@ -28,6 +28,24 @@ void mdt_cross_entropy_backward(
     const float* logits, const int32_t* targets, const float* lse, const float* cotangent,
     size_t rows, size_t width, float* grad);
 
+// Some columns of the logits of some rows.
+struct MdtTile {
+  size_t rows;
+  size_t first; // column
+  size_t width;
+  const float* bias; // one for each column, or null
+  float scale;
+  float soft_cap; // none where it is 0
+};
+
+void mdt_token_losses_fold(
+    const MdtTile* tile, float* products, const int32_t* targets, float* max, float* sum, float* at_target);
+// Leaves the log-sum-exp in `max` and the loss in `at_target`.
+void mdt_token_losses_finish(const int32_t* targets, size_t rows, float* max, float* sum, float* at_target);
+void mdt_token_losses_gradient(
+    const MdtTile* tile, float* products, const int32_t* targets, const float* lse, const float* cotangents,
+    size_t vocabulary);
+
 void mdt_swiglu(const float* gate, const float* up, size_t len, float* out);
 void mdt_swiglu_backward(
     const float* gate, const float* up, const float* cotangent, size_t len, float* grad_gate, float* grad_up);
@@ -65,7 +83,8 @@ void mdt_narrow_f16(const float* x, size_t len, uint16_t* out);
 
 void mdt_embedding(
     const float* table, const int32_t* ids, size_t count, size_t rows, size_t width, float* out);
+// To what is in `grad` if `onto`, else to zeros.
 void mdt_embedding_backward(
-    const int32_t* ids, size_t count, const float* cotangent, size_t rows, size_t width, float* grad);
+    const int32_t* ids, size_t count, const float* cotangent, size_t rows, size_t width, float* grad, bool onto);
 
 } // extern "C"

@@ -1,13 +1,9 @@
-// Products and look-ups with a weight, whose gradients come out row-major: the host reads them as they lie in memory.
+// Products with a weight, whose gradients come out row-major: the host reads them as they lie in memory.
 #include <algorithm>
 
 #include "mlx/ops.h"
+#include "blas.h"
 #include "primitive.h"
-
-// As MLX calls it; the constants are those of every cblas.h.
-extern "C" void cblas_sgemm(
-    int order, int trans_a, int trans_b, int m, int n, int k, float alpha, const float* a, int lda, const float* b,
-    int ldb, float beta, float* c, int ldc);
 
 namespace mdt {
 
@@ -29,7 +25,6 @@ class Linear : public CpuPrimitive {
     allocate(outputs[0]);
     dispatch([x = inputs[0].data<float>(), weight = inputs[1].data<float>(), n = inputs[0].shape(0),
               in = inputs[1].shape(1), out = inputs[1].shape(0), result = outputs[0].data<float>()]() {
-      constexpr int ROW_MAJOR = 101, PLAIN = 111, TRANSPOSED = 112;
       if (n > 0 && in > 0 && out > 0) {
         cblas_sgemm(ROW_MAJOR, PLAIN, TRANSPOSED, n, out, in, 1.0f, x, in, weight, in, 0.0f, result, out);
       } else {
@@ -56,48 +51,6 @@ class Linear : public CpuPrimitive {
   DEFINE_DEFAULT_IS_EQUIVALENT()
 };
 
-class EmbeddingBackward : public CpuPrimitive {
- public:
-  using CpuPrimitive::CpuPrimitive;
-
-  // ids [N], cotangent [N, D] -> gradient of the table [V, D]
-  void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
-    allocate(outputs[0]);
-    dispatch([ids = inputs[0].data<int32_t>(), count = inputs[0].size(), cotangent = inputs[1].data<float>(),
-              rows = outputs[0].shape(0), width = outputs[0].shape(1), grad = outputs[0].data<float>()]() {
-      mdt_embedding_backward(ids, count, cotangent, rows, width, grad);
-    });
-  }
-
-  DEFINE_NAME(EmbeddingBackward)
-  DEFINE_DEFAULT_IS_EQUIVALENT()
-};
-
-class Embedding : public CpuPrimitive {
- public:
-  using CpuPrimitive::CpuPrimitive;
-
-  // table [V, D], ids [N] -> [N, D]
-  void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
-    allocate(outputs[0]);
-    dispatch([table = inputs[0].data<float>(), ids = inputs[1].data<int32_t>(), count = inputs[1].size(),
-              rows = inputs[0].shape(0), width = inputs[0].shape(1), out = outputs[0].data<float>()]() {
-      mdt_embedding(table, ids, count, rows, width, out);
-    });
-  }
-
-  std::vector<array> vjp(
-      const std::vector<array>& primals, const std::vector<array>& cotangents, const std::vector<int>& argnums,
-      const std::vector<array>&) override {
-    const array grad = one<EmbeddingBackward>(
-        primals[0].shape(), stream(), {primals[1], dense(cotangents[0], stream())});
-    return select({grad}, primals, argnums, stream());
-  }
-
-  DEFINE_NAME(Embedding)
-  DEFINE_DEFAULT_IS_EQUIVALENT()
-};
-
 Shape with_last(const array& like, int last) {
   Shape shape = like.shape();
   shape.back() = last;
@@ -111,15 +64,6 @@ array linear(const array& x, const array& weight, Stream stream) {
   const array product = one<Linear>(
       Shape{flat.shape(0), weight.shape(0)}, stream, {flat, dense(weight, stream)});
   return mx::reshape(product, with_last(x, weight.shape(0)), stream);
-}
-
-array embedding(const array& table, const array& ids, Stream stream) {
-  const array flat = dense(mx::flatten(ids, stream), stream);
-  const array found = one<Embedding>(
-      Shape{flat.shape(0), table.shape(1)}, stream, {dense(table, stream), flat});
-  Shape shape = ids.shape();
-  shape.push_back(table.shape(1));
-  return mx::reshape(found, shape, stream);
 }
 
 } // namespace mdt

@@ -1,5 +1,6 @@
 // The fused operations as functions on MLX arrays. Each checks nothing but what memory safety needs: src/fused.rs checks shapes
-// and types first, and falls back to MLX's own operations where these do not apply. All are for f32 on a CPU stream.
+// and types first, and falls back to MLX's own operations where these do not apply. All are for f32 on a CPU stream, unless said
+// otherwise.
 #pragma once
 
 #include <optional>
@@ -17,6 +18,20 @@ using mlx::core::Stream;
 
 // logits [N, V], targets [N] int32 -> losses [N].
 array cross_entropy(const array& logits, const array& targets, Stream stream);
+
+// How a head's products become losses.
+struct TokenLosses {
+  float scale; // of products and bias
+  float soft_cap; // none where it is 0
+  int rows, columns; // of the products that are there at a time
+
+  bool operator==(const TokenLosses&) const = default;
+};
+
+// hidden [N, D], weight [V, D], targets [N] int32, bias [V] -> losses [N]. Hidden, weight and bias are all float32 or all bfloat16.
+array token_losses(
+    const array& hidden, const array& weight, const array& targets, const std::optional<array>& bias,
+    const TokenLosses& options, Stream stream);
 
 // Same shape both.
 array swiglu(const array& gate, const array& up, Stream stream);
@@ -40,6 +55,9 @@ array checked_indices(const array& indices, std::string operation, int length, b
 
 // table [V, D], ids of any shape int32 -> [.., D].
 array embedding(const array& table, const array& ids, Stream stream);
+
+// A gradient of a table that MLX adds up of several uses: look-ups in the table are added to the others in place.
+array with_look_ups_added_in_place(const array& gradient, Stream stream);
 
 // x [.., in], weight [out, in] -> [.., out].
 array linear(const array& x, const array& weight, Stream stream);

@@ -6,7 +6,7 @@ use mlx_rs::error::{Exception, Result};
 use mlx_rs::{Array, Dtype, Stream};
 use mlx_sys::{mlx_array, mlx_array_free, mlx_array_new, mlx_stream};
 
-use super::{Function, RopeTables};
+use super::{Function, RopeTables, TokenLosses};
 use crate::kernels::pool;
 
 /// Text of a C++ exception; the same as in `native/primitives/ffi.cpp`.
@@ -28,6 +28,10 @@ macro_rules! constructors {
 }
 constructors! {
     fn mdt_op_cross_entropy([losses], logits: mlx_array, targets: mlx_array);
+    fn mdt_op_token_losses(
+        [losses], hidden: mlx_array, weight: mlx_array, targets: mlx_array, bias: mlx_array, scale: f32, soft_cap: f32,
+        rows: c_int, columns: c_int
+    );
     fn mdt_op_swiglu([out], gate: mlx_array, up: mlx_array);
     fn mdt_op_rms_norm([out], x: mlx_array, weight: mlx_array, eps: f32);
     fn mdt_op_rope_tables([cos, sin], positions: mlx_array, inv_freq: mlx_array, factor: f32);
@@ -42,6 +46,7 @@ constructors! {
     fn mdt_op_sum([out], x: mlx_array, first: c_int, axes: c_int);
     fn mdt_op_convert([out], x: mlx_array, to_bf16: bool);
     fn mdt_op_embedding([out], table: mlx_array, ids: mlx_array);
+    fn mdt_op_with_look_ups_added_in_place([out], gradient: mlx_array);
     fn mdt_op_linear([out], x: mlx_array, weight: mlx_array);
     fn mdt_op_grouped_linear([out], rows: mlx_array, weight: mlx_array, groups: mlx_array);
 }
@@ -111,6 +116,22 @@ pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
     .map(|[a]| a)
 }
 
+pub fn token_losses(
+    hidden: &Array,
+    weight: &Array,
+    targets: &Array,
+    bias: Option<&Array>,
+    &TokenLosses { scale, soft_cap, tile: (rows, columns) }: &TokenLosses,
+) -> Result<Array> {
+    let (hidden, weight, targets, bias) = (hidden.as_ptr(), weight.as_ptr(), targets.as_ptr(), or_empty(bias));
+    let soft_cap = soft_cap.unwrap_or(0.0);
+    // SAFETY: as in `cross_entropy`; `bias` may be empty.
+    build(|[losses], stream, failure| unsafe {
+        mdt_op_token_losses(losses, hidden, weight, targets, bias, scale, soft_cap, rows, columns, stream, failure)
+    })
+    .map(|[a]| a)
+}
+
 pub fn swiglu(gate: &Array, up: &Array) -> Result<Array> {
     // SAFETY: as in `cross_entropy`.
     build(|[out], stream, failure| unsafe { mdt_op_swiglu(out, gate.as_ptr(), up.as_ptr(), stream, failure) })
@@ -147,7 +168,7 @@ pub fn attention(
     causal: bool,
 ) -> Result<Array> {
     let (query, key, value) = (query.as_ptr(), key.as_ptr(), value.as_ptr());
-    let segments = segments.map_or(mlx_array { ctx: std::ptr::null_mut() }, Array::as_ptr);
+    let segments = or_empty(segments);
     // SAFETY: as in `cross_entropy`; `segments` may be empty.
     build(|[out], stream, failure| unsafe {
         mdt_op_attention(out, query, key, value, segments, scale, causal, stream, failure)
@@ -168,6 +189,14 @@ pub fn embedding(table: &Array, ids: &Array) -> Result<Array> {
     // SAFETY: as in `cross_entropy`.
     build(|[out], stream, failure| unsafe { mdt_op_embedding(out, table.as_ptr(), ids.as_ptr(), stream, failure) })
         .map(|[a]| a)
+}
+
+pub fn with_look_ups_added_in_place(gradient: &Array) -> Result<Array> {
+    // SAFETY: as in `cross_entropy`.
+    build(|[out], stream, failure| unsafe {
+        mdt_op_with_look_ups_added_in_place(out, gradient.as_ptr(), stream, failure)
+    })
+    .map(|[a]| a)
 }
 
 /// A function of each element.
@@ -201,6 +230,11 @@ pub fn grouped_linear(rows: &Array, weight: &Array, groups: &Array) -> Result<Ar
     // SAFETY: as in `cross_entropy`.
     build(|[out], stream, failure| unsafe { mdt_op_grouped_linear(out, rows, weight, groups, stream, failure) })
         .map(|[a]| a)
+}
+
+/// The handle of an array that may be left out.
+fn or_empty(array: Option<&Array>) -> mlx_array {
+    array.map_or(mlx_array { ctx: std::ptr::null_mut() }, Array::as_ptr)
 }
 
 fn stream() -> Stream {

@@ -75,6 +75,107 @@ fn cross_entropy_is_that_of_mlx() {
     assert_near("cross-entropy of a view", &got.unwrap(), &want.unwrap());
 }
 
+/// Tiles of 16 rows and 64 columns of 37 rows and 150 columns.
+const TILES: TokenLosses = TokenLosses { scale: 0.5, soft_cap: Some(2.0), tile: (16, 64) };
+
+/// Not trained: the last row of the first tile, and the first of the last one. The last column is a target.
+fn targets() -> Array {
+    let target = |row| match row {
+        15 | 32 => -100,
+        20 => 149,
+        row => row * 31 % 149,
+    };
+    Array::from_slice(&(0..37).map(target).collect::<Vec<i32>>(), &[37])
+}
+
+/// Hidden states, a weight and a bias.
+fn head() -> [Array; 3] {
+    let size = Array::from_f32(2.0);
+    [uniform(&[37, 24], 1).multiply(size).unwrap(), uniform(&[150, 24], 2), uniform(&[150], 3)]
+}
+
+fn by_all_logits(x: &[Array], options: &TokenLosses) -> Result<Vec<Array>> {
+    let mut logits = composed::linear(&x[0], &x[1])?;
+    if let Some(bias) = x.get(2) {
+        logits = logits.add(bias)?;
+    }
+    logits = logits.multiply(Array::from_f32(options.scale))?;
+    if let Some(cap) = options.soft_cap.map(Array::from_f32) {
+        logits = ops::tanh(logits.divide(&cap)?)?.multiply(&cap)?;
+    }
+    Ok(vec![composed::cross_entropy(&logits, &targets())?])
+}
+
+#[test]
+fn losses_of_tiles_are_those_of_all_logits() {
+    const PLAIN: TokenLosses = TokenLosses { scale: 1.0, soft_cap: None, ..TILES };
+    let inputs = head();
+    assert_same(
+        "token losses",
+        |x| Ok(vec![token_losses(&x[0], &x[1], &targets(), None, &PLAIN)?]),
+        |x| by_all_logits(x, &PLAIN),
+        &inputs[..2],
+    );
+    assert_same(
+        "token losses of scaled and capped logits with a bias",
+        |x| Ok(vec![token_losses(&x[0], &x[1], &targets(), Some(&x[2]), &TILES)?]),
+        |x| by_all_logits(x, &TILES),
+        &inputs,
+    );
+    // A weight that is a transposed view.
+    let view = uniform(&[24, 150], 2).transpose().unwrap();
+    let got = token_losses(&inputs[0], &view, &targets(), None, &PLAIN).unwrap();
+    assert_near("token losses of a view", &got, &by_all_logits(&[inputs[0].clone(), view], &PLAIN).unwrap()[0]);
+}
+
+#[test]
+fn each_gradient_of_losses_is_the_same_whichever_others_are_asked_for() {
+    Device::set_default(&Device::cpu());
+    let inputs = head();
+    let loss = |x: &[Array]| -> Result<Vec<Array>> {
+        Ok(vec![token_losses(&x[0], &x[1], &targets(), Some(&x[2]), &TILES)?.sum(None)?])
+    };
+    let gradients = |places: &[i32]| -> Vec<Vec<f32>> {
+        value_and_grad_with_argnums(loss, places)(&inputs).unwrap().1.iter().map(values).collect()
+    };
+    let all = gradients(&[0, 1, 2]);
+    for places in [&[0][..], &[1], &[2], &[0, 2], &[1, 2]] {
+        let expected: Vec<_> = places.iter().map(|&place| all[place as usize].clone()).collect();
+        assert_eq!(gradients(places), expected, "{places:?}");
+    }
+}
+
+#[test]
+fn losses_in_half_precision_add_up_in_float32() {
+    Device::set_default(&Device::cpu());
+    let narrow = head().map(|x| x.as_dtype(Dtype::Bfloat16).unwrap());
+    let wide = narrow.clone().map(|x| x.as_dtype(Dtype::Float32).unwrap());
+    let loss = |x: &[Array]| -> Result<Vec<Array>> {
+        Ok(vec![token_losses(&x[0], &x[1], &targets(), Some(&x[2]), &TILES)?.sum(None)?])
+    };
+    let of = |inputs: &[Array]| value_and_grad_with_argnums(loss, &[0, 1, 2])(inputs).unwrap();
+    let ((got, got_gradients), (want, want_gradients)) = (of(&narrow), of(&wide));
+    assert_eq!(values(&got[0]), values(&want[0]));
+    for (got, want) in got_gradients.iter().zip(&want_gradients) {
+        assert_eq!(got.dtype(), Dtype::Bfloat16);
+        // Rounded once.
+        let want = want.as_dtype(Dtype::Bfloat16).unwrap();
+        assert_eq!(values(&got.as_dtype(Dtype::Float32).unwrap()), values(&want.as_dtype(Dtype::Float32).unwrap()));
+    }
+}
+
+#[test]
+fn rows_that_are_not_trained_have_no_gradient() {
+    Device::set_default(&Device::cpu());
+    let none = Array::from_slice(&[-1i32; 37], &[37]);
+    let loss = |x: &[Array]| -> Result<Vec<Array>> {
+        Ok(vec![token_losses(&x[0], &x[1], &none, Some(&x[2]), &TILES)?.sum(None)?])
+    };
+    let (losses, gradients) = value_and_grad_with_argnums(loss, &[0, 1, 2])(&head()).unwrap();
+    assert_eq!(values(&losses[0]), [0.0]);
+    assert!(gradients.iter().flat_map(values).all(|element| element == 0.0));
+}
+
 #[test]
 fn swiglu_is_that_of_mlx() {
     let inputs = [uniform(&[3, 5, 17], 1).multiply(Array::from_f32(9.0)).unwrap(), uniform(&[3, 5, 17], 2)];

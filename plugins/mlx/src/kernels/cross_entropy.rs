@@ -94,8 +94,9 @@ fn backward_body<S: Simd, const ROWS: usize>(logits: &mut [f32], targets: &[i32]
     }
 }
 
+/// The largest value; NaN is passed over.
 #[inline(always)]
-fn row_max(row: &[f32]) -> f32 {
+pub(super) fn row_max(row: &[f32]) -> f32 {
     let (chunks, rest) = row.as_chunks::<{ 4 * LANES }>();
     let mut max = [f32::NEG_INFINITY; 4 * LANES];
     for chunk in chunks {
@@ -106,8 +107,9 @@ fn row_max(row: &[f32]) -> f32 {
     rest.iter().chain(&max).fold(f32::NEG_INFINITY, |max, &x| larger(max, x))
 }
 
+/// Σ e^(value − max).
 #[inline(always)]
-fn sum_exp<S: Simd>(row: &[f32], max: f32) -> f32 {
+pub(super) fn sum_exp<S: Simd>(row: &[f32], max: f32) -> f32 {
     let (chunks, rest) = row.as_chunks::<LANES>();
     let mut sum = [0.0; LANES];
     for chunk in chunks {

@@ -19,10 +19,11 @@ pub fn forward(table: &[f32], ids: &[i32], width: usize, out: &mut [f32]) {
     });
 }
 
-/// `grad[ids[i]] += cotangent[i]` over zeros, in the order of i; `width` values a row. An id outside the table is passed over.
+/// The sum of the rows `cotangent[i]` of each id, in the order of i, in `grad[ids[i]]`, over zeros or, if `onto`, added to what is
+/// there; `width` values a row. An id outside the table is passed over.
 ///
-/// Each task owns some columns and walks all ids, so equal ids need no lock and add up in a fixed order.
-pub fn backward(ids: &[i32], cotangent: &[f32], width: usize, grad: &mut [f32]) {
+/// Each task owns some rows of the table and finds their ids sorted, so equal ids need no lock and add up in a fixed order.
+pub fn backward(ids: &[i32], cotangent: &[f32], width: usize, grad: &mut [f32], onto: bool) {
     if width == 0 || grad.is_empty() {
         return;
     }
@@ -44,17 +45,30 @@ pub fn backward(ids: &[i32], cotangent: &[f32], width: usize, grad: &mut [f32]) 
     }
     let block = 256;
     pool::run(grad.chunks_mut(block * width).enumerate().collect(), |(number, grad)| {
-        for (row, sum) in grad.chunks_exact_mut(width).enumerate() {
-            sum.fill(0.0);
+        let mut total = vec![0.0; width];
+        for (row, grad) in grad.chunks_exact_mut(width).enumerate() {
             let row = number * block + row;
-            for &position in &order[start[row] as usize..start[row + 1] as usize] {
-                let from = &cotangent[position as usize * width..][..width];
-                for (sum, value) in sum.iter_mut().zip(from) {
-                    *sum += value;
-                }
+            let positions = &order[start[row] as usize..start[row + 1] as usize];
+            if !onto {
+                grad.fill(0.0);
+                add_rows(positions, cotangent, grad);
+            } else if !positions.is_empty() {
+                // The sum first, as it would be without anything there: the same bits.
+                total.fill(0.0);
+                add_rows(positions, cotangent, &mut total);
+                grad.iter_mut().zip(&total).for_each(|(grad, total)| *grad += total);
             }
         }
     });
+}
+
+/// Adds rows at these positions to `sum`, one after another.
+fn add_rows(positions: &[u32], rows: &[f32], sum: &mut [f32]) {
+    let width = sum.len();
+    for &position in positions {
+        let from = &rows[position as usize * width..][..width];
+        sum.iter_mut().zip(from).for_each(|(sum, value)| *sum += value);
+    }
 }
 
 #[cfg(test)]
@@ -83,7 +97,11 @@ mod tests {
             }
         }
         let mut grad = vec![f32::NAN; rows * width];
-        backward(&ids, &cotangent, width, &mut grad);
+        backward(&ids, &cotangent, width, &mut grad, false);
         assert_eq!(grad, want);
+        let mut onto: Vec<f32> = (0..rows * width).map(|_| random()).collect();
+        let sum: Vec<f32> = onto.iter().zip(&want).map(|(there, added)| there + added).collect();
+        backward(&ids, &cotangent, width, &mut onto, true);
+        assert_eq!(onto, sum);
     }
 }

@@ -7,7 +7,7 @@
 use mdt_plugin_api::half::f16;
 
 use super::attention::{self, Gradients, Mask};
-use super::{View4, cross_entropy, embedding, functions, half, rms_norm, rope, sum, swiglu};
+use super::{View4, cross_entropy, embedding, functions, half, rms_norm, rope, sum, swiglu, token_losses};
 
 /// `MdtView` of `native/primitives/kernels.h`.
 #[repr(C)]
@@ -27,6 +27,17 @@ pub struct RawAttention {
     scale: f32,
     causal: bool,
     segments: *const i32,
+}
+
+/// `MdtTile` of `native/primitives/kernels.h`.
+#[repr(C)]
+pub struct RawTile {
+    rows: usize,
+    first: usize,
+    width: usize,
+    bias: *const f32,
+    scale: f32,
+    soft_cap: f32,
 }
 
 /// # Safety
@@ -77,6 +88,17 @@ impl RawAttention {
     }
 }
 
+impl RawTile {
+    /// # Safety
+    /// As for [`input`]; `bias` is null or one value for each column.
+    unsafe fn get<'a>(&self) -> token_losses::Tile<'a> {
+        // SAFETY: the caller's promise.
+        let bias = (!self.bias.is_null()).then(|| unsafe { input(self.bias, self.width) });
+        let soft_cap = Some(self.soft_cap).filter(|&cap| cap > 0.0);
+        token_losses::Tile { first: self.first, width: self.width, bias, scale: self.scale, soft_cap }
+    }
+}
+
 /// Defines C functions whose body runs under the contract of this module.
 macro_rules! kernels {
     ($($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $body:block)*) => {$(
@@ -109,6 +131,32 @@ kernels! {
         } else {
             cross_entropy::backward(input(logits, len), targets, lse, cotangent, output(grad, len));
         }
+    }
+
+    /// [`token_losses::fold`].
+    fn mdt_token_losses_fold(
+        tile: *const RawTile, products: *mut f32, targets: *const i32, max: *mut f32, sum: *mut f32, at_target: *mut f32,
+    ) {
+        let rows = (*tile).rows;
+        let sums = token_losses::Sums { max: output(max, rows), sum: output(sum, rows), at_target: output(at_target, rows) };
+        token_losses::fold(output(products, rows * (*tile).width), (*tile).get(), input(targets, rows), sums);
+    }
+
+    /// [`token_losses::finish`].
+    fn mdt_token_losses_finish(targets: *const i32, rows: usize, max: *mut f32, sum: *mut f32, at_target: *mut f32) {
+        let mut sums = token_losses::Sums { max: output(max, rows), sum: output(sum, rows), at_target: output(at_target, rows) };
+        token_losses::finish(input(targets, rows), &mut sums);
+    }
+
+    /// [`token_losses::gradient`].
+    fn mdt_token_losses_gradient(
+        tile: *const RawTile, products: *mut f32, targets: *const i32, lse: *const f32, cotangents: *const f32,
+        vocabulary: usize,
+    ) {
+        let rows = (*tile).rows;
+        let (targets, lse, cotangents) = (input(targets, rows), input(lse, rows), input(cotangents, rows));
+        let cotangents = token_losses::Cotangents { targets, lse, cotangents, vocabulary };
+        token_losses::gradient(output(products, rows * (*tile).width), (*tile).get(), cotangents);
     }
 
     /// [`swiglu::forward`].
@@ -235,8 +283,10 @@ kernels! {
     }
 
     /// [`embedding::backward`].
-    fn mdt_embedding_backward(ids: *const i32, count: usize, cotangent: *const f32, rows: usize, width: usize, grad: *mut f32) {
-        embedding::backward(input(ids, count), input(cotangent, count * width), width, output(grad, rows * width));
+    fn mdt_embedding_backward(
+        ids: *const i32, count: usize, cotangent: *const f32, rows: usize, width: usize, grad: *mut f32, onto: bool,
+    ) {
+        embedding::backward(input(ids, count), input(cotangent, count * width), width, output(grad, rows * width), onto);
     }
 }
 

@@ -143,6 +143,22 @@ pub fn exp<S: Simd>(x: f32) -> f32 {
     if x < -87.3 { 0.0 } else { value }
 }
 
+/// The hyperbolic tangent within 4 ulp: Cephes' polynomial below 0.625, 1 − 2 / (e^2x + 1) above.
+#[inline(always)]
+pub fn tanh<S: Simd>(x: f32) -> f32 {
+    let size = x.abs();
+    let square = x * x;
+    let mut p = -5.704_988_7e-3;
+    p = madd::<S>(p, square, 2.063_908_8e-2);
+    p = madd::<S>(p, square, -5.373_971_5e-2);
+    p = madd::<S>(p, square, 1.333_144_2e-1);
+    p = madd::<S>(p, square, -3.333_328_2e-1);
+    let near = madd::<S>(p * square, x, x);
+    let far = 1.0 - 2.0 / (exp::<S>(2.0 * size) + 1.0);
+    // NaN compares false, and e^NaN is NaN.
+    if size < 0.625 { near } else { far.copysign(x) }
+}
+
 /// 1 / (1 + e^−x).
 #[inline(always)]
 pub fn sigmoid<S: Simd>(x: f32) -> f32 {
@@ -188,6 +204,20 @@ mod tests {
     }
 
     #[test]
+    fn tanh_is_within_four_units_in_the_last_place() {
+        for step in -120_000..=120_000 {
+            let x = step as f32 * 1e-4;
+            let exact = f64::from(x).tanh();
+            for got in [tanh::<Fused>(x), tanh::<Plain>(x)] {
+                let ulp = f64::from((exact.abs() as f32).next_up() - exact.abs() as f32);
+                let error = (f64::from(got) - exact).abs() / ulp;
+                assert!(error <= 4.0, "tanh({x}) = {got}, {error} ulp off");
+            }
+        }
+        assert_eq!([f32::INFINITY, -1e30, 0.0].map(tanh::<Fused>), [1.0, -1.0, 0.0]);
+    }
+
+    #[test]
     fn exp_keeps_its_special_values() {
         assert_eq!(exp::<Fused>(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp::<Fused>(-1e30), 0.0);
@@ -200,6 +230,7 @@ mod tests {
         for nan in nans() {
             assert!(exp::<Fused>(nan).is_nan() && exp::<Plain>(nan).is_nan(), "{:#010x}", nan.to_bits());
             assert!(sigmoid::<Fused>(nan).is_nan() && sigmoid::<Plain>(nan).is_nan(), "{:#010x}", nan.to_bits());
+            assert!(tanh::<Fused>(nan).is_nan() && tanh::<Plain>(nan).is_nan(), "{:#010x}", nan.to_bits());
         }
     }
 }

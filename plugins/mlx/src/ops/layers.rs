@@ -87,13 +87,3 @@ pub fn gelu(call: &Call<'_>) -> Outcome {
 pub fn swiglu(call: &Call<'_>) -> Outcome {
     Ok(fused::swiglu(call.input(0), call.input(1))?)
 }
-
-pub fn cross_entropy(call: &Call<'_>) -> Outcome {
-    let (logits, targets) = (call.input(0), call.input(1));
-    if logits.dim(1) == 0 {
-        // Every target is beyond the vocabulary.
-        let is_trained = targets.ge(Array::from_int(0))?;
-        return Ok(ops::select(is_trained, Array::from_f32(f32::NAN), Array::from_f32(0.0))?);
-    }
-    Ok(fused::cross_entropy(logits, targets)?)
-}

@@ -18,7 +18,7 @@ fn the_plugin_says_what_it_computes_and_leaves_the_rest_to_compositions() {
     assert!(!supports(OpKind(9999), &[], Dtype::F32) && !supports(OpKind::ROPE, &["turns"], Dtype::F32));
     assert!(!supports(OpKind::ROPE, &[], Dtype::I32) && !supports(OpKind::ADD, &[], Dtype(77)));
     // MLX's softmax is of float32 only.
-    assert!(!supports(OpKind::SOFTMAX, &[], Dtype::F64) && !supports(OpKind::TOKEN_LOSSES, &[], Dtype::F32));
+    assert!(!supports(OpKind::SOFTMAX, &[], Dtype::F64) && !supports(OpKind::DROPOUT, &[], Dtype::F32));
 }
 
 #[test]

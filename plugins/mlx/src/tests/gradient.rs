@@ -1,13 +1,15 @@
 //! Values and gradients.
 
-use mdt_plugin_api::{Dtype, Error, ErrorCode, Result, Tensor};
+use std::rc::Rc;
+
+use mdt_plugin_api::{Compute, Dtype, Error, ErrorCode, Handle, OpKind, Result, Tensor};
 
 use super::{assert_close, cpu, elements, random, tensor};
 
 /// A layer of everything: norm, linear, swiglu, attention over one head, cross-entropy.
 fn loss(parameters: &[Tensor], inputs: &[Tensor]) -> Result<Tensor> {
+    use mdt_plugin_api::Value;
     use mdt_plugin_api::op::attribute;
-    use mdt_plugin_api::{OpKind, Value};
     let [norm, gate, up] = parameters else { return Err(Error::other("three parameters")) };
     let [x, targets] = inputs else { return Err(Error::other("two inputs")) };
     let h = Tensor::op(OpKind::RMS_NORM, &[x, norm], &[attribute("eps", Value::Float(1e-5))])?;
@@ -153,4 +155,42 @@ fn what_cannot_be_differentiated_is_said() {
     let whole = tensor(&compute, &[], &[1i32]);
     assert!(error(&[whole.handle()], Some(Dtype::F32)).contains("floating-point parameters"));
     assert!(error(&[], None).contains("at least one parameter"));
+}
+
+/// The losses of tokens by a head of `head`, of embeddings that are rows of `table`.
+fn tied(compute: &Rc<dyn Compute>, table: Tensor, head: &Tensor, recomputed: bool) -> Result<Tensor> {
+    let ids = tensor(compute, &[6], &[3i32, 0, 3, 6, 3, 0]);
+    let look_up = {
+        let compute = Rc::clone(compute);
+        move |inputs: &[Handle]| {
+            let [table, ids] = [0, 1].map(|place| Tensor::borrowed(&compute, inputs[place]));
+            let found = Tensor::op(OpKind::EMBEDDING, &[&table, &ids], &[])?;
+            Ok(vec![(&found * &found)?.into_handle()?])
+        }
+    };
+    let inputs = [table.handle(), ids.handle()];
+    let found = if recomputed { compute.checkpoint(Rc::new(look_up), &inputs)? } else { look_up(&inputs)? };
+    let hidden = Tensor::from_handle(compute, found[0]);
+    let targets = tensor(compute, &[6], &[1i32, 2, 3, -1, 5, 6]);
+    Tensor::op(OpKind::TOKEN_LOSSES, &[&hidden, head, &targets], &[])?.sum()
+}
+
+#[test]
+fn the_gradient_of_a_table_that_is_also_the_head_has_the_bits_of_the_sum_of_both() {
+    let compute = cpu();
+    let [table, other] = [0, 1].map(|_| tensor(&compute, &[7, 4], &random(5, 28)));
+    let gradients = |parameters: &[Handle], recomputed: bool| -> Vec<Vec<f32>> {
+        let mut function = |parameters: &[Handle], _: &[Handle]| {
+            let head = Tensor::borrowed(&compute, *parameters.last().unwrap());
+            let loss = tied(&compute, Tensor::borrowed(&compute, parameters[0]), &head, recomputed)?;
+            Ok(vec![loss.into_handle()?])
+        };
+        let result = compute.value_and_grad(&mut function, parameters, &[]).unwrap();
+        result.gradients.into_iter().map(|gradient| elements(&Tensor::from_handle(&compute, gradient))).collect()
+    };
+    for recomputed in [false, true] {
+        let apart = gradients(&[table.handle(), other.handle()], recomputed);
+        let sum: Vec<f32> = apart[0].iter().zip(&apart[1]).map(|(of_table, of_head)| of_table + of_head).collect();
+        assert_eq!(gradients(&[table.handle()], recomputed), [sum], "recomputed: {recomputed}");
+    }
 }

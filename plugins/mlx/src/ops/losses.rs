@@ -1,0 +1,46 @@
+//! The operations of losses.
+
+use mlx_rs::{Array, Dtype as MlxDtype, ops};
+
+use super::{Call, Outcome};
+use crate::fused::{self, TokenLosses};
+
+pub fn cross_entropy(call: &Call<'_>) -> Outcome {
+    let (logits, targets) = (call.input(0), call.input(1));
+    if logits.dim(1) == 0 {
+        // Every target is beyond the vocabulary.
+        let is_trained = targets.ge(Array::from_int(0))?;
+        return Ok(ops::select(is_trained, Array::from_f32(f32::NAN), Array::from_f32(0.0))?);
+    }
+    Ok(fused::cross_entropy(logits, targets)?)
+}
+
+/// The logits are kept for their gradient where they are few, and never all there where they are many. Half precision is widened
+/// first, but for bfloat16 where the logits are many.
+pub fn token_losses(call: &Call<'_>) -> Outcome {
+    let (hidden, weight, targets, bias) = (call.input(0), call.input(1), call.input(2), call.given(3));
+    let (rows, vocabulary, width) = (hidden.dim(0), weight.dim(0), hidden.dim(1));
+    let at_a_time = call.optional::<i64>("rows")?.map(|rows| i32::try_from(rows).unwrap_or(i32::MAX));
+    let keeps = at_a_time.is_none() && TokenLosses::keeps(rows, vocabulary);
+    let is_bf16 = [Some(hidden), Some(weight), bias].into_iter().flatten().all(|x| x.dtype() == MlxDtype::Bfloat16);
+    let of = |x: &Array| if is_bf16 && !keeps { Ok(x.clone()) } else { fused::convert(x, MlxDtype::Float32) };
+    let (hidden, weight, bias) = (of(hidden)?, of(weight)?, bias.map(of).transpose()?);
+    let scale = call.optional::<f64>("scale")?.map(|scale| scale as f32);
+    let soft_cap = call.optional::<f64>("soft_cap")?.map(|cap| cap as f32);
+    if !keeps {
+        let tile = at_a_time.map_or(TokenLosses::tile(rows, vocabulary, width), |rows| (rows, vocabulary));
+        let options = TokenLosses { scale: scale.unwrap_or(1.0), soft_cap, tile };
+        return Ok(fused::token_losses(&hidden, &weight, targets, bias.as_ref(), &options)?);
+    }
+    let mut logits = fused::linear(&hidden, &weight)?;
+    if let Some(bias) = bias {
+        logits = logits.add(bias)?;
+    }
+    if let Some(scale) = scale {
+        logits = logits.multiply(Array::from_f32(scale))?;
+    }
+    if let Some(cap) = soft_cap.map(Array::from_f32) {
+        logits = ops::tanh(logits.divide(&cap)?)?.multiply(&cap)?;
+    }
+    Ok(fused::cross_entropy(&logits, targets)?)
+}
