@@ -46,16 +46,14 @@ impl Layer<'_> {
         targets: &Tensor,
         rows: Option<usize>,
     ) -> Result<Option<Tensor>> {
-        if self.layout != Layout::OutIn {
-            return Ok(None);
-        }
+        let (Layout::OutIn, Weight::Whole(weight)) = (self.layout, &self.weight) else { return Ok(None) };
         let mut attributes = Vec::new();
         if head.scale != 1.0 {
             attributes.push(attribute("scale", Value::Float(head.scale)));
         }
         attributes.extend(head.soft_cap.map(|cap| attribute("soft_cap", Value::Float(cap))));
         attributes.extend(rows.map(|rows| attribute("rows", Value::Int(rows as i64))));
-        let inputs: Vec<&Tensor> = [hidden, self.weight, targets].into_iter().chain(self.bias).collect();
+        let inputs: Vec<&Tensor> = [hidden, weight, targets].into_iter().chain(self.bias).collect();
         Tensor::op(OpKind::TOKEN_LOSSES, &inputs, &attributes).map(Some)
     }
 

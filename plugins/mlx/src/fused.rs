@@ -302,12 +302,6 @@ pub struct AttentionOptions {
     pub dropout: Option<(f32, u64)>,
 }
 
-impl AttentionOptions {
-    fn has_no_kernel(&self) -> bool {
-        self.window.is_some() || self.soft_cap.is_some() || self.dropout.is_some()
-    }
-}
-
 /// What attention may be given besides queries, keys and values.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AttentionExtras<'a> {
@@ -322,8 +316,8 @@ pub struct AttentionExtras<'a> {
 /// `softmax(scale · Q Kᵀ + mask) V`: query `[B, H, T, D]`, key and value `[B, Hkv, S, D]` with Hkv dividing H; head h of the
 /// queries reads head h / (H / Hkv). The result `[B, H, T, D]` lies in memory as `[B, T, H, D]`.
 ///
-/// A hidden key changes no bit of the result. Memory beside the result: 32 · S floats a thread; with a window, a cap, a mask or
-/// sinks, that of all scores.
+/// A hidden key changes no bit of the result. Memory beside the result: copies of keys and values, and some MiB a thread; with
+/// dropout, a mask or sinks, that of all scores.
 ///
 /// # Errors
 /// Other shapes or types; T > S with `causal`, `window` or segments.
@@ -334,7 +328,7 @@ pub fn attention(
     extras: AttentionExtras<'_>,
     options: &AttentionOptions,
 ) -> Result<Array> {
-    let &AttentionOptions { scale, causal, window, .. } = options;
+    let &AttentionOptions { causal, window, .. } = options;
     let segments = extras.segments;
     let fits = query.ndim() == 4
         && key.ndim() == 4
@@ -361,13 +355,13 @@ pub fn attention(
     // The kernel works on 32 queries at a time and packs the keys first: wasted on the few new queries of a generation step.
     // And without a mask its alignment of queries with the last keys means nothing, but it must exist.
     let (queries, keys) = (query.dim(2), key.dim(2));
-    let has_extras = extras.mask.is_some() || extras.sinks.is_some();
-    if queries > keys || (queries < 8 && queries < keys) || options.has_no_kernel() || has_extras {
+    let has_no_kernel = extras.mask.is_some() || extras.sinks.is_some() || options.dropout.is_some();
+    if queries > keys || (queries < 8 && queries < keys) || has_no_kernel {
         return composed::attention(query, key, value, extras, options);
     }
     #[cfg(mdt_native)]
     if native::applies(&[query, key, value]) {
-        return native::attention(query, key, value, segments, scale, causal);
+        return native::attention(query, key, value, segments, options);
     }
     composed::attention(query, key, value, extras, options)
 }

@@ -90,12 +90,13 @@ bool mdt_op_rope(mlx_array* out, mlx_array x, mlx_array cos, mlx_array sin, mlx_
 
 // `segments` may be an empty handle.
 bool mdt_op_attention(
-    mlx_array* out, mlx_array query, mlx_array key, mlx_array value, mlx_array segments, float scale, bool causal,
-    mlx_stream stream, Failure* failure) {
+    mlx_array* out, mlx_array query, mlx_array key, mlx_array value, mlx_array segments, float scale, float soft_cap,
+    bool causal, int window, mlx_stream stream, Failure* failure) {
   return guarded(failure, [&] {
     mlx_array_set_(
-        *out,
-        mdt::attention(get(query), get(key), get(value), optional(segments), scale, causal, mlx_stream_get_(stream)));
+        *out, mdt::attention(
+                  get(query), get(key), get(value), optional(segments), {scale, soft_cap, causal, window},
+                  mlx_stream_get_(stream)));
   });
 }
 

@@ -17,7 +17,9 @@ struct MdtView {
 struct MdtAttention {
   MdtView query, key, value;
   float scale;
+  float soft_cap; // none where it is 0
   bool causal;
+  size_t window; // none where it is 0
   const int32_t* segments; // [B, keys], or null
 };
 

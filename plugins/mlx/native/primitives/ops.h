@@ -44,10 +44,20 @@ std::pair<array, array> rope_tables(const array& positions, const array& inv_fre
 // x [B, H, T, D]; tables of T or B * T rows. The result lies in memory as [B, T, H, D].
 array rope(const array& x, const array& cos, const array& sin, Stream stream);
 
+// How attention scores keys, and which it sees.
+struct AttentionOptions {
+  float scale;
+  float soft_cap; // none where it is 0
+  bool causal;
+  int window; // none where it is 0
+
+  bool operator==(const AttentionOptions&) const = default;
+};
+
 // query [B, H, T, D], key and value [B, Hkv, S, D], segments [B, S] int32. The result lies in memory as [B, T, H, D].
 array attention(
     const array& query, const array& key, const array& value, const std::optional<array>& segments,
-    float scale, bool causal, Stream stream);
+    const AttentionOptions& options, Stream stream);
 
 // indices of any integer type -> int32 from 0 to length - 1; with `from_end`, -1 is the last place. Evaluation fails where one lies
 // outside, and names it and `operation`. `length` is not 0.

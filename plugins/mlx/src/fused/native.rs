@@ -6,7 +6,7 @@ use mlx_rs::error::{Exception, Result};
 use mlx_rs::{Array, Dtype, Stream};
 use mlx_sys::{mlx_array, mlx_array_free, mlx_array_new, mlx_stream};
 
-use super::{Function, RopeTables, TokenLosses};
+use super::{AttentionOptions, Function, RopeTables, TokenLosses};
 use crate::kernels::pool;
 
 /// Text of a C++ exception; the same as in `native/primitives/ffi.cpp`.
@@ -37,7 +37,8 @@ constructors! {
     fn mdt_op_rope_tables([cos, sin], positions: mlx_array, inv_freq: mlx_array, factor: f32);
     fn mdt_op_rope([out], x: mlx_array, cos: mlx_array, sin: mlx_array);
     fn mdt_op_attention(
-        [out], query: mlx_array, key: mlx_array, value: mlx_array, segments: mlx_array, scale: f32, causal: bool
+        [out], query: mlx_array, key: mlx_array, value: mlx_array, segments: mlx_array, scale: f32, soft_cap: f32,
+        causal: bool, window: c_int
     );
     fn mdt_op_checked_indices(
         [out], indices: mlx_array, operation: *const c_char, length: c_int, from_end: bool
@@ -164,14 +165,13 @@ pub fn attention(
     key: &Array,
     value: &Array,
     segments: Option<&Array>,
-    scale: f32,
-    causal: bool,
+    &AttentionOptions { scale, soft_cap, causal, window, .. }: &AttentionOptions,
 ) -> Result<Array> {
     let (query, key, value) = (query.as_ptr(), key.as_ptr(), value.as_ptr());
-    let segments = or_empty(segments);
+    let (segments, soft_cap, window) = (or_empty(segments), soft_cap.unwrap_or(0.0), window.unwrap_or(0));
     // SAFETY: as in `cross_entropy`; `segments` may be empty.
     build(|[out], stream, failure| unsafe {
-        mdt_op_attention(out, query, key, value, segments, scale, causal, stream, failure)
+        mdt_op_attention(out, query, key, value, segments, scale, soft_cap, causal, window, stream, failure)
     })
     .map(|[a]| a)
 }

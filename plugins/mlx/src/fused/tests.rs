@@ -259,6 +259,21 @@ fn attention_is_that_of_mlx() {
         |x| Ok(vec![composed::attention(&x[0], &x[1], &x[2], AttentionExtras::default(), &options(0.4, false))?]),
         &inputs,
     );
+    fn options_of(window: Option<i32>, soft_cap: Option<f32>) -> AttentionOptions {
+        AttentionOptions { window, soft_cap, ..options(0.4, true) }
+    }
+    assert_same(
+        "attention in a window",
+        |x| Ok(vec![attention(&x[0], &x[1], &x[2], packed(&segments()), &options_of(Some(13), None))?]),
+        |x| Ok(vec![composed::attention(&x[0], &x[1], &x[2], packed(&segments()), &options_of(Some(13), None))?]),
+        &inputs,
+    );
+    assert_same(
+        "attention with capped scores",
+        |x| Ok(vec![attention(&x[0], &x[1], &x[2], packed(&segments()), &options_of(Some(40), Some(0.2)))?]),
+        |x| Ok(vec![composed::attention(&x[0], &x[1], &x[2], packed(&segments()), &options_of(Some(40), Some(0.2)))?]),
+        &inputs,
+    );
     let cached = [heads(&uniform(&[2, 9, 4 * 8], 4), 4), inputs[1].clone(), inputs[2].clone()];
     assert_same(
         "attention after a cache",

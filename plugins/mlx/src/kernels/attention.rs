@@ -1,20 +1,23 @@
-//! Softmax attention with grouped key/value heads, causal and by segment, without storing the probabilities.
+//! Softmax attention with grouped key/value heads, causal, in a window and by segment, without storing the probabilities.
 //!
-//! Keys and values are packed once into panels. Then each task takes a block of `WIDE` queries and holds the scores of all keys it
-//! may see *transposed*, one key a row and one query a lane: maximum, exponential and sum are plain vector code, and both
-//! products are `microkernel::outer`. The exact softmax needs no running rescale, and its memory is keys · 32 floats a thread.
-//! The log-sum-exp of each query is all that the backward pass keeps (Dao et al., "FlashAttention", 2022).
+//! Keys and values are packed once into panels. Then each task takes a block of `WIDE` queries and holds the scores of up to
+//! [`Cut::keys`] keys *transposed*, one key a row and one query a lane: maximum, exponential and sum are plain vector code, and
+//! both products are `microkernel::outer`. Where a query sees more keys, what is there is rescaled to the new maximum. The
+//! log-sum-exp of each query is all that the backward pass keeps (Dao et al., "FlashAttention", 2022).
 
 mod backward;
+mod cut;
 mod mask;
 mod pack;
 
 pub use backward::{Gradients, backward};
+pub use cut::Cut;
 pub use mask::Mask;
 
-use super::isa::{Simd, exp, larger, multiversion};
+use super::isa::{Simd, exp, larger, multiversion, tanh};
 use super::microkernel::{PANEL, Row, WIDE, outer};
 use super::{View4, pool};
+use super::token_losses::slope;
 use pack::{Packed, transpose_block};
 
 /// What attends to what. Shapes: `query` [B, H, Tq, D]; `key` and `value` [B, Hkv, Tk, D] with H a multiple of Hkv.
@@ -28,8 +31,12 @@ pub struct Inputs<'a> {
     pub value: View4<'a>,
     /// Factor on the scores before the softmax.
     pub scale: f32,
+    /// Whether a score then becomes `cap · tanh(score / cap)`.
+    pub soft_cap: Option<f32>,
     /// Which keys a query sees.
     pub mask: Mask<'a>,
+    /// How the work is cut.
+    pub cut: Cut,
 }
 
 impl Inputs<'_> {
@@ -85,49 +92,121 @@ fn forward_body<S: Simd, const ROWS: usize>(
     let [_, heads, _, width] = inputs.query.shape();
     let count = out.len() / (heads * width);
     let panels = inputs.mask.panels(batch, first);
-    let keys_in_sight = panels.start * PANEL..panels.end * PANEL;
     let mut query = vec![[0.0; WIDE]; width];
-    let mut scores = vec![[0.0; WIDE]; keys_in_sight.len()];
+    let mut scores = vec![[0.0; WIDE]; panels.len().min(inputs.cut.keys / PANEL) * PANEL];
+    let mut sums = Sums::new(width);
     for head in 0..heads {
         transpose_block(&inputs.query, batch, head, first..first + count, inputs.scale, &mut query);
         let source = batch * inputs.key.shape()[1] + head / inputs.group();
-        for (keys, scores) in keys.panels(source).skip(panels.start).zip(scores.as_chunks_mut::<PANEL>().0) {
-            outer::<S, ROWS>(keys, &query, scores);
-        }
-        inputs.mask.hide(batch, first, keys_in_sight.start, &mut scores, f32::NEG_INFINITY);
-        let (max, sum) = softmax::<S>(&mut scores);
-        let mut product = [[0.0; WIDE]; PANEL];
-        for (number, values) in values.panels(source).enumerate() {
-            outer::<S, ROWS>(&values[keys_in_sight.clone()], &scores, &mut product);
-            for (feature, row) in (number * PANEL..width).zip(&product) {
-                for i in 0..count {
-                    out[(i * heads + head) * width + feature] = row[i] / sum[i];
+        sums.begin();
+        for start in panels.clone().step_by(inputs.cut.keys / PANEL) {
+            let panels = start..panels.end.min(start + inputs.cut.keys / PANEL);
+            let scores = &mut scores[..panels.len() * PANEL];
+            for (keys, scores) in keys.panels(source).skip(panels.start).zip(scores.as_chunks_mut::<PANEL>().0) {
+                outer::<S, ROWS>(keys, &query, scores);
+                if let Some(cap) = inputs.soft_cap {
+                    soft_cap::<S>(scores, cap);
                 }
+            }
+            inputs.mask.hide(batch, first, panels.start * PANEL, scores, f32::NEG_INFINITY);
+            let factor = sums.softmax::<S>(scores);
+            for (number, values) in values.panels(source).enumerate() {
+                let mut product = [[0.0; WIDE]; PANEL];
+                outer::<S, ROWS>(&values[panels.start * PANEL..panels.end * PANEL], scores, &mut product);
+                sums.add(number, &product, &factor);
+            }
+            sums.is_empty = false;
+        }
+        for (feature, row) in sums.products[..width].iter().enumerate() {
+            for i in 0..count {
+                out[(i * heads + head) * width + feature] = row[i] / sums.sum[i];
             }
         }
         for i in 0..WIDE {
-            lse[head][i] = max[i] + sum[i].ln();
+            lse[head][i] = sums.max[i] + sums.sum[i].ln();
         }
     }
 }
 
-/// Replaces each score by e^(score − max of its lane); returns the maxima and the sums.
+/// What is known of a block of queries after some of their keys.
+struct Sums {
+    is_empty: bool,
+    /// The largest score.
+    max: Row,
+    /// Σ e^(score − max).
+    sum: Row,
+    /// Σ e^(score − max) · value, a row for each feature.
+    products: Vec<Row>,
+}
+
+impl Sums {
+    fn new(width: usize) -> Self {
+        let products = vec![[0.0; WIDE]; width.next_multiple_of(PANEL)];
+        Self { is_empty: true, max: [0.0; WIDE], sum: [0.0; WIDE], products }
+    }
+
+    /// Before the first key.
+    #[inline(always)]
+    fn begin(&mut self) {
+        (self.is_empty, self.max, self.sum) = (true, [f32::NEG_INFINITY; WIDE], [0.0; WIDE]);
+    }
+
+    /// Replaces further scores by e^(score − max) of the new maxima; returns what the earlier sums were multiplied by.
+    #[inline(always)]
+    fn softmax<S: Simd>(&mut self, scores: &mut [Row]) -> Row {
+        let mut max = self.max;
+        for row in scores.iter() {
+            for i in 0..WIDE {
+                max[i] = larger(max[i], row[i]);
+            }
+        }
+        // Of hidden keys alone, the maximum is −Inf, and −Inf − −Inf would be NaN.
+        let from = max.map(|max| if max == f32::NEG_INFINITY { 0.0 } else { max });
+        let mut factor = [0.0; WIDE];
+        for i in 0..WIDE {
+            factor[i] = exp::<S>(self.max[i] - from[i]);
+            self.sum[i] *= factor[i];
+        }
+        for row in scores.iter_mut() {
+            for i in 0..WIDE {
+                row[i] = exp::<S>(row[i] - from[i]);
+                self.sum[i] += row[i];
+            }
+        }
+        self.max = max;
+        factor
+    }
+
+    /// Adds the products of a panel of features.
+    #[inline(always)]
+    fn add(&mut self, panel: usize, product: &[Row; PANEL], factor: &Row) {
+        let products = &mut self.products.as_chunks_mut::<PANEL>().0[panel];
+        if self.is_empty {
+            *products = *product;
+            return;
+        }
+        for (sum, product) in products.iter_mut().zip(product) {
+            for i in 0..WIDE {
+                sum[i] = sum[i] * factor[i] + product[i];
+            }
+        }
+    }
+}
+
+/// Caps scores.
 #[inline(always)]
-fn softmax<S: Simd>(scores: &mut [Row]) -> (Row, Row) {
-    let mut max = [f32::NEG_INFINITY; WIDE];
-    for row in scores.iter() {
+fn soft_cap<S: Simd>(scores: &mut [Row; PANEL], cap: f32) {
+    for row in scores {
         for i in 0..WIDE {
-            max[i] = larger(max[i], row[i]);
+            row[i] = cap * tanh::<S>(row[i] / cap);
         }
     }
-    let mut sum = [0.0; WIDE];
-    for row in scores.iter_mut() {
-        for i in 0..WIDE {
-            row[i] = exp::<S>(row[i] - max[i]);
-            sum[i] += row[i];
-        }
-    }
-    (max, sum)
+}
+
+/// The derivatives of capped scores by the scores.
+#[inline(always)]
+fn slopes(scores: &[Row; PANEL], cap: f32) -> [Row; PANEL] {
+    scores.map(|row| row.map(|score| slope(score, cap)))
 }
 
 #[cfg(test)]

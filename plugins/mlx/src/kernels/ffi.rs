@@ -6,7 +6,7 @@
 
 use mdt_plugin_api::half::f16;
 
-use super::attention::{self, Gradients, Mask};
+use super::attention::{self, Cut, Gradients, Mask};
 use super::{View4, cross_entropy, embedding, functions, half, rms_norm, rope, sum, swiglu, token_losses};
 
 /// `MdtView` of `native/primitives/kernels.h`.
@@ -25,7 +25,9 @@ pub struct RawAttention {
     key: RawView,
     value: RawView,
     scale: f32,
+    soft_cap: f32,
     causal: bool,
+    window: usize,
     segments: *const i32,
 }
 
@@ -74,13 +76,16 @@ impl RawAttention {
     /// # Safety
     /// As for [`input`], with every view; `segments` is null or one value for each batch row and key.
     unsafe fn get<'a>(&self) -> attention::Inputs<'a> {
-        let [batch, _, keys, _] = self.key.shape;
+        let [batch, kv_heads, keys, _] = self.key.shape;
         // SAFETY: the caller's promise.
         let segments = (!self.segments.is_null()).then(|| unsafe { input(self.segments, batch * keys) });
-        let mask = Mask { causal: self.causal, segments, queries: self.query.shape[2], keys };
+        let [_, _, queries, width] = self.query.shape;
+        let window = Some(self.window).filter(|&window| window > 0);
+        let mask = Mask { causal: self.causal || window.is_some(), window, segments, queries, keys };
         // SAFETY: the caller's promise.
         let (query, key, value) = unsafe { (self.query.get(), self.key.get(), self.value.get()) };
-        attention::Inputs { query, key, value, scale: self.scale, mask }
+        let (scale, soft_cap) = (self.scale, Some(self.soft_cap).filter(|&cap| cap > 0.0));
+        attention::Inputs { query, key, value, scale, soft_cap, mask, cut: Cut::of(batch * kv_heads, queries, width) }
     }
 
     fn len(view: &RawView) -> usize {

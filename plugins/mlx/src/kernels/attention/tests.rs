@@ -9,8 +9,11 @@ struct Case {
     kv_heads: usize,
     keys: usize,
     causal: bool,
+    window: Option<usize>,
+    soft_cap: Option<f32>,
     segments: Option<Vec<i32>>,
     data: [Vec<f32>; 4],
+    cut: Cut,
 }
 
 impl Case {
@@ -22,19 +25,22 @@ impl Case {
             [draw(b * h * t * d), draw(b * kv_heads * keys * d), draw(b * kv_heads * keys * d), draw(b * h * t * d)];
         let segments =
             (documents > 1).then(|| (0..b * keys).map(|i| (i % keys) as i32 * documents / keys as i32).collect());
-        Self { shape, kv_heads, keys, causal, segments, data }
+        let cut = Cut { keys: 2048, parts: 1 };
+        Self { shape, kv_heads, keys, causal, window: None, soft_cap: None, segments, data, cut }
     }
 
     fn inputs(&self) -> Inputs<'_> {
         let [b, h, t, d] = self.shape;
         let kv = [b, self.kv_heads, self.keys, d];
-        let mask = Mask { causal: self.causal, segments: self.segments.as_deref(), queries: t, keys: self.keys };
+        let (causal, window, segments) = (self.causal, self.window, self.segments.as_deref());
         Inputs {
             query: View4::contiguous(&self.data[0], [b, h, t, d]),
             key: View4::contiguous(&self.data[1], kv),
             value: View4::contiguous(&self.data[2], kv),
             scale: 0.3,
-            mask,
+            soft_cap: self.soft_cap,
+            mask: Mask { causal, window, segments, queries: t, keys: self.keys },
+            cut: self.cut,
         }
     }
 
@@ -56,20 +62,23 @@ impl Case {
             let place = t + n - queries;
             let sees = |key: usize| {
                 let same = self.segments.as_ref().is_none_or(|s| s[b * n + key] == s[b * n + place]);
-                same && !(self.causal && key > place)
+                let is_near = self.window.is_none_or(|window| key + window > place);
+                same && is_near && !(self.causal && key > place)
             };
             let dot = |x: usize, y: usize, key: usize| -> f64 {
                 (0..d).map(|i| at(x, b, h, t, i, heads, queries) * at(y, b, kv, key, i, hk, n)).sum()
             };
-            let scores: Vec<f64> =
-                (0..n).map(|key| if sees(key) { (0.3 * dot(0, 1, key)).exp() } else { 0.0 }).collect();
+            let tanh = |key| self.soft_cap.map(|cap| (0.3 * dot(0, 1, key) / f64::from(cap)).tanh());
+            let score = |key| self.soft_cap.map_or(0.3 * dot(0, 1, key), |cap| f64::from(cap) * tanh(key).unwrap());
+            let scores: Vec<f64> = (0..n).map(|key| if sees(key) { score(key).exp() } else { 0.0 }).collect();
             let sum: f64 = scores.iter().sum();
             let p: Vec<f64> = scores.iter().map(|s| s / sum).collect();
             let dp: Vec<f64> = (0..n).map(|key| dot(3, 2, key)).collect();
             let delta: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
             let row = ((b * queries + t) * heads + h) * d;
             for key in 0..n {
-                let ds = 0.3 * p[key] * (dp[key] - delta);
+                let slope = 0.3 * tanh(key).map_or(1.0, |tanh| 1.0 - tanh * tanh);
+                let ds = slope * p[key] * (dp[key] - delta);
                 // Where a query sees one key only, these two are equal, and what is left of them is rounding.
                 let size = 0.3 * p[key] * (dp[key].abs() + delta.abs());
                 let kv_row = ((b * n + key) * hk + kv) * d;
@@ -116,10 +125,12 @@ proptest! {
     #[test]
     fn values_and_gradients_are_those_of_the_formula(
         b in 1usize..3, kv_heads in 1usize..3, group in 1usize..4, t in 1usize..80, more in 0usize..40, d in 1usize..70,
-        causal in any::<bool>(), documents in 1i32..4, seed in any::<u32>(),
+        causal in any::<bool>(), window in prop::option::of(1usize..60), soft_cap in prop::option::of(0.5f32..4.0),
+        documents in 1i32..4, keys in prop::sample::select(vec![8, 24, 64, 2048]), parts in 1usize..4, seed in any::<u32>(),
     ) {
+        let window = window.filter(|_| causal);
         let case = Case::new([b, kv_heads * group, t, d], kv_heads, t + more, causal, documents, seed);
-        check(&case);
+        check(&Case { window, soft_cap, cut: Cut { keys, parts }, ..case });
     }
 }
 
@@ -134,6 +145,24 @@ fn where_only_one_key_is_seen_no_gradient_is_left_but_rounding() {
     for (shape, kv_heads, documents) in [([1, 1, 1, 13], 1, 1), ([2, 6, 1, 64], 2, 1), ([1, 2, 3, 33], 1, 3)] {
         check(&Case::new(shape, kv_heads, shape[2], false, documents, 61_043_748));
     }
+}
+
+#[test]
+fn what_is_cut_into_blocks_of_keys_is_what_is_not_to_rounding() {
+    let case = |cut| Case { cut, window: Some(50), ..Case::new([1, 2, 130, 16], 1, 150, true, 2, 5) };
+    let whole = case(Cut { keys: 2048, parts: 1 }).kernel();
+    let cut = case(Cut { keys: 16, parts: 3 }).kernel();
+    for (cut, whole) in cut.iter().zip(&whole) {
+        let whole: Vec<f64> = whole.iter().map(|&x| f64::from(x)).collect();
+        assert_close_above(cut, &whole, 0.0, 1e-6);
+    }
+}
+
+#[test]
+fn long_rows_of_few_heads_are_cut_so_that_several_cores_have_work() {
+    assert_eq!(Cut::of(1, 32_768, 256), Cut { keys: 256, parts: 4 });
+    assert_eq!(Cut::of(4, 32_768, 64), Cut { keys: 1024, parts: 1 });
+    assert_eq!(Cut::of(1, 512, 8), Cut { keys: 2048, parts: 1 });
 }
 
 #[test]
