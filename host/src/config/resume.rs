@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 /// the held-out rows are evaluated, after how many evaluations without an improvement a job stops, and which layers are computed
 /// again. All other keys must stay the same, also those of components, because
 /// the host does not know what they do.
-const FREE: [&str; 17] = [
+const FREE: [&str; 18] = [
     "output_dir",
     "model.adapter.format",
     "trainer.eval_steps",

@@ -46,7 +46,9 @@ impl Layer<'_> {
         targets: &Tensor,
         rows: Option<usize>,
     ) -> Result<Option<Tensor>> {
-        let (Layout::OutIn, Weight::Whole(weight)) = (self.layout, &self.weight) else { return Ok(None) };
+        let (Layout::OutIn, Weight::Whole(weight), None) = (self.layout, &self.weight, &self.adapter) else {
+            return Ok(None);
+        };
         let mut attributes = Vec::new();
         if head.scale != 1.0 {
             attributes.push(attribute("scale", Value::Float(head.scale)));

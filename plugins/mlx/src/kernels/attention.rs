@@ -16,8 +16,8 @@ pub use mask::Mask;
 
 use super::isa::{Simd, exp, larger, multiversion, tanh};
 use super::microkernel::{PANEL, Row, WIDE, outer};
-use super::{View4, pool};
 use super::token_losses::slope;
+use super::{View4, pool};
 use pack::{Packed, transpose_block};
 
 /// What attends to what. Shapes: `query` [B, H, Tq, D]; `key` and `value` [B, Hkv, Tk, D] with H a multiple of Hkv.
