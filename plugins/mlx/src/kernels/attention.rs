@@ -122,9 +122,7 @@ fn forward_body<S: Simd, const ROWS: usize>(
                 out[(i * heads + head) * width + feature] = row[i] / sums.sum[i];
             }
         }
-        for i in 0..WIDE {
-            lse[head][i] = sums.max[i] + sums.sum[i].ln();
-        }
+        lse[head] = std::array::from_fn(|i| sums.max[i] + sums.sum[i].ln());
     }
 }
 
@@ -196,10 +194,8 @@ impl Sums {
 /// Caps scores.
 #[inline(always)]
 fn soft_cap<S: Simd>(scores: &mut [Row; PANEL], cap: f32) {
-    for row in scores {
-        for i in 0..WIDE {
-            row[i] = cap * tanh::<S>(row[i] / cap);
-        }
+    for score in scores.as_flattened_mut() {
+        *score = cap * tanh::<S>(*score / cap);
     }
 }
 

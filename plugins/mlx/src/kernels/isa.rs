@@ -152,7 +152,7 @@ pub fn tanh<S: Simd>(x: f32) -> f32 {
     p = madd::<S>(p, square, 2.063_908_8e-2);
     p = madd::<S>(p, square, -5.373_971_5e-2);
     p = madd::<S>(p, square, 1.333_144_2e-1);
-    p = madd::<S>(p, square, -3.333_328_2e-1);
+    p = madd::<S>(p, square, -3.333_328e-1);
     let near = madd::<S>(p * square, x, x);
     let far = 1.0 - 2.0 / (exp::<S>(2.0 * size) + 1.0);
     // NaN compares false, and e^NaN is NaN.
