@@ -110,6 +110,29 @@ fn a_weight_that_a_block_takes_from_outside_is_an_error_when_it_is_computed_agai
     assert!(error.message().contains("not alive"), "{error}");
 }
 
+#[test]
+fn pieces_of_a_head_with_an_adapter_draw_masks_of_their_own() {
+    let fixture = |name: &str| root().join("tests/fixtures").join(name).display().to_string();
+    let keys = [
+        format!("model.path={}", fixture("training/model")),
+        format!("model.adapter.path={}", fixture("adapters/tied_ends/final")),
+        "model.adapter.dropout=0.5".to_owned(),
+    ];
+    let job = library_job(&keys);
+    let opened = job.open_model(job.compute().expect("a device")).expect("the model");
+    let (parameters, compute) = (opened.weights().expect("the weights"), &opened.compute);
+    let rows_of_piece = 2;
+    let model = TrainedModel::new(&opened.model, parameters.bind(), compute).in_training(Training::default());
+    let model = model.with_logits_bytes(rows_of_piece * 104 * size_of::<f32>());
+    // All rows are the same: what differs is what was dropped of them.
+    let hidden = Tensor::full(compute, &[6, 48], 0.3, Dtype::F32).expect("hidden states");
+    let targets = Tensor::full(compute, &[6], 5.0, Dtype::I32).expect("targets");
+    let losses = model.token_losses(&hidden, &targets).and_then(|losses| losses.to_vec::<f32>()).expect("losses");
+    for (i, a) in losses.iter().enumerate() {
+        assert!(losses[i + 1..].iter().all(|b| a != b), "{losses:?}");
+    }
+}
+
 /// The gradients of Llama's losses on two packed rows, one after another.
 fn gradients_of_llama(recompute: bool) -> Vec<f32> {
     let directory = root().join("tests/fixtures/models/llama3");

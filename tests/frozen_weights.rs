@@ -64,6 +64,15 @@ fn what_is_frozen_keeps_every_bit_and_the_rest_is_trained() {
 }
 
 #[test]
+fn a_trainers_own_parameters_are_trained_beside_a_model_of_which_nothing_is() {
+    let job = Job::of(&["value_head/job.toml"]).set("trainer.max_steps", 2).set("model.freeze", "*");
+    job.run().success();
+    assert_eq!(moved(&start(), &weights(&job.output().join("final"))), <[String; 0]>::default());
+    let errors = job.numbers("value_error");
+    assert_ne!(errors[0], errors[1]);
+}
+
+#[test]
 fn the_norm_of_the_gradient_is_that_of_what_is_trained() {
     let [all, norms] = [job(), job().set("model.train", "*norm*")].map(|job| {
         job.run().success();

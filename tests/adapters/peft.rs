@@ -28,6 +28,7 @@ fn twenty_updates_follow_the_losses_norms_and_weights_of_peft() {
             largest =
                 ours.iter().zip(theirs).map(|(ours, theirs)| (ours - theirs).abs() / theirs).fold(largest, f64::max);
         }
+        super::files::says_what_peft_says(name, &job.output().join("final"));
         let ours = tensors(&job.output().join("final/adapter_model.safetensors"));
         let mut theirs = tensors(&fixture(&format!("adapters/{name}/final/adapter_model.safetensors")));
         // peft writes the model's own embeddings beside their adapters, and does not read them.

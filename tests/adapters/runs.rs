@@ -170,6 +170,21 @@ fn a_compute_plugin_and_a_model_of_others_have_adapters_without_knowing_of_them(
 }
 
 #[test]
+fn a_trainers_own_parameters_are_trained_and_resumed_beside_an_adapter() {
+    let job = Job::of(&["value_head/job.toml"]).set("trainer.max_steps", 4).set("checkpoint.save_steps", 2);
+    let job = job.set("checkpoint.keep", 9).set("model.adapter", "dora").set("model.adapter.modules_to_save", "norm");
+    job.run().success();
+    let both = || {
+        let head = fs::read(job.output().join("final/trainer.safetensors")).expect("the head");
+        (trained(&job), head, job.unmeasured())
+    };
+    let before = both();
+    delete_the_second_half(&job);
+    job.run().success();
+    assert!(before == both());
+}
+
+#[test]
 fn the_reference_of_a_trainer_is_the_model_without_its_adapter() {
     let job = with_plugin(Job::of(&["dpo/job.toml"]), "dpo").set("model.adapter", "lora").set("trainer.max_steps", 3);
     // So that the reference is not the model as it is at the start either.

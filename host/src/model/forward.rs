@@ -49,6 +49,8 @@ pub(super) struct Forward {
     pub(super) positions: Option<Rc<Tensor>>,
     pub(super) segments: Option<Rc<Tensor>>,
     pub(super) cache: Option<Rc<RefCell<Cache>>>,
+    /// Where a part of the hidden states begins, of which the head is computed part by part: each draws other random numbers.
+    pub(super) part: u64,
     /// None where nobody asks for the model's own losses.
     pub(super) auxiliary: Option<OfPass>,
     /// None outside of training.
@@ -204,7 +206,8 @@ impl ModelHost for Forward {
     fn key(&self, place: &str) -> u64 {
         let Randomness { seed, update, micro_batch } = self.training.unwrap_or_default().randomness;
         let of_update = Stream::new(seed, place, update).bits();
-        Stream::new(of_update, "micro-batch", micro_batch).bits()
+        let of_batch = Stream::new(of_update, "micro-batch", micro_batch).bits();
+        if self.part == 0 { of_batch } else { Stream::new(of_batch, "part", self.part).bits() }
     }
 
     fn pass(&self) -> Pass {

@@ -136,6 +136,7 @@ impl TrainedModel {
             positions: None,
             segments: None,
             cache: None,
+            part: 0,
             auxiliary: None,
             training: self.training,
         }
@@ -190,6 +191,7 @@ impl ModelCalls for TrainedModel {
                 let [hidden, targets] = inputs else { return Err(Error::other("a head takes two inputs")) };
                 Ok(vec![logits(&model.spec().head, ctx, hidden)?.cross_entropy(targets)?])
             };
+            let forward = Forward { part: start as u64, ..forward.clone() };
             losses.extend(forward.run_block(&head.name, &[&hidden, &targets], Rc::new(function), true)?);
         }
         Tensor::concatenate(&losses.iter().collect::<Vec<_>>(), 0)
