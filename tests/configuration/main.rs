@@ -53,6 +53,11 @@ fn resolve<'a>(root: &'a Value, property: &'a Value) -> &'a Value {
     if let Some(name) = property["$ref"].as_str() {
         return root.pointer(name.trim_start_matches('#')).expect("a definition");
     }
+    // What may be unset as well.
+    let set = property["anyOf"].as_array().and_then(|branches| branches.iter().find(|branch| branch["type"] != "null"));
+    if let Some(set) = set {
+        return resolve(root, set);
+    }
     let both = property["allOf"].as_array().into_iter().flatten().map(|branch| resolve(root, branch));
     both.max_by_key(|branch| branch["oneOf"].is_array()).unwrap_or(property)
 }

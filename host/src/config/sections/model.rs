@@ -30,8 +30,8 @@ pub struct Model {
     /// Patterns (`*` any characters, `?` one) of the names of parameters that are not trained. A parameter with two names, such
     /// as a tied head, is meant by either. A pattern that matches none is an error. Default: none.
     pub freeze: Vec<String>,
-    /// Patterns of the names of parameters that are trained, and no others, as in `freeze`, which takes out of these. Default:
-    /// all.
+    /// Patterns of the names of parameters that are trained, and no others, as in `freeze`, which takes out of these.
+    /// Default: all.
     pub train: Option<Vec<String>>,
     /// An adapter that is trained in the place of the model's own weights, which stay as they are: `"lora"`, `"dora"`, or a table.
     /// Default: none.

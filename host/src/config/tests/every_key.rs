@@ -13,6 +13,7 @@ fn another(key: &str, schema: &Value, now: &Value) -> String {
         "comm.rank" => return "2".into(),
         "optimizer.groups" => return "[{ match = [\"x\"] }]".into(),
         "trainer.models" => return "{ teacher = { path = \"m\" } }".into(),
+        "model.quantize" => return "{ bits = 8 }".into(),
         "model.adapter" => return "{ kind = \"lora\" }".into(),
         "comm.tls" => return "{ cert = \"c\" }".into(),
         // Only one component of these kinds is installed, so the choice can be written but not changed.
