@@ -9,6 +9,7 @@
 pub mod attention;
 pub mod cross_entropy;
 pub mod embedding;
+pub mod few_rows;
 pub mod ffi;
 pub mod functions;
 pub mod half;

@@ -77,6 +77,10 @@ void mdt_erf(const float* x, size_t len, float* out);
 // x [outer, count, inner] -> [outer, inner]; none is 0.
 void mdt_sum(const float* x, size_t outer, size_t count, size_t inner, float* out);
 
+// x [rows, width], weight [outputs, width] -> [rows, outputs]; at most MDT_FEW_ROWS rows, none of the sizes is 0.
+constexpr int MDT_FEW_ROWS = 8;
+void mdt_few_rows(const float* x, size_t rows, const float* weight, size_t outputs, size_t width, float* out);
+
 // Half precision as its bits, to f32 and back.
 void mdt_widen_bf16(const uint16_t* x, size_t len, float* out);
 void mdt_narrow_bf16(const float* x, size_t len, uint16_t* out);

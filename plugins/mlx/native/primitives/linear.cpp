@@ -25,7 +25,9 @@ class Linear : public CpuPrimitive {
     allocate(outputs[0]);
     dispatch([x = inputs[0].data<float>(), weight = inputs[1].data<float>(), n = inputs[0].shape(0),
               in = inputs[1].shape(1), out = inputs[1].shape(0), result = outputs[0].data<float>()]() {
-      if (n > 0 && in > 0 && out > 0) {
+      if (n > 0 && n <= MDT_FEW_ROWS && in > 0 && out > 0) {
+        mdt_few_rows(x, n, weight, out, in, result);
+      } else if (n > 0 && in > 0 && out > 0) {
         cblas_sgemm(ROW_MAJOR, PLAIN, TRANSPOSED, n, out, in, 1.0f, x, in, weight, in, 0.0f, result, out);
       } else {
         std::fill_n(result, static_cast<size_t>(n) * out, 0.0f);

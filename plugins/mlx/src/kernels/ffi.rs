@@ -7,7 +7,7 @@
 use mdt_plugin_api::half::f16;
 
 use super::attention::{self, Cut, Gradients, Mask};
-use super::{View4, cross_entropy, embedding, functions, half, rms_norm, rope, sum, swiglu, token_losses};
+use super::{View4, cross_entropy, embedding, few_rows, functions, half, rms_norm, rope, sum, swiglu, token_losses};
 
 /// `MdtView` of `native/primitives/kernels.h`.
 #[repr(C)]
@@ -260,6 +260,11 @@ kernels! {
     /// [`sum::forward`].
     fn mdt_sum(x: *const f32, outer: usize, count: usize, inner: usize, out: *mut f32) {
         sum::forward(input(x, outer * count * inner), count, inner, output(out, outer * inner));
+    }
+
+    /// [`few_rows::forward`].
+    fn mdt_few_rows(x: *const f32, rows: usize, weight: *const f32, outputs: usize, width: usize, out: *mut f32) {
+        few_rows::forward(input(x, rows * width), input(weight, outputs * width), width, output(out, rows * outputs));
     }
 
     /// [`half::widen_bf16`].
