@@ -82,9 +82,7 @@ fn a_model_without_a_template_holds_no_conversations() {
 
 #[test]
 fn on_a_terminal_an_interruption_stops_the_answer_and_another_one_the_program() {
-    let mut command = command();
-    command.args(["chat", "--model", &model(), "--max-tokens", "1000000"]);
-    let mut chat = Typing::start(&mut command);
+    let mut chat = on_terminal("1000000");
     chat.wait_until(|shown| shown.ends_with("> "));
     assert_says(&chat.shown(), &["/reset", "Ctrl-C"]);
     chat.types("Shout abc\n");
@@ -96,7 +94,7 @@ fn on_a_terminal_an_interruption_stops_the_answer_and_another_one_the_program() 
     chat.interrupt();
     assert_eq!(chat.end(), Some(130));
 
-    let mut chat = Typing::start(&mut command_again());
+    let mut chat = on_terminal("5");
     chat.wait_until(|shown| shown.ends_with("> "));
     chat.types("Shout bf\n");
     chat.wait_until(|shown| shown.matches("> ").count() > 1 && shown.ends_with("> "));
@@ -105,8 +103,7 @@ fn on_a_terminal_an_interruption_stops_the_answer_and_another_one_the_program() 
     assert_eq!(chat.end(), Some(0));
 }
 
-fn command_again() -> std::process::Command {
-    let mut command = command();
-    command.args(["chat", "--model", &model(), "--max-tokens", "5"]);
-    command
+/// A conversation on a terminal, whose answers have at most so many tokens.
+fn on_terminal(max_tokens: &str) -> Typing {
+    Typing::start(command().args(["chat", "--model", &model(), "--max-tokens", max_tokens]))
 }

@@ -169,9 +169,8 @@ fn text_comes_while_the_answer_is_made_and_an_interruption_ends_it() {
     let model = mdt_tests::root().join("tests/fixtures/training/model").display().to_string();
     let arguments = ["generate", "--model", &model, "--prompt", "Shout abc", "--max-tokens", "1000000"];
     let mut endless = command();
-    // The token that would end the answer is made unlikely where it was seen before: it is in no prompt, so that is no help;
-    // a high temperature over a hundred tokens draws it once in a hundred.
-    endless.args(arguments).args(["--temperature", "0"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Nobody has taught this model to end its answers.
+    endless.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = endless.spawn().expect("the program starts");
     let mut first = [0; 8];
     child.stdout.as_mut().expect("a pipe").read_exact(&mut first).expect("text before the end");
