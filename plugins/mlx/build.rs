@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-const SOURCES: [&str; 15] = [
+const SOURCES: [&str; 16] = [
     "attention.cpp",
     "convert.cpp",
     "cross_entropy.cpp",
@@ -15,6 +15,7 @@ const SOURCES: [&str; 15] = [
     "indices.cpp",
     "linear.cpp",
     "primitive.cpp",
+    "quantized.cpp",
     "rms_norm.cpp",
     "rope.cpp",
     "sum.cpp",

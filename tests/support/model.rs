@@ -1,12 +1,13 @@
 //! Models in this process, through the plugins that the program loads.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use mdt_host::config::{Layers, Sources};
 use mdt_host::job::Job;
-use mdt_host::model::{Cache, DescribedModel, Parameters, TrainedModel};
+use mdt_host::model::{Cache, DescribedModel, Packing, Parameters, TrainedModel};
 use mdt_host::plugins::{Catalog, Tier};
 use mdt_plugin_api::{Batch, Compute, HostArray, HostBatch, ModelCalls, Tensor, TrainerContext};
 
@@ -55,13 +56,23 @@ impl LoadedModel {
         Self { compute: opened.compute, model: opened.model, parameters }
     }
 
+    /// Loads a directory, frozen and quantised: bits of an element, and elements of a group.
+    pub fn open_quantised(directory: &Path, bits: usize, group_size: usize) -> Self {
+        Self::loaded(directory, &[built()], Some(Packing { bits, group_size }))
+    }
+
     fn of(directory: &Path, plugins: &[&Path]) -> Self {
+        Self::loaded(directory, plugins, None)
+    }
+
+    fn loaded(directory: &Path, plugins: &[&Path], quantize: Option<Packing>) -> Self {
         let job = job_with_plugins(&[format!("model.path={}", directory.display())], plugins);
         let compute = job.compute().expect("the device");
         let directory = job.model_directory().expect("the directory");
         let model = job.model(&directory).expect("the model");
-        let parameters =
-            Parameters::read(&compute, model.spec().parameters.clone(), &directory, None).expect("the weights");
+        let mut specs = model.spec().parameters.clone();
+        specs.iter_mut().for_each(|spec| spec.trainable &= quantize.is_none());
+        let parameters = Parameters::read(&compute, specs, &directory, quantize).expect("the weights");
         Self { compute, model, parameters }
     }
 
@@ -79,6 +90,17 @@ impl LoadedModel {
         let model = self.trained();
         let hidden = model.hidden(&self.ids(rows, ids), None, None).expect("hidden states");
         elements(&model.head(&hidden).expect("logits"))
+    }
+
+    /// The bytes of the words, scales and biases of its quantised weights, by their names.
+    pub fn quantised(&self) -> BTreeMap<String, Vec<u8>> {
+        let mut all = BTreeMap::new();
+        let collected = self.parameters.with_quantised_arrays(|arrays| {
+            all.extend(arrays.iter().map(|array| (array.name.to_owned(), array.bytes.to_vec())));
+            Ok(())
+        });
+        collected.expect("the quantised weights");
+        all
     }
 
     /// Hidden states `[T, D]` of one sequence.

@@ -422,6 +422,60 @@ pub fn linear(x: &Array, weight: &Array) -> Result<Array> {
     fused_or_composed!([x, weight], linear(x, weight))
 }
 
+/// A weight that MLX quantised: words `[.., in · bits / 32]` uint32, scales and biases `[.., in / group_size]` of one floating-point
+/// type.
+#[derive(Clone, Copy, Debug)]
+pub struct Quantized<'a> {
+    /// Its numbers, bit after bit.
+    pub words: &'a Array,
+    /// What the numbers of each group are multiplied by.
+    pub scales: &'a Array,
+    /// What is added then.
+    pub biases: &'a Array,
+    /// 32, 64 or 128.
+    pub group_size: i32,
+    /// 2, 3, 4, 5, 6 or 8.
+    pub bits: i32,
+}
+
+/// The weight `[.., in]` as it stands for, f32. The gradient flows to scales and biases.
+///
+/// # Errors
+/// Other shapes or types.
+pub fn dequantize(weight: &Quantized<'_>) -> Result<Array> {
+    expect_quantized("dequantize", weight)?;
+    fused_or_composed!([], dequantize(weight))
+}
+
+/// `x · weightᵀ`: x `[.., in]` f32, weight `[out, in]`. The weight gets no gradient; with `recording`, x may get one.
+///
+/// The fused path keeps none of the weight but a few rows, and its gradient makes them whole again.
+///
+/// # Errors
+/// Other shapes or types.
+pub fn quantized_linear(x: &Array, weight: &Quantized<'_>, recording: bool) -> Result<Array> {
+    expect_quantized("quantized_linear", weight)?;
+    let fits = weight.words.ndim() == 2 && last(x) == last(weight.scales).map(|groups| groups * weight.group_size);
+    expect(fits, "quantized_linear", "x [.., in] and a weight [out, in]", &[x, weight.scales])?;
+    #[cfg(mdt_native)]
+    if native::applies(&[x]) && x.size() > 0 {
+        return native::quantized_linear(x, weight);
+    }
+    composed::quantized_linear(x, weight, recording)
+}
+
+fn expect_quantized(operation: &str, weight: &Quantized<'_>) -> Result<()> {
+    let Quantized { words, scales, biases, group_size, bits } = *weight;
+    let rows = |array: &Array| array.shape().split_last().map(|(_, rows)| rows.to_vec());
+    let fits = words.dtype() == Dtype::Uint32
+        && scales.shape() == biases.shape()
+        && scales.dtype() == biases.dtype()
+        && matches!(scales.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16)
+        && rows(words) == rows(scales)
+        && last(words) == last(scales).map(|groups| groups * group_size / 32 * bits);
+    expect(fits, operation, "words, scales and biases of a quantised weight", &[words, scales, biases])
+}
+
 /// Products with a matrix for each row: x `[N, 1 or K, in]`, weight `[E, out, in]`, indices `[N, K]` int32; result `[N, K, out]`.
 ///
 /// # Errors

@@ -17,6 +17,7 @@ pub(crate) mod isa;
 mod layout;
 mod microkernel;
 pub mod pool;
+pub mod quantized;
 pub mod rms_norm;
 pub mod rope;
 mod simd;
@@ -30,7 +31,7 @@ pub use layout::View4;
 pub(crate) mod tests {
     //! What the tests of all kernels share, and the promises that hold for all of them.
 
-    use super::{attention, cross_entropy, pool, rms_norm, swiglu};
+    use super::{attention, cross_entropy, pool, quantized, rms_norm, swiglu};
 
     /// A stream of values in [−1, 1), the same for the same seed.
     pub fn random(seed: u32) -> impl FnMut() -> f32 {
@@ -79,6 +80,7 @@ pub(crate) mod tests {
         let (mut losses, mut lse) = (draw(130), draw(130));
         cross_entropy::forward(&x, &[5; 130], &mut losses, &mut lse);
         results.extend(&losses);
+        results.extend(quantized::tests::example());
         let attended = attention::tests::example();
         results.extend(attended.iter().flatten());
         results

@@ -122,6 +122,24 @@ bool mdt_op_linear(mlx_array* out, mlx_array x, mlx_array weight, mlx_stream str
   return guarded(failure, [&] { mlx_array_set_(*out, mdt::linear(get(x), get(weight), mlx_stream_get_(stream))); });
 }
 
+bool mdt_op_dequantize(
+    mlx_array* out, mlx_array words, mlx_array scales, mlx_array biases, int group_size, int bits, mlx_stream stream,
+    Failure* failure) {
+  return guarded(failure, [&] {
+    const mdt::Quantized weight{get(words), get(scales), get(biases), group_size, bits};
+    mlx_array_set_(*out, mdt::dequantize(weight, mlx_stream_get_(stream)));
+  });
+}
+
+bool mdt_op_quantized_linear(
+    mlx_array* out, mlx_array x, mlx_array words, mlx_array scales, mlx_array biases, int group_size, int bits,
+    mlx_stream stream, Failure* failure) {
+  return guarded(failure, [&] {
+    const mdt::Quantized weight{get(words), get(scales), get(biases), group_size, bits};
+    mlx_array_set_(*out, mdt::quantized_linear(get(x), weight, mlx_stream_get_(stream)));
+  });
+}
+
 bool mdt_op_grouped_linear(
     mlx_array* out, mlx_array rows, mlx_array weight, mlx_array groups, mlx_stream stream, Failure* failure) {
   return guarded(failure, [&] {

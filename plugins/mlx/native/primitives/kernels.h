@@ -87,6 +87,19 @@ void mdt_narrow_bf16(const float* x, size_t len, uint16_t* out);
 void mdt_widen_f16(const uint16_t* x, size_t len, float* out);
 void mdt_narrow_f16(const float* x, size_t len, uint16_t* out);
 
+// A quantised weight [rows, width]; `dtype` is that of scales and biases: 0 for f32, 1 for f16, 2 for bf16.
+struct MdtQuantized {
+  const uint32_t* words;
+  const void* scales;
+  const void* biases;
+  int dtype;
+  size_t rows, width, group_size, bits;
+};
+// `count` rows of it from `first` on, whole.
+void mdt_dequantize(const MdtQuantized* weight, size_t first, size_t count, float* out);
+// x [count, width] -> [count, rows], for few rows of x.
+void mdt_quantized_multiply(const MdtQuantized* weight, const float* x, size_t count, float* out);
+
 void mdt_embedding(
     const float* table, const int32_t* ids, size_t count, size_t rows, size_t width, float* out);
 // To what is in `grad` if `onto`, else to zeros.

@@ -72,6 +72,17 @@ array with_look_ups_added_in_place(const array& gradient, Stream stream);
 // x [.., in], weight [out, in] -> [.., out].
 array linear(const array& x, const array& weight, Stream stream);
 
+// A quantised weight: words [.., in * bits / 32] uint32, scales and biases [.., in / group_size] of one type, float32, float16 or
+// bfloat16.
+struct Quantized {
+  array words, scales, biases;
+  int group_size, bits;
+};
+// -> [.., in], float32.
+array dequantize(const Quantized& weight, Stream stream);
+// x [.., in], weight [out, in] -> [.., out]. The weight gets no gradient.
+array quantized_linear(const array& x, const Quantized& weight, Stream stream);
+
 // rows [R, in], weight [E, out, in], groups [R] int32, rising and below E -> [R, out].
 array grouped_linear(const array& rows, const array& weight, const array& groups, Stream stream);
 

@@ -9,7 +9,7 @@ use mlx_rs::ops::indexing::take_along_axis;
 use mlx_rs::ops::{self, concatenate};
 use mlx_rs::{Array, Dtype, random};
 
-use super::{AttentionExtras, AttentionOptions, Function, RopeTables};
+use super::{AttentionExtras, AttentionOptions, Function, Quantized, RopeTables};
 
 /// [`super::cross_entropy`].
 pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
@@ -203,4 +203,28 @@ pub fn grouped_linear(rows: &Array, weight: &Array, groups: &Array) -> Result<Ar
 /// [`super::linear`].
 pub fn linear(x: &Array, weight: &Array) -> Result<Array> {
     x.matmul(weight.transpose()?)
+}
+
+/// [`super::dequantize`].
+pub fn dequantize(weight: &Quantized<'_>) -> Result<Array> {
+    let &Quantized { words, scales, biases, group_size, bits } = weight;
+    let shape = [&scales.shape()[..scales.ndim() - 1], &[scales.dim(-1) * group_size]].concat();
+    // MLX makes matrices whole.
+    let matrix = |x: &Array, dtype| x.as_dtype(dtype)?.reshape(&[-1, x.dim(-1)]);
+    let [scales, biases] = [matrix(scales, Dtype::Float32)?, matrix(biases, Dtype::Float32)?];
+    ops::dequantize(matrix(words, Dtype::Uint32)?, scales, &biases, group_size, bits)?.reshape(&shape)
+}
+
+/// Rows from which on it is faster to make the weight of its words first: on a CPU MLX's own product takes one row at a time.
+const MANY_ROWS: usize = 8;
+
+/// [`super::quantized_linear`]. MLX's own product serves the few rows of a generation step.
+pub fn quantized_linear(x: &Array, weight: &Quantized<'_>, recording: bool) -> Result<Array> {
+    let &Quantized { words, scales, biases, group_size, bits } = weight;
+    let rows = x.size() / x.dim(-1).max(1) as usize;
+    if rows >= MANY_ROWS || recording {
+        return super::linear(x, &mlx_rs::stop_gradient(dequantize(weight)?)?);
+    }
+    let [scales, biases] = [scales.as_dtype(x.dtype())?, biases.as_dtype(x.dtype())?];
+    ops::quantized_matmul(x, words, scales, &biases, true, group_size, bits)
 }

@@ -6,7 +6,7 @@ use mlx_rs::error::{Exception, Result};
 use mlx_rs::{Array, Dtype, Stream};
 use mlx_sys::{mlx_array, mlx_array_free, mlx_array_new, mlx_stream};
 
-use super::{AttentionOptions, Function, RopeTables, TokenLosses};
+use super::{AttentionOptions, Function, Quantized, RopeTables, TokenLosses};
 use crate::kernels::pool;
 
 /// Text of a C++ exception; the same as in `native/primitives/ffi.cpp`.
@@ -49,6 +49,12 @@ constructors! {
     fn mdt_op_embedding([out], table: mlx_array, ids: mlx_array);
     fn mdt_op_with_look_ups_added_in_place([out], gradient: mlx_array);
     fn mdt_op_linear([out], x: mlx_array, weight: mlx_array);
+    fn mdt_op_dequantize(
+        [out], words: mlx_array, scales: mlx_array, biases: mlx_array, group_size: c_int, bits: c_int
+    );
+    fn mdt_op_quantized_linear(
+        [out], x: mlx_array, words: mlx_array, scales: mlx_array, biases: mlx_array, group_size: c_int, bits: c_int
+    );
     fn mdt_op_grouped_linear([out], rows: mlx_array, weight: mlx_array, groups: mlx_array);
 }
 
@@ -223,6 +229,24 @@ pub fn linear(x: &Array, weight: &Array) -> Result<Array> {
     // SAFETY: as in `cross_entropy`.
     build(|[out], stream, failure| unsafe { mdt_op_linear(out, x.as_ptr(), weight.as_ptr(), stream, failure) })
         .map(|[a]| a)
+}
+
+pub fn dequantize(weight: &Quantized<'_>) -> Result<Array> {
+    let [words, scales, biases] = [weight.words, weight.scales, weight.biases].map(Array::as_ptr);
+    // SAFETY: as in `cross_entropy`.
+    build(|[out], stream, failure| unsafe {
+        mdt_op_dequantize(out, words, scales, biases, weight.group_size, weight.bits, stream, failure)
+    })
+    .map(|[a]| a)
+}
+
+pub fn quantized_linear(x: &Array, weight: &Quantized<'_>) -> Result<Array> {
+    let [x, words, scales, biases] = [x, weight.words, weight.scales, weight.biases].map(Array::as_ptr);
+    // SAFETY: as in `cross_entropy`.
+    build(|[out], stream, failure| unsafe {
+        mdt_op_quantized_linear(out, x, words, scales, biases, weight.group_size, weight.bits, stream, failure)
+    })
+    .map(|[a]| a)
 }
 
 pub fn grouped_linear(rows: &Array, weight: &Array, groups: &Array) -> Result<Array> {

@@ -4,9 +4,12 @@
 //! outputs overlap nothing unless said otherwise, and MLX runs a stream's work in order, so nothing else writes meanwhile.
 //! Sizes were checked when the graph was built. A panic would be a bug here, and aborts: it must not unwind into C++.
 
+use std::ffi::{c_int, c_void};
+
 use mdt_plugin_api::half::f16;
 
 use super::attention::{self, Cut, Gradients, Mask};
+use super::quantized::{self, Quantized, Stored};
 use super::{View4, cross_entropy, embedding, few_rows, functions, half, rms_norm, rope, sum, swiglu, token_losses};
 
 /// `MdtView` of `native/primitives/kernels.h`.
@@ -40,6 +43,19 @@ pub struct RawTile {
     bias: *const f32,
     scale: f32,
     soft_cap: f32,
+}
+
+/// `MdtQuantized` of `native/primitives/kernels.h`.
+#[repr(C)]
+pub struct RawQuantized {
+    words: *const u32,
+    scales: *const c_void,
+    biases: *const c_void,
+    dtype: c_int,
+    rows: usize,
+    width: usize,
+    group_size: usize,
+    bits: usize,
 }
 
 /// # Safety
@@ -101,6 +117,26 @@ impl RawTile {
         let bias = (!self.bias.is_null()).then(|| unsafe { input(self.bias, self.width) });
         let soft_cap = Some(self.soft_cap).filter(|&cap| cap > 0.0);
         token_losses::Tile { first: self.first, width: self.width, bias, scale: self.scale, soft_cap }
+    }
+}
+
+impl RawQuantized {
+    /// # Safety
+    /// The pointers are those of words, scales and biases of such a weight, which are not written during `'a`.
+    unsafe fn get<'a>(&self) -> Quantized<'a> {
+        let &Self { words, rows, width, group_size, bits, .. } = self;
+        // SAFETY: the caller's promise.
+        let stored = |data: *const c_void| unsafe {
+            let len = rows * (width / group_size);
+            match self.dtype {
+                1 => Stored::F16(input(data.cast(), len)),
+                2 => Stored::Bf16(input(data.cast(), len)),
+                _ => Stored::F32(input(data.cast(), len)),
+            }
+        };
+        // SAFETY: the caller's promise.
+        let words = unsafe { input(words, rows * (width / 32 * bits)) };
+        Quantized { words, scales: stored(self.scales), biases: stored(self.biases), width, group_size, bits }
     }
 }
 
@@ -285,6 +321,17 @@ kernels! {
     /// [`half::narrow_f16`].
     fn mdt_narrow_f16(x: *const f32, len: usize, out: *mut f16) {
         half::narrow_f16(input(x, len), output(out, len));
+    }
+
+    /// [`quantized::dequantize`].
+    fn mdt_dequantize(weight: *const RawQuantized, first: usize, count: usize, out: *mut f32) {
+        quantized::dequantize(&(*weight).get(), first, output(out, count * (*weight).width));
+    }
+
+    /// [`quantized::multiply`].
+    fn mdt_quantized_multiply(weight: *const RawQuantized, x: *const f32, count: usize, out: *mut f32) {
+        let RawQuantized { rows, width, .. } = *weight;
+        quantized::multiply(&(*weight).get(), input(x, count * width), rows, output(out, count * rows));
     }
 
     /// [`embedding::forward`].
