@@ -145,8 +145,9 @@ fn dequantize_blocks<S: Simd, const BITS: usize>(row: &Row<'_>, out: &mut [f32])
     let groups = out.chunks_exact_mut(row.group_size).zip(row.words.chunks_exact(row.group_size / BLOCK * BITS));
     for ((out, words), (&scale, &bias)) in groups.zip(row.scales.iter().zip(row.biases)) {
         for (out, words) in out.as_chunks_mut::<BLOCK>().0.iter_mut().zip(words.as_chunks::<BITS>().0) {
-            for (out, number) in out.iter_mut().zip(numbers(words)) {
-                *out = madd::<S>(number as i32 as f32, scale, bias);
+            numbers(words, out);
+            for number in out {
+                *number = madd::<S>(*number, scale, bias);
             }
         }
     }
@@ -170,53 +171,57 @@ fn multiply_body<S: Simd, const ROWS: usize>(bits: usize, row: Row<'_>, x: &[f32
 }
 
 /// The products of a row of a weight with `N` rows of x.
+///
+/// Loops over arrays only: what takes a closure is not compiled for the instruction set.
 #[inline(always)]
 fn products<S: Simd, const N: usize, const BITS: usize>(row: &Row<'_>, x: &[f32], width: usize) -> [f32; N] {
     let mut sums = [[S::splat(0.0); BLOCK / LANES]; N];
-    let mut x: [_; N] = std::array::from_fn(|n| x[n * width..][..width].as_chunks::<BLOCK>().0.iter());
+    let mut numbers_of_block = [0.0; BLOCK];
     let groups = row.words.chunks_exact(row.group_size / BLOCK * BITS);
+    let mut block = 0;
     for (words, (&scale, &bias)) in groups.zip(row.scales.iter().zip(row.biases)) {
         let (scale, bias) = (S::splat(scale), S::splat(bias));
         for words in words.as_chunks::<BITS>().0 {
-            let numbers = numbers(words).map(|number| number as i32 as f32);
-            let weight = vectors::<S>(&numbers).map(|number| S::madd(number, scale, bias));
-            for (sums, x) in sums.iter_mut().zip(&mut x) {
-                let Some(x) = x.next() else { continue };
-                for ((sum, weight), x) in sums.iter_mut().zip(weight).zip(vectors::<S>(x)) {
-                    *sum = S::madd(weight, x, *sum);
+            numbers(words, &mut numbers_of_block);
+            for (half, numbers) in numbers_of_block.as_chunks::<LANES>().0.iter().enumerate() {
+                let weight = S::madd(S::load(numbers), scale, bias);
+                for n in 0..N {
+                    let x = &x[n * width + block + half * LANES..].as_chunks::<LANES>().0[0];
+                    sums[n][half] = S::madd(weight, S::load(x), sums[n][half]);
                 }
             }
+            block += BLOCK;
         }
     }
-    sums.map(|sums| {
+    let mut products = [0.0; N];
+    for (product, sums) in products.iter_mut().zip(sums) {
         let mut lanes = [[0.0; LANES]; BLOCK / LANES];
-        sums.into_iter().zip(&mut lanes).for_each(|(sum, lanes)| S::store(sum, lanes));
-        fold(std::array::from_fn(|lane| lanes[0][lane] + lanes[1][lane]))
-    })
-}
-
-#[inline(always)]
-fn vectors<S: Simd>(values: &[f32; BLOCK]) -> [S::Vector; BLOCK / LANES] {
-    let halves = values.as_chunks::<LANES>().0;
-    [S::load(&halves[0]), S::load(&halves[1])]
+        for (half, lanes) in lanes.iter_mut().enumerate() {
+            S::store(sums[half], lanes);
+        }
+        for lane in 0..LANES {
+            lanes[0][lane] += lanes[1][lane];
+        }
+        *product = fold(lanes[0]);
+    }
+    products
 }
 
 /// The numbers of a block, which stand one after another from the lowest bit of the first word on.
 #[inline(always)]
-fn numbers<const BITS: usize>(words: &[u32; BITS]) -> [u32; BLOCK] {
-    let mut numbers = [0; BLOCK];
+fn numbers<const BITS: usize>(words: &[u32; BITS], numbers: &mut [f32; BLOCK]) {
+    let mask = (1 << BITS) - 1;
     for (place, eight) in numbers.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         // Eight numbers are as many bytes as a number has bits, and lie in two words.
         let (word, shift) = (place * BITS / 4, place * BITS % 4 * 8);
         let next = if word + 1 < BITS { words[word + 1] } else { 0 };
         let bits = (u64::from(words[word]) | u64::from(next) << 32) >> shift;
-        let mask = (1 << BITS) - 1;
         for (i, number) in eight.iter_mut().enumerate() {
             // In 32 bits where all eight fit: a vector has twice as many then.
-            *number = if BITS <= 4 { bits as u32 >> (i * BITS) } else { (bits >> (i * BITS)) as u32 } & mask;
+            let shifted = if BITS <= 4 { bits as u32 >> (i * BITS) } else { (bits >> (i * BITS)) as u32 };
+            *number = (shifted & mask) as i32 as f32;
         }
     }
-    numbers
 }
 
 #[cfg(test)]
