@@ -195,14 +195,13 @@ fn products<S: Simd, const N: usize, const BITS: usize>(row: &Row<'_>, x: &[f32]
     }
     let mut products = [0.0; N];
     for (product, sums) in products.iter_mut().zip(sums) {
-        let mut lanes = [[0.0; LANES]; BLOCK / LANES];
-        for (half, lanes) in lanes.iter_mut().enumerate() {
-            S::store(sums[half], lanes);
+        let (mut left, mut right) = ([0.0; LANES], [0.0; LANES]);
+        S::store(sums[0], &mut left);
+        S::store(sums[1], &mut right);
+        for (left, right) in left.iter_mut().zip(right) {
+            *left += right;
         }
-        for lane in 0..LANES {
-            lanes[0][lane] += lanes[1][lane];
-        }
-        *product = fold(lanes[0]);
+        *product = fold(left);
     }
     products
 }
