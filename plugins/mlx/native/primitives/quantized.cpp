@@ -2,21 +2,15 @@
 // its gradient: the whole weight never exists.
 #include <algorithm>
 
+#include "blas.h"
 #include "mlx/ops.h"
 #include "primitive.h"
-
-// As MLX calls it; the constants are those of every cblas.h.
-extern "C" void cblas_sgemm(
-    int order, int trans_a, int trans_b, int m, int n, int k, float alpha, const float* a, int lda, const float* b,
-    int ldb, float beta, float* c, int ldc);
 
 namespace mdt {
 
 namespace mx = mlx::core;
 
 namespace {
-
-constexpr int ROW_MAJOR = 101, PLAIN = 111, TRANSPOSED = 112;
 
 // Up to so many rows of x, each row of the weight is multiplied as it is read.
 constexpr int FEW_ROWS = 16;
