@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use mdt_host::model::{AuxiliaryLoss, AuxiliaryLosses, DescribedModel, Parameters, TrainedModel, Training};
+use mdt_host::model::{AuxiliaryLoss, AuxiliaryLosses, DescribedModel, Holding, Parameters, TrainedModel, Training};
 use mdt_plugin_api::abi::across;
 use mdt_plugin_api::prelude::*;
 use mdt_plugin_api::register::ModelComponent;
@@ -55,7 +55,8 @@ fn toy(toy: Toy) -> (Rc<dyn Compute>, DescribedModel, Parameters) {
     let compute = library_job(&["model.path=.".to_owned()]).compute().expect("a device");
     let model = across::model(ModelComponent::new(Rc::new(toy))).expect("a model");
     let model = DescribedModel::new(model.forward, "model test");
-    let parameters = Parameters::random(&compute, model.spec().parameters.clone(), 5, None).expect("parameters");
+    let parameters =
+        Parameters::random(&compute, model.spec().parameters.clone(), 5, Holding::PLAIN).expect("parameters");
     (compute, model, parameters)
 }
 
@@ -140,7 +141,7 @@ fn gradients_of_llama(recompute: bool) -> Vec<f32> {
     let (compute, directory) = (job.compute().expect("a device"), job.model_directory().expect("the directory"));
     let model = job.model(&directory).expect("the model");
     let parameters =
-        Parameters::read(&compute, model.spec().parameters.clone(), &directory, None).expect("the weights");
+        Parameters::read(&compute, model.spec().parameters.clone(), &directory, Holding::PLAIN).expect("the weights");
     let upload = |elements: [i32; 12]| {
         let array = HostArray::new(&[2, 6], &elements).expect("an array");
         Tensor::from_host(&compute, &array).expect("a tensor")

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use mdt_host::model::{Cache, DescribedModel, Parameters, TrainedModel, Training};
+use mdt_host::model::{Cache, DescribedModel, Holding, Parameters, TrainedModel, Training};
 use mdt_plugin_api::abi::across;
 use mdt_plugin_api::prelude::*;
 use mdt_plugin_api::register::ModelComponent;
@@ -104,7 +104,8 @@ impl Loaded {
         let compute = library_job(&["model.path=.".to_owned()]).compute().expect("a device");
         let model = across::model(ModelComponent::new(Rc::new(model))).expect("a model");
         let model = DescribedModel::new(model.forward, "model test");
-        let parameters = Parameters::random(&compute, model.spec().parameters.clone(), 5, None).expect("parameters");
+        let parameters =
+            Parameters::random(&compute, model.spec().parameters.clone(), 5, Holding::PLAIN).expect("parameters");
         Self { compute, model, parameters }
     }
 

@@ -160,3 +160,23 @@ fn tensors_that_no_parameter_takes_are_reported_and_other_names_are_found() {
     plain.run().success();
     assert!(job.final_weights() == plain.final_weights(), "other names gave other weights");
 }
+
+#[test]
+fn they_compute_in_half_precision_too() {
+    for name in ["gpt2", "gemma3"] {
+        let plain = one_update(name);
+        plain.run().success();
+        for key in ["compute.dtype", "compute.matmul"] {
+            let half = one_update(name).set(key, "bfloat16");
+            half.run().success();
+            for number in ["loss", "grad_norm"] {
+                let (ours, theirs) = (half.numbers(number)[0], plain.numbers(number)[0]);
+                println!("{name}, {key}: {number} {:.1e}", (ours - theirs).abs() / theirs);
+                assert!(
+                    ours != theirs && (ours - theirs).abs() < 0.03 * theirs,
+                    "{name}: {number} {ours} and {theirs}"
+                );
+            }
+        }
+    }
+}

@@ -17,7 +17,8 @@ fn trained(model: &str, config: &str) -> (Job, PathBuf) {
     if config != "config.json" {
         fs::rename(source.join(config), source.join("config.json")).expect("the other config");
     }
-    let job = job.set("model.path", source.display());
+    // As it was trained; `precision.rs` has a model that is written in the type of its files.
+    let job = job.set("model.path", source.display()).set("checkpoint.export_dtype", "float32");
     job.run().success();
     (job, source)
 }

@@ -48,6 +48,7 @@ impl Case {
         for attribute in &mut attributes {
             match &mut attribute.value {
                 Value::Dtype(of) if *of == TESTED => *of = dtype,
+                Value::Dtype(_) if attribute.name == "operands" && !dtype.is_float() => return None,
                 Value::Float(value) if takes_numbers(op) && !holds(dtype, *value) => return None,
                 _ => {}
             }

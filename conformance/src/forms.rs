@@ -64,6 +64,27 @@ const PAIRS: &[&str] = &[
     "T2.0 T1.1",
 ];
 
+const PRODUCTS: &[&str] = &[
+    "T3.4 T4.5",
+    "T1.1 T1.1",
+    "T33.17 T17.9",
+    "T2.3.4 T4.5",
+    "T3.4 T2.4.5",
+    "T2.1.3.4 T3.4.2",
+    "T64.65 T65.33",
+    "T1.257 T257.1",
+    "T257.1 T1.3",
+    "T0.3 T3.2",
+    "T2.0 T0.3",
+    "T0.2.3 T3.4",
+];
+
+/// Inputs whose elements are rounded to each half-precision type before they are multiplied.
+fn rounding(inputs: &[&str]) -> Vec<Form> {
+    let operands = [Dtype::BF16, Dtype::F16].map(|dtype| attribute("operands", Value::Dtype(dtype)));
+    operands.into_iter().flat_map(|operands| each(inputs, &[operands])).collect()
+}
+
 /// The forms of an operation.
 pub fn forms(op: OpKind) -> Vec<Form> {
     match op {
@@ -133,45 +154,41 @@ pub fn forms(op: OpKind) -> Vec<Form> {
                 .map(|(inputs, axis, count)| form(inputs, &[int("axis", axis), int("count", count)]))
                 .collect()
         }
-        OpKind::MATMUL => each(
-            &[
-                "T3.4 T4.5",
-                "T1.1 T1.1",
-                "T33.17 T17.9",
-                "T2.3.4 T4.5",
-                "T3.4 T2.4.5",
-                "T2.1.3.4 T3.4.2",
-                "T64.65 T65.33",
-                "T1.257 T257.1",
-                "T257.1 T1.3",
-                "T0.3 T3.2",
-                "T2.0 T0.3",
-                "T0.2.3 T3.4",
-            ],
-            &[],
-        ),
-        OpKind::LINEAR => each(
-            &[
-                "T5.8 T3.8",
-                "T8 T3.8",
-                "T2.3.4 T5.4 T5",
-                "T2.3.33 T17.33 T17",
-                "T33.64 T65.64",
-                "T1.512 T7.512 T7",
-                "T0.4 T3.4",
-            ],
-            &[],
-        ),
-        OpKind::GATHER_LINEAR => each(
-            &[
-                "T3.1.4 T3.2.4 i3.2<3",
-                "T3.2.4 T3.2.4 i3.2<3",
-                "T33.1.16 T4.9.16 i33.2<4",
-                "T33.3.16 T4.9.16 i33.3<4",
-                "T0.1.8 T3.4.8 i0.2<3",
-            ],
-            &[],
-        ),
+        OpKind::MATMUL => {
+            let mut forms = each(PRODUCTS, &[]);
+            forms.extend(rounding(&["T3.4 T4.5", "T33.17 T17.9", "T2.3.4 T4.5", "T64.65 f65.33", "f1.257 T257.1"]));
+            forms
+        }
+        OpKind::LINEAR => {
+            let plain = each(
+                &[
+                    "T5.8 T3.8",
+                    "T8 T3.8",
+                    "T2.3.4 T5.4 T5",
+                    "T2.3.33 T17.33 T17",
+                    "T33.64 T65.64",
+                    "T1.512 T7.512 T7",
+                    "T0.4 T3.4",
+                ],
+                &[],
+            );
+            let rounded =
+                rounding(&["T5.8 T3.8", "T2.3.33 f17.33 f17", "f33.64 T65.64", "T1.512 T7.512 T7", "T0.4 T3.4"]);
+            [plain, rounded].concat()
+        }
+        OpKind::GATHER_LINEAR => {
+            let plain = each(
+                &[
+                    "T3.1.4 T3.2.4 i3.2<3",
+                    "T3.2.4 T3.2.4 i3.2<3",
+                    "T33.1.16 T4.9.16 i33.2<4",
+                    "T33.3.16 T4.9.16 i33.3<4",
+                    "T0.1.8 T3.4.8 i0.2<3",
+                ],
+                &[],
+            );
+            [plain, rounding(&["T33.1.16 f4.9.16 i33.2<4", "T33.3.16 T4.9.16 i33.3<4"])].concat()
+        }
         OpKind::QUANTIZED_LINEAR | OpKind::QUANTIZE | OpKind::DEQUANTIZE => quantised(op),
         OpKind::TOKEN_LOSSES => {
             let (scale, cap, rows) = (float("scale", 0.5), float("soft_cap", 2.0), int("rows", 2));

@@ -41,8 +41,11 @@ pub fn differentiated(definition: &Definition, dtype: Dtype) -> Vec<Case> {
 /// Whether the values do not jump near the inputs, and are numbers.
 fn is_smooth(case: &Case) -> bool {
     let first = case.arrays().first().copied().flatten();
-    let has_left = case.attributes.iter().any(|attribute| attribute.name == "left");
+    let has = |name: &str| case.attributes.iter().any(|attribute| attribute.name == name);
+    let has_left = has("left");
     match case.op {
+        // Rounded operands change in steps.
+        _ if has("operands") => false,
         OpKind::POWER => has_left || first.is_none_or(|base| base.elements.iter().all(|x| x.real() > 0.0)),
         OpKind::REMAINDER => !has_left && case.arrays().into_iter().flatten().all(|array| array.dtype.is_float()),
         _ => true,

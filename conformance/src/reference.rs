@@ -10,7 +10,7 @@ use mdt_plugin_api::{
     RecomputedFunction, Result, TensorFunction, TensorType, ValueAndGrad,
 };
 
-use crate::array::Array;
+use crate::array::{Array, Number, rounded};
 use crate::primitives;
 
 /// The primitives, on arrays in host memory. Results of a floating-point type are kept unrounded, so that an error is measured
@@ -40,6 +40,9 @@ impl Reference {
         inputs: &[Option<&Array>],
         attributes: &[Attribute<'_>],
     ) -> Result<Vec<Array>> {
+        if let Some(operands) = Attributes::new(attributes).optional("operands")? {
+            return self.of_rounded(operands, op, inputs, attributes);
+        }
         let results = op.definition().map_or(1, |definition| definition.results);
         if let Some(result) = primitives::directly(op, inputs, attributes) {
             return Ok(vec![result?]);
@@ -54,6 +57,25 @@ impl Reference {
         let arrays = outcome.and_then(|()| slots.iter().map(|&slot| Ok((*self.get(slot)?).clone())).collect());
         self.arrays.borrow_mut().clear();
         arrays
+    }
+
+    /// A product whose operands, the first two inputs, are rounded to a type. The result has the type of the first one.
+    fn of_rounded(
+        self: &Rc<Self>,
+        operands: Dtype,
+        op: OpKind,
+        inputs: &[Option<&Array>],
+        attributes: &[Attribute<'_>],
+    ) -> Result<Vec<Array>> {
+        let round = |array: &Array| array.map(array.dtype, |x| Number::Real(rounded(operands, x.real())));
+        let operands: Vec<_> = inputs.iter().take(2).map(|input| input.map(round)).collect();
+        let inputs: Vec<_> = operands.iter().map(Option::as_ref).chain(inputs.iter().skip(2).copied()).collect();
+        let others: Vec<_> = attributes.iter().filter(|attribute| attribute.name != "operands").copied().collect();
+        let mut results = self.evaluate(op, &inputs, &others)?;
+        if let (Some(first), true) = (inputs[0], op != OpKind::TOKEN_LOSSES) {
+            results.iter_mut().for_each(|result| result.dtype = first.dtype);
+        }
+        Ok(results)
     }
 
     fn get(&self, tensor: Handle) -> Result<Rc<Array>> {
@@ -71,11 +93,11 @@ impl Reference {
 impl Compute for Reference {
     fn device(&self) -> DeviceInfo {
         let [kind, name, library] = ["cpu", "reference", "none"].map(str::to_owned);
-        DeviceInfo { kind, name, library, unified_memory: false, threads: 1 }
+        DeviceInfo { kind, name, library, threads: 1, ..DeviceInfo::default() }
     }
 
-    fn supports(&self, op: OpKind, _attributes: &[&str], _dtype: Dtype) -> bool {
-        op.definition().is_some_and(|definition| definition.is_primitive)
+    fn supports(&self, op: OpKind, attributes: &[&str], _dtype: Dtype) -> bool {
+        op.definition().is_some_and(|definition| definition.is_primitive) && !attributes.contains(&"operands")
     }
 
     fn op(&self, op: OpKind, inputs: &[Handle], attributes: &[Attribute<'_>], results: &mut [Handle]) -> Result<()> {

@@ -102,7 +102,13 @@ fn unfit(op: OpKind) -> Vec<(&'static str, Vec<Attribute<'static>>)> {
             vec![("T5", vec![int("axis", 0), int("count", 6)]), ("T5", vec![int("axis", 0), int("count", -1)])]
         }
         OpKind::MATMUL => {
-            vec![("T3.4 T3.4", vec![]), ("T4 T4.3", vec![]), ("T3.4 T4", vec![]), ("T2.3.4 T3.4.5", vec![])]
+            vec![
+                ("T3.4 T4.5", vec![attribute("operands", Value::Dtype(Dtype::F32))]),
+                ("T3.4 T3.4", vec![]),
+                ("T4 T4.3", vec![]),
+                ("T3.4 T4", vec![]),
+                ("T2.3.4 T3.4.5", vec![]),
+            ]
         }
         OpKind::LINEAR => {
             vec![("T3.4 T4.5", vec![]), ("T3.4 T5.4 T4", vec![]), ("T_ T5.4", vec![]), ("T3.4 T4", vec![])]

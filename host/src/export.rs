@@ -3,15 +3,18 @@
 
 mod adapter;
 mod config;
+mod types;
 mod weights;
 
 use crate::exit::{Failure, Status};
 use crate::model::{Directory, OWN, Packing, WrittenAdapter};
-use crate::storage::{self, Array, Staged, TypedArray, unwritable};
+use crate::storage::{self, Array, Staged, StoredArray, TypedArray, unwritable};
 use crate::tokenizer_files::TokenizerFiles;
 use serde_json::{Map, Value};
 use std::io;
 use std::path::{Path, PathBuf};
+
+pub use types::Types;
 
 /// A model to write.
 #[derive(Clone, Copy)]
@@ -26,6 +29,8 @@ pub struct Export<'a> {
     pub parameters: &'a [Array<'a>],
     /// The words, scales and biases of those that are.
     pub quantised: &'a [TypedArray<'a>],
+    /// The types of those that are not, in the files that are written.
+    pub types: &'a Types,
     /// How the job quantised them; `None` where they are as in the model's files.
     pub packing: Option<Packing>,
     /// What is written in the place of the model's own files, where its adapter was trained.
@@ -71,11 +76,12 @@ impl<'a> Export<'a> {
             Some(adapter) => adapter::write(staged.path(), adapter, &proceed),
             None => {
                 let config = match self.quantised.is_empty() {
-                    true => config::trained(self.source.config(), self.config),
+                    true => config::trained(self.source.config(), self.config, self.types.main()),
                     false => config::quantised(self.source.config(), self.config, self.packing),
                 };
-                let whole = self.parameters.iter().filter(|array| own(array).is_none()).map(|&array| array.into());
-                let of_model: Vec<TypedArray<'_>> = whole.chain(self.quantised.iter().copied()).collect();
+                let whole = self.parameters.iter().filter(|array| own(array).is_none());
+                let mut of_model = whole.map(|array| self.types.stored(array)).collect::<Result<Vec<_>, _>>()?;
+                of_model.extend(self.quantised.iter().map(|&array| StoredArray::from(array)));
                 write_json(staged.path(), "config.json", &config)
                     .and_then(|()| weights::write(staged.path(), &of_model, shard_bytes, &proceed))
             }

@@ -7,10 +7,10 @@ use mdt_plugin_api::{HostArray, HostServices, ModelCalls, Tensor};
 use serde_json::json;
 
 use crate::exit::{Failure, Status};
-use crate::export::Export;
+use crate::export::{Export, Types};
 use crate::finite::all_finite;
 use crate::job::{Job, OpenedModel};
-use crate::model::{BoundWeights, DescribedModel, Directory, Parameters, TrainedModel, as_stored};
+use crate::model::{BoundWeights, DescribedModel, Directory, Holding, Parameters, TrainedModel, as_stored};
 use crate::random::Stream;
 use crate::staging;
 
@@ -45,7 +45,7 @@ pub fn fuse(job: &Job, out: &Path) -> Result<Fused, Failure> {
             .at(out.display())
             .help("name another one with --out, or remove it"));
     }
-    let opened = job.open_model(job.compute()?)?;
+    let opened = job.open_model(job.compute()?)?.held_as_stored();
     let adapter = opened.adapter.clone().ok_or_else(|| Failure::configuration("there is no adapter to merge"))?;
     opened.check_files()?;
     let own = job.model(&opened.directory)?;
@@ -64,6 +64,7 @@ pub fn fuse(job: &Job, out: &Path) -> Result<Fused, Failure> {
         config.insert("tie_word_embeddings".to_owned(), json!(false));
     }
     let tokenizer = opened.tokenizer_files()?;
+    let types = Types::of(&job.resolved.settings, specs, &opened.directory)?;
     fused.with_frozen_arrays(|arrays| {
         let parameters = as_stored(specs, arrays);
         let (source, config) = (&opened.directory, &config);
@@ -73,6 +74,7 @@ pub fn fuse(job: &Job, out: &Path) -> Result<Fused, Failure> {
             config,
             parameters: &parameters,
             quantised: &[],
+            types: &types,
             packing: None,
             adapter: None,
         };
@@ -82,7 +84,7 @@ pub fn fuse(job: &Job, out: &Path) -> Result<Fused, Failure> {
 
     let directory = Directory::open(out)?;
     let model = job.model(&directory)?;
-    let parameters = Parameters::read(&opened.compute, model.spec().parameters.clone(), &directory, None)?;
+    let parameters = Parameters::read(&opened.compute, model.spec().parameters.clone(), &directory, Holding::PLAIN)?;
     let after = logits(&model, parameters.bind(), &opened, &tokens)?;
     if !all_finite(&before) || !all_finite(&after) {
         return Err(Failure::new(Status::NonFinite, "the logits of the model are not finite").at(out.display()));

@@ -11,9 +11,9 @@ use mdt_plugin_api::register::{Connects, ModelComponent, OptimizerComponent, Tra
 use mdt_plugin_api::{Compute, DataSource, HostServices, Kind, Services, Setup, SharedTokenizer};
 use serde_json::{Map, Value};
 
-use crate::config::{Chosen, Dtype, Resolved};
+use crate::config::{Chosen, Resolved};
 use crate::exit::{Failure, Status};
-use crate::model::{DescribedModel, Directory, check_parameters, not_downloaded};
+use crate::model::{DescribedModel, Directory, Precision, check_parameters, not_downloaded};
 use crate::observers::Named;
 use crate::plugins::Catalog;
 use crate::services::LocalServices;
@@ -53,20 +53,26 @@ impl Job {
 
     /// Makes the compute component, on the thread that will use it.
     pub fn compute(&self) -> Result<Rc<dyn Compute>, Failure> {
-        let settings = &self.resolved.settings.compute;
-        if settings.dtype != Dtype::Float32 {
-            return Err(Failure::configuration("`compute.dtype` may only be \"float32\" in this version")
-                .help("remove the key; weights of other types are converted when they are loaded"));
-        }
+        let precision = self.precision()?;
         let (component, config) = self.component(Kind::Compute)?;
-        Ok(component.compute(config, &self.setup(None, ""))?)
+        let compute = component.compute(config, &self.setup(None, ""))?;
+        precision.check(&self.chosen(Kind::Compute)?.id, &*compute)?;
+        Ok(compute)
+    }
+
+    /// The element types that models are computed in.
+    ///
+    /// # Errors
+    /// Types that training would not be right in.
+    pub fn precision(&self) -> Result<Precision, Failure> {
+        Precision::of(&self.resolved.settings)
     }
 
     /// Makes the model component, on the compute thread, and checks the parameters that it declares.
     pub fn model(&self, directory: &Directory) -> Result<DescribedModel, Failure> {
         let (component, config) = self.component(Kind::Model)?;
         let model = component.model(config, &self.setup(Some(directory), ""))?;
-        described(&self.chosen(Kind::Model)?.id, component.version(), model)
+        described(&self.chosen(Kind::Model)?.id, component.version(), model, self.precision()?)
     }
 
     /// Makes the model component for another model's directory, with the defaults of its configuration.
@@ -74,7 +80,7 @@ impl Job {
         let id = directory.model_type()?;
         let component = self.catalog.component(Kind::Model, &id)?;
         let model = component.model(&Value::Object(Map::new()), &self.setup(Some(directory), ""))?;
-        described(&id, component.version(), model)
+        described(&id, component.version(), model, self.precision()?)
     }
 
     /// Makes the tokenizer component.
@@ -169,8 +175,13 @@ impl Job {
 }
 
 /// A model with its description, whose parameters are checked.
-fn described(id: &str, version: &str, component: ModelComponent) -> Result<DescribedModel, Failure> {
+fn described(
+    id: &str,
+    version: &str,
+    component: ModelComponent,
+    precision: Precision,
+) -> Result<DescribedModel, Failure> {
     let model = DescribedModel::new(component.forward, &format!("{} {id} {version}", Kind::Model));
     check_parameters(id, &model.spec().parameters)?;
-    Ok(model)
+    Ok(model.in_precision(precision))
 }

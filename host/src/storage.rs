@@ -12,7 +12,7 @@ pub(crate) use failure::{unreadable, unwritable};
 pub(crate) use file::{Written, copy, open_own, write};
 pub(crate) use mapped::MappedTensors;
 pub use tensors::{Array, TypedArray};
-pub(crate) use tensors::{stored, write_tensors};
+pub(crate) use tensors::{StoredArray, stored, write_tensors};
 
 use crate::exit::Failure;
 use std::fs;

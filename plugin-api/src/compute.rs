@@ -32,6 +32,9 @@ pub struct DeviceInfo {
     pub unified_memory: bool,
     /// Threads that the operations use on a CPU; results are bit-identical only at an equal number.
     pub threads: usize,
+    /// Types of half precision whose products it computes faster than those of float32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fast_products: Vec<Dtype>,
 }
 
 /// Bytes of tensor memory.

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-const SOURCES: [&str; 16] = [
+const SOURCES: [&str; 19] = [
     "attention.cpp",
     "convert.cpp",
     "cross_entropy.cpp",
@@ -12,14 +12,17 @@ const SOURCES: [&str; 16] = [
     "ffi.cpp",
     "function.cpp",
     "grouped_linear.cpp",
+    "half.cpp",
     "indices.cpp",
     "linear.cpp",
     "primitive.cpp",
+    "product.cpp",
     "quantized.cpp",
     "rms_norm.cpp",
     "rope.cpp",
     "sum.cpp",
     "swiglu.cpp",
+    "tiles.cpp",
     "token_losses.cpp",
 ];
 

@@ -134,7 +134,8 @@ fn what_only_a_component_can_judge_is_named_by_its_key() {
         ("tokenizer.template_date", "yesterday", &["tokenizer.template_date", "YYYY-MM-DD"]),
         ("tokenizer.chat_template", "missing.jinja", &["tokenizer.chat_template", "missing.jinja"]),
         ("comm.world_size", "2", &["`comm.world_size` is 2", "`local` connects 1 at most"]),
-        ("compute.dtype", "float16", &["`compute.dtype` may only be \"float32\""]),
+        ("compute.dtype", "float16", &["`compute.dtype` may not be \"float16\"", "compute.dtype=bfloat16"]),
+        ("compute.matmul", "float16", &["`compute.matmul` may not be \"float16\""]),
     ] {
         assert_says(&Job::new().set(key, value).run().failure(2), parts);
     }

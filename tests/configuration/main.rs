@@ -294,7 +294,7 @@ fn the_schema_has_the_keys_of_the_host_and_of_every_plugin_that_is_found() {
         ("scheduler", "polynomial", &["warmup_steps", "power", "min_ratio"]),
         ("scheduler", "wsd", &["warmup_steps", "decay_ratio", "decay_steps", "min_ratio"]),
         ("comm", "local", &["world_size", "rank", "address", "port"]),
-        ("compute", "mlx", &["device", "dtype", "threads"]),
+        ("compute", "mlx", &["device", "dtype", "matmul", "threads"]),
     ] {
         let table = tables(&layer[section]).into_iter().find(|table| table["properties"]["use"]["const"] == id);
         let table = table.unwrap_or_else(|| panic!("{section} {id} is not in the schema"));

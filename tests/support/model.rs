@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use mdt_host::config::{Layers, Sources};
 use mdt_host::job::Job;
-use mdt_host::model::{Cache, DescribedModel, Packing, Parameters, TrainedModel};
+use mdt_host::model::{Cache, DescribedModel, Holding, Packing, Parameters, TrainedModel};
 use mdt_host::plugins::{Catalog, Tier};
 use mdt_plugin_api::{Batch, Compute, HostArray, HostBatch, ModelCalls, Tensor, TrainerContext};
 
@@ -72,7 +72,8 @@ impl LoadedModel {
         let model = job.model(&directory).expect("the model");
         let mut specs = model.spec().parameters.clone();
         specs.iter_mut().for_each(|spec| spec.trainable &= quantize.is_none());
-        let parameters = Parameters::read(&compute, specs, &directory, quantize).expect("the weights");
+        let holding = Holding { quantize, ..Holding::PLAIN };
+        let parameters = Parameters::read(&compute, specs, &directory, holding).expect("the weights");
         Self { compute, model, parameters }
     }
 

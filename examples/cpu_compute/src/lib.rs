@@ -136,6 +136,7 @@ impl Compute for Cpu {
             library: format!("cpu_compute {}", env!("CARGO_PKG_VERSION")),
             unified_memory: true,
             threads: self.threads,
+            ..DeviceInfo::default()
         }
     }
 

@@ -39,7 +39,7 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
 }
 
 fn converse(job: &Job, arguments: &Arguments, options: &Options, interruptions: &Interruptions) -> Result<(), Failure> {
-    let opened = job.open_model(job.compute()?)?;
+    let opened = job.open_model(job.compute()?)?.to_be_used_only();
     if !opened.tokenizer.vocabulary().renders_messages {
         return Err(Failure::new(Status::Input, "the model has no chat template, so it holds no conversations")
             .at(opened.directory.path().display())

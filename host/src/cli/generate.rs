@@ -59,7 +59,7 @@ fn answers(
     options: &Options,
     cancelled: &AtomicBool,
 ) -> Result<(Vec<Answered>, Speed), Failure> {
-    let opened = job.open_model(job.compute()?)?;
+    let opened = job.open_model(job.compute()?)?.to_be_used_only();
     let examples = match &arguments.data {
         Some(source) => rows(job, source, arguments.limit, cancelled)?,
         None => {

@@ -24,7 +24,7 @@ pub use data::{Data, EvalSplit, Source};
 pub use model::{Init, Model, Quantize};
 pub use observer::Observer;
 pub use scheduler::{Constant, Decay, Polynomial, Scheduler, Wsd};
-pub use storage::{Checkpoint, Exported, Metrics, Plugins, Resume};
+pub use storage::{Checkpoint, ExportDtype, Exported, Metrics, Plugins, Resume};
 
 /// Every key that the host itself reads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -3,12 +3,14 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use mdt_plugin_api::{Compute, DeviceInfo, HostArray, MemoryInfo, Tensor};
+use mdt_plugin_api::{Compute, DeviceInfo, Dtype, HostArray, MemoryInfo, Tensor};
+use serde_json::json;
 
 use super::{Check, Finding, Subject};
 use crate::counted::counted;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
+use crate::model::Precision;
 
 pub(super) const CHECK: Check = Check {
     name: "compute",
@@ -23,17 +25,28 @@ fn run(subject: &Subject) -> Vec<Finding> {
 
 fn examine(job: &Job) -> Result<Finding, Failure> {
     let compute = job.compute()?;
-    let DeviceInfo { kind, name, library, unified_memory, threads } = compute.device();
+    let DeviceInfo { kind, name, library, unified_memory, threads, fast_products } = compute.device();
     let begin = Instant::now();
     multiply(&compute)?;
     let milliseconds = begin.elapsed().as_secs_f64() * 1e3;
     let MemoryInfo { active_bytes, peak_bytes, cached_bytes } = compute.memory();
     let shared = if unified_memory { "shares memory with the host" } else { "has its own memory" };
+    let Precision { dtype, operands } = job.precision()?;
+    let products = match operands {
+        Some(half) if fast_products.contains(&half) => format!(", products of {half}, which it is fast at"),
+        Some(half) if kind == "cpu" => format!(", products of {half}, at the speed of float32"),
+        Some(half) => format!(", products of {half}"),
+        None => String::new(),
+    };
     let message = format!(
-        "{kind} {name} ({library}, {}), {shared}; it multiplies matrices correctly ({milliseconds:.1} ms)",
+        "{kind} {name} ({library}, {}), {shared}; it multiplies matrices correctly ({milliseconds:.1} ms); models are \
+         computed in {dtype}{products}",
         counted(threads, "thread")
     );
     Ok(Finding::ok(message)
+        .fact("dtype", dtype.name())
+        .fact("matmul", operands.unwrap_or(Dtype::F32).name())
+        .fact("fast_products", json!(fast_products.iter().map(|dtype| dtype.name()).collect::<Vec<_>>()))
         .fact("component", job.resolved.settings.compute.id.as_str())
         .fact("kind", kind)
         .fact("name", name)

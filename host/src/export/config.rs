@@ -1,12 +1,13 @@
 //! The trained model's `config.json`.
 
+use mdt_plugin_api::Dtype;
 use serde_json::{Map, Value, json};
 
 use crate::model::Packing;
 
-/// The model's config with its keys in their order: type f32, and the keys that the model plugin gives. Keys about
+/// The model's config with its keys in their order: the type of its weights, and the keys that the model plugin gives. Keys about
 /// quantisation are removed, because the trained weights are not quantised.
-pub(super) fn trained(config: &Value, of_plugin: &Map<String, Value>) -> Value {
+pub(super) fn trained(config: &Value, of_plugin: &Map<String, Value>, dtype: Dtype) -> Value {
     let mut keys = config.as_object().cloned().unwrap_or_default();
     // `shift_remove` keeps the order of the others.
     for quantisation in ["quantization", "quantization_config"] {
@@ -15,7 +16,7 @@ pub(super) fn trained(config: &Value, of_plugin: &Map<String, Value>) -> Value {
     // transformers 4 writes `torch_dtype`, 5 writes `dtype`; both read the former.
     let written: Vec<_> = ["dtype", "torch_dtype"].into_iter().filter(|key| keys.contains_key(*key)).collect();
     for key in if written.is_empty() { vec!["torch_dtype"] } else { written } {
-        keys.insert(key.to_owned(), json!("float32"));
+        keys.insert(key.to_owned(), json!(dtype.name()));
     }
     keys.extend(of_plugin.iter().map(|(key, value)| (key.clone(), value.clone())));
     Value::Object(keys)
@@ -40,7 +41,7 @@ mod tests {
 
     fn text(config: &str, of_plugin: &str) -> String {
         let of_plugin = serde_json::from_str(of_plugin).unwrap();
-        trained(&serde_json::from_str(config).unwrap(), &of_plugin).to_string()
+        trained(&serde_json::from_str(config).unwrap(), &of_plugin, Dtype::F32).to_string()
     }
 
     #[test]
@@ -52,6 +53,8 @@ mod tests {
         );
         assert_eq!(text(r#"{"dtype":"float16"}"#, r#"{"b":1,"a":2}"#), r#"{"dtype":"float32","b":1,"a":2}"#);
         assert_eq!(text("{}", "{}"), r#"{"torch_dtype":"float32"}"#);
+        let in_bf16 = trained(&json!({"dtype": "float32"}), &Map::new(), Dtype::BF16);
+        assert_eq!(in_bf16, json!({"dtype": "bfloat16"}));
     }
 
     #[test]

@@ -38,6 +38,7 @@ fn export<'a>(source: &'a Directory, parameters: &'a [Array<'a>]) -> Export<'a> 
         config: &NONE,
         parameters,
         quantised: &[],
+        types: Box::leak(Box::default()),
         packing: None,
         adapter: None,
     }

@@ -1,6 +1,6 @@
 //! The trained weights: one safetensors file, or shards with an index.
 
-use crate::storage::{self, Array, TypedArray, write_tensors};
+use crate::storage::{self, Array, StoredArray, write_tensors};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io;
@@ -15,12 +15,12 @@ const METADATA: [(&str, &str); 1] = [("format", "pt")];
 /// Writes the weights to a directory and calls `proceed` before each array. An error comes with the name of its file.
 pub(super) fn write(
     directory: &Path,
-    parameters: &[TypedArray<'_>],
+    parameters: &[StoredArray<'_>],
     shard_bytes: u64,
     proceed: &dyn Fn() -> io::Result<()>,
 ) -> Result<(), (String, io::Error)> {
     let shards = shards(parameters, shard_bytes);
-    let write = |name: String, arrays: &[TypedArray<'_>]| match write_tensors(
+    let write = |name: String, arrays: &[StoredArray<'_>]| match write_tensors(
         &directory.join(&name),
         arrays,
         &METADATA,
@@ -35,9 +35,9 @@ pub(super) fn write(
     let mut weight_map = BTreeMap::new();
     for (number, arrays) in shards.iter().enumerate() {
         let name = write(format!("model-{:05}-of-{:05}.safetensors", number + 1, shards.len()), arrays)?;
-        weight_map.extend(arrays.iter().map(|array| (array.name, name.clone())));
+        weight_map.extend(arrays.iter().map(|stored| (stored.array.name, name.clone())));
     }
-    let total_size: u64 = parameters.iter().map(size).sum();
+    let total_size: u64 = parameters.iter().map(StoredArray::bytes).sum();
     let index = json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map });
     let name = "model.safetensors.index.json";
     storage::write(&directory.join(name), format!("{index:#}\n").as_bytes())
@@ -60,14 +60,14 @@ pub(super) fn write_trainers(
 }
 
 /// The parameters in their order, as slices that each fit into one file.
-fn shards<'a>(parameters: &'a [TypedArray<'a>], shard_bytes: u64) -> Vec<&'a [TypedArray<'a>]> {
+fn shards<'a>(parameters: &'a [StoredArray<'a>], shard_bytes: u64) -> Vec<&'a [StoredArray<'a>]> {
     let (mut shards, mut start, mut bytes) = (Vec::new(), 0, 0);
     for (place, array) in parameters.iter().enumerate() {
-        if place > start && bytes + size(array) > shard_bytes {
+        if place > start && bytes + array.bytes() > shard_bytes {
             shards.push(&parameters[start..place]);
             (start, bytes) = (place, 0);
         }
-        bytes += size(array);
+        bytes += array.bytes();
     }
     if start < parameters.len() {
         shards.push(&parameters[start..]);
@@ -75,15 +75,13 @@ fn shards<'a>(parameters: &'a [TypedArray<'a>], shard_bytes: u64) -> Vec<&'a [Ty
     shards
 }
 
-fn size(array: &TypedArray<'_>) -> u64 {
-    array.bytes.len() as u64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use mdt_plugin_api::Dtype;
     use proptest::prelude::*;
+
+    use crate::storage::TypedArray;
 
     proptest! {
         #[test]
@@ -93,12 +91,12 @@ mod tests {
         ) {
             let bytes = [0; 200];
             let parameters: Vec<_> =
-                sizes.iter().map(|&n| TypedArray { name: "a", shape: &[], dtype: Dtype::F32, bytes: &bytes[..4 * n] }).collect();
+                sizes.iter().map(|&n| TypedArray { name: "a", shape: &[], dtype: Dtype::F32, bytes: &bytes[..4 * n] }.into()).collect();
             let shards = shards(&parameters, limit);
-            let held: Vec<usize> = shards.iter().flat_map(|shard| shard.iter().map(|array| array.bytes.len() / 4)).collect();
+            let held: Vec<usize> = shards.iter().flat_map(|shard| shard.iter().map(|array| array.bytes() as usize / 4)).collect();
             prop_assert_eq!(held, sizes);
             for shard in shards {
-                let bytes: u64 = shard.iter().map(size).sum();
+                let bytes: u64 = shard.iter().map(StoredArray::bytes).sum();
                 prop_assert!(bytes <= limit || shard.len() == 1);
             }
         }

@@ -9,7 +9,7 @@ use super::Job;
 use crate::checkpoint::Checkpoint;
 use crate::config::{Init, Quantize};
 use crate::exit::Failure;
-use crate::model::{self, Adapter, DescribedModel, Directory, Packing, Parameters, Start};
+use crate::model::{self, Adapter, DescribedModel, Directory, Holding, Packing, Parameters, Start};
 use crate::random::Stream;
 use crate::tokenizer_files::TokenizerFiles;
 
@@ -31,7 +31,9 @@ pub struct OpenedModel {
     own: Vec<ParameterSpec>,
     init: Init,
     /// How frozen layers are quantised that files have whole.
-    quantize: Option<Packing>,
+    holding: Holding,
+    /// Whether nothing is trained.
+    is_used_only: bool,
     seed: u64,
 }
 
@@ -63,8 +65,22 @@ impl Job {
             None => Vec::new(),
         };
         let (init, seed) = (settings.model.init, settings.seed);
+        // What is beside an adapter is not written.
         let quantize = self.quantize(&directory)?;
-        Ok(OpenedModel { compute, directory, model, adapter, tokenizer, trainer, own, init, quantize, seed })
+        let holding = Holding { quantize, dtype: self.precision()?.dtype, rounds: adapter.is_some() };
+        Ok(OpenedModel {
+            compute,
+            directory,
+            model,
+            adapter,
+            tokenizer,
+            trainer,
+            own,
+            init,
+            holding,
+            is_used_only: false,
+            seed,
+        })
     }
 }
 
@@ -80,6 +96,18 @@ impl Job {
 }
 
 impl OpenedModel {
+    /// The same for use without training: no weight has to be float32.
+    #[must_use]
+    pub fn to_be_used_only(self) -> Self {
+        Self { is_used_only: true, ..self }
+    }
+
+    /// The same with weights whose numbers are not rounded to the type that they are computed in.
+    #[must_use]
+    pub fn held_as_stored(self) -> Self {
+        Self { holding: Holding { rounds: false, ..self.holding }, ..self }
+    }
+
     /// All parameters of the job: those of the model, of its adapter, and the trainer's own.
     pub fn parameters(&self) -> Vec<ParameterSpec> {
         [self.model.spec().parameters.as_slice(), &self.of_adapter(), &self.own].concat()
@@ -96,7 +124,7 @@ impl OpenedModel {
     /// copied.
     pub fn check_files(&self) -> Result<(), Failure> {
         match self.init {
-            Init::Random => Parameters::check_random(&self.parameters(), &self.directory, self.quantize),
+            Init::Random => Parameters::check_random(&self.parameters(), &self.directory, self.holding),
             Init::Pretrained => Parameters::check(&self.model.spec().parameters, &self.directory),
         }?;
         self.check_trained()?;
@@ -109,7 +137,7 @@ impl OpenedModel {
         if self.init == Init::Pretrained {
             Parameters::check_trained(specs, &self.directory)?;
         }
-        if self.quantize.is_none() || specs.iter().any(|spec| !spec.trainable && spec.tied_to.is_none()) {
+        if self.holding.quantize.is_none() || specs.iter().any(|spec| !spec.trainable && spec.tied_to.is_none()) {
             return Ok(());
         }
         Err(Failure::configuration("`model.quantize` quantises layers that are not trained, and this job trains all")
@@ -125,9 +153,15 @@ impl OpenedModel {
 
     /// All weights that the job begins with: those of the model and of its adapter, and the trainer's own, drawn from its seed.
     pub fn weights(&self) -> Result<Parameters, Failure> {
-        let own =
-            Parameters::random(&self.compute, self.own.clone(), Stream::new(self.seed, "trainer", 0).bits(), None)?;
-        let mut weights = self.model_weights()?;
+        let own = Parameters::random(
+            &self.compute,
+            self.own.clone(),
+            Stream::new(self.seed, "trainer", 0).bits(),
+            Holding::PLAIN,
+        )?;
+        // Beside an adapter, and where layers are quantised, the description says what is trained.
+        let all_frozen = self.is_used_only && self.adapter.is_none() && self.holding.quantize.is_none();
+        let mut weights = if all_frozen { self.frozen_weights()? } else { self.model_weights()? };
         if let Some(adapter) = &self.adapter {
             weights = adapter.with_saved_modules(&self.compute, weights)?;
             let of_adapter = adapter.start(&self.compute, &weights, self.seed)?;
@@ -138,10 +172,19 @@ impl OpenedModel {
 
     /// The model's weights that the job begins with: read, or drawn from its seed.
     pub fn model_weights(&self) -> Result<Parameters, Failure> {
-        let specs = self.model.spec().parameters.clone();
+        self.weights_held(self.model.spec().parameters.clone(), self.holding)
+    }
+
+    /// The same, none of which is trained.
+    pub fn frozen_weights(&self) -> Result<Parameters, Failure> {
+        let specs = self.model.spec().parameters.iter().cloned().map(ParameterSpec::frozen).collect();
+        self.weights_held(specs, Holding { quantize: None, rounds: true, ..self.holding })
+    }
+
+    fn weights_held(&self, specs: Vec<ParameterSpec>, holding: Holding) -> Result<Parameters, Failure> {
         match self.init {
-            Init::Random => Parameters::random(&self.compute, specs, self.seed, self.quantize),
-            Init::Pretrained => Parameters::read(&self.compute, specs, &self.directory, self.quantize),
+            Init::Random => Parameters::random(&self.compute, specs, self.seed, holding),
+            Init::Pretrained => Parameters::read(&self.compute, specs, &self.directory, holding),
         }
     }
 
@@ -158,8 +201,9 @@ impl OpenedModel {
             Init::Random => Start::Seed(self.seed),
             Init::Pretrained => Start::Files(&self.directory),
         };
-        let trained = |specs, arrays| Parameters::resumed(&self.compute, specs, arrays, Start::Seed(self.seed), None);
-        let mut weights = Parameters::resumed(&self.compute, specs, of_model, start, self.quantize)?;
+        let trained =
+            |specs, arrays| Parameters::resumed(&self.compute, specs, arrays, Start::Seed(self.seed), Holding::PLAIN);
+        let mut weights = Parameters::resumed(&self.compute, specs, of_model, start, self.holding)?;
         if let Some(adapter) = &self.adapter {
             weights = weights.with_own(trained(of_adapter, adapters)?).adapted(adapter.rule);
         }

@@ -7,6 +7,7 @@ use mdt_plugin_api::{Error, Handle, Layout, Result, Tensor};
 use super::adapter::{self, LayerAdapter};
 use super::layer::Layer;
 use super::parameters::{Names, Place};
+use super::precision::Precision;
 use super::weight::{Quantised, Weight};
 
 /// Weights by name. The tensors are borrowed.
@@ -70,7 +71,7 @@ impl BoundWeights {
             .weight(&format!("{name}.weight"))?
             .ok_or_else(|| Error::plugin(format!("the model asked for `{name}.weight`, which it did not declare")))?;
         let bias = self.find(&format!("{name}.bias"))?;
-        Ok(Layer { weight, layout, bias, adapter: self.adapter(name)? })
+        Ok(Layer { weight, layout, bias, adapter: self.adapter(name)?, precision: Precision::F32 })
     }
 
     /// The adapter of a layer.
@@ -82,7 +83,8 @@ impl BoundWeights {
             None => (find(adapter::name::EMBEDDING_A)?, find(adapter::name::EMBEDDING_B)?),
         };
         let (Some(a), Some(b)) = (a, b) else { return Ok(None) };
-        Ok(Some(LayerAdapter { a, b, magnitude: find(adapter::name::MAGNITUDE)?, rule, key: None }))
+        let magnitude = find(adapter::name::MAGNITUDE)?;
+        Ok(Some(LayerAdapter { a, b, magnitude, rule, key: None, precision: Precision::F32 }))
     }
 
     /// The places of a block's weights, in their order.

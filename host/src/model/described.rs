@@ -4,6 +4,8 @@ use std::rc::Rc;
 
 use mdt_plugin_api::{Error, Model, ModelContext, ModelSpec, ParameterSpec, Result, Tensor};
 
+use super::precision::Precision;
+
 /// A model's code, and its description, which it was asked for once. Compute thread only.
 #[derive(Clone)]
 pub struct DescribedModel {
@@ -13,6 +15,8 @@ pub struct DescribedModel {
     spec: Rc<ModelSpec>,
     /// The number of features of its hidden states, where its head tells.
     width: Option<usize>,
+    /// What it is computed in.
+    precision: Precision,
 }
 
 impl DescribedModel {
@@ -20,7 +24,18 @@ impl DescribedModel {
     pub fn new(code: Rc<dyn Model>, name: &str) -> Self {
         let spec = Rc::new(code.spec());
         let width = spec.hidden_size().ok();
-        Self { code, name: name.into(), spec, width }
+        Self { code, name: name.into(), spec, width, precision: Precision::F32 }
+    }
+
+    /// The same, computed in other element types than float32.
+    #[must_use]
+    pub fn in_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
+    /// The element types that it is computed in.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// The same with these parameters, which differ in what is trained.

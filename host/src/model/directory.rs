@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use mdt_plugin_api::Dtype;
 use serde_json::Value;
 
 use super::ADAPTER_CONFIG;
@@ -17,6 +18,13 @@ pub struct Directory {
 }
 
 impl Directory {
+    /// The type of its weights, as its config says; `None` where that says nothing, or no floating-point type.
+    pub fn dtype(&self) -> Option<Dtype> {
+        let name = ["dtype", "torch_dtype"].into_iter().find_map(|key| self.config.get(key)?.as_str())?;
+        Dtype::from_name(name.strip_prefix("torch.").unwrap_or(name))
+            .filter(|dtype| dtype.is_float() && dtype.size() < 8)
+    }
+
     /// Opens a model's directory.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use super::Cache;
 use super::auxiliary::OfPass;
 use super::bound::BoundWeights;
 use super::layer::Layer;
+use super::precision::Precision;
 use crate::random::Stream;
 
 /// What random numbers of a pass are drawn from; see [`ModelContext::key`].
@@ -40,6 +41,8 @@ pub struct Training {
 pub(super) struct Forward {
     pub(super) compute: Rc<dyn Compute>,
     pub(super) weights: Rc<BoundWeights>,
+    /// What it is computed in.
+    pub(super) precision: Precision,
     /// Number of tokens in this pass, and before it.
     pub(super) tokens: usize,
     pub(super) offset: usize,
@@ -109,9 +112,10 @@ impl Forward {
 
     /// The layer of a name, as it is in this pass.
     fn layer(&self, name: &str) -> Result<Layer<'_>> {
-        let mut layer = self.weights.layer(name)?;
-        if let Some(adapter) = layer.adapter.as_mut().filter(|_| self.training.is_some()) {
-            adapter.key = Some(self.key(&format!("{name}.lora_dropout")));
+        let mut layer = Layer { precision: self.precision, ..self.weights.layer(name)? };
+        if let Some(adapter) = layer.adapter.as_mut() {
+            adapter.precision = self.precision;
+            adapter.key = self.training.is_some().then(|| self.key(&format!("{name}.lora_dropout")));
         }
         Ok(layer)
     }
@@ -131,7 +135,7 @@ impl ModelHost for Forward {
     }
 
     fn parameter(&self, name: &str) -> Result<Option<Tensor>> {
-        self.weights.weight(name)?.map(|(weight, _)| weight.whole()).transpose()
+        self.weights.weight(name)?.map(|(weight, _)| self.precision.activation(weight.whole()?)).transpose()
     }
 
     fn positions(&self) -> Result<Tensor> {

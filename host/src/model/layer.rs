@@ -4,7 +4,8 @@ use mdt_plugin_api::op::attribute;
 use mdt_plugin_api::{Head, Layout, OpKind, Result, Tensor, Value};
 
 use super::adapter::LayerAdapter;
-use super::weight::Weight;
+use super::precision::Precision;
+use super::weight::{self, Weight};
 
 /// A layer's weight and bias. Everything that a model does with `<name>.weight` as a layer passes through here.
 pub(super) struct Layer<'a> {
@@ -16,23 +17,25 @@ pub(super) struct Layer<'a> {
     pub(super) bias: Option<&'a Tensor>,
     /// What is trained beside it.
     pub(super) adapter: Option<LayerAdapter<'a>>,
+    /// What it is computed in.
+    pub(super) precision: Precision,
 }
 
 impl Layer<'_> {
-    /// `W x (+ b)`: x `[.., in]`, result `[.., out]`.
+    /// `W x (+ b)`: x `[.., in]`, result `[.., out]` of x's type.
     pub(super) fn linear(&self, x: &Tensor) -> Result<Tensor> {
-        let base = self.weight.linear(x, self.layout, self.bias)?;
+        let base = self.weight.linear(x, self.layout, self.bias, self.precision)?;
         match &self.adapter {
             Some(adapter) => adapter.linear(x, &base, &self.weight, self.layout, self.bias),
             None => Ok(base),
         }
     }
 
-    /// The layers of experts: x `[N, K or 1, in]`, experts `[N, K]`, result `[N, K, out]`.
+    /// The layers of experts: x `[N, K or 1, in]`, experts `[N, K]`, result `[N, K, out]` of x's type.
     pub(super) fn experts(&self, x: &Tensor, experts: &Tensor) -> Result<Tensor> {
-        let product = self.weight.experts(x, experts)?;
+        let product = self.weight.experts(x, experts, self.precision)?;
         match self.bias {
-            Some(bias) => &product + &Tensor::op(OpKind::EMBEDDING, &[bias, experts], &[])?,
+            Some(bias) => weight::plus(product, Some(&Tensor::op(OpKind::EMBEDDING, &[bias, experts], &[])?)),
             None => Ok(product),
         }
     }
@@ -49,7 +52,7 @@ impl Layer<'_> {
         let (Layout::OutIn, Weight::Whole(weight), None) = (self.layout, &self.weight, &self.adapter) else {
             return Ok(None);
         };
-        let mut attributes = Vec::new();
+        let mut attributes = self.precision.of_product();
         if head.scale != 1.0 {
             attributes.push(attribute("scale", Value::Float(head.scale)));
         }
@@ -59,12 +62,13 @@ impl Layer<'_> {
         Tensor::op(OpKind::TOKEN_LOSSES, &inputs, &attributes).map(Some)
     }
 
-    /// Rows of the weight: ids `[..]`, result `[.., D]`.
+    /// Rows of the weight: ids `[..]`, result `[.., D]`. They are converted, not the table.
     pub(super) fn embedding(&self, ids: &Tensor) -> Result<Tensor> {
         let base = self.weight.rows(ids)?;
-        match &self.adapter {
-            Some(adapter) => adapter.embedding(ids, &base, &self.weight),
-            None => Ok(base),
-        }
+        let rows = match &self.adapter {
+            Some(adapter) => adapter.embedding(ids, &base, &self.weight)?,
+            None => base,
+        };
+        self.precision.activation(rows)
     }
 }

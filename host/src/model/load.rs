@@ -5,6 +5,7 @@ use std::rc::Rc;
 use mdt_plugin_api::{Compute, Dtype, Error, HostArray, ParameterSpec, Result, Tensor};
 
 use super::files::{Files, Named, Stored};
+use super::holding::Holding;
 use super::packing::Packing;
 use super::weight::{Quantised, Weight};
 use crate::exit::Failure;
@@ -13,7 +14,7 @@ use crate::staging;
 
 /// A parameter on the device.
 pub(super) enum Loaded {
-    /// Its elements, f32.
+    /// Its elements: f32 where it is trained.
     Whole(Tensor),
     /// Words, scales and biases.
     Quantised([Tensor; 3], Packing),
@@ -31,7 +32,7 @@ impl Loaded {
     }
 }
 
-/// A parameter of files: as it is there where that is quantised, quantised where `quantize` says so, else converted to f32.
+/// A parameter of files: as it is there where that is quantised, quantised where `holding` says so, else of the type that it says.
 ///
 /// Of one that is quantised here, one of the tensors that it is stacked from is whole at a time.
 ///
@@ -42,7 +43,7 @@ pub(super) fn loaded(
     files: &Files,
     spec: &ParameterSpec,
     stored: &Stored<'_>,
-    quantize: Option<Packing>,
+    holding: Holding,
 ) -> Result<Loaded, Failure> {
     let upload = |named: &Named<'_>| upload(compute, files, named);
     if let Some(packing) = stored.packing {
@@ -53,26 +54,30 @@ pub(super) fn loaded(
         });
         return Ok(Loaded::Quantised(stacked_parts(spec, parts.collect::<Result<_, Failure>>()?, packing)?, packing));
     }
-    if let Some(packing) = quantize.filter(|packing| packing.suits(spec)) {
+    if let Some(packing) = holding.quantize.filter(|packing| packing.suits(spec)) {
         // Of the type that the files have, as MLX would give scales.
         let parts = stored.tensors.iter().map(|named| Ok(quantised(&upload(named)?.0, packing)?));
         return Ok(Loaded::Quantised(stacked_parts(spec, parts.collect::<Result<_, Failure>>()?, packing)?, packing));
     }
-    let tensors = stored.tensors.iter().map(|named| Ok(upload(named)?.1)).collect::<Result<Vec<_>, Failure>>()?;
+    let held = |named: &Named<'_>| {
+        let (stored, wide) = upload(named)?;
+        Ok(holding.of_files(spec, stored, wide)?)
+    };
+    let tensors = stored.tensors.iter().map(held).collect::<Result<Vec<_>, Failure>>()?;
     Ok(Loaded::Whole(stacked(tensors, &spec.shape)?))
 }
 
-/// A parameter of these numbers, quantised where `quantize` says so.
+/// A parameter of these numbers, as `holding` says.
 pub(super) fn drawn(
     compute: &Rc<dyn Compute>,
     spec: &ParameterSpec,
     numbers: &HostArray,
-    quantize: Option<Packing>,
+    holding: Holding,
 ) -> Result<Loaded, Failure> {
     let whole = Tensor::from_host(compute, numbers)?;
-    Ok(match quantize.filter(|packing| packing.suits(spec)) {
+    Ok(match holding.quantize.filter(|packing| packing.suits(spec)) {
         Some(packing) => Loaded::Quantised(quantised(&whole, packing)?, packing),
-        None => Loaded::Whole(whole),
+        None => Loaded::Whole(holding.of_numbers(spec, whole)?),
     })
 }
 

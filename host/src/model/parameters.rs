@@ -3,15 +3,17 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use mdt_plugin_api::{Compute, Error, Handle, HostArrayRef, Layout, ParameterSpec, Result, Tensor};
+use mdt_plugin_api::{Compute, Dtype, Error, Handle, HostArrayRef, Layout, ParameterSpec, Result, Role, Tensor};
 
 use super::adapter::Rule;
 use super::bound::BoundWeights;
 use super::files::Files;
+use super::holding::Holding;
 use super::load::{Loaded, drawn, loaded};
 use super::packing::Packing;
+use super::precision::Precision;
 use super::quantised::QuantisedWeight;
-use super::{Directory, random};
+use super::{Directory, OWN, random};
 use crate::exit::{Failure, Status};
 use crate::memory::{Memory, gibibytes, memory};
 use crate::progress;
@@ -65,7 +67,7 @@ impl Place {
 
 impl Parameters {
     /// Reads every parameter from the model's weight files, converted to f32; those that are quantised there stay so, and frozen
-    /// layers are quantised as `quantize` says. Tensors that no parameter takes are noted.
+    /// weights are held as `holding` says. Tensors that no parameter takes are noted.
     ///
     /// # Errors
     /// Damaged files, a missing tensor, a wrong shape, a number that is not finite, a tied tensor that would be dropped;
@@ -74,7 +76,7 @@ impl Parameters {
         compute: &Rc<dyn Compute>,
         specs: Vec<ParameterSpec>,
         directory: &Directory,
-        quantize: Option<Packing>,
+        holding: Holding,
     ) -> Result<Self, Failure> {
         let files = Files::open(directory)?;
         // Everything is looked at before any memory is spent.
@@ -84,7 +86,7 @@ impl Parameters {
         }
         Self::build(specs, |_, spec| {
             let stored = stored.next().ok_or_else(|| Error::other("an array is missing"))?;
-            loaded(compute, &files, spec, &stored, quantize)
+            loaded(compute, &files, spec, &stored, holding)
         })
     }
 
@@ -108,17 +110,12 @@ impl Parameters {
     ///
     /// # Errors
     /// They would not.
-    pub fn check_random(
-        specs: &[ParameterSpec],
-        directory: &Directory,
-        quantize: Option<Packing>,
-    ) -> Result<(), Failure> {
-        const OF_NUMBER: u64 = size_of::<f32>() as u64;
+    pub fn check_random(specs: &[ParameterSpec], directory: &Directory, holding: Holding) -> Result<(), Failure> {
         let bytes = |spec: &ParameterSpec| {
             let elements = spec.shape.iter().fold(1_u64, |size, &n| size.saturating_mul(n as u64));
-            match quantize.filter(|packing| packing.suits(spec)) {
-                Some(packing) => packing.bytes(elements, OF_NUMBER),
-                None => elements.saturating_mul(OF_NUMBER),
+            match holding.quantize.filter(|packing| packing.suits(spec)) {
+                Some(packing) => packing.bytes(elements, size_of::<f32>() as u64),
+                None => elements.saturating_mul(holding.size(spec)),
             }
         };
         let bytes = specs.iter().map(bytes).fold(0_u64, u64::saturating_add);
@@ -133,14 +130,42 @@ impl Parameters {
         }
     }
 
-    /// Starting values from a seed; frozen layers are quantised as `quantize` says.
+    /// Name, type and number of elements of each tensor that the model's files have of its parameters; those that are quantised are
+    /// left out.
+    ///
+    /// # Errors
+    /// As [`Parameters::read`].
+    pub fn stored_types(
+        specs: &[ParameterSpec],
+        directory: &Directory,
+    ) -> Result<Vec<(String, Dtype, usize)>, Failure> {
+        let files = Files::open(directory)?;
+        let mut types = Vec::new();
+        for spec in specs.iter().filter(|spec| spec.tied_to.is_none()) {
+            let stored = files.read_one(spec, specs)?;
+            if stored.packing.is_some() {
+                continue;
+            }
+            // A tensor that files have under another name is written under the parameter's own.
+            let names = match spec.stacked_from.as_slice() {
+                [] => std::slice::from_ref(&spec.name),
+                parts => parts,
+            };
+            // A stacked parameter may also be one tensor there.
+            let tensors = names.iter().zip(stored.tensors.iter().cycle());
+            types.extend(tensors.map(|(name, (_, array))| (name.clone(), array.dtype, array.shape.iter().product())));
+        }
+        Ok(types)
+    }
+
+    /// Starting values from a seed; frozen weights are held as `holding` says.
     pub fn random(
         compute: &Rc<dyn Compute>,
         specs: Vec<ParameterSpec>,
         seed: u64,
-        quantize: Option<Packing>,
+        holding: Holding,
     ) -> Result<Self, Failure> {
-        Self::build(specs, |place, spec| drawn(compute, spec, &random::initial(spec, seed, place)?, quantize))
+        Self::build(specs, |place, spec| drawn(compute, spec, &random::initial(spec, seed, place)?, holding))
     }
 
     /// These values of those that are trained, in their order; `start` gives all others, the values that training began
@@ -150,7 +175,7 @@ impl Parameters {
         specs: Vec<ParameterSpec>,
         arrays: &[HostArrayRef<'_>],
         start: Start<'_>,
-        quantize: Option<Packing>,
+        holding: Holding,
     ) -> Result<Self, Failure> {
         let mut arrays = arrays.iter();
         let files = match start {
@@ -163,8 +188,8 @@ impl Parameters {
                 let &array = arrays.next().ok_or_else(|| Error::other("an array is missing"))?;
                 Ok(Loaded::Whole(Tensor::from_handle(compute, compute.from_host(array)?)))
             }
-            (false, Some(files), _) => loaded(compute, files, spec, &files.read_one(spec, &all)?, quantize),
-            (false, None, Start::Seed(seed)) => drawn(compute, spec, &random::initial(spec, *seed, place)?, quantize),
+            (false, Some(files), _) => loaded(compute, files, spec, &files.read_one(spec, &all)?, holding),
+            (false, None, Start::Seed(seed)) => drawn(compute, spec, &random::initial(spec, *seed, place)?, holding),
             (false, None, Start::Files(_)) => Err(Error::other("the files are not open").into()),
         })
     }
@@ -297,6 +322,27 @@ impl Parameters {
     /// All elements of a parameter, f32, whether it is quantised or not; none where there is none of this name.
     pub fn whole(&self, name: &str) -> Result<Option<Tensor>> {
         self.bind().weight(name)?.map(|(weight, _)| weight.whole()).transpose()
+    }
+
+    /// The same as [`Parameters::bind`] for many passes between which no weight changes: those that layers multiply by are rounded
+    /// once, not in every pass.
+    pub fn bind_for_generation(&self, precision: Precision) -> Result<Rc<BoundWeights>> {
+        // Beside an adapter the model's own weights are not float32 anyway.
+        let Some(operands) = precision.operands.filter(|_| self.names.adapter.is_none()) else {
+            return Ok(self.bind());
+        };
+        // Rows of a table are not rounded where only products are.
+        let is_rounded = |spec: &ParameterSpec| {
+            let is_product = precision.dtype == operands || spec.role != Role::Embedding;
+            is_product && spec.shape.len() > 1 && !spec.name.starts_with(OWN)
+        };
+        let borrowed = |tensor: &Tensor| Tensor::borrowed(tensor.compute(), tensor.handle());
+        let trained = self.specs.iter().zip(&self.tensors).map(|(spec, tensor)| {
+            // Computed by the first pass that uses it, and kept.
+            if is_rounded(spec) { tensor.cast(operands) } else { Ok(borrowed(tensor)) }
+        });
+        let trained = trained.collect::<Result<Vec<_>>>()?;
+        Ok(BoundWeights::new(&self.names, trained.into_iter().chain(self.not_trained().map(borrowed))))
     }
 
     /// All parameters as weights for a forward pass outside of a gradient.

@@ -11,6 +11,7 @@ use mdt_plugin_api::{
 use super::auxiliary::{AuxiliaryLosses, OfPass};
 use super::bound::BoundWeights;
 use super::forward::{Forward, Training};
+use super::precision::Precision;
 use super::{Cache, DescribedModel, Directory, OWN};
 use crate::exit::{Failure, Status};
 
@@ -130,6 +131,7 @@ impl TrainedModel {
         Forward {
             compute: Rc::clone(&self.compute),
             weights: Rc::clone(&self.weights),
+            precision: self.model.precision(),
             tokens,
             offset: 0,
             length: tokens,
@@ -212,9 +214,9 @@ impl ModelCalls for TrainedModel {
     }
 }
 
-/// Logits of hidden states by a head.
+/// Logits of hidden states by a head, in float32 whatever the hidden states are: a loss is a small difference of large numbers.
 fn logits(head: &Head, ctx: &ModelContext, hidden: &Tensor) -> Result<Tensor> {
-    let mut logits = ctx.linear(&head.name, hidden)?;
+    let mut logits = ctx.linear(&head.name, &Precision::F32.activation(hidden.try_clone()?)?)?;
     if head.scale != 1.0 {
         logits = logits.multiply(head.scale)?;
     }

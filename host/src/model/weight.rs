@@ -4,6 +4,7 @@ use mdt_plugin_api::op::attribute;
 use mdt_plugin_api::{Attribute, Dtype, Layout, OpKind, Result, Tensor, Value};
 
 use super::packing::Packing;
+use super::precision::Precision;
 
 /// The weight of a layer.
 #[derive(Clone, Copy)]
@@ -23,23 +24,35 @@ pub(super) struct Quantised<'a> {
 }
 
 impl Weight<'_> {
-    /// `x · Wᵀ (+ b)`: x `[.., in]`, result `[.., out]` of x's type where the weight is quantised.
-    pub(super) fn linear(&self, x: &Tensor, layout: Layout, bias: Option<&Tensor>) -> Result<Tensor> {
-        match (self, layout, bias) {
-            (Self::Whole(weight), Layout::OutIn, bias) => x.linear(weight, bias),
-            (Self::Whole(weight), Layout::InOut, Some(bias)) => &x.matmul(weight)? + bias,
-            (Self::Whole(weight), Layout::InOut, None) => x.matmul(weight),
-            (Self::Quantised(weight), Layout::OutIn, bias) => weight.linear(x, bias),
-            (Self::Quantised(_), Layout::InOut, bias) => Weight::Whole(&self.whole()?).linear(x, Layout::InOut, bias),
+    /// `x · Wᵀ (+ b)`: x `[.., in]`, result `[.., out]` of x's type.
+    pub(super) fn linear(
+        &self,
+        x: &Tensor,
+        layout: Layout,
+        bias: Option<&Tensor>,
+        precision: Precision,
+    ) -> Result<Tensor> {
+        match (self, layout) {
+            (Self::Whole(weight), Layout::OutIn) => {
+                let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
+                Tensor::op(OpKind::LINEAR, &inputs, &precision.of_product())
+            }
+            (Self::Whole(weight), Layout::InOut) => {
+                plus(Tensor::op(OpKind::MATMUL, &[x, weight], &precision.of_product())?, bias)
+            }
+            (Self::Quantised(weight), Layout::OutIn) => weight.linear(x, bias),
+            (Self::Quantised(_), Layout::InOut) => Weight::Whole(&self.whole()?).linear(x, layout, bias, precision),
         }
     }
 
     /// The products with the weights of experts `[E, out, in]`: x `[N, K or 1, in]`, experts `[N, K]`, result `[N, K, out]`.
-    /// Quantised ones are made whole for it.
-    pub(super) fn experts(&self, x: &Tensor, experts: &Tensor) -> Result<Tensor> {
+    /// of x's type. Quantised ones are made whole for it.
+    pub(super) fn experts(&self, x: &Tensor, experts: &Tensor, precision: Precision) -> Result<Tensor> {
+        let product =
+            |weight: &Tensor| Tensor::op(OpKind::GATHER_LINEAR, &[x, weight, experts], &precision.of_product());
         match self {
-            Self::Whole(weight) => Tensor::op(OpKind::GATHER_LINEAR, &[x, weight, experts], &[]),
-            Self::Quantised(weight) => Tensor::op(OpKind::GATHER_LINEAR, &[x, &weight.whole()?, experts], &[]),
+            Self::Whole(weight) => product(weight),
+            Self::Quantised(weight) => product(&weight.whole()?),
         }
     }
 
@@ -51,10 +64,10 @@ impl Weight<'_> {
         }
     }
 
-    /// All of its elements, float32 where it is quantised.
+    /// All of its elements, float32.
     pub(super) fn whole(&self) -> Result<Tensor> {
         match self {
-            Self::Whole(weight) => weight.try_clone(),
+            Self::Whole(weight) => Precision::F32.activation(weight.try_clone()?),
             Self::Quantised(weight) => weight.whole(),
         }
     }
@@ -92,4 +105,11 @@ impl Quantised<'_> {
             attribute("bits", Value::Int(self.packing.bits as i64)),
         ]
     }
+}
+
+/// The sum, of the product's type.
+pub(super) fn plus(product: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let Some(bias) = bias else { return Ok(product) };
+    let dtype = product.tensor_type()?.dtype;
+    if bias.tensor_type()?.dtype == dtype { &product + bias } else { &product + &bias.cast(dtype)? }
 }

@@ -6,6 +6,7 @@
 
 use super::file::{self, Written};
 use mdt_plugin_api::Dtype;
+use mdt_plugin_api::half::{bf16, f16};
 use safetensors::tensor::{Metadata, TensorInfo};
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
@@ -33,6 +34,53 @@ pub struct TypedArray<'a> {
     pub dtype: Dtype,
     /// Its elements, little-endian.
     pub bytes: &'a [u8],
+}
+
+/// An array, and the type that a file has it in: its own, or a type of half precision for elements of f32.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StoredArray<'a> {
+    pub(crate) array: TypedArray<'a>,
+    pub(crate) dtype: Dtype,
+}
+
+impl StoredArray<'_> {
+    /// How many bytes of a file it takes.
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.array.bytes.len() / self.array.dtype.size().max(1) * self.dtype.size()) as u64
+    }
+
+    /// Writes its elements, rounded to the nearest of the file's type, ties to even.
+    fn write(&self, file: &mut dyn io::Write) -> io::Result<()> {
+        const BLOCK: usize = 16 * 1024;
+        let TypedArray { dtype, bytes, .. } = self.array;
+        if dtype == self.dtype {
+            return bytes.chunks(BLOCK).try_for_each(|block| file.write_all(block));
+        }
+        let mut halves = [0u16; BLOCK / 4];
+        bytes.chunks(BLOCK).try_for_each(|block| {
+            let halves = &mut halves[..block.len() / 4];
+            let numbers = block.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
+            for (half, number) in halves.iter_mut().zip(numbers) {
+                *half = match self.dtype {
+                    Dtype::F16 => f16::from_f32(number).to_bits(),
+                    _ => bf16::from_f32(number).to_bits(),
+                };
+            }
+            file.write_all(bytemuck::cast_slice(halves))
+        })
+    }
+}
+
+impl<'a> From<TypedArray<'a>> for StoredArray<'a> {
+    fn from(array: TypedArray<'a>) -> Self {
+        Self { array, dtype: array.dtype }
+    }
+}
+
+impl<'a> From<Array<'a>> for StoredArray<'a> {
+    fn from(array: Array<'a>) -> Self {
+        TypedArray::from(array).into()
+    }
 }
 
 /// Elements are written as they lie in memory.
@@ -68,34 +116,39 @@ pub(crate) fn stored(dtype: Dtype) -> Option<safetensors::Dtype> {
 ///
 /// # Errors
 /// The file cannot be written, an array's data does not have the size of its shape, or `proceed` fails.
-pub(crate) fn write_tensors<'a, A: Copy + Into<TypedArray<'a>>>(
+pub(crate) fn write_tensors<'a, A: Copy + Into<StoredArray<'a>>>(
     path: &Path,
     arrays: &[A],
     metadata: &[(&str, &str)],
     proceed: &dyn Fn() -> io::Result<()>,
 ) -> io::Result<Written> {
-    let arrays: Vec<TypedArray<'_>> = arrays.iter().map(|&array| array.into()).collect();
+    let arrays: Vec<StoredArray<'_>> = arrays.iter().map(|&array| array.into()).collect();
     let header = header(&arrays, metadata).map_err(io::Error::other)?;
     file::write_with(path, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
         arrays.iter().try_for_each(|array| {
             proceed()?;
-            array.bytes.chunks(16 * 1024).try_for_each(|block| file.write_all(block))
+            array.write(file)
         })
     })
 }
 
-fn header(arrays: &[TypedArray<'_>], metadata: &[(&str, &str)]) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+fn header(arrays: &[StoredArray<'_>], metadata: &[(&str, &str)]) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
     let mut names = HashSet::new();
-    if let Some(twice) = arrays.iter().find(|array| !names.insert(array.name)) {
-        return Err(format!("two arrays are named `{}`", twice.name).into());
+    if let Some(twice) = arrays.iter().find(|stored| !names.insert(stored.array.name)) {
+        return Err(format!("two arrays are named `{}`", twice.array.name).into());
     }
     let mut start = 0;
-    let tensors = arrays.iter().map(|array| {
-        let end = start + array.bytes.len();
+    let tensors = arrays.iter().map(|stored_array @ &StoredArray { array, dtype }| {
+        let is_possible = dtype == array.dtype
+            || array.dtype == Dtype::F32 && matches!(dtype, Dtype::F16 | Dtype::BF16) && array.bytes.len() % 4 == 0;
+        if !is_possible {
+            return Err(format!("`{}` is of {} and cannot be stored as {dtype}", array.name, array.dtype));
+        }
+        let end = start + stored_array.bytes() as usize;
         let data_offsets = (std::mem::replace(&mut start, end), end);
-        let dtype = stored(array.dtype).ok_or_else(|| format!("safetensors cannot hold {}", array.dtype))?;
+        let dtype = stored(dtype).ok_or_else(|| format!("safetensors cannot hold {dtype}"))?;
         Ok((array.name.to_owned(), TensorInfo { dtype, shape: array.shape.to_vec(), data_offsets }))
     });
     let tensors = tensors.collect::<Result<Vec<_>, String>>()?;
@@ -148,6 +201,27 @@ mod tests {
                 prop_assert_eq!(found.data(), expected);
             }
         }
+    }
+
+    #[test]
+    fn numbers_of_half_precision_are_the_nearest_ones_ties_to_even() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a.safetensors");
+        // Half of a step above 1, which goes to the even neighbour, and a little more than that.
+        let data: Vec<f32> = [1.0, 1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, -0.3, 1e-3]
+            .into_iter()
+            .chain((0..20_000).map(|i| i as f32 / 7.0))
+            .collect();
+        let shape = [data.len()];
+        let array = TypedArray::from(Array { name: "a", shape: &shape, data: &data });
+        write_tensors(&path, &[StoredArray { array, dtype: Dtype::BF16 }], &[], &|| Ok(())).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let found: Vec<u16> =
+            file.tensor("a").unwrap().data().as_chunks().0.iter().map(|&bytes| u16::from_le_bytes(bytes)).collect();
+        assert_eq!(found[..3], [0x3f80, 0x3f80, 0x3f82]);
+        let expected: Vec<u16> = data.iter().map(|&x| bf16::from_f32(x).to_bits()).collect();
+        assert!(found == expected);
     }
 
     #[test]

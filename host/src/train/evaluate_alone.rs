@@ -48,7 +48,7 @@ pub fn evaluate(job: &Job, checkpoint: Option<&Path>) -> Result<Figures, Failure
         }
         job.resolved.require_job()?;
     }
-    let opened = job.open_model(job.compute()?)?;
+    let opened = job.open_model(job.compute()?)?.to_be_used_only();
     let encoder = Encoder::new(job, &opened.trainer, opened.model.spec().vocabulary_size);
     let held_out = data::held_out(job, &encoder, &opened.tokenizer_files()?.checksum()?)?;
     progress::note(&format!("held out {}", held_out.summary()));

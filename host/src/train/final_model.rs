@@ -25,7 +25,7 @@ impl Run<'_> {
         let adapter = self.learner.objective.adapter.clone();
         let ModelSpec { config, parameters: specs, .. } = described.spec();
         let learner = &mut self.learner;
-        let (source, tokenizer) = (&self.model, &self.tokenizer_files);
+        let (source, tokenizer, types) = (&self.model, &self.tokenizer_files, &self.types);
         let cancelled = || job.services.cancelled();
         let packing = job.quantize(&self.model)?;
         // An adapter is written without its model.
@@ -36,7 +36,8 @@ impl Run<'_> {
                 adapter.written(described.spec(), &place.to_string_lossy(), &as_stored(specs, trained))
             });
             let (parameters, adapter) = (as_stored(specs, &[trained, frozen].concat()), adapter.as_ref());
-            let export = Export { source, tokenizer, config, parameters: &parameters, quantised, packing, adapter };
+            let export =
+                Export { source, tokenizer, config, parameters: &parameters, quantised, types, packing, adapter };
             export.write(output, &cancelled).map_err(|failure| match failure.status() {
                 Status::Interrupted => failure.at(checkpoint.display()).help(help),
                 _ => failure,

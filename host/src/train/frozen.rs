@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::rc::Rc;
 
-use mdt_plugin_api::{Compute, Handle, ModelSpec, TrainerContext};
+use mdt_plugin_api::{Compute, Handle, ModelSpec, ParameterSpec, TrainerContext};
 
 use super::agree;
 use crate::exit::{Failure, Status};
 use crate::job::{Job, OpenedModel};
 use crate::memory::{gibibytes, memory};
-use crate::model::{DescribedModel, Directory, FrozenModels, Parameters, TrainedModel};
+use crate::model::{DescribedModel, Directory, FrozenModels, Holding, Parameters, TrainedModel};
 use crate::peers::Peers;
 use crate::storage::Array;
 
@@ -59,11 +59,13 @@ impl Frozen {
         let mut frozen = Vec::new();
         if needs_reference {
             let (name, model) = (TrainerContext::REFERENCE.to_owned(), opened.model.clone());
-            let parameters = shared.map_or_else(|| opened.model_weights(), Ok)?;
+            let parameters = shared.map_or_else(|| opened.frozen_weights(), Ok)?;
             frozen.push(FrozenModel { name, model, parameters });
         }
         for (name, directory, model) in others {
-            let parameters = Parameters::read(&opened.compute, model.spec().parameters.clone(), &directory, None)?;
+            let specs = model.spec().parameters.iter().cloned().map(ParameterSpec::frozen).collect();
+            let holding = Holding { quantize: None, dtype: job.precision()?.dtype, rounds: true };
+            let parameters = Parameters::read(&opened.compute, specs, &directory, holding)?;
             frozen.push(FrozenModel { name, model, parameters });
         }
         Ok(Self(frozen))

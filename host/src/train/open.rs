@@ -17,10 +17,11 @@ use super::{Run, connect, evaluate, processor, share, start};
 use crate::checkpoint::Store;
 use crate::data::{self, Data, Encoder, LongRows, Plan, Training};
 use crate::exit::Failure;
+use crate::export::Types;
 use crate::job::Job;
 use crate::model;
 use crate::observers::Observers;
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::storage;
 
 impl<'a> Run<'a> {
@@ -34,6 +35,9 @@ impl<'a> Run<'a> {
         let components = job.component_names()?;
         let compute = job.compute()?;
         let processor = processor::describe(&compute.device());
+        if let Some(note) = job.precision()?.note(&*compute).filter(|_| settings.comm.rank == 0) {
+            progress::note(&note);
+        }
         let optimizer = job.optimizer()?;
         let backend = connect::backend(job)?;
 
@@ -46,6 +50,7 @@ impl<'a> Run<'a> {
         data.extend(held_out.as_ref().map(|rows| ("the held-out data".to_owned(), json!(rows.fingerprint()))));
         let plan = Plan::of(settings, rows);
         opened.check_files()?;
+        let types = Types::of(settings, &opened.model.spec().parameters, &opened.directory)?;
 
         // The first rank alone touches the output directory, which others may share or not see.
         let store = match settings.comm.rank {
@@ -117,6 +122,7 @@ impl<'a> Run<'a> {
             peers,
             model: directory,
             tokenizer_files,
+            types,
             learner: Learner::new(settings, plan.total_updates(), parameters, objective, optimizer),
             frozen: frozen_weights,
             rows: Rows {

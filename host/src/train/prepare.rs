@@ -40,7 +40,7 @@ impl Objective {
         let Some(ability) = &self.trainer.prepare else {
             return self.trainer.collate(&BatchRows::new(items, &vec![1; items.len()])?);
         };
-        let prepared = ability.prepare(&self.prepare_context(parameters, place), items);
+        let prepared = ability.prepare(&self.prepare_context(parameters, place)?, items);
         let mut prepared = prepared.map_err(|error| error.called_by(&self.trainer_name))?;
         let of_trainer = |error: Error| error.in_component(self.trainer_name.as_str());
         prepared.iter_mut().try_for_each(|item| self.items.enforce(item)).map_err(of_trainer)?;
@@ -68,7 +68,7 @@ impl Objective {
         sums: &mut Sums,
     ) -> Result<()> {
         let Some(ability) = &self.trainer.evaluation else { return Ok(()) };
-        for (name, sum, weight) in ability.evaluate(&self.prepare_context(parameters, place), items)? {
+        for (name, sum, weight) in ability.evaluate(&self.prepare_context(parameters, place)?, items)? {
             sums.add_metric(name, [sum, weight]);
         }
         Ok(())
@@ -81,11 +81,12 @@ impl Objective {
         Some([text(prompt), text(answer)])
     }
 
-    fn prepare_context(&self, parameters: &Parameters, place: Place) -> PrepareContext {
-        let model = || TrainedModel::new(&self.model, parameters.bind(), &self.compute);
-        let trained = model().with_frozen(self.frozen.bind(&self.compute));
+    fn prepare_context(&self, parameters: &Parameters, place: Place) -> Result<PrepareContext> {
+        let model = |weights| TrainedModel::new(&self.model, weights, &self.compute);
+        let trained = model(parameters.bind()).with_frozen(self.frozen.bind(&self.compute));
         let trainer = TrainerContext::new(Rc::new(trained), Rc::clone(&self.compute));
-        let sampler = Sampler { model: model(), first: Rc::clone(&self.drawn) };
-        PrepareContext::new(trainer, Rc::new(sampler), place.seed(self.seed))
+        let weights = parameters.bind_for_generation(self.model.precision())?;
+        let sampler = Sampler { model: model(weights), first: Rc::clone(&self.drawn) };
+        Ok(PrepareContext::new(trainer, Rc::new(sampler), place.seed(self.seed)))
     }
 }

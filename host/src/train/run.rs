@@ -14,6 +14,7 @@ use crate::config::Settings;
 use crate::counted::counted;
 use crate::data::{self, Cursor, Dataset, Encoder, LongRows, Plan, RowLocation};
 use crate::exit::Failure;
+use crate::export::Types;
 use crate::job::Job;
 use crate::metrics::{self, Metrics};
 use crate::model::Directory;
@@ -32,6 +33,8 @@ pub struct Run<'a> {
     pub(super) model: Directory,
     /// The files of its tokenizer.
     pub(super) tokenizer_files: TokenizerFiles,
+    /// The types that the trained model is written in.
+    pub(super) types: Types,
     pub(super) learner: Learner,
     /// Checksum of the weights that are not trained; empty where all are.
     pub(super) frozen: String,

@@ -140,7 +140,10 @@ fn no_published_record_changes_its_bytes() {
     let config = json!({ "tie_word_embeddings": true }).as_object().cloned().unwrap_or_default();
     record("ModelSpec", bytes(&ModelSpec { config, ..ModelSpec::new(parameters, 32_000, head) }));
     let [kind, name, library] = ["cpu", "EPYC", "MLX 0.32.2"].map(str::to_owned);
-    record("DeviceInfo", bytes(&DeviceInfo { kind, name, library, unified_memory: true, threads: 2 }));
+    record(
+        "DeviceInfo",
+        bytes(&DeviceInfo { kind, name, library, unified_memory: true, threads: 2, ..DeviceInfo::default() }),
+    );
     record("MemoryInfo", bytes(&MemoryInfo { active_bytes: 1, peak_bytes: 1 << 40, cached_bytes: 0 }));
     let dtypes = vec![Dtype::F32, Dtype::F64];
     record("Capabilities", bytes(&Capabilities { dtypes, max_world_size: 0, deterministic: true }));

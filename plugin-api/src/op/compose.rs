@@ -66,8 +66,8 @@ fn otherwise(
 pub(crate) fn is_composed(op: OpKind, attributes: &[&str]) -> bool {
     op.definition().is_some_and(|definition| {
         let is_known = |name: &&str| definition.attributes.iter().any(|spec| spec.name == *name);
-        let has_number = attributes.iter().any(|name| matches!(*name, "left" | "right"));
-        attributes.iter().all(is_known) && (!definition.is_primitive || has_number)
+        let is_plain = !attributes.iter().any(|name| matches!(*name, "left" | "right" | "operands"));
+        attributes.iter().all(is_known) && !(definition.is_primitive && is_plain)
     })
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn is_available(compute: &dyn Compute, op: OpKind, attributes: &[&str
 }
 
 /// Computes an operation by others, as its definition says, for a device that does not have it: a composed operation, or one
-/// with attributes that the device does not know (`left` and `right`). Called on the compute thread.
+/// with attributes that the device does not know (`left`, `right` and `operands`). Called on the compute thread.
 ///
 /// # Errors
 /// Those of the operation, which name it; there is no composition of a primitive in its plain form.
@@ -155,7 +155,8 @@ impl<'a> Call<'a> {
             OpKind::TOP_K => reduce::top_k(self),
             OpKind::SORT => reduce::sort(self),
             OpKind::RANDOM_CATEGORICAL => reduce::random_categorical(self),
-            OpKind::LINEAR => layers::linear(&self.wide(0)?, &self.wide(1)?, self.wide_or_none(2)?.as_ref()),
+            OpKind::MATMUL => layers::matmul(self),
+            OpKind::LINEAR => layers::linear(&self.operand(0)?, &self.operand(1)?, self.wide_or_none(2)?.as_ref()),
             OpKind::GATHER_LINEAR => layers::gather_linear(self),
             OpKind::RMS_NORM => layers::rms_norm(self),
             OpKind::LAYER_NORM => layers::layer_norm(self),
@@ -199,6 +200,15 @@ impl<'a> Call<'a> {
     /// An input, in float32 if it is half precision.
     fn wide(&self, place: usize) -> Result<Tensor> {
         to(self.input(place)?, wide(self.type_of(place)?.dtype))
+    }
+
+    /// An operand of a product: an input in float32, its elements those of the type in attribute `operands`, if there is one.
+    fn operand(&self, place: usize) -> Result<Tensor> {
+        let x = self.wide(place)?;
+        match self.attributes().optional::<Dtype>("operands")? {
+            Some(dtype) if dtype != self.type_of(place)?.dtype => layers::rounded(&x, dtype),
+            _ => Ok(x),
+        }
     }
 
     /// The same of an input that may be left out.

@@ -23,7 +23,7 @@ result; its `supports` says which operations it has, by number, names of attribu
   what its inputs are promoted to. On the other integers and float64 it may refuse an operation.
 - All other operations are **composed** of primitives where `op` is an error and `supports` is false: `op::compose` is the
   definition of each, its gradient, and what serves meanwhile. A plugin implements those that it computes faster. The same goes for primitives with
-  the attributes `left` and `right`.
+  the attributes `left`, `right` and `operands`.
 - `Definition::infer` checks inputs and attributes and gives the types of the results, so that errors are the same everywhere:
   begin with it. An optional input that is left out before others is handle 0. What depends on values, such as an index out of range, is an error when the operation runs.
 - Results differ from these definitions by rounding alone. The crate `mdt-conformance` compares them, from one line in a test.
@@ -91,6 +91,7 @@ fn meaning(name: &str) -> &'static str {
         "scale" => "the factor of the result, or of scores or logits",
         "soft_cap" => "c of `c · tanh(score / c)`, positive",
         "rows" => "how many rows are computed at a time",
+        "operands" => "the type that both operands are rounded to, float16 or bfloat16",
         "shape" => "the shape of the result",
         "start" => "where the part begins, for every axis",
         "stop" => "where the part ends, exclusive, for every axis",

@@ -40,6 +40,7 @@ const OPERAND: &[AttributeSpec] = &[optional("left", ValueKind::Float), optional
 const REDUCTION: &[AttributeSpec] = &[optional("axes", ValueKind::Ints), optional("keep_dims", ValueKind::Bool)];
 const RANDOM: &[AttributeSpec] =
     &[required("key", ValueKind::Int), required("shape", ValueKind::Ints), required("dtype", ValueKind::Dtype)];
+const OPERANDS: &[AttributeSpec] = &[optional("operands", ValueKind::Dtype)];
 const QUANTIZATION: &[AttributeSpec] = &[required("group_size", ValueKind::Int), required("bits", ValueKind::Int)];
 
 /// Number of inputs for `concatenate`.
@@ -183,22 +184,27 @@ operations! {
     LOG_SOFTMAX = 51, "log_softmax", composed, 1..=1, 0b1, Numbers, AXIS, real_along_axis;
 
     /// Matrix product of the last two axes, the others broadcast; real, promoted. Both inputs have two axes at least.
-    MATMUL = 60, "matmul", primitive, 2..=2, 0b11, Numbers, NONE, matmul;
-    /// `x · wᵀ (+ bias)`: x `[.., in]`, w `[out, in]`, \[bias `[out]`\]; promoted.
-    LINEAR = 61, "linear", composed, 2..=3, 0b111, Floats, NONE, linear;
+    ///
+    /// With `operands`, float16 or bfloat16, inputs are of floating-point types: they are rounded to this type before they are
+    /// multiplied, sums are float32 as always, and the result is of the first input's type. The gradient of an input is the product
+    /// of the cotangent and the other one, rounded: it has its input's type, and the cotangent may be rounded as well.
+    MATMUL = 60, "matmul", primitive, 2..=2, 0b11, Numbers, OPERANDS, matmul;
+    /// `x · wᵀ (+ bias)`: x `[.., in]`, w `[out, in]`, \[bias `[out]`\]; promoted. `operands` as in `matmul`, of x and w.
+    LINEAR = 61, "linear", composed, 2..=3, 0b111, Floats, OPERANDS, linear;
     /// Products with a matrix for each row: x `[N, 1 or K, in]`, w `[E, out, in]`, indices `[N, K]` int32; row (n, k) of the
     /// result `[N, K, out]` is `w[indices[n, k]] · x[n, k]`, of x's only row n where that has one. An index outside 0..E, a
-    /// negative one too, is an error when the result is evaluated.
-    GATHER_LINEAR = 62, "gather_linear", composed, 3..=3, 0b011, Floats, NONE, gather_linear;
+    /// negative one too, is an error when the result is evaluated. `operands` as in `matmul`, of x and w.
+    GATHER_LINEAR = 62, "gather_linear", composed, 3..=3, 0b011, Floats, OPERANDS, gather_linear;
     /// `linear` with quantised weights: x `[.., in]`, packed weights, scales and biases as `quantize` gives them of w `[out, in]`,
     /// \[bias `[out]`\]; `x · dequantize(w)ᵀ (+ bias)`. The gradient flows to x and the last bias.
     QUANTIZED_LINEAR = 63, "quantized_linear", composed, 4..=5, 0b10001, Floats, QUANTIZATION, quantized_linear;
     /// Head and loss of a language model, without all logits at a time: hidden states `[N, D]`, weight `[V, D]`, targets `[N]`
     /// int32, \[bias `[V]`\]; `cross_entropy` of `scale · (hidden · weightᵀ + bias)`, or of `soft_cap · tanh(that / soft_cap)`,
     /// `[N]` in float32. Computed by `rows` rows at a time, and again for gradients; by default at most 16 Mi logits, or one row of
-    /// them, are there at a time.
+    /// them, are there at a time. `operands` as in `matmul`, of hidden states and weight.
     TOKEN_LOSSES = 64, "token_losses", composed, 3..=4, 0b1011, Floats,
-        &[optional("scale", ValueKind::Float), optional("soft_cap", ValueKind::Float), optional("rows", ValueKind::Int)],
+        &[optional("scale", ValueKind::Float), optional("soft_cap", ValueKind::Float), optional("rows", ValueKind::Int),
+          optional("operands", ValueKind::Dtype)],
         token_losses;
 
     /// Same elements in row-major order, `shape`; one entry may be -1.

@@ -2,8 +2,10 @@
 
 use std::ffi::{CStr, c_char, c_void};
 
-use mdt_plugin_api::{DeviceInfo, Error, Result};
+use mdt_plugin_api::{DeviceInfo, Dtype, Error, Result};
 use mlx_rs::{Device, DeviceType, memory};
+
+use crate::fused;
 
 mdt_plugin_api::config! {
     /// The configuration's choice.
@@ -46,6 +48,11 @@ pub fn select(choice: DeviceChoice, threads: usize) -> Result<DeviceInfo> {
         },
         unified_memory,
         threads,
+        fast_products: match kind {
+            DeviceType::Gpu => vec![Dtype::BF16, Dtype::F16],
+            DeviceType::Cpu if fused::has_fast_bf16() => vec![Dtype::BF16],
+            DeviceType::Cpu => Vec::new(),
+        },
     })
 }
 
@@ -84,9 +91,10 @@ fn cpu_kernels() -> String {
     let own = format!("{:?}", crate::kernels::isa::isa());
     #[cfg(not(target_arch = "x86_64"))]
     let own = std::env::consts::ARCH;
+    let tiles = if fused::has_fast_bf16() { " with AMX" } else { "" };
     match openblas_kernels() {
-        Some(name) => format!("{own} kernels and OpenBLAS for {name}"),
-        None => format!("{own} kernels"),
+        Some(name) => format!("{own} kernels{tiles} and OpenBLAS for {name}"),
+        None => format!("{own} kernels{tiles}"),
     }
 }
 

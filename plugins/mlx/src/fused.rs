@@ -1,8 +1,8 @@
 //! The operations that take most of the time of training: fused where this build has kernels for them, composed of MLX's
 //! own elsewhere.
 //!
-//! Fused: on Linux, on a CPU stream, in f32. Each function then makes one MLX primitive (`native/primitives/`) that runs a kernel of
-//! [`crate::kernels`] and knows its own gradient. Else — Metal, CUDA, half precision — it is composed of MLX operations; that
+//! Fused: on Linux, on a CPU stream, in f32, some in half precision. Each function then makes one MLX primitive (`native/primitives/`) that runs a kernel of
+//! [`crate::kernels`] and knows its own gradient. Else — Metal, CUDA — it is composed of MLX operations; that
 //! composition is also what the tests compare with. Shapes are checked here in both cases; the arrays may have any strides.
 //!
 //! Gradients exist of first order only. Call all functions on the compute thread.
@@ -18,11 +18,21 @@ use std::ffi::CStr;
 use mlx_rs::error::{Exception, Result};
 use mlx_rs::{Array, Dtype, ops};
 
-/// Picks the primitive where all these arrays are f32 and the stream is a CPU's, else the composition.
+use crate::custom;
+
+/// Picks the primitive where all these arrays are f32, or of half precision behind `half`, and the stream is a CPU's, else the
+/// composition.
 macro_rules! fused_or_composed {
     ([$($array:expr),*], $name:ident($($arg:expr),* $(,)?)) => {{
         #[cfg(mdt_native)]
         if native::applies(&[$($array),*]) {
+            return native::$name($($arg),*);
+        }
+        composed::$name($($arg),*)
+    }};
+    (half [$($array:expr),*], $name:ident($($arg:expr),* $(,)?)) => {{
+        #[cfg(mdt_native)]
+        if native::applies_to_half(&[$($array),*]) {
             return native::$name($($arg),*);
         }
         composed::$name($($arg),*)
@@ -67,12 +77,43 @@ pub fn settle() {
     native::settle();
 }
 
+/// Whether a CPU multiplies bfloat16 faster than float32.
+pub fn has_fast_bf16() -> bool {
+    #[cfg(mdt_native)]
+    return native::has_tiles();
+    #[cfg(not(mdt_native))]
+    false
+}
+
 /// Whether operations run on the CPU.
 pub fn on_cpu() -> bool {
     #[cfg(mdt_native)]
     return native::on_cpu();
     #[cfg(not(mdt_native))]
     mlx_rs::Device::default().get_type().is_ok_and(|kind| kind == mlx_rs::DeviceType::Cpu)
+}
+
+/// Whether operations of layers take half precision as it is, and add in float32.
+pub fn takes_half() -> bool {
+    cfg!(mdt_native) || !on_cpu()
+}
+
+/// Whether this is a type of half precision.
+pub fn is_half(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::Float16 | Dtype::Bfloat16)
+}
+
+/// The elements of `x` in float32, rounded to a type of half precision. Its gradient is that of `x` itself, which is not rounded.
+///
+/// # Errors
+/// What MLX says.
+pub fn rounded(x: &Array, dtype: Dtype) -> Result<Array> {
+    let wide = convert(x, Dtype::Float32)?;
+    if x.dtype() == dtype {
+        return Ok(wide);
+    }
+    let value = convert(&convert(&wide, dtype)?, Dtype::Float32)?;
+    custom::with_gradients(&[&wide], value, |_, cotangent, _| Ok(vec![cotangent.clone()]))
 }
 
 /// To another element type.
@@ -82,7 +123,6 @@ pub fn on_cpu() -> bool {
 pub fn convert(x: &Array, dtype: Dtype) -> Result<Array> {
     #[cfg(mdt_native)]
     {
-        let is_half = |dtype| matches!(dtype, Dtype::Float16 | Dtype::Bfloat16);
         let is_wide = |dtype| dtype == Dtype::Float32;
         let (from, to) = (x.dtype(), dtype);
         if (is_half(from) && is_wide(to) || is_wide(from) && is_half(to)) && on_cpu() {
@@ -235,7 +275,7 @@ pub fn sum(x: &Array, first: i32, axes: i32) -> Result<Array> {
 /// Other shapes.
 pub fn swiglu(gate: &Array, up: &Array) -> Result<Array> {
     expect(gate.shape() == up.shape(), "swiglu", "gate and up of one shape", &[gate, up])?;
-    fused_or_composed!([gate, up], swiglu(gate, up))
+    fused_or_composed!(half [gate, up], swiglu(gate, up))
 }
 
 /// `x / √(mean(x²) + eps) · weight` over the last axis: x `[.., D]`, weight `[D]`.
@@ -245,7 +285,7 @@ pub fn swiglu(gate: &Array, up: &Array) -> Result<Array> {
 pub fn rms_norm(x: &Array, weight: &Array, eps: f32) -> Result<Array> {
     let fits = weight.ndim() == 1 && last(x) == Some(weight.dim(0)) && weight.dim(0) > 0;
     expect(fits, "rms_norm", "x [.., D] and a weight [D]", &[x, weight])?;
-    fused_or_composed!([x, weight], rms_norm(x, weight, eps))
+    fused_or_composed!(half [x, weight], rms_norm(x, weight, eps))
 }
 
 /// The angles of rotary positions, which all layers of a step share: cosines and sines, `[R, half]` f32 each.
@@ -284,7 +324,7 @@ pub fn rope(x: &Array, tables: &RopeTables) -> Result<Array> {
     let fits = x.ndim() == 4 && 2 * half <= x.dim(3) && (rows == x.dim(2) || rows == x.dim(0) * x.dim(2));
     let expected = "x [B, H, T, D] and tables of T or B·T rows and at most D/2 columns";
     expect(fits, "rope", expected, &[x, &tables.cos])?;
-    fused_or_composed!([x, &tables.cos, &tables.sin], rope(x, tables))
+    fused_or_composed!(half [x, &tables.cos, &tables.sin], rope(x, tables))
 }
 
 /// How attention scores keys, and which it sees.
@@ -357,10 +397,14 @@ pub fn attention(
     let (queries, keys) = (query.dim(2), key.dim(2));
     let has_no_kernel = extras.mask.is_some() || extras.sinks.is_some() || options.dropout.is_some();
     if queries > keys || (queries < 8 && queries < keys) || has_no_kernel {
+        if is_half(query.dtype()) && on_cpu() {
+            let [query, key, value] = [query, key, value].map(|array| convert(array, Dtype::Float32));
+            return composed::attention(&query?, &key?, &value?, extras, options);
+        }
         return composed::attention(query, key, value, extras, options);
     }
     #[cfg(mdt_native)]
-    if native::applies(&[query, key, value]) {
+    if native::applies_to_half(&[query, key, value]) {
         return native::attention(query, key, value, segments, options);
     }
     composed::attention(query, key, value, extras, options)
@@ -412,10 +456,13 @@ pub fn with_look_ups_added_in_place(gradient: &Array) -> Result<Array> {
 /// `x · weightᵀ`: x `[.., in]`, weight `[out, in]`. The fused path's gradient of the weight is row-major, ready to be read.
 ///
 /// # Errors
-/// Other shapes.
+/// Other shapes, or half precision of two types.
 pub fn linear(x: &Array, weight: &Array) -> Result<Array> {
-    let fits = weight.ndim() == 2 && last(x) == Some(weight.dim(1)) && weight.dim(0) > 0 && weight.dim(1) > 0;
-    expect(fits, "linear", "x [.., in] and a weight [out, in]", &[x, weight])?;
+    if is_half(x.dtype()) {
+        // It has nothing to be rounded.
+        return rounded_linear(x, weight, x.dtype());
+    }
+    expect_linear(x, weight)?;
     if x.size() == 0 {
         return composed::linear(x, weight);
     }
@@ -474,6 +521,36 @@ fn expect_quantized(operation: &str, weight: &Quantized<'_>) -> Result<()> {
         && rows(words) == rows(scales)
         && last(words) == last(scales).map(|groups| groups * group_size / 32 * bits);
     expect(fits, operation, "words, scales and biases of a quantised weight", &[words, scales, biases])
+}
+
+/// The same of operands that are rounded to a type of half precision. The result has x's type.
+///
+/// # Errors
+/// Other shapes.
+pub fn rounded_linear(x: &Array, weight: &Array, operands: Dtype) -> Result<Array> {
+    expect_linear(x, weight)?;
+    #[cfg(mdt_native)]
+    if x.size() > 0 && native::applies_to_half(&[x, weight]) {
+        return native::product(x, weight, true, operands);
+    }
+    composed::product(x, &weight.transpose()?, operands)
+}
+
+fn expect_linear(x: &Array, weight: &Array) -> Result<()> {
+    let fits = weight.ndim() == 2 && last(x) == Some(weight.dim(1)) && weight.dim(0) > 0 && weight.dim(1) > 0;
+    expect(fits, "linear", "x [.., in] and a weight [out, in]", &[x, weight])
+}
+
+/// `x · y` of operands that are rounded to a type of half precision: x `[.., n, in]`, y `[.., in, out]`. The result has x's type.
+///
+/// # Errors
+/// Other shapes.
+pub fn product(x: &Array, y: &Array, operands: Dtype) -> Result<Array> {
+    #[cfg(mdt_native)]
+    if y.ndim() == 2 && x.size() > 0 && y.size() > 0 && native::applies_to_half(&[x, y]) {
+        return native::product(x, y, false, operands);
+    }
+    composed::product(x, y, operands)
 }
 
 /// Products with a matrix for each row: x `[N, 1 or K, in]`, weight `[E, out, in]`, indices `[N, K]` int32; result `[N, K, out]`.

@@ -46,7 +46,9 @@ enum Converted {
     ToResult,
     /// The differentiable inputs to float32 or float64.
     ToFloat,
-    /// The same, but half precision stays where the device has kernels for it that add in float32: on a GPU.
+    /// The same, but half precision of one type stays where the device has kernels for it that add in float32.
+    ToFloatOrHalf,
+    /// The same, where only a GPU has them.
     ToFloatOnCpu,
     /// All to their promoted type.
     ToPromoted,
@@ -62,7 +64,7 @@ enum Apply {
     Several(fn(&Call<'_>) -> Result<Vec<Array>, Fault>),
 }
 
-use Converted::{No, ToFloat, ToFloatOnCpu, ToPromoted, ToResult};
+use Converted::{No, ToFloat, ToFloatOnCpu, ToFloatOrHalf, ToPromoted, ToResult};
 
 /// In the order of their numbers, which the search relies on.
 const OPERATIONS: &[Operation] = &[
@@ -107,7 +109,7 @@ const OPERATIONS: &[Operation] = &[
     call(OpKind::CUMULATIVE_SUM, ToResult, reduce::cumulative_sum),
     call(OpKind::LOG_SOFTMAX, ToResult, reduce::log_softmax).without_f64(),
     call(OpKind::MATMUL, ToResult, layers::matmul),
-    call(OpKind::LINEAR, ToFloatOnCpu, layers::linear),
+    call(OpKind::LINEAR, ToFloatOrHalf, layers::linear),
     call(OpKind::GATHER_LINEAR, ToFloat, layers::gather_linear).without_f64(),
     call(OpKind::QUANTIZED_LINEAR, ToFloat, quantize::quantized_linear).without_f64(),
     call(OpKind::TOKEN_LOSSES, No, losses::token_losses).without_f64(),
@@ -138,10 +140,10 @@ const OPERATIONS: &[Operation] = &[
     call(OpKind::FULL, No, constant::full),
     call(OpKind::ARANGE, No, constant::arange),
     call(OpKind::RANDOM_UNIFORM, No, constant::random_uniform),
-    call(OpKind::RMS_NORM, ToFloatOnCpu, layers::rms_norm).without_f64(),
-    call(OpKind::ROPE, ToFloat, layers::rope).without_f64(),
-    call(OpKind::ATTENTION, ToFloatOnCpu, layers::attention).without_f64(),
-    call(OpKind::SWIGLU, ToFloat, layers::swiglu).without_f64(),
+    call(OpKind::RMS_NORM, ToFloatOrHalf, layers::rms_norm).without_f64(),
+    call(OpKind::ROPE, ToFloatOrHalf, layers::rope).without_f64(),
+    call(OpKind::ATTENTION, ToFloatOrHalf, layers::attention).without_f64(),
+    call(OpKind::SWIGLU, ToFloatOrHalf, layers::swiglu).without_f64(),
     call(OpKind::CROSS_ENTROPY, ToFloat, losses::cross_entropy).without_f64(),
     call(OpKind::EMBEDDING, No, index::embedding),
     call(OpKind::LAYER_NORM, ToFloatOnCpu, layers::layer_norm).without_f64(),
@@ -171,6 +173,9 @@ const fn several(kind: OpKind, apply: fn(&Call<'_>) -> Result<Vec<Array>, Fault>
     Operation { kind, converted: No, has_f64: true, apply: Apply::Several(apply) }
 }
 
+/// The attribute of products whose operands are rounded by the product itself.
+const OPERANDS: &str = "operands";
+
 fn find(kind: OpKind) -> Option<&'static Operation> {
     if kind == OpKind::TOKEN_LOSSES && !fused::has_token_losses() {
         return None;
@@ -184,7 +189,7 @@ pub fn supports(kind: OpKind, attributes: &[&str], dtype: Dtype) -> bool {
     let (Some(operation), Some(definition)) = (find(kind), kind.definition()) else { return false };
     attributes.iter().all(|&name| definition.attributes.iter().any(|known| known.name == name))
         && definition.types.contains(dtype)
-        && (operation.has_f64 || dtype != Dtype::F64)
+        && (dtype != Dtype::F64 || operation.has_f64 && !attributes.contains(&OPERANDS))
 }
 
 /// Applies an operation, lazily. `recording` says whether a gradient may be asked for.
@@ -237,7 +242,10 @@ impl Operation {
         types: &[TensorType],
         recording: bool,
     ) -> Result<Vec<Array>, Fault> {
-        if !self.has_f64 && inputs.iter().flatten().any(|input| input.dtype() == MlxDtype::Float64) {
+        let rounds = attributes.iter().any(|attribute| attribute.name == OPERANDS);
+        let is_f64 = |input: &Array| input.dtype() == MlxDtype::Float64;
+        let first_is_f64 = inputs.first().copied().flatten().is_some_and(is_f64);
+        if !self.has_f64 && inputs.iter().flatten().any(|input| is_f64(input)) || rounds && first_is_f64 {
             return Err(Fault::new("this plugin does not compute it in float64"));
         }
         if types.iter().all(|result| result.shape.contains(&0)) {
@@ -253,9 +261,11 @@ impl Operation {
             if recording && !is_differentiable && definition.differentiable != 0 {
                 changed = Some(stop_gradient(input)?);
             }
-            if let Some(target) =
-                self.target(is_differentiable, inputs, types)?.filter(|&target| target != input.dtype())
-            {
+            let target = match rounds {
+                true => is_f64(input).then_some(MlxDtype::Float32),
+                false => self.target(definition, is_differentiable, inputs, types)?,
+            };
+            if let Some(target) = target.filter(|&target| target != input.dtype()) {
                 changed = Some(fused::convert(changed.as_ref().unwrap_or(input), target)?);
             }
             if changed.is_some() {
@@ -290,17 +300,19 @@ impl Operation {
     /// The type that an input is converted to.
     fn target(
         &self,
+        definition: &Definition,
         is_differentiable: bool,
         inputs: &[Option<&Array>],
         types: &[TensorType],
     ) -> Result<Option<MlxDtype>, Fault> {
         let result = types[0].dtype;
         let dtype = match self.converted {
-            Converted::No => return Ok(None),
-            Converted::ToFloat | Converted::ToFloatOnCpu if !is_differentiable => return Ok(None),
-            Converted::ToFloatOnCpu if !fused::on_cpu() => result,
-            Converted::ToResult | Converted::ToFloat | Converted::ToFloatOnCpu => widened(result),
-            Converted::ToPromoted => {
+            No => return Ok(None),
+            ToFloat | ToFloatOrHalf | ToFloatOnCpu if !is_differentiable => return Ok(None),
+            ToFloatOnCpu if !fused::on_cpu() => result,
+            ToFloatOrHalf if fused::takes_half() && are_alike(definition, inputs) => return Ok(None),
+            ToResult | ToFloat | ToFloatOrHalf | ToFloatOnCpu => widened(result),
+            ToPromoted => {
                 let mut common = None;
                 for input in inputs.iter().flatten() {
                     let dtype = call::boundary_type(input)?;
@@ -311,6 +323,14 @@ impl Operation {
         };
         call::mlx_type(dtype).map(Some)
     }
+}
+
+/// Whether the differentiable inputs have one type.
+fn are_alike(definition: &Definition, inputs: &[Option<&Array>]) -> bool {
+    let flows = |place: usize| definition.differentiable >> place.min(7) & 1 == 1;
+    let mut types = inputs.iter().enumerate().filter(|&(place, _)| flows(place)).filter_map(|(_, input)| *input);
+    let first = types.next().map(Array::dtype);
+    types.all(|input| Some(input.dtype()) == first)
 }
 
 /// The type that elements are computed in.

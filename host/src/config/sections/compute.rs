@@ -13,8 +13,12 @@ pub struct Compute {
     /// The device, as the component names it; `auto` is the fastest one. Default: `auto`.
     #[schemars(length(min = 1))]
     pub device: String,
-    /// Type of activations and of the weights used to compute them. Default: `float32`.
+    /// Type of activations, and of weights where they meet activations: `float32` or `bfloat16`. Weights that are trained,
+    /// optimizer states, losses, and sums of gradients stay in float32. Default: `float32`.
     pub dtype: Dtype,
+    /// Type that inputs and weights of layers are rounded to where they are multiplied: `float32` or `bfloat16`. Sums and
+    /// results are of float32; with another `dtype`, this is that type. Default: `float32`.
+    pub matmul: Dtype,
     /// Threads for work on the CPU; 0 uses all cores. Results have the same bits for the same number of threads.
     /// Default: 0.
     #[schemars(range(max = 512))]
@@ -23,7 +27,13 @@ pub struct Compute {
 
 impl Default for Compute {
     fn default() -> Self {
-        Compute { id: "mlx".into(), device: "auto".into(), dtype: Dtype::default(), threads: 0 }
+        Compute {
+            id: "mlx".into(),
+            device: "auto".into(),
+            dtype: Dtype::default(),
+            matmul: Dtype::default(),
+            threads: 0,
+        }
     }
 }
 

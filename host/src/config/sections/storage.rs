@@ -18,6 +18,9 @@ pub struct Checkpoint {
     pub keep_best: bool,
     /// Which weights are written to `final` at the end. Default: `last`.
     pub export: Exported,
+    /// The type of the numbers in `final`: `auto` is that of the model's files, and of its `config.json` where training began with
+    /// random weights; else `float32`, `bfloat16` or `float16`. Checkpoints always have float32. Default: `auto`.
+    pub export_dtype: ExportDtype,
     /// What a run starts from: `auto` is the newest complete checkpoint in `output_dir` if there is one, `never` the
     /// model as given, any other value is the directory of a checkpoint. Results of another run in `output_dir` are moved
     /// to `earlier-N` in it. Default: `auto`.
@@ -27,7 +30,14 @@ pub struct Checkpoint {
 
 impl Default for Checkpoint {
     fn default() -> Self {
-        Checkpoint { save_steps: 100, keep: 3, keep_best: false, export: Exported::Last, resume: Resume::Auto }
+        Checkpoint {
+            save_steps: 100,
+            keep: 3,
+            keep_best: false,
+            export: Exported::Last,
+            export_dtype: ExportDtype::Auto,
+            resume: Resume::Auto,
+        }
     }
 }
 
@@ -47,6 +57,21 @@ pub enum Exported {
     Last,
     /// Those with the lowest held-out loss; their checkpoint is kept as with `keep_best`.
     Best,
+}
+
+/// The type of the numbers in `final`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ExportDtype {
+    /// That of the model that training began with.
+    #[default]
+    Auto,
+    /// 32-bit floating point.
+    Float32,
+    /// The upper half of 32-bit floating point.
+    Bfloat16,
+    /// 16-bit IEEE floating point.
+    Float16,
 }
 
 /// What a run starts from; written as one string.

@@ -1,8 +1,9 @@
 //! What an adapter adds to one layer.
 
-use mdt_plugin_api::{Layout, Result, Tensor};
+use mdt_plugin_api::{Layout, OpKind, Result, Tensor};
 
 use super::Rule;
+use crate::model::precision::Precision;
 use crate::model::weight::Weight;
 
 /// The norm of weights that are all 0.
@@ -19,17 +20,28 @@ pub(in crate::model) struct LayerAdapter<'a> {
     pub(in crate::model) rule: Rule,
     /// What its dropout is drawn from; none outside of training.
     pub(in crate::model) key: Option<u64>,
+    /// What it is computed in.
+    pub(in crate::model) precision: Precision,
 }
 
 impl LayerAdapter<'_> {
     /// `scale · (x · Aᵀ) · Bᵀ`.
     fn product(&self, x: &Tensor) -> Result<Tensor> {
-        self.expanded(&x.linear(self.a, None)?)
+        self.expanded(&self.multiplied(x, self.a)?)
+    }
+
+    /// `x · Wᵀ`, of x's type.
+    fn multiplied(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        Tensor::op(OpKind::LINEAR, &[x, weight], &self.precision.of_product())
     }
 
     /// `scale · y · Bᵀ`. The scale goes to the narrow side.
     fn expanded(&self, y: &Tensor) -> Result<Tensor> {
-        if self.rule.scale == 1.0 { y.linear(self.b, None) } else { y.multiply(self.rule.scale)?.linear(self.b, None) }
+        if self.rule.scale == 1.0 {
+            self.multiplied(y, self.b)
+        } else {
+            self.multiplied(&y.multiply(self.rule.scale)?, self.b)
+        }
     }
 
     /// The adapter's input where some of it is dropped.
@@ -38,7 +50,7 @@ impl LayerAdapter<'_> {
         key.map(|key| x.dropout(self.rule.dropout, key)).transpose()
     }
 
-    /// What a linear layer gives with it, of its input, of what it gives without, of its weight and of its bias.
+    /// What a linear layer gives with it, of its input, of what it gives without, of its weight and of its bias: of the input's type.
     pub(in crate::model) fn linear(
         &self,
         x: &Tensor,
@@ -53,12 +65,14 @@ impl LayerAdapter<'_> {
         // As in peft, so that a magnitude that is the norm leaves the layer's bits as they are.
         let factor = (magnitude / &weight_norm(weight, layout, Some(self))?.stop_gradient()?)?;
         let plain = match (&dropped, bias) {
-            (Some(x), _) => weight.linear(x, layout, None)?,
+            (Some(x), _) => weight.linear(x, layout, None, self.precision)?,
             (None, Some(bias)) => (base - bias)?,
             (None, None) => base.try_clone()?,
         };
         let turned = (&factor.plus(-1.0)? * &plain)?;
-        &(base + &turned)? + &(&factor * &added)?
+        // The factor is float32, and so is their sum.
+        let (sum, dtype) = ((&(base + &turned)? + &(&factor * &added)?)?, x.tensor_type()?.dtype);
+        if sum.tensor_type()?.dtype == dtype { Ok(sum) } else { sum.cast(dtype) }
     }
 
     /// What an embedding gives with it, of ids, of what it gives without, and of its weight.

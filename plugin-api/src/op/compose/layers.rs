@@ -1,7 +1,23 @@
 //! Layers of transformers.
 
 use super::{Call, ints, to, wide};
-use crate::{Dtype, Result, Tensor};
+use crate::{Dtype, Error, OpKind, Result, Tensor};
+
+/// The elements of `x` rounded to a type, with the gradient of `x` itself: that of a cast would be rounded.
+pub fn rounded(x: &Tensor, dtype: Dtype) -> Result<Tensor> {
+    let nearest = x.stop_gradient()?.cast(dtype)?.cast(x.tensor_type()?.dtype)?;
+    // 0, with a gradient; what is not finite has no difference with itself.
+    let finite = x.multiply(0.0)?.equal(0.0)?.select(x, &x.number(0.0)?)?;
+    &nearest + &(&finite - &finite.stop_gradient()?)?
+}
+
+/// A product of rounded operands; the plain one is a primitive.
+pub fn matmul(call: &Call<'_>) -> Result<Tensor> {
+    if call.attributes().optional::<Dtype>("operands")?.is_none() {
+        return Err(Error::plugin("is a primitive: it has no composition"));
+    }
+    Tensor::op(OpKind::MATMUL, &[&call.operand(0)?, &call.operand(1)?], &[])
+}
 
 /// `x · wᵀ (+ bias)` of x `[.., in]`, as one product of two matrices.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -28,9 +44,13 @@ pub fn rows(table: &Tensor, indices: &Tensor) -> Result<Tensor> {
 
 /// The matrix of each row, times the row.
 pub fn gather_linear(call: &Call<'_>) -> Result<Tensor> {
-    let (x, weight, indices) = (call.wide(0)?, call.input(1)?, call.input(2)?);
+    let (x, weight, indices) = (call.operand(0)?, call.input(1)?, call.input(2)?);
     let x_shape = ints(call.shape(0)?);
     let matrices = to(rows(&weight, &indices)?, wide(weight.tensor_type()?.dtype))?;
+    let matrices = match call.attributes().optional::<Dtype>("operands")? {
+        Some(dtype) => rounded(&matrices, dtype)?,
+        None => matrices,
+    };
     matrices.matmul(&x.reshape(&[x_shape[0], x_shape[1], x_shape[2], 1])?)?.reshape(&ints(&call.results[0].shape))
 }
 

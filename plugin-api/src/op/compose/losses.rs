@@ -28,7 +28,7 @@ pub fn token_losses(call: &Call<'_>) -> Result<Tensor> {
     let rows = call.attributes().optional::<i64>("rows")?.map_or(by_default, |rows| rows as usize);
     let function = piece(call)?;
     // Widened once for all pieces, so that the gradients of the weight are added up in float32 too.
-    let (hidden, weight, targets, bias) = (call.wide(0)?, call.wide(1)?, call.input(2)?, call.wide_or_none(3)?);
+    let (hidden, weight, targets, bias) = (call.operand(0)?, call.operand(1)?, call.input(2)?, call.wide_or_none(3)?);
     let width = call.shape(0)?[1] as i64;
     let mut losses = Vec::new();
     for start in (0..count).step_by(rows) {

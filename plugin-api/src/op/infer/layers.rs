@@ -1,5 +1,6 @@
 //! Operations of whole layers.
 
+use super::matrix::of_product;
 use super::{Call, Outcome, broadcast, common_float, expect, one, refuse};
 use crate::{Dtype, Result};
 
@@ -98,6 +99,7 @@ pub fn token_losses(call: &Call<'_>) -> Outcome {
         && bias.is_none_or(|bias| bias.shape == [vocabulary]);
     expect(fits, expected)?;
     common_float([hidden, weight].into_iter().chain(bias))?;
+    of_product(call, Dtype::F32)?;
     soft_cap(call)?;
     if let Some(at_a_time) = call.attributes.optional::<i64>("rows")?.filter(|&at_a_time| at_a_time < 1) {
         return refuse(format!("attribute \"rows\" cannot be {at_a_time}"));

@@ -4,9 +4,21 @@ use super::{Call, Outcome, broadcast, common, common_float, expect, one, refuse}
 use crate::op::promotion::real;
 use crate::{Dtype, Result, TensorType};
 
+/// The type of a product that is promoted to `dtype`: with the attribute `operands`, that of the first input.
+pub(super) fn of_product(call: &Call<'_>, dtype: Dtype) -> Result<Dtype> {
+    match call.attributes.optional::<Dtype>("operands")? {
+        None => Ok(dtype),
+        Some(Dtype::F16 | Dtype::BF16) => {
+            let (first, second) = (call.input(0)?, call.input(1)?);
+            common_float([first, second]).map(|_| first.dtype)
+        }
+        Some(other) => refuse(format!("attribute \"operands\" is {other}; it knows float16 and bfloat16")),
+    }
+}
+
 pub fn matmul(call: &Call<'_>) -> Outcome {
     let (a, b) = (call.input(0)?, call.input(1)?);
-    let dtype = real(call.typed(common(a.dtype, b.dtype)?)?);
+    let dtype = of_product(call, real(call.typed(common(a.dtype, b.dtype)?)?))?;
     let ([a_batch @ .., rows, inner], [b_batch @ .., other, columns]) = (&a.shape[..], &b.shape[..]) else {
         return refuse("both inputs have two axes at least");
     };
@@ -25,7 +37,7 @@ pub fn linear(call: &Call<'_>) -> Outcome {
         return refuse(format!("expected {expected}"));
     };
     expect(*inner == columns && bias.is_none_or(|bias| bias.shape == [out]), expected)?;
-    one([rows, &[out]].concat(), common_float([x, weight].into_iter().chain(bias))?)
+    one([rows, &[out]].concat(), of_product(call, common_float([x, weight].into_iter().chain(bias))?)?)
 }
 
 pub fn gather_linear(call: &Call<'_>) -> Outcome {
@@ -38,7 +50,7 @@ pub fn gather_linear(call: &Call<'_>) -> Outcome {
     };
     let fits = inner == columns && rows == tokens && (each == 1 || each == experts) && indices.dtype == Dtype::I32;
     expect(fits, expected)?;
-    one(vec![tokens, experts, out], common_float([x, weight])?)
+    one(vec![tokens, experts, out], of_product(call, common_float([x, weight])?)?)
 }
 
 /// Elements of a group, and bits of an element.

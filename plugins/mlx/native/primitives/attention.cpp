@@ -64,8 +64,10 @@ class Attention : public CpuPrimitive {
       const std::vector<array>& outputs) override {
     std::vector<array> inputs = primals;
     inputs.insert(inputs.end(), {outputs[0], outputs[1], cotangents[0]});
-    const auto gradients = several<AttentionBackward>(
-        {primals[0].shape(), primals[1].shape(), primals[2].shape()}, stream(), inputs, options_, has_segments_);
+    const auto gradients = widened(
+        {primals[0].shape(), primals[1].shape(), primals[2].shape()},
+        {primals[0].dtype(), primals[1].dtype(), primals[2].dtype()},
+        std::make_shared<AttentionBackward>(stream(), options_, has_segments_), inputs);
     return select(gradients, primals, argnums, stream());
   }
 
@@ -90,7 +92,9 @@ array attention(
     inputs.push_back(dense(*segments, stream));
   }
   const int lse = static_cast<int>(mdt_attention_lse_len(query.shape(0), query.shape(1), query.shape(2)));
-  return several<Attention>({query.shape(), Shape{lse}}, stream, inputs, options, segments.has_value())[0];
+  return widened(
+      {query.shape(), Shape{lse}}, {query.dtype(), float32},
+      std::make_shared<Attention>(stream, options, segments.has_value()), inputs)[0];
 }
 
 } // namespace mdt

@@ -13,16 +13,14 @@ class Convert : public CpuPrimitive {
 
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
     allocate(outputs[0]);
-    const bool widens = outputs[0].dtype() == mx::float32;
-    const bool is_bf16 = (widens ? inputs[0] : outputs[0]).dtype() == mx::bfloat16;
-    const size_t size = inputs[0].size();
-    if (widens) {
-      const auto kernel = is_bf16 ? mdt_widen_bf16 : mdt_widen_f16;
-      dispatch([kernel, x = inputs[0].data<uint16_t>(), size, out = outputs[0].data<float>()]() { kernel(x, size, out); });
-    } else {
-      const auto kernel = is_bf16 ? mdt_narrow_bf16 : mdt_narrow_f16;
-      dispatch([kernel, x = inputs[0].data<float>(), size, out = outputs[0].data<uint16_t>()]() { kernel(x, size, out); });
-    }
+    const Dtype from = inputs[0].dtype(), to = outputs[0].dtype();
+    dispatch([from, to, x = inputs[0].data<void>(), size = inputs[0].size(), out = outputs[0].data<void>()]() {
+      if (to == mx::float32) {
+        widen(from, x, size, static_cast<float*>(out));
+      } else {
+        narrow(to, static_cast<const float*>(x), size, out);
+      }
+    });
   }
 
   std::vector<array> vjp(

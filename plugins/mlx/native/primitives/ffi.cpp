@@ -7,6 +7,7 @@
 #include "mlx/c/private/stream.h"
 #include "mlx/scheduler.h"
 #include "ops.h"
+#include "tiles.h"
 
 namespace {
 
@@ -140,6 +141,17 @@ bool mdt_op_quantized_linear(
   });
 }
 
+// `bf16`: operands of bfloat16, else of float16. The result has the type of x.
+bool mdt_op_product(
+    mlx_array* out, mlx_array x, mlx_array matrix, bool transpose, bool bf16, mlx_stream stream, Failure* failure) {
+  return guarded(failure, [&] {
+    const auto operands = bf16 ? mlx::core::bfloat16 : mlx::core::float16;
+    mlx_array_set_(
+        *out,
+        mdt::product_of_rows(get(x), get(matrix), transpose, operands, get(x).dtype(), mlx_stream_get_(stream)));
+  });
+}
+
 bool mdt_op_grouped_linear(
     mlx_array* out, mlx_array rows, mlx_array weight, mlx_array groups, mlx_stream stream, Failure* failure) {
   return guarded(failure, [&] {
@@ -188,6 +200,11 @@ bool mdt_array_is_exclusive(mlx_array a) {
   Failure ignored;
   guarded(&ignored, [&] { exclusive = mdt::is_exclusive(get(a)); });
   return exclusive;
+}
+
+// Whether products of bfloat16 have instructions of their own here.
+bool mdt_has_tiles() {
+  return mdt::tiles::available();
 }
 
 bool mdt_stream_is_cpu(mlx_stream stream) {

@@ -6,6 +6,9 @@
 
 extern "C" {
 
+// Calls `body(context, i)` once for every i below `count`, on the compute threads, and waits for all.
+void mdt_parallel_for(void* context, int count, void (*body)(void* context, int index));
+
 // x[batch, head, position, feature] with a stride for each axis, in elements; `len` counts from the first to the last one.
 struct MdtView {
   const float* data;
@@ -86,6 +89,9 @@ void mdt_widen_bf16(const uint16_t* x, size_t len, float* out);
 void mdt_narrow_bf16(const float* x, size_t len, uint16_t* out);
 void mdt_widen_f16(const uint16_t* x, size_t len, float* out);
 void mdt_narrow_f16(const float* x, size_t len, uint16_t* out);
+// f32 rounded to half precision, as f32.
+void mdt_round_bf16(const float* x, size_t len, float* out);
+void mdt_round_f16(const float* x, size_t len, float* out);
 
 // A quantised weight [rows, width]; `dtype` is that of scales and biases: 0 for f32, 1 for f16, 2 for bf16.
 struct MdtQuantized {

@@ -1,6 +1,6 @@
 // The fused operations as functions on MLX arrays. Each checks nothing but what memory safety needs: src/fused.rs checks shapes
-// and types first, and falls back to MLX's own operations where these do not apply. All are for f32 on a CPU stream, unless said
-// otherwise.
+// and types first, and falls back to MLX's own operations where these do not apply. All are for a CPU stream; inputs are f32, or of
+// half precision where a comment says so.
 #pragma once
 
 #include <optional>
@@ -33,15 +33,15 @@ array token_losses(
     const array& hidden, const array& weight, const array& targets, const std::optional<array>& bias,
     const TokenLosses& options, Stream stream);
 
-// Same shape both.
+// Same shape and type both, half precision too.
 array swiglu(const array& gate, const array& up, Stream stream);
 
-// x [.., D], weight [D].
+// x [.., D], weight [D], half precision too.
 array rms_norm(const array& x, const array& weight, float eps, Stream stream);
 
 // positions [R] int32, inv_freq [D/2] -> {cos, sin}, each [R, D/2].
 std::pair<array, array> rope_tables(const array& positions, const array& inv_freq, float factor, Stream stream);
-// x [B, H, T, D]; tables of T or B * T rows. The result lies in memory as [B, T, H, D].
+// x [B, H, T, D], half precision too; tables of T or B * T rows. The result lies in memory as [B, T, H, D].
 array rope(const array& x, const array& cos, const array& sin, Stream stream);
 
 // How attention scores keys, and which it sees.
@@ -54,7 +54,8 @@ struct AttentionOptions {
   bool operator==(const AttentionOptions&) const = default;
 };
 
-// query [B, H, T, D], key and value [B, Hkv, S, D], segments [B, S] int32. The result lies in memory as [B, T, H, D].
+// query [B, H, T, D], key and value [B, Hkv, S, D] of one type, half precision too, segments [B, S] int32. The result lies in
+// memory as [B, T, H, D].
 array attention(
     const array& query, const array& key, const array& value, const std::optional<array>& segments,
     const AttentionOptions& options, Stream stream);
@@ -71,6 +72,16 @@ array with_look_ups_added_in_place(const array& gradient, Stream stream);
 
 // x [.., in], weight [out, in] -> [.., out].
 array linear(const array& x, const array& weight, Stream stream);
+
+// a [m, k] or its transpose times b [k, n] or its transpose, of f32 or half precision, which are rounded to `operands` and added up in
+// f32 -> [m, n] of `type`. Gradients have the types of a and b.
+array product(
+    const array& a, const array& b, bool transpose_a, bool transpose_b, mlx::core::Dtype operands, mlx::core::Dtype type,
+    Stream stream);
+
+// The same of every row of x [.., in] with a matrix [in, out], or [out, in] with `transpose` -> [.., out].
+array product_of_rows(
+    const array& x, const array& matrix, bool transpose, mlx::core::Dtype operands, mlx::core::Dtype type, Stream stream);
 
 // A quantised weight: words [.., in * bits / 32] uint32, scales and biases [.., in / group_size] of one type, float32, float16 or
 // bfloat16.

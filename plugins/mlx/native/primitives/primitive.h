@@ -14,6 +14,7 @@
 
 namespace mdt {
 
+using mlx::core::Dtype;
 using mlx::core::float32;
 using mlx::core::Shape;
 
@@ -64,10 +65,29 @@ array one(const Shape& shape, Stream stream, std::vector<array> inputs, Args&&..
 template <class P, class... Args>
 std::vector<array> several(
     std::vector<Shape> shapes, Stream stream, const std::vector<array>& inputs, Args&&... args) {
-  const std::vector<mlx::core::Dtype> types(shapes.size(), float32);
+  const std::vector<Dtype> types(shapes.size(), float32);
   return array::make_arrays(
       std::move(shapes), types, std::make_shared<P>(stream, std::forward<Args>(args)...), inputs);
 }
+
+// Outputs of these types of a primitive that takes and fills f32. Inputs of half precision are widened when it runs, and outputs of
+// half precision rounded, so that what is kept for gradients is half as large.
+std::vector<array> widened(
+    std::vector<Shape> shapes, std::vector<Dtype> types, std::shared_ptr<CpuPrimitive> primitive,
+    const std::vector<array>& inputs);
+
+// The same of a primitive that is made here, with one output.
+template <class P, class... Args>
+array widened_one(Dtype type, const Shape& shape, Stream stream, const std::vector<array>& inputs, Args&&... args) {
+  return widened({shape}, {type}, std::make_shared<P>(stream, std::forward<Args>(args)...), inputs)[0];
+}
+
+// Whether elements are of half precision.
+bool is_half(Dtype type);
+
+// The kernels between f32 and a type of half precision.
+void widen(Dtype type, const void* from, size_t count, float* to);
+void narrow(Dtype type, const float* from, size_t count, void* to);
 
 // The gradients in the order that MLX asked for; one that was not computed (of integers) is zero.
 std::vector<array> select(

@@ -46,9 +46,9 @@ class RmsNorm : public CpuPrimitive {
   std::vector<array> vjp(
       const std::vector<array>& primals, const std::vector<array>& cotangents, const std::vector<int>& argnums,
       const std::vector<array>&) override {
-    const auto gradients = several<RmsNormBackward>(
-        {primals[0].shape(), primals[1].shape()}, stream(),
-        {primals[0], primals[1], dense(cotangents[0], stream())}, eps_);
+    const auto gradients = widened(
+        {primals[0].shape(), primals[1].shape()}, {primals[0].dtype(), primals[1].dtype()},
+        std::make_shared<RmsNormBackward>(stream(), eps_), {primals[0], primals[1], dense(cotangents[0], stream())});
     return select(gradients, primals, argnums, stream());
   }
 
@@ -64,7 +64,8 @@ class RmsNorm : public CpuPrimitive {
 } // namespace
 
 array rms_norm(const array& x, const array& weight, float eps, Stream stream) {
-  return one<RmsNorm>(x.shape(), stream, {dense(x, stream), dense(weight, stream)}, eps);
+  const Dtype type = mlx::core::promote_types(x.dtype(), weight.dtype());
+  return widened_one<RmsNorm>(type, x.shape(), stream, {dense(x, stream), dense(weight, stream)}, eps);
 }
 
 } // namespace mdt

@@ -44,7 +44,9 @@ class Rope : public CpuPrimitive {
   std::vector<array> vjp(
       const std::vector<array>& primals, const std::vector<array>& cotangents, const std::vector<int>& argnums,
       const std::vector<array>&) override {
-    const array grad = one<Rope>(primals[0].shape(), stream(), {cotangents[0], primals[1], primals[2]}, !inverse_);
+    const array& cotangent = cotangents[0];
+    const array grad = widened_one<Rope>(
+        cotangent.dtype(), primals[0].shape(), stream(), {cotangent, primals[1], primals[2]}, !inverse_);
     return select({grad}, primals, argnums, stream());
   }
 
@@ -67,7 +69,7 @@ std::pair<array, array> rope_tables(const array& positions, const array& inv_fre
 }
 
 array rope(const array& x, const array& cos, const array& sin, Stream stream) {
-  return one<Rope>(x.shape(), stream, {x, dense(cos, stream), dense(sin, stream)}, false);
+  return widened_one<Rope>(x.dtype(), x.shape(), stream, {x, dense(cos, stream), dense(sin, stream)}, false);
 }
 
 } // namespace mdt

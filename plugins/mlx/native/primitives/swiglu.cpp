@@ -37,8 +37,9 @@ class Swiglu : public CpuPrimitive {
       const std::vector<array>& primals, const std::vector<array>& cotangents, const std::vector<int>& argnums,
       const std::vector<array>&) override {
     const Shape& shape = primals[0].shape();
-    const auto gradients = several<SwigluBackward>(
-        {shape, shape}, stream(), {primals[0], primals[1], dense(cotangents[0], stream())});
+    const auto gradients = widened(
+        {shape, shape}, {primals[0].dtype(), primals[1].dtype()}, std::make_shared<SwigluBackward>(stream()),
+        {primals[0], primals[1], dense(cotangents[0], stream())});
     return select(gradients, primals, argnums, stream());
   }
 
@@ -49,7 +50,7 @@ class Swiglu : public CpuPrimitive {
 } // namespace
 
 array swiglu(const array& gate, const array& up, Stream stream) {
-  return one<Swiglu>(gate.shape(), stream, {dense(gate, stream), dense(up, stream)});
+  return widened_one<Swiglu>(gate.dtype(), gate.shape(), stream, {dense(gate, stream), dense(up, stream)});
 }
 
 } // namespace mdt

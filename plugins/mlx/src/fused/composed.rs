@@ -200,7 +200,16 @@ pub fn grouped_linear(rows: &Array, weight: &Array, groups: &Array) -> Result<Ar
     products.squeeze_axes(&[1])
 }
 
-/// [`super::linear`].
+/// [`super::product`].
+pub fn product(x: &Array, y: &Array, operands: Dtype) -> Result<Array> {
+    // A device that adds in float32 does the same with half the bytes.
+    if x.dtype() == operands && !super::on_cpu() {
+        return x.matmul(y.as_dtype(operands)?);
+    }
+    super::rounded(x, operands)?.matmul(super::rounded(y, operands)?)?.as_dtype(x.dtype())
+}
+
+/// [`super::linear`] of f32.
 pub fn linear(x: &Array, weight: &Array) -> Result<Array> {
     x.matmul(weight.transpose()?)
 }

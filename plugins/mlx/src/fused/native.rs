@@ -55,6 +55,7 @@ constructors! {
     fn mdt_op_quantized_linear(
         [out], x: mlx_array, words: mlx_array, scales: mlx_array, biases: mlx_array, group_size: c_int, bits: c_int
     );
+    fn mdt_op_product([out], x: mlx_array, matrix: mlx_array, transpose: bool, bf16: bool);
     fn mdt_op_grouped_linear([out], rows: mlx_array, weight: mlx_array, groups: mlx_array);
 }
 
@@ -62,6 +63,7 @@ unsafe extern "C" {
     fn mdt_array_is_exclusive(array: mlx_array) -> bool;
     fn mdt_settle(stream: mlx_stream);
     fn mdt_stream_is_cpu(stream: mlx_stream) -> bool;
+    fn mdt_has_tiles() -> bool;
     fn mdt_set_parallel_for(parallel_for: Option<ParallelFor>, threads: c_int);
 }
 
@@ -74,6 +76,12 @@ pub fn applies(arrays: &[&Array]) -> bool {
     arrays.iter().all(|array| array.dtype() == Dtype::Float32) && unsafe { mdt_stream_is_cpu(stream().as_ptr()) }
 }
 
+/// The same of those that take half precision too.
+pub fn applies_to_half(arrays: &[&Array]) -> bool {
+    let fits = |array: &&Array| array.dtype() == Dtype::Float32 || super::is_half(array.dtype());
+    arrays.iter().all(fits) && on_cpu()
+}
+
 /// Whether the stream that MLX would use is a CPU's.
 pub fn on_cpu() -> bool {
     applies(&[])
@@ -82,13 +90,16 @@ pub fn on_cpu() -> bool {
 /// Makes matrix products run on the compute threads.
 pub fn share_pool_with_blas() {
     let threads = c_int::try_from(pool::threads()).unwrap_or(c_int::MAX);
-    // SAFETY: `parallel_for` keeps the contract of the library's header: it calls the body once for each number and waits for all.
-    unsafe { mdt_set_parallel_for(Some(parallel_for), threads) };
+    // SAFETY: `mdt_parallel_for` keeps the contract of the library's header: it calls the body once for each number and waits for all.
+    unsafe { mdt_set_parallel_for(Some(mdt_parallel_for), threads) };
 }
 
+/// Calls a body once for each number, on the compute threads, for BLAS and for the primitives.
+///
 /// # Safety
 /// `body` may be called with `context` and each number below `count`, from any threads at once.
-unsafe extern "C" fn parallel_for(context: *mut c_void, count: c_int, body: Body) {
+#[unsafe(no_mangle)]
+unsafe extern "C" fn mdt_parallel_for(context: *mut c_void, count: c_int, body: Body) {
     struct Context(*mut c_void);
     // SAFETY: the caller lets every thread use it.
     unsafe impl Sync for Context {}
@@ -103,6 +114,12 @@ unsafe extern "C" fn parallel_for(context: *mut c_void, count: c_int, body: Body
         // SAFETY: the caller's promise; the number is below `count`, so it fits.
         unsafe { body(context.get(), number as c_int) };
     });
+}
+
+/// Whether the processor has instructions for products of bfloat16.
+pub fn has_tiles() -> bool {
+    // SAFETY: it only asks the processor and the system.
+    unsafe { mdt_has_tiles() }
 }
 
 pub fn settle() {
@@ -245,6 +262,16 @@ pub fn quantized_linear(x: &Array, weight: &Quantized<'_>) -> Result<Array> {
     // SAFETY: as in `cross_entropy`.
     build(|[out], stream, failure| unsafe {
         mdt_op_quantized_linear(out, x, words, scales, biases, weight.group_size, weight.bits, stream, failure)
+    })
+    .map(|[a]| a)
+}
+
+/// `x · matrix`, or `x · matrixᵀ`, of operands rounded to a type of half precision.
+pub fn product(x: &Array, matrix: &Array, transpose: bool, operands: Dtype) -> Result<Array> {
+    let bf16 = operands == Dtype::Bfloat16;
+    // SAFETY: as in `cross_entropy`.
+    build(|[out], stream, failure| unsafe {
+        mdt_op_product(out, x.as_ptr(), matrix.as_ptr(), transpose, bf16, stream, failure)
     })
     .map(|[a]| a)
 }

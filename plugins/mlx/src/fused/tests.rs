@@ -428,3 +428,87 @@ fn buffers_of_past_shapes_do_not_pile_up() {
     let kept = mlx_rs::memory::cache_memory().unwrap();
     assert!(kept < 256 << 20, "{kept} bytes kept");
 }
+
+/// Rounded to bfloat16, as f32.
+fn in_bf16(array: &Array) -> Vec<f32> {
+    values(&array.as_dtype(Dtype::Bfloat16).unwrap().as_dtype(Dtype::Float32).unwrap())
+}
+
+/// `a [m, k] · b [k, n]`, each as a function of its place.
+fn multiplied(m: usize, n: usize, k: usize, a: impl Fn(usize, usize) -> f32, b: impl Fn(usize, usize) -> f32) -> Array {
+    let sum =
+        |place: usize| (0..k).map(|k| f64::from(a(place / n, k)) * f64::from(b(k, place % n))).sum::<f64>() as f32;
+    Array::from_slice(&(0..m * n).map(sum).collect::<Vec<_>>(), &[m as i32, n as i32])
+}
+
+#[test]
+fn products_of_rounded_operands_and_their_gradients_are_added_up_in_f32() {
+    Device::set_default(&Device::cpu());
+    for (rows, inner, out) in [(1usize, 1usize, 1usize), (5, 7, 3), (33, 65, 17), (70, 40, 130), (64, 32, 96)] {
+        let x = uniform(&[rows as i32, inner as i32], 1);
+        let weight = uniform(&[out as i32, inner as i32], 2);
+        let cotangent = uniform(&[rows as i32, out as i32], 3);
+        let [rx, rw, rc] = [&x, &weight, &cotangent].map(in_bf16);
+        let by_x = multiplied(rows, inner, out, |i, k| rc[i * out + k], |k, j| rw[k * inner + j]);
+        let by_weight = multiplied(out, inner, rows, |i, k| rc[k * out + i], |k, j| rx[k * inner + j]);
+        let value = multiplied(rows, out, inner, |i, k| rx[i * inner + k], |k, j| rw[j * inner + k]);
+        let transposed = weight.transpose().unwrap().contiguous().unwrap();
+        let linear = |x: &[Array]| Ok(vec![rounded_linear(&x[0], &x[1], Dtype::Bfloat16)?]);
+        let plain = |x: &[Array]| Ok(vec![product(&x[0], &x[1], Dtype::Bfloat16)?]);
+        let (got, gradients) = fallible_vjp(linear, &[x.clone(), weight.clone()], &[cotangent.clone()]).unwrap();
+        assert_near("value", &got[0], &value);
+        assert_near("gradient of x", &gradients[0], &by_x);
+        assert_near("gradient of the weight", &gradients[1], &by_weight);
+        let (got, gradients) = fallible_vjp(plain, &[x.clone(), transposed], &[cotangent.clone()]).unwrap();
+        assert_near("value of the plain one", &got[0], &value);
+        assert_near("gradient of the other one", &gradients[1].transpose().unwrap(), &by_weight);
+
+        // x and the cotangent of half precision: the weight's gradient is not rounded, the others are.
+        let half = |array: &Array| array.as_dtype(Dtype::Bfloat16).unwrap();
+        let (got, gradients) = fallible_vjp(linear, &[half(&x), weight], &[half(&cotangent)]).unwrap();
+        assert_eq!([got[0].dtype(), gradients[0].dtype()], [Dtype::Bfloat16; 2]);
+        assert_near("gradient of a weight in f32", &gradients[1], &by_weight);
+        let near = |got: &Array, want: &Array| {
+            let (got, want) = (in_bf16(got), values(want));
+            got.iter().zip(want).all(|(g, w)| (g - w).abs() <= w.abs() / 200.0 + 1e-5)
+        };
+        assert!(near(&got[0], &value) && near(&gradients[0], &by_x), "{rows} {inner} {out}");
+    }
+}
+
+#[test]
+fn layers_of_half_precision_are_those_of_f32_rounded_once() {
+    Device::set_default(&Device::cpu());
+    let half = |shape: &[i32], seed| uniform(shape, seed).as_dtype(Dtype::Bfloat16).unwrap();
+    let tables = || {
+        rope_tables(&Array::from_slice(&[0, 1, 2, 3, 4], &[5]), &Array::from_slice(&[1.0f32, 0.1], &[2]), 1.0).unwrap()
+    };
+    let x = half(&[2, 5, 12], 4);
+    let (x, gate, weight) = (heads(&x, 3), half(&[2, 5, 12], 5), half(&[4], 6));
+    let cases: [(&str, Box<dyn Fn(&[Array]) -> Result<Vec<Array>>>, Vec<Array>); 4] = [
+        ("rms_norm", Box::new(|x| Ok(vec![rms_norm(&x[0], &x[1], 1e-5)?])), vec![x.clone(), weight]),
+        ("swiglu", Box::new(|x| Ok(vec![swiglu(&x[0], &x[1])?])), vec![gate.clone(), half(&[2, 5, 12], 7)]),
+        ("rope", Box::new(move |x| Ok(vec![rope(&x[0], &tables())?])), vec![x.clone()]),
+        (
+            "attention",
+            Box::new(|x| Ok(vec![attention(&x[0], &x[1], &x[2], AttentionExtras::default(), &options(0.5, true))?])),
+            vec![x.clone(), heads(&half(&[2, 5, 4], 8), 1), heads(&half(&[2, 5, 4], 9), 1)],
+        ),
+    ];
+    for (what, function, inputs) in cases {
+        let wide: Vec<Array> = inputs.iter().map(|input| input.as_dtype(Dtype::Float32).unwrap()).collect();
+        let shape = function(&wide).unwrap()[0].shape().to_vec();
+        let cotangent = half(&shape, 10);
+        let of_wide = cotangent.as_dtype(Dtype::Float32).unwrap();
+        let (got, gradients) = fallible_vjp(&function, &inputs, &[cotangent]).unwrap();
+        let (want, want_gradients) = fallible_vjp(&function, &wide, &[of_wide]).unwrap();
+        assert!(got[0].dtype() == Dtype::Bfloat16 && in_bf16(&got[0]) == in_bf16(&want[0]), "{what}");
+        for (got, want) in gradients.iter().zip(&want_gradients) {
+            assert_eq!(got.dtype(), Dtype::Bfloat16, "{what}");
+            // The backward pass of attention begins with its result, which is rounded.
+            let (got, want) = (in_bf16(got), values(want));
+            let largest = want.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+            assert!(got.iter().zip(want).all(|(g, w)| (g - w).abs() <= w.abs() / 200.0 + largest / 200.0), "{what}");
+        }
+    }
+}

@@ -334,6 +334,16 @@ kernels! {
         quantized::multiply(&(*weight).get(), input(x, count * width), rows, output(out, count * rows));
     }
 
+    /// [`half::round_bf16`].
+    fn mdt_round_bf16(x: *const f32, len: usize, out: *mut f32) {
+        half::round_bf16(input(x, len), output(out, len));
+    }
+
+    /// [`half::round_f16`].
+    fn mdt_round_f16(x: *const f32, len: usize, out: *mut f32) {
+        half::round_f16(input(x, len), output(out, len));
+    }
+
     /// [`embedding::forward`].
     fn mdt_embedding(table: *const f32, ids: *const i32, count: usize, rows: usize, width: usize, out: *mut f32) {
         embedding::forward(input(table, rows * width), input(ids, count), width, output(out, count * width));

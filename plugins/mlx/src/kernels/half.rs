@@ -33,6 +33,22 @@ pub fn narrow_f16(x: &[f32], out: &mut [f16]) {
     });
 }
 
+/// f32 rounded to bfloat16, as f32.
+pub fn round_bf16(x: &[f32], out: &mut [f32]) {
+    pool::run(x.chunks(BLOCK).zip(out.chunks_mut(BLOCK)).collect(), |(x, out)| round_block(x, out));
+}
+
+/// f32 rounded to float16, as f32.
+pub fn round_f16(x: &[f32], out: &mut [f32]) {
+    pool::run(x.chunks(BLOCK).zip(out.chunks_mut(BLOCK)).collect(), |(x, out): (&[f32], &mut [f32])| {
+        let mut narrow = [f16::ZERO; 512];
+        for (x, out) in x.chunks(narrow.len()).zip(out.chunks_mut(narrow.len())) {
+            narrow[..x.len()].convert_from_f32_slice(x);
+            narrow[..x.len()].convert_to_f32_slice(out);
+        }
+    });
+}
+
 multiversion! {
     fn widen_block(x: &[u16], out: &mut [f32]) = widen_body;
 }
@@ -51,12 +67,28 @@ multiversion! {
 #[inline(always)]
 fn narrow_body<S: Simd, const ROWS: usize>(x: &[f32], out: &mut [u16]) {
     for (out, x) in out.iter_mut().zip(x) {
-        let bits = x.to_bits();
-        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-        // Rounding would carry a NaN on to a number.
-        let nan = bits >> 16 | 0x40;
-        *out = if bits & 0x7fff_ffff > 0x7f80_0000 { nan as u16 } else { rounded as u16 };
+        *out = (rounded(*x) >> 16) as u16;
     }
+}
+
+multiversion! {
+    fn round_block(x: &[f32], out: &mut [f32]) = round_body;
+}
+
+#[inline(always)]
+fn round_body<S: Simd, const ROWS: usize>(x: &[f32], out: &mut [f32]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = f32::from_bits(rounded(*x) & 0xffff_0000);
+    }
+}
+
+/// The nearest bfloat16 in the upper half of these bits.
+#[inline(always)]
+fn rounded(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    // Rounding would carry a NaN on to a number.
+    if bits & 0x7fff_ffff > 0x7f80_0000 { bits | 0x40_0000 } else { rounded }
 }
 
 #[cfg(test)]
@@ -86,6 +118,13 @@ mod tests {
         for ((&number, &bits), &half) in numbers.iter().zip(&narrow).zip(&narrow_f16s) {
             let want = (bf16::from_f32(number), f16::from_f32(number));
             assert!(number.is_nan() && half.is_nan() || (bf16::from_bits(bits), half) == want, "{number}");
+        }
+        let (mut in_bf16, mut in_f16) = (vec![0f32; 65536], vec![0f32; 65536]);
+        round_bf16(&numbers, &mut in_bf16);
+        round_f16(&numbers, &mut in_f16);
+        for (((&bits, half), &in_bf16), &in_f16) in narrow.iter().zip(&narrow_f16s).zip(&in_bf16).zip(&in_f16) {
+            assert!(in_bf16.is_nan() && bf16::from_bits(bits).is_nan() || in_bf16 == bf16::from_bits(bits).to_f32());
+            assert!(in_f16.is_nan() && half.is_nan() || in_f16 == half.to_f32());
         }
     }
 }

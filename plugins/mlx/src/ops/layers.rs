@@ -2,25 +2,50 @@
 
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
-use mlx_rs::{Array, fast, ops};
+use mlx_rs::{Array, Dtype, fast, ops};
 
-use super::call::narrow;
+use super::call::{mlx_type, narrow};
 use super::{Call, Outcome};
 use crate::fault::Fault;
 use crate::fused::{self, AttentionExtras, AttentionOptions};
 
 pub fn matmul(call: &Call<'_>) -> Outcome {
-    Ok(call.input(0).matmul(call.input(1))?)
+    match operands(call)? {
+        Some(operands) => Ok(fused::product(call.input(0), call.input(1), operands)?),
+        None => Ok(call.input(0).matmul(call.input(1))?),
+    }
 }
 
 pub fn linear(call: &Call<'_>) -> Outcome {
-    let product = fused::linear(call.input(0), call.input(1))?;
-    let Some(bias) = call.given(2) else { return Ok(product) };
-    Ok(product.add(bias)?)
+    let (x, weight) = (call.input(0), call.input(1));
+    let half = Some(x.dtype()).filter(|&dtype| fused::is_half(dtype));
+    let operands = operands(call)?.or(half);
+    let product = |x: &Array| match operands {
+        Some(operands) => fused::rounded_linear(x, weight, operands),
+        None => fused::linear(x, weight),
+    };
+    match call.given(2) {
+        None => Ok(product(x)?),
+        Some(bias) if half.is_none() => Ok(product(x)?.add(bias)?),
+        // Added before the result is rounded.
+        Some(bias) => Ok(product(&fused::convert(x, Dtype::Float32)?)?.add(fused::convert(bias, Dtype::Float32)?)?),
+    }
 }
 
 pub fn gather_linear(call: &Call<'_>) -> Outcome {
-    Ok(fused::gather_linear(call.input(0), call.input(1), call.input(2))?)
+    let (x, weight, indices) = (call.input(0), call.input(1), call.input(2));
+    match operands(call)? {
+        Some(operands) => {
+            let [x, weight] = [fused::rounded(x, operands)?, fused::rounded(weight, operands)?];
+            Ok(fused::gather_linear(&x, &weight, indices)?)
+        }
+        None => Ok(fused::gather_linear(x, weight, indices)?),
+    }
+}
+
+/// The type that operands are rounded to.
+pub fn operands(call: &Call<'_>) -> Result<Option<Dtype>, Fault> {
+    call.optional::<mdt_plugin_api::Dtype>("operands")?.map(mlx_type).transpose()
 }
 
 pub fn rms_norm(call: &Call<'_>) -> Outcome {

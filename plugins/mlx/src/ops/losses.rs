@@ -2,7 +2,7 @@
 
 use mlx_rs::{Array, Dtype as MlxDtype, ops};
 
-use super::{Call, Outcome};
+use super::{Call, Outcome, layers};
 use crate::fused::{self, TokenLosses};
 
 pub fn cross_entropy(call: &Call<'_>) -> Outcome {
@@ -22,17 +22,26 @@ pub fn token_losses(call: &Call<'_>) -> Outcome {
     let (rows, vocabulary, width) = (hidden.dim(0), weight.dim(0), hidden.dim(1));
     let at_a_time = call.optional::<i64>("rows")?.map(|rows| i32::try_from(rows).unwrap_or(i32::MAX));
     let keeps = at_a_time.is_none() && TokenLosses::keeps(rows, vocabulary);
-    let is_bf16 = [Some(hidden), Some(weight), bias].into_iter().flatten().all(|x| x.dtype() == MlxDtype::Bfloat16);
-    let of = |x: &Array| if is_bf16 && !keeps { Ok(x.clone()) } else { fused::convert(x, MlxDtype::Float32) };
-    let (hidden, weight, bias) = (of(hidden)?, of(weight)?, bias.map(of).transpose()?);
     let scale = call.optional::<f64>("scale")?.map(|scale| scale as f32);
     let soft_cap = call.optional::<f64>("soft_cap")?.map(|cap| cap as f32);
+    let operands = layers::operands(call)?;
+    let is_bf16 = [Some(hidden), Some(weight), bias].into_iter().flatten().all(|x| x.dtype() == MlxDtype::Bfloat16);
+    let widen = |x: &Array| fused::convert(x, MlxDtype::Float32);
+    let of = |x: &Array| if is_bf16 && !keeps { Ok(x.clone()) } else { widen(x) };
+    let of_product = |x: &Array| match operands {
+        Some(operands) if !is_bf16 && !keeps => fused::rounded(x, operands),
+        _ => of(x),
+    };
+    let (hidden, weight, bias) = (of_product(hidden)?, of_product(weight)?, bias.map(of).transpose()?);
     if !keeps {
         let tile = at_a_time.map_or(TokenLosses::tile(rows, vocabulary, width), |rows| (rows, vocabulary));
         let options = TokenLosses { scale: scale.unwrap_or(1.0), soft_cap, tile };
         return Ok(fused::token_losses(&hidden, &weight, targets, bias.as_ref(), &options)?);
     }
-    let mut logits = fused::linear(&hidden, &weight)?;
+    let mut logits = match operands {
+        Some(operands) => fused::rounded_linear(&hidden, &weight, operands)?,
+        None => fused::linear(&hidden, &weight)?,
+    };
     if let Some(bias) = bias {
         logits = logits.add(bias)?;
     }

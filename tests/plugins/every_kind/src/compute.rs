@@ -98,7 +98,7 @@ impl Compute for Slab {
     fn device(&self) -> DeviceInfo {
         self.faults.panic_at("device");
         let [kind, name, library] = ["cpu", "slab", "none"].map(str::to_owned);
-        DeviceInfo { kind, name, library, unified_memory: true, threads: 1 }
+        DeviceInfo { kind, name, library, unified_memory: true, threads: 1, ..DeviceInfo::default() }
     }
 
     fn supports(&self, op: OpKind, attributes: &[&str], dtype: Dtype) -> bool {

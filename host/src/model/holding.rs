@@ -1,0 +1,49 @@
+//! How weights that are not trained are held on the device.
+
+use mdt_plugin_api::{Dtype, ParameterSpec, Result, Tensor};
+
+use super::packing::Packing;
+
+/// How weights that are not trained are held on the device. Those that are trained are float32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// How layers are quantised; none are without.
+    pub quantize: Option<Packing>,
+    /// The type of all others, if that of the model's files is the same.
+    pub dtype: Dtype,
+    /// Whether those of another type in the files are rounded to it. Without, they are float32, and can be written as they were.
+    pub rounds: bool,
+}
+
+impl Holding {
+    /// Everything in float32.
+    pub const PLAIN: Self = Self { quantize: None, dtype: Dtype::F32, rounds: false };
+
+    /// A weight of files as it is held: `stored` as it is there, and `wide` in float32.
+    pub(super) fn of_files(self, spec: &ParameterSpec, stored: Tensor, wide: Tensor) -> Result<Tensor> {
+        match spec.trainable || self.dtype == Dtype::F32 {
+            true => Ok(wide),
+            false if stored.tensor_type()?.dtype == self.dtype => Ok(stored),
+            false if self.rounds => rounded(&wide, self.dtype),
+            false => Ok(wide),
+        }
+    }
+
+    /// A weight of random numbers as it is held.
+    pub(super) fn of_numbers(self, spec: &ParameterSpec, wide: Tensor) -> Result<Tensor> {
+        if spec.trainable || self.dtype == Dtype::F32 { Ok(wide) } else { rounded(&wide, self.dtype) }
+    }
+
+    /// Bytes of a number that is not quantised.
+    pub(super) fn size(self, spec: &ParameterSpec) -> u64 {
+        let dtype = if spec.trainable { Dtype::F32 } else { self.dtype };
+        dtype.size() as u64
+    }
+}
+
+/// Now, so that the other tensor is freed.
+fn rounded(wide: &Tensor, dtype: Dtype) -> Result<Tensor> {
+    let rounded = wide.cast(dtype)?;
+    rounded.eval()?;
+    Ok(rounded)
+}
