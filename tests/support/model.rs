@@ -104,6 +104,13 @@ impl LoadedModel {
         all
     }
 
+    /// All weights in f32, what is quantised made whole: names, shapes, elements.
+    pub fn whole(&self) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+        let specs = self.model.spec().parameters.iter().filter(|spec| spec.tied_to.is_none());
+        let whole = |name: &str| self.parameters.whole(name).expect("the weights").expect("a weight");
+        specs.map(|spec| (spec.name.clone(), spec.shape.clone(), elements(&whole(&spec.name)))).collect()
+    }
+
     /// Hidden states `[T, D]` of one sequence.
     pub fn hidden(&self, ids: &[i32]) -> Vec<f32> {
         elements(&self.trained().hidden(&self.ids(1, ids), None, None).expect("hidden states"))

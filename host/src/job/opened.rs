@@ -159,9 +159,9 @@ impl OpenedModel {
             Stream::new(self.seed, "trainer", 0).bits(),
             Holding::PLAIN,
         )?;
-        // Beside an adapter, and where layers are quantised, the description says what is trained.
-        let all_frozen = self.is_used_only && self.adapter.is_none() && self.holding.quantize.is_none();
-        let mut weights = if all_frozen { self.frozen_weights()? } else { self.model_weights()? };
+        // Beside an adapter the description says what is trained.
+        let all_frozen = self.is_used_only && self.adapter.is_none();
+        let mut weights = if all_frozen { self.weights_for_use()? } else { self.model_weights()? };
         if let Some(adapter) = &self.adapter {
             weights = adapter.with_saved_modules(&self.compute, weights)?;
             let of_adapter = adapter.start(&self.compute, &weights, self.seed)?;
@@ -175,10 +175,15 @@ impl OpenedModel {
         self.weights_held(self.model.spec().parameters.clone(), self.holding)
     }
 
-    /// The same, none of which is trained.
+    /// The same, none of which is trained. Where the job quantises some, these are the same ones.
     pub fn frozen_weights(&self) -> Result<Parameters, Failure> {
+        if self.holding.quantize.is_some() { self.model_weights() } else { self.weights_for_use() }
+    }
+
+    /// The same of a model that no job trains: `model.quantize` takes all its layers.
+    fn weights_for_use(&self) -> Result<Parameters, Failure> {
         let specs = self.model.spec().parameters.iter().cloned().map(ParameterSpec::frozen).collect();
-        self.weights_held(specs, Holding { quantize: None, rounds: true, ..self.holding })
+        self.weights_held(specs, Holding { rounds: true, ..self.holding })
     }
 
     fn weights_held(&self, specs: Vec<ParameterSpec>, holding: Holding) -> Result<Parameters, Failure> {

@@ -47,6 +47,7 @@ pub struct TrainFigures {
 pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failure> {
     let settings = &job.resolved.settings;
     let opened = job.open_model(job.compute()?)?;
+    opened.check_files()?;
     let optimizer = job.optimizer()?;
     let optimizer = OptimizerPlan::new(optimizer, &settings.optimizer, &model::trained(&opened.parameters()))?;
     let parameters = opened.weights()?;
