@@ -58,3 +58,26 @@ fn transposed(tensor: WrittenTensor) -> WrittenTensor {
     let data = data.map(|place| tensor.data[place]).collect();
     WrittenTensor { shape: vec![columns, rows], data, ..tensor }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_matrix_that_is_turned_has_its_elements_at_swapped_places_and_turned_again_is_itself(
+            rows in 1usize..6,
+            columns in 1usize..6,
+        ) {
+            let data: Vec<f32> = (0..rows * columns).map(|place| place as f32).collect();
+            let tensor = || WrittenTensor { name: "a".to_owned(), shape: vec![rows, columns], data: data.clone() };
+            let turned = transposed(tensor());
+            prop_assert_eq!(&turned.shape, &[columns, rows]);
+            for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))) {
+                prop_assert_eq!(turned.data[column * rows + row], data[row * columns + column]);
+            }
+            prop_assert_eq!(transposed(turned).data, data);
+        }
+    }
+}
