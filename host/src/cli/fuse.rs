@@ -46,7 +46,8 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
     ))?;
     if difference > fuse::WARN_ABOVE * largest {
         progress::note(&format!(
-            "warning: the merged model is not the model with its adapter: their logits differ by {difference:.1e}"
+            "warning: the merged model is not quite the model with its adapter: their logits differ by {difference:.1e}. Where \
+             its files have half precision, `--set checkpoint.export_dtype=float32` writes what was merged as it is"
         ));
     }
     Ok(())
