@@ -35,7 +35,7 @@ def make_model(directory):
 def ours(program, model, prompt, answer, batch):
     prompts = [argument for _ in range(batch) for argument in ("--prompt", prompt)]
     command = [program, "generate", "--model", model, *prompts, "--batch-size", str(batch)]
-    output = subprocess.run([*command, "--max-tokens", str(answer), "--json"], check=True, capture_output=True).stdout
+    output = subprocess.run([*command, "--max-tokens", str(answer), "--json", "--set", "compute.threads=2"], check=True, capture_output=True).stdout
     figures = json.loads(output)
     return {
         "prompt_tokens_per_s": figures["prompt_tokens"] / figures["prompt_s"],
