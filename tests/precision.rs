@@ -265,3 +265,12 @@ fn the_start_and_the_doctor_say_what_the_processor_makes_of_it() {
     let plain = Job::new().set("trainer.max_steps", 1).run().success();
     assert!(!plain.stderr.contains("bfloat16"), "{}", plain.stderr);
 }
+
+#[test]
+fn a_device_without_the_type_is_refused_with_what_it_lacks() {
+    for key in HALF {
+        let error = half(key).set("compute.use", "every_kind").run().failure(3);
+        let other = format!("{key}=float32");
+        assert_says(&error, &["`every_kind` does not compute in bfloat16", "no operation `", &other]);
+    }
+}

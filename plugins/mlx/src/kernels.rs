@@ -139,6 +139,8 @@ pub(crate) mod tests {
         };
         for isa in ["avx2", "baseline"] {
             run(isa, &["kernels::", "--skip", "every_instruction_set"]);
+            // Without the instructions that some processors have for them.
+            run(isa, &["products_of_rounded_operands"]);
         }
         let digest = |isa| {
             let output = run(isa, &["kernels::tests::prints_the_digest", "--exact", "--ignored", "--nocapture"]);
