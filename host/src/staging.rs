@@ -3,7 +3,9 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use mdt_plugin_api::{Compute, Dtype, HostArrayRef, HostView, HostViewMut, Result, Tensor};
+use mdt_plugin_api::half::bf16;
+use mdt_plugin_api::half::slice::HalfFloatSliceExt;
+use mdt_plugin_api::{Compute, Dtype, HostArrayRef, HostView, HostViewMut, Result, Tensor, TensorType};
 
 use crate::exit::Failure;
 
@@ -82,6 +84,37 @@ pub fn with_slices<T>(tensors: &[Tensor], body: impl FnOnce(&[&[f32]]) -> Result
     };
     let memory = tensors.iter().map(on_host).collect::<Result<Vec<_>>>()?;
     body(&memory.iter().map(OnHost::slice).collect::<Result<Vec<_>>>()?)
+}
+
+/// The elements of tensors of any of the floating-point types of weights, as they are, for as long as `body` runs.
+pub fn with_bytes<T>(tensors: &[Tensor], body: impl FnOnce(&[&[u8]]) -> Result<T, Failure>) -> Result<T, Failure> {
+    fn bytes<'a>(view: &'a HostView<'_>) -> Option<&'a [u8]> {
+        let halves = || Some(bytemuck::cast_slice(view.as_slice::<bf16>().ok()?.reinterpret_cast()));
+        view.as_slice::<f32>().ok().map(bytemuck::cast_slice).or_else(halves)
+    }
+    enum Bytes<'a> {
+        View(HostView<'a>),
+        Copy(Vec<u8>),
+    }
+    let shared = shares_memory(tensors);
+    let on_host = |tensor| {
+        if shared {
+            let view = Tensor::host_view(tensor)?;
+            if bytes(&view).is_some() {
+                return Ok(Bytes::View(view));
+            }
+        }
+        let TensorType { shape, dtype } = tensor.tensor_type()?;
+        let mut copy = vec![0; shape.iter().product::<usize>() * dtype.size()];
+        read_as(dtype, tensor, &mut copy)?;
+        Ok(Bytes::Copy(copy))
+    };
+    let memory = tensors.iter().map(on_host).collect::<Result<Vec<_>>>()?;
+    let slices = memory.iter().map(|memory| match memory {
+        Bytes::View(view) => bytes(view).unwrap_or_default(),
+        Bytes::Copy(copy) => copy,
+    });
+    body(&slices.collect::<Vec<_>>())
 }
 
 /// Tensors of f32 as slices for writing, for as long as `body` runs. Where it fails, they may have been written to.

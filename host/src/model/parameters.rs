@@ -1,9 +1,10 @@
 //! Parameters in device memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use mdt_plugin_api::{Compute, Dtype, Error, Handle, HostArrayRef, Layout, ParameterSpec, Result, Role, Tensor};
+use rayon::prelude::*;
 
 use super::adapter::Rule;
 use super::bound::BoundWeights;
@@ -165,7 +166,18 @@ impl Parameters {
         seed: u64,
         holding: Holding,
     ) -> Result<Self, Failure> {
-        Self::build(specs, |place, spec| drawn(compute, spec, &random::initial(spec, seed, place)?, holding))
+        // Some at a time by all threads: each is a function of its place alone.
+        let own: Vec<_> = specs.iter().cloned().enumerate().filter(|(_, spec)| spec.tied_to.is_none()).collect();
+        let mut batches = own.chunks(rayon::current_num_threads());
+        let mut ahead = VecDeque::new();
+        Self::build(specs, |_, spec| {
+            if let (true, Some(batch)) = (ahead.is_empty(), batches.next()) {
+                let numbers = batch.par_iter().map(|(place, spec)| random::initial(spec, seed, *place));
+                ahead = numbers.collect::<Result<_, Failure>>()?;
+            }
+            let numbers = ahead.pop_front().ok_or_else(|| Error::other("an array is missing"))?;
+            drawn(compute, spec, &numbers, holding)
+        })
     }
 
     /// These values of those that are trained, in their order; `start` gives all others, the values that training began
@@ -295,6 +307,11 @@ impl Parameters {
     /// The parameters that are neither trained nor quantised, as arrays in host memory.
     pub fn with_frozen_arrays<T>(&self, body: impl FnOnce(&[Array<'_>]) -> Result<T, Failure>) -> Result<T, Failure> {
         with_arrays_of(&self.frozen_specs, &self.frozen, body)
+    }
+
+    /// The elements of the same in the type that they are held in.
+    pub fn with_frozen_bytes<T>(&self, body: impl FnOnce(&[&[u8]]) -> Result<T, Failure>) -> Result<T, Failure> {
+        staging::with_bytes(&self.frozen, body)
     }
 
     /// The words, scales and biases of quantised parameters, under the names that files have for them, as arrays in host memory.

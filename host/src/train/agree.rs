@@ -145,7 +145,15 @@ pub(super) fn require_same_quantised(peers: &Peers, what: &str, parameters: &Par
     parameters.with_quantised_arrays(|arrays| require_same_bytes(peers, what, arrays.iter().map(|array| array.bytes)))
 }
 
-fn require_same_bytes<'a>(peers: &Peers, what: &str, arrays: impl Iterator<Item = &'a [u8]>) -> Result<(), Failure> {
+/// The same of elements of any type.
+///
+/// # Errors
+/// As [`require_same_bits`].
+pub(super) fn require_same_bytes<'a>(
+    peers: &Peers,
+    what: &str,
+    arrays: impl Iterator<Item = &'a [u8]>,
+) -> Result<(), Failure> {
     if peers.world_size() == 1 {
         return Ok(());
     }

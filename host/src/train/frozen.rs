@@ -78,7 +78,7 @@ impl Frozen {
             let agree =
                 |arrays: &[Array<'_>]| agree::require_same_bits(peers, &what, arrays.iter().map(|array| array.data));
             parameters.with_arrays(agree)?;
-            parameters.with_frozen_arrays(agree)?;
+            parameters.with_frozen_bytes(|arrays| agree::require_same_bytes(peers, &what, arrays.iter().copied()))?;
             agree::require_same_quantised(peers, &what, parameters)
         })
     }

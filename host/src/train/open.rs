@@ -99,8 +99,8 @@ impl<'a> Run<'a> {
         parameters.with_arrays(|arrays| {
             agree::require_same_bits(&peers, "the weights that training begins with", arrays.iter().map(|a| a.data))
         })?;
-        parameters.with_frozen_arrays(|arrays| {
-            agree::require_same_bits(&peers, "the weights that are not trained", arrays.iter().map(|a| a.data))
+        parameters.with_frozen_bytes(|arrays| {
+            agree::require_same_bytes(&peers, "the weights that are not trained", arrays.iter().copied())
         })?;
         agree::require_same_quantised(&peers, "the quantised weights", &parameters)?;
         frozen.require_same_bits(&peers)?;

@@ -52,10 +52,9 @@ pub(super) fn frozen(parameters: &Parameters, model: &Path, resumed: Option<&Che
     if parameters.frozen_handles().is_empty() {
         return Ok(String::new());
     }
-    let now = parameters.with_frozen_arrays(|frozen| {
+    let now = parameters.with_frozen_bytes(|frozen| {
         parameters.with_quantised_arrays(|quantised| {
-            let frozen = frozen.iter().map(|array| bytemuck::cast_slice(array.data));
-            Ok(agree::digest(frozen.chain(quantised.iter().map(|array| array.bytes))))
+            Ok(agree::digest(frozen.iter().copied().chain(quantised.iter().map(|array| array.bytes))))
         })
     })?;
     match resumed {
