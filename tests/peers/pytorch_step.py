@@ -15,6 +15,8 @@ def main(steps):
         torch.set_num_threads(int(threads))
     torch.manual_seed(0)
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape.CONFIG)).train()
+    if os.environ.get("CHECKPOINT"):
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     # What transformers' Trainer does by default: the fused AdamW, and clipping at 1.0.
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=shape.LEARNING_RATE, weight_decay=shape.WEIGHT_DECAY, fused=True

@@ -1,12 +1,13 @@
 """The model, the batch and the way of counting that every contender shares."""
 
 import json
+import os
 import resource
 import statistics
 import sys
 
-BATCH = 8
-LENGTH = 256  # positions that the model sees in each row
+BATCH = int(os.environ.get("BATCH", 8))
+LENGTH = int(os.environ.get("LENGTH", 256))  # positions that the model sees in each row
 CONFIG = dict(
     hidden_size=256,
     num_hidden_layers=4,
@@ -14,7 +15,7 @@ CONFIG = dict(
     num_key_value_heads=4,
     intermediate_size=768,
     vocab_size=8192,
-    max_position_embeddings=512,
+    max_position_embeddings=max(512, LENGTH),
     rms_norm_eps=1e-5,
     tie_word_embeddings=True,
 )

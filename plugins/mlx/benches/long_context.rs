@@ -1,7 +1,7 @@
 //! Attention over one long row, and the losses of many logits: how much arithmetic a second of one core does, whatever else runs on
 //! the machine. Linux only: the time is read from `/proc`.
 //!
-//! `cargo bench -p mdt-plugin-mlx --bench long_rows [-- THREADS]`
+//! `cargo bench -p mdt-plugin-mlx --bench long_context [-- THREADS]`
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
