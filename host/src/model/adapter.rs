@@ -127,7 +127,7 @@ impl Adapter {
             .map(|spec| spec.name.as_str())
             .collect();
         let beside = |spec: &ParameterSpec| {
-            let spec = ParameterSpec { trainable: saved(&spec.name), ..spec.clone() };
+            let spec = ParameterSpec { trainable: spec.trainable && saved(&spec.name), ..spec.clone() };
             if parted.contains(&spec.name.as_str()) { untied(spec) } else { spec }
         };
         specs.iter().map(beside).collect()
