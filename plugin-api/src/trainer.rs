@@ -174,8 +174,9 @@ pub trait Trainer: Send + Sync {
     /// [`SharedTokenizer::complete`](crate::SharedTokenizer::complete) makes tokens of a prompt and its completion,
     /// [`Tokenizer::render`](crate::Tokenizer::render) of a conversation.
     ///
-    /// The host cuts sequences at `trainer.max_seq_len`. An item in which nothing would be trained has no supervised
-    /// token; the host drops, counts and names its row.
+    /// The host cuts sequences at `trainer.max_seq_len`; where `trainer.long_rows` says so, it drops the row, or splits an item of
+    /// one sequence without numbers. An item in which nothing would be trained has no supervised token; the host drops, counts
+    /// and names its row.
     ///
     /// # Errors
     /// A row that cannot be used: the error names what is wrong with it.
