@@ -455,11 +455,12 @@ fn products_of_rounded_operands_and_their_gradients_are_added_up_in_f32() {
         let transposed = weight.transpose().unwrap().contiguous().unwrap();
         let linear = |x: &[Array]| Ok(vec![rounded_linear(&x[0], &x[1], Dtype::Bfloat16)?]);
         let plain = |x: &[Array]| Ok(vec![product(&x[0], &x[1], Dtype::Bfloat16)?]);
-        let (got, gradients) = fallible_vjp(linear, &[x.clone(), weight.clone()], &[cotangent.clone()]).unwrap();
+        let (got, gradients) =
+            fallible_vjp(linear, &[x.clone(), weight.clone()], std::slice::from_ref(&cotangent)).unwrap();
         assert_near("value", &got[0], &value);
         assert_near("gradient of x", &gradients[0], &by_x);
         assert_near("gradient of the weight", &gradients[1], &by_weight);
-        let (got, gradients) = fallible_vjp(plain, &[x.clone(), transposed], &[cotangent.clone()]).unwrap();
+        let (got, gradients) = fallible_vjp(plain, &[x.clone(), transposed], std::slice::from_ref(&cotangent)).unwrap();
         assert_near("value of the plain one", &got[0], &value);
         assert_near("gradient of the other one", &gradients[1].transpose().unwrap(), &by_weight);
 
@@ -485,7 +486,8 @@ fn layers_of_half_precision_are_those_of_f32_rounded_once() {
     };
     let x = half(&[2, 5, 12], 4);
     let (x, gate, weight) = (heads(&x, 3), half(&[2, 5, 12], 5), half(&[4], 6));
-    let cases: [(&str, Box<dyn Fn(&[Array]) -> Result<Vec<Array>>>, Vec<Array>); 4] = [
+    type Layer = Box<dyn Fn(&[Array]) -> Result<Vec<Array>>>;
+    let cases: [(&str, Layer, Vec<Array>); 4] = [
         ("rms_norm", Box::new(|x| Ok(vec![rms_norm(&x[0], &x[1], 1e-5)?])), vec![x.clone(), weight]),
         ("swiglu", Box::new(|x| Ok(vec![swiglu(&x[0], &x[1])?])), vec![gate.clone(), half(&[2, 5, 12], 7)]),
         ("rope", Box::new(move |x| Ok(vec![rope(&x[0], &tables())?])), vec![x.clone()]),
