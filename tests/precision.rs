@@ -157,7 +157,7 @@ fn six_updates_are_three_a_stop_and_three_and_recomputed_layers_change_no_bit() 
         (4..=6).for_each(|later| fs::remove_dir_all(stopped.checkpoint(later)).expect("a checkpoint"));
         fs::remove_dir_all(stopped.output().join("final")).expect("a final model");
         assert_says(&stopped.run().success().stderr, &["resuming from"]);
-        let recomputed = updates(half(key), 6).set("trainer.gradient_checkpointing", true);
+        let recomputed = updates(half(key), 6).set("trainer.checkpoint_activations", "all");
         recomputed.run().success();
         for other in [&stopped, &recomputed] {
             for file in ["model.safetensors", "optimizer.safetensors"] {

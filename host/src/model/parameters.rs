@@ -171,7 +171,8 @@ impl Parameters {
         let mut batches = own.chunks(rayon::current_num_threads());
         let mut ahead = VecDeque::new();
         Self::build(specs, |_, spec| {
-            if let (true, Some(batch)) = (ahead.is_empty(), batches.next()) {
+            if ahead.is_empty() {
+                let batch = batches.next().unwrap_or_default();
                 let numbers = batch.par_iter().map(|(place, spec)| random::initial(spec, seed, *place));
                 ahead = numbers.collect::<Result<_, Failure>>()?;
             }
