@@ -10,6 +10,7 @@ mod data;
 mod finding;
 mod launchers;
 mod machine;
+mod memory;
 mod model;
 mod output;
 mod plugins;
@@ -56,7 +57,7 @@ impl Check {
 }
 
 /// All checks in their order, which is the order in which a job would fail.
-pub const CHECKS: [Check; 15] = [
+pub const CHECKS: [Check; 16] = [
     machine::VERSION,
     machine::MACHINE,
     machine::ENVIRONMENT,
@@ -71,6 +72,7 @@ pub const CHECKS: [Check; 15] = [
     launchers::CHECK,
     model::CHECK,
     data::CHECK,
+    memory::CHECK,
     output::CHECK,
 ];
 

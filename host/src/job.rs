@@ -21,11 +21,12 @@ use crate::services::LocalServices;
 pub use opened::OpenedModel;
 
 /// A job that has been configured and not yet begun.
+#[derive(Clone)]
 pub struct Job {
     /// Its configuration.
     pub resolved: Resolved,
     /// The plugins.
-    pub catalog: Catalog,
+    pub catalog: Arc<Catalog>,
     /// What the host does for them.
     pub services: Arc<LocalServices>,
 }

@@ -7,7 +7,8 @@ mod read;
 mod write;
 
 pub use line::{EarlyStop, Evaluation, Extra, Update, numbers};
-pub use memory::peak_memory_bytes;
+pub(crate) use memory::status;
+pub use memory::{peak_memory_bytes, resident_memory_bytes};
 pub use picture::write_picture;
 pub use read::read_losses;
 pub use write::Metrics;

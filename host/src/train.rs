@@ -6,6 +6,7 @@ mod best;
 mod checkpointing;
 mod clip;
 mod connect;
+mod estimate;
 mod evaluate;
 mod evaluate_alone;
 mod final_model;
@@ -32,5 +33,6 @@ pub mod bench;
 pub mod bench_collectives;
 
 pub use connect::backend;
+pub use estimate::{Estimate, admitted, available};
 pub use evaluate_alone::evaluate;
 pub use run::{Run, train};

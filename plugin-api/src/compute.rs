@@ -48,6 +48,14 @@ pub struct MemoryInfo {
     pub cached_bytes: u64,
 }
 
+/// What evaluations need of memory, told beforehand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedMemory {
+    /// The most bytes that all evaluations planned so far have at a time, one after another: results, what is computed on the way,
+    /// and buffers that the device keeps for reuse. Without tensors that had memory before, and without placeholders.
+    pub peak_bytes: u64,
+}
+
 /// Values and gradients of one [`Compute::value_and_grad`]. The caller owns all handles and must release them.
 #[derive(Clone, Debug, Default)]
 pub struct ValueAndGrad {
@@ -145,6 +153,22 @@ pub trait Compute {
 
     /// Bytes held.
     fn memory(&self) -> MemoryInfo;
+
+    /// A tensor without memory, in the place of one of this type that will be there: operations take it as any other, and only
+    /// [`Compute::plan`] looks at what they give. None where the device cannot plan; see there.
+    ///
+    /// # Errors
+    /// A type that the device does not have.
+    fn placeholder(&self, _tensor_type: &TensorType) -> Result<Option<Handle>> {
+        Ok(None)
+    }
+
+    /// What [`Compute::eval`] of these tensors would need of memory, after all that was planned before. From then on they are
+    /// placeholders. It computes nothing and takes no memory worth mention. None where the device cannot tell: a job is then
+    /// estimated without what it computes.
+    fn plan(&self, _tensors: &[Handle]) -> Result<Option<PlannedMemory>> {
+        Ok(None)
+    }
 
     /// The loaded object behind this one, so that it is passed on and not wrapped again.
     #[doc(hidden)]

@@ -96,7 +96,8 @@ pub use comm::{
 };
 pub use component::{Component, Kind};
 pub use compute::{
-    Compute, DeviceInfo, Handle, MemoryInfo, RecomputedFunction, TensorFunction, TensorType, ValueAndGrad,
+    Compute, DeviceInfo, Handle, MemoryInfo, PlannedMemory, RecomputedFunction, TensorFunction, TensorType,
+    ValueAndGrad,
 };
 pub use content::Content;
 pub use data::{DataSource, Length, Row, RowBatch};

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-const SOURCES: [&str; 19] = [
+const SOURCES: [&str; 20] = [
     "attention.cpp",
     "convert.cpp",
     "cross_entropy.cpp",
@@ -15,6 +15,7 @@ const SOURCES: [&str; 19] = [
     "half.cpp",
     "indices.cpp",
     "linear.cpp",
+    "plan.cpp",
     "primitive.cpp",
     "product.cpp",
     "quantized.cpp",

@@ -23,7 +23,7 @@ fn job_with_plugins(set: &[String], directories: &[&Path]) -> Job {
     let tier = |&directory: &&Path| Tier { origin: "the tests", directory: directory.to_owned(), only_named_by: None };
     let catalog = Catalog::scan(directories.iter().map(tier).collect(), None).expect("the plugins are found");
     let resolved = layers.resolve(&catalog).expect("the keys are right");
-    Job { resolved, catalog, services: Arc::default() }
+    Job { resolved, catalog: Arc::new(catalog), services: Arc::default() }
 }
 
 /// A model with its weights on the device. Stays on the thread that made it.

@@ -32,6 +32,9 @@ pub(super) struct Common {
     /// Load plugins from directories that only a configuration file names (`plugins.dirs`).
     #[arg(long, global = true)]
     pub(super) trust_plugin_dirs: bool,
+    /// Train although the job seems not to fit into memory.
+    #[arg(long, global = true)]
+    pub(super) force: bool,
 }
 
 impl Common {
@@ -56,7 +59,7 @@ impl Common {
         let layers = self.layers(flags)?;
         let catalog = self.catalog(&layers)?;
         let resolved = layers.resolve(&catalog)?;
-        Ok(Job { resolved, catalog, services: Arc::new(LocalServices::new(cancelled)) })
+        Ok(Job { resolved, catalog: Arc::new(catalog), services: Arc::new(LocalServices::new(cancelled)) })
     }
 }
 

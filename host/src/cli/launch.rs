@@ -40,7 +40,7 @@ pub(super) fn prepare(common: &Common, world_size: Option<u32>) -> Result<(Job, 
     let catalog = common.catalog(&layers)?;
     keys.extend(left_open(&layers.resolve(&catalog)?)?);
     let resolved = common.layers(flags(&keys))?.resolve(&catalog)?;
-    Ok((Job { resolved, catalog, services: Arc::default() }, keys))
+    Ok((Job { resolved, catalog: Arc::new(catalog), services: Arc::default() }, keys))
 }
 
 /// Runs a command of this program in one process per rank.
@@ -110,5 +110,6 @@ fn command_line(common: &Common, keys: &Keys, command: &[OsString], rank: u32) -
         option("--set", format!("{key}={value}").into());
     }
     line.extend(common.trust_plugin_dirs.then(|| "--trust-plugin-dirs".into()));
+    line.extend(common.force.then(|| "--force".into()));
     line
 }

@@ -29,6 +29,6 @@ pub(super) fn run(common: &Common) -> Result<(), Failure> {
     for dropped in &job.resolved.dropped {
         progress::note(&dropped.to_string());
     }
-    on_compute_thread(&job, || train::train(&job, &cancelled))?;
+    on_compute_thread(&job, || train::train(&job, common.force, &cancelled))?;
     Ok(())
 }

@@ -167,7 +167,7 @@ pub enum LongRows {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckpointActivations {
-    /// None.
+    /// None where the job fits into memory so, else all.
     #[default]
     Auto,
     /// All: only what enters a layer is kept.
@@ -177,7 +177,7 @@ pub enum CheckpointActivations {
 }
 
 impl CheckpointActivations {
-    /// Whether layers are computed again.
+    /// Whether layers are computed again, where memory is large enough.
     pub fn recomputes(self) -> bool {
         match self {
             Self::All => true,

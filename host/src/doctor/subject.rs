@@ -35,7 +35,7 @@ impl Subject {
         };
         match layers.and_then(|layers| layers.resolve(&catalog)) {
             Ok(resolved) => {
-                let job = Job { resolved, catalog, services: Arc::default() };
+                let job = Job { resolved, catalog: Arc::new(catalog), services: Arc::default() };
                 Self { configuration: None, reached: Reached::Job(Box::new(job)) }
             }
             Err(failure) => Self { configuration: Some(failure), reached: Reached::Plugins(catalog) },

@@ -14,6 +14,7 @@ use crate::random::Stream;
 use crate::tokenizer_files::TokenizerFiles;
 
 /// A model without its weights. Compute thread only.
+#[derive(Clone)]
 pub struct OpenedModel {
     /// What computes it.
     pub compute: Rc<dyn Compute>,
@@ -108,6 +109,16 @@ impl OpenedModel {
         Self { holding: Holding { rounds: false, ..self.holding }, ..self }
     }
 
+    /// The same on another device, with a model and a trainer of its own: what goes wrong there leaves these as they are.
+    ///
+    /// # Errors
+    /// The components cannot be made.
+    pub fn on(&self, job: &Job, compute: Rc<dyn Compute>) -> Result<Self, Failure> {
+        let model = job.model(&self.directory)?.with_parameters(self.model.spec().parameters.clone());
+        let trainer = job.trainer(&self.directory, &self.tokenizer)?;
+        Ok(Self { compute, model, trainer, ..self.clone() })
+    }
+
     /// All parameters of the job: those of the model, of its adapter, and the trainer's own.
     pub fn parameters(&self) -> Vec<ParameterSpec> {
         [self.model.spec().parameters.as_slice(), &self.of_adapter(), &self.own].concat()
@@ -115,6 +126,14 @@ impl OpenedModel {
 
     fn of_adapter(&self) -> Vec<ParameterSpec> {
         self.adapter.as_ref().map(Adapter::specs).unwrap_or_default()
+    }
+
+    /// The bytes of the files that weights are read from.
+    pub fn file_bytes(&self) -> u64 {
+        match self.init {
+            Init::Random => 0,
+            Init::Pretrained => model::file_bytes(&self.directory),
+        }
     }
 
     /// Checks the files that the job reads its weights from and copies the tokenizer from, before anything is spent.
@@ -168,6 +187,37 @@ impl OpenedModel {
             weights = weights.with_own(of_adapter).adapted(adapter.rule);
         }
         Ok(weights.with_own(own))
+    }
+
+    /// All weights that the job begins with, without memory; none where the device cannot plan.
+    ///
+    /// # Errors
+    /// The files cannot be read.
+    pub fn planned_weights(&self) -> Result<Option<Parameters>, Failure> {
+        let planned = |specs| Parameters::planned(&self.compute, specs, None, Holding::PLAIN);
+        let (Some(weights), Some(own)) = (self.planned_model_weights()?, planned(self.own.clone())?) else {
+            return Ok(None);
+        };
+        let weights = match (&self.adapter, planned(self.of_adapter())?) {
+            (Some(adapter), Some(of_adapter)) => weights.with_own(of_adapter).adapted(adapter.rule),
+            _ => weights,
+        };
+        Ok(Some(weights.with_own(own)))
+    }
+
+    fn planned_model_weights(&self) -> Result<Option<Parameters>, Failure> {
+        self.planned_held(self.model.spec().parameters.clone(), self.holding)
+    }
+
+    /// The same of [`OpenedModel::frozen_weights`].
+    pub fn planned_frozen_weights(&self) -> Result<Option<Parameters>, Failure> {
+        let specs = self.model.spec().parameters.iter().cloned().map(ParameterSpec::frozen).collect();
+        self.planned_held(specs, Holding { quantize: None, rounds: true, ..self.holding })
+    }
+
+    fn planned_held(&self, specs: Vec<ParameterSpec>, holding: Holding) -> Result<Option<Parameters>, Failure> {
+        let directory = (self.init == Init::Pretrained).then_some(&self.directory);
+        Parameters::planned(&self.compute, specs, directory, holding)
     }
 
     /// The model's weights that the job begins with: read, or drawn from its seed.

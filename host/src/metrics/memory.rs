@@ -6,8 +6,13 @@
 /// this one.
 #[cfg(target_os = "linux")]
 pub fn peak_memory_bytes() -> Option<u64> {
+    status("VmHWM:")
+}
+
+/// A number of bytes in `/proc/self/status`, as `VmSize:`; none where there is no such file.
+pub(crate) fn status(name: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix("kB")?;
+    let kib = status.lines().find_map(|line| line.strip_prefix(name))?.trim().strip_suffix("kB")?;
     Some(kib.trim().parse::<u64>().ok()? * 1024)
 }
 
@@ -21,6 +26,14 @@ pub fn peak_memory_bytes() -> Option<u64> {
     // Apple's systems give bytes, the other BSDs KiB.
     let unit = if cfg!(target_vendor = "apple") { 1 } else { 1024 };
     (!failed).then_some(u64::try_from(usage.ru_maxrss).ok()? * unit)
+}
+
+/// Resident memory of this process now, in bytes, as [`peak_memory_bytes`] counts it.
+pub fn resident_memory_bytes() -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    return status("VmRSS:");
+    #[cfg(not(target_os = "linux"))]
+    peak_memory_bytes()
 }
 
 #[cfg(all(test, target_os = "linux"))]

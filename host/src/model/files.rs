@@ -43,6 +43,11 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
+/// The bytes of the weight files of a directory; 0 where they cannot be read, which is found elsewhere.
+pub fn file_bytes(directory: &Directory) -> u64 {
+    Files::open(directory).map_or(0, |files| files.files.iter().map(MappedTensors::bytes).sum())
+}
+
 impl Files {
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     pub(super) fn open(directory: &Directory) -> Result<Self, Failure> {

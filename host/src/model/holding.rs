@@ -34,6 +34,12 @@ impl Holding {
         if spec.trainable || self.dtype == Dtype::F32 { Ok(wide) } else { rounded(&wide, self.dtype) }
     }
 
+    /// The type that a weight will be held in, which files have in this one; none where it is drawn.
+    pub(super) fn planned(self, spec: &ParameterSpec, of_files: Option<Dtype>) -> Dtype {
+        let is_held = self.rounds || of_files.is_none_or(|dtype| dtype == self.dtype);
+        if spec.trainable || !is_held { Dtype::F32 } else { self.dtype }
+    }
+
     /// Bytes of a number that is not quantised.
     pub(super) fn size(self, spec: &ParameterSpec) -> u64 {
         let dtype = if spec.trainable { Dtype::F32 } else { self.dtype };

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
-use mdt_plugin_api::{Compute, Dtype, Error, Handle, HostArrayRef, Layout, ParameterSpec, Result, Role, Tensor};
+use mdt_plugin_api::{Compute, Dtype, Error, Handle, HostArrayRef, Layout, ParameterSpec, Result, Role, Tensor, TensorType};
 use rayon::prelude::*;
 
 use super::adapter::Rule;
@@ -293,6 +293,14 @@ impl Parameters {
     /// The tensors, in the order of the specs.
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors
+    }
+
+    /// The bytes of all parameters.
+    pub fn bytes(&self) -> Result<u64> {
+        self.tensors.iter().chain(self.not_trained()).try_fold(0, |sum, tensor| {
+            let TensorType { shape, dtype } = tensor.tensor_type()?;
+            Ok(sum + shape.iter().product::<usize>() as u64 * dtype.size() as u64)
+        })
     }
 
     /// The tensors, for writing.

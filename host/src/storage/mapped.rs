@@ -35,6 +35,11 @@ impl MappedTensors {
         &self.path
     }
 
+    /// The size of the file.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
     /// Names, types, shapes and offsets of its tensors.
     pub(crate) fn metadata(&self) -> &Metadata {
         &self.metadata

@@ -77,7 +77,8 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
         (0..settings.trainer.gradient_accumulation_steps).map(micro_batch).map(Ok)
     };
     let objective = Objective::new(job, opened, Frozen::default());
-    let mut learner = Learner::new(settings, updates, parameters, objective, optimizer);
+    let recompute = settings.trainer.checkpoint_activations.recomputes();
+    let mut learner = Learner::new(settings, updates, recompute, parameters, objective, optimizer);
     let (mut times, mut loss, mut tokens, mut staged) = (Vec::new(), 0.0, 0, Staged::default());
     for update in 1..=updates {
         let begin = Instant::now();

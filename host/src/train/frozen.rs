@@ -40,7 +40,7 @@ impl Frozen {
         }
         let trained = elements(opened.model.spec());
         let mut sizes = vec![("the trained model".to_owned(), trained)];
-        let needs_reference = opened.trainer.reference.as_ref().is_some_and(|ability| ability.needs_reference());
+        let needs_reference = needs_reference(opened);
         let shared = match opened.adapter {
             Some(_) if needs_reference => parameters.without_adapter(&opened.model.spec().parameters)?,
             _ => None,
@@ -69,6 +69,37 @@ impl Frozen {
             frozen.push(FrozenModel { name, model, parameters });
         }
         Ok(Self(frozen))
+    }
+
+    /// The same models without memory, for planning, and the bytes of all their weights; none where the device cannot plan.
+    ///
+    /// # Errors
+    /// A model cannot be used.
+    pub fn planned(job: &Job, opened: &OpenedModel, parameters: &Parameters) -> Result<Option<(Self, u64)>, Failure> {
+        let (mut frozen, mut bytes) = (Vec::new(), 0);
+        if needs_reference(opened) {
+            let shared = match opened.adapter {
+                Some(_) => parameters.without_adapter(&opened.model.spec().parameters)?,
+                None => None,
+            };
+            let is_shared = shared.is_some();
+            let own = if is_shared { shared } else { opened.planned_frozen_weights()? };
+            let Some(parameters) = own else { return Ok(None) };
+            bytes += if is_shared { 0 } else { parameters.bytes()? };
+            let (name, model) = (TrainerContext::REFERENCE.to_owned(), opened.model.clone());
+            frozen.push(FrozenModel { name, model, parameters });
+        }
+        for (name, settings) in &job.resolved.settings.trainer.models {
+            let (directory, model) = open(job, &settings.path)?;
+            let specs = model.spec().parameters.iter().cloned().map(ParameterSpec::frozen).collect();
+            let holding = Holding { quantize: None, dtype: job.precision()?.dtype, rounds: true };
+            let Some(parameters) = Parameters::planned(&opened.compute, specs, Some(&directory), holding)? else {
+                return Ok(None);
+            };
+            bytes += parameters.bytes()?;
+            frozen.push(FrozenModel { name: name.clone(), model, parameters });
+        }
+        Ok(Some((Self(frozen), bytes)))
     }
 
     /// Checks that all ranks have the same bits.
@@ -113,6 +144,10 @@ impl Frozen {
     }
 }
 
+fn needs_reference(opened: &OpenedModel) -> bool {
+    opened.trainer.reference.as_ref().is_some_and(|ability| ability.needs_reference())
+}
+
 fn open(job: &Job, path: &Path) -> Result<(Directory, DescribedModel), Failure> {
     let directory = Directory::open(path)?;
     let model = job.other_model(&directory)?;
@@ -122,7 +157,12 @@ fn open(job: &Job, path: &Path) -> Result<(Directory, DescribedModel), Failure> 
 
 fn elements(model: &ModelSpec) -> u64 {
     let elements = |shape: &[usize]| shape.iter().fold(1_u64, |size, &axis| size.saturating_mul(axis as u64));
-    model.parameters.iter().map(|spec| elements(&spec.shape)).fold(0, u64::saturating_add)
+    model
+        .parameters
+        .iter()
+        .filter(|spec| spec.tied_to.is_none())
+        .map(|spec| elements(&spec.shape))
+        .fold(0, u64::saturating_add)
 }
 
 /// Checks that the weights of all models fit into memory together; one alone is checked elsewhere.

@@ -13,7 +13,7 @@ use super::plugin_metrics::PluginMetrics;
 use super::prefetch::Source;
 use super::run::{Output, Rows};
 use super::update::Learner;
-use super::{Run, connect, evaluate, processor, share, start};
+use super::{Run, connect, estimate, evaluate, processor, share, start};
 use crate::checkpoint::Store;
 use crate::data::{self, Data, Encoder, LongRows, Plan, Training};
 use crate::exit::Failure;
@@ -25,11 +25,12 @@ use crate::progress::{self, Progress};
 use crate::storage;
 
 impl<'a> Run<'a> {
-    /// Opens a job, at its beginning or at the checkpoint that it resumes from.
+    /// Opens a job, at its beginning or at the checkpoint that it resumes from. With `force`, also one that seems not to fit into
+    /// memory.
     ///
     /// # Errors
     /// The first thing that is wrong: plugins, then model and data, then the output directory and its checkpoints.
-    pub fn open(job: &'a Job) -> Result<Self, Failure> {
+    pub fn open(job: &'a Job, force: bool) -> Result<Self, Failure> {
         job.resolved.require_job()?;
         let settings = &job.resolved.settings;
         let components = job.component_names()?;
@@ -45,11 +46,13 @@ impl<'a> Run<'a> {
         let optimizer = OptimizerPlan::new(optimizer, &settings.optimizer, &model::trained(&opened.parameters()))?;
         let tokenizer_files = opened.tokenizer_files()?;
         let encoder = Encoder::new(job, &opened.trainer, opened.model.spec().vocabulary_size);
-        let Data { train, held_out, rows, fingerprint } = data::read(job, &encoder, &tokenizer_files.checksum()?)?;
+        let read = data::read(job, &encoder, &tokenizer_files.checksum()?)?;
+        let plan = Plan::of(settings, read.rows);
+        opened.check_files()?;
+        let estimate = estimate::admit(job, &opened, &optimizer, &read, force)?;
+        let Data { train, held_out, fingerprint, .. } = read;
         let mut data = BTreeMap::from([("the training data".to_owned(), json!(fingerprint))]);
         data.extend(held_out.as_ref().map(|rows| ("the held-out data".to_owned(), json!(rows.fingerprint()))));
-        let plan = Plan::of(settings, rows);
-        opened.check_files()?;
         let types = Types::of(settings, &opened.model.spec().parameters, &opened.directory)?;
 
         // The first rank alone touches the output directory, which others may share or not see.
@@ -123,7 +126,7 @@ impl<'a> Run<'a> {
             model: directory,
             tokenizer_files,
             types,
-            learner: Learner::new(settings, plan.total_updates(), parameters, objective, optimizer),
+            learner: Learner::new(settings, plan.total_updates(), estimate.recompute, parameters, objective, optimizer),
             frozen: frozen_weights,
             rows: Rows {
                 train: Some(train),
@@ -145,6 +148,7 @@ impl<'a> Run<'a> {
                 saved: start.resumed.then_some(done),
             },
             evaluations,
+            estimate,
             done,
         })
     }

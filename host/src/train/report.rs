@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use indicatif::HumanCount;
-use mdt_plugin_api::Event;
+use mdt_plugin_api::{Event, MemoryInfo};
 
-use super::Run;
 use super::run::Output;
 use super::update::UpdateNumbers;
+use super::{Run, estimate};
 use crate::config::{Init, Packing};
 use crate::exit::Failure;
 use crate::metrics;
@@ -48,6 +48,8 @@ impl Run<'_> {
             plan.updates_per_epoch().map_or(String::new(), |updates| format!("{updates} per epoch, ")),
             plan.rows_per_update().min(plan.rows.unwrap_or(usize::MAX))
         ));
+        let available = estimate::available(self.job).map(|available| format!("; {} available", available.text()));
+        progress::note(&format!("memory   about {}{}", self.estimate, available.unwrap_or_default()));
         let patience = settings.trainer.early_stopping_patience;
         if patience > 0 {
             let unkept = ", whose weights are not kept: `checkpoint.export = \"best\"` would";
@@ -66,6 +68,10 @@ impl Run<'_> {
         progress.update(&Line { step, loss, lr, tokens_per_s, grad_norm });
         let Staged { to_device, to_host } = numbers.staged;
         progress::debug(&format!("update {step}: {to_device} bytes copied to the device, {to_host} bytes from it"));
+        let MemoryInfo { active_bytes, peak_bytes, cached_bytes } = self.learner.objective.compute.memory();
+        progress::debug(&format!(
+            "update {step}: tensors have {active_bytes} bytes, had {peak_bytes} at most, and {cached_bytes} are kept"
+        ));
         plugin_metrics.add_reports(self.job.services.take_metrics());
         if step != plan.total_updates() && !step.is_multiple_of(settings.metrics.every.max(1)) {
             return Ok(());

@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::best::Evaluations;
+use super::estimate::Estimate;
 use super::observe;
 use super::plugin_metrics::PluginMetrics;
 use super::prefetch::{self, UpdateEnd};
@@ -40,6 +41,8 @@ pub struct Run<'a> {
     pub(super) frozen: String,
     pub(super) rows: Rows,
     pub(super) output: Output,
+    /// The memory that it was expected to need.
+    pub(super) estimate: Estimate,
     /// The evaluations so far.
     pub(super) evaluations: Evaluations,
     /// Updates that are done.
@@ -79,14 +82,14 @@ pub(super) struct Output {
     pub(super) saved: Option<u64>,
 }
 
-/// Trains. Call it on the thread that is to be the compute thread.
+/// Trains, with `force` also where memory seems to be too small. Call it on the thread that is to be the compute thread.
 ///
 /// # Errors
 /// Anything that is wrong with the job, before anything is spent; then what goes wrong while it runs. An interruption
 /// is [`Status::Interrupted`], after a checkpoint was written.
-pub fn train(job: &Job, cancelled: &AtomicBool) -> Result<(), Failure> {
+pub fn train(job: &Job, force: bool, cancelled: &AtomicBool) -> Result<(), Failure> {
     let observers = Observers::start(job.observers()?)?;
-    let mut run = Run::open(job)?;
+    let mut run = Run::open(job, force)?;
     run.output.observers = observers;
     let outcome = run.finish(cancelled).map_err(|stop| {
         // Where all stop together, none aborts the others: one that is first must not end another that still saves.

@@ -60,10 +60,11 @@ pub(super) struct Learner {
 }
 
 impl Learner {
-    /// A learner of a job with so many updates.
+    /// A learner of a job with so many updates. `recompute` says whether layers are computed again for gradients.
     pub(super) fn new(
         settings: &Settings,
         total_updates: u64,
+        recompute: bool,
         parameters: Parameters,
         objective: Objective,
         optimizer: StatefulOptimizer,
@@ -77,7 +78,7 @@ impl Learner {
             max_grad_norm: settings.trainer.max_grad_norm,
             trainer: settings.trainer.id.clone(),
             seed: settings.seed,
-            recompute: settings.trainer.checkpoint_activations.recomputes(),
+            recompute,
             first_micro_batch: settings.comm.rank as u64 * settings.trainer.gradient_accumulation_steps as u64,
         }
     }

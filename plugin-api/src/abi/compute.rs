@@ -15,7 +15,7 @@ use super::table::{CType, Declarations, c_struct, interfaces};
 use super::types::{RawArrayRef, RawAttribute, collected, filled, with_attributes};
 use crate::op::{apply, is_available};
 use crate::{
-    Attribute, Compute, DeviceInfo, Dtype, Error, Handle, HostArrayRef, MemoryInfo, OpKind, RawHostView,
+    Attribute, Compute, DeviceInfo, Dtype, Error, Handle, HostArrayRef, MemoryInfo, OpKind, PlannedMemory, RawHostView,
     RecomputedFunction, Result, TensorFunction, TensorType, ValueAndGrad,
 };
 
@@ -94,9 +94,17 @@ interfaces! {
         /// [`Compute::memory`].
         fn memory_in_use() -> MemoryInfo;
     }
+
+    /// The memory of evaluations, told beforehand. The device's own thread.
+    "compute.plan/1" ComputePlan PlanFunctions {
+        /// [`Compute::placeholder`]; 0 where the device cannot plan.
+        fn stand_in(dtype: u32, shape: RSlice<'_, usize>, tensor: &mut u64);
+        /// [`Compute::plan`]; whether the device can.
+        fn plan_evaluation(tensors: RSlice<'_, u64>, planned: &mut bool) -> PlannedMemory;
+    }
 }
-replies! { DeviceInfo, MemoryInfo }
-exports! { Rc<dyn Compute>: ComputeTensors; Rc<RecomputedFunction>: HostFunction; }
+replies! { DeviceInfo, MemoryInfo, PlannedMemory }
+exports! { Rc<dyn Compute>: ComputeTensors, ComputePlan; Rc<RecomputedFunction>: HostFunction; }
 
 impl RecomputedFunctions for Rc<RecomputedFunction> {
     fn call_with(&self, inputs: RSlice<'_, u64>, results: &RawSink<'_, u64>) -> Result<()> {
@@ -232,6 +240,20 @@ impl TensorFunctions for Rc<dyn Compute> {
     }
 }
 
+impl PlanFunctions for Rc<dyn Compute> {
+    fn stand_in(&self, dtype: u32, shape: RSlice<'_, usize>, tensor: &mut u64) -> Result<()> {
+        let tensor_type = TensorType { shape: shape.to_vec(), dtype: Dtype(dtype) };
+        *tensor = self.placeholder(&tensor_type)?.unwrap_or(0);
+        Ok(())
+    }
+
+    fn plan_evaluation(&self, tensors: RSlice<'_, u64>, planned: &mut bool) -> Result<PlannedMemory> {
+        let memory = self.plan(tensors.as_slice())?;
+        *planned = memory.is_some();
+        Ok(memory.unwrap_or_default())
+    }
+}
+
 impl Imported<ComputeTensors> {
     fn host_view_of(&self, tensor: Handle, writable: bool) -> Result<RawHostView> {
         let mut view = RawView { data: std::ptr::null_mut(), dtype: 0 };
@@ -317,6 +339,19 @@ impl Compute for Imported<ComputeTensors> {
 
     fn memory(&self) -> MemoryInfo {
         self.memory_in_use().unwrap_or_default()
+    }
+
+    fn placeholder(&self, TensorType { shape, dtype }: &TensorType) -> Result<Option<Handle>> {
+        let Some(planner) = self.beside::<ComputePlan>()? else { return Ok(None) };
+        let tensor = filled(|tensor| planner.stand_in(dtype.0, shape.as_slice().into(), tensor))?;
+        Ok(Some(tensor).filter(|&tensor| tensor != 0))
+    }
+
+    fn plan(&self, tensors: &[Handle]) -> Result<Option<PlannedMemory>> {
+        let Some(planner) = self.beside::<ComputePlan>()? else { return Ok(None) };
+        let mut planned = false;
+        let memory = planner.plan_evaluation(tensors.into(), &mut planned)?;
+        Ok(planned.then_some(memory))
     }
 
     fn as_loaded(&self) -> Option<&dyn Any> {

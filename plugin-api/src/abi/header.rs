@@ -39,6 +39,7 @@ pub fn c_header() -> String {
         interface::<services::HostFunctions>,
         interface::<compute::HostFunction>,
         interface::<compute::ComputeTensors>,
+        interface::<compute::ComputePlan>,
         interface::<model::HostForward>,
         interface::<model::ModelBlock>,
         interface::<model::ModelForward>,

@@ -183,6 +183,14 @@ impl<T: Table> Imported<T> {
         Ok(Some(Self { object: Arc::clone(object), interface, table: PhantomData, name }))
     }
 
+    /// Another interface of the same object, if it has it.
+    ///
+    /// # Errors
+    /// The object has another table under its name.
+    pub(super) fn beside<U: Table>(&self) -> Result<Option<Imported<U>>> {
+        Imported::find(&self.object, self.name)
+    }
+
     /// The name that it was given, for what the object makes.
     pub(super) fn name(&self) -> &'static str {
         self.name

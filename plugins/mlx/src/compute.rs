@@ -4,14 +4,16 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use mdt_plugin_api::{
-    Attribute, Component, Compute, DeviceInfo, Dtype, Error, Handle, HostArrayRef, MemoryInfo, OpKind, RawHostView,
-    RecomputedFunction, Result, Setup, TensorFunction, TensorType, ValueAndGrad,
+    Attribute, Component, Compute, DeviceInfo, Dtype, Error, Handle, HostArrayRef, MemoryInfo, OpKind, PlannedMemory,
+    RawHostView, RecomputedFunction, Result, Setup, TensorFunction, TensorType, ValueAndGrad,
 };
 use mlx_rs::{Array, memory, transforms};
 
 use crate::device::{self, DeviceChoice};
 use crate::fault::Fault;
 use crate::handles::Handles;
+#[cfg(mdt_native)]
+use crate::plan::{self, Planner};
 use crate::{checkpoint, dtype, fused, gradient, host_view, ops};
 
 mdt_plugin_api::config! {
@@ -32,6 +34,8 @@ mdt_plugin_api::config! {
 pub struct Mlx {
     pub(crate) handles: Rc<RefCell<Handles>>,
     info: DeviceInfo,
+    #[cfg(mdt_native)]
+    planner: Planner,
 }
 
 impl Component for Mlx {
@@ -42,7 +46,12 @@ impl Component for Mlx {
         let info = device::select(config.device, threads)?;
         let info = DeviceInfo { unified_memory: info.unified_memory && config.shared_memory, ..info };
         fused::start(threads).map_err(|exception| Error::plugin(format!("MLX: {}", Fault::from(exception))))?;
-        Ok(Self { handles: Rc::default(), info })
+        Ok(Self {
+            handles: Rc::default(),
+            info,
+            #[cfg(mdt_native)]
+            planner: Planner::default(),
+        })
     }
 }
 
@@ -203,5 +212,23 @@ impl Compute for Mlx {
             peak_bytes: bytes(memory::peak_memory),
             cached_bytes: bytes(memory::cache_memory),
         }
+    }
+    #[cfg(mdt_native)]
+    fn placeholder(&self, TensorType { shape, dtype }: &TensorType) -> Result<Option<Handle>> {
+        if !fused::on_cpu() {
+            return Ok(None);
+        }
+        Ok(Some(self.insert(plan::placeholder(shape, *dtype)?)))
+    }
+
+    #[cfg(mdt_native)]
+    fn plan(&self, tensors: &[Handle]) -> Result<Option<PlannedMemory>> {
+        if !fused::on_cpu() {
+            return Ok(None);
+        }
+        let table = self.handles.borrow();
+        let live = table.all().map(fused::native::id).collect();
+        let memory = self.planner.plan(&table.clones(tensors)?, live)?;
+        Ok(Some(memory))
     }
 }

@@ -9,7 +9,7 @@
 
 pub mod composed;
 #[cfg(mdt_native)]
-mod native;
+pub(crate) mod native;
 #[cfg(all(test, mdt_native))]
 mod tests;
 

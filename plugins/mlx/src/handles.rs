@@ -72,6 +72,12 @@ impl Handles {
         Ok(slot.array.replace(array).expect("`get` has found one"))
     }
 
+    /// Every live tensor.
+    #[cfg(mdt_native)]
+    pub fn all(&self) -> impl Iterator<Item = &Array> {
+        self.slots.iter().filter_map(|slot| slot.array.as_ref())
+    }
+
     /// Every live tensor except this handle's.
     pub fn others(&self, handle: Handle) -> impl Iterator<Item = &Array> {
         let own = (handle & u64::from(u32::MAX)) as usize;

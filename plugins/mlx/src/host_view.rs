@@ -62,8 +62,16 @@ pub fn read(array: &Array) -> Result<RawHostView> {
 /// The error of an evaluation.
 pub fn failed_evaluation(exception: mlx_rs::error::Exception) -> Error {
     fused::settle();
-    Error::plugin(format!("evaluation: {}", Fault::from(exception)))
+    let fault = Fault::from(exception).to_string();
+    if fault.starts_with(OUT_OF_MEMORY) {
+        let help = "use fewer rows at a time (`trainer.batch_size`) or shorter ones (`trainer.max_seq_len`), or end other programs";
+        return Error::other(fault).help(help);
+    }
+    Error::plugin(format!("evaluation: {fault}"))
 }
+
+/// How `native/primitives/primitive.cpp` says it.
+const OUT_OF_MEMORY: &str = "out of memory";
 
 /// A view for writing; `others` are all the other live tensors.
 ///

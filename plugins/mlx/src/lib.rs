@@ -15,6 +15,8 @@ mod host_view;
 #[cfg(any(mdt_native, test))]
 pub mod kernels;
 mod ops;
+#[cfg(mdt_native)]
+mod plan;
 #[cfg(test)]
 mod tests;
 mod vectors;

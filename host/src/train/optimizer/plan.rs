@@ -104,6 +104,23 @@ impl OptimizerPlan {
     }
 }
 
+impl OptimizerPlan {
+    /// Whether gradients and states stay on the device.
+    pub fn is_on_device(&self) -> bool {
+        matches!(self.rule, Rule::Device(_))
+    }
+
+    /// The bytes of all states.
+    pub fn state_bytes(&self) -> u64 {
+        let bytes = |shape: &[usize], state: &StateSpec| {
+            let elements = state.shape.of(shape).iter().fold(1_u64, |size, &axis| size.saturating_mul(axis as u64));
+            elements.saturating_mul(state.dtype.size() as u64)
+        };
+        let of = |plan: &ParameterPlan| plan.states.iter().map(|state| bytes(&plan.shape, state)).sum::<u64>();
+        self.parameters.iter().map(of).sum()
+    }
+}
+
 impl ParameterPlan {
     fn check(&self, id: &str, only_f32: bool) -> Result<(), Failure> {
         let mut names = HashSet::new();

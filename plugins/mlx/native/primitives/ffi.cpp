@@ -4,9 +4,11 @@
 #include <optional>
 
 #include "mlx/c/private/array.h"
+#include "mlx/c/private/enums.h"
 #include "mlx/c/private/stream.h"
 #include "mlx/scheduler.h"
 #include "ops.h"
+#include "plan.h"
 #include "tiles.h"
 
 namespace {
@@ -180,6 +182,25 @@ bool mdt_op_convert(mlx_array* out, mlx_array x, bool to_bf16, mlx_stream stream
 
 // After a failed evaluation: MLX would report the same error again to a later one, and where it stops in the middle of one it
 // counts a task that never ends, until it waits for such tasks for ever.
+bool mdt_op_placeholder(
+    mlx_array* out, const int* shape, size_t rank, mlx_dtype dtype, mlx_stream stream, Failure* failure) {
+  return guarded(failure, [&] {
+    const mlx::core::Shape lengths(shape, shape + rank);
+    mlx_array_set_(*out, mdt::placeholder(lengths, mlx_dtype_to_cpp(dtype), mlx_stream_get_(stream)));
+  });
+}
+
+bool mdt_plan(
+    const mlx_array* tensors, size_t count, mlx_stream stream, void* context, MdtVisit visit, Failure* failure) {
+  return guarded(failure, [&] {
+    std::vector<mlx::core::array> arrays;
+    for (size_t i = 0; i < count; ++i) {
+      arrays.push_back(get(tensors[i]));
+    }
+    mdt::plan(std::move(arrays), mlx_stream_get_(stream), context, visit);
+  });
+}
+
 void mdt_settle(mlx_stream handle) {
   Failure ignored;
   const auto stream = mlx_stream_get_(handle);
@@ -193,6 +214,10 @@ void mdt_settle(mlx_stream handle) {
   while (mlx::core::scheduler::n_active_tasks() > 0) {
     mlx::core::scheduler::notify_task_completion(stream);
   }
+}
+
+size_t mdt_array_id(mlx_array a) {
+  return get(a).id();
 }
 
 bool mdt_array_is_exclusive(mlx_array a) {

@@ -14,8 +14,21 @@ array dense(const array& a, Stream stream) {
   return mx::contiguous(a, false, stream);
 }
 
+namespace {
+
+// MLX's allocator on a CPU gives null where the system has no memory, which its own operations would write to.
+mx::allocator::Buffer memory_for(const array& out) {
+  const auto buffer = mx::allocator::malloc(out.nbytes());
+  if (buffer.ptr() == nullptr && out.nbytes() > 0) {
+    throw std::runtime_error("out of memory: " + std::to_string(out.nbytes()) + " bytes are not available");
+  }
+  return buffer;
+}
+
+} // namespace
+
 void allocate(array& out) {
-  out.set_data(mx::allocator::malloc(out.nbytes()));
+  out.set_data(memory_for(out));
 }
 
 void allocate_heads_inside(array& out) {
@@ -23,7 +36,7 @@ void allocate_heads_inside(array& out) {
   // Claiming less contiguity than there is costs a copy at worst; claiming more would be wrong.
   const array::Flags flags{true, heads == 1 || positions == 1, false};
   out.set_data(
-      mx::allocator::malloc(out.nbytes()), out.size(),
+      memory_for(out), out.size(),
       mx::Strides{positions * heads * width, width, heads * width, 1}, flags);
 }
 

@@ -59,7 +59,28 @@ constructors! {
     fn mdt_op_grouped_linear([out], rows: mlx_array, weight: mlx_array, groups: mlx_array);
 }
 
+/// Called for each operation of a plan; see `native/primitives/plan.h`.
+pub type Visit =
+    unsafe extern "C" fn(*mut c_void, *const c_char, *const c_void, usize, *const c_void, usize, *const c_int, usize);
+
 unsafe extern "C" {
+    fn mdt_op_placeholder(
+        out: *mut mlx_array,
+        shape: *const c_int,
+        rank: usize,
+        dtype: mlx_sys::mlx_dtype,
+        stream: mlx_stream,
+        failure: *mut Failure,
+    ) -> bool;
+    fn mdt_plan(
+        tensors: *const mlx_array,
+        count: usize,
+        stream: mlx_stream,
+        context: *mut c_void,
+        visit: Visit,
+        failure: *mut Failure,
+    ) -> bool;
+    fn mdt_array_id(array: mlx_array) -> usize;
     fn mdt_array_is_exclusive(array: mlx_array) -> bool;
     fn mdt_settle(stream: mlx_stream);
     fn mdt_stream_is_cpu(stream: mlx_stream) -> bool;
@@ -286,6 +307,32 @@ pub fn grouped_linear(rows: &Array, weight: &Array, groups: &Array) -> Result<Ar
 /// The handle of an array that may be left out.
 fn or_empty(array: Option<&Array>) -> mlx_array {
     array.map_or(mlx_array { ctx: std::ptr::null_mut() }, Array::as_ptr)
+}
+
+/// An array without memory.
+pub fn placeholder(shape: &[i32], dtype: Dtype) -> Result<Array> {
+    // SAFETY: as in `cross_entropy`; the shape is copied.
+    build(|[out], stream, failure| unsafe {
+        mdt_op_placeholder(out, shape.as_ptr(), shape.len(), dtype as mlx_sys::mlx_dtype, stream, failure)
+    })
+    .map(|[a]| a)
+}
+
+/// Visits the operations that evaluating these arrays takes, in their order.
+///
+/// # Safety
+/// `visit` may be called with `context` until this returns.
+pub unsafe fn plan(arrays: &[Array], context: *mut c_void, visit: Visit) -> Result<()> {
+    let handles: Vec<mlx_array> = arrays.iter().map(Array::as_ptr).collect();
+    // SAFETY: live handles, and the caller's promise.
+    build(|[], stream, failure| unsafe { mdt_plan(handles.as_ptr(), handles.len(), stream, context, visit, failure) })
+        .map(|[]| ())
+}
+
+/// The number of an array in a graph.
+pub fn id(array: &Array) -> usize {
+    // SAFETY: the handle lives as long as `array`.
+    unsafe { mdt_array_id(array.as_ptr()) }
 }
 
 fn stream() -> Stream {

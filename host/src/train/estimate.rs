@@ -1,0 +1,272 @@
+//! The memory that a job will need, told before anything is spent.
+//!
+//! Weights, gradients and states are sums of sizes. What is computed is planned: the trainer's loss and the model run on a
+//! device that has types instead of numbers, see [`planning`], and the compute plugin says what the evaluation needs. The rest
+//! of the process is measured, as rows and plugins are there already.
+
+mod admission;
+mod micro_batches;
+mod planning;
+
+use std::fmt;
+use std::rc::Rc;
+
+use mdt_plugin_api::{BatchRows, Compute, Item, ParameterSpec, Result};
+
+use self::admission::Available;
+use self::planning::Planning;
+use super::frozen::Frozen;
+use super::gradient::Objective;
+use super::optimizer::OptimizerPlan;
+use super::prepare::Place;
+use crate::config::{CheckpointActivations, Packing, Settings};
+use crate::data::{self, Data, Dataset, Encoder, Plan, Training};
+use crate::exit::Failure;
+use crate::job::{Job, OpenedModel};
+use crate::memory::{memory, size};
+use crate::model::{self, Parameters, Randomness};
+use crate::{metrics, progress, rank_processes};
+
+/// Bytes, by what they are for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Estimate {
+    /// Weights of the model, trained or not, and of the trainer.
+    pub weights: u64,
+    /// Weights of the reference and of further models.
+    pub other_models: u64,
+    /// Gradients in host memory, as many as accumulation has at a time.
+    pub gradients: u64,
+    /// The optimizer's states.
+    pub states: u64,
+    /// What a micro-batch computes, gradients on the device included; none where the compute plugin cannot tell.
+    pub activations: Option<u64>,
+    /// The rest of the process: program, plugins, rows.
+    pub rest: u64,
+    /// Files that weights are read from, which are in memory until these are loaded.
+    pub files: u64,
+    /// Whether layers are computed again for gradients.
+    pub recompute: bool,
+}
+
+/// What the process needs beyond what it has when the estimate is made: code and buffers of the compute plugin.
+const REST_TO_COME: u64 = 12 << 20;
+
+impl Estimate {
+    /// The most bytes of the process at a time.
+    pub fn peak(&self) -> u64 {
+        let models = self.rest + self.weights + self.other_models;
+        let training = models + self.gradients + self.states + self.activations.unwrap_or(0);
+        training.max(models + self.files)
+    }
+
+    /// The same without files, whose memory the system frees where others need it.
+    pub fn needed(&self) -> u64 {
+        Self { files: 0, ..*self }.peak()
+    }
+}
+
+/// The memory that a job may use, where the system says.
+pub fn available(job: &Job) -> Option<Available> {
+    let bytes = memory()?.available;
+    // `launch` starts all ranks here; others may be anywhere.
+    let ranks = if rank_processes::is_launched() { u64::from(job.resolved.settings.comm.world_size) } else { 1 };
+    Some(Available { bytes, resident: metrics::resident_memory_bytes().unwrap_or(0), ranks })
+}
+
+/// Estimates a job, and refuses it if it does not fit.
+///
+/// # Errors
+/// Those of [`estimate`]. Status 4, as for weights that are too large: it is known once model and data are, before anything is
+/// written. The message names what would make the job fit.
+pub fn admit(
+    job: &Job,
+    opened: &OpenedModel,
+    optimizer: &OptimizerPlan,
+    data: &Data,
+    force: bool,
+) -> std::result::Result<Estimate, Failure> {
+    let settings = &job.resolved.settings;
+    let plan = Plan::of(settings, data.rows);
+    let choice = settings.trainer.checkpoint_activations;
+    let mut estimate = self::estimate(job, opened, optimizer, data, &plan, choice.recomputes())?;
+    let Some(available) = available(job) else { return Ok(estimate) };
+    if choice == CheckpointActivations::Auto && !available.holds(&estimate) {
+        estimate = self::estimate(job, opened, optimizer, data, &plan, true)?;
+    }
+    if force || available.holds(&estimate) {
+        return Ok(estimate);
+    }
+    let mut smaller = Vec::new();
+    for alternatives in admission::changes(&job.resolved.settings) {
+        // One that cannot be estimated is not named.
+        let estimated = alternatives
+            .into_iter()
+            .filter_map(|change| Some((change.keys, of_settings(job, change.settings, data).ok()?)));
+        smaller.extend(estimated.into_iter().find(|(_, estimate)| available.holds(estimate)));
+    }
+    Err(admission::refusal(&estimate, available, &smaller))
+}
+
+/// Opens a job as a run does, as far as its estimate needs, and estimates it.
+///
+/// # Errors
+/// As a run: the model or the data cannot be used; the job does not fit.
+pub fn admitted(job: &Job) -> std::result::Result<Estimate, Failure> {
+    let opened = job.open_model(job.compute()?)?;
+    let settings = &job.resolved.settings;
+    let optimizer = OptimizerPlan::new(job.optimizer()?, &settings.optimizer, &model::trained(&opened.parameters()))?;
+    let encoder = Encoder::new(job, &opened.trainer, opened.model.spec().vocabulary_size);
+    let data = data::read(job, &encoder, &opened.tokenizer_files()?.checksum()?)?;
+    opened.check_files()?;
+    admit(job, &opened, &optimizer, &data, false)
+}
+
+/// Estimates a job with other settings, on the same rows.
+fn of_settings(job: &Job, settings: Settings, data: &Data) -> std::result::Result<Estimate, Failure> {
+    let mut job = job.clone();
+    job.resolved.settings = settings;
+    let opened = job.open_model(job.compute()?)?;
+    let settings = &job.resolved.settings;
+    let optimizer = OptimizerPlan::new(job.optimizer()?, &settings.optimizer, &model::trained(&opened.parameters()))?;
+    // What is chosen by itself is to save memory here.
+    let recompute = settings.trainer.checkpoint_activations != CheckpointActivations::None;
+    estimate(&job, &opened, &optimizer, data, &Plan::of(settings, data.rows), recompute)
+}
+
+/// `3.1 GiB: weights 0.4, gradients 0.4, states 0.8, activations 1.3, other 0.2`.
+impl fmt::Display for Estimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [
+            ("weights", self.weights),
+            ("other models", self.other_models),
+            ("gradients", self.gradients),
+            ("states", self.states),
+            ("activations", self.activations.unwrap_or(0)),
+            ("other", self.rest),
+        ];
+        let small = self.peak() < 1 << 30;
+        let number = |bytes: u64| match small {
+            true => format!("{}", (bytes + (1 << 19)) >> 20),
+            false => format!("{:.1}", bytes as f64 / f64::from(1 << 30)),
+        };
+        let shown = parts.into_iter().filter(|(_, bytes)| *bytes > 0);
+        let parts: Vec<String> = shown.map(|(name, bytes)| format!("{name} {}", number(bytes))).collect();
+        write!(f, "{}: {}", size(self.peak()), parts.join(", "))?;
+        if self.activations.is_none() {
+            write!(f, ", activations not known")?;
+        }
+        if self.recompute {
+            write!(f, " (layers are computed again for gradients)")?;
+        }
+        Ok(())
+    }
+}
+
+/// Estimates a job whose model and data are open.
+///
+/// # Errors
+/// Components cannot be made; files of weights cannot be read.
+fn estimate(
+    job: &Job,
+    opened: &OpenedModel,
+    optimizer: &OptimizerPlan,
+    data: &Data,
+    plan: &Plan,
+    recompute: bool,
+) -> std::result::Result<Estimate, Failure> {
+    let rest = metrics::resident_memory_bytes().unwrap_or(0) + REST_TO_COME;
+    let all = opened.parameters();
+    let trained = bytes(&model::trained(&all));
+    let buffers = u64::from(plan.accumulation.max(1).ilog2()) + 1;
+    let mut estimate = Estimate {
+        weights: bytes(&all),
+        other_models: 0,
+        gradients: if optimizer.is_on_device() { 0 } else { buffers * trained },
+        states: optimizer.state_bytes(),
+        activations: None,
+        rest,
+        files: opened.file_bytes(),
+        recompute,
+    };
+    let planning = Planning::new(job.compute()?);
+    let device: Rc<dyn Compute> = planning.clone();
+    let dry = opened.on(job, Rc::clone(&device))?;
+    let Some(parameters) = dry.planned_weights()? else { return Ok(estimate) };
+    let Some((frozen, other_models)) = Frozen::planned(job, &dry, &parameters)? else { return Ok(estimate) };
+    (estimate.weights, estimate.other_models) = (parameters.bytes()?, other_models);
+    let planned = plan_run(&Objective::new(job, dry, frozen), &parameters, data, plan, job, recompute);
+    // What a trainer reports meanwhile is of no update.
+    drop(job.services.take_metrics());
+    match planned {
+        Ok(()) => estimate.activations = planning.planned().map(|memory| memory.peak_bytes),
+        // One that only works with real numbers. What is wrong with it comes up again when it trains.
+        Err(failure) => progress::debug(&format!("no evaluation was planned: {}", failure.in_one_line())),
+    }
+    Ok(estimate)
+}
+
+/// The bytes of parameters as f32.
+fn bytes(specs: &[ParameterSpec]) -> u64 {
+    let elements = |spec: &ParameterSpec| spec.shape.iter().fold(1_u64, |size, &axis| size.saturating_mul(axis as u64));
+    let own = specs.iter().filter(|spec| spec.tied_to.is_none());
+    own.map(elements).fold(0, u64::saturating_add).saturating_mul(size_of::<f32>() as u64)
+}
+
+/// Plans micro-batches of the run, one after another, and an evaluation.
+fn plan_run(
+    objective: &Objective,
+    parameters: &Parameters,
+    data: &Data,
+    plan: &Plan,
+    job: &Job,
+    recompute: bool,
+) -> std::result::Result<(), Failure> {
+    let settings = &job.resolved.settings;
+    let training = model::Training { randomness: Randomness::default(), recompute };
+    let plan_batch = |items: Vec<Item>, items_per_row: &[usize]| -> Result<()> {
+        let items: Vec<&Item> = items.iter().collect();
+        let batch = match objective.trainer.prepare {
+            Some(_) => objective.prepared(parameters, Place { purpose: "estimate", update: 0, number: 0 }, &items)?,
+            None => objective.trainer.collate(&BatchRows::new(&items, items_per_row)?)?,
+        };
+        objective.gradient(parameters, &batch, training).map(drop)
+    };
+    match &data.train {
+        Training::Whole(dataset) => {
+            for (items, items_per_row) in micro_batches::planned(dataset, plan, settings.comm.rank as usize) {
+                let items = items.iter().map(|&item| dataset.rows()[item].clone()).collect();
+                plan_batch(shortened(items, objective, settings)?, &items_per_row)?;
+            }
+        }
+        Training::Streamed(_) => {
+            let encoder = Encoder::new(job, &objective.trainer, objective.model.spec().vocabulary_size);
+            let items = micro_batches::longest(job, &encoder)?;
+            let items_per_row = vec![1; items.len()];
+            if !items.is_empty() {
+                plan_batch(items.clone(), &items_per_row)?;
+                plan_batch(items, &items_per_row)?;
+            }
+        }
+    }
+    if let Some(held_out) = &data.held_out {
+        evaluate(objective, parameters, held_out, plan)?;
+    }
+    Ok(())
+}
+
+/// Items as they would be with these settings: they may have been cut at a length that is greater.
+fn shortened(mut items: Vec<Item>, objective: &Objective, settings: &Settings) -> Result<Vec<Item>> {
+    if settings.trainer.packing == Packing::None {
+        items.iter_mut().try_for_each(|item| objective.items.enforce(item))?;
+    }
+    Ok(items)
+}
+
+/// Plans the evaluation of the longest held-out rows.
+fn evaluate(objective: &Objective, parameters: &Parameters, held_out: &Dataset, plan: &Plan) -> Result<()> {
+    let longest = |rows: &&[Item]| rows.iter().map(Item::length).max().unwrap_or(0) * rows.len();
+    let Some(rows) = held_out.rows().chunks(plan.batch_size).max_by_key(longest) else { return Ok(()) };
+    let items: Vec<&Item> = rows.iter().collect();
+    let batch = objective.prepared(parameters, Place { purpose: "estimate", update: 0, number: 0 }, &items)?;
+    objective.evaluate(parameters, &batch).map(drop)
+}
