@@ -3,7 +3,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
-use mdt_plugin_api::{Compute, Dtype, Error, Handle, HostArrayRef, Layout, ParameterSpec, Result, Role, Tensor, TensorType};
+use mdt_plugin_api::{
+    Compute, Dtype, Error, Handle, HostArrayRef, Layout, ParameterSpec, Result, Role, Tensor, TensorType,
+};
 use rayon::prelude::*;
 
 use super::adapter::Rule;

@@ -6,8 +6,8 @@ use mdt_plugin_api::{Compute, Dtype, Error, ParameterSpec, Tensor, TensorType};
 
 use super::Directory;
 use super::files::Files;
-use super::load::Loaded;
 use super::holding::Holding;
+use super::load::Loaded;
 use super::parameters::Parameters;
 use crate::exit::Failure;
 

@@ -57,6 +57,22 @@ class InHalf : public CpuPrimitive {
     return gradients;
   }
 
+  std::vector<size_t> held_bytes(const std::vector<array>& inputs, const std::vector<array>& outputs) const override {
+    std::vector<size_t> bytes = inner_->held_bytes(inputs, outputs);
+    for (const auto* arrays : {&inputs, &outputs}) {
+      for (const array& a : *arrays) {
+        if (is_half(a.dtype())) {
+          bytes.push_back(a.size() * sizeof(float));
+        }
+      }
+    }
+    return bytes;
+  }
+
+  size_t scratch_bytes(const std::vector<array>& inputs, const std::vector<array>& outputs) const override {
+    return inner_->scratch_bytes(inputs, outputs);
+  }
+
   DEFINE_NAME(InHalf)
   bool is_equivalent(const Primitive& other) const override {
     return inner_ == static_cast<const InHalf&>(other).inner_;

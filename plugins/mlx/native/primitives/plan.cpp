@@ -143,7 +143,15 @@ void plan(std::vector<array> tensors, Stream stream, void* context, MdtVisit vis
     if (name == "Transpose") {
       axes = static_cast<const mx::Transpose&>(a.primitive()).state();
     }
-    visit(context, name.c_str(), inputs.data(), inputs.size(), outputs.data(), outputs.size(), axes.data(), axes.size());
+    std::vector<size_t> held;
+    size_t scratch = 0;
+    if (const auto* own = dynamic_cast<const CpuPrimitive*>(&a.primitive())) {
+      held = own->held_bytes(a.inputs(), a.outputs());
+      scratch = own->scratch_bytes(a.inputs(), a.outputs());
+    }
+    visit(
+        context, name.c_str(), inputs.data(), inputs.size(), outputs.data(), outputs.size(), axes.data(), axes.size(),
+        held.data(), held.size(), scratch);
     planned.push_back(a);
   }
   // As after an evaluation: they have no graph behind them any more.

@@ -18,10 +18,12 @@ struct MdtPlanned {
   bool is_leaf;
 };
 
-// Called for each operation in the order of evaluation; `axes` are a transposition's.
+// Called for each operation in the order of evaluation; `axes` are a transposition's, `held` the bytes of buffers that are kept until
+// the operation has run, and `scratch` those that it takes while it runs.
 typedef void (*MdtVisit)(
     void* context, const char* name, const MdtPlanned* inputs, size_t inputs_count, const MdtPlanned* outputs,
-    size_t outputs_count, const int* axes, size_t axes_count);
+    size_t outputs_count, const int* axes, size_t axes_count, const size_t* held, size_t held_count,
+    size_t scratch);
 
 namespace mdt {
 

@@ -23,6 +23,15 @@ class CpuPrimitive : public mlx::core::Primitive {
  public:
   using mlx::core::Primitive::Primitive;
 
+  // For plans, which compute nothing: the buffers beside inputs and outputs that are kept from when the kernels are dispatched until
+  // they have run, and the bytes that a kernel takes while it runs.
+  virtual std::vector<size_t> held_bytes(const std::vector<array>&, const std::vector<array>&) const {
+    return {};
+  }
+  virtual size_t scratch_bytes(const std::vector<array>&, const std::vector<array>&) const {
+    return 0;
+  }
+
   void eval_gpu(const std::vector<array>&, std::vector<array>&) override {
     throw std::runtime_error(std::string(name()) + " has no GPU form");
   }

@@ -116,6 +116,14 @@ class Product : public CpuPrimitive {
     return gradients;
   }
 
+  size_t scratch_bytes(const std::vector<array>& inputs, const std::vector<array>& outputs) const override {
+    const array &a = inputs[0], &b = inputs[1], &c = outputs[0];
+    if (operands_ == mx::bfloat16 && c.dtype() != mx::float16 && tiles::available()) {
+      return tiles::scratch_bytes(c.shape(0), c.shape(1), a.shape(transpose_a_ ? 0 : 1));
+    }
+    return (a.size() + b.size() + (is_half(c.dtype()) ? c.size() : 0)) * sizeof(float);
+  }
+
   DEFINE_NAME(Product)
   bool is_equivalent(const Primitive& other) const override {
     const auto& its = static_cast<const Product&>(other);

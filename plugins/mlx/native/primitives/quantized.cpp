@@ -43,6 +43,16 @@ class OfQuantized : public CpuPrimitive {
         static_cast<size_t>(bits_)};
   }
 
+  // The bytes of a panel of a weight with these scales.
+  std::vector<size_t> panel_bytes(const array& scales) const {
+    const size_t groups = scales.ndim() == 0 ? 0 : scales.shape(-1);
+    if (groups == 0) {
+      return {};
+    }
+    const int width = static_cast<int>(groups) * group_size_;
+    return {static_cast<size_t>(panel_rows(static_cast<int>(scales.size() / groups), width)) * width * sizeof(float)};
+  }
+
   // Memory for a panel, until the kernels dispatched so far have run.
   float* panel(const MdtQuantized& weight) {
     const int width = static_cast<int>(weight.width);
@@ -75,6 +85,10 @@ class QuantizedLinearBackward : public OfQuantized {
             grad, in);
       }
     });
+  }
+
+  std::vector<size_t> held_bytes(const std::vector<array>& inputs, const std::vector<array>&) const override {
+    return panel_bytes(inputs[2]);
   }
 
   DEFINE_NAME(QuantizedLinearBackward)
@@ -113,6 +127,10 @@ class QuantizedLinear : public OfQuantized {
         primals[0].shape(), stream(), {dense(cotangents[0], stream()), primals[1], primals[2], primals[3]},
         group_size_, bits_);
     return select({grad}, primals, argnums, stream());
+  }
+
+  std::vector<size_t> held_bytes(const std::vector<array>& inputs, const std::vector<array>&) const override {
+    return inputs[0].shape(0) <= FEW_ROWS ? std::vector<size_t>{} : panel_bytes(inputs[2]);
   }
 
   DEFINE_NAME(QuantizedLinear)

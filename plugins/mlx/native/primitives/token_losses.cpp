@@ -149,6 +149,13 @@ class Tiles {
   Memory products_, hidden_, weight_, bias_;
 };
 
+// The bytes of `Tiles`.
+size_t tile_bytes(const std::vector<array>& inputs, const TokenLosses& options) {
+  const size_t rows = std::min(options.rows, inputs[0].shape(0)), columns = std::min(options.columns, inputs[1].shape(0));
+  const size_t widened = inputs[0].dtype() == float32 ? 0 : (rows + columns) * inputs[0].shape(1);
+  return (rows * columns + widened) * sizeof(float);
+}
+
 // Which gradients are asked for.
 struct Wanted {
   bool hidden, weight, bias;
@@ -181,6 +188,13 @@ class TokenLossesBackward : public CpuPrimitive {
               cotangent = inputs[rest + 1].data<float>()]() {
       run(head, of_hidden, of_weight, of_bias, lse, cotangent);
     });
+  }
+
+  size_t scratch_bytes(const std::vector<array>& inputs, const std::vector<array>&) const override {
+    const size_t sums = inputs[0].dtype() == float32
+        ? 0
+        : (inputs[0].size() + std::min<size_t>(options_.columns, inputs[1].shape(0)) * inputs[0].shape(1)) * sizeof(float);
+    return tile_bytes(inputs, options_) + sums;
   }
 
   DEFINE_NAME(TokenLossesBackward)
@@ -294,6 +308,10 @@ class TokenLossesForward : public CpuPrimitive {
       chosen.push_back(argnum == 2 ? mx::zeros_like(primals[2], stream()) : gradients[before]);
     }
     return chosen;
+  }
+
+  size_t scratch_bytes(const std::vector<array>& inputs, const std::vector<array>&) const override {
+    return tile_bytes(inputs, options_);
   }
 
   DEFINE_NAME(TokenLosses)

@@ -60,8 +60,19 @@ constructors! {
 }
 
 /// Called for each operation of a plan; see `native/primitives/plan.h`.
-pub type Visit =
-    unsafe extern "C" fn(*mut c_void, *const c_char, *const c_void, usize, *const c_void, usize, *const c_int, usize);
+pub type Visit = unsafe extern "C" fn(
+    *mut c_void,
+    *const c_char,
+    *const c_void,
+    usize,
+    *const c_void,
+    usize,
+    *const c_int,
+    usize,
+    *const usize,
+    usize,
+    usize,
+);
 
 unsafe extern "C" {
     fn mdt_op_placeholder(

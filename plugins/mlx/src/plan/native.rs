@@ -37,18 +37,24 @@ unsafe extern "C" fn visit(
     outputs_count: usize,
     axes: *const c_int,
     axes_count: usize,
+    held: *const usize,
+    held_count: usize,
+    scratch: usize,
 ) {
     // SAFETY: the caller's promise.
     let (steps, name) = unsafe { (&mut *context.cast::<Vec<Step>>(), CStr::from_ptr(name)) };
     // SAFETY: the caller's promise.
     let values = |planned, count| unsafe { elements::<Planned>(planned, count) }.iter().map(value).collect();
     // SAFETY: the caller's promise.
-    let axes = unsafe { elements::<c_int>(axes.cast(), axes_count) };
+    let (axes, held) =
+        unsafe { (elements::<c_int>(axes.cast(), axes_count), elements::<usize>(held.cast(), held_count)) };
     steps.push(Step {
         name: name.to_string_lossy().into_owned(),
         inputs: values(inputs, inputs_count),
         outputs: values(outputs, outputs_count),
         axes: axes.iter().map(|&axis| axis as usize).collect(),
+        held: held.iter().map(|&bytes| bytes as u64).collect(),
+        scratch: scratch as u64,
     });
 }
 

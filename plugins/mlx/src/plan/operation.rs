@@ -12,6 +12,10 @@ pub struct Step {
     pub outputs: Vec<Value>,
     /// Those of a transposition.
     pub axes: Vec<usize>,
+    /// Bytes of further buffers, which are kept until it has run.
+    pub held: Vec<u64>,
+    /// Bytes that it takes while it runs.
+    pub scratch: u64,
 }
 
 /// An array of the graph.
@@ -101,7 +105,8 @@ pub fn memory_of(name: &str) -> Memory {
         | "Subtract"
         | "SliceUpdate"
         | "Scatter"
-        | "CrossEntropyBackward" => Memory::OfAnInput,
+        | "CrossEntropyBackward"
+        | "EmbeddingBackwardOnto" => Memory::OfAnInput,
         "Attention" | "AttentionBackward" | "Rope" => Memory::NewWithHeadsInside,
         _ => Memory::New,
     }

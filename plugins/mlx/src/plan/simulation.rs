@@ -83,7 +83,12 @@ impl Simulation {
                 temporaries.push(self.new_buffer(bytes(input)));
             }
         }
-        let mut kernels = temporaries.len();
+        let (copies, mut kernels) = (temporaries.len(), temporaries.len());
+        temporaries.extend(step.held.iter().map(|&size| Rc::new(Some(self.allocator.take(size)))));
+        if step.scratch > 0 {
+            let scratch = self.allocator.take(step.scratch);
+            self.allocator.give(scratch);
+        }
         let mut made: Vec<(Buffer, Layout)> = Vec::new();
         for (place, output) in step.outputs.iter().enumerate() {
             let (shared, is_new) = self.output(step, place, output, &inputs);
@@ -92,7 +97,7 @@ impl Simulation {
         }
         drop(inputs);
         // A kernel fills all results at once.
-        for _ in 0..kernels.min(temporaries.len() + 1) {
+        for _ in 0..kernels.min(copies + 1) {
             self.dispatch(Vec::new());
         }
         let mut held: Vec<Buffer> = step.inputs.iter().filter_map(|input| self.buffer_of(input)).collect();
