@@ -34,11 +34,11 @@ pub struct Estimate {
     pub weights: u64,
     /// Weights of the reference and of further models.
     pub other_models: u64,
-    /// Gradients in host memory, as many as accumulation has at a time.
+    /// Gradients that are added up, as many as accumulation has at a time.
     pub gradients: u64,
-    /// The optimizer's states.
+    /// The optimizer's states, and new values of them and of weights that are there beside the old ones.
     pub states: u64,
-    /// What a micro-batch computes, gradients on the device included; none where the compute plugin cannot tell.
+    /// What a micro-batch computes, its own gradients included; none where the compute plugin cannot tell.
     pub activations: Option<u64>,
     /// The rest of the process: program, plugins, rows.
     pub rest: u64,
@@ -181,8 +181,8 @@ fn estimate(
     let mut estimate = Estimate {
         weights: bytes(&all),
         other_models: 0,
-        gradients: if optimizer.is_on_device() { 0 } else { buffers * trained },
-        states: optimizer.state_bytes(),
+        gradients: buffers * trained,
+        states: optimizer.state_bytes() + optimizer.update_bytes(),
         activations: None,
         rest,
         files: opened.file_bytes(),

@@ -9,7 +9,7 @@ use super::state::HostState;
 use crate::staging;
 
 /// Bytes of new values that are computed at once: the old ones are freed before the next ones are made.
-const AT_ONCE: usize = 256 << 20;
+pub(super) const AT_ONCE: usize = 256 << 20;
 
 /// The states of each parameter, on the device.
 pub(super) struct DeviceStates {

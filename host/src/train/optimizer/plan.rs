@@ -9,6 +9,7 @@ use mdt_plugin_api::{
     StateShape, StateSpec, TypedSlices,
 };
 
+use super::device::AT_ONCE;
 use super::state;
 use crate::config;
 use crate::exit::{Failure, Status};
@@ -108,6 +109,13 @@ impl OptimizerPlan {
     /// Whether gradients and states stay on the device.
     pub fn is_on_device(&self) -> bool {
         matches!(self.rule, Rule::Device(_))
+    }
+
+    /// The bytes of new values that are there beside the old ones at a time.
+    pub fn update_bytes(&self) -> u64 {
+        let elements = |plan: &ParameterPlan| plan.shape.iter().product::<usize>() as u64;
+        let all = self.parameters.iter().map(elements).sum::<u64>() * size_of::<f32>() as u64 + self.state_bytes();
+        if self.is_on_device() { all.min(AT_ONCE as u64) } else { 0 }
     }
 
     /// The bytes of all states.
