@@ -78,9 +78,9 @@ fn layers_that_are_computed_again_keep_less_and_so_says_the_estimate() {
 }
 
 #[test]
-fn logits_of_trained_tokens_are_within_the_estimate() {
+fn head_and_loss_of_trained_tokens_are_within_the_estimate() {
     let job = job([64, 1, 128, 32768], 4).set("trainer.batch_size", 4).set("trainer.max_seq_len", 256);
-    compare(&job, &["activations_bytes"], 0.6);
+    compare(&job, &["activations_bytes"], 0.4);
 }
 
 #[test]

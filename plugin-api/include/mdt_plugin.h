@@ -211,6 +211,14 @@ typedef struct {
 } MdtComputeTensors;
 MDT_LAYOUT(sizeof(MdtComputeTensors) == 112 && offsetof(MdtComputeTensors, describe) == 0 && offsetof(MdtComputeTensors, has_op) == 8 && offsetof(MdtComputeTensors, apply) == 16 && offsetof(MdtComputeTensors, copy_in) == 24 && offsetof(MdtComputeTensors, retain_handle) == 32 && offsetof(MdtComputeTensors, release_handle) == 40 && offsetof(MdtComputeTensors, type_of) == 48 && offsetof(MdtComputeTensors, evaluate) == 56 && offsetof(MdtComputeTensors, view) == 64 && offsetof(MdtComputeTensors, copy_out) == 72 && offsetof(MdtComputeTensors, overwrite) == 80 && offsetof(MdtComputeTensors, differentiate) == 88 && offsetof(MdtComputeTensors, recompute) == 96 && offsetof(MdtComputeTensors, memory_in_use) == 104)
 
+#define MdtComputePlan_name "compute.plan/1"
+#define MdtComputePlan_fingerprint UINT64_C(0x71d9d5003796ad49)
+typedef struct {
+    bool (*stand_in)(const void *object, uint32_t dtype, MdtSlice_size_t shape, uint64_t * tensor, MdtSink_uint8_t out);
+    bool (*plan_evaluation)(const void *object, MdtSlice_uint64_t tensors, bool * planned, MdtSink_uint8_t out);
+} MdtComputePlan;
+MDT_LAYOUT(sizeof(MdtComputePlan) == 16 && offsetof(MdtComputePlan, stand_in) == 0 && offsetof(MdtComputePlan, plan_evaluation) == 8)
+
 typedef struct {
     double scale;
     size_t window;

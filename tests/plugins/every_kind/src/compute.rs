@@ -7,8 +7,8 @@ use std::rc::Rc;
 use mdt_plugin_api::op::attribute;
 use mdt_plugin_api::prelude::*;
 use mdt_plugin_api::{
-    Attribute, DeviceInfo, Handle, HostArrayRef, MemoryInfo, RawHostView, RecomputedFunction, TensorFunction,
-    TensorType, Value, ValueAndGrad,
+    Attribute, DeviceInfo, Handle, HostArrayRef, MemoryInfo, PlannedMemory, RawHostView, RecomputedFunction,
+    TensorFunction, TensorType, Value, ValueAndGrad,
 };
 
 use super::faults::Faults;
@@ -218,6 +218,19 @@ impl Compute for Slab {
         self.faults.panic_at("memory");
         MemoryInfo { active_bytes: self.tensors.borrow().len() as u64, peak_bytes: 1 << 40, cached_bytes: 0 }
     }
+
+    fn placeholder(&self, TensorType { shape, dtype }: &TensorType) -> Result<Option<Handle>> {
+        self.faults.at("placeholder")?;
+        if *dtype != Dtype::F32 {
+            return Ok(None);
+        }
+        self.from_host(HostArrayRef::of(shape, &vec![0.0f32; shape.iter().product()])).map(Some)
+    }
+
+    fn plan(&self, tensors: &[Handle]) -> Result<Option<PlannedMemory>> {
+        self.faults.at("plan")?;
+        Ok(tensors.first().map(|&first| PlannedMemory { peak_bytes: first }))
+    }
 }
 
 /// Numbers as a tensor.
@@ -240,6 +253,8 @@ pub const METHODS: &[&str] = &[
     "write",
     "value_and_grad",
     "checkpoint",
+    "placeholder",
+    "plan",
     "memory",
     "release",
 ];
@@ -326,6 +341,16 @@ fn calls(recorder: &mut Recorder, compute: &Rc<dyn Compute>) -> Option<()> {
                 .map(|handle| Tensor::from_handle(compute, handle).to_vec::<f32>())
                 .collect::<Result<Vec<_>>>()
         });
+    }
+    for dtype in [Dtype::F32, Dtype::BF16] {
+        let tensor_type = TensorType { shape: vec![2, 1], dtype };
+        recorder.call("placeholder", || {
+            let placeholder = compute.placeholder(&tensor_type)?.map(|handle| Tensor::from_handle(compute, handle));
+            placeholder.map(|tensor| tensor.shape()).transpose()
+        });
+    }
+    for tensors in [&[x][..], &[]] {
+        recorder.call("plan", || compute.plan(tensors));
     }
     recorder.call_infallible("memory", || compute.memory(), next);
     Some(())
