@@ -6,6 +6,7 @@ use std::rc::Rc;
 use mdt_plugin_api::{Compute, Handle, ModelSpec, ParameterSpec, TrainerContext};
 
 use super::agree;
+use crate::config;
 use crate::exit::{Failure, Status};
 use crate::job::{Job, OpenedModel};
 use crate::memory::{gibibytes, memory};
@@ -31,13 +32,7 @@ impl Frozen {
     /// # Errors
     /// A model cannot be used; together with the trained one they do not fit into memory.
     pub fn load(job: &Job, opened: &OpenedModel, parameters: &Parameters) -> Result<Self, Failure> {
-        let models = &job.resolved.settings.trainer.models;
-        if models.contains_key(TrainerContext::REFERENCE) {
-            return Err(Failure::configuration(
-                "`trainer.models.reference` is the name of the trained model's first weights",
-            )
-            .help("give the model another name"));
-        }
+        let others = further_models(job)?;
         let trained = elements(opened.model.spec());
         let mut sizes = vec![("the trained model".to_owned(), trained)];
         let needs_reference = needs_reference(opened);
@@ -48,13 +43,7 @@ impl Frozen {
         if needs_reference && shared.is_none() {
             sizes.push((TrainerContext::REFERENCE.to_owned(), trained));
         }
-        let mut others = Vec::new();
-        for (name, settings) in models {
-            let (directory, model) =
-                open(job, &settings.path).map_err(|failure| failure.at(format!("trainer.models.{name}")))?;
-            sizes.push((name.clone(), elements(model.spec())));
-            others.push((name.clone(), directory, model));
-        }
+        sizes.extend(others.iter().map(|(name, _, model)| (name.clone(), elements(model.spec()))));
         require_memory(&sizes)?;
         let mut frozen = Vec::new();
         if needs_reference {
@@ -89,15 +78,14 @@ impl Frozen {
             let (name, model) = (TrainerContext::REFERENCE.to_owned(), opened.model.clone());
             frozen.push(FrozenModel { name, model, parameters });
         }
-        for (name, settings) in &job.resolved.settings.trainer.models {
-            let (directory, model) = open(job, &settings.path)?;
+        for (name, directory, model) in further_models(job)? {
             let specs = model.spec().parameters.iter().cloned().map(ParameterSpec::frozen).collect();
             let holding = Holding { quantize: None, dtype: job.precision()?.dtype, rounds: true };
             let Some(parameters) = Parameters::planned(&opened.compute, specs, Some(&directory), holding)? else {
                 return Ok(None);
             };
             bytes += parameters.bytes()?;
-            frozen.push(FrozenModel { name: name.clone(), model, parameters });
+            frozen.push(FrozenModel { name, model, parameters });
         }
         Ok(Some((Self(frozen), bytes)))
     }
@@ -142,6 +130,22 @@ impl Frozen {
     pub fn bind(&self, compute: &Rc<dyn Compute>) -> FrozenModels {
         self.bind_handles(compute, &self.handles()).0
     }
+}
+
+/// The models that the configuration names, checked.
+fn further_models(job: &Job) -> Result<Vec<(String, Directory, DescribedModel)>, Failure> {
+    let models = &job.resolved.settings.trainer.models;
+    if models.contains_key(TrainerContext::REFERENCE) {
+        return Err(Failure::configuration(
+            "`trainer.models.reference` is the name of the trained model's first weights",
+        )
+        .help("give the model another name"));
+    }
+    let open = |(name, settings): (&String, &config::FrozenModel)| {
+        let opened = open(job, &settings.path).map_err(|failure| failure.at(format!("trainer.models.{name}")));
+        opened.map(|(directory, model)| (name.clone(), directory, model))
+    };
+    models.iter().map(open).collect()
 }
 
 fn needs_reference(opened: &OpenedModel) -> bool {
