@@ -166,7 +166,14 @@ fn place() -> PathBuf {
 /// What a program of any version prints of the components of a plugin of any version; without one, of its own.
 #[track_caller]
 pub fn transcript(program: &Path, plugin: Option<&Path>) -> String {
-    let output = Command::new(program).args(plugin).output().expect("the program starts");
+    transcript_without(&[], program, plugin)
+}
+
+/// The same, without what these interfaces have, which the program is of a version to know.
+#[track_caller]
+pub fn transcript_without(interfaces: &[&str], program: &Path, plugin: Option<&Path>) -> String {
+    let left_out = interfaces.iter().flat_map(|interface| ["--without", interface]);
+    let output = Command::new(program).args(left_out).args(plugin).output().expect("the program starts");
     let (status, stderr) = (output.status, String::from_utf8_lossy(&output.stderr));
     assert!(status.success() && stderr.is_empty(), "{} {plugin:?}: {status}\n{stderr}", program.display());
     String::from_utf8(output.stdout).expect("text")

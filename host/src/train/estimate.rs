@@ -18,7 +18,6 @@ use self::planning::Planning;
 use super::frozen::Frozen;
 use super::gradient::Objective;
 use super::optimizer::OptimizerPlan;
-use super::prepare::Place;
 use crate::config::{CheckpointActivations, Packing, Settings};
 use crate::data::{self, Data, Dataset, Encoder, Plan, Training};
 use crate::exit::Failure;
@@ -38,7 +37,8 @@ pub struct Estimate {
     pub gradients: u64,
     /// The optimizer's states, and new values of them and of weights that are there beside the old ones.
     pub states: u64,
-    /// What a micro-batch computes, its own gradients included; none where the compute plugin cannot tell.
+    /// What a micro-batch computes, its own gradients included; none where the compute plugin cannot tell, or where the trainer
+    /// prepares its batches itself.
     pub activations: Option<u64>,
     /// The rest of the process: program, plugins, rows.
     pub rest: u64,
@@ -194,6 +194,11 @@ fn estimate(
     let Some(parameters) = dry.planned_weights()? else { return Ok(estimate) };
     let Some((frozen, other_models)) = Frozen::planned(job, &dry, &parameters)? else { return Ok(estimate) };
     (estimate.weights, estimate.other_models) = (parameters.bytes()?, other_models);
+    if dry.trainer.prepare.is_some() {
+        // What it prepares depends on numbers, may take long and may have effects outside: it runs in training only.
+        progress::debug("no evaluation was planned: the trainer prepares its batches itself");
+        return Ok(estimate);
+    }
     let planned = plan_run(&Objective::new(job, dry, frozen), &parameters, data, plan, job, recompute);
     // What a trainer reports meanwhile is of no update.
     drop(job.services.take_metrics());
@@ -225,10 +230,7 @@ fn plan_run(
     let training = model::Training { randomness: Randomness::default(), recompute };
     let plan_batch = |items: Vec<Item>, items_per_row: &[usize]| -> Result<()> {
         let items: Vec<&Item> = items.iter().collect();
-        let batch = match objective.trainer.prepare {
-            Some(_) => objective.prepared(parameters, Place { purpose: "estimate", update: 0, number: 0 }, &items)?,
-            None => objective.trainer.collate(&BatchRows::new(&items, items_per_row)?)?,
-        };
+        let batch = objective.trainer.collate(&BatchRows::new(&items, items_per_row)?)?;
         objective.gradient(parameters, &batch, training).map(drop)
     };
     match &data.train {
@@ -267,6 +269,6 @@ fn evaluate(objective: &Objective, parameters: &Parameters, held_out: &Dataset, 
     let longest = |rows: &&[Item]| rows.iter().map(Item::length).max().unwrap_or(0) * rows.len();
     let Some(rows) = held_out.rows().chunks(plan.batch_size).max_by_key(longest) else { return Ok(()) };
     let items: Vec<&Item> = rows.iter().collect();
-    let batch = objective.prepared(parameters, Place { purpose: "estimate", update: 0, number: 0 }, &items)?;
+    let batch = objective.trainer.collate(&BatchRows::new(&items, &vec![1; items.len()])?)?;
     objective.evaluate(parameters, &batch).map(drop)
 }

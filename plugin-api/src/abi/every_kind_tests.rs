@@ -24,11 +24,11 @@ fn declared() -> BTreeSet<(String, String)> {
 
 #[test]
 fn every_function_of_every_table_answers_alike_before_and_behind_the_boundary() {
-    let native = transcript(&Source::Native);
+    let native = transcript(&Source::Native, &[]);
     under_way::CALLED.take();
     // SAFETY: it is the entry of this program, which is never unloaded.
     let components = unsafe { root::load((&raw const MDT_PLUGIN_ENTRY).cast()) }.unwrap();
-    let crossed = transcript(&Source::Loaded(components));
+    let crossed = transcript(&Source::Loaded(components), &[]);
     let differs = native.lines().zip(crossed.lines()).find(|(native, crossed)| native != crossed);
     assert!(native == crossed, "{differs:?}");
 

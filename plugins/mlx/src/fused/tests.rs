@@ -1,5 +1,7 @@
 //! The primitives against the composition: values, gradients, strides, broadcast cotangents, donation, and use counts.
 
+mod quantized;
+
 use super::*;
 use mlx_rs::transforms::{eval, fallible_vjp, value_and_grad_with_argnums};
 use mlx_rs::{Device, ops, random};

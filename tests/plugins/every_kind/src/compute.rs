@@ -259,6 +259,9 @@ pub const METHODS: &[&str] = &[
     "release",
 ];
 
+/// Those of `compute.plan/1`.
+pub const PLANNING: &[&str] = &["placeholder", "plan"];
+
 /// Calls each method.
 pub fn exercise(recorder: &mut Recorder, source: &Source) {
     let (config, setup) = (recorder.config(), recorder.setup());

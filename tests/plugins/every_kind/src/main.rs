@@ -1,5 +1,6 @@
 //! Prints what components of every kind answer: `every-kind` those of this program, as they are; `every-kind --exported`
-//! the same, exported and imported; `every-kind FILE` those of a plugin.
+//! the same, exported and imported; `every-kind FILE` those of a plugin. `--without INTERFACE`, before these and as often as there
+//! are any, leaves out what a plugin of an earlier version does not have.
 
 use std::path::Path;
 
@@ -11,13 +12,17 @@ use mdt_test_every_kind::{MDT_PLUGIN_ENTRY, Source, transcript};
 fn main() -> Result<()> {
     // Every panic that should be is in the transcript.
     std::panic::set_hook(Box::new(|_| {}));
-    let source = match std::env::args().nth(1).as_deref() {
+    let (mut arguments, mut without) = (std::env::args().skip(1).peekable(), Vec::new());
+    while arguments.next_if_eq("--without").is_some() {
+        without.extend(arguments.next());
+    }
+    let source = match arguments.next().as_deref() {
         None => Source::Native,
         // SAFETY: it is the entry of this program, which is never unloaded.
         Some("--exported") => Source::Loaded(unsafe { load((&raw const MDT_PLUGIN_ENTRY).cast()) }?),
         Some(file) => Source::Loaded(loaded(Path::new(file))?),
     };
-    print!("{}", transcript(&source));
+    print!("{}", transcript(&source, &without));
     Ok(())
 }
 

@@ -19,6 +19,8 @@ pub struct Recorder {
     panics_in: Option<&'static str>,
     fails_in: Option<&'static str>,
     panicked: bool,
+    /// Methods that are not called.
+    left_out: Vec<&'static str>,
 }
 
 /// What components told the host.
@@ -51,13 +53,15 @@ impl HostServices for Log {
 }
 
 impl Recorder {
-    /// A recorder for a component of which a method may panic or fail.
+    /// A recorder for a component of which a method may panic or fail, and some are not called.
     pub fn new(
         component: Option<&'static str>,
         panics_in: Option<&'static str>,
         fails_in: Option<&'static str>,
+        left_out: &[&'static str],
     ) -> Self {
-        Self { lines: Vec::new(), log: Arc::default(), component, panics_in, fails_in, panicked: false }
+        let left_out = left_out.to_vec();
+        Self { lines: Vec::new(), log: Arc::default(), component, panics_in, fails_in, panicked: false, left_out }
     }
 
     /// The component's configuration.
@@ -162,7 +166,7 @@ impl Recorder {
         show: impl FnOnce(&T) -> String,
         make: impl FnMut() -> Result<T>,
     ) -> Option<T> {
-        if self.panicked {
+        if self.panicked || self.left_out.contains(&method) {
             return None;
         }
         let answer = caught(make);
