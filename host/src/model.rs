@@ -35,6 +35,7 @@ pub use freeze::freeze;
 pub use holding::Holding;
 pub use packing::Packing;
 pub use parameters::{Names, Parameters, Start, as_stored};
+pub use planned::loading_bytes;
 pub use precision::Precision;
 pub use specs::{OWN, check_own, check_parameters, trained};
 pub use trained::{FrozenModels, TrainedModel, check_vocabulary};

@@ -24,7 +24,7 @@ fn run(subject: &Subject) -> Vec<Finding> {
 
 fn examine(job: &Job) -> Result<Finding, Failure> {
     let estimate = train::admitted(job)?;
-    let Estimate { weights, other_models, gradients, states, activations, rest, files, recompute } = estimate;
+    let Estimate { weights, other_models, gradients, states, activations, rest, loading, files, recompute } = estimate;
     let finding = Finding::ok(format!("about {estimate}"));
     let finding = match train::available(job) {
         Some(available) => {
@@ -43,6 +43,7 @@ fn examine(job: &Job) -> Result<Finding, Failure> {
         .fact("states_bytes", states)
         .fact("activations_bytes", activations)
         .fact("other_bytes", rest)
+        .fact("loading_bytes", loading)
         .fact("files_bytes", files)
         .fact("checkpoint_activations", recompute))
 }

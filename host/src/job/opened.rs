@@ -136,6 +136,11 @@ impl OpenedModel {
         }
     }
 
+    /// The most bytes that weights take while they are loaded, files apart.
+    pub fn loading_bytes(&self) -> u64 {
+        model::loading_bytes(&self.parameters(), self.holding, self.init == Init::Random)
+    }
+
     /// Checks the files that the job reads its weights from and copies the tokenizer from, before anything is spent.
     ///
     /// # Errors

@@ -54,8 +54,54 @@ impl Parameters {
     }
 }
 
+/// The most bytes that weights take while they are loaded one after another: those that are there, and copies of the one that is
+/// on its way. `is_drawn` where they are random, and not of files.
+pub fn loading_bytes(specs: &[ParameterSpec], holding: Holding, is_drawn: bool) -> u64 {
+    const OF_NUMBER: u64 = size_of::<f32>() as u64;
+    let (mut held, mut most) = (0_u64, 0_u64);
+    for spec in specs.iter().filter(|spec| spec.tied_to.is_none()) {
+        let elements = spec.shape.iter().fold(1_u64, |size, &axis| size.saturating_mul(axis as u64));
+        let whole = elements.saturating_mul(OF_NUMBER);
+        let own = match holding.quantize.filter(|packing| packing.suits(spec)) {
+            Some(packing) => packing.bytes(elements, OF_NUMBER),
+            None => elements.saturating_mul(holding.size(spec)),
+        };
+        // Drawn numbers are made in host memory; those of files may be of half precision there, and are checked in float32.
+        let beside = match (is_drawn, own == whole) {
+            (true, true) => whole,
+            (true, false) => whole.saturating_mul(2),
+            (false, true) => 0,
+            (false, false) => whole.saturating_add(whole / 2),
+        };
+        held = held.saturating_add(own);
+        most = most.max(held.saturating_add(beside));
+    }
+    most
+}
+
 fn placeholder(compute: &Rc<dyn Compute>, shape: Vec<usize>, dtype: Dtype) -> Result<Tensor, Error> {
     let handle = compute.placeholder(&TensorType { shape, dtype })?;
     let handle = handle.ok_or_else(|| Error::plugin("the device can plan some types only"))?;
     Ok(Tensor::from_handle(compute, handle))
+}
+
+#[cfg(test)]
+mod tests {
+    use mdt_plugin_api::{Init, Role};
+
+    use super::super::packing::Packing;
+    use super::*;
+
+    #[test]
+    fn the_largest_weight_is_there_with_its_copies_while_it_is_loaded() {
+        let spec = |name: &str, rows| ParameterSpec::new(name, [rows, 64], Role::Linear, Init::Ones).frozen();
+        let specs = [spec("small", 1), spec("large", 1000), spec("last", 10), spec("large", 1000).tied_to("large")];
+        let plain = |is_drawn| loading_bytes(&specs, Holding::PLAIN, is_drawn);
+        assert_eq!(plain(false), 1011 * 64 * 4);
+        assert_eq!(plain(true), (1001 + 1000) * 64 * 4);
+        let quantised = Holding { quantize: Some(Packing { bits: 4, group_size: 64 }), ..Holding::PLAIN };
+        let packed = 1001 * (64 / 2 + 2 * 4);
+        assert_eq!(loading_bytes(&specs, quantised, true), packed + 2 * 1000 * 64 * 4);
+        assert_eq!(loading_bytes(&specs, quantised, false), packed + 1500 * 64 * 4);
+    }
 }

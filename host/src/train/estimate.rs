@@ -42,6 +42,8 @@ pub struct Estimate {
     pub activations: Option<u64>,
     /// The rest of the process: program, plugins, rows.
     pub rest: u64,
+    /// Weights while they are loaded, with copies of the one that is on its way.
+    pub loading: u64,
     /// Files that weights are read from, which are in memory until these are loaded.
     pub files: u64,
     /// Whether layers are computed again for gradients.
@@ -54,9 +56,16 @@ const REST_TO_COME: u64 = 12 << 20;
 impl Estimate {
     /// The most bytes of the process at a time.
     pub fn peak(&self) -> u64 {
+        self.training().max(self.loading())
+    }
+
+    fn training(&self) -> u64 {
         let models = self.rest + self.weights + self.other_models;
-        let training = models + self.gradients + self.states + self.activations.unwrap_or(0);
-        training.max(models + self.files)
+        models + self.gradients + self.states + self.activations.unwrap_or(0)
+    }
+
+    fn loading(&self) -> u64 {
+        self.rest + self.weights.max(self.loading) + self.other_models + self.files
     }
 
     /// The same without files, whose memory the system frees where others need it.
@@ -155,6 +164,9 @@ impl fmt::Display for Estimate {
         if self.activations.is_none() {
             write!(f, ", activations not known")?;
         }
+        if self.loading() > self.training() {
+            write!(f, "; most while weights are loaded")?;
+        }
         if self.recompute {
             write!(f, " (layers are computed again for gradients)")?;
         }
@@ -185,6 +197,7 @@ fn estimate(
         states: optimizer.state_bytes() + optimizer.update_bytes(),
         activations: None,
         rest,
+        loading: opened.loading_bytes(),
         files: opened.file_bytes(),
         recompute,
     };
