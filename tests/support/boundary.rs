@@ -63,7 +63,9 @@ impl Version {
         });
         let version = Self { directory: place().join(name) };
         if version.copy(today, Path::new(""), edits) || !version.plugins().is_dir() {
-            let _ = fs::remove_dir_all(version.plugins());
+            // All of it anew, with the time of now: Cargo compares it with that of a library that may be another version's.
+            let _ = fs::remove_dir_all(&version.directory);
+            version.copy(today, Path::new(""), edits);
             // Cargo writes the version of each package into it.
             fs::copy(today.join("Cargo.lock"), version.directory.join("Cargo.lock")).expect("a copy");
             version.build(packages);
