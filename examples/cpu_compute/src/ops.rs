@@ -12,14 +12,14 @@ use crate::matmul::matmul;
 use crate::walk::{choose, copy, named, pick, places, put, repeated, row_major};
 
 /// Whether this plugin has an operation with these attributes on this element type: all primitives but those on float64 and uint64,
-/// without numbers in the place of tensors. All else is composed.
+/// without numbers in the place of tensors, and operands as they are. All else is composed.
 pub fn supports<'a>(op: OpKind, mut attributes: impl Iterator<Item = &'a str>, dtype: Dtype) -> bool {
     op.definition().is_some_and(|definition| {
         let is_known = |name| definition.attributes.iter().any(|known| known.name == name);
         definition.is_primitive
             && definition.types.contains(dtype)
             && !matches!(dtype, Dtype::F64 | Dtype::U64)
-            && attributes.all(|name| is_known(name) && !matches!(name, "left" | "right"))
+            && attributes.all(|name| is_known(name) && !matches!(name, "left" | "right" | "operands"))
     })
 }
 
