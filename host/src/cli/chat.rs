@@ -9,10 +9,10 @@ use serde_json::json;
 
 use super::common::{Common, on_compute_thread};
 use super::model_options::ModelOptions;
-use super::output::{print, print_part};
+use super::output::{AnswerPrinter, print, print_part};
 use super::sampling::Sampling;
 use crate::exit::{Failure, Status};
-use crate::generation::{Generator, Listener, Options, Session};
+use crate::generation::{Generator, Options, Session};
 use crate::job::Job;
 use crate::progress;
 use crate::signals::{self, Interruptions};
@@ -68,7 +68,7 @@ fn converse(job: &Job, arguments: &Arguments, options: &Options, interruptions: 
         }
         let prompt = opened.tokenizer.render_prompt(&messages)?.tokens.ids;
         interruptions.begin_answer();
-        let mut printer = Printer { prints: !arguments.json, interruptions };
+        let mut printer = AnswerPrinter { prints: !arguments.json, is_interrupted: || interruptions.stop_the_answer() };
         let (answer, known) = session.answer(&prompt, options, &mut printer)?;
         interruptions.end_answer();
         if arguments.json {
@@ -92,21 +92,5 @@ fn next_line() -> Result<Option<String>, Failure> {
     match read.map_err(|error| Failure::new(Status::Input, "standard input cannot be read").because(error))? {
         0 => Ok(None),
         _ => Ok(Some(String::from_utf8_lossy(&line).into_owned())),
-    }
-}
-
-/// Prints an answer as it comes.
-struct Printer<'a> {
-    prints: bool,
-    interruptions: &'a Interruptions,
-}
-
-impl Listener for Printer<'_> {
-    fn text(&mut self, _prompt: usize, text: &str) -> Result<(), Failure> {
-        if self.prints && !text.is_empty() { print_part(text) } else { Ok(()) }
-    }
-
-    fn is_interrupted(&self) -> bool {
-        self.interruptions.stop_the_answer()
     }
 }

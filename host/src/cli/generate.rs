@@ -11,10 +11,10 @@ use mdt_plugin_api::{Example, Length, Message, SharedTokenizer};
 use self::show::{Answered, show};
 use super::common::{Common, on_compute_thread};
 use super::model_options::ModelOptions;
-use super::output::print_part;
+use super::output::AnswerPrinter;
 use super::sampling::Sampling;
 use crate::exit::{Failure, Status};
-use crate::generation::{Answers, Generator, Listener, Options, Speed};
+use crate::generation::{Answers, Generator, Options, Speed};
 use crate::job::Job;
 use crate::signals;
 
@@ -68,7 +68,8 @@ fn answers(
         }
     };
     let generator = Generator::new(&opened, opened.weights()?)?;
-    let mut listener = Printer { prints: arguments.streams(), cancelled };
+    let mut listener =
+        AnswerPrinter { prints: arguments.streams(), is_interrupted: || cancelled.load(Ordering::Relaxed) };
     let (mut answered, mut speed) = (Vec::new(), Speed::default());
     for batch in examples.chunks(arguments.batch_size as usize) {
         let prompts = prompts(&opened.tokenizer, batch)?;
@@ -84,22 +85,6 @@ impl Arguments {
     /// Whether the text of the answer is printed as it comes.
     fn streams(&self) -> bool {
         self.prompt.len() == 1 && !self.json
-    }
-}
-
-/// Prints an answer as it comes, where it is the only one.
-struct Printer<'a> {
-    prints: bool,
-    cancelled: &'a AtomicBool,
-}
-
-impl Listener for Printer<'_> {
-    fn text(&mut self, _prompt: usize, text: &str) -> Result<(), Failure> {
-        if self.prints && !text.is_empty() { print_part(text) } else { Ok(()) }
-    }
-
-    fn is_interrupted(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed)
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 
 use crate::exit::{Failure, Status};
+use crate::generation::Listener;
 use crate::terminal::printable;
 
 /// Writes a text and a line break to standard output, with control characters escaped. A reader that has closed the
@@ -35,5 +36,21 @@ fn written(result: io::Result<()>) -> Result<(), Failure> {
             Err(Failure::new(Status::Other, "standard output cannot be written").because(error))
         }
         _ => Ok(()),
+    }
+}
+
+/// Prints an answer as it comes, if it `prints`, until `is_interrupted` says that it ends.
+pub(super) struct AnswerPrinter<F> {
+    pub(super) prints: bool,
+    pub(super) is_interrupted: F,
+}
+
+impl<F: Fn() -> bool> Listener for AnswerPrinter<F> {
+    fn text(&mut self, _prompt: usize, text: &str) -> Result<(), Failure> {
+        if self.prints && !text.is_empty() { print_part(text) } else { Ok(()) }
+    }
+
+    fn is_interrupted(&self) -> bool {
+        (self.is_interrupted)()
     }
 }

@@ -40,10 +40,16 @@ impl Holding {
         if spec.trainable || !is_held { Dtype::F32 } else { self.dtype }
     }
 
-    /// Bytes of a number that is not quantised.
-    pub(super) fn size(self, spec: &ParameterSpec) -> u64 {
+    /// Bytes of a weight, and of the same in float32.
+    pub(super) fn bytes(self, spec: &ParameterSpec) -> (u64, u64) {
+        const OF_NUMBER: u64 = size_of::<f32>() as u64;
+        let elements = spec.shape.iter().fold(1_u64, |size, &axis| size.saturating_mul(axis as u64));
         let dtype = if spec.trainable { Dtype::F32 } else { self.dtype };
-        dtype.size() as u64
+        let held = match self.quantize.filter(|packing| packing.suits(spec)) {
+            Some(packing) => packing.bytes(elements, OF_NUMBER),
+            None => elements.saturating_mul(dtype.size() as u64),
+        };
+        (held, elements.saturating_mul(OF_NUMBER))
     }
 }
 

@@ -114,14 +114,7 @@ impl Parameters {
     /// # Errors
     /// They would not.
     pub fn check_random(specs: &[ParameterSpec], directory: &Directory, holding: Holding) -> Result<(), Failure> {
-        let bytes = |spec: &ParameterSpec| {
-            let elements = spec.shape.iter().fold(1_u64, |size, &n| size.saturating_mul(n as u64));
-            match holding.quantize.filter(|packing| packing.suits(spec)) {
-                Some(packing) => packing.bytes(elements, size_of::<f32>() as u64),
-                None => elements.saturating_mul(holding.size(spec)),
-            }
-        };
-        let bytes = specs.iter().map(bytes).fold(0_u64, u64::saturating_add);
+        let bytes = specs.iter().map(|spec| holding.bytes(spec).0).fold(0_u64, u64::saturating_add);
         match memory() {
             Some(Memory { total, .. }) if bytes > total => {
                 let (needed, there) = (gibibytes(bytes), gibibytes(total));

@@ -57,15 +57,9 @@ impl Parameters {
 /// The most bytes that weights take while they are loaded one after another: those that are there, and copies of the one that is
 /// on its way. `is_drawn` where they are random, and not of files.
 pub fn loading_bytes(specs: &[ParameterSpec], holding: Holding, is_drawn: bool) -> u64 {
-    const OF_NUMBER: u64 = size_of::<f32>() as u64;
     let (mut held, mut most) = (0_u64, 0_u64);
     for spec in specs.iter().filter(|spec| spec.tied_to.is_none()) {
-        let elements = spec.shape.iter().fold(1_u64, |size, &axis| size.saturating_mul(axis as u64));
-        let whole = elements.saturating_mul(OF_NUMBER);
-        let own = match holding.quantize.filter(|packing| packing.suits(spec)) {
-            Some(packing) => packing.bytes(elements, OF_NUMBER),
-            None => elements.saturating_mul(holding.size(spec)),
-        };
+        let (own, whole) = holding.bytes(spec);
         // Drawn numbers are made in host memory; those of files may be of half precision there, and are checked in float32.
         let beside = match (is_drawn, own == whole) {
             (true, true) => whole,
