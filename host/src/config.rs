@@ -6,9 +6,9 @@
 //! ```
 //!
 //! The order of the layers, lowest first: the host's defaults, the defaults of the chosen components, the defaults of
-//! flat files if a file is flat (see `flat`), each `--config` file, the tables under `profile.NAME` in those files,
-//! `MDT_` variables, `--set`, and options that stand for a key. `layers` reads them in this order; `merge` merges them
-//! and knows which layer each value came from.
+//! flat files if a file is flat (see `flat`), what a launcher has told this process (see `launcher`), each `--config`
+//! file, the tables under `profile.NAME` in those files, `MDT_` variables, `--set`, and options that stand for a key.
+//! `layers` reads them in this order; `merge` merges them and knows which layer each value came from.
 
 mod check;
 mod components;
@@ -16,6 +16,7 @@ mod errors;
 mod files;
 mod flat;
 mod full_schema;
+mod launcher;
 mod layer;
 mod layers;
 mod merge;

@@ -14,6 +14,7 @@ mod finite;
 mod fuse;
 mod generation;
 pub mod job;
+mod launchers;
 mod memory;
 mod metrics;
 pub mod model;

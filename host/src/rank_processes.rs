@@ -17,7 +17,7 @@ use crate::checksum;
 use crate::exit::{Failure, Status};
 use crate::signals::{SAME_REQUEST, stop_signals};
 use child::Child;
-pub use child::{DONE, JOB_ID, JOB_TOKEN, LAUNCHED};
+pub use child::{DONE, LAUNCHED};
 use output::RankOutput;
 
 /// How long the other ranks may go on after one has failed or the first rank has ended: longer than it takes them to

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::config::{Flag, Layers, Sources, process_environment};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
+use crate::launchers::Variables;
 use crate::plugins::{Catalog, tiers};
 use crate::services::LocalServices;
 use crate::watchdog;
@@ -38,8 +39,19 @@ pub(super) struct Common {
 }
 
 impl Common {
+    /// The configuration of a command that is no rank of a job.
     pub(super) fn layers(&self, flags: Vec<Flag>) -> Result<Layers, Failure> {
+        self.read(flags, None)
+    }
+
+    /// The configuration of a rank: also what a launcher has told this process.
+    pub(super) fn layers_of_rank(&self) -> Result<Layers, Failure> {
+        self.read(Vec::new(), Some(Variables::of_this_process()))
+    }
+
+    fn read(&self, flags: Vec<Flag>, launcher: Option<Variables>) -> Result<Layers, Failure> {
         Layers::read(&Sources {
+            launcher,
             files: self.config.clone(),
             profile: self.profile.clone(),
             environment: process_environment()?,
@@ -56,8 +68,16 @@ impl Common {
 
     /// The job that the configuration describes.
     pub(super) fn job(&self, flags: Vec<Flag>, cancelled: Arc<AtomicBool>) -> Result<Job, Failure> {
-        let layers = self.layers(flags)?;
-        let catalog = self.catalog(&layers)?;
+        self.job_of(&self.layers(flags)?, cancelled)
+    }
+
+    /// The job of which this process is a rank.
+    pub(super) fn job_of_rank(&self, cancelled: Arc<AtomicBool>) -> Result<Job, Failure> {
+        self.job_of(&self.layers_of_rank()?, cancelled)
+    }
+
+    fn job_of(&self, layers: &Layers, cancelled: Arc<AtomicBool>) -> Result<Job, Failure> {
+        let catalog = self.catalog(layers)?;
         let resolved = layers.resolve(&catalog)?;
         Ok(Job { resolved, catalog: Arc::new(catalog), services: Arc::new(LocalServices::new(cancelled)) })
     }

@@ -24,7 +24,7 @@ pub(super) enum Command {
 }
 
 pub(super) fn run(common: &Common, command: &Command) -> Result<(), Failure> {
-    let layers = common.layers(Vec::new())?;
+    let layers = common.layers_of_rank()?;
     let catalog = common.catalog(&layers)?;
     match command {
         Command::Show { json } => {

@@ -23,7 +23,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure> {
-    let subject = Subject::new(common.layers(Vec::new()), &common.plugin_dir, common.trust_plugin_dirs);
+    let subject = Subject::new(common.layers_of_rank(), &common.plugin_dir, common.trust_plugin_dirs);
     if let Some(name) = &arguments.check {
         child::end_with_the_parent();
         return examine_here(name, &subject);

@@ -2,14 +2,17 @@
 
 use super::layer::Layer;
 use super::overrides::{self, Flag};
-use super::{files, flat};
+use super::{files, flat, launcher};
 use crate::exit::Failure;
+use crate::launchers::{Started, Variables};
 use crate::nearest::nearest;
 use std::path::PathBuf;
 
 /// The sources of a configuration, as the command line names them.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct Sources {
+    /// The variables by which a launcher may have told this process its rank; none where it is no rank.
+    pub launcher: Option<Variables>,
     /// `--config`, in order.
     pub files: Vec<PathBuf>,
     /// `--profile`.
@@ -41,6 +44,8 @@ pub fn process_environment() -> Result<Vec<(String, String)>, Failure> {
 #[derive(Debug, Clone)]
 pub struct Layers {
     pub(super) layers: Vec<Layer>,
+    /// What a launcher has told this process.
+    pub(super) started: Option<Started>,
 }
 
 impl Layers {
@@ -67,13 +72,16 @@ impl Layers {
                 None => failure.help(format!("the profiles are: {}", profile_names.join(", "))),
             });
         }
-        if layers.iter().any(Layer::is_flat) {
-            layers.insert(0, flat::defaults()?);
-        }
+        let is_flat = layers.iter().any(Layer::is_flat);
         layers.extend(chosen_profile);
         layers.extend(overrides::environment(&sources.environment)?);
         layers.extend(overrides::set(&sources.set)?);
         layers.extend(overrides::flags(&sources.flags)?);
-        Ok(Layers { layers })
+        let told =
+            sources.launcher.as_ref().map(|variables| launcher::layers(variables, &layers)).transpose()?.flatten();
+        let (started, told) = told.unzip();
+        let below = is_flat.then(flat::defaults).transpose()?.into_iter().chain(told.into_iter().flatten());
+        layers.splice(0..0, below);
+        Ok(Layers { layers, started })
     }
 }

@@ -23,6 +23,13 @@ pub enum Origin {
         /// The flat key under which the value was given, if it was.
         flat_key: Option<&'static str>,
     },
+    /// What a launcher has told this process.
+    Launcher {
+        /// The launcher's name.
+        name: &'static str,
+        /// The variable by which it has.
+        variable: String,
+    },
     /// An environment variable.
     Environment(String),
     /// The `config.json` of the model, which decides its component.
@@ -50,6 +57,7 @@ impl fmt::Display for Origin {
                     (None, None) => Ok(()),
                 }
             }
+            Origin::Launcher { name, variable } => write!(f, "{name} ({variable})"),
             Origin::Environment(name) => write!(f, "environment variable {name}"),
             Origin::Model => f.write_str("the model's config.json"),
             Origin::Set(key) => write!(f, "--set {key}"),

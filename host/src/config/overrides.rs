@@ -68,7 +68,8 @@ pub(super) fn flags(flags: &[Flag]) -> Result<Vec<Layer>, Failure> {
     flags.iter().map(layer_of).collect()
 }
 
-fn layer(origin: Origin, path: &[String], value: Value) -> Result<Layer, Failure> {
+/// A layer with one value.
+pub(super) fn layer(origin: Origin, path: &[String], value: Value) -> Result<Layer, Failure> {
     if path.len() > DEPTH {
         let text = origin.to_string();
         let shown: String = text.chars().take(80).collect();

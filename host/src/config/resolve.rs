@@ -71,7 +71,8 @@ impl Layers {
         let flat_files = self.layers.iter().filter_map(Layer::flat_file).map(FilePath::to_owned).collect();
         let entries = resolved::entries(&schema, &mut merged);
         let (values, defaults) = (merged.values, defaults.values);
-        Ok(Resolved { settings, dropped, flat_files, components, entries, values, defaults, undecided })
+        let started = self.started.clone();
+        Ok(Resolved { settings, started, dropped, flat_files, components, entries, values, defaults, undecided })
     }
 }
 

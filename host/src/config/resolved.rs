@@ -7,6 +7,7 @@ use super::schema::{Child, Shape};
 use super::sections::{Exported, Settings};
 use super::value::Path;
 use crate::exit::Failure;
+use crate::launchers::Started;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,6 +17,8 @@ use std::path::PathBuf;
 pub struct Resolved {
     /// The host's own keys.
     pub settings: Settings,
+    /// What a launcher has told this process.
+    pub started: Option<Started>,
     /// The keys that were dropped because a higher layer chose another component. Start-up lines show them.
     pub dropped: Vec<Dropped>,
     /// The flat files among the layers, which change defaults. Start-up lines show them.

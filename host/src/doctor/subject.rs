@@ -8,6 +8,7 @@ use super::Finding;
 use crate::config::Layers;
 use crate::exit::Failure;
 use crate::job::Job;
+use crate::launchers::Started;
 use crate::plugins::{Catalog, tiers};
 
 /// What the checks examine. If one part cannot be read, the checks of the others still work.
@@ -65,6 +66,14 @@ impl Subject {
     pub fn timeout(&self) -> Option<Duration> {
         match &self.reached {
             Reached::Job(job) => job.resolved.settings.plugins.timeout(),
+            _ => None,
+        }
+    }
+
+    /// What a launcher has told this process, if there is a job.
+    pub(super) fn started(&self) -> Option<Started> {
+        match &self.reached {
+            Reached::Job(job) => job.resolved.started.clone(),
             _ => None,
         }
     }

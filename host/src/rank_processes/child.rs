@@ -12,18 +12,13 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use super::outcome::End;
 use super::output::RankOutput;
+use crate::launchers::{JOB_ID, JOB_TOKEN};
 
 /// The variable that is set for ranks that `launch` has started.
 pub const LAUNCHED: &str = "MDT_LAUNCHED";
 
 /// The status of a launched rank that has done its part. A plugin that ends the process by `_exit(0)` does not give it.
 pub const DONE: u8 = 100;
-
-/// The variable with the secret by which the ranks of a job know each other. A backend may need it.
-pub const JOB_TOKEN: &str = "MDT_JOB_TOKEN";
-
-/// The variable with the short name of this start of a job, the same on all ranks.
-pub const JOB_ID: &str = "MDT_JOB_ID";
 
 /// A rank that was started.
 pub(super) struct Child {

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mdt_plugin_api::register::Connects;
-use mdt_plugin_api::{Bootstrap, Dtype};
+use mdt_plugin_api::{Bootstrap, Dtype, Error};
 
 use crate::counted::counted;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
+use crate::launchers::{JOB_ID, JOB_TOKEN};
 use crate::peers::Peers;
 use crate::progress;
-use crate::rank_processes::{JOB_ID, JOB_TOKEN, failed_rank};
+use crate::rank_processes::failed_rank;
 
 /// The comm backend of a job, checked against what training needs.
 pub fn backend(job: &Job) -> Result<Box<dyn Connects>, Failure> {
@@ -41,12 +42,15 @@ pub(super) fn connect(job: &Job, backend: &dyn Connects) -> Result<Peers, Failur
         ("address".to_owned(), settings.address.clone()),
         ("port".to_owned(), settings.port.to_string()),
     ]);
+    let started = job.resolved.started.as_ref();
     let token = std::env::var(JOB_TOKEN).ok().filter(|token| !token.is_empty());
+    let token = token.or_else(|| started?.token().map(str::to_owned));
+    let has_token = token.is_some();
     values.extend(token.map(|token| ("token".to_owned(), token)));
     let bootstrap = Bootstrap {
         rank: settings.rank,
         world_size: settings.world_size,
-        job: std::env::var(JOB_ID).unwrap_or_default(),
+        job: std::env::var(JOB_ID).ok().or_else(|| started?.job.clone()).unwrap_or_default(),
         identity: job.resolved.identity(),
         values,
     };
@@ -61,9 +65,15 @@ pub(super) fn connect(job: &Job, backend: &dyn Connects) -> Result<Peers, Failur
         )),
     }
     // Ranks that have not met cannot tell which of them has gone; whoever has started them can.
-    let gone = |error| match failed_rank() {
-        Some(gone) => Failure::from(error).because(gone),
-        None => Failure::from(error),
+    let gone = |error: Error| {
+        // The launcher's own way to hand a token to its ranks is more help than the backend can give.
+        let needs_token =
+            !has_token && error.context().iter().any(|(key, value)| key == "key" && value.ends_with("token_file"));
+        let failure = failed_rank().into_iter().fold(Failure::from(error), Failure::because);
+        match started.filter(|_| needs_token) {
+            Some(started) => failure.help(started.token_help()),
+            None => failure,
+        }
     };
     Ok(Peers::new(backend.open(&bootstrap).map_err(gone)?, &settings.id, Duration::from_secs_f64(settings.timeout_s)))
 }

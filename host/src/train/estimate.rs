@@ -78,7 +78,12 @@ impl Estimate {
 pub fn available(job: &Job) -> Option<Available> {
     let bytes = memory()?.available;
     // `launch` starts all ranks here; others may be anywhere.
-    let ranks = if rank_processes::is_launched() { u64::from(job.resolved.settings.comm.world_size) } else { 1 };
+    let started = job.resolved.started.as_ref().and_then(|started| started.share.as_ref());
+    let ranks = match started {
+        Some(here) => u64::from(here.value),
+        None if rank_processes::is_launched() => u64::from(job.resolved.settings.comm.world_size),
+        None => 1,
+    };
     Some(Available { bytes, resident: metrics::resident_memory_bytes().unwrap_or(0), ranks })
 }
 
