@@ -26,4 +26,4 @@ pub use arrays::copy_elements;
 pub use best::Evaluated;
 pub use directory::Checkpoint;
 pub use state::State;
-pub use store::Store;
+pub use store::{Store, written};

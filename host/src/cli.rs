@@ -12,6 +12,7 @@ mod fuse;
 mod gather;
 mod generate;
 mod launch;
+mod launched_rank;
 mod model_options;
 mod output;
 mod plugin;
@@ -43,8 +44,11 @@ struct Cli {
 enum Command {
     /// Run the job (the same as no subcommand).
     Run,
-    /// Run all ranks of the job on this machine.
+    /// Run all ranks of the job, on this machine or on several over ssh.
     Launch(launch::Arguments),
+    /// Run a rank for `launch` on another machine, which tells what to do over standard input.
+    #[command(hide = true)]
+    LaunchedRank,
     /// Show or check the configuration of a job.
     #[command(subcommand)]
     Config(config::Command),
@@ -80,6 +84,7 @@ pub fn main() -> ExitCode {
     let outcome = panic::catch_unwind(|| match command.unwrap_or(Command::Run) {
         Command::Run => run::run(&common),
         Command::Launch(arguments) => launch::run(&common, &arguments),
+        Command::LaunchedRank => launched_rank::run(),
         Command::Config(command) => config::run(&common, &command),
         Command::Plugin(command) => plugin::run(&common, &command),
         Command::Data(command) => data::run(&common, &command),

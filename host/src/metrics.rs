@@ -10,7 +10,7 @@ pub use line::{EarlyStop, Evaluation, Extra, Update, numbers};
 pub(crate) use memory::status;
 pub use memory::{peak_memory_bytes, resident_memory_bytes};
 pub use picture::write_picture;
-pub use read::read_losses;
+pub use read::{last_update, read_losses};
 pub use write::Metrics;
 
 pub const FILE: &str = "metrics.jsonl";

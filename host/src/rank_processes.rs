@@ -1,32 +1,59 @@
-//! The ranks of a job as child processes of this one: started, watched, stopped together.
+//! The ranks of a job as child processes of this one: started, watched, stopped together. Those of other machines are
+//! children of an `ssh` here and of an `mdt-host` there.
 
 mod child;
+mod hostfile;
+mod order;
 mod outcome;
 mod output;
+mod remote_side;
+mod requests;
+mod restarts;
+mod ssh;
 
 use std::ffi::OsString;
 use std::io::{self, BufRead};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, getpid, kill_process};
-use signal_hook::iterator::Signals;
 
 use crate::checksum;
 use crate::exit::{Failure, Status};
-use crate::signals::{SAME_REQUEST, stop_signals};
-use child::Child;
-pub use child::{DONE, LAUNCHED};
+use child::{Child, Start};
+pub use child::{DONE, is_launched, ranks_here};
+pub use hostfile::{Host, read as read_hostfile};
 use output::RankOutput;
+pub use remote_side::serve;
+use requests::Request;
+pub use requests::StopRequests;
+pub use restarts::{Again, Restarts};
+pub use ssh::Ssh;
 
 /// How long the other ranks may go on after one has failed or the first rank has ended: longer than it takes them to
 /// notice it and to print their own error.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long a rank may take to end after SIGTERM: it may be in a long update, or saving.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a rank may take to save and end whose launcher has ended.
+const ALONE: Duration = Duration::from_secs(600);
 /// Time between two looks at the children.
 const TICK: Duration = Duration::from_millis(10);
+
+/// One rank of a job.
+pub struct Rank {
+    /// The arguments of this program.
+    pub arguments: Vec<OsString>,
+    /// Further variables of its environment.
+    pub environment: Vec<(String, String)>,
+    /// The machine that it runs on; this one where absent.
+    pub place: Option<Arc<Ssh>>,
+    /// How many ranks that machine has.
+    pub ranks_there: u32,
+    /// Whether a rank on another machine computes with its share of the cores there.
+    pub shares_cores: bool,
+}
 
 /// Runs this program once per rank, each with its own arguments, until all have ended.
 ///
@@ -36,36 +63,30 @@ const TICK: Duration = Duration::from_millis(10);
 /// # Errors
 /// A rank cannot be started; a rank was killed ([`Status::Peer`]) or failed (its own status), named; the job was
 /// interrupted.
-pub fn run(arguments: impl Iterator<Item = Vec<OsString>>) -> Result<(), Failure> {
+pub fn run(all: &[Rank], requests: &mut StopRequests) -> Result<(), Failure> {
     let failed = |what: &str, error: io::Error| Failure::new(Status::Other, what.to_owned()).because(error);
     let program = std::env::current_exe().map_err(|error| failed("this program's file cannot be found", error))?;
-    let mut signals = Signals::new(stop_signals()).map_err(|error| failed("signals cannot be handled", error))?;
     let mut random = [0; 40];
     getrandom::fill(&mut random).map_err(|error| failed("no job token can be made", io::Error::other(error)))?;
     let (job, token) = random.split_at(8);
     let (job, token) = (checksum::hexadecimal(job), checksum::hexadecimal(token));
     let output = RankOutput::new();
+    let start = Start { program: &program, job: &job, token: &token, output: &output };
     let mut ranks = Ranks::default();
-    for (rank, arguments) in arguments.enumerate() {
-        let child = Child::start(&program, &arguments, rank, (&job, &token), &output)
-            .map_err(|error| failed(&format!("rank {rank} cannot be started"), error))?;
-        ranks.0.push(child);
+    for (rank, how) in all.iter().enumerate() {
+        ranks.0.push(Child::start(rank, how, &start)?);
     }
 
-    let mut interrupted: Option<Instant> = None;
     let mut killed = false;
     let mut ending: Option<Instant> = None;
     while ranks.are_running()? {
-        if signals.pending().count() > 0 {
-            match interrupted {
-                None => ranks.signal(Signal::TERM),
-                Some(first) if first.elapsed() < SAME_REQUEST => {}
-                Some(_) => {
-                    killed = true;
-                    ranks.signal(Signal::KILL);
-                }
+        match requests.next() {
+            None => {}
+            Some(Request::Stop) => ranks.signal(Signal::TERM),
+            Some(Request::StopAtOnce) => {
+                killed = true;
+                ranks.signal(Signal::KILL);
             }
-            interrupted.get_or_insert_with(Instant::now);
         }
         if ending.is_none()
             && let Some(first) = ranks.0.iter().find(|child| child.ends_the_job())
@@ -91,11 +112,6 @@ pub fn run(arguments: impl Iterator<Item = Vec<OsString>>) -> Result<(), Failure
     outcome::of(&ends, killed)
 }
 
-/// Whether `launch` has started this process.
-pub fn is_launched() -> bool {
-    std::env::var_os(LAUNCHED).is_some()
-}
-
 /// In a rank that `launch` has started: stops it, as SIGTERM does, when the launching process ends without a word. That
 /// process holds the other end of standard input for as long as it lives.
 pub fn stop_with_the_launcher() {
@@ -104,6 +120,9 @@ pub fn stop_with_the_launcher() {
             let _ = TOLD.set(line); // the first rank that failed
         }
         let _ = kill_process(getpid(), Signal::TERM);
+        // A rank that hangs must not stay for ever.
+        thread::sleep(ALONE);
+        let _ = kill_process(getpid(), Signal::KILL);
     });
 }
 

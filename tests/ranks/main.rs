@@ -7,6 +7,7 @@ mod launching;
 #[cfg(target_os = "linux")]
 mod memory;
 mod preparing;
+mod restarts;
 mod slow_and_damaged;
 mod stopping;
 mod tokens;

@@ -5,10 +5,11 @@ use super::directory::{Checkpoint, MANIFEST, MODEL, OPTIMIZER, STATE};
 use super::state::{Manifest, State, to_json};
 use crate::exit::{Failure, Status};
 use crate::storage::{self, Array, Staged, TypedArray, open_own, unreadable, unwritable, write_tensors};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// `<output_dir>/checkpoints`. One process at a time holds the output directory.
 #[derive(Debug)]
@@ -195,6 +196,17 @@ fn update(directory: &str) -> Option<u64> {
     let update = directory.strip_prefix("step-")?.parse().ok()?;
     // The inverse of `name` and nothing else, such as `step-+1`.
     (name(update) == directory).then_some(update)
+}
+
+/// The checkpoints in an output directory and when each was written, for a process that does not hold the directory. What
+/// cannot be read is not there.
+pub fn written(output_dir: &Path) -> BTreeMap<u64, SystemTime> {
+    let entries = fs::read_dir(output_dir.join(DIRECTORY)).into_iter().flatten().flatten();
+    let written = |entry: fs::DirEntry| {
+        let update = update(entry.file_name().to_str()?)?;
+        Some((update, fs::metadata(entry.path().join(MANIFEST)).and_then(|manifest| manifest.modified()).ok()?))
+    };
+    entries.filter_map(written).collect()
 }
 
 /// Locks an output directory for one run: two would delete each other's temporary files as leftovers. The lock is beside

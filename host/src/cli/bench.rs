@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::common::{Common, on_compute_thread};
-use super::launch;
+use super::launch::{self, Launch};
 use super::output::print;
 use crate::exit::Failure;
 use crate::train::bench;
@@ -70,13 +70,13 @@ pub(super) fn run(common: &Common, command: &Command) -> Result<(), Failure> {
 fn measure(common: &Common, arguments: &Ranks, collective: Collective) -> Result<(), Failure> {
     let Ranks { world_size, bytes, times, json } = arguments;
     if !rank_processes::is_launched() {
-        let (job, keys) = launch::prepare(common, Some(*world_size))?;
+        let launch = Launch::prepare(common, &launch::Arguments::here(*world_size))?;
         let name = if collective == Collective::AllReduce { "all-reduce" } else { "reduce-scatter" };
         let mut command: Vec<OsString> = vec!["bench".into(), name.into()];
         command.extend(bytes.iter().flat_map(|bytes| ["--bytes".into(), bytes.to_string().into()]));
         command.extend(times.iter().flat_map(|times| ["--times".into(), times.to_string().into()]));
         command.extend(json.then(|| "--json".into()));
-        return launch::start(common, &job, &keys, &command);
+        return launch.start(&command);
     }
     rank_processes::stop_with_the_launcher();
     progress::quiet();

@@ -1,81 +1,191 @@
-//! `mdt-host launch`: all ranks of a job on this machine.
+//! `mdt-host launch`: all ranks of a job, on this machine or on the hosts of a file.
+
+mod hosts;
 
 use std::ffi::OsString;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
 use serde_json::{Value, json};
 
+use self::hosts::{Seat, Seats};
 use super::common::Common;
 use crate::config::{Flag, Origin, Resolved, Settings};
 use crate::counted::counted;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
-use crate::{progress, rank_processes, train};
+use crate::launchers::BACKEND;
+use crate::rank_processes::{self, Again, Rank, Restarts, StopRequests};
+use crate::{progress, train};
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// Number of ranks; `comm.world_size` where absent.
+    /// Number of ranks; where absent `comm.world_size`, or else all slots of the hostfile.
     #[arg(short = 'n', long = "world-size", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     world_size: Option<u32>,
+    /// How often the ranks are started again, from the last checkpoint, after one of them was killed or lost.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    max_restarts: u32,
+    /// The hosts that ranks run on: a line `HOST slots=N` for each as for Open MPI, or the JSON of mlx.launch. Program, job
+    /// and data have the same paths on all of them.
+    #[arg(long, value_name = "FILE")]
+    hostfile: Option<PathBuf>,
+    /// The command that reaches another host, with its options: `--ssh "ssh -p 2222 -i key"`.
+    #[arg(long, value_name = "COMMAND", default_value = "ssh")]
+    ssh: String,
+    /// The path of mdt-host on other hosts; as here where absent.
+    #[arg(long, value_name = "PATH")]
+    remote_program: Option<PathBuf>,
+    /// The working directory on other hosts; as here where absent.
+    #[arg(long, value_name = "DIR")]
+    remote_directory: Option<PathBuf>,
+    /// A variable for all ranks, `NAME=VALUE`, or `NAME` with its value here. Those that begin with MDT_ reach all ranks
+    /// without it.
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+}
+
+impl Arguments {
+    /// Ranks on this machine, which are started once.
+    pub(super) fn here(world_size: u32) -> Self {
+        Self {
+            world_size: Some(world_size),
+            max_restarts: 0,
+            hostfile: None,
+            ssh: "ssh".to_owned(),
+            remote_program: None,
+            remote_directory: None,
+            env: Vec::new(),
+        }
+    }
 }
 
 /// Checks the configuration once, then runs the job in one process per rank.
 pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure> {
-    let (job, keys) = prepare(common, arguments.world_size)?;
-    job.resolved.require_job()?;
-    start(common, &job, &keys, &["run".into()])
+    let launch = Launch::prepare(common, arguments)?;
+    launch.job.resolved.require_job()?;
+    launch.start(&["run".into()])
 }
 
 /// Keys with the values that `launch` sets.
-pub(super) type Keys = Vec<(&'static str, Value)>;
+type Keys = Vec<(&'static str, Value)>;
 
-/// The job of all ranks, and the keys that it sets beside the user's.
-pub(super) fn prepare(common: &Common, world_size: Option<u32>) -> Result<(Job, Keys), Failure> {
-    // A rank in a configuration file cannot be that of all processes.
-    let mut keys = vec![("comm.rank", json!(0))];
-    keys.extend(world_size.map(|world_size| ("comm.world_size", json!(world_size))));
-    let layers = common.layers(flags(&keys))?;
-    let catalog = common.catalog(&layers)?;
-    keys.extend(left_open(&layers.resolve(&catalog)?)?);
-    let resolved = common.layers(flags(&keys))?.resolve(&catalog)?;
-    Ok((Job { resolved, catalog: Arc::new(catalog), services: Arc::default() }, keys))
+/// A job and the processes that it will run in.
+pub(super) struct Launch<'a> {
+    common: &'a Common,
+    /// The job of all ranks.
+    job: Job,
+    /// What `launch` sets beside the user's keys, for all starts and ranks.
+    keys: Keys,
+    /// Where each rank runs.
+    seats: Seats,
+    /// Whether each start has a new port.
+    finds_port: bool,
+    /// Whether each rank has its share of the cores of its machine.
+    shares_cores: bool,
+    max_restarts: u32,
 }
 
-/// Runs a command of this program in one process per rank.
-pub(super) fn start(common: &Common, job: &Job, keys: &Keys, command: &[OsString]) -> Result<(), Failure> {
-    train::backend(job)?;
-    let comm = &job.resolved.settings.comm;
-    let (ranks, threads) = (comm.world_size, job.threads());
-    progress::note(&format!(
-        "launch   {} here over {} at {}:{}, {} each",
-        counted(ranks as usize, "rank"),
-        comm.id,
-        comm.address,
-        comm.port,
-        counted(threads, "thread")
-    ));
-    rank_processes::run((0..ranks).map(|rank| command_line(common, keys, command, rank)))
+impl<'a> Launch<'a> {
+    /// Resolves the configuration, and fills in what the user has left open.
+    pub(super) fn prepare(common: &'a Common, arguments: &Arguments) -> Result<Self, Failure> {
+        // A rank in a configuration file cannot be that of all processes.
+        let mut keys = vec![("comm.rank", json!(0))];
+        keys.extend(arguments.world_size.map(|world_size| ("comm.world_size", json!(world_size))));
+        let layers = common.layers(flags(&keys))?;
+        let catalog = common.catalog(&layers)?;
+        let resolved = layers.resolve(&catalog)?;
+        let seats = Seats::of(arguments, &resolved)?;
+        if seats.len() != resolved.settings.comm.world_size as usize {
+            keys.push(("comm.world_size", json!(seats.len())));
+        }
+        let Settings { comm, compute, .. } = &resolved.settings;
+        if seats.len() > 1 && is_open(&resolved, "comm.use") {
+            keys.push(("comm.use", json!(BACKEND)));
+        }
+        let mut address = comm.address.clone();
+        if is_open(&resolved, "comm.address")
+            && let Some(found) = seats.address()?
+        {
+            keys.push(("comm.address", json!(found)));
+            address = found;
+        }
+        // No port of another machine can be known to be free.
+        let finds_port = is_open(&resolved, "comm.port") && seats.meet_here(&address);
+        if finds_port {
+            keys.push(("comm.port", json!(free_port(&address)?)));
+        }
+        let shares_cores = compute.threads == 0;
+        let resolved = common.layers(flags(&keys))?.resolve(&catalog)?;
+        let job = Job { resolved, catalog: Arc::new(catalog), services: Arc::default() };
+        Ok(Self { common, job, keys, seats, finds_port, shares_cores, max_restarts: arguments.max_restarts })
+    }
+
+    /// Runs a command of this program in one process per rank; again after a rank was lost, as often as the user allows.
+    pub(super) fn start(&self, command: &[OsString]) -> Result<(), Failure> {
+        train::backend(&self.job)?;
+        let Settings { comm, checkpoint, output_dir, .. } = &self.job.resolved.settings;
+        let mut requests = StopRequests::new()?;
+        let mut restarts = Restarts::new(self.max_restarts, output_dir.clone());
+        let mut keys = self.keys.clone();
+        loop {
+            let port = keys.iter().find(|(key, _)| *key == "comm.port").map(|(_, port)| port.clone());
+            progress::note(&format!(
+                "launch   {} over {} at {}:{}{}",
+                self.seats,
+                comm.id,
+                comm.address,
+                port.unwrap_or_else(|| json!(comm.port)),
+                self.threads().map_or_else(String::new, |threads| format!(", {} each", counted(threads, "thread")))
+            ));
+            let ranks: Vec<Rank> =
+                (0..).zip(&self.seats.0).map(|(rank, seat)| self.rank(seat, &keys, command, rank)).collect();
+            let Err(failure) = rank_processes::run(&ranks, &mut requests) else { return Ok(()) };
+            let Again { has_checkpoint } = restarts.after(failure, &mut requests)?;
+            keys = self.keys.clone();
+            if self.finds_port {
+                keys.push(("comm.port", json!(free_port(&comm.address)?)));
+            }
+            // Whatever the job began with, it now goes on.
+            if has_checkpoint && checkpoint.resume != crate::config::Resume::Auto {
+                keys.push(("checkpoint.resume", json!("auto")));
+            }
+        }
+    }
+
+    /// The threads of each rank, where that is the same number everywhere.
+    fn threads(&self) -> Option<usize> {
+        match (self.shares_cores, self.seats.are_here()) {
+            (false, _) => Some(self.job.threads()),
+            (true, true) => Some(self.share(self.seats.len() as u32)),
+            (true, false) => None,
+        }
+    }
+
+    fn share(&self, ranks: u32) -> usize {
+        (self.job.resolved.settings.compute.thread_count() / ranks as usize).max(1)
+    }
+
+    fn rank(&self, seat: &Seat, keys: &Keys, command: &[OsString], rank: u32) -> Rank {
+        let mut keys = keys.clone();
+        if self.shares_cores && seat.place.is_none() {
+            keys.push(("compute.threads", json!(self.share(seat.ranks_there))));
+        }
+        Rank {
+            arguments: command_line(self.common, &keys, command, rank),
+            environment: seat.environment.clone(),
+            place: seat.place.clone(),
+            ranks_there: seat.ranks_there,
+            shares_cores: self.shares_cores,
+        }
+    }
 }
 
-/// Values for what the user has not set: the backend that connects processes, a free port, and each rank's share of the
-/// cores.
-fn left_open(resolved: &Resolved) -> Result<Keys, Failure> {
-    let Settings { comm, compute, .. } = &resolved.settings;
-    let is_open = |key| matches!(resolved.origin(key), None | Some(Origin::Default | Origin::Component(_)));
-    let mut keys = Vec::new();
-    if comm.world_size > 1 && is_open("comm.use") {
-        keys.push(("comm.use", json!("grpc")));
-    }
-    if is_open("comm.port") {
-        keys.push(("comm.port", json!(free_port(&comm.address)?)));
-    }
-    if compute.threads == 0 {
-        let each = compute.thread_count() / comm.world_size as usize;
-        keys.push(("compute.threads", json!(each.max(1))));
-    }
-    Ok(keys)
+/// Whether the user has left a key to `launch`.
+fn is_open(resolved: &Resolved, key: &str) -> bool {
+    matches!(resolved.origin(key), None | Some(Origin::Default | Origin::Flat | Origin::Component(_)))
 }
 
 fn flags(keys: &[(&'static str, Value)]) -> Vec<Flag> {

@@ -1,5 +1,6 @@
 //! The losses of a metrics file.
 
+use super::FILE;
 use crate::exit::Failure;
 use crate::storage::unreadable;
 use serde::Deserialize;
@@ -45,10 +46,15 @@ pub fn read_losses(path: &Path) -> Result<Curve, Failure> {
     Ok(curve)
 }
 
+/// The last update in the metrics file of an output directory, if that can be read.
+pub fn last_update(output_dir: &Path) -> Option<u64> {
+    read_losses(&output_dir.join(FILE)).ok()?.train.last().map(|(update, _)| *update)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::line::{evaluation, update};
-    use super::super::{Extra, FILE, Metrics};
+    use super::super::{Extra, Metrics};
     use super::*;
     use std::fs;
 

@@ -12,16 +12,34 @@ use crate::signals::stopped_at_once;
 
 const RESUME: &str = "checkpoints already written are intact: run the same command again to resume";
 
+/// What the shell of another machine says of a program that it cannot run, or does not find.
+const NOT_RUN: i32 = 126;
+const NOT_FOUND: i32 = 127;
+
 /// How a rank's process ended.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct End {
     pub(super) rank: usize,
+    /// The machine that it ran on, if that was another one.
+    pub(super) host: Option<String>,
     pub(super) when: Instant,
     pub(super) how: ExitStatus,
     /// Whether this program has sent it a signal.
     pub(super) signalled: bool,
     /// Whether it was stopped, as by SIGSTOP, when it was killed.
     pub(super) stopped: bool,
+    /// Why nothing is known of it: what became of the way to its machine.
+    pub(super) lost: Option<String>,
+}
+
+impl End {
+    /// `rank 1`, or `rank 1 on node1`.
+    fn name(&self) -> String {
+        match &self.host {
+            Some(host) => format!("rank {} on {host}", self.rank),
+            None => format!("rank {}", self.rank),
+        }
+    }
 }
 
 /// The outcome of all ranks. The causes of a failure come before its consequences: a rank that was killed, then one that
@@ -33,7 +51,12 @@ pub(super) fn of(ends: &[End], killed: bool) -> Result<(), Failure> {
     let killed_by_others: Vec<String> = ends.iter().filter_map(killed_by_others).collect();
     if let [first, more @ ..] = killed_by_others.as_slice() {
         let failure = more.iter().fold(Failure::new(Status::Peer, first), Failure::because);
-        return Err(failure.help(format!("{RESUME}. A rank that the system killed may have run out of memory")));
+        let memory = if ends.iter().any(|end| end.lost.is_some()) {
+            ""
+        } else {
+            ". A rank that the system killed may have run out of memory"
+        };
+        return Err(failure.help(format!("{RESUME}{memory}")));
     }
     if let Some(end) = earliest(failed_by_itself) {
         return Err(own_failure(end));
@@ -46,11 +69,11 @@ pub(super) fn of(ends: &[End], killed: bool) -> Result<(), Failure> {
         _ => {}
     }
     if let Some(end) = earliest(|end| end.stopped).or_else(|| earliest(|end| end.how.code().is_none())) {
-        let rank = end.rank;
+        let rank = end.name();
         let message = if end.stopped {
-            format!("rank {rank} was stopped by a signal, such as SIGSTOP, and the others lost it")
+            format!("{rank} was stopped by a signal, such as SIGSTOP, and the others lost it")
         } else {
-            format!("rank {rank} did not end after the others, and was killed")
+            format!("{rank} did not end after the others, and was killed")
         };
         return Err(Failure::new(Status::Peer, message).help(RESUME));
     }
@@ -60,24 +83,32 @@ pub(super) fn of(ends: &[End], killed: bool) -> Result<(), Failure> {
 /// How a rank failed, in words, if it did by itself.
 pub(super) fn failed(end: &End) -> Option<String> {
     let status = || end.how.code().filter(|_| failed_by_itself(end));
-    killed_by_others(end).or_else(|| Some(format!("rank {} ended with status {}", end.rank, status()?)))
+    killed_by_others(end).or_else(|| Some(format!("{} ended with status {}", end.name(), status()?)))
 }
 
 fn own_failure(end: &End) -> Failure {
+    let rank = end.name();
+    if let Some(lost) = &end.lost {
+        return Failure::new(Status::Peer, format!("{rank} was lost: {lost}")).help(RESUME);
+    }
+    if end.host.is_some() && matches!(end.how.code(), Some(NOT_RUN | NOT_FOUND)) {
+        return Failure::new(Status::Other, format!("{rank} was not started: mdt-host is not there, or cannot be run"))
+            .help("name its path on the other machines with `--remote-program`");
+    }
     if end.how.code() == Some(0) {
-        let message = format!("rank {} ended with status 0 before the job was done", end.rank);
+        let message = format!("{rank} ended with status 0 before the job was done");
         return Failure::new(Status::Plugin, message)
             .because("something in its process has called exit")
             .help(format!("look for a plugin, or a library of one, that ends the process; {RESUME}"));
     }
     let status = end.how.code().map_or(Status::Other, Status::of_code);
-    Failure::new(status, format!("rank {} ended with status {}", end.rank, status.code()))
-        .help("its own error stands above")
+    Failure::new(status, format!("{rank} ended with status {}", status.code())).help("its own error stands above")
 }
 
 /// Whether a rank exited with a failure that neither another rank nor an interruption explains.
 fn failed_by_itself(end: &End) -> bool {
     end.how.code().is_some()
+        && end.lost.is_none()
         && !is_done(end)
         && !matches!(end.how.code().map(Status::of_code), Some(Status::Peer | Status::Interrupted))
 }
@@ -88,9 +119,19 @@ fn is_done(end: &End) -> bool {
 
 /// What to say of a rank that was killed by a signal that this program did not send.
 fn killed_by_others(end: &End) -> Option<String> {
-    let signal = end.how.signal()?;
-    let name = signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned);
-    (!end.signalled).then(|| format!("rank {} was killed by {name}", end.rank))
+    if end.signalled {
+        return None;
+    }
+    if let Some(lost) = &end.lost {
+        return Some(format!("{} was lost: {lost}", end.name()));
+    }
+    end.how.signal().map(|_| format!("{} was killed by {}", end.name(), name_of_signal(end.how)))
+}
+
+/// The signal that has ended a process.
+pub(super) fn name_of_signal(how: ExitStatus) -> String {
+    let signal = how.signal().unwrap_or_default();
+    signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)
 }
 
 #[cfg(test)]
@@ -112,7 +153,8 @@ mod tests {
         let begin = Instant::now();
         let end = |(rank, &(how, signalled)): (usize, &(ExitStatus, bool))| {
             let stopped = signalled && how.signal() == Some(9);
-            End { rank, when: begin + Duration::from_secs(rank as u64), how, signalled, stopped }
+            let when = begin + Duration::from_secs(rank as u64);
+            End { rank, host: None, when, how, signalled, stopped, lost: None }
         };
         let ends: Vec<_> = ends.iter().enumerate().map(end).collect();
         of(&ends, killed).err().map(|failure| (failure.status(), failure.message().to_owned()))
@@ -135,6 +177,24 @@ mod tests {
         }
         let stopped = "rank 1 was stopped by a signal, such as SIGSTOP, and the others lost it";
         assert_eq!(named(&[(lost, false), (killed, true)]), of(5, stopped));
+    }
+
+    #[test]
+    fn a_rank_whose_machine_is_out_of_reach_is_lost_and_one_without_the_program_is_not_started() {
+        let end = |code: i32, lost: bool| End {
+            rank: 1,
+            host: Some("node1".to_owned()),
+            when: Instant::now(),
+            how: exited(code),
+            signalled: false,
+            stopped: false,
+            lost: lost.then(|| "ssh has failed".to_owned()),
+        };
+        let failure = of(&[end(255, true)], false).unwrap_err();
+        assert_eq!(failure.status(), Status::Peer);
+        assert_eq!(failure.message(), "rank 1 on node1 was lost: ssh has failed");
+        let failure = of(&[end(127, false)], false).unwrap_err();
+        assert!(failure.message().contains("was not started") && failure.help_text().is_some(), "{failure}");
     }
 
     #[test]

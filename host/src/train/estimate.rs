@@ -81,8 +81,7 @@ pub fn available(job: &Job) -> Option<Available> {
     let started = job.resolved.started.as_ref().and_then(|started| started.share.as_ref());
     let ranks = match started {
         Some(here) => u64::from(here.value),
-        None if rank_processes::is_launched() => u64::from(job.resolved.settings.comm.world_size),
-        None => 1,
+        None => rank_processes::ranks_here().unwrap_or(1),
     };
     Some(Available { bytes, resident: metrics::resident_memory_bytes().unwrap_or(0), ranks })
 }
