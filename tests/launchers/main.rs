@@ -2,12 +2,13 @@
 
 mod environment;
 mod mpirun;
+mod slurm;
 mod ssh;
 mod sshd;
 
 use std::process::Command;
 
-use mdt_tests::{Job, command};
+use mdt_tests::Job;
 
 /// A job of a few updates over grpc, of which each rank makes one micro-batch of each.
 fn job(micro_batches: u32) -> Job {
@@ -33,11 +34,16 @@ fn installed(name: &str) -> bool {
 
 /// This program under another one that starts it, such as `mpirun -n 2`.
 fn under(launcher: &[&str], job: &Job) -> Command {
-    let host = command();
-    let mut command = Command::new(launcher[0]);
-    command.args(&launcher[1..]).arg(host.get_program()).args(job.arguments()).args(["--set", "comm.use=grpc"]);
+    let mut command = with_environment(Command::new(launcher[0]));
+    command.args(&launcher[1..]).arg(mdt_tests::command().get_program());
+    command.args(job.arguments()).args(["--set", "comm.use=grpc"]);
+    command
+}
+
+/// The same command with directory and environment of the program's own.
+fn with_environment(mut command: Command) -> Command {
     command.current_dir(mdt_tests::root());
-    for (name, value) in host.get_envs() {
+    for (name, value) in mdt_tests::command().get_envs() {
         match value {
             Some(value) => command.env(name, value),
             None => command.env_remove(name),
