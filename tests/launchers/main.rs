@@ -1,5 +1,6 @@
 //! Programs that start ranks: those of others, recognised by their environment, and `launch` on several machines.
 
+mod clusters;
 mod environment;
 mod mpirun;
 mod slurm;
