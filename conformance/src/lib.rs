@@ -13,6 +13,8 @@
 //! It fails with a line for each wrong result: the call, the first element that is wrong, and what it should be. [`check_some`]
 //! runs a part, [`check`] gives the [`Report`] with the number of cases by operation, element type and kind.
 //!
+//! [`assert_collectives`] does the same for the communicator of a comm plugin.
+//!
 //! Results are compared with a reference that computes in f64 from the table's text; compositions are evaluated on it as
 //! `mdt-plugin-api` composes them. How far a result may be off is one table, `tolerance.rs`. Gradients are compared with
 //! differences of the reference's values, and at special points with stated ones. A device may leave compositions, and `left`
@@ -21,6 +23,7 @@
 mod array;
 mod case;
 mod cases;
+mod collectives;
 mod device;
 mod forms;
 mod gradients;
@@ -37,6 +40,7 @@ use std::rc::Rc;
 use mdt_plugin_api::{Compute, Dtype, OpKind};
 
 pub use cases::REQUIRED;
+pub use collectives::assert_collectives;
 pub use report::{Failure, Kind, Report, Subject};
 
 use case::Case;

@@ -154,7 +154,7 @@ pub trait CommRegions: Send + Sync {
 }
 
 /// A communication backend: it connects the processes of a job. `tests/plugins/files` in the repository of `mdt-host` is a
-/// complete one, over a directory that all ranks share.
+/// complete one, over a directory that all ranks share. [`engine`](crate::engine) makes one of a library whose calls block.
 pub trait CommBackend: Send + Sync {
     /// The processes of a job, as it connects them; it has the abilities that [`plugin!`](crate::plugin) names.
     type Communicator: Communicator + 'static;

@@ -69,6 +69,7 @@ mod content;
 mod data;
 mod datum;
 mod dtype;
+pub mod engine;
 mod error;
 mod example;
 mod host_array;

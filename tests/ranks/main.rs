@@ -1,6 +1,7 @@
 //! Several processes train as one: the same bits, one stop for all, and an error that names a rank that was lost.
 
 mod agreement;
+mod engines;
 mod equality;
 mod faults;
 mod launching;

@@ -30,7 +30,7 @@ pub fn built() -> &'static Path {
     })
 }
 
-/// The library of a stand-alone project under `examples/`, built as its author would build it.
+/// The library of a stand-alone project, by its folder as seen from `examples/`, built as its author would build it.
 pub fn example_plugin(name: &str) -> PathBuf {
     let project = root().join("examples").join(name);
     let target = built().parent().expect("target/PROFILE has a parent").join("examples");
@@ -43,6 +43,6 @@ pub fn example_plugin(name: &str) -> PathBuf {
     assert!(status.is_ok_and(|status| status.success()), "examples/{name} does not build");
     let manifest = std::fs::read_to_string(project.join("Cargo.toml")).expect("the example's manifest");
     let manifest: toml::Table = manifest.parse().expect("TOML");
-    let package = manifest["package"]["name"].as_str().expect("a name");
-    target.join("release").join(library_name(&package.replace('-', "_")))
+    let named = manifest["lib"].get("name").unwrap_or(&manifest["package"]["name"]);
+    target.join("release").join(library_name(&named.as_str().expect("a name").replace('-', "_")))
 }

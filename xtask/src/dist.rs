@@ -1,4 +1,5 @@
-//! `cargo xtask dist`: builds everything and stages it under `dist/`, a tree that can be moved and packed as it is.
+//! `cargo xtask dist`: builds everything and stages it under `dist/`, a tree that can be moved and packed as it is. With
+//! `--with mpi` the plugin `mpi` is among it, which works with the MPI library that it was built against.
 //!
 //!     dist/bin/mdt-host
 //!     dist/plugins/          every plugin in the workspace
@@ -15,12 +16,22 @@ use std::{
 use crate::{
     Result, command,
     files::{copy_into, entries, files, remove_folder, replace_folder},
-    licences, setup,
+    licences, mpi, setup,
     workspace::{self, Metadata},
 };
 
 /// Builds and stages. The tree that was there is replaced once the new one is whole.
 pub fn run() -> Result<()> {
+    stage(&[])
+}
+
+/// The same with the plugin `mpi`.
+pub fn run_with_mpi() -> Result<()> {
+    stage(&[mpi::build()?])
+}
+
+/// The same with libraries that were built outside of the workspace.
+fn stage(further: &[PathBuf]) -> Result<()> {
     let root = workspace::root();
     let target = Metadata::read()?.target_directory()?;
     let plugins = plugins(&root)?;
@@ -33,6 +44,9 @@ pub fn run() -> Result<()> {
             let file = format!("{}mdt_{plugin}{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX);
             copy_into(&release.join(&file), &staged.join("plugins"))?;
             forget_build_folder(&staged.join("plugins").join(file))?;
+        }
+        for plugin in further {
+            copy_into(plugin, &staged.join("plugins"))?;
         }
         let libraries = setup::library_folder();
         if let Some(libraries) = &libraries {
@@ -56,9 +70,10 @@ fn forget_build_folder(plugin: &Path) -> Result<()> {
     Ok(fs::write(plugin, content)?)
 }
 
-/// The folder names under `plugins/`: `x` holds package `mdt-plugin-x` with library `mdt_x`.
+/// The folder names under `plugins/`, but for `mpi`: `x` holds package `mdt-plugin-x` with library `mdt_x`.
 fn plugins(root: &Path) -> Result<Vec<String>> {
-    let folders = entries(&root.join("plugins"))?.into_iter().filter(|path| path.join("Cargo.toml").exists());
+    let is_member = |path: &PathBuf| path.join("Cargo.toml").exists() && *path != root.join(mpi::FOLDER);
+    let folders = entries(&root.join("plugins"))?.into_iter().filter(is_member);
     Ok(folders.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect())
 }
 

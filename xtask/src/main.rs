@@ -7,6 +7,7 @@ mod dist;
 mod files;
 mod freeze;
 mod licences;
+mod mpi;
 mod sanitizer;
 mod setup;
 mod system;
@@ -22,7 +23,8 @@ usage: cargo xtask <command>
 
   demo    sets up, builds, and trains a small model; further arguments go to mdt-host
   test    sets up, builds, and runs every check and test
-  dist    sets up, builds, and stages the program with its plugins under dist/
+  dist    sets up, builds, and stages the program with its plugins under dist/; `--with mpi` adds the plugin `mpi`, which
+          needs an MPI library with mpicc, and libclang
   freeze  packs the boundary of this version for the tests of later ones; with a folder, copies it there
   setup   gets MLX and links it for Rust (Linux; on macOS the build of mlx-sys does that)
 ";
@@ -33,6 +35,9 @@ fn main() -> ExitCode {
         Some(("demo", rest)) => demo::run(rest),
         Some(("test", [])) => test::run(),
         Some(("dist", [])) => setup::run().and_then(|()| dist::run()),
+        Some(("dist", [with, mpi])) if with == "--with" && mpi == "mpi" => {
+            setup::run().and_then(|()| dist::run_with_mpi())
+        }
         Some(("freeze", [])) => freeze::run(),
         Some(("freeze", [folder])) => freeze::stage(folder.as_ref()),
         Some(("setup", [])) => setup::run(),

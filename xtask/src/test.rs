@@ -5,7 +5,7 @@ use std::{process::Command, time::Instant};
 use crate::{
     Result, command, dependencies, dist,
     files::entries,
-    sanitizer, setup, system,
+    mpi, sanitizer, setup, system,
     workspace::{cargo, root},
 };
 
@@ -18,7 +18,7 @@ struct Stage {
 
 // Clippy and rustdoc need the metadata of dependencies, the build needs their code. All use the release profile, so
 // each of the two is made once.
-const STAGES: [Stage; 9] = [
+const STAGES: [Stage; 10] = [
     Stage { name: "setup", advice: "see the message above", run: setup::run },
     Stage { name: "fmt", advice: "run: cargo fmt --all (and in the example's folder)", run: fmt },
     Stage { name: "dependencies", advice: "xtask/src/dependencies.rs says what is allowed", run: dependencies::check },
@@ -42,6 +42,11 @@ const STAGES: [Stage; 9] = [
         name: "examples",
         advice: "run one with: cargo test --release --manifest-path examples/NAME/Cargo.toml",
         run: examples,
+    },
+    Stage {
+        name: "mpi",
+        advice: "run one with: cargo test --release --manifest-path plugins/mpi/Cargo.toml --target-dir target/examples",
+        run: mpi::test,
     },
     Stage {
         name: "sanitizer",
@@ -79,11 +84,11 @@ fn examples() -> Result<()> {
     Ok(())
 }
 
-/// The workspace, and the example projects outside it.
+/// The workspace, and the projects outside it.
 fn fmt() -> Result<()> {
     command::run(cargo().args(["fmt", "--all", "--check"]))?;
-    for example in entries(&root().join("examples"))? {
-        let manifest = example.join("Cargo.toml");
+    for project in entries(&root().join("examples"))?.into_iter().chain([root().join(mpi::FOLDER)]) {
+        let manifest = project.join("Cargo.toml");
         if manifest.exists() {
             let mut fmt: Command = cargo();
             command::run(fmt.args(["fmt", "--check", "--manifest-path"]).arg(manifest))?;

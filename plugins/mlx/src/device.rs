@@ -68,7 +68,8 @@ fn answer(question: unsafe extern "C" fn(*mut bool) -> i32) -> bool {
     unsafe { question(&raw mut answer) == 0 && answer }
 }
 
-fn gpu_available() -> bool {
+/// Whether MLX sees a GPU.
+pub(crate) fn gpu_available() -> bool {
     let mut count = 0;
     // SAFETY: the call only writes to `count`.
     unsafe { mlx_sys::mlx_device_count(&raw mut count, mlx_sys::mlx_device_type__MLX_GPU) == 0 && count > 0 }

@@ -6,6 +6,7 @@ mod checkpoint;
 mod compute;
 mod custom;
 mod device;
+mod distributed;
 mod dtype;
 mod fault;
 pub mod fused;
@@ -23,15 +24,18 @@ mod vectors;
 
 pub use compute::{Config, Mlx};
 pub use device::DeviceChoice;
+pub use distributed::{Config as DistributedConfig, Distributed, EngineChoice};
 
 #[cfg(target_os = "linux")]
 mdt_plugin_api::plugin! {
     native "libmlxc.so", "libmlx.so";
     compute "mlx" => Mlx;
+    comm "mlx" => Distributed: reduce_scatter;
 }
 
 // On macOS mlx-sys links MLX into the plugin.
 #[cfg(not(target_os = "linux"))]
 mdt_plugin_api::plugin! {
     compute "mlx" => Mlx;
+    comm "mlx" => Distributed: reduce_scatter;
 }
