@@ -22,7 +22,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use arrays::copy_elements;
+pub use arrays::{Tensors, copy_elements};
 pub use best::Evaluated;
 pub use directory::Checkpoint;
 pub use state::State;

@@ -27,6 +27,7 @@ mod overrides;
 mod resolve;
 mod resolved;
 mod resume;
+mod same_sums;
 mod schema;
 mod section_schema;
 mod sections;

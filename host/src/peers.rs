@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mdt_plugin_api::register::Connected;
-use mdt_plugin_api::{Buffer, Element, Outcome, ReduceOp, Region, Work};
+use mdt_plugin_api::{Buffer, Dtype, Element, Outcome, ReduceOp, Region, Work};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -28,12 +28,17 @@ pub struct Broadcast {
     work: Box<dyn Work>,
 }
 
+/// A collective that was begun. Dropped, it goes on, and nobody takes its result.
+pub struct UnderWay(Box<dyn Work>);
+
 /// The communicator of a run. Every method that talks to the others must be called by all ranks, in the same order.
 pub struct Peers {
     communicator: Connected,
     /// The id of the backend.
     backend: String,
     timeout: Duration,
+    /// The element types that it sums.
+    dtypes: Vec<Dtype>,
     /// Memory of the communicator for gradients, where it has any.
     bucket: Mutex<Option<Region>>,
 }
@@ -41,7 +46,12 @@ pub struct Peers {
 impl Peers {
     /// The ranks behind a communicator of this backend, which lets ranks wait `timeout` for each other without progress.
     pub fn new(communicator: Connected, backend: &str, timeout: Duration) -> Self {
-        Self { communicator, backend: backend.to_owned(), timeout, bucket: Mutex::new(None) }
+        Self { communicator, backend: backend.to_owned(), timeout, dtypes: Vec::new(), bucket: Mutex::new(None) }
+    }
+
+    /// The same with what the backend says that it sums.
+    pub fn summing(self, dtypes: Vec<Dtype>) -> Self {
+        Self { dtypes, ..self }
     }
 
     /// This process, from 0.
@@ -58,30 +68,6 @@ impl Peers {
         self.rank() == 0
     }
 
-    /// The sums over all ranks of a gradient and of `N` numbers. `what` names them in errors, as in "the gradients of
-    /// update 3".
-    pub fn sum<const N: usize>(
-        &self,
-        what: &str,
-        mut gradient: Vec<f32>,
-        numbers: [f64; N],
-    ) -> Result<(Vec<f32>, [f64; N]), Failure> {
-        let numbers = Region::of(numbers.to_vec());
-        let own = whole::<f64>(&numbers)?;
-        if let Some(region) = self.memory(size_of_val(&*gradient))? {
-            let mut bucket = region.buffer::<f32>(0..gradient.len())?;
-            bucket.as_mut_slice::<f32>()?.copy_from_slice(&gradient);
-            let sums = self.all_reduce(what, vec![bucket, own])?;
-            gradient.copy_from_slice(sums[0].as_slice::<f32>()?);
-        } else {
-            let region = Region::of(gradient);
-            self.all_reduce(what, vec![whole::<f32>(&region)?, own])?;
-            gradient = self.back(what, region)?;
-        }
-        let numbers = self.back(what, numbers)?;
-        Ok((gradient, numbers.try_into().map_err(|_| self.kept(what))?))
-    }
-
     /// The communicator's own memory of at least so many bytes, where it has any: its collectives are fastest with that.
     pub fn memory(&self, bytes: usize) -> Result<Option<Region>, Failure> {
         let Some(able) = &self.communicator.regions else { return Ok(None) };
@@ -93,19 +79,49 @@ impl Peers {
         Ok(bucket.clone())
     }
 
+    /// Whether ranks can be given a part of a sum alone.
+    pub fn scatters(&self) -> bool {
+        self.communicator.reduce_scatter.is_some()
+    }
+
+    /// Whether elements of this type are summed.
+    pub fn sums(&self, dtype: Dtype) -> bool {
+        self.dtypes.contains(&dtype)
+    }
+
     /// The sums over all ranks of buffers, in the memory of the buffers.
     pub fn all_reduce(&self, what: &str, buffers: Vec<Buffer>) -> Result<Vec<Buffer>, Failure> {
-        self.finish(what, self.communicator.all_reduce(buffers, ReduceOp::Sum))
+        self.wait(what, self.begin_all_reduce(what, buffers)?)
+    }
+
+    /// Begins [`Peers::all_reduce`]; several collectives may be under way.
+    pub fn begin_all_reduce(&self, what: &str, buffers: Vec<Buffer>) -> Result<UnderWay, Failure> {
+        begun(what, self.communicator.all_reduce(buffers, ReduceOp::Sum))
     }
 
     /// The sums over all ranks of a buffer, of which this rank gets its part.
     pub fn reduce_scatter(&self, what: &str, buffer: Buffer) -> Result<Vec<Buffer>, Failure> {
+        self.wait(what, self.begin_reduce_scatter(what, buffer)?)
+    }
+
+    /// Begins [`Peers::reduce_scatter`].
+    pub fn begin_reduce_scatter(&self, what: &str, buffer: Buffer) -> Result<UnderWay, Failure> {
         let able = self.communicator.reduce_scatter.as_ref().ok_or_else(|| {
             let backend = &self.backend;
             let message = format!("the comm plugin `{backend}` does not have the interface comm.reduce_scatter/1");
             Failure::new(Status::Plugin, message).at(what).help("choose another backend: `--set comm.use=grpc`")
         })?;
-        self.finish(what, able.reduce_scatter(buffer, ReduceOp::Sum))
+        begun(what, able.reduce_scatter(buffer, ReduceOp::Sum))
+    }
+
+    /// Begins to give every rank every rank's buffer, in order of ranks; their lengths may differ.
+    pub fn begin_all_gather(&self, what: &str, buffer: Buffer) -> Result<UnderWay, Failure> {
+        begun(what, self.communicator.all_gather(buffer))
+    }
+
+    /// The result of a collective that was begun.
+    pub fn wait(&self, what: &str, UnderWay(work): UnderWay) -> Result<Vec<Buffer>, Failure> {
+        self.finish(what, Ok(work))
     }
 
     /// Every rank's numbers, in order of ranks; their lengths may differ.
@@ -246,6 +262,10 @@ impl Peers {
             format!("the comm plugin `{}` still uses memory of a collective that it says is done", self.backend);
         Failure::new(Status::Plugin, message).at(what)
     }
+}
+
+fn begun(what: &str, work: mdt_plugin_api::Result<Box<dyn Work>>) -> Result<UnderWay, Failure> {
+    work.map(UnderWay).map_err(|error| Failure::from(error).at(what))
 }
 
 /// All elements of a region.
@@ -408,8 +428,11 @@ mod tests {
         let connected = Connected { regions: Some(memory.clone()), ..Connected::new(memory) };
         let peers = Peers::new(connected, "memory", Duration::ZERO);
         for round in 1..=3 {
-            let sums = peers.sum("gradients", vec![1.0, 2.0, round as f32], [7.0]).unwrap();
-            assert_eq!(sums, (vec![2.0, 4.0, 2.0 * round as f32], [7.0]));
+            let region = peers.memory(3 * size_of::<f32>()).unwrap().unwrap();
+            let mut buffer = region.buffer::<f32>(0..3).unwrap();
+            buffer.as_mut_slice::<f32>().unwrap().copy_from_slice(&[1.0, 2.0, round as f32]);
+            let sums = peers.all_reduce("gradients", vec![buffer]).unwrap();
+            assert_eq!(sums[0].as_slice::<f32>().unwrap(), [2.0, 4.0, 2.0 * round as f32]);
         }
     }
 

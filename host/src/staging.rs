@@ -72,18 +72,24 @@ impl OnHost<'_> {
 /// Tensors of f32 as slices, for as long as `body` runs.
 pub fn with_slices<T>(tensors: &[Tensor], body: impl FnOnce(&[&[f32]]) -> Result<T, Failure>) -> Result<T, Failure> {
     let shared = shares_memory(tensors);
-    let on_host = |tensor| {
-        if shared {
-            let view = Tensor::host_view(tensor)?;
-            // A result of operations may have its elements in another order than that of rows.
-            if view.as_slice::<f32>().is_ok() {
-                return Ok(OnHost::View(view));
-            }
-        }
-        copy(tensor).map(OnHost::Copy)
-    };
-    let memory = tensors.iter().map(on_host).collect::<Result<Vec<_>>>()?;
+    let memory = tensors.iter().map(|tensor| on_host(tensor, shared)).collect::<Result<Vec<_>>>()?;
     body(&memory.iter().map(OnHost::slice).collect::<Result<Vec<_>>>()?)
+}
+
+/// A tensor of f32 as a slice, for as long as `body` runs.
+pub fn with_slice<T>(tensor: &Tensor, body: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
+    body(on_host(tensor, shares_memory(std::slice::from_ref(tensor)))?.slice()?)
+}
+
+fn on_host(tensor: &Tensor, shared: bool) -> Result<OnHost<'_>> {
+    if shared {
+        let view = Tensor::host_view(tensor)?;
+        // A result of operations may have its elements in another order than that of rows.
+        if view.as_slice::<f32>().is_ok() {
+            return Ok(OnHost::View(view));
+        }
+    }
+    copy(tensor).map(OnHost::Copy)
 }
 
 /// The elements of tensors of any of the floating-point types of weights, as they are, for as long as `body` runs.

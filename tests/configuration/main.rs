@@ -293,7 +293,7 @@ fn the_schema_has_the_keys_of_the_host_and_of_every_plugin_that_is_found() {
         ("scheduler", "linear", &["warmup_steps", "min_ratio"]),
         ("scheduler", "polynomial", &["warmup_steps", "power", "min_ratio"]),
         ("scheduler", "wsd", &["warmup_steps", "decay_ratio", "decay_steps", "min_ratio"]),
-        ("comm", "local", &["world_size", "rank", "address", "port"]),
+        ("comm", "local", &["world_size", "rank", "address", "port", "shard_optimizer", "overlap", "gradient_dtype"]),
         ("compute", "mlx", &["device", "dtype", "matmul", "threads"]),
     ] {
         let table = tables(&layer[section]).into_iter().find(|table| table["properties"]["use"]["const"] == id);

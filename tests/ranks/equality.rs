@@ -7,13 +7,14 @@ use mdt_tests::{Job, Process};
 use super::{job, launch, lines_of, run};
 
 /// Everything of a checkpoint that is a number.
-fn arrays(job: &Job, update: u64) -> (Vec<u8>, Vec<u8>) {
+pub(super) fn arrays(job: &Job, update: u64) -> (Vec<u8>, Vec<u8>) {
     let read = |name: &str| fs::read(job.checkpoint(update).join(name)).expect(name);
     (read("model.safetensors"), read("optimizer.safetensors"))
 }
 
 /// The numbers of all updates and evaluations, which no rank changes.
-fn assert_same_course(one: &Job, other: &Job) {
+#[track_caller]
+pub(super) fn assert_same_course(one: &Job, other: &Job) {
     let (one, other) = (one.unmeasured(), other.unmeasured());
     assert_eq!(one.len(), other.len());
     for (one, other) in one.iter().zip(&other) {
@@ -67,15 +68,28 @@ fn four_ranks_and_sgd_keep_the_bits_and_clip_the_sum_not_the_parts() {
 }
 
 #[test]
-fn three_ranks_follow_one_process_within_rounding_and_each_row_once() {
-    // Blocks of three leaves are no subtrees of the pairwise tree: equal within rounding is the promise here.
-    let (one, three) = (job(3).set("trainer.max_steps", 5), job(1).set("trainer.max_steps", 5));
-    one.run().success();
-    run(&three, 3).success();
-    for key in ["tokens", "supervised_tokens", "lr", "epoch"] {
-        assert_eq!(one.numbers(key), three.numbers(key), "{key}");
+fn three_ranks_with_one_and_with_two_micro_batches_have_the_bits_of_one_process() {
+    for micro_batches in [1, 2] {
+        let of = |micro_batches| job(micro_batches).set("trainer.batch_size", 1).set("trainer.max_steps", 12);
+        let (one, three) = (of(3 * micro_batches), of(micro_batches));
+        one.run().success();
+        run(&three, 3).success();
+        assert_same_course(&one, &three);
+        assert_eq!(arrays(&one, 12), arrays(&three, 12), "weights and optimizer states");
     }
-    for (a, b) in one.numbers("loss").iter().zip(three.numbers("loss")) {
+}
+
+#[test]
+fn ranks_with_three_micro_batches_each_follow_one_process_within_rounding() {
+    // Blocks of three leaves are no subtrees of the pairwise tree: equal within rounding is the promise here.
+    let (one, two) = (job(6).set("trainer.max_steps", 5), job(3).set("trainer.max_steps", 5));
+    let [one, two] = [one, two].map(|job| job.set("trainer.batch_size", 1));
+    one.run().success();
+    run(&two, 2).success();
+    for key in ["tokens", "supervised_tokens", "lr", "epoch"] {
+        assert_eq!(one.numbers(key), two.numbers(key), "{key}");
+    }
+    for (a, b) in one.numbers("loss").iter().zip(two.numbers("loss")) {
         assert!((a - b).abs() < 1e-6 * a.abs(), "{a} {b}");
     }
 }

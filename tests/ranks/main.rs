@@ -7,14 +7,20 @@ mod faults;
 mod launching;
 #[cfg(target_os = "linux")]
 mod memory;
+mod other_world_size;
+mod overlapping;
 mod preparing;
 mod restarts;
+mod sharding;
 mod slow_and_damaged;
 mod stopping;
 mod tokens;
 mod uneven;
 
-use mdt_tests::{Job, Process, Run, command};
+use std::fs;
+
+use mdt_tests::{Job, Process, Run, command, copy_files, root};
+use serde_json::Value;
 
 /// A job of 50 updates, each of two micro-batches of two rows: over one rank or split over several.
 fn job(micro_batches: u32) -> Job {
@@ -25,6 +31,18 @@ fn job(micro_batches: u32) -> Job {
         .set("trainer.max_steps", 50)
         .set("data.shuffle", true)
         .set("compute.threads", 1)
+}
+
+/// The same from random weights of a model with layers so wide.
+fn wide(job: Job, width: u64) -> Job {
+    let fixture = root().join("tests/fixtures/training/model");
+    copy_files(&fixture, &job.directory().join("model"));
+    let config = fs::read_to_string(fixture.join("config.json")).expect("the fixture");
+    let mut config: Value = serde_json::from_str(&config).expect("JSON");
+    config["intermediate_size"] = width.into();
+    let config = job.file("model/config.json", config.to_string());
+    let model = config.parent().expect("a directory").display().to_string();
+    job.set("model.path", model).set("model.init", "random")
 }
 
 /// The command that starts a job with this many ranks.

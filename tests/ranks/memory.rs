@@ -4,8 +4,7 @@ use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
-use mdt_tests::{Job, copy_files, free_port, root};
-use serde_json::Value;
+use mdt_tests::{Job, free_port};
 
 use super::start_rank;
 
@@ -29,15 +28,7 @@ fn peaks(job: &Job) -> [u64; 2] {
 
 /// A run that only resumes and writes the final model: an update needs more memory, which would hide this.
 fn peaks_of_a_resume(width: u64) -> [u64; 2] {
-    let fixture = root().join("tests/fixtures/training/model");
-    let job = super::job(1).set("trainer.max_steps", 1);
-    copy_files(&fixture, &job.directory().join("model"));
-    let config = fs::read_to_string(fixture.join("config.json")).expect("the fixture");
-    let mut config: Value = serde_json::from_str(&config).expect("JSON");
-    config["intermediate_size"] = width.into();
-    let config = job.file("model/config.json", config.to_string());
-    let model = config.parent().expect("a directory").display().to_string();
-    let job = job.set("model.path", model).set("model.init", "random");
+    let job = super::wide(super::job(1).set("trainer.max_steps", 1), width);
     peaks(&job);
     fs::remove_dir_all(job.output().join("final")).expect("the final model");
     peaks(&job)

@@ -32,11 +32,19 @@ pub struct State {
     /// Checksum of the weights that are not trained; empty where all are.
     #[serde(default)]
     pub frozen: String,
+    /// Whether its comm plugin added by the pairwise tree, so that another number of ranks has the same sums.
+    #[serde(default = "by_the_tree")]
+    pub by_the_tree: bool,
     /// Length of `metrics.jsonl` after the line of this update.
     pub metrics_bytes: u64,
     /// What else the training loop keeps, such as its evaluations. Only the loop reads it.
     #[serde(default)]
     pub progress: Value,
+}
+
+/// What the plugins of earlier versions did.
+fn by_the_tree() -> bool {
+    true
 }
 
 /// `manifest.json`: the size and checksum of every other file.

@@ -21,6 +21,7 @@ fn state(update: u64) -> State {
         components: vec!["optimizer adamw 0.1.0".to_owned()],
         processor: "x86_64 with AVX2 and FMA, MLX".to_owned(),
         frozen: String::new(),
+        by_the_tree: true,
         metrics_bytes: 100 * update,
         progress: json!({ "tokens": 12 }),
     }

@@ -1,6 +1,7 @@
 //! Which keys of a configuration may change between the runs of one job.
 
 use super::resolved::Resolved;
+use super::same_sums::Sums;
 use crate::exit::Failure;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 /// the held-out rows are evaluated, after how many evaluations without an improvement a job stops, and which layers are computed
 /// again. All other keys must stay the same, also those of components, because
 /// the host does not know what they do.
-const FREE: [&str; 18] = [
+const FREE: [&str; 21] = [
     "output_dir",
     "model.adapter.format",
     "trainer.eval_steps",
@@ -28,10 +29,17 @@ const FREE: [&str; 18] = [
     "comm.timeout_s",
     "comm.insecure",
     "comm.token_file",
+    "comm.shard_optimizer",
+    "comm.overlap",
+    "comm.bucket_mb",
 ];
 
+/// How many ranks share the work of an update, and over what: all but the type of gradients may change where sums keep their
+/// bits.
+const SHARING: [&str; 2] = ["comm", "trainer.gradient_accumulation_steps"];
+
 /// Those of them that decide when all ranks do something together. They must be the same on all ranks.
-const TOGETHER: [&str; 7] = [
+const TOGETHER: [&str; 10] = [
     "trainer.eval_steps",
     "trainer.eval_at_start",
     "trainer.early_stopping_patience",
@@ -39,6 +47,9 @@ const TOGETHER: [&str; 7] = [
     "checkpoint.save_steps",
     "checkpoint.keep_best",
     "checkpoint.export",
+    "comm.shard_optimizer",
+    "comm.overlap",
+    "comm.bucket_mb",
 ];
 
 /// Paths of what all ranks read. Ranks compare the content, not the path.
@@ -69,7 +80,11 @@ impl Difference {
 
 /// Whether `key` may change between the runs of one job without changing an update.
 pub fn may_change(key: &str) -> bool {
-    FREE.iter().any(|free| key.strip_prefix(free).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+    is_in(key, &FREE)
+}
+
+fn is_in(key: &str, keys: &[&str]) -> bool {
+    keys.iter().any(|free| key.strip_prefix(free).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
 }
 
 impl Resolved {
@@ -103,18 +118,28 @@ impl Resolved {
     }
 
     /// Checks that this configuration continues the job of a checkpoint, given its [`Resolved::canonical`] and its
-    /// [`Resolved::keys_at_default`].
+    /// [`Resolved::keys_at_default`]. `by_the_tree` says of the comm plugins of both whether they add by the pairwise tree, the
+    /// earlier one first.
     ///
     /// # Errors
     /// Names every key that has changed and may not.
-    pub fn require_same_job(&self, before: &Value, before_at_default: &[String]) -> Result<(), Failure> {
+    pub fn require_same_job(
+        &self,
+        before: &Value,
+        before_at_default: &[String],
+        by_the_tree: [bool; 2],
+    ) -> Result<(), Failure> {
+        let sums = Sums::of(&self.canonical(), by_the_tree[1]);
+        let other_sums = sums.differ_from(&Sums::of(before, by_the_tree[0]));
         let mut differences = differing(&leaves(before), &leaves(&self.canonical()));
         let now_at_default = self.keys_at_default();
         differences.retain(|Difference { key, before, now }| {
             // Two versions may know different keys. A key that was never set has not changed.
             let unknown_before = before.is_none() && now_at_default.contains(key);
             let unknown_now = now.is_none() && before_at_default.contains(key);
-            !may_change(key) && !FINGERPRINTED.contains(&key.as_str()) && !unknown_before && !unknown_now
+            let same_sums = is_in(key, &SHARING) && key != "comm.gradient_dtype" && other_sums.is_none();
+            let may_change = may_change(key) || same_sums || FINGERPRINTED.contains(&key.as_str());
+            !may_change && !unknown_before && !unknown_now
         });
         let Some(first) = differences.first() else {
             return Ok(());
@@ -126,6 +151,10 @@ impl Resolved {
         for difference in &differences {
             let (key, [before, now]) = (&difference.key, difference.values());
             failure = failure.because(format!("{key} was {before} and is {now}"));
+        }
+        if let Some(why) = other_sums.filter(|_| differences.iter().any(|difference| is_in(&difference.key, &SHARING)))
+        {
+            failure = failure.because(why);
         }
         Err(failure.help("set it back; or begin again with `--set checkpoint.resume=never` and another `output_dir`"))
     }

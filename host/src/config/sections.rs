@@ -19,7 +19,7 @@ mod scheduler;
 mod storage;
 
 pub use adapter::{Adapter, AdapterFormat, AdapterKind};
-pub use compute::{Comm, Compute, Dtype};
+pub use compute::{Comm, Compute, Dtype, GradientDtype};
 pub use data::{Data, EvalSplit, Source};
 pub use model::{Init, Model, Quantize};
 pub use observer::Observer;

@@ -6,6 +6,7 @@
 //! the device it is the same tree of the same additions of f32.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use mdt_plugin_api::{Error, Handle, Result, Tensor};
 use rayon::prelude::*;
@@ -46,8 +47,12 @@ pub struct Sums {
     pub metrics: BTreeMap<String, [f64; 2]>,
 }
 
+/// An element of the gradient of nothing, which changes no bit of what it is added to: x + -0.0 is x, and -0.0 + 0.0 would
+/// be 0.0.
+pub const NOTHING: f32 = -0.0;
+
 impl Sums {
-    /// The sum of nothing, which changes no bit of what it is added to: x + -0.0 is x, and -0.0 + 0.0 would be 0.0.
+    /// The sum of nothing, which changes no bit of what it is added to.
     pub const NONE: Self = Self::of_numbers([-0.0; 4]);
 
     /// All but the metrics.
@@ -96,11 +101,6 @@ impl Accumulator {
         }
     }
 
-    /// Gives memory back for reuse.
-    pub fn recycle(&mut self, buffer: Vec<f32>) {
-        self.spare.push(buffer);
-    }
-
     /// Adds the next micro-batch.
     pub fn push(&mut self, leaf: Partial) -> Result<()> {
         let mut subtree = (1, leaf);
@@ -111,23 +111,34 @@ impl Accumulator {
         Ok(())
     }
 
-    /// The sum of all micro-batches since the last call, with a gradient of this length in host memory. Without any, it
-    /// is a sum that changes no bit of other ranks' sums; its memory, too, is what was recycled.
-    pub fn finish(&mut self, length: usize) -> Result<(Vec<f32>, Sums)> {
-        match self.finish_any()? {
-            Some(Partial { gradient: Gradient::Host(gradient), sums }) => Ok((gradient, sums)),
-            Some(Partial { gradient: Gradient::Device(_), .. }) => Err(elsewhere()),
-            None => {
-                let mut gradient = self.buffer(length);
-                gradient.fill(-0.0);
-                Ok((gradient, Sums::NONE))
-            }
-        }
+    /// Adds the subtrees that wait to `sum`, which has these elements of the last micro-batch's gradient: what [`finish`]
+    /// would give there.
+    ///
+    /// [`finish`]: Self::finish
+    pub fn add_to(&self, sum: &mut [f32], elements: Range<usize>) -> Result<()> {
+        self.waiting.iter().rev().try_for_each(|(_, left)| match &left.gradient {
+            Gradient::Host(left) => left.get(elements.clone()).map(|left| add(sum, left)).ok_or_else(too_short),
+            Gradient::Device(_) => Err(elsewhere()),
+        })
     }
 
-    /// The same on the device, where the sum of none has no tensors.
+    /// The numbers of all micro-batches since the last call and of a last one, whose gradient is elsewhere. Without any, they
+    /// are a sum that changes no bit of other ranks' sums.
+    pub fn finish_numbers(&mut self, last: Sums) -> Sums {
+        let mut sums = last;
+        while let Some((_, Partial { gradient, sums: mut left })) = self.waiting.pop() {
+            left.add(sums);
+            sums = left;
+            if let Gradient::Host(gradient) = gradient {
+                self.spare.push(gradient);
+            }
+        }
+        sums
+    }
+
+    /// The sum of all micro-batches since the last call on the device, where the sum of none has no tensors.
     pub fn finish_on_device(&mut self) -> Result<(Vec<Tensor>, Sums)> {
-        match self.finish_any()? {
+        match self.finish()? {
             Some(Partial { gradient: Gradient::Device(gradients), sums }) => Ok((gradients, sums)),
             Some(Partial { gradient: Gradient::Host(_), .. }) => Err(elsewhere()),
             None => Ok((Vec::new(), Sums::NONE)),
@@ -135,7 +146,7 @@ impl Accumulator {
     }
 
     /// The same, wherever it is; none where there was no micro-batch.
-    pub fn finish_any(&mut self) -> Result<Option<Partial>> {
+    pub fn finish(&mut self) -> Result<Option<Partial>> {
         let Some((_, mut sum)) = self.waiting.pop() else { return Ok(None) };
         while let Some((_, left)) = self.waiting.pop() {
             sum = self.join(left, sum)?;
@@ -170,6 +181,10 @@ fn elsewhere() -> Error {
     Error::other("gradients of one update lie partly on the host and partly on the device")
 }
 
+fn too_short() -> Error {
+    Error::other("a gradient that waits is shorter than the sum")
+}
+
 /// `left += right`, element by element.
 fn add(left: &mut [f32], right: &[f32]) {
     left.par_chunks_mut(CHUNK).zip(right.par_chunks(CHUNK)).for_each(|(left, right)| {
@@ -198,15 +213,37 @@ mod tests {
             let gradient = Gradient::Host(vec![leaf]);
             accumulator.push(Partial { gradient, sums: Sums::of_numbers([1.0; 4]) }).unwrap();
         }
-        let (gradient, sums) = accumulator.finish(1).unwrap();
-        assert_eq!(sums, Sums::of_numbers([leaves.len() as f64; 4]));
+        sum_of(&mut accumulator, leaves.len())
+    }
+
+    fn sum_of(accumulator: &mut Accumulator, leaves: usize) -> f32 {
+        let sum = accumulator.finish().unwrap().unwrap();
+        assert_eq!(sum.sums, Sums::of_numbers([leaves as f64; 4]));
+        let Gradient::Host(gradient) = sum.gradient else { unreachable!() };
         gradient[0]
+    }
+
+    /// The same sum with the last micro-batch beside the tree.
+    fn sum_with_last(leaves: &[f32]) -> f32 {
+        let mut accumulator = Accumulator::default();
+        let (last, leaves) = leaves.split_last().unwrap();
+        for &leaf in leaves {
+            let gradient = Gradient::Host(vec![0.5, leaf]);
+            accumulator.push(Partial { gradient, sums: Sums::of_numbers([1.0; 4]) }).unwrap();
+        }
+        let mut sum = [*last];
+        accumulator.add_to(&mut sum, 1..2).unwrap();
+        let sums = accumulator.finish_numbers(Sums::of_numbers([1.0; 4]));
+        assert_eq!(sums, Sums::of_numbers([leaves.len() as f64 + 1.0; 4]));
+        assert!(accumulator.waiting.is_empty());
+        sum[0]
     }
 
     proptest! {
         #[test]
         fn the_sum_is_the_pairwise_tree(leaves in prop::collection::vec(-1e3f32..1e3, 1..40)) {
             prop_assert_eq!(sum(&leaves).to_bits(), tree(&leaves).to_bits());
+            prop_assert_eq!(sum_with_last(&leaves).to_bits(), tree(&leaves).to_bits());
         }
 
         #[test]
@@ -219,8 +256,8 @@ mod tests {
     #[test]
     fn a_sum_of_no_micro_batches_changes_no_bit() {
         for value in [0.0f32, -0.0, 1.5, f32::MIN_POSITIVE] {
-            let (gradient, none) = Accumulator::default().finish(1).unwrap();
-            assert_eq!((value + gradient[0]).to_bits(), value.to_bits());
+            assert_eq!((value + NOTHING).to_bits(), value.to_bits());
+            let none = Accumulator::default().finish_numbers(Sums::NONE);
             let mut sums = Sums::of_numbers([f64::from(value); 4]);
             sums.add(none);
             assert!(sums.numbers().iter().all(|number| number.to_bits() == f64::from(value).to_bits()));
@@ -237,7 +274,7 @@ mod tests {
         for metrics in [&[("a", 1.0), ("b", 10.0)][..], &[], &[("b", 20.0), ("c", 0.5)]] {
             accumulator.push(Partial { gradient: Gradient::Host(Vec::new()), sums: sums(metrics) }).unwrap();
         }
-        assert_eq!(accumulator.finish(0).unwrap().1, sums(&[("a", 1.0), ("b", 30.0), ("c", 0.5)]));
+        assert_eq!(accumulator.finish_numbers(Sums::NONE), sums(&[("a", 1.0), ("b", 30.0), ("c", 0.5)]));
     }
 
     #[test]
@@ -248,8 +285,7 @@ mod tests {
                 let gradient = Gradient::Host(accumulator.buffer(8));
                 accumulator.push(Partial { gradient, sums: Sums::NONE }).unwrap();
             }
-            let (gradient, _) = accumulator.finish(8).unwrap();
-            accumulator.recycle(gradient);
+            accumulator.finish_numbers(Sums::NONE);
         }
         assert!(accumulator.spare.len() <= 3, "{} gradients are kept", accumulator.spare.len());
     }

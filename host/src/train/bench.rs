@@ -10,10 +10,12 @@ use serde_json::json;
 
 use super::frozen::Frozen;
 use super::gradient::Objective;
+use super::layout::GradientLayout;
 use super::optimizer::{OptimizerPlan, StatefulOptimizer};
 use super::prefetch::{Ahead, MicroBatch};
 use super::stop::Stop;
 use super::update::Learner;
+use crate::config;
 use crate::data::RowLocation;
 use crate::exit::Failure;
 use crate::job::Job;
@@ -52,7 +54,8 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
     let optimizer = OptimizerPlan::new(optimizer, &settings.optimizer, &model::trained(&opened.parameters()))?;
     let parameters = opened.weights()?;
     let updates = u64::from(steps) + 1;
-    let optimizer = StatefulOptimizer::new(optimizer, &parameters, &settings.scheduler, updates)?;
+    let layout = GradientLayout::of(&optimizer, &config::Comm::default(), false)?;
+    let optimizer = StatefulOptimizer::new(optimizer, &parameters, &settings.scheduler, updates, &layout)?;
     let backend = job.other_comm("local", &json!({}))?;
     let bootstrap = Bootstrap { world_size: 1, ..Bootstrap::default() };
     let peers = Peers::new(backend.open(&bootstrap)?, "local", Duration::from_secs(1));
@@ -78,7 +81,7 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
     };
     let objective = Objective::new(job, opened, Frozen::default());
     let recompute = settings.trainer.checkpoint_activations.recomputes();
-    let mut learner = Learner::new(settings, updates, recompute, parameters, objective, optimizer);
+    let mut learner = Learner::new(settings, updates, recompute, parameters, objective, optimizer, layout);
     let (mut times, mut loss, mut tokens, mut staged) = (Vec::new(), 0.0, 0, Staged::default());
     for update in 1..=updates {
         let begin = Instant::now();

@@ -3,15 +3,16 @@
 use mdt_plugin_api::Event;
 use serde_json::json;
 
+use super::optimizer::OwnState;
 use super::stop::Stop;
 use super::update::Learner;
-use super::{Run, agree, evaluate, observe, optimizer, start};
+use super::{Run, agree, evaluate, observe, optimizer, shards, start};
 use crate::checkpoint::State;
 use crate::config::Resume;
 use crate::exit::{Failure, Status};
 use crate::finite::all_finite;
 use crate::metrics::Metrics;
-use crate::storage::{Array, TypedArray};
+use crate::storage::Array;
 
 impl Run<'_> {
     /// Whether a checkpoint is due after this update.
@@ -36,33 +37,46 @@ impl Run<'_> {
             components: self.job.component_names()?,
             processor: self.processor.clone(),
             frozen: self.frozen.clone(),
+            by_the_tree: self.by_the_tree,
             metrics_bytes: self.output.metrics.as_ref().map_or(0, Metrics::bytes),
             progress: json!({ evaluate::PROGRESS: self.evaluations, start::CURSOR: self.rows.cursor }),
         };
         let best = self.evaluations.best_kept();
-        let Learner { parameters, optimizer, .. } = &self.learner;
-        optimizer.with_arrays(|states| {
-            if let Some((name, help)) = parameters.with_arrays(|parameters| Ok(find_not_finite(parameters, states)))? {
-                let failure = Failure::new(Status::NonFinite, format!("{name} is not finite after update {update}"))
-                    .at(format!("optimizer {}", self.settings().optimizer.id))
-                    .because("this update is not saved; earlier checkpoints are as they were");
-                return Ok(Err(Stop::Together(failure.help(help))));
-            }
+        self.require_finite(update)?;
+        let Learner { parameters, optimizer, layout, .. } = &self.learner;
+        let store = self.output.store.as_ref();
+        let what = format!("the checkpoint of update {update}");
+        let directory = store.map(|_| self.settings().output_dir.as_path());
+        shards::with_all_states(optimizer, layout, &self.peers, directory, &what, |states| {
             parameters.with_arrays(|parameters| {
-                let what = format!("the weights after update {update}");
-                agree::require_same_bits(&self.peers, &what, parameters.iter().map(|array| array.data))?;
-                let store = self.output.store.as_ref();
-                self.peers.on_first(&format!("the checkpoint of update {update}"), || {
+                let weights = format!("the weights after update {update}");
+                agree::require_same_bits(&self.peers, &weights, parameters.iter().map(|array| array.data))?;
+                self.peers.on_first(&what, || {
                     store.map_or(Ok(()), |store| store.save(&state, parameters, states, best).map(drop))
                 })
-            })?;
-            Ok(Ok(()))
-        })??;
+            })
+        })?;
         self.output.saved = Some(update);
         if let Some(store) = &self.output.store {
             self.output.observers.tell(|| Event::CheckpointWritten(observe::written(update, &store.path(update))));
         }
         Ok(())
+    }
+
+    /// Checks that weights and states are finite numbers. Where ranks have different states, they look at each other's.
+    fn require_finite(&self, update: u64) -> Result<(), Stop> {
+        let Learner { parameters, optimizer, layout, .. } = &self.learner;
+        let mut found = optimizer
+            .with_own_states(|states| parameters.with_arrays(|parameters| Ok(find_not_finite(parameters, states))))?;
+        if layout.is_sharded() {
+            let what = format!("whether the states after update {update} are finite");
+            found = self.peers.gather_values(&what, &found)?.into_iter().flatten().next();
+        }
+        let Some((name, help)) = found else { return Ok(()) };
+        let failure = Failure::new(Status::NonFinite, format!("{name} is not finite after update {update}"))
+            .at(format!("optimizer {}", self.settings().optimizer.id))
+            .because("this update is not saved; earlier checkpoints are as they were");
+        Err(Stop::Together(failure.help(help)))
     }
 
     /// Writes a checkpoint for an interrupted job; the failure says how to continue.
@@ -97,11 +111,11 @@ impl Run<'_> {
 
 /// The first array with a number that is not finite, and what to do about it. A finite gradient can still have been
 /// multiplied by too large a rate.
-fn find_not_finite(parameters: &[Array<'_>], states: &[TypedArray<'_>]) -> Option<(String, &'static str)> {
+fn find_not_finite(parameters: &[Array<'_>], states: &[OwnState<'_>]) -> Option<(String, String)> {
     if let Some(Array { name, .. }) = parameters.iter().find(|array| !all_finite(array.data)) {
-        return Some((format!("the weight `{name}`"), "lower `optimizer.learning_rate`"));
+        return Some((format!("the weight `{name}`"), "lower `optimizer.learning_rate`".to_owned()));
     }
-    let TypedArray { name, .. } = states.iter().find(|array| !optimizer::is_finite(array.dtype, array.bytes))?;
+    let OwnState { name, .. } = states.iter().find(|state| !optimizer::is_finite(state.dtype, state.bytes))?;
     let help = "lower `optimizer.learning_rate`, or report this to the author of the optimizer";
-    Some((format!("the optimizer state `{name}`"), help))
+    Some((format!("the optimizer state `{name}`"), help.to_owned()))
 }

@@ -2,13 +2,12 @@
 
 use rayon::prelude::*;
 
-/// Elements of one term of the norm. Fixed, so that its bits do not depend on the number of threads.
-const CHUNK: usize = 1 << 16;
+use super::layout::CHUNK;
 
-/// The global norm of `gradient / weight`, taken in f64 in a fixed order. It is finite exactly where all elements are:
-/// squares of f32 do not overflow in f64.
-pub fn norm_of_mean(gradient: &[f32], weight: f64) -> f64 {
-    let squares: Vec<f64> = gradient
+/// The squares of a gradient's elements, summed in f64 in a fixed order over [`CHUNK`] elements each. A sum is finite exactly
+/// where all elements are: squares of f32 do not overflow in f64.
+pub fn squares(gradient: &[f32]) -> Vec<f64> {
+    gradient
         .par_chunks(CHUNK)
         .map(|chunk| {
             // Eight sums side by side, so that the loop is not one long chain of additions.
@@ -19,7 +18,11 @@ pub fn norm_of_mean(gradient: &[f32], weight: f64) -> f64 {
             }
             sums.iter().sum::<f64>() + rest.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>()
         })
-        .collect();
+        .collect()
+}
+
+/// The global norm of a gradient with these [`squares`], divided by `weight`.
+pub fn norm_of_mean(squares: &[f64], weight: f64) -> f64 {
     squares.iter().sum::<f64>().sqrt() / weight
 }
 
@@ -46,7 +49,7 @@ mod tests {
     fn clipping_is_of_the_mean_by_its_global_norm() {
         let scaled = |max_norm| {
             let mut gradient = vec![3.0, 4.0];
-            let norm = norm_of_mean(&gradient, 2.0);
+            let norm = norm_of_mean(&squares(&gradient), 2.0);
             assert_eq!(norm, 2.5);
             scale(&mut gradient, factor(2.0, norm, max_norm).unwrap());
             gradient
@@ -61,14 +64,14 @@ mod tests {
         let gradient: Vec<f32> = (0..300_001).map(|i| (i as f32 * 0.37).sin()).collect();
         let norm = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| norm_of_mean(&gradient, 3.0).to_bits())
+            pool.install(|| norm_of_mean(&squares(&gradient), 3.0).to_bits())
         };
         assert_eq!(norm(1), norm(3));
     }
 
     #[test]
     fn there_is_no_factor_where_the_mean_gradient_would_not_be_finite() {
-        assert_eq!(norm_of_mean(&[f32::MAX; 9], 1.0), 3.0 * f64::from(f32::MAX));
+        assert_eq!(norm_of_mean(&squares(&[f32::MAX; 9]), 1.0), 3.0 * f64::from(f32::MAX));
         for norm in [f64::NAN, f64::INFINITY] {
             assert_eq!(factor(1.0, norm, 0.0), None);
             assert_eq!(factor(1.0, norm, 1.0), None);

@@ -75,5 +75,7 @@ pub(super) fn connect(job: &Job, backend: &dyn Connects) -> Result<Peers, Failur
             None => failure,
         }
     };
-    Ok(Peers::new(backend.open(&bootstrap).map_err(gone)?, &settings.id, Duration::from_secs_f64(settings.timeout_s)))
+    let timeout = Duration::from_secs_f64(settings.timeout_s);
+    let peers = Peers::new(backend.open(&bootstrap).map_err(gone)?, &settings.id, timeout);
+    Ok(peers.summing(backend.capabilities()?.dtypes))
 }

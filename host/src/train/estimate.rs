@@ -17,6 +17,7 @@ use self::admission::Available;
 use self::planning::Planning;
 use super::frozen::Frozen;
 use super::gradient::Objective;
+use super::layout::GradientLayout;
 use super::optimizer::OptimizerPlan;
 use crate::config::{CheckpointActivations, Packing, Settings};
 use crate::data::{self, Data, Dataset, Encoder, Plan, Training};
@@ -193,12 +194,14 @@ fn estimate(
     let rest = metrics::resident_memory_bytes().unwrap_or(0) + REST_TO_COME;
     let all = opened.parameters();
     let trained = bytes(&model::trained(&all));
-    let buffers = u64::from(plan.accumulation.max(1).ilog2()) + 1;
+    // One for the sum, and those that wait for the last micro-batch.
+    let buffers = 1 + (plan.accumulation.max(1) - 1).checked_ilog2().map_or(0, |log| u64::from(log) + 1);
+    let layout = GradientLayout::of(optimizer, &job.resolved.settings.comm, false)?;
     let mut estimate = Estimate {
         weights: bytes(&all),
         other_models: 0,
         gradients: buffers * trained,
-        states: optimizer.state_bytes() + optimizer.update_bytes(),
+        states: optimizer.state_bytes(&layout.own()) + optimizer.update_bytes(),
         activations: None,
         rest,
         loading: opened.loading_bytes(),

@@ -130,7 +130,7 @@ impl Run<'_> {
         let Some(held_out) = &rows.held_out else {
             return Err(Failure::new(Status::Other, "there is nothing to evaluate"));
         };
-        let evaluated = learner.with_evaluation_weights(*done, |learner| {
+        let evaluated = learner.with_evaluation_weights(peers, *done, |learner| {
             let (objective, parameters) = (&learner.objective, &learner.parameters);
             let (size, after) = (rows.plan.batch_size, *done);
             let evaluation = Evaluation { objective, parameters, peers, held_out, size, after };

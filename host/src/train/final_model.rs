@@ -16,9 +16,19 @@ use crate::progress;
 use crate::storage::{Array, TypedArray};
 
 impl Run<'_> {
-    /// Writes the final model and the picture of the loss, on the first rank.
+    /// Writes the final model and the picture of the loss, on the first rank. All ranks call it.
     pub(super) fn export(&mut self) -> Result<(), Failure> {
-        let Some(store) = &self.output.store else { return Ok(()) };
+        let best = match self.job.resolved.settings.checkpoint.export {
+            Exported::Last => None,
+            Exported::Best => Some(self.evaluations.best.ok_or_else(no_best)?),
+        };
+        let Some(store) = &self.output.store else {
+            if best.is_none_or(|best| best.update == self.done) && self.learner.layout.is_sharded() {
+                // The first rank needs this one's part of the weights for evaluation.
+                self.learner.with_evaluation_weights(&self.peers, self.done, |_| Ok(()))?;
+            }
+            return Ok(());
+        };
         let output = &self.settings().output_dir;
         let (job, checkpoint, help) = (self.job, store.path(self.done), self.how_to_continue());
         let described = self.learner.objective.model.clone();
@@ -43,10 +53,7 @@ impl Run<'_> {
                 _ => failure,
             })
         };
-        let best = match self.job.resolved.settings.checkpoint.export {
-            Exported::Last => None,
-            Exported::Best => Some(self.evaluations.best.ok_or_else(no_best)?),
-        };
+        let peers = &self.peers;
         let model = match best {
             Some(best) if best.update != self.done => {
                 let checkpoint = Checkpoint::open(&store.path(best.update)).map_err(|failure| {
@@ -54,7 +61,7 @@ impl Run<'_> {
                 })?;
                 if learner.optimizer.has_evaluation_weights() {
                     learner.restore(&checkpoint)?;
-                    learner.with_evaluation_weights(best.update, |learner| {
+                    learner.with_evaluation_weights(peers, best.update, |learner| {
                         with_all_arrays(&learner.parameters, whole, write)
                     })?
                 } else {
@@ -65,8 +72,9 @@ impl Run<'_> {
                     })?
                 }
             }
-            _ => learner
-                .with_evaluation_weights(self.done, |learner| with_all_arrays(&learner.parameters, whole, write))?,
+            _ => learner.with_evaluation_weights(peers, self.done, |learner| {
+                with_all_arrays(&learner.parameters, whole, write)
+            })?,
         };
         let picture = metrics::read_losses(&output.join(metrics::FILE))
             .and_then(|curve| metrics::write_picture(output, &format!("Loss of {}", output.display()), &curve));

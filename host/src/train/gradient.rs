@@ -1,5 +1,6 @@
 //! The loss and gradient of one micro-batch, from host rows to host memory.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use mdt_plugin_api::register::TrainerComponent;
@@ -62,6 +63,18 @@ impl Objective {
         batch: &HostBatch,
         training: Training,
     ) -> Result<(Vec<Tensor>, Sums)> {
+        let mut gradient = self.begin_gradient(parameters, batch, training)?;
+        gradient.compute(0..gradient.gradients.len())?;
+        Ok((std::mem::take(&mut gradient.gradients), gradient.sums()?))
+    }
+
+    /// The same, recorded and not computed yet.
+    pub fn begin_gradient(
+        &self,
+        parameters: &Parameters,
+        batch: &HostBatch,
+        training: Training,
+    ) -> Result<LazyGradient> {
         let (names, inputs) = self.upload(batch)?;
         let names_of_weights = Rc::clone(parameters.names());
         let frozen = parameters.frozen_handles();
@@ -85,21 +98,24 @@ impl Objective {
             handles.into_iter().map(|handle| Tensor::from_handle(&self.compute, handle)).collect()
         };
         let (mut values, gradients) = (owned(result.values), owned(result.gradients));
-        let all: Vec<Handle> = values.iter().chain(&gradients).map(Tensor::handle).collect();
-        self.compute.eval(&all)?;
         if values.is_empty() {
             return Err(too_few_values());
         }
         let objective = values.remove(0);
-
-        Ok((gradients, LossValues { objective, values, metrics }.read(batch)?))
+        Ok(LazyGradient {
+            compute: Rc::clone(&self.compute),
+            values: LossValues { objective, values, metrics },
+            gradients,
+            tokens: [batch.tokens, batch.supervised_tokens].map(|tokens| tokens as f64),
+        })
     }
 
     /// The loss alone.
     pub fn evaluate(&self, parameters: &Parameters, batch: &HostBatch) -> Result<Sums> {
         let (names, inputs) = self.upload(batch)?;
         let tensors = Batch::new(names.into_iter().zip(inputs).collect());
-        self.loss(parameters.bind(), self.frozen.bind(&self.compute), &tensors, None)?.read(batch)
+        self.loss(parameters.bind(), self.frozen.bind(&self.compute), &tensors, None)?
+            .read([batch.tokens, batch.supervised_tokens].map(|tokens| tokens as f64))
     }
 
     fn upload(&self, batch: &HostBatch) -> Result<(Vec<String>, Vec<Tensor>)> {
@@ -146,6 +162,35 @@ impl Objective {
     }
 }
 
+/// Loss and gradient of a micro-batch on the device, computed part by part.
+pub struct LazyGradient {
+    compute: Rc<dyn Compute>,
+    values: LossValues,
+    /// In the order of the parameters, without the last ones that were taken.
+    gradients: Vec<Tensor>,
+    /// Tokens, and supervised tokens.
+    tokens: [f64; 2],
+}
+
+impl LazyGradient {
+    /// Computes the loss and the gradients of these parameters, and what they need.
+    pub fn compute(&self, parameters: Range<usize>) -> Result<()> {
+        let LossValues { objective, values, .. } = &self.values;
+        let all = [objective].into_iter().chain(values).chain(&self.gradients[parameters]);
+        self.compute.eval(&all.map(Tensor::handle).collect::<Vec<_>>())
+    }
+
+    /// The gradients of all parameters from this one on, which are then no longer here.
+    pub fn take_from(&mut self, parameter: usize) -> Vec<Tensor> {
+        self.gradients.split_off(parameter)
+    }
+
+    /// The numbers of the micro-batch.
+    pub fn sums(&self) -> Result<Sums> {
+        self.values.read(self.tokens)
+    }
+}
+
 /// The scalars of a loss on the device.
 struct LossValues {
     /// What is differentiated: the sum of the loss, and of the model's auxiliary losses times the weight.
@@ -157,12 +202,13 @@ struct LossValues {
 }
 
 impl LossValues {
-    fn read(&self, batch: &HostBatch) -> Result<Sums> {
+    /// Its numbers, beside those of tokens and of supervised tokens.
+    fn read(&self, [tokens, supervised]: [f64; 2]) -> Result<Sums> {
         let values = self.values.iter().map(Tensor::item).collect::<Result<Vec<_>>>()?;
         let [loss, weight, metrics @ ..] = values.as_slice() else {
             return Err(too_few_values());
         };
-        let mut sums = Sums::of_numbers([*loss, *weight, batch.tokens as f64, batch.supervised_tokens as f64]);
+        let mut sums = Sums::of_numbers([*loss, *weight, tokens, supervised]);
         for (name, &[sum, weight]) in self.metrics.iter().zip(metrics.as_chunks().0) {
             sums.add_metric(name.clone(), [sum, weight]);
         }

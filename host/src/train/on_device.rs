@@ -38,20 +38,10 @@ pub(super) fn scaled(tensors: &[Tensor], factor: f32) -> Result<Vec<Tensor>> {
     tensors.iter().map(|tensor| tensor * &factor).collect()
 }
 
-/// Tensors of the parameters' shapes with these elements, all parameters one after another.
-pub(super) fn upload(compute: &Rc<dyn Compute>, specs: &[ParameterSpec], mut elements: &[f32]) -> Result<Vec<Tensor>> {
-    let tensor = |spec: &ParameterSpec| {
-        let part = elements.split_off(..spec.shape.iter().product()).ok_or_else(too_short)?;
-        staging::upload_f32(compute, &spec.shape, part)
-    };
-    specs.iter().map(tensor).collect()
-}
-
-/// Copies tensors to `elements`, one after another.
-pub(super) fn read(tensors: &[Tensor], specs: &[ParameterSpec], mut elements: &mut [f32]) -> Result<()> {
-    tensors.iter().zip(specs).try_for_each(|(tensor, spec)| {
-        staging::read(tensor, elements.split_off_mut(..spec.shape.iter().product()).ok_or_else(too_short)?)
-    })
+/// Tensors of the parameters' shapes with these elements, those of each parameter together.
+pub(super) fn upload(compute: &Rc<dyn Compute>, specs: &[ParameterSpec], elements: &[&[f32]]) -> Result<Vec<Tensor>> {
+    let tensors = specs.iter().zip(elements);
+    tensors.map(|(spec, elements)| staging::upload_f32(compute, &spec.shape, elements)).collect()
 }
 
 /// The sum of scalars, added in their order.
@@ -76,8 +66,4 @@ fn sum(tensor: &Tensor) -> Result<Tensor> {
 
 fn scalar(compute: &Rc<dyn Compute>, value: f64) -> Result<Tensor> {
     Tensor::full(compute, &[], value, Dtype::F32)
-}
-
-fn too_short() -> Error {
-    Error::other("the gradient is shorter than the parameters")
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::agree::{self, RankManifest, Start};
 use super::frozen::Frozen;
 use super::gradient::Objective;
+use super::layout::GradientLayout;
 use super::optimizer::{OptimizerPlan, StatefulOptimizer};
 use super::plugin_metrics::PluginMetrics;
 use super::prefetch::Source;
@@ -44,6 +45,8 @@ impl<'a> Run<'a> {
 
         let opened = job.open_model(compute)?;
         let optimizer = OptimizerPlan::new(optimizer, &settings.optimizer, &model::trained(&opened.parameters()))?;
+        // Which part of a sum a rank is given does not decide which states it has.
+        let layout = GradientLayout::of(&optimizer, &settings.comm, false)?;
         let tokenizer_files = opened.tokenizer_files()?;
         let encoder = Encoder::new(job, &opened.trainer, opened.model.spec().vocabulary_size);
         let read = data::read(job, &encoder, &tokenizer_files.checksum()?)?;
@@ -63,8 +66,9 @@ impl<'a> Run<'a> {
             }
             _ => None,
         };
+        let by_the_tree = backend.capabilities()?.deterministic;
         let resumed = match &store {
-            Some(store) => start::find_checkpoint(job, store, &fingerprint)?,
+            Some(store) => start::find_checkpoint(job, store, &fingerprint, by_the_tree)?,
             None => None,
         };
         let mut parameters = match &resumed {
@@ -73,7 +77,7 @@ impl<'a> Run<'a> {
         };
         let frozen_weights = start::frozen(&parameters, opened.directory.path(), resumed.as_ref())?;
         let updates = plan.total_updates();
-        let mut optimizer = StatefulOptimizer::new(optimizer, &parameters, &settings.scheduler, updates)?;
+        let mut optimizer = StatefulOptimizer::new(optimizer, &parameters, &settings.scheduler, updates, &layout)?;
         if let Some(checkpoint) = &resumed {
             optimizer.restore(checkpoint)?;
             start::compare(checkpoint, &components, &processor);
@@ -97,7 +101,7 @@ impl<'a> Run<'a> {
             }
         };
         if start.resumed {
-            share::share_state(&peers, &mut parameters, &mut optimizer)?;
+            share::share_state(&peers, &mut parameters, &mut optimizer, resumed.as_ref())?;
         }
         parameters.with_arrays(|arrays| {
             agree::require_same_bits(&peers, "the weights that training begins with", arrays.iter().map(|a| a.data))
@@ -119,14 +123,16 @@ impl<'a> Run<'a> {
         let progress = Progress::new(plan.total_updates(), done);
         let directory = opened.directory.clone();
         let objective = Objective::new(job, opened, frozen);
+        let layout = layout.scattered(peers.scatters());
         Ok(Self {
             job,
             processor,
+            by_the_tree,
             peers,
             model: directory,
             tokenizer_files,
             types,
-            learner: Learner::new(settings, plan.total_updates(), estimate.recompute, parameters, objective, optimizer),
+            learner: Learner::new(settings, updates, estimate.recompute, parameters, objective, optimizer, layout),
             frozen: frozen_weights,
             rows: Rows {
                 train: Some(train),

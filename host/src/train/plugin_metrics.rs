@@ -55,7 +55,7 @@ impl PluginMetrics {
             }
         }
         let mut line: ByName = reports.into_iter().map(|(name, (sum, count))| (name, sum / count as f64)).collect();
-        line.extend(divided(sums.finish(0)?.1.metrics));
+        line.extend(divided(sums.finish_numbers(Sums::NONE).metrics));
         for (name, value) in line.iter().filter(|(_, value)| !value.is_finite()) {
             if peers.is_first() && self.warned.insert(name.clone()) {
                 progress::note(&format!(

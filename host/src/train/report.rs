@@ -68,6 +68,11 @@ impl Run<'_> {
         progress.update(&Line { step, loss, lr, tokens_per_s, grad_norm });
         let Staged { to_device, to_host } = numbers.staged;
         progress::debug(&format!("update {step}: {to_device} bytes copied to the device, {to_host} bytes from it"));
+        progress::debug(&format!(
+            "update {step}: {} bytes of gradients for the other ranks; {:.3} ms until they were summed",
+            numbers.reduced_bytes,
+            numbers.reduction_wait.as_secs_f64() * 1e3
+        ));
         let MemoryInfo { active_bytes, peak_bytes, cached_bytes } = self.learner.objective.compute.memory();
         progress::debug(&format!(
             "update {step}: tensors have {active_bytes} bytes, had {peak_bytes} at most, and {cached_bytes} are kept"

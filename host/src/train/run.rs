@@ -29,6 +29,8 @@ pub struct Run<'a> {
     pub(super) job: &'a Job,
     /// What computes, as far as bits depend on it.
     pub(super) processor: String,
+    /// Whether the comm plugin adds by the pairwise tree.
+    pub(super) by_the_tree: bool,
     pub(super) peers: Peers,
     /// The directory of the model that training begins with.
     pub(super) model: Directory,

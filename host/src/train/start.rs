@@ -13,8 +13,14 @@ use crate::model::Parameters;
 use crate::progress;
 use serde_json::Value;
 
-/// Finds the checkpoint that the job resumes from and checks that it belongs to the job.
-pub(super) fn find_checkpoint(job: &Job, store: &Store, fingerprint: &str) -> Result<Option<Checkpoint>, Failure> {
+/// Finds the checkpoint that the job resumes from and checks that it belongs to the job. `by_the_tree` says whether the comm
+/// plugin adds by the pairwise tree.
+pub(super) fn find_checkpoint(
+    job: &Job,
+    store: &Store,
+    fingerprint: &str,
+    by_the_tree: bool,
+) -> Result<Option<Checkpoint>, Failure> {
     let found = match &job.resolved.settings.checkpoint.resume {
         Resume::Never => None,
         Resume::Auto => {
@@ -27,7 +33,7 @@ pub(super) fn find_checkpoint(job: &Job, store: &Store, fingerprint: &str) -> Re
     if let Some(checkpoint) = &found {
         let state = &checkpoint.state;
         job.resolved
-            .require_same_job(&state.config, &state.defaults)
+            .require_same_job(&state.config, &state.defaults, [state.by_the_tree, by_the_tree])
             .map_err(|failure| failure.at(checkpoint.path.display()))?;
         if state.data != fingerprint {
             return Err(Failure::new(

@@ -81,10 +81,43 @@ pub struct Comm {
     /// Seconds without progress after which a collective between ranks fails. Default: 30.
     #[schemars(range(min = 0.1, max = 86400.0))]
     pub timeout_s: f64,
+    /// Divide the optimizer's states among the ranks, so that each has those of the weights that it updates (ZeRO-1): less
+    /// memory, the same bits. Default: false.
+    pub shard_optimizer: bool,
+    /// Add gradients over ranks while others are still computed. The bits are the same. Default: true.
+    pub overlap: bool,
+    /// Megabytes of gradients that are added at once. Default: 25.
+    #[schemars(range(min = 1, max = 100000))]
+    pub bucket_mb: u32,
+    /// The type in which gradients go to other ranks: with `bfloat16` they are half as long, and rounded before ranks are
+    /// added. Default: `float32`.
+    pub gradient_dtype: GradientDtype,
+}
+
+/// The type in which gradients go to other ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum GradientDtype {
+    /// 32-bit floating point.
+    #[default]
+    Float32,
+    /// 16-bit floating point with f32's exponent.
+    Bfloat16,
 }
 
 impl Default for Comm {
     fn default() -> Self {
-        Comm { id: "local".into(), world_size: 1, rank: 0, address: "127.0.0.1".into(), port: 50051, timeout_s: 30.0 }
+        Comm {
+            id: "local".into(),
+            world_size: 1,
+            rank: 0,
+            address: "127.0.0.1".into(),
+            port: 50051,
+            timeout_s: 30.0,
+            shard_optimizer: false,
+            overlap: true,
+            bucket_mb: 25,
+            gradient_dtype: GradientDtype::Float32,
+        }
     }
 }

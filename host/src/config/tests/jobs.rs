@@ -62,7 +62,7 @@ fn a_job_continues_under_keys_that_change_no_result() {
         .set("data.train=elsewhere.jsonl")
         .set(&format!("compute.threads={}", before.settings.compute.thread_count()))
         .resolved();
-    same.require_same_job(&before.canonical(), &before.keys_at_default()).unwrap();
+    same.require_same_job(&before.canonical(), &before.keys_at_default(), [true; 2]).unwrap();
     assert_eq!(same.identity(), before.identity());
 }
 
@@ -78,12 +78,12 @@ fn a_changed_key_that_changes_results_is_named() {
         ("data.fields.prompt=other", "data.fields.prompt"),
     ] {
         let now = Configuration::with(JOB).set(set).resolved();
-        let failure = now.require_same_job(&before.canonical(), &before.keys_at_default()).unwrap_err();
+        let failure = now.require_same_job(&before.canonical(), &before.keys_at_default(), [true; 2]).unwrap_err();
         assert_eq!(failure.message(), format!("`{key}` has changed since the checkpoint was written"));
         assert_ne!(now.identity(), before.identity());
     }
     let now = Configuration::with(JOB).set("seed=1").set("optimizer=lion").resolved();
-    let text = now.require_same_job(&before.canonical(), &before.keys_at_default()).unwrap_err().to_string();
+    let text = now.require_same_job(&before.canonical(), &before.keys_at_default(), [true; 2]).unwrap_err().to_string();
     assert!(
         text.contains("because: seed was 0 and is 1") && text.contains("optimizer.use was \"adamw\" and is \"lion\""),
         "{text}"
@@ -94,7 +94,7 @@ fn a_changed_key_that_changes_results_is_named() {
 fn a_stored_configuration_reads_back_equal() {
     let resolved = Configuration::with(JOB).resolved();
     let stored: Value = serde_json::from_str(&resolved.canonical().to_string()).unwrap();
-    resolved.require_same_job(&stored, &[]).unwrap();
+    resolved.require_same_job(&stored, &[], [true; 2]).unwrap();
 }
 
 #[test]
@@ -105,18 +105,26 @@ fn a_key_that_another_version_lacks_is_no_change_while_it_has_its_default() {
     // The version before had no such key.
     let mut earlier = resolved.canonical();
     earlier["optimizer"].as_object_mut().unwrap().remove("beta1").unwrap();
-    resolved.require_same_job(&earlier, &at_default).unwrap();
+    resolved.require_same_job(&earlier, &at_default, [true; 2]).unwrap();
     let explicit =
         Configuration::with(JOB).set(&format!("optimizer.beta1={}", value(&resolved, "optimizer.beta1"))).resolved();
-    explicit.require_same_job(&earlier, &at_default).unwrap();
-    assert!(changed.require_same_job(&earlier, &at_default).unwrap_err().message().contains("`optimizer.beta1`"));
+    explicit.require_same_job(&earlier, &at_default, [true; 2]).unwrap();
+    assert!(
+        changed.require_same_job(&earlier, &at_default, [true; 2]).unwrap_err().message().contains("`optimizer.beta1`")
+    );
     // It had one that this version lacks.
     let mut earlier = resolved.canonical();
     earlier["optimizer"]["amsgrad"] = json!(false);
     let mut unset = at_default.clone();
     unset.push("optimizer.amsgrad".to_owned());
-    resolved.require_same_job(&earlier, &unset).unwrap();
-    assert!(resolved.require_same_job(&earlier, &at_default).unwrap_err().message().contains("`optimizer.amsgrad`"));
+    resolved.require_same_job(&earlier, &unset, [true; 2]).unwrap();
+    assert!(
+        resolved
+            .require_same_job(&earlier, &at_default, [true; 2])
+            .unwrap_err()
+            .message()
+            .contains("`optimizer.amsgrad`")
+    );
 }
 
 #[test]

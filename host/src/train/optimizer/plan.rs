@@ -1,6 +1,7 @@
 //! How each parameter will be updated: by which of the optimizer's abilities, with which rate, decay and states.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use mdt_plugin_api::register::OptimizerComponent;
@@ -106,26 +107,33 @@ impl OptimizerPlan {
 }
 
 impl OptimizerPlan {
+    /// The optimizer, for errors.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Whether gradients and states stay on the device.
     pub fn is_on_device(&self) -> bool {
         matches!(self.rule, Rule::Device(_))
     }
 
-    /// The bytes of new values that are there beside the old ones at a time.
+    /// The bytes of new values that are there beside the old ones at a time, where all states are here.
     pub fn update_bytes(&self) -> u64 {
-        let elements = |plan: &ParameterPlan| plan.shape.iter().product::<usize>() as u64;
-        let all = self.parameters.iter().map(elements).sum::<u64>() * size_of::<f32>() as u64 + self.state_bytes();
-        if self.is_on_device() { all.min(AT_ONCE as u64) } else { 0 }
+        let elements = |plan: &ParameterPlan| plan.shape.iter().product::<usize>();
+        let parameters = self.parameters.iter().map(elements).sum::<usize>() * size_of::<f32>();
+        let whole: Vec<_> = self.parameters.iter().map(|plan| Some(0..elements(plan))).collect();
+        if self.is_on_device() { (parameters as u64 + self.state_bytes(&whole)).min(AT_ONCE as u64) } else { 0 }
     }
 
-    /// The bytes of all states.
-    pub fn state_bytes(&self) -> u64 {
-        let bytes = |shape: &[usize], state: &StateSpec| {
-            let elements = state.shape.of(shape).iter().fold(1_u64, |size, &axis| size.saturating_mul(axis as u64));
-            elements.saturating_mul(state.dtype.size() as u64)
-        };
-        let of = |plan: &ParameterPlan| plan.states.iter().map(|state| bytes(&plan.shape, state)).sum::<u64>();
-        self.parameters.iter().map(of).sum()
+    /// The bytes of the states of a rank that updates these elements of the parameters.
+    pub fn state_bytes(&self, own: &[Option<Range<usize>>]) -> u64 {
+        let of = |(plan, own): (&ParameterPlan, &Option<Range<usize>>)| plan.state_ranges(own.as_ref());
+        self.parameters.iter().zip(own).flat_map(of).map(|range| range.len() as u64).sum()
+    }
+
+    /// The elements of each parameter, and the parts in which they are updated.
+    pub fn granularities(&self) -> Vec<(usize, Granularity)> {
+        self.parameters.iter().map(|plan| (plan.shape.iter().product(), plan.granularity)).collect()
     }
 }
 
@@ -178,6 +186,11 @@ impl ParameterPlan {
             return Err(declares(id, format!("slices of 0 elements for `{}`", self.name)));
         }
         Ok(())
+    }
+
+    /// The bytes of each of its states that a rank has which updates these elements.
+    pub(super) fn state_ranges(&self, own: Option<&Range<usize>>) -> Vec<Range<usize>> {
+        self.states.iter().map(|spec| state::range_of(spec, &self.shape, own)).collect()
     }
 
     /// The names of its states in checkpoints.

@@ -1,39 +1,60 @@
 //! States in host memory.
 
+use std::ops::Range;
+
 use mdt_plugin_api::{Dtype, Error, Initial, Result, StateRef, StateShape, StateSpec, bf16, f16};
 
 use crate::finite::all_finite;
 
-/// A state of one parameter.
+/// A state of one parameter, or of the elements of it that a rank updates.
 pub(super) struct HostState {
+    /// The shape of the state of the whole parameter.
     pub(super) shape: Vec<usize>,
     pub(super) dtype: Dtype,
     /// The elements of the parameter for which it has one: 1, or those of a block; none where it has a shape of its own.
     block: Option<usize>,
     /// Words, so that elements of every type are aligned.
     words: Vec<u64>,
+    /// Its first byte in the state of the whole parameter.
+    start: usize,
     length: usize,
 }
 
+/// Which bytes of a parameter's state a rank has that updates these elements of it.
+pub(super) fn range_of(spec: &StateSpec, parameter: &[usize], own: Option<&Range<usize>>) -> Range<usize> {
+    let (size, Some(own)) = (spec.dtype.size(), own) else { return 0..0 };
+    match spec.shape {
+        StateShape::Parameter => own.start * size..own.end * size,
+        StateShape::Blocks(block) => own.start / block * size..own.end.div_ceil(block) * size,
+        StateShape::Of(_) | StateShape::Scalar => {
+            0..spec.shape.of(parameter).iter().fold(size, |bytes, &axis| bytes.saturating_mul(axis))
+        }
+    }
+}
+
 impl HostState {
-    /// A state with its initial value. `parameter` is the parameter's shape, `values` gives its elements.
+    /// A state with its initial value, of the elements `own`. `parameter` is the parameter's shape, `values` gives all of its
+    /// elements.
     pub(super) fn new(
         spec: &StateSpec,
         parameter: &[usize],
+        own: Option<&Range<usize>>,
         values: impl FnOnce() -> Result<Vec<f32>>,
     ) -> Result<Self> {
         let shape = spec.shape.of(parameter);
-        let length = shape
+        shape
             .iter()
             .try_fold(spec.dtype.size(), |bytes, &axis| bytes.checked_mul(axis))
             .ok_or_else(|| Error::plugin(format!("the state `{}` of shape {shape:?} is too large", spec.name)))?;
+        let Range { start, end } = range_of(spec, parameter, own);
         let block = match spec.shape {
             StateShape::Parameter => Some(1),
             StateShape::Blocks(elements) => Some(elements),
             StateShape::Of(_) | StateShape::Scalar => None,
         };
+        let length = end - start;
         let words = vec![0; length.div_ceil(size_of::<u64>())];
-        let mut state = Self { shape, dtype: spec.dtype, block, words, length };
+        let mut state = Self { shape, dtype: spec.dtype, block, words, start, length };
         match spec.initial {
             Initial::Value(value) => {
                 let element = element(spec.dtype, value).unwrap_or_default();
@@ -41,9 +62,28 @@ impl HostState {
                     state.bytes_mut().chunks_exact_mut(element.len()).for_each(|to| to.copy_from_slice(&element));
                 }
             }
-            Initial::Parameter => copy_rounded(&values()?, spec.dtype, state.bytes_mut()),
+            Initial::Parameter => {
+                if let Some(own) = own {
+                    copy_rounded(values()?.get(own.clone()).unwrap_or_default(), spec.dtype, state.bytes_mut());
+                }
+            }
         }
         Ok(state)
+    }
+
+    /// Which bytes of the state of the whole parameter it has.
+    pub(super) fn range(&self) -> Range<usize> {
+        self.start..self.start + self.length
+    }
+
+    /// The state of the whole parameter, with elements that are 0.
+    pub(super) fn whole(&self) -> Self {
+        Self { start: 0, length: self.whole_bytes(), ..self.without_elements() }.with_room()
+    }
+
+    /// The bytes of the state of the whole parameter.
+    pub(super) fn whole_bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.size()
     }
 
     /// The same state without memory for its elements.
@@ -156,15 +196,29 @@ mod tests {
     #[test]
     fn a_state_starts_as_its_value_or_as_the_parameter_and_has_a_part_for_each_slice() {
         let spec = StateSpec::zeros("m").with_dtype(Dtype::BF16).with_initial(Initial::Parameter);
-        let state = HostState::new(&spec, &[3], || Ok(vec![1.0, -2.0, 0.5])).unwrap();
+        let state = HostState::new(&spec, &[3], Some(&(0..3)), || Ok(vec![1.0, -2.0, 0.5])).unwrap();
         let values: Vec<f32> =
             state.elements().unwrap().elements::<bf16>().unwrap().iter().map(|x| x.to_f32()).collect();
         assert_eq!((values, state.bytes_for(2)), (vec![1.0, -2.0, 0.5], 4));
 
         let spec = StateSpec::zeros("s").with_shape(StateShape::Blocks(4)).with_dtype(Dtype::U8);
-        let state = HostState::new(&spec.with_initial(Initial::Value(7.0)), &[3, 3], || Ok(Vec::new())).unwrap();
+        let state =
+            HostState::new(&spec.with_initial(Initial::Value(7.0)), &[3, 3], Some(&(0..9)), || Ok(Vec::new())).unwrap();
         assert_eq!((state.bytes(), state.shape.as_slice()), (&[7u8; 3][..], &[3][..]));
         assert_eq!([4, 5, 9].map(|elements| state.bytes_for(elements)), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_part_of_a_parameter_has_its_part_of_each_state() {
+        let own = Some(&(4..9));
+        let copy = StateSpec::zeros("z").with_initial(Initial::Parameter);
+        let state = HostState::new(&copy, &[3, 4], own, || Ok((0..12).map(|n| n as f32).collect())).unwrap();
+        assert_eq!(state.elements().unwrap().elements::<f32>().unwrap(), [4.0, 5.0, 6.0, 7.0, 8.0]);
+        assert_eq!((state.range(), state.shape.as_slice(), state.whole().range()), (16..36, &[3, 4][..], 0..48));
+        let scale = StateSpec::zeros("s").with_shape(StateShape::Blocks(4)).with_dtype(Dtype::F64);
+        assert_eq!(range_of(&scale, &[3, 4], own), 8..24);
+        let rows = StateSpec::zeros("r").with_shape(StateShape::Of(vec![3]));
+        assert_eq!([range_of(&rows, &[3, 4], Some(&(0..12))), range_of(&rows, &[3, 4], None)], [0..12, 0..0]);
     }
 
     #[test]
