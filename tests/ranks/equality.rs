@@ -37,6 +37,21 @@ fn two_ranks_end_after_50_updates_with_the_bits_of_one_process_with_two_micro_ba
 }
 
 #[test]
+fn ranks_that_share_memory_end_with_the_bits_of_ranks_that_do_not() {
+    let small = |shared_memory: &str| {
+        let job = job(1).set("trainer.max_steps", 8).set("comm.shared_memory", shared_memory);
+        let notes = run(&job, 3).success().stderr;
+        assert_eq!(notes.contains("through shared memory"), true, "{notes}");
+        assert_eq!(notes.contains("over TCP"), shared_memory == "off" || !cfg!(target_os = "linux"), "{notes}");
+        job
+    };
+    let (with, without) = (small("auto"), small("off"));
+    assert_same_course(&with, &without);
+    assert_eq!(arrays(&with, 8), arrays(&without, 8), "weights and optimizer states");
+    assert!(with.final_weights() == without.final_weights(), "the final model");
+}
+
+#[test]
 fn both_ranks_hold_the_same_bits() {
     let job = job(1).set("trainer.max_steps", 6).set("checkpoint.save_steps", 2);
     let run = mdt_tests::Process::start(launch(&job, 2).env("MDT_LOG", "debug")).end().success();

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use mdt_plugin_api::{Buffer, Communicator, Error, ErrorCode, Outcome, ReduceOp, ReduceScatter, Result, Work};
+use mdt_plugin_api::{
+    Buffer, CommRegions, Communicator, Error, ErrorCode, Outcome, ReduceOp, ReduceScatter, Region, Result, Work,
+};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -14,6 +16,7 @@ use crate::call::{Kind, Request};
 use crate::engine::{Engine, Turn};
 use crate::job::Job;
 use crate::progress::Progress;
+use crate::shared_memory::SharedMemory;
 use crate::wire::Cause;
 
 /// How long closing waits for peers to read the goodbye, counted from when data last moved.
@@ -27,22 +30,27 @@ pub struct Ranks {
     job: Arc<Job>,
     turns: mpsc::UnboundedSender<Turn>,
     closed: watch::Sender<bool>,
+    /// What runs collectives in place of the engine, where all ranks share memory.
+    shared_memory: Option<SharedMemory>,
     /// Returns the readers of all streams when it ends. Both are taken when the communicator is dropped.
     engine: Option<JoinHandle<Vec<JoinHandle<()>>>>,
     runtime: Option<Runtime>,
 }
 
 impl Ranks {
-    pub(crate) fn new(runtime: Runtime, job: Arc<Job>, engine: Engine) -> Self {
+    pub(crate) fn new(runtime: Runtime, job: Arc<Job>, engine: Engine, shared_memory: Option<SharedMemory>) -> Self {
         let (turns, calls) = mpsc::unbounded_channel();
         let (closed, is_closed) = watch::channel(false);
         let engine = runtime.spawn(engine.run(calls, is_closed));
-        Self { job, turns, closed, engine: Some(engine), runtime: Some(runtime) }
+        Self { job, turns, closed, shared_memory, engine: Some(engine), runtime: Some(runtime) }
     }
 
     fn begin(&self, buffers: Vec<Buffer>, kind: Kind) -> Result<Box<dyn Work>> {
         let request = Request { buffers, kind };
         request.check(self.job.world_size)?;
+        if let Some(shared_memory) = &self.shared_memory {
+            return Ok(shared_memory.begin(request));
+        }
         let (done, result) = sync_channel(1);
         let moved = Arc::<AtomicU64>::default();
         // If the engine has ended, the channel of the result is closed.
@@ -87,11 +95,22 @@ impl ReduceScatter for Ranks {
     }
 }
 
+impl CommRegions for Ranks {
+    /// Memory that all ranks of this host can use, where they exchange data through shared memory; ordinary memory
+    /// otherwise.
+    fn region(&self, bytes: usize) -> Result<Region> {
+        let shared = self.shared_memory.as_ref().and_then(|shared_memory| shared_memory.region(bytes));
+        Ok(shared.unwrap_or_else(|| Region::of(vec![0u64; bytes.div_ceil(size_of::<u64>())])))
+    }
+}
+
 impl Drop for Ranks {
     /// Sends a goodbye behind everything that was sent before, and waits until the peers have read it: about a round
     /// trip, and longer only as long as data moves.
     fn drop(&mut self) {
         self.job.closing.store(true, Ordering::Release);
+        // Before the goodbye: what it still does for others counts.
+        self.shared_memory = None;
         self.closed.send_replace(true);
         let (Some(runtime), Some(engine)) = (self.runtime.take(), self.engine.take()) else { return };
         let (ended, all_ended) = sync_channel::<()>(1);
@@ -134,6 +153,7 @@ impl Work for Waiting {
     }
 }
 
-fn over() -> Error {
+/// The error of a collective whose result will not come, or comes once only.
+pub(crate) fn over() -> Error {
     Error::new(ErrorCode::Peer, "the collective is over: its result was taken, or the communicator was closed")
 }

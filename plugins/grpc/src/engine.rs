@@ -10,7 +10,7 @@ use mdt_plugin_api::{Buffer, Result};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::call::Request;
+use crate::call::{Kind, Request};
 use crate::job::Job;
 use crate::link::Link;
 use crate::operation::Operation;
@@ -36,6 +36,17 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
+    /// Tells all ranks something of this one before the first collective of the host; gives what each has told, in order of
+    /// ranks.
+    ///
+    /// # Errors
+    /// A rank was lost, or has not come.
+    pub(crate) async fn tell_all(&mut self, told: Vec<u8>) -> Result<Vec<Vec<u8>>> {
+        let request = Request { buffers: vec![told.into()], kind: Kind::AllGather };
+        let all = self.collective(request, 0, Arc::default()).await?;
+        Ok(all.iter().map(|told| told.bytes().to_vec()).collect())
+    }
+
     /// Runs until the communicator is closed. Then it sends a goodbye and returns tasks that end when the peers have read it.
     pub(crate) async fn run(
         mut self,

@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mdt_plugin_api::{Bootstrap, Services};
+use tokio::sync::watch;
 
 use crate::Config;
 use crate::fault::Fault;
@@ -21,6 +22,8 @@ pub(crate) struct Job {
     pub(crate) token: Token,
     pub(crate) fault: Fault,
     pub(crate) progress: Arc<Progress>,
+    /// The ranks that have left the job with a goodbye.
+    pub(crate) departed: watch::Sender<Vec<u32>>,
     /// Whether the user was warned of a process with another token or another version.
     pub(crate) warned: AtomicBool,
     /// The ranks that this one waits for, until all are connected.
@@ -40,6 +43,7 @@ impl Job {
             token,
             fault: Fault::default(),
             progress: Arc::new(Progress::new(bootstrap.world_size)),
+            departed: watch::Sender::default(),
             warned: AtomicBool::new(false),
             awaited: Mutex::new(if bootstrap.rank == 0 { (1..bootstrap.world_size).collect() } else { vec![0] }),
             closing: AtomicBool::new(false),

@@ -158,7 +158,10 @@ impl Reader {
                     }
                 }
                 Ok(Some(Body::Heartbeat(Heartbeat { progress }))) => self.job.progress.reported(self.rank, progress),
-                Ok(Some(Body::Goodbye(_))) => break true,
+                Ok(Some(Body::Goodbye(_))) => {
+                    self.job.departed.send_modify(|ranks| ranks.push(self.rank));
+                    break true;
+                }
                 Ok(Some(Body::Abort(cause))) => {
                     self.job.fault.raise(cause);
                     break true;

@@ -18,6 +18,7 @@ use crate::mesh::{self, ExchangeService};
 use crate::rendezvous::coordinator::{Coordinator, RendezvousService};
 use crate::rendezvous::join::join;
 use crate::server::Server;
+use crate::shared_memory::SharedMemory;
 use crate::token::random;
 use crate::wire::Cause;
 
@@ -53,7 +54,7 @@ pub(crate) fn open(job: Job, address: &str, port: u16) -> Result<Ranks> {
         }
     });
     match engine {
-        Ok(engine) => Ok(Ranks::new(runtime, job, engine)),
+        Ok((engine, shared_memory)) => Ok(Ranks::new(runtime, job, engine, shared_memory)),
         Err(error) => {
             runtime.shutdown_timeout(SHUTDOWN);
             Err(error)
@@ -76,15 +77,16 @@ fn cancelled(job: &Job) -> Error {
     Error::new(ErrorCode::Cancelled, format!("cancelled while waiting for {}", named(&job.awaited())))
 }
 
-async fn connect(job: &Arc<Job>, address: &str, port: u16) -> Result<Engine> {
+async fn connect(job: &Arc<Job>, address: &str, port: u16) -> Result<(Engine, Option<SharedMemory>)> {
     if job.world_size == 1 {
-        return Ok(Engine { job: Arc::clone(job), session: 0, links: Vec::new(), server: None });
+        return Ok((Engine { job: Arc::clone(job), session: 0, links: Vec::new(), server: None }, None));
     }
     let addresses = address::resolve(address, port).await?;
     address::require_loopback(&addresses, job.config.insecure)?;
-    let engine = meet(job, &addresses).await?;
+    let mut engine = meet(job, &addresses).await?;
+    let shared_memory = SharedMemory::connect(job, &mut engine).await?;
     job.services.log(LogLevel::Debug, &format!("rank {} of {} is connected with all others", job.rank, job.world_size));
-    Ok(engine)
+    Ok((engine, shared_memory))
 }
 
 /// Meets the other ranks at rank 0, then connects with all of them.

@@ -4,8 +4,8 @@
 //! no power of two is split at the largest one below it. The host folds its micro-batches by the same tree, so ranks that
 //! each hold a power of two of them continue it, and the bits do not depend on how many ranks there are.
 
-use bytemuck::{Pod, pod_read_unaligned};
-use mdt_plugin_api::ReduceOp;
+use bytemuck::{Pod, cast_slice_mut, pod_read_unaligned};
+use mdt_plugin_api::{Dtype, ReduceOp};
 
 /// Elements that are folded at once: what a level of the tree keeps stays in the nearest cache.
 const BLOCK: usize = 512;
@@ -47,6 +47,16 @@ numbers! {
     f32, std::ops::Add::add;
     f64, std::ops::Add::add;
     u64, u64::wrapping_add;
+}
+
+/// Folds all ranks' elements, of a type that is reduced, into `own`, which is this rank's leaf and aligned.
+pub(crate) fn reduce_bytes(dtype: Dtype, op: ReduceOp, own: &mut [u8], leaves: &[Leaf<'_>]) {
+    match dtype {
+        Dtype::F32 => reduce::<f32>(cast_slice_mut(own), leaves, op),
+        Dtype::F64 => reduce::<f64>(cast_slice_mut(own), leaves, op),
+        Dtype::U64 => reduce::<u64>(cast_slice_mut(own), leaves, op),
+        _ => {} // refused when the collective was begun
+    }
 }
 
 /// Folds all ranks' elements into `own`, which is this rank's leaf.

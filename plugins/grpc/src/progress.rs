@@ -18,7 +18,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Time between two looks at the counters.
-const TICK: Duration = Duration::from_millis(200);
+pub(crate) const TICK: Duration = Duration::from_millis(200);
 
 /// Ticks of silence after which a rank is lost: 4 s.
 const SILENCE: u32 = 20;

@@ -1,4 +1,5 @@
-//! What hosts may rely on: every test is named for the promise it keeps.
+//! What hosts may rely on over TCP: every test is named for the promise it keeps. Most run over shared memory too: see
+//! `tests/shared_memory`.
 
 mod faults;
 mod gathers;
@@ -13,3 +14,6 @@ mod setup;
 mod slow_and_damaged;
 mod strangers;
 mod tokens;
+
+/// How the ranks of these tests exchange payload.
+const SHARED_MEMORY: mdt_grpc::SharedMemoryUse = mdt_grpc::SharedMemoryUse::Off;

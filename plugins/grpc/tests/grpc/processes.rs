@@ -30,6 +30,9 @@ pub enum Role {
     Reduces,
     /// Nothing: as a rank that computes for long.
     Computes,
+    /// As `Reduces`, where the system lets it have small files only, so that it cannot share memory.
+    #[allow(dead_code, reason = "for tests of shared memory")]
+    Cramped,
 }
 
 impl Rank {
@@ -82,8 +85,18 @@ impl Drop for Rank {
 }
 
 /// Does something to one rank, and gives what each other then says, and after how long.
-pub fn after(victim: usize, mut ranks: Vec<Rank>, signal: libc::c_int) -> Vec<(String, Duration)> {
-    thread::sleep(Duration::from_millis(300)); // in the middle of it
+pub fn after(victim: usize, ranks: Vec<Rank>, signal: libc::c_int) -> Vec<(String, Duration)> {
+    after_a_while(Duration::from_millis(300), victim, ranks, signal)
+}
+
+/// The same after this time.
+pub fn after_a_while(
+    time: Duration,
+    victim: usize,
+    mut ranks: Vec<Rank>,
+    signal: libc::c_int,
+) -> Vec<(String, Duration)> {
+    thread::sleep(time); // in the middle of it
     let victim = ranks.remove(victim);
     let begin = Instant::now();
     victim.signal(signal);
@@ -96,6 +109,14 @@ pub fn after(victim: usize, mut ranks: Vec<Rank>, signal: libc::c_int) -> Vec<(S
     survivors
 }
 
+/// As `ulimit -f` does.
+fn limit_the_size_of_files() {
+    let limit = libc::rlimit { rlim_cur: 1 << 30, rlim_max: 1 << 30 };
+    // SAFETY: it is given a limit, and keeps nothing of it.
+    let set = unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) };
+    assert_eq!(set, 0);
+}
+
 #[test]
 #[ignore = "what other tests start"]
 fn a_rank_in_a_process_of_its_own() {
@@ -104,20 +125,33 @@ fn a_rank_in_a_process_of_its_own() {
     let number = |index: usize| words[index].parse().unwrap();
     let bootstrap =
         Bootstrap { rank: number(0), world_size: number(1), ..with(&with(&job(1), "token", TOKEN), "port", number(2)) };
-    let communicator = match backend(Config::default()).unwrap().open(&bootstrap) {
-        Ok(communicator) => communicator,
-        Err(error) => {
-            let (message, rank) = blame(&error);
-            return println!("{MARK}{rank:?} {message}");
-        }
+    if words[3] == "Cramped" {
+        limit_the_size_of_files();
+    }
+    let communicator =
+        match backend(Config { shared_memory: crate::SHARED_MEMORY, ..Config::default() }).unwrap().open(&bootstrap) {
+            Ok(communicator) => communicator,
+            Err(error) => {
+                let (message, rank) = blame(&error);
+                return println!("{MARK}{rank:?} {message}");
+            }
+        };
+    // In memory of the communicator and in ordinary memory, where results are known.
+    let region = communicator.region(4 << 20).unwrap();
+    let sum = vec![bootstrap.world_size as f32; 1 << 20];
+    let reduce = || {
+        let mut buffers = [region.buffer::<f32>(0..1 << 20)?, vec![0.0f32; 1 << 20].into(), vec![0.0f32; 3].into()];
+        buffers.iter_mut().try_for_each(|buffer| buffer.as_mut_slice::<f32>().map(|values| values.fill(1.0)))?;
+        let sums = finish(communicator.all_reduce(buffers.into(), ReduceOp::Sum))?;
+        assert!(sums.iter().all(|sums| sums.as_slice::<f32>().unwrap() == &sum[..sums.len()]), "a torn result");
+        Ok(())
     };
-    let reduce = || finish(communicator.all_reduce(vec![vec![1.0f32; 1 << 20].into()], ReduceOp::Sum));
     reduce().unwrap();
     println!("{MARK}connected");
     if words[3] == "Computes" {
         thread::sleep(Duration::from_secs(30));
     }
-    let error = loop {
+    let error: Error = loop {
         if let Err(error) = reduce() {
             break error;
         }

@@ -22,17 +22,20 @@ pub const LONG: Duration = Duration::from_secs(20);
 /// The job token of all tests.
 pub const TOKEN: &str = "6a09e667f3bcc908b2fb1366ea957d3e3adec17512775099da2f590b0667322a";
 
-/// A host that keeps warnings, and says whether the job is being cancelled.
+/// A host that keeps warnings and notes, and says whether the job is being cancelled.
 #[derive(Default)]
 pub struct Host {
     pub cancelled: AtomicBool,
     pub warnings: Mutex<Vec<String>>,
+    pub notes: Mutex<Vec<String>>,
 }
 
 impl HostServices for Host {
     fn log(&self, level: LogLevel, message: &str) {
-        if level == LogLevel::Warn {
-            self.warnings.lock().unwrap().push(message.to_owned());
+        match level {
+            LogLevel::Warn => self.warnings.lock().unwrap().push(message.to_owned()),
+            LogLevel::Info => self.notes.lock().unwrap().push(message.to_owned()),
+            LogLevel::Debug => {}
         }
     }
     fn metric(&self, _name: &str, _value: f64) {}
@@ -44,7 +47,7 @@ impl HostServices for Host {
 /// A configuration with the job token of all tests.
 pub fn config() -> Config {
     static FILE: LazyLock<String> = LazyLock::new(|| token_file("token", TOKEN, 0o600));
-    Config { token_file: Some(FILE.clone()), ..Config::default() }
+    Config { token_file: Some(FILE.clone()), shared_memory: crate::SHARED_MEMORY, ..Config::default() }
 }
 
 /// Writes a token file with this mode; gives its path.
@@ -111,8 +114,11 @@ pub fn open_all<T: Send>(
         let start = |bootstrap| {
             let (rank, opened) = (&rank, &opened);
             scope.spawn(move || {
-                let abilities =
-                    |ranks: Arc<Ranks>| Connected { reduce_scatter: Some(ranks.clone()), ..Connected::new(ranks) };
+                let abilities = |ranks: Arc<Ranks>| Connected {
+                    reduce_scatter: Some(ranks.clone()),
+                    regions: Some(ranks.clone()),
+                    ..Connected::new(ranks)
+                };
                 let backend = Backend(backend(config.clone()).unwrap(), abilities);
                 let communicator = across::comm(Box::new(backend)).unwrap().open(bootstrap);
                 opened.wait();
