@@ -3,6 +3,7 @@
 mod accumulate;
 mod agree;
 mod best;
+mod builds;
 mod checkpointing;
 mod clip;
 mod connect;

@@ -30,7 +30,7 @@ pub struct DeviceInfo {
     pub library: String,
     /// Whether [`Compute::host_view`] gives the device's own memory.
     pub unified_memory: bool,
-    /// Threads that the operations use on a CPU; results are bit-identical only at an equal number.
+    /// Threads that the operations use on a CPU. Results have the same bits for any number of them.
     pub threads: usize,
     /// Types of half precision whose products it computes faster than those of float32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

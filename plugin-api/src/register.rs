@@ -200,6 +200,22 @@ impl Registration {
     }
 }
 
+/// What a build script has declared as the name of the sources, or nothing.
+#[doc(hidden)]
+pub const fn sources(declared: Option<&'static str>) -> &'static str {
+    let Some(name) = declared else { return "" };
+    let mut at = 0;
+    while at < name.len() {
+        let byte = name.as_bytes()[at];
+        assert!(
+            byte >= b' ' && byte != b'"' && byte != b'\\' && byte != 127,
+            "MDT_PLUGIN_SOURCES is written into a JSON string: it has no quotes, backslashes or control characters"
+        );
+        at += 1;
+    }
+    name
+}
+
 /// Checks, when a plugin is built, that an optimizer declares states and can update.
 #[doc(hidden)]
 pub const fn check_optimizer(abilities: &[&str]) {
@@ -278,6 +294,10 @@ pub fn create<T: Component>(config: Value, setup: &Setup) -> Result<T> {
 /// Native libraries that must lie beside the host's come first: `native "libmlx.so", "libmlxc.so";`. Before them,
 /// `on_load Type;` names an [`OnLoad`](crate::abi::OnLoad) for what has to happen when the library is loaded.
 ///
+/// Ranks of one job run the same file of a plugin, or builds of the same sources. A build script names these, by a checksum or a
+/// commit: `println!("cargo::rustc-env=MDT_PLUGIN_SOURCES={name}")`. Files that differ are then taken for the same plugin where
+/// version and name are the same.
+///
 /// It emits the library's one entry symbol, a registration per component, and a record per component in the section
 /// [`SECTION`] of the file, with the schema of its configuration, so that a host knows all of them without running any.
 #[macro_export]
@@ -306,8 +326,9 @@ macro_rules! __plugin {
             "\",\"package\":\"", env!("CARGO_PKG_NAME"),
             "\",\"version\":\"", env!("CARGO_PKG_VERSION"),
             "\",\"license\":\"", env!("CARGO_PKG_LICENSE"),
-            "\",\"native\":\"", $($native, " ",)* "\"}\n",
-        )]);
+            "\",\"native\":\"", $($native, " ",)*
+            "\",\"sources\":\"",
+        )] [$crate::config::Json::Text($crate::register::sources(option_env!("MDT_PLUGIN_SOURCES")))] ["\"}\n"]);
         $(
             $crate::__record!([concat!(
                 "{\"kind\":\"", stringify!($kind),

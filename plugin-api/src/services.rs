@@ -63,7 +63,8 @@ pub struct Setup {
     pub services: Services,
     /// The job's seed.
     pub seed: u64,
-    /// How many threads the component may use; at least 1.
+    /// How many threads the component may use; at least 1. Its results are the same for any number: ranks and runs of one job
+    /// may have different ones.
     pub threads: usize,
     /// The model's directory, with `config.json` and the tokenizer's files; for models, tokenizers and trainers.
     pub model_path: Option<PathBuf>,

@@ -1,4 +1,4 @@
-//! Compiles the wire contract in `proto/`. No `protoc` is needed.
+//! Compiles the wire contract in `proto/`, without `protoc`, and names the sources of the plugin in its file.
 
 use std::error::Error;
 
@@ -6,7 +6,7 @@ const ROOT: &str = "../../proto";
 const CONTRACT: &str = "mdt/collectives/v1/collectives.proto";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo::rerun-if-changed={ROOT}/{CONTRACT}");
+    mdt_plugin_sources::declare(&[ROOT])?;
     let descriptors = protox::compile([CONTRACT], [ROOT])?;
     let mut config = prost_build::Config::new();
     // Payloads are views into what was received, not copies of it.

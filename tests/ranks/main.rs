@@ -15,6 +15,7 @@ mod sharding;
 mod slow_and_damaged;
 mod stopping;
 mod tokens;
+mod unequal;
 mod uneven;
 
 use std::fs;
@@ -55,11 +56,16 @@ fn launch(job: &Job, ranks: u32) -> std::process::Command {
 
 /// Starts one of two ranks, which meet at this port.
 fn start_rank(job: &Job, rank: u32, port: u16) -> Process {
+    Process::start(&mut rank_command(job, rank, port))
+}
+
+/// The command that starts one of two ranks.
+fn rank_command(job: &Job, rank: u32, port: u16) -> std::process::Command {
     let mut command = command();
     command.args(job.arguments()).args(["--set", "comm.use=grpc", "--set", "comm.world_size=2"]);
     command.args(["--set", &format!("comm.rank={rank}"), "--set", &format!("comm.port={port}")]);
     command.env("MDT_JOB_TOKEN", "the same secret on all ranks, 32 characters or more");
-    Process::start(&mut command)
+    command
 }
 
 /// Runs a job with this many ranks to its end.

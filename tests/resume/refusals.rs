@@ -22,7 +22,6 @@ fn a_changed_configuration_is_refused_and_the_key_named() {
         ("optimizer.beta1", "0.8"),
         ("trainer.max_steps", "5"),
         ("data.shuffle", "false"),
-        ("compute.threads", "7"),
     ];
     for (key, value) in changes {
         let error = job.run_with(&["--set", &format!("{key}={value}")]).failure(2);

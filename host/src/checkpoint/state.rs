@@ -25,6 +25,9 @@ pub struct State {
     pub data: String,
     /// The components that computed it, each as `optimizer adamw 0.1.0`.
     pub components: Vec<String>,
+    /// The build of each, as `optimizer/adamw`: the name of its sources, or the checksum of its file where it has none.
+    #[serde(default)]
+    pub builds: BTreeMap<String, String>,
     /// The processor that computed it, as far as bits depend on it: instruction set, libraries and their kernels. Empty
     /// if an earlier version of this program wrote the checkpoint.
     #[serde(default)]

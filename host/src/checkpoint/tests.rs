@@ -9,6 +9,7 @@ use super::*;
 use crate::exit::Status;
 use crate::storage::{Array, TypedArray};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -19,6 +20,7 @@ fn state(update: u64) -> State {
         defaults: vec!["seed".to_owned()],
         data: "fingerprint".to_owned(),
         components: vec!["optimizer adamw 0.1.0".to_owned()],
+        builds: BTreeMap::from([("optimizer/adamw".to_owned(), "0123".to_owned())]),
         processor: "x86_64 with AVX2 and FMA, MLX".to_owned(),
         frozen: String::new(),
         by_the_tree: true,

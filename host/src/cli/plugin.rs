@@ -104,6 +104,9 @@ fn inspect(catalog: &Catalog, name: &str, as_json: bool) -> Result<(), Failure> 
         print(format_args!("  file     {}", text("file")))?;
         print(format_args!("  sha256   {}", text("sha256")))?;
         print(format_args!("  package  {} {} ({})", text("package"), text("version"), text("license")))?;
+        if !text("sources").is_empty() {
+            print(format_args!("  sources  {}", text("sources")))?;
+        }
         let interfaces = component["interfaces"].as_array().into_iter().flatten().filter_map(Value::as_str);
         print(format_args!("  abi      {}, {}", text("abi"), interfaces.collect::<Vec<_>>().join(", ")))?;
         for (name, sha256) in component["native"].as_object().into_iter().flatten() {
@@ -150,6 +153,7 @@ fn describe(catalog: &Catalog, row: &Listed<'_>) -> Result<Value, Failure> {
         "license": manifest.license,
         "abi": manifest.abi,
         "native": native,
+        "sources": manifest.sources,
         "schema": catalog.schema(kind, row.id)?,
     }))
 }

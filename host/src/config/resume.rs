@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// Keys on which no update depends: where files are written and how often, where ranks meet and how long they wait, when
-/// the held-out rows are evaluated, after how many evaluations without an improvement a job stops, and which layers are computed
-/// again. All other keys must stay the same, also those of components, because
+/// the held-out rows are evaluated, after how many evaluations without an improvement a job stops, which layers are computed
+/// again, and on how many threads. All other keys must stay the same, also those of components, because
 /// the host does not know what they do.
-const FREE: [&str; 21] = [
+const FREE: [&str; 22] = [
     "output_dir",
     "model.adapter.format",
     "trainer.eval_steps",
@@ -18,6 +18,7 @@ const FREE: [&str; 21] = [
     "trainer.early_stopping_patience",
     "trainer.early_stopping_min_delta",
     "trainer.checkpoint_activations",
+    "compute.threads",
     "checkpoint",
     "metrics",
     "observers",
@@ -88,12 +89,9 @@ fn is_in(key: &str, keys: &[&str]) -> bool {
 }
 
 impl Resolved {
-    /// The configuration as it is stored in checkpoints and compared between runs and ranks: keys sorted, and
-    /// `compute.threads` the number that is used, because results depend on that number.
+    /// The configuration as it is stored in checkpoints and compared between runs and ranks: keys sorted.
     pub fn canonical(&self) -> Value {
-        let mut values = self.values.clone();
-        values["compute"]["threads"] = json!(self.settings.compute.thread_count());
-        values
+        self.values.clone()
     }
 
     /// The values that all ranks of one job share, by their full keys.

@@ -24,6 +24,8 @@ pub struct Manifest {
     pub license: String,
     /// Native libraries that it needs beside the system's.
     pub native: Vec<String>,
+    /// The name of the sources that it was built from; empty where its build did not name them.
+    pub sources: String,
     /// Its components, sorted by kind and id.
     pub components: Vec<Record>,
 }
@@ -57,7 +59,15 @@ pub struct Record {
 #[serde(untagged)]
 enum Line {
     Component(Record),
-    Library { abi: String, package: String, version: String, license: String, native: String },
+    Library {
+        abi: String,
+        package: String,
+        version: String,
+        license: String,
+        native: String,
+        #[serde(default)]
+        sources: String,
+    },
 }
 
 /// Reads the records of a file; the error says why it is no plugin.
@@ -89,9 +99,10 @@ pub(super) fn parse(section: &[u8]) -> Result<Manifest, String> {
     for line in text.split(['\n', '\0']).filter(|line| !line.trim().is_empty()) {
         match serde_json::from_str(line) {
             Ok(Line::Component(record)) => components.push(record),
-            Ok(Line::Library { abi, package, version, license, native }) => {
+            Ok(Line::Library { abi, package, version, license, native, sources }) => {
                 let native = native.split_whitespace().map(str::to_owned).collect();
-                library = Some(Manifest { abi, package, version, license, native, components: Vec::new() });
+                let components = Vec::new();
+                library = Some(Manifest { abi, package, version, license, native, sources, components });
             }
             Err(_) => return Err(format!("a plugin record that cannot be read: {line}")),
         }

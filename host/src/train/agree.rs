@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use mdt_plugin_api::Kind;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::builds::{Build, Builds, Sameness};
 use crate::checkpoint::State;
 use crate::checksum;
 use crate::config::{self, Difference};
@@ -23,8 +23,11 @@ pub(super) struct RankManifest {
     program: String,
     /// Configuration keys that results depend on, with their values.
     keys: BTreeMap<String, Value>,
-    /// Each component, as `optimizer adamw`, with its version and the checksum of its file.
-    plugins: BTreeMap<String, Value>,
+    /// The build of each component.
+    builds: Builds,
+    /// The components whose builds are equivalent because the configuration says so.
+    #[serde(default)]
+    equivalent: Vec<String>,
     /// Fingerprints of the training and held-out data.
     data: BTreeMap<String, Value>,
     /// The processor of the rank, as far as bits depend on it.
@@ -52,21 +55,10 @@ impl Start {
 }
 
 impl RankManifest {
-    pub(super) fn new(
-        job: &Job,
-        data: BTreeMap<String, Value>,
-        processor: &str,
-        start: Start,
-    ) -> Result<Self, Failure> {
-        let mut plugins = BTreeMap::new();
-        for kind in Kind::ALL {
-            let Some(chosen) = job.resolved.component(kind) else { continue };
-            let version = job.catalog.component(kind, &chosen.id)?.version().to_owned();
-            let checksum = job.catalog.checksum(kind, &chosen.id)?;
-            plugins.insert(format!("{kind} {}", chosen.id), format!("{version}, sha256 {checksum}").into());
-        }
-        let program = env!("CARGO_PKG_VERSION").to_owned();
-        Ok(Self { program, keys: job.resolved.fixed_keys(), plugins, data, processor: processor.to_owned(), start })
+    pub(super) fn new(job: &Job, data: BTreeMap<String, Value>, builds: Builds, processor: &str, start: Start) -> Self {
+        let (program, processor) = (env!("CARGO_PKG_VERSION").to_owned(), processor.to_owned());
+        let equivalent = job.resolved.settings.plugins.equivalent.clone();
+        Self { program, keys: job.resolved.fixed_keys(), builds, equivalent, data, processor, start }
     }
 
     /// Exchanges manifests with all other ranks and compares them. Returns the start of rank 0, which all ranks follow.
@@ -78,19 +70,27 @@ impl RankManifest {
         let Some((first, others)) = manifests.split_first() else { return Ok(self.start.clone()) };
         for (rank, other) in (1..).zip(others) {
             first.require_same(other, rank)?;
-            first.compare_processors(other, rank).iter().for_each(|note| progress::note(note));
+        }
+        if peers.is_first() {
+            note_builds(&manifests).iter().chain(&note_processors(&manifests)).for_each(|note| progress::note(note));
         }
         Ok(first.start.clone())
     }
 
-    /// A note for ranks whose bits may differ, because they compute with something else.
-    fn compare_processors(&self, other: &RankManifest, rank: usize) -> Option<String> {
-        (self.processor != other.processor).then(|| {
-            format!(
-                "warning: ranks may compute different bits, which stops the job at its next checkpoint: rank 0 computes \
-                 with {}, rank {rank} with {}",
-                self.processor, other.processor
-            )
+    /// How the build of a component on another rank is known to be the same as here.
+    fn sameness(&self, component: &str, build: &Build) -> Option<Sameness> {
+        self.builds.get(component)?.sameness(build)
+    }
+
+    /// The builds of two ranks that may be different programs.
+    fn other_builds(&self, other: &Self) -> [BTreeMap<String, Value>; 2] {
+        let is_same = |component: &String| match (self.builds.get(component), other.builds.get(component)) {
+            (Some(one), Some(other)) => one.sameness(other).is_some() || self.equivalent.contains(component),
+            _ => false,
+        };
+        [self, other].map(|manifest| {
+            let others = manifest.builds.iter().filter(|(component, _)| !is_same(component));
+            others.map(|(component, build)| (component.clone(), build.to_string().into())).collect()
         })
     }
 
@@ -98,10 +98,17 @@ impl RankManifest {
         let program = |manifest: &RankManifest| {
             BTreeMap::from([("version of mdt-host".to_owned(), manifest.program.clone().into())])
         };
+        let [builds, other_builds] = self.other_builds(other);
         let parts = [
             (Status::Configuration, &program(self), &program(other), "run the same version on every rank"),
             (Status::Configuration, &self.keys, &other.keys, "give every rank the same configuration"),
-            (Status::Plugin, &self.plugins, &other.plugins, "copy the same plugin files to every rank"),
+            (
+                Status::Plugin,
+                &builds,
+                &other_builds,
+                "copy the same plugin files to every rank, or build them from the same sources; if you know that builds \
+                 are equivalent, name them in `plugins.equivalent`",
+            ),
             (Status::Input, &self.data, &other.data, "give every rank the same data and tokenizer"),
         ];
         for (status, first, other, help) in parts {
@@ -120,6 +127,52 @@ impl RankManifest {
         }
         Ok(())
     }
+}
+
+/// A note of the components whose files differ between ranks.
+fn note_builds(manifests: &[RankManifest]) -> Option<String> {
+    let (first, others) = manifests.split_first()?;
+    let differs = |component: &str, how: Option<Sameness>| {
+        let has_it = |manifest: &RankManifest| {
+            manifest.builds.get(component).is_some_and(|build| first.sameness(component, build) == how)
+        };
+        others.iter().any(has_it)
+    };
+    let named = |how| -> Vec<&str> {
+        first.builds.keys().map(String::as_str).filter(|component| differs(component, how)).collect()
+    };
+    let (by_sources, by_configuration) = (named(Some(Sameness::Sources)), named(None));
+    let parts =
+        [(by_sources, "built from the same sources"), (by_configuration, "equivalent, as `plugins.equivalent` says")];
+    let parts: Vec<String> = parts
+        .iter()
+        .filter(|(components, _)| !components.is_empty())
+        .map(|(components, why)| format!("{} ({why})", components.join(", ")))
+        .collect();
+    (!parts.is_empty()).then(|| format!("note: ranks have different files of {}", parts.join(" and of ")))
+}
+
+/// A warning if ranks compute with something else: which one with what.
+fn note_processors(manifests: &[RankManifest]) -> Option<String> {
+    let mut ranks_of: Vec<(&str, Vec<String>)> = Vec::new();
+    for (rank, manifest) in manifests.iter().enumerate() {
+        match ranks_of.iter_mut().find(|(processor, _)| *processor == manifest.processor) {
+            Some((_, ranks)) => ranks.push(rank.to_string()),
+            None => ranks_of.push((&manifest.processor, vec![rank.to_string()])),
+        }
+    }
+    let is_told = ranks_of.len() > 1;
+    let parts = ranks_of.into_iter().map(|(processor, ranks)| {
+        let noun = if ranks.len() == 1 { "rank" } else { "ranks" };
+        format!("{noun} {} with {processor}", ranks.join(", "))
+    });
+    is_told.then(|| {
+        format!(
+            "warning: ranks do not compute with the same, so the results are not bit for bit those of equal machines, and an \
+             optimizer on the device may end the job at its next checkpoint: {}",
+            parts.collect::<Vec<_>>().join("; ")
+        )
+    })
 }
 
 /// Checks that all ranks hold the same bits, `what` saying of what and when.
@@ -195,11 +248,16 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn build(sha256: &str, sources: &str) -> Build {
+        Build { version: "1".to_owned(), sha256: sha256.to_owned(), sources: sources.to_owned() }
+    }
+
     fn manifest(rate: f64, sha: &str) -> RankManifest {
         RankManifest {
             program: "1".to_owned(),
             keys: BTreeMap::from([("optimizer.learning_rate".to_owned(), json!(rate))]),
-            plugins: BTreeMap::from([("optimizer adamw".to_owned(), json!(sha))]),
+            builds: BTreeMap::from([("optimizer/adamw".to_owned(), build(sha, ""))]),
+            equivalent: Vec::new(),
             data: BTreeMap::new(),
             processor: "x86_64".to_owned(),
             start: Start::default(),
@@ -223,9 +281,33 @@ mod tests {
         let first = manifest(0.1, "a");
         let other = RankManifest { processor: "aarch64".to_owned(), ..manifest(0.1, "a") };
         assert!(first.require_same(&other, 2).is_ok());
-        let note = first.compare_processors(&other, 2).unwrap();
-        assert!(note.contains("rank 0 computes with x86_64, rank 2 with aarch64"), "{note}");
-        assert_eq!(first.compare_processors(&manifest(0.1, "a"), 2), None);
+        let note = note_processors(&[first, other, manifest(0.1, "a")]).unwrap();
+        assert!(note.ends_with(": ranks 0, 2 with x86_64; rank 1 with aarch64"), "{note}");
+        assert_eq!(note_processors(&[manifest(0.1, "a"), manifest(0.1, "a")]), None);
+    }
+
+    #[test]
+    fn files_may_differ_where_sources_are_the_same_or_the_configuration_says_so() {
+        let with = |builds: [Build; 2], equivalent: &[&str]| RankManifest {
+            builds: ["data/jsonl", "optimizer/lion"].map(str::to_owned).into_iter().zip(builds).collect(),
+            equivalent: equivalent.iter().map(|&component| component.to_owned()).collect(),
+            ..manifest(0.1, "a")
+        };
+        let first = with([build("a", "s"), build("b", "")], &[]);
+        assert_eq!(note_builds(&[first, with([build("a", "s"), build("b", "")], &[])]), None);
+        let first = with([build("a", "s"), build("b", "")], &[]);
+        let same_sources = with([build("c", "s"), build("b", "")], &[]);
+        assert!(first.require_same(&same_sources, 1).is_ok());
+        let note = note_builds(&[first, same_sources]).unwrap();
+        assert_eq!(note, "note: ranks have different files of data/jsonl (built from the same sources)");
+        let other = || with([build("c", "s"), build("d", "")], &["optimizer/lion"]);
+        let failure = with([build("a", "s"), build("b", "")], &[]).require_same(&other(), 1).unwrap_err().to_string();
+        assert!(failure.contains("rank 1 differs from rank 0 in `optimizer/lion`"), "{failure}");
+        assert!(!failure.contains("data/jsonl"), "{failure}");
+        let first = with([build("a", "s"), build("b", "")], &["optimizer/lion"]);
+        assert!(first.require_same(&other(), 1).is_ok());
+        let note = note_builds(&[first, other()]).unwrap();
+        assert!(note.ends_with("and of optimizer/lion (equivalent, as `plugins.equivalent` says)"), "{note}");
     }
 
     #[test]

@@ -35,6 +35,7 @@ impl Run<'_> {
             defaults: self.job.resolved.keys_at_default(),
             data: self.rows.fingerprint.clone(),
             components: self.job.component_names()?,
+            builds: self.builds.iter().map(|(component, build)| (component.clone(), build.name().to_owned())).collect(),
             processor: self.processor.clone(),
             frozen: self.frozen.clone(),
             by_the_tree: self.by_the_tree,

@@ -14,7 +14,7 @@ use super::plugin_metrics::PluginMetrics;
 use super::prefetch::Source;
 use super::run::{Output, Rows};
 use super::update::Learner;
-use super::{Run, connect, estimate, evaluate, processor, share, start};
+use super::{Run, builds, connect, estimate, evaluate, processor, share, start};
 use crate::checkpoint::Store;
 use crate::data::{self, Data, Encoder, LongRows, Plan, Training};
 use crate::exit::Failure;
@@ -36,6 +36,7 @@ impl<'a> Run<'a> {
         let settings = &job.resolved.settings;
         let components = job.component_names()?;
         let compute = job.compute()?;
+        let builds = builds::of(job)?;
         let processor = processor::describe(&compute.device());
         if let Some(note) = job.precision()?.note(&*compute).filter(|_| settings.comm.rank == 0) {
             progress::note(&note);
@@ -80,7 +81,7 @@ impl<'a> Run<'a> {
         let mut optimizer = StatefulOptimizer::new(optimizer, &parameters, &settings.scheduler, updates, &layout)?;
         if let Some(checkpoint) = &resumed {
             optimizer.restore(checkpoint)?;
-            start::compare(checkpoint, &components, &processor);
+            start::compare(checkpoint, &components, &builds, &processor);
         }
 
         let frozen = Frozen::load(job, &opened, &parameters)?;
@@ -88,7 +89,7 @@ impl<'a> Run<'a> {
         // Everything that this rank can check alone is checked before the others have to wait for it.
         let peers = connect::connect(job, &*backend)?;
         let start = resumed.as_ref().map_or_else(Start::default, |checkpoint| Start::of(&checkpoint.state));
-        let start = RankManifest::new(job, data, &processor, start)?.agree(&peers)?;
+        let start = RankManifest::new(job, data, builds.clone(), &processor, start).agree(&peers)?;
         let evaluations = evaluate::resume(&start.progress, settings, held_out.as_ref())?;
         let (summary, sources, cursor, train) = match train {
             Training::Whole(dataset) => {
@@ -126,6 +127,7 @@ impl<'a> Run<'a> {
         let layout = layout.scattered(peers.scatters());
         Ok(Self {
             job,
+            builds,
             processor,
             by_the_tree,
             peers,

@@ -2,12 +2,13 @@
 
 use mdt_plugin_api::DeviceInfo;
 
-/// The instruction set, the library and its kernels; for a GPU its model too, whose kernels are its own. Two processes in
+/// The system, the instruction set, the library and its kernels; for a GPU its model too, whose kernels are its own. Two processes in
 /// which this differs may compute other bits from the same numbers.
 pub(super) fn describe(device: &DeviceInfo) -> String {
+    let system = std::env::consts::OS;
     match device.kind.as_str() {
-        "cpu" => format!("{}, {}", instruction_set(), device.library),
-        _ => format!("{} {}, {}", device.kind, device.name, device.library),
+        "cpu" => format!("{system} on {}, {}", instruction_set(), device.library),
+        _ => format!("{system} on {} {}, {}", device.kind, device.name, device.library),
     }
 }
 

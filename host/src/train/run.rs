@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::best::Evaluations;
+use super::builds::Builds;
 use super::estimate::Estimate;
 use super::observe;
 use super::plugin_metrics::PluginMetrics;
@@ -27,6 +28,8 @@ use crate::tokenizer_files::TokenizerFiles;
 /// A training run, between two updates. Compute thread only.
 pub struct Run<'a> {
     pub(super) job: &'a Job,
+    /// The builds of the components.
+    pub(super) builds: Builds,
     /// What computes, as far as bits depend on it.
     pub(super) processor: String,
     /// Whether the comm plugin adds by the pairwise tree.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::agree::{self, Start};
+use super::builds::{Build, Builds};
 use crate::checkpoint::{Checkpoint, State, Store};
 use crate::config::Resume;
 use crate::data::Cursor;
@@ -107,11 +108,22 @@ pub(super) fn open_metrics(store: &Store, output_dir: &Path, resumed: Option<&Ch
     Metrics::create(output_dir)
 }
 
-/// Warns of components and processors that differ from those that computed the checkpoint.
-pub(super) fn compare(checkpoint: &Checkpoint, components: &[String], processor: &str) {
-    let State { components: before, processor: before_on, .. } = &checkpoint.state;
+/// Warns of components, builds and processors that differ from those that computed the checkpoint.
+pub(super) fn compare(checkpoint: &Checkpoint, components: &[String], builds: &Builds, processor: &str) {
+    let State { components: before, builds: built_before, processor: before_on, .. } = &checkpoint.state;
     for (now, before) in components.iter().zip(before).filter(|(now, before)| now != before) {
         progress::note(&format!("warning: resuming with {now}, the checkpoint was written with {before}"));
+    }
+    let is_other = |(component, build): &(&String, &Build)| {
+        built_before.get(*component).is_some_and(|before| before != build.name())
+    };
+    let others: Vec<_> = builds.iter().filter(is_other).map(|(component, _)| component.as_str()).collect();
+    if !others.is_empty() {
+        progress::note(&format!(
+            "warning: further updates may differ from those of an uninterrupted run: the checkpoint was written with other \
+             builds of {}",
+            others.join(", ")
+        ));
     }
     if before_on != processor && !before_on.is_empty() {
         progress::note(&format!(

@@ -1,6 +1,6 @@
 //! The choice of MLX's device, and its description.
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_char};
 
 use mdt_plugin_api::{DeviceInfo, Dtype, Error, Result};
 use mlx_rs::{Device, DeviceType, memory};
@@ -93,34 +93,7 @@ fn cpu_kernels() -> String {
     #[cfg(not(target_arch = "x86_64"))]
     let own = std::env::consts::ARCH;
     let tiles = if fused::has_fast_bf16() { " with AMX" } else { "" };
-    match openblas_kernels() {
-        Some(name) => format!("{own} kernels{tiles} and OpenBLAS for {name}"),
-        None => format!("{own} kernels{tiles}"),
-    }
-}
-
-/// The processor that OpenBLAS has its kernels for, where MLX calls OpenBLAS.
-#[cfg(target_os = "linux")]
-fn openblas_kernels() -> Option<String> {
-    unsafe extern "C" {
-        fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
-    }
-    // SAFETY: on Linux null is RTLD_DEFAULT, which looks the name up among the libraries that this one has loaded.
-    let found = unsafe { dlsym(std::ptr::null_mut(), c"scipy_openblas_get_corename".as_ptr()) };
-    if found.is_null() {
-        return None;
-    }
-    // SAFETY: OpenBLAS declares `char *openblas_get_corename(void)`, and gives a constant string.
-    unsafe {
-        let core_name: unsafe extern "C" fn() -> *const c_char = std::mem::transmute(found);
-        owned(core_name())
-    }
-}
-
-/// Other systems have BLAS libraries of their own.
-#[cfg(not(target_os = "linux"))]
-fn openblas_kernels() -> Option<String> {
-    None
+    format!("{own} kernels{tiles}")
 }
 
 /// The device's name, as MLX knows it.

@@ -48,7 +48,7 @@ pub fn start(threads: usize) -> Result<()> {
     #[cfg(mdt_native)]
     {
         crate::kernels::pool::set_threads(threads);
-        native::share_pool_with_blas();
+        native::lend_product_to_blas();
         // On a CPU, MLX's limit is a share of the machine's memory, and by default it keeps 32 MiB of freed buffers: less than
         // one step's, so that every step maps, zeroes and unmaps its large ones.
         mlx_rs::memory::set_cache_limit(mlx_rs::memory::memory_limit()? / 4)?;

@@ -17,6 +17,7 @@ pub(crate) mod isa;
 mod layout;
 mod microkernel;
 pub mod pool;
+pub mod product;
 pub mod quantized;
 pub mod rms_norm;
 pub mod rope;
@@ -31,7 +32,7 @@ pub use layout::View4;
 pub(crate) mod tests {
     //! What the tests of all kernels share, and the promises that hold for all of them.
 
-    use super::{attention, cross_entropy, pool, quantized, rms_norm, swiglu};
+    use super::{attention, cross_entropy, pool, product, quantized, rms_norm, swiglu};
 
     /// A stream of values in [−1, 1), the same for the same seed.
     pub fn random(seed: u32) -> impl FnMut() -> f32 {
@@ -81,6 +82,7 @@ pub(crate) mod tests {
         cross_entropy::forward(&x, &[5; 130], &mut losses, &mut lse);
         results.extend(&losses);
         results.extend(quantized::tests::example());
+        results.extend(product::tests::example());
         let attended = attention::tests::example();
         results.extend(attended.iter().flatten());
         results

@@ -19,8 +19,7 @@ pub struct Compute {
     /// Type that inputs and weights of layers are rounded to where they are multiplied: `float32` or `bfloat16`. Sums and
     /// results are of float32; with another `dtype`, this is that type. Default: `float32`.
     pub matmul: Dtype,
-    /// Threads for work on the CPU; 0 uses all cores. Results have the same bits for the same number of threads.
-    /// Default: 0.
+    /// Threads for work on the CPU; 0 uses all cores. Results have the same bits for any number of them. Default: 0.
     #[schemars(range(max = 512))]
     pub threads: u32,
 }

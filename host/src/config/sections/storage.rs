@@ -132,6 +132,9 @@ pub struct Plugins {
     /// Lock file with the checksums that plugins must have. Default: unset.
     #[schemars(length(min = 1))]
     pub lock: Option<PathBuf>,
+    /// Components, as `optimizer/lion`, whose files may differ between ranks because you know that they are builds of the same
+    /// sources. Where builds name their sources, nobody has to say so. Default: none.
+    pub equivalent: Vec<String>,
     /// How many seconds a call into a plugin may take, in which it makes no call itself, before the process ends; 0 waits
     /// for good. Default: 3600.
     pub timeout_s: u64,
@@ -143,7 +146,7 @@ pub struct Plugins {
 
 impl Default for Plugins {
     fn default() -> Self {
-        Plugins { dirs: Vec::new(), lock: None, timeout_s: 3600, dirs_only_in_file: None }
+        Plugins { dirs: Vec::new(), lock: None, equivalent: Vec::new(), timeout_s: 3600, dirs_only_in_file: None }
     }
 }
 

@@ -3,11 +3,8 @@
 // libmlx.so comes linked to the reference BLAS, some thirty times slower. It imports three functions from it, by
 // name, and this library stands before the reference BLAS in every link, so it is enough to define the three here.
 //
-// OpenBLAS runs on the calling thread only: its own workers spin while they wait, which costs more time than they save.
-// A program with a thread pool of its own passes it to `mdt_set_parallel_for`; a large product is then split into
-// one slice of C per thread. The split depends on the shape and the thread count only, and so do the bits of a
-// product.
-#include <algorithm>
+// Products of f32 are made by whoever lends a function for them; its threads are its own. Without one, and for other types,
+// OpenBLAS makes them on the calling thread: its own workers spin while they wait, which costs more time than they save.
 #include <atomic>
 #include <cstddef>
 #include <utility>
@@ -29,65 +26,28 @@ void scipy_openblas_set_num_threads(int);
 
 namespace {
 
-using Body = void (*)(void* context, int index);
-using ParallelFor = void (*)(void* context, int count, Body body);
+// `c = alpha * op(a) * op(b) + beta * c`, all row-major, from MLX's own threads. None of m and n is 0.
+using Product = void (*)(
+    bool transpose_a, bool transpose_b, std::size_t m, std::size_t n, std::size_t k, float alpha, const float* a,
+    std::size_t lda, const float* b, std::size_t ldb, float beta, float* c, std::size_t ldc);
 
-struct Pool {
-  ParallelFor parallel_for;
-  int threads;
-};
+std::atomic<Product> product{nullptr};
 
-std::atomic<const Pool*> pool{nullptr};
+} // namespace
 
-// Below this many floating-point operations (some 80 µs on one core) waking a thread costs more time than it saves.
-constexpr double SMALLEST_SPLIT = 8e6;
-// Slices start at multiples of this, a multiple of every OpenBLAS kernel's tile: a slice has no ragged inner edge.
-constexpr int TILE = 64;
+extern "C" {
 
-// One product in row-major order, and how its C is cut.
-template <typename Number>
-struct Product {
-  void (*gemm)(GEMM_ARGUMENTS(Number, Number));
-  CBLAS_TRANSPOSE trans_a, trans_b;
-  int m, n, k;
-  Number alpha;
-  const Number* a;
-  int lda;
-  const Number* b;
-  int ldb;
-  Number beta;
-  Number* c;
-  int ldc;
-  int slice;
+// Lends a function for the products of f32 of this process; null takes it back.
+void mdt_lend_product(Product lent) {
+  product.store(lent, std::memory_order_release);
+}
 
-  bool by_rows() const {
-    return m >= n;
+void cblas_sgemm(GEMM_ARGUMENTS(float, float)) {
+  const Product lent = product.load(std::memory_order_acquire);
+  if (lent == nullptr) {
+    scipy_cblas_sgemm(order, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    return;
   }
-
-  void rows(int start, int count) const {
-    const auto offset = std::ptrdiff_t(start) * (trans_a == CblasNoTrans ? lda : 1);
-    gemm(CblasRowMajor, trans_a, trans_b, count, n, k, alpha, a + offset, lda, b, ldb, beta,
-         c + std::ptrdiff_t(start) * ldc, ldc);
-  }
-
-  void columns(int start, int count) const {
-    const auto offset = std::ptrdiff_t(start) * (trans_b == CblasNoTrans ? 1 : ldb);
-    gemm(CblasRowMajor, trans_a, trans_b, m, count, k, alpha, a, lda, b + offset, ldb, beta, c + start, ldc);
-  }
-
-  static void run_slice(void* context, int index) {
-    const auto& product = *static_cast<const Product*>(context);
-    const int start = index * product.slice;
-    if (product.by_rows()) {
-      product.rows(start, std::min(product.slice, product.m - start));
-    } else {
-      product.columns(start, std::min(product.slice, product.n - start));
-    }
-  }
-};
-
-template <typename Number>
-void multiply(void (*gemm)(GEMM_ARGUMENTS(Number, Number)), GEMM_ARGUMENTS(Number, Number)) {
   // A column-major product is the row-major product of the transposes: the operands change places.
   if (order == CblasColMajor) {
     std::swap(trans_a, trans_b);
@@ -95,39 +55,13 @@ void multiply(void (*gemm)(GEMM_ARGUMENTS(Number, Number)), GEMM_ARGUMENTS(Numbe
     std::swap(a, b);
     std::swap(lda, ldb);
   }
-  Product<Number> product{gemm, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, 0};
-  const Pool* const current = pool.load(std::memory_order_acquire);
-  const int longer = std::max(m, n);
-  if (current == nullptr || 2.0 * m * n * k < SMALLEST_SPLIT || longer < 2 * TILE) {
-    product.rows(0, m);
-    return;
+  if (m > 0 && n > 0 && k >= 0) {
+    lent(trans_a != CblasNoTrans, trans_b != CblasNoTrans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
   }
-  const int share = (longer + current->threads - 1) / current->threads;
-  product.slice = (share + TILE - 1) / TILE * TILE;
-  current->parallel_for(&product, (longer + product.slice - 1) / product.slice, Product<Number>::run_slice);
-}
-
-} // namespace
-
-extern "C" {
-
-// Lends a thread pool to the matrix products of this process. `parallel_for(context, count, body)` calls
-// `body(context, i)` once for every i below `count`, from any threads and at the same time, and returns when all
-// calls have returned; it is called from MLX's own threads. `threads` is how many of them run at a time. With a
-// null function or `threads` below 2, products stay on the calling thread, as they do before the first call.
-void mdt_set_parallel_for(ParallelFor parallel_for, int threads) {
-  // A product that runs on another thread may still hold the previous pool, so it is never freed; there are one or
-  // two of them in the life of a process.
-  pool.store(parallel_for != nullptr && threads > 1 ? new Pool{parallel_for, threads} : nullptr,
-             std::memory_order_release);
-}
-
-void cblas_sgemm(GEMM_ARGUMENTS(float, float)) {
-  multiply(scipy_cblas_sgemm, order, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
 void cblas_dgemm(GEMM_ARGUMENTS(double, double)) {
-  multiply(scipy_cblas_dgemm, order, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+  scipy_cblas_dgemm(order, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
 void cblas_cgemm(GEMM_ARGUMENTS(const void*, void)) {

@@ -7,7 +7,7 @@ use mlx_rs::{Array, Dtype, Stream};
 use mlx_sys::{mlx_array, mlx_array_free, mlx_array_new, mlx_stream};
 
 use super::{AttentionOptions, Function, Quantized, RopeTables, TokenLosses};
-use crate::kernels::pool;
+use crate::kernels::{ffi, pool};
 
 /// Text of a C++ exception; the same as in `native/primitives/ffi.cpp`.
 #[repr(C)]
@@ -96,11 +96,25 @@ unsafe extern "C" {
     fn mdt_settle(stream: mlx_stream);
     fn mdt_stream_is_cpu(stream: mlx_stream) -> bool;
     fn mdt_has_tiles() -> bool;
-    fn mdt_set_parallel_for(parallel_for: Option<ParallelFor>, threads: c_int);
+    fn mdt_lend_product(product: Option<Product>);
 }
 
 type Body = unsafe extern "C" fn(*mut c_void, c_int);
-type ParallelFor = unsafe extern "C" fn(*mut c_void, c_int, Body);
+type Product = unsafe extern "C" fn(
+    bool,
+    bool,
+    usize,
+    usize,
+    usize,
+    f32,
+    *const f32,
+    usize,
+    *const f32,
+    usize,
+    f32,
+    *mut f32,
+    usize,
+);
 
 /// Would the primitives take these? All f32, and the stream that MLX would use a CPU's.
 pub fn applies(arrays: &[&Array]) -> bool {
@@ -119,14 +133,13 @@ pub fn on_cpu() -> bool {
     applies(&[])
 }
 
-/// Makes matrix products run on the compute threads.
-pub fn share_pool_with_blas() {
-    let threads = c_int::try_from(pool::threads()).unwrap_or(c_int::MAX);
-    // SAFETY: `mdt_parallel_for` keeps the contract of the library's header: it calls the body once for each number and waits for all.
-    unsafe { mdt_set_parallel_for(Some(mdt_parallel_for), threads) };
+/// Makes MLX's matrix products those of the kernels.
+pub fn lend_product_to_blas() {
+    // SAFETY: the function is there for good, and MLX calls it with matrices that it has the memory of.
+    unsafe { mdt_lend_product(Some(ffi::mdt_product)) };
 }
 
-/// Calls a body once for each number, on the compute threads, for BLAS and for the primitives.
+/// Calls a body once for each number, on the compute threads, for the primitives.
 ///
 /// # Safety
 /// `body` may be called with `context` and each number below `count`, from any threads at once.

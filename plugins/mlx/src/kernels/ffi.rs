@@ -10,7 +10,9 @@ use mdt_plugin_api::half::f16;
 
 use super::attention::{self, Cut, Gradients, Mask};
 use super::quantized::{self, Quantized, Stored};
-use super::{View4, cross_entropy, embedding, few_rows, functions, half, rms_norm, rope, sum, swiglu, token_losses};
+use super::{
+    View4, cross_entropy, embedding, few_rows, functions, half, product, rms_norm, rope, sum, swiglu, token_losses,
+};
 
 /// `MdtView` of `native/primitives/kernels.h`.
 #[repr(C)]
@@ -296,6 +298,25 @@ kernels! {
     /// [`sum::forward`].
     fn mdt_sum(x: *const f32, outer: usize, count: usize, inner: usize, out: *mut f32) {
         sum::forward(input(x, outer * count * inner), count, inner, output(out, outer * inner));
+    }
+
+    /// [`product::multiply`] of row-major matrices, as BLAS has it.
+    fn mdt_product(
+        transpose_a: bool, transpose_b: bool, m: usize, n: usize, k: usize, alpha: f32, a: *const f32, lda: usize,
+        b: *const f32, ldb: usize, beta: f32, c: *mut f32, ldc: usize,
+    ) {
+        if m == 0 || n == 0 {
+            return;
+        }
+        let operand = |data, outer: usize, stride: usize, k_is_outer: bool| {
+            // From the first number to the last one, in rows of which there are as many as the outer axis is long.
+            let (rows, width) = if k_is_outer { (k, outer) } else { (outer, k) };
+            let len = if k == 0 { 0 } else { (rows - 1) * stride + width };
+            let (across, along) = if k_is_outer { (1, stride) } else { (stride, 1) };
+            product::Operand { elements: input(data, len), across, along }
+        };
+        let (left, right) = (operand(a, m, lda, transpose_a), operand(b, n, ldb, !transpose_b));
+        product::multiply(left, right, k, alpha, beta, &product::Output::new(c, ldc, m, n));
     }
 
     /// [`few_rows::forward`].
