@@ -35,6 +35,11 @@ pub struct DeviceInfo {
     /// Types of half precision whose products it computes faster than those of float32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fast_products: Vec<Dtype>,
+    /// What the bits of its results depend on beside the numbers: two devices of which this text is the same compute the same bits,
+    /// in types of half precision if `fast_products` is the same, too. Empty where bits depend on the processor's instruction set
+    /// and on the library.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub arithmetic: String,
 }
 
 /// Bytes of tensor memory.

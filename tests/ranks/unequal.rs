@@ -91,8 +91,19 @@ fn ranks_that_compute_with_other_instructions_are_named_once_and_train_together(
     let warning =
         "warning: ranks do not compute with the same, so the results are not bit for bit those of equal machines";
     assert_eq!(first.stderr.matches(warning).count(), 1, "{}", first.stderr);
-    assert_says(&first.stderr, &["rank 0 with linux on x86_64", "rank 1 with linux on x86_64", "Baseline kernels"]);
+    assert_says(&first.stderr, &["rank 0 with linux on x86_64", "rank 1 with linux on x86_64 without fused multiply-add"]);
     assert!(!second.success().stderr.contains("warning:"), "one rank says it");
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn wider_vectors_change_no_bit() {
+    // The second rank has vectors of AVX2, which is no news where the first one has no wider ones.
+    let (job, [first, second]) = run_with(&[], &[("MLX_PLUGIN_ISA", "avx2")], &[]);
+    let first = first.success();
+    second.success();
+    assert!(!first.stderr.contains("warning: ranks"), "{}", first.stderr);
+    assert!(job.final_weights() == alone());
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn run(subject: &Subject) -> Vec<Finding> {
 
 fn examine(job: &Job) -> Result<Finding, Failure> {
     let compute = job.compute()?;
-    let DeviceInfo { kind, name, library, unified_memory, threads, fast_products } = compute.device();
+    let DeviceInfo { kind, name, library, unified_memory, threads, fast_products, arithmetic } = compute.device();
     let begin = Instant::now();
     multiply(&compute)?;
     let milliseconds = begin.elapsed().as_secs_f64() * 1e3;
@@ -46,6 +46,7 @@ fn examine(job: &Job) -> Result<Finding, Failure> {
     Ok(Finding::ok(message)
         .fact("dtype", dtype.name())
         .fact("matmul", operands.unwrap_or(Dtype::F32).name())
+        .fact("arithmetic", arithmetic)
         .fact("fast_products", json!(fast_products.iter().map(|dtype| dtype.name()).collect::<Vec<_>>()))
         .fact("component", job.resolved.settings.compute.id.as_str())
         .fact("kind", kind)

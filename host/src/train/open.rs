@@ -37,7 +37,7 @@ impl<'a> Run<'a> {
         let components = job.component_names()?;
         let compute = job.compute()?;
         let builds = builds::of(job)?;
-        let processor = processor::describe(&compute.device());
+        let processor = processor::describe(&compute.device(), job.precision()?.operands);
         if let Some(note) = job.precision()?.note(&*compute).filter(|_| settings.comm.rank == 0) {
             progress::note(&note);
         }

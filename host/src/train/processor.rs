@@ -1,11 +1,17 @@
 //! What computes a run, as far as the bits of its results depend on it.
 
-use mdt_plugin_api::DeviceInfo;
+use mdt_plugin_api::{DeviceInfo, Dtype};
 
-/// The system, the instruction set, the library and its kernels; for a GPU its model too, whose kernels are its own. Two processes in
-/// which this differs may compute other bits from the same numbers.
-pub(super) fn describe(device: &DeviceInfo) -> String {
+/// The system, and what the device says of its arithmetic; otherwise the instruction set, the library and its kernels, and for a GPU
+/// its model too, whose kernels are its own. Two processes in which this differs may compute other bits from the same numbers.
+/// `operands` is the type that products round their operands to.
+pub(super) fn describe(device: &DeviceInfo, operands: Option<Dtype>) -> String {
     let system = std::env::consts::OS;
+    if !device.arithmetic.is_empty() {
+        let fast = operands.filter(|operands| device.fast_products.contains(operands));
+        let fast = fast.map_or(String::new(), |operands| format!(", instructions for {operands}"));
+        return format!("{system} on {}{fast}", device.arithmetic);
+    }
     match device.kind.as_str() {
         "cpu" => format!("{system} on {}, {}", instruction_set(), device.library),
         _ => format!("{system} on {} {}, {}", device.kind, device.name, device.library),

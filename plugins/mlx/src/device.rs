@@ -46,6 +46,10 @@ pub fn select(choice: DeviceChoice, threads: usize) -> Result<DeviceInfo> {
             DeviceType::Gpu => format!("MLX {}", version()),
             DeviceType::Cpu => format!("MLX {} with {}", version(), cpu_kernels()),
         },
+        arithmetic: match (kind, fused::arithmetic()) {
+            (DeviceType::Cpu, Some(arithmetic)) => format!("{arithmetic}, MLX {}", version()),
+            _ => String::new(),
+        },
         unified_memory,
         threads,
         fast_products: match kind {
@@ -86,7 +90,7 @@ fn version() -> String {
     }
 }
 
-/// The kernels that were chosen for this processor: bits depend on them.
+/// The kernels that were chosen for this processor.
 fn cpu_kernels() -> String {
     #[cfg(target_arch = "x86_64")]
     let own = format!("{:?}", crate::kernels::isa::isa());

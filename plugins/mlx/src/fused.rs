@@ -85,6 +85,22 @@ pub fn has_fast_bf16() -> bool {
     false
 }
 
+/// What the bits of the kernels depend on: not the width of vectors, but whether products and sums are rounded together. None where
+/// there are no kernels: then they depend on MLX's own library of linear algebra.
+pub fn arithmetic() -> Option<String> {
+    #[cfg(not(mdt_native))]
+    return None;
+    #[cfg(mdt_native)]
+    {
+        #[cfg(target_arch = "x86_64")]
+        let is_fused = crate::kernels::isa::isa() != crate::kernels::isa::Isa::Baseline;
+        #[cfg(not(target_arch = "x86_64"))]
+        let is_fused = cfg!(target_arch = "aarch64");
+        let fused = if is_fused { "with" } else { "without" };
+        Some(format!("{} {fused} fused multiply-add", std::env::consts::ARCH))
+    }
+}
+
 /// Whether operations run on the CPU.
 pub fn on_cpu() -> bool {
     #[cfg(mdt_native)]
