@@ -91,7 +91,10 @@ fn ranks_that_compute_with_other_instructions_are_named_once_and_train_together(
     let warning =
         "warning: ranks do not compute with the same, so the results are not bit for bit those of equal machines";
     assert_eq!(first.stderr.matches(warning).count(), 1, "{}", first.stderr);
-    assert_says(&first.stderr, &["rank 0 with linux on x86_64", "rank 1 with linux on x86_64 without fused multiply-add"]);
+    assert_says(
+        &first.stderr,
+        &["rank 0 with linux on x86_64", "rank 1 with linux on x86_64 without fused multiply-add"],
+    );
     assert!(!second.success().stderr.contains("warning:"), "one rank says it");
 }
 
