@@ -296,7 +296,7 @@ fn every_built_in_component_is_listed_and_can_be_inspected() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn matrix_products_of_mlx_are_bound_to_openblas() {
+fn matrix_products_of_mlx_do_not_reach_the_reference_blas() {
     // The reference BLAS, which MLX's wheel brings along, has the same functions and takes seven times as long.
     let place = tempfile::tempdir().expect("a directory");
     let log = place.path().join("log");

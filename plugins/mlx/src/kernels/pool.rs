@@ -1,4 +1,4 @@
-//! The compute threads: a small pool that kernels and the BLAS split share.
+//! The compute threads: a small pool that all kernels share.
 //!
 //! Workers wait for a moment by spinning and then sleep, so a pool without work costs no CPU. The caller takes part.
 //! One job runs at a time; a job that is started from inside a job, or while another thread's job runs, runs on the calling thread.
