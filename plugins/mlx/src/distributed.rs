@@ -103,8 +103,14 @@ impl CommBackend for Distributed {
                 prepared.as_mut().map_or(Ok(()), Prepared::rewind)?;
                 match Group::connect(name, rank, world_size) {
                     // MLX tries for half a minute. The last rank has no other connection by then, and can try again.
-                    Err(error)
-                        if error.message().contains(REFUSED) && rank + 1 == world_size && begin.elapsed() < limit => {}
+                    Err(error) if is_refused(&error) && rank + 1 == world_size && begin.elapsed() < limit => {}
+                    Err(error) if is_refused(&error) => {
+                        let message =
+                            format!("rank {rank} finds no rank {} where it should listen", (rank + 1) % world_size);
+                        return Err(Error::new(ErrorCode::Peer, message)
+                            .caused_by(error.message())
+                            .help("start all ranks within half a minute, with the same addresses"));
+                    }
                     group => break group?,
                 }
             };
@@ -153,8 +159,10 @@ struct Ranks {
     exact: bool,
 }
 
-/// How MLX says that a neighbour does not listen.
-const REFUSED: &str = "Couldn't connect";
+/// Whether MLX says that a neighbour does not listen.
+fn is_refused(error: &Error) -> bool {
+    error.message().contains("Couldn't connect")
+}
 
 /// Bytes that are given to MLX at once: it reports progress between them, and some versions take no transfer of 2 GiB.
 const CHUNK: usize = 16 << 20;

@@ -26,7 +26,7 @@ fn main() {
     for shift in [10, 16, 20, 24, 26, 28] {
         let elements = (1usize << shift) / 4;
         let mut buffers = vec![Buffer::from(vec![1f32; elements])];
-        let mut native = vec![1f32; elements];
+        let (own, mut sums) = (vec![1f32; elements], vec![0f32; elements]);
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             let begin = Instant::now();
@@ -39,9 +39,8 @@ fn main() {
             let begin = Instant::now();
             // SAFETY: the plugin's thread makes no call meanwhile, and the memory has so many elements.
             unsafe {
-                let (place, count) = (native.as_mut_ptr().cast(), elements as i32);
-                let in_place = 1 as *const std::ffi::c_void; // MPI_IN_PLACE of Open MPI
-                mpi::MPI_Allreduce(in_place, place, count, mpi::RSMPI_FLOAT, mpi::RSMPI_SUM, mpi::RSMPI_COMM_WORLD);
+                let (own, sums, count) = (own.as_ptr().cast(), sums.as_mut_ptr().cast(), elements as i32);
+                mpi::MPI_Allreduce(own, sums, count, mpi::RSMPI_FLOAT, mpi::RSMPI_SUM, mpi::RSMPI_COMM_WORLD);
             }
             theirs.push(begin.elapsed());
         }
