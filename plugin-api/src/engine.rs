@@ -1,6 +1,6 @@
 //! A communicator over a library whose calls block and belong to one thread, such as MPI or the collectives of a framework.
 //!
-//! [`Engine`] is what such a library can do; [`EngineThread`] makes a [`Communicator`](crate::Communicator) of it, with
+//! [`Engine`] is what such a library can do; [`EngineThread`] makes a [`Communicator`] of it, with
 //! collectives that can be waited for with a deadline although the library's own calls cannot.
 
 mod called;

@@ -41,7 +41,7 @@ fn ranks_that_share_memory_end_with_the_bits_of_ranks_that_do_not() {
     let small = |shared_memory: &str| {
         let job = job(1).set("trainer.max_steps", 8).set("comm.shared_memory", shared_memory);
         let notes = run(&job, 3).success().stderr;
-        assert_eq!(notes.contains("through shared memory"), true, "{notes}");
+        assert!(notes.contains("through shared memory"), "{notes}");
         assert_eq!(notes.contains("over TCP"), shared_memory == "off" || !cfg!(target_os = "linux"), "{notes}");
         job
     };
