@@ -21,14 +21,14 @@ use rustix::process::{Signal, getpid, kill_process};
 
 use crate::checksum;
 use crate::exit::{Failure, Status};
+pub use child::{AGAIN, DONE, is_launched, is_started_again, ranks_here};
 use child::{Child, Start};
-pub use child::{DONE, is_launched, ranks_here};
 pub use hostfile::{Host, read as read_hostfile};
 use output::RankOutput;
 pub use remote_side::serve;
 use requests::Request;
 pub use requests::StopRequests;
-pub use restarts::{Again, Restarts};
+pub use restarts::Restarts;
 pub use ssh::Ssh;
 
 /// How long the other ranks may go on after one has failed or the first rank has ended: longer than it takes them to
@@ -38,6 +38,10 @@ const GRACE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a rank may take to save and end whose launcher has ended.
 const ALONE: Duration = Duration::from_secs(600);
+/// How often ranks on other machines are told that the launcher is there, and how long they go on without being told:
+/// shorter than `ssh` here waits for an answer, so that they have ended when it gives up.
+const BEAT: Duration = Duration::from_secs(5);
+const SILENCE: Duration = Duration::from_secs(30);
 /// Time between two looks at the children.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -78,6 +82,7 @@ pub fn run(all: &[Rank], requests: &mut StopRequests) -> Result<(), Failure> {
     }
 
     let mut killed = false;
+    let mut beat = Instant::now();
     let mut ending: Option<Instant> = None;
     while ranks.are_running()? {
         match requests.next() {
@@ -104,6 +109,10 @@ pub fn run(all: &[Rank], requests: &mut StopRequests) -> Result<(), Failure> {
             } else if passed > GRACE {
                 ranks.0.iter_mut().filter(|child| !child.signalled).for_each(|child| child.signal(Signal::TERM));
             }
+        }
+        if beat.elapsed() > BEAT {
+            beat = Instant::now();
+            ranks.0.iter_mut().for_each(Child::beat);
         }
         thread::sleep(TICK);
     }

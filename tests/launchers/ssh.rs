@@ -140,6 +140,52 @@ fn an_interrupt_saves_on_all_hosts_and_a_killed_rank_is_named_with_its_host_and_
 }
 
 #[test]
+fn a_job_goes_on_after_the_way_to_its_first_rank_was_lost() {
+    if !installed("sshd") {
+        return;
+    }
+    let sshd = Sshd::start();
+    let hostfile = sshd.file("hosts", HOSTS);
+    let straight = job(2).set("trainer.max_steps", 150);
+    straight.run().success();
+    let job = long_job(150);
+    let mut launched = launch(&job, &sshd.command(), &hostfile);
+    let mut launcher = Process::start(launched.args(["--max-restarts", "1"]));
+    launcher.wait_until(|| job.lines_so_far() >= 7);
+    let [rank, agent] = rank_and_agent(&job, 0);
+    // The rank does not know, goes on for a moment and saves; the next one waits for that.
+    signal(ssh_to(&launcher, "nodea"), "KILL");
+    let ended = launcher.end().success();
+    assert_says(&ended.stderr, &["restart  1 of 1 in 1 s: rank 0 on nodea was lost", "resuming from"]);
+    assert_end(&[rank, agent]);
+    assert_same(&straight, &job);
+}
+
+#[test]
+fn a_second_interrupt_ends_all_hosts_at_once() {
+    if !installed("sshd") {
+        return;
+    }
+    let sshd = Sshd::start();
+    let hostfile = sshd.file("hosts", HOSTS);
+    let job = long_job(5000);
+    let mut launcher = Process::start(&mut launch(&job, &sshd.command(), &hostfile));
+    launcher.wait_until(|| job.lines_so_far() >= 3);
+    let all = [rank_and_agent(&job, 0), rank_and_agent(&job, 1)].concat();
+    signal(all[2], "STOP"); // so that no rank can stop after its update
+    launcher.signal("INT");
+    sleep(Duration::from_millis(1100));
+    assert!(launcher.runs());
+    launcher.signal("INT");
+    let begin = Instant::now();
+    let ended = launcher.end();
+    assert!(begin.elapsed() < Duration::from_secs(5), "it took {:?}", begin.elapsed());
+    assert_eq!(ended.status, Some(1), "{}", ended.stderr);
+    assert_says(&ended.stderr, &["stopped at once by a second signal"]);
+    assert_end(&all);
+}
+
+#[test]
 fn no_process_stays_behind_whichever_ends() {
     if !installed("sshd") {
         return;

@@ -4,12 +4,14 @@ use super::best::{self, BEST, Evaluated};
 use super::directory::{Checkpoint, MANIFEST, MODEL, OPTIMIZER, STATE};
 use super::state::{Manifest, State, to_json};
 use crate::exit::{Failure, Status};
+use crate::rank_processes;
 use crate::storage::{self, Array, Staged, TypedArray, open_own, unreadable, unwritable, write_tensors};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 /// `<output_dir>/checkpoints`. One process at a time holds the output directory.
 #[derive(Debug)]
@@ -214,16 +216,25 @@ pub fn written(output_dir: &Path) -> BTreeMap<u64, SystemTime> {
 fn lock(output_dir: &Path) -> Result<File, Failure> {
     let path = output_dir.join(".lock");
     let file = open_own(&path, false).map_err(|error| unwritable("the lock file cannot be opened", &path, &error))?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => {
-            Err(Failure::new(Status::Storage, "another run is writing to this output directory")
-                .at(output_dir.display())
-                .help("wait for it, or set `output_dir` to another directory"))
+    let begin = Instant::now();
+    let patience = if rank_processes::is_started_again() { LEFT_BEHIND } else { Duration::ZERO };
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if begin.elapsed() < patience => thread::sleep(Duration::from_millis(50)),
+            Err(TryLockError::WouldBlock) => {
+                return Err(Failure::new(Status::Storage, "another run is writing to this output directory")
+                    .at(output_dir.display())
+                    .help("wait for it, or set `output_dir` to another directory"));
+            }
+            // Some network file systems have no locks; there the user has to keep two runs apart.
+            Ok(()) | Err(TryLockError::Error(_)) => return Ok(file),
         }
-        // Some network file systems have no locks; there the user has to keep two runs apart.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
     }
 }
+
+/// How long the first rank of a job that is started again waits for the one before, which may still be saving: it was out
+/// of the launcher's reach.
+const LEFT_BEHIND: Duration = Duration::from_secs(40);
 
 fn passed_over(failure: &Failure, taken: &Checkpoint) -> String {
     format!("a damaged checkpoint is not used: {}; resuming from {}", failure.in_one_line(), taken.path.display())

@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 
 use self::hosts::{Seat, Seats};
 use super::common::Common;
-use crate::config::{Flag, Origin, Resolved, Settings};
+use crate::config::{Flag, Origin, Resolved, Resume, Settings};
 use crate::counted::counted;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::launchers::BACKEND;
-use crate::rank_processes::{self, Again, Rank, Restarts, StopRequests};
+use crate::rank_processes::{self, AGAIN, Rank, Restarts, StopRequests};
 use crate::{progress, train};
 
 #[derive(Args)]
@@ -72,6 +72,17 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
 /// Keys with the values that `launch` sets.
 type Keys = Vec<(&'static str, Value)>;
 
+/// Where rank 0 listens.
+#[derive(Debug, Clone, Copy)]
+enum Port {
+    /// Where the user says.
+    Given,
+    /// At a port of this machine that is free at each start.
+    Free,
+    /// On another machine, of which that is not known: at another one at each start, as the rank before may still be there.
+    Counted,
+}
+
 /// A job and the processes that it will run in.
 pub(super) struct Launch<'a> {
     common: &'a Common,
@@ -81,8 +92,7 @@ pub(super) struct Launch<'a> {
     keys: Keys,
     /// Where each rank runs.
     seats: Seats,
-    /// Whether each start has a new port.
-    finds_port: bool,
+    port: Port,
     /// Whether each rank has its share of the cores of its machine.
     shares_cores: bool,
     max_restarts: u32,
@@ -112,15 +122,15 @@ impl<'a> Launch<'a> {
             keys.push(("comm.address", json!(found)));
             address = found;
         }
-        // No port of another machine can be known to be free.
-        let finds_port = is_open(&resolved, "comm.port") && seats.meet_here(&address);
-        if finds_port {
-            keys.push(("comm.port", json!(free_port(&address)?)));
-        }
+        let port = match is_open(&resolved, "comm.port") {
+            false => Port::Given,
+            true if seats.meet_here(&address) => Port::Free,
+            true => Port::Counted,
+        };
         let shares_cores = compute.threads == 0;
         let resolved = common.layers(flags(&keys))?.resolve(&catalog)?;
         let job = Job { resolved, catalog: Arc::new(catalog), services: Arc::default() };
-        Ok(Self { common, job, keys, seats, finds_port, shares_cores, max_restarts: arguments.max_restarts })
+        Ok(Self { common, job, keys, seats, port, shares_cores, max_restarts: arguments.max_restarts })
     }
 
     /// Runs a command of this program in one process per rank; again after a rank was lost, as often as the user allows.
@@ -129,30 +139,32 @@ impl<'a> Launch<'a> {
         let Settings { comm, checkpoint, output_dir, .. } = &self.job.resolved.settings;
         let mut requests = StopRequests::new()?;
         let mut restarts = Restarts::new(self.max_restarts, output_dir.clone());
-        let mut keys = self.keys.clone();
-        loop {
-            let port = keys.iter().find(|(key, _)| *key == "comm.port").map(|(_, port)| port.clone());
+        let mut goes_on = false;
+        for start in 0.. {
+            let mut keys = self.keys.clone();
+            let port = match self.port {
+                Port::Given => comm.port,
+                Port::Free => free_port(&comm.address)?,
+                Port::Counted => comm.port.saturating_add(start),
+            };
+            keys.push(("comm.port", json!(port)));
+            // Whatever the job began with, it now goes on.
+            if goes_on && checkpoint.resume != Resume::Auto {
+                keys.push(("checkpoint.resume", json!("auto")));
+            }
             progress::note(&format!(
-                "launch   {} over {} at {}:{}{}",
+                "launch   {} over {} at {}:{port}{}",
                 self.seats,
                 comm.id,
                 comm.address,
-                port.unwrap_or_else(|| json!(comm.port)),
                 self.threads().map_or_else(String::new, |threads| format!(", {} each", counted(threads, "thread")))
             ));
-            let ranks: Vec<Rank> =
-                (0..).zip(&self.seats.0).map(|(rank, seat)| self.rank(seat, &keys, command, rank)).collect();
-            let Err(failure) = rank_processes::run(&ranks, &mut requests) else { return Ok(()) };
-            let Again { has_checkpoint } = restarts.after(failure, &mut requests)?;
-            keys = self.keys.clone();
-            if self.finds_port {
-                keys.push(("comm.port", json!(free_port(&comm.address)?)));
-            }
-            // Whatever the job began with, it now goes on.
-            if has_checkpoint && checkpoint.resume != crate::config::Resume::Auto {
-                keys.push(("checkpoint.resume", json!("auto")));
-            }
+            let seats = (0..).zip(&self.seats.0);
+            let ranks: Vec<Rank> = seats.map(|(rank, seat)| self.rank(rank, seat, &keys, command, start > 0)).collect();
+            let Err(failure) = rank_processes::run(&ranks, &mut requests) else { break };
+            goes_on = restarts.after(failure, &mut requests)?.has_checkpoint;
         }
+        Ok(())
     }
 
     /// The threads of each rank, where that is the same number everywhere.
@@ -168,14 +180,16 @@ impl<'a> Launch<'a> {
         (self.job.resolved.settings.compute.thread_count() / ranks as usize).max(1)
     }
 
-    fn rank(&self, seat: &Seat, keys: &Keys, command: &[OsString], rank: u32) -> Rank {
+    fn rank(&self, rank: u32, seat: &Seat, keys: &Keys, command: &[OsString], again: bool) -> Rank {
         let mut keys = keys.clone();
+        let mut environment = seat.environment.clone();
+        environment.extend(again.then(|| (AGAIN.to_owned(), "1".to_owned())));
         if self.shares_cores && seat.place.is_none() {
             keys.push(("compute.threads", json!(self.share(seat.ranks_there))));
         }
         Rank {
             arguments: command_line(self.common, &keys, command, rank),
-            environment: seat.environment.clone(),
+            environment,
             place: seat.place.clone(),
             ranks_there: seat.ranks_there,
             shares_cores: self.shares_cores,

@@ -22,6 +22,9 @@ use crate::launchers::{JOB_ID, JOB_TOKEN};
 /// The variable that is set for ranks that `launch` has started: how many of them this machine has.
 const LAUNCHED: &str = "MDT_LAUNCHED";
 
+/// The variable that is set for ranks of a job that was started before.
+pub const AGAIN: &str = "MDT_LAUNCHED_AGAIN";
+
 /// The status of a launched rank that has done its part. A plugin that ends the process by `_exit(0)` does not give it.
 pub const DONE: u8 = 100;
 
@@ -34,6 +37,11 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 /// Whether `launch` has started this process.
 pub fn is_launched() -> bool {
     std::env::var_os(LAUNCHED).is_some()
+}
+
+/// Whether `launch` has started this job before.
+pub fn is_started_again() -> bool {
+    std::env::var_os(AGAIN).is_some()
 }
 
 /// How many ranks of its job this machine has, if `launch` has started this process.
@@ -206,6 +214,13 @@ impl Child {
         match self.place {
             Some(_) => self.say(&Message::Tell(failed.to_owned())),
             None => self.write(failed),
+        }
+    }
+
+    /// Tells a rank on another machine that the launcher is there.
+    pub(super) fn beat(&mut self) {
+        if self.place.is_some() {
+            self.say(&Message::Alive);
         }
     }
 

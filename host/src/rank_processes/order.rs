@@ -29,6 +29,8 @@ pub(super) enum Message {
     Signal(i32),
     /// It gets a line on its standard input: which rank has failed.
     Tell(String),
+    /// The launcher is there. Said from time to time, so that a cut network is noticed.
+    Alive,
     /// The job is ending: if the rank is stopped, as by SIGSTOP, it is killed.
     Ending,
 }

@@ -1,6 +1,7 @@
 //! A rank on another machine, as a child of this program there: `mdt-host launched-rank`, which `launch` starts over ssh.
 //!
-//! Its standard input is the launcher's hand: when it closes, whoever has ended, the rank saves and ends too.
+//! Its standard input is the launcher's hand: when it closes, whoever has ended, or when nothing has come for a while, the
+//! rank saves and ends too.
 
 use std::io::{self, BufRead, Stdin};
 use std::os::unix::process::ExitStatusExt;
@@ -14,7 +15,7 @@ use rustix::process::Signal;
 use super::child::Child;
 use super::order::{Message, Order, SIGNALLED, STOPPED};
 use super::requests::StopRequests;
-use super::{ALONE, TICK};
+use super::{ALONE, SILENCE, TICK};
 use crate::exit::{Failure, Status};
 
 /// Starts the rank that standard input orders, passes on what comes after that, and returns the status with which this
@@ -32,22 +33,28 @@ pub fn serve() -> Result<i32, Failure> {
     let mut child = start(&line)?;
     let messages = listen(stdin);
     let failed = |error: io::Error| Failure::new(Status::Other, "a rank cannot be waited for").because(error);
-    let mut ending = false;
+    let (mut ending, mut is_closed) = (false, false);
+    let mut heard = Instant::now();
     let mut alone: Option<Instant> = None;
     while child.is_running().map_err(failed)? {
-        match messages.try_recv() {
+        let message = messages.try_recv();
+        if message.is_ok() {
+            heard = Instant::now();
+        }
+        match message {
+            Ok(Message::Alive) => {}
             Ok(Message::Signal(number)) => {
                 Signal::from_named_raw(number).into_iter().for_each(|signal| child.signal(signal));
             }
             Ok(Message::Tell(line)) => child.tell(&line),
             Ok(Message::Ending) => ending = true,
-            Err(TryRecvError::Disconnected) if alone.is_none() => {
-                alone = Some(Instant::now());
-                child.signal(Signal::TERM);
+            Err(TryRecvError::Empty) => thread::sleep(TICK),
+            Err(TryRecvError::Disconnected) => {
+                thread::sleep(TICK);
+                is_closed = true;
             }
-            Err(_) => thread::sleep(TICK),
         }
-        if alone.is_none() && requests.next().is_some() {
+        if alone.is_none() && (is_closed || heard.elapsed() > SILENCE || requests.next().is_some()) {
             alone = Some(Instant::now());
             child.signal(Signal::TERM);
         }
