@@ -15,8 +15,6 @@ const LONG: usize = 1_300_001;
 /// How long one collective may take, also on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-const OPERATIONS: [ReduceOp; 3] = [ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min];
-
 /// Runs every collective on this rank; all ranks of the job call it. It panics with what is wrong.
 ///
 /// Every operation is checked for every element type that the backend reduces, every length and numbers of all kinds: to the
@@ -26,7 +24,7 @@ pub fn assert_collectives(ranks: &Connected, capabilities: &Capabilities) {
     let (rank, count) = (ranks.rank(), ranks.world_size());
     assert!(capabilities.dtypes.contains(&Dtype::F32) && capabilities.dtypes.contains(&Dtype::F64));
     for &dtype in &capabilities.dtypes {
-        for op in OPERATIONS {
+        for &op in &capabilities.ops {
             let long = (dtype == Dtype::F32 && op == ReduceOp::Sum).then_some(LONG);
             let lengths = || LENGTHS.into_iter().chain(long);
             let brought = |rank| lengths().map(|length| elements(dtype, rank, length)).collect::<Vec<_>>();
@@ -70,7 +68,7 @@ fn special_numbers(ranks: &Connected, capabilities: &Capabilities) {
             _ => vec![1.0f32; all.len()].into(),
         }
     };
-    for op in OPERATIONS {
+    for &op in &capabilities.ops {
         let result = done(ranks.all_reduce(vec![brought(rank)], op)).remove(0);
         let leaves: Vec<Buffer> = (0..count).map(brought).collect();
         assert_reduced(&result, &leaves, op, capabilities.deterministic || count == 2);

@@ -226,7 +226,8 @@ impl Peers {
         self.communicator.abort(reason);
     }
 
-    fn gather(&self, what: &str, buffer: Buffer) -> Result<Vec<Buffer>, Failure> {
+    /// Every rank's buffer, in order of ranks.
+    pub fn gather(&self, what: &str, buffer: Buffer) -> Result<Vec<Buffer>, Failure> {
         self.finish(what, self.communicator.all_gather(buffer))
     }
 

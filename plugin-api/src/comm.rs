@@ -9,15 +9,30 @@ use serde::{Deserialize, Serialize};
 use crate::{Buffer, Dtype, Error, Region, Result};
 
 /// What a backend supports. The host refuses a configuration that needs more, and names it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capabilities {
     /// Element types that it reduces: the host needs f32 for gradients and f64 for numbers. All backends broadcast and gather
     /// every type.
     pub dtypes: Vec<Dtype>,
+    /// How it combines elements of these types. A backend that does not say has sums, maxima and minima.
+    #[serde(default = "first_ops")]
+    pub ops: Vec<ReduceOp>,
     /// The largest number of ranks; 0 for no limit.
     pub max_world_size: u32,
     /// Whether a reduction has the bits of the pairwise tree over ranks ([`Communicator`]), whatever the timing.
     pub deterministic: bool,
+}
+
+/// Sums, maxima and minima of no type, any number of ranks, in no fixed order.
+impl Default for Capabilities {
+    fn default() -> Self {
+        Self { dtypes: Vec::new(), ops: first_ops(), max_world_size: 0, deterministic: false }
+    }
+}
+
+/// What backends combined elements by before they could say so.
+fn first_ops() -> Vec<ReduceOp> {
+    vec![ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min]
 }
 
 /// The place of this process in the job, and what the processes need to find and trust each other.
@@ -61,7 +76,9 @@ impl fmt::Debug for Bootstrap {
 }
 
 /// How elements are combined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "u32", try_from = "u32")]
+#[non_exhaustive]
 #[repr(u32)]
 pub enum ReduceOp {
     /// Sum; integers wrap around.
@@ -70,6 +87,37 @@ pub enum ReduceOp {
     Max = 2,
     /// Minimum. NaN where one rank has it.
     Min = 3,
+    /// The sum, divided once by the number of ranks; of integers rounded towards zero. A backend that does not know it
+    /// refuses it.
+    Mean = 4,
+}
+
+impl ReduceOp {
+    /// Its name in messages: `sum`, `max`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sum => "sum",
+            Self::Max => "max",
+            Self::Min => "min",
+            Self::Mean => "mean",
+        }
+    }
+}
+
+impl From<ReduceOp> for u32 {
+    fn from(op: ReduceOp) -> Self {
+        op as Self
+    }
+}
+
+impl TryFrom<u32> for ReduceOp {
+    type Error = Error;
+
+    fn try_from(number: u32) -> Result<Self> {
+        let all = [Self::Sum, Self::Max, Self::Min, Self::Mean];
+        let found = all.into_iter().find(|op| *op as u32 == number);
+        found.ok_or_else(|| Error::plugin(format!("reduction {number} is unknown here")))
+    }
 }
 
 /// The outcome of waiting for a collective.
@@ -106,7 +154,8 @@ pub trait Work: Send {
 /// - A collective takes its buffers and works in place. [`Outcome::Done`] gives the same buffers back, in the same order.
 /// - A deterministic backend folds element i of all ranks by the pairwise tree, in the precision of the element: rank r is
 ///   leaf r; neighbours are combined first, then neighbours of those, ((0+1)+(2+3))+((4+5)+…). A count that is no power of
-///   two is split at the largest power of two below it: (((0+1)+(2+3))+4). So the bits depend on the inputs alone.
+///   two is split at the largest power of two below it: (((0+1)+(2+3))+4). So the bits depend on the inputs alone. f16 and
+///   bf16 are folded in f32 and rounded once, at the end; a mean is divided before that.
 /// - After a failure on any rank, all collectives of all ranks that are under way or begin later fail. The first cause is
 ///   reported everywhere.
 pub trait Communicator: Send + Sync {
@@ -143,6 +192,24 @@ pub trait ReduceScatter: Send + Sync {
     /// # Errors
     /// The number of elements is no multiple of the number of ranks.
     fn reduce_scatter(&self, buffer: Buffer, op: ReduceOp) -> Result<Box<dyn Work>>;
+}
+
+/// Ability `point_to_point` of a backend's communicators: buffers from one rank to another.
+///
+/// What one rank sends to another arrives in the order in which it was sent. Both directions, other pairs of ranks, and
+/// collectives do not wait for it.
+pub trait PointToPoint: Send + Sync {
+    /// Sends a buffer to another rank, which receives one of the same type and length. The result is the buffer.
+    ///
+    /// # Errors
+    /// No such rank, or this one.
+    fn send(&self, buffer: Buffer, to: u32) -> Result<Box<dyn Work>>;
+
+    /// Overwrites a buffer with what another rank sends. The result is the buffer.
+    ///
+    /// # Errors
+    /// No such rank, or this one.
+    fn receive(&self, buffer: Buffer, from: u32) -> Result<Box<dyn Work>>;
 }
 
 /// Ability `regions` of a backend's communicators: memory that their collectives are fastest with, such as memory that the

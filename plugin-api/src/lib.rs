@@ -93,7 +93,8 @@ extern crate self as mdt_plugin_api;
 
 pub use batch::{Batch, BatchRows, HostBatch};
 pub use comm::{
-    Bootstrap, Capabilities, CommBackend, CommRegions, Communicator, Finished, Outcome, ReduceOp, ReduceScatter, Work,
+    Bootstrap, Capabilities, CommBackend, CommRegions, Communicator, Finished, Outcome, PointToPoint, ReduceOp,
+    ReduceScatter, Work,
 };
 pub use component::{Component, Kind};
 pub use compute::{
@@ -139,9 +140,10 @@ pub mod prelude {
         Completed, Component, Compute, Content, DataSource, Datum, DeviceOptimizer, Dtype, Element, Error, ErrorCode,
         Evaluation, EvaluationWeights, Event, Example, Generated, Granularity, Head, HostArray, HostBatch, Init,
         Initial, Item, Kind, LanguageModel, Layout, Length, LogLevel, Loss, Message, Metric, Model, ModelContext,
-        ModelSpec, NamedFile, NewValues, Observation, Observer, OpKind, Optimizer, Outcome, ParameterSpec, Prepare,
-        PrepareContext, ReduceOp, ReduceScatter, Reference, Region, Rendered, Result, Role, Sampling, Sequence,
-        Services, Setup, SharedTokenizer, StateMut, StateRef, StateShape, StateSpec, Tensor, Tokenizer, Tokens,
-        Trainer, TrainerContext, TrainerParameters, TypedSlices, TypedStates, Update, Vocabulary, Work, expect_states,
+        ModelSpec, NamedFile, NewValues, Observation, Observer, OpKind, Optimizer, Outcome, ParameterSpec,
+        PointToPoint, Prepare, PrepareContext, ReduceOp, ReduceScatter, Reference, Region, Rendered, Result, Role,
+        Sampling, Sequence, Services, Setup, SharedTokenizer, StateMut, StateRef, StateShape, StateSpec, Tensor,
+        Tokenizer, Tokens, Trainer, TrainerContext, TrainerParameters, TypedSlices, TypedStates, Update, Vocabulary,
+        Work, expect_states,
     };
 }

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::{
     Bootstrap, Capabilities, CommBackend, CommRegions, Communicator, Component, Compute, DataSource, DeviceOptimizer,
-    Error, Evaluation, EvaluationWeights, Kind, Model, Observer, Optimizer, Prepare, ReduceScatter, Reference, Result,
-    Setup, Tokenizer, Trainer, TrainerParameters, TypedSlices, TypedStates,
+    Error, Evaluation, EvaluationWeights, Kind, Model, Observer, Optimizer, PointToPoint, Prepare, ReduceScatter,
+    Reference, Result, Setup, Tokenizer, Trainer, TrainerParameters, TypedSlices, TypedStates,
 };
 
 /// The name of the section that holds a library's records, where the object format is ELF.
@@ -106,6 +106,8 @@ components! {
         collectives: Arc<dyn Communicator>,
         /// Gives every rank a part of a sum.
         reduce_scatter: ReduceScatter,
+        /// Sends from one rank to another.
+        point_to_point: PointToPoint,
         /// Has memory of its own.
         regions: CommRegions,
     }
@@ -289,6 +291,7 @@ pub fn create<T: Component>(config: Value, setup: &Setup) -> Result<T> {
 /// | | `evaluation` | [`Evaluation`] |
 /// | | `parameters` | [`TrainerParameters`] |
 /// | `comm`, of its communicators | `reduce_scatter` | [`ReduceScatter`] |
+/// | | `point_to_point` | [`PointToPoint`] |
 /// | | `regions` | [`CommRegions`] |
 ///
 /// Native libraries that must lie beside the host's come first: `native "libmlx.so", "libmlxc.so";`. Before them,

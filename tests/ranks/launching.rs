@@ -63,7 +63,9 @@ fn sums_over_ranks_are_measured_by_the_backend_that_is_configured() {
         }
         mdt_tests::Process::start(&mut command).end()
     };
-    for (collective, backend) in [("all-reduce", "grpc"), ("reduce-scatter", "grpc"), ("all-reduce", "files")] {
+    for (collective, backend) in
+        [("all-reduce", "grpc"), ("reduce-scatter", "grpc"), ("all-gather", "grpc"), ("all-reduce", "files")]
+    {
         let measured = measure(collective, backend).success();
         let figures: serde_json::Value = serde_json::from_str(&measured.stdout).expect("JSON on standard output");
         assert_eq!(figures["collective"], collective.replace('-', "_"));

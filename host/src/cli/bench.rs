@@ -21,6 +21,8 @@ pub(super) enum Command {
     AllReduce(Ranks),
     /// Measure sums of which every rank gets a part.
     ReduceScatter(Ranks),
+    /// Measure how long every rank takes to get the parts of all.
+    AllGather(Ranks),
 }
 
 #[derive(Args)]
@@ -28,10 +30,10 @@ pub(super) struct Ranks {
     /// Number of ranks.
     #[arg(short = 'n', long = "world-size", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     world_size: u32,
-    /// Bytes of a buffer, which may be given several times.
+    /// Bytes of a buffer, of all ranks together in all-gather. It may be given several times.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(4..=1 << 34))]
     bytes: Vec<u64>,
-    /// Number of measured sums of each size; by default more for small ones.
+    /// Number of measured calls of each size; by default more for small ones.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     times: Option<u32>,
     /// Print JSON.
@@ -60,6 +62,7 @@ pub(super) fn run(common: &Common, command: &Command) -> Result<(), Failure> {
         Command::Train(arguments) => arguments,
         Command::AllReduce(arguments) => return measure(common, arguments, Collective::AllReduce),
         Command::ReduceScatter(arguments) => return measure(common, arguments, Collective::ReduceScatter),
+        Command::AllGather(arguments) => return measure(common, arguments, Collective::AllGather),
     };
     let job = common.job(Vec::new(), signals::cancellation()?)?;
     let figures = on_compute_thread(&job, || bench::train(&job, arguments.tokens as usize, arguments.steps))?;
@@ -71,7 +74,7 @@ fn measure(common: &Common, arguments: &Ranks, collective: Collective) -> Result
     let Ranks { world_size, bytes, times, json } = arguments;
     if !rank_processes::is_launched() {
         let launch = Launch::prepare(common, &launch::Arguments::here(*world_size))?;
-        let name = if collective == Collective::AllReduce { "all-reduce" } else { "reduce-scatter" };
+        let name = collective.name().replace('_', "-");
         let mut command: Vec<OsString> = vec!["bench".into(), name.into()];
         command.extend(bytes.iter().flat_map(|bytes| ["--bytes".into(), bytes.to_string().into()]));
         command.extend(times.iter().flat_map(|times| ["--times".into(), times.to_string().into()]));

@@ -31,18 +31,20 @@ fn examine(job: &Job, id: &str) -> Finding {
 }
 
 fn describe(id: &str, capabilities: &Capabilities) -> Finding {
-    let Capabilities { dtypes, max_world_size, deterministic } = capabilities;
+    let Capabilities { dtypes, ops, max_world_size, deterministic } = capabilities;
     let dtypes: Vec<_> = dtypes.iter().copied().map(Dtype::name).collect();
+    let ops: Vec<_> = ops.iter().map(|op| op.name()).collect();
     let ranks = match max_world_size {
         0 => "any number of ranks".to_owned(),
         1 => "1 rank".to_owned(),
         most => format!("up to {most} ranks"),
     };
     let folds = if *deterministic { "deterministic" } else { "not deterministic" };
-    Finding::ok(format!("{id} (configured): {ranks}; reduces {}; {folds}", dtypes.join(", ")))
+    Finding::ok(format!("{id} (configured): {ranks}; reduces {} by {}; {folds}", dtypes.join(", "), ops.join(", ")))
         .fact("id", id)
         .fact("configured", true)
         .fact("dtypes", json!(dtypes))
+        .fact("ops", json!(ops))
         .fact("max_world_size", *max_world_size)
         .fact("deterministic", *deterministic)
 }

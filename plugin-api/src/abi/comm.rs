@@ -14,8 +14,8 @@ use super::table::interfaces;
 use super::types::{filled, having};
 use crate::register::{Connected, Connects};
 use crate::{
-    Bootstrap, Buffer, Capabilities, CommRegions, Communicator, Dtype, Error, Outcome, ReduceOp, ReduceScatter, Region,
-    Result, Work,
+    Bootstrap, Buffer, Capabilities, CommRegions, Communicator, Dtype, Error, Outcome, PointToPoint, ReduceOp,
+    ReduceScatter, Region, Result, Work,
 };
 
 interfaces! {
@@ -49,6 +49,14 @@ interfaces! {
     "comm.reduce_scatter/1" CommReduceScatter ReduceScatterFunctions {
         /// [`ReduceScatter::reduce_scatter`].
         fn start_reduce_scatter(buffer: &mut RawBuffer, op: u32, work: &mut RawObject);
+    }
+
+    /// An ability that an object with `comm.collectives/1` may have. Any thread.
+    "comm.point_to_point/1" CommPointToPoint PointToPointFunctions {
+        /// [`PointToPoint::send`].
+        fn start_send(buffer: &mut RawBuffer, to: u32, work: &mut RawObject);
+        /// [`PointToPoint::receive`].
+        fn start_receive(buffer: &mut RawBuffer, from: u32, work: &mut RawObject);
     }
 
     /// An ability that an object with `comm.collectives/1` may have. Any thread.
@@ -88,7 +96,8 @@ impl Deref for OwnedCommunicator {
 replies! { Capabilities }
 exports! {
     SharedWork: CommWork;
-    OwnedCommunicator: CommCollectives, CommReduceScatter if reduce_scatter, CommMemory if regions;
+    OwnedCommunicator: CommCollectives, CommReduceScatter if reduce_scatter, CommPointToPoint if point_to_point,
+        CommMemory if regions;
     OwnedBackend: CommBackends;
 }
 
@@ -98,6 +107,8 @@ unsafe impl AnyThread for CommWork {}
 unsafe impl AnyThread for CommCollectives {}
 // SAFETY: as above.
 unsafe impl AnyThread for CommReduceScatter {}
+// SAFETY: as above.
+unsafe impl AnyThread for CommPointToPoint {}
 // SAFETY: as above.
 unsafe impl AnyThread for CommMemory {}
 // SAFETY: `CommBackend` is `Send + Sync`.
@@ -220,18 +231,25 @@ fn put_work(communicator: &OwnedCommunicator, work: Box<dyn Work>, slot: &mut Ra
     Ok(())
 }
 
-/// The reduction of a number.
-fn reduction(number: u32) -> Result<ReduceOp> {
-    let all = [ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min];
-    let found = all.into_iter().find(|op| *op as u32 == number);
-    found.ok_or_else(|| Error::plugin(format!("reduction {number} is unknown here")))
-}
-
 impl ReduceScatterFunctions for OwnedCommunicator {
     fn start_reduce_scatter(&self, buffer: &mut RawBuffer, op: u32, work: &mut RawObject) -> Result<()> {
-        let (buffers, op) = (taken(std::slice::from_mut(buffer))?, reduction(op)?);
+        let (buffers, op) = (taken(std::slice::from_mut(buffer))?, ReduceOp::try_from(op)?);
         let able = having(&self.reduce_scatter)?;
         buffers.into_iter().try_for_each(|buffer| put_work(self, able.reduce_scatter(buffer, op)?, work))
+    }
+}
+
+impl PointToPointFunctions for OwnedCommunicator {
+    fn start_send(&self, buffer: &mut RawBuffer, to: u32, work: &mut RawObject) -> Result<()> {
+        let buffers = taken(std::slice::from_mut(buffer))?;
+        let able = having(&self.point_to_point)?;
+        buffers.into_iter().try_for_each(|buffer| put_work(self, able.send(buffer, to)?, work))
+    }
+
+    fn start_receive(&self, buffer: &mut RawBuffer, from: u32, work: &mut RawObject) -> Result<()> {
+        let buffers = taken(std::slice::from_mut(buffer))?;
+        let able = having(&self.point_to_point)?;
+        buffers.into_iter().try_for_each(|buffer| put_work(self, able.receive(buffer, from)?, work))
     }
 }
 
@@ -250,7 +268,7 @@ impl CollectiveFunctions for OwnedCommunicator {
 
     fn start_all_reduce(&self, mut buffers: RSliceMut<'_, RawBuffer>, op: u32, work: &mut RawObject) -> Result<()> {
         let buffers = taken(buffers.as_mut_slice())?;
-        put_work(self, self.all_reduce(buffers, reduction(op)?)?, work)
+        put_work(self, self.all_reduce(buffers, op.try_into()?)?, work)
     }
 
     fn start_all_gather(&self, buffer: &mut RawBuffer, work: &mut RawObject) -> Result<()> {
@@ -295,6 +313,7 @@ impl ImportedCommunicator {
         let object = functions.share().into_shared();
         Ok(Connected {
             reduce_scatter: ability!(CommReduceScatter of object, name),
+            point_to_point: ability!(CommPointToPoint of object, name),
             regions: ability!(CommMemory of object, name),
             collectives: Arc::new(Self { functions, rank, world_size }),
         })
@@ -329,6 +348,20 @@ impl ReduceScatter for Imported<CommReduceScatter> {
     fn reduce_scatter(&self, buffer: Buffer, op: ReduceOp) -> Result<Box<dyn Work>> {
         let expected = Expected::same(std::slice::from_ref(&buffer));
         let object = filled(|slot| self.start_reduce_scatter(&mut buffer.into(), op as u32, slot))?;
+        import_work(object, self.name(), expected)
+    }
+}
+
+impl PointToPoint for Imported<CommPointToPoint> {
+    fn send(&self, buffer: Buffer, to: u32) -> Result<Box<dyn Work>> {
+        let expected = Expected::same(std::slice::from_ref(&buffer));
+        let object = filled(|slot| self.start_send(&mut buffer.into(), to, slot))?;
+        import_work(object, self.name(), expected)
+    }
+
+    fn receive(&self, buffer: Buffer, from: u32) -> Result<Box<dyn Work>> {
+        let expected = Expected::same(std::slice::from_ref(&buffer));
+        let object = filled(|slot| self.start_receive(&mut buffer.into(), from, slot))?;
         import_work(object, self.name(), expected)
     }
 }

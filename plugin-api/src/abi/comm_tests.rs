@@ -39,7 +39,7 @@ impl Mirror {
 
 impl CommBackend for Mirror {
     fn capabilities(&self) -> Result<Capabilities> {
-        Ok(Capabilities { dtypes: vec![Dtype::F32], max_world_size: 2, deterministic: true })
+        Ok(Capabilities { dtypes: vec![Dtype::F32], max_world_size: 2, deterministic: true, ..Capabilities::default() })
     }
 
     type Communicator = Self;
@@ -108,6 +108,7 @@ fn bootstrap() -> Bootstrap {
 fn able(mirror: &Mirror) -> Box<dyn Connects> {
     Box::new(Backend(mirror.clone(), |made: Arc<Mirror>| Connected {
         reduce_scatter: (!made.does("reduce in one piece only")).then(|| made.clone() as _),
+        point_to_point: None,
         regions: (!made.does("have no memory")).then(|| made.clone() as _),
         collectives: made,
     }))

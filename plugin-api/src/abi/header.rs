@@ -60,6 +60,7 @@ pub fn c_header() -> String {
         interface::<comm::CommBackends>,
         interface::<comm::CommCollectives>,
         interface::<comm::CommReduceScatter>,
+        interface::<comm::CommPointToPoint>,
         interface::<comm::CommMemory>,
         interface::<comm::CommWork>,
         interface::<observer::ObserverEvents>,

@@ -14,7 +14,7 @@ use super::services::SetupRecord;
 use crate::{
     Bootstrap, Capabilities, Datum, DeviceInfo, Dtype, Error, Event, Example, Granularity, Head, HostArray, HostBatch,
     Init, Initial, Item, MemoryInfo, Message, Metrics, ModelSpec, NamedFile, Observation, ParameterSpec, PlannedMemory,
-    Role, Sample, Setup, StateShape, StateSpec, Vocabulary,
+    ReduceOp, Role, Sample, Setup, StateShape, StateSpec, Vocabulary,
 };
 
 const HEADER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/include/mdt_plugin.h");
@@ -147,7 +147,8 @@ fn no_published_record_changes_its_bytes() {
     record("MemoryInfo", bytes(&MemoryInfo { active_bytes: 1, peak_bytes: 1 << 40, cached_bytes: 0 }));
     record("PlannedMemory", bytes(&PlannedMemory { peak_bytes: 1 << 40 }));
     let dtypes = vec![Dtype::F32, Dtype::F64];
-    record("Capabilities", bytes(&Capabilities { dtypes, max_world_size: 0, deterministic: true }));
+    let ops = vec![ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min, ReduceOp::Mean];
+    record("Capabilities", bytes(&Capabilities { dtypes, ops, max_world_size: 0, deterministic: true }));
     let values = [("address", "10.0.0.1"), ("port", "29500")].map(|(name, value)| (name.to_owned(), value.to_owned()));
     let (job, identity) = ("1f3a".to_owned(), "{}".to_owned());
     record("Bootstrap", bytes(&Bootstrap { rank: 1, world_size: 4, job, identity, values: values.into() }));

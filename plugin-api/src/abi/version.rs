@@ -82,6 +82,9 @@ macro_rules! __interface {
     (comm) => {
         "comm.backend/1"
     };
+    (comm point_to_point) => {
+        "comm.point_to_point/1"
+    };
     (comm reduce_scatter) => {
         "comm.reduce_scatter/1"
     };

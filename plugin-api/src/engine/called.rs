@@ -1,7 +1,7 @@
 //! What a rank has called, so that ranks find out that they do not call the same.
 
 use super::Task;
-use crate::{Error, ErrorCode, ReduceOp, Result};
+use crate::{Error, ErrorCode, Result};
 
 /// One rank's call, as all ranks gather it.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl Called {
 
     pub(super) fn new(number: u64, task: &Task) -> Self {
         let (name, buffers) = match task {
-            Task::AllReduce(buffers, op) => (format!("all_reduce({}) of ", name(*op)), buffers.as_slice()),
+            Task::AllReduce(buffers, op) => (format!("all_reduce({}) of ", op.name()), buffers.as_slice()),
             Task::AllGather(buffer) => {
                 let words = format!("all_gather of {}", buffer.dtype());
                 return Self { number, digest: digest(&words), bytes: buffer.bytes().len() as u64, words };
@@ -30,7 +30,7 @@ impl Called {
             Task::Broadcast(buffers, root) => (format!("broadcast from rank {root} of "), buffers.as_slice()),
             Task::Barrier => ("barrier".to_owned(), [].as_slice()),
             Task::ReduceScatter(buffer, op) => {
-                (format!("reduce_scatter({}) of ", name(*op)), std::slice::from_ref(buffer))
+                (format!("reduce_scatter({}) of ", op.name()), std::slice::from_ref(buffer))
             }
         };
         let words = name + &buffers.iter().map(|buffer| format!("{buffer:?}")).collect::<Vec<_>>().join(", ");
@@ -69,14 +69,6 @@ pub(super) fn require_same(ranks: &[Called]) -> Result<()> {
             );
             Err(Error::new(ErrorCode::Peer, message).with("rank", place))
         }
-    }
-}
-
-fn name(op: ReduceOp) -> &'static str {
-    match op {
-        ReduceOp::Sum => "sum",
-        ReduceOp::Max => "max",
-        ReduceOp::Min => "min",
     }
 }
 

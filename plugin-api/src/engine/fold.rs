@@ -12,8 +12,8 @@ pub const FOLDED: [Dtype; 8] =
 const BLOCK: usize = 4096;
 
 /// Folds element i of all ranks by the pairwise tree of [`Communicator`](crate::Communicator), in the precision of the
-/// element; half-precision ones are computed in f32 and rounded at every node. The first rank's memory has the result, what
-/// the others' holds is undefined.
+/// element; half-precision ones are folded in f32 and rounded once. The first rank's memory has the result, what the others'
+/// holds is undefined.
 ///
 /// # Errors
 /// A type that is none of [`FOLDED`]; ranks with different numbers of bytes.
@@ -26,10 +26,10 @@ pub fn fold(dtype: Dtype, op: ReduceOp, ranks: &mut [&mut [u8]]) -> Result<()> {
         Dtype::F32 => by_tree::<f32, 4>(ranks, op, f32::from_ne_bytes, f32::to_ne_bytes),
         Dtype::F64 => by_tree::<f64, 8>(ranks, op, f64::from_ne_bytes, f64::to_ne_bytes),
         Dtype::BF16 => {
-            by_tree::<Half<bf16>, 2>(ranks, op, |bytes| Half(bf16::from_ne_bytes(bytes)), |half| half.0.to_ne_bytes())
+            widened(ranks, op, |half| bf16::from_ne_bytes(half).to_f32(), |sum| bf16::from_f32(sum).to_ne_bytes())
         }
         Dtype::F16 => {
-            by_tree::<Half<f16>, 2>(ranks, op, |bytes| Half(f16::from_ne_bytes(bytes)), |half| half.0.to_ne_bytes())
+            widened(ranks, op, |half| f16::from_ne_bytes(half).to_f32(), |sum| f16::from_f32(sum).to_ne_bytes())
         }
         Dtype::I32 => by_tree::<i32, 4>(ranks, op, i32::from_ne_bytes, i32::to_ne_bytes),
         Dtype::I64 => by_tree::<i64, 8>(ranks, op, i64::from_ne_bytes, i64::to_ne_bytes),
@@ -43,12 +43,19 @@ pub fn fold(dtype: Dtype, op: ReduceOp, ranks: &mut [&mut [u8]]) -> Result<()> {
 /// A number that can be summed and compared.
 trait Number: Copy + PartialOrd {
     fn sum(self, other: Self) -> Self;
+
+    /// The sum of so many ranks, divided.
+    fn divided(self, ranks: usize) -> Self;
 }
 
 macro_rules! numbers {
     ($($type:ty: $sum:path;)*) => { $(impl Number for $type {
         fn sum(self, other: Self) -> Self {
             $sum(self, other)
+        }
+
+        fn divided(self, ranks: usize) -> Self {
+            self / ranks as $type
         }
     })* };
 }
@@ -59,22 +66,6 @@ numbers! {
     i64: i64::wrapping_add;
     u32: u32::wrapping_add;
     u64: u64::wrapping_add;
-}
-
-/// A number of half precision.
-#[derive(Clone, Copy, PartialEq, PartialOrd)]
-struct Half<T>(T);
-
-impl Number for Half<bf16> {
-    fn sum(self, other: Self) -> Self {
-        Self(bf16::from_f32(self.0.to_f32() + other.0.to_f32()))
-    }
-}
-
-impl Number for Half<f16> {
-    fn sum(self, other: Self) -> Self {
-        Self(f16::from_f32(self.0.to_f32() + other.0.to_f32()))
-    }
 }
 
 /// The first where they compare equal, and what is not a number wherever there is one.
@@ -98,6 +89,30 @@ fn by_tree<T: Number, const SIZE: usize>(
             let (a, b) = (read(a), read(b));
             write(chosen(a <= b, a, b))
         }),
+        ReduceOp::Mean => {
+            combined(ranks, |a, b| write(read(a).sum(read(b))));
+            let count = ranks.len();
+            let (sums, _) = ranks.first_mut().map(|first| first.as_chunks_mut::<SIZE>()).unwrap_or_default();
+            sums.iter_mut().for_each(|sum| *sum = write(read(*sum).divided(count)));
+        }
+    }
+}
+
+/// Folds numbers of half precision.
+fn widened(ranks: &mut [&mut [u8]], op: ReduceOp, read: impl Fn([u8; 2]) -> f32, write: impl Fn(f32) -> [u8; 2]) {
+    let bytes = ranks.first().map_or(0, |first| first.len());
+    for start in (0..bytes).step_by(BLOCK) {
+        let block = start..bytes.min(start + BLOCK);
+        let wide = |rank: &&mut [u8]| -> Vec<u8> {
+            let (halves, _) = rank[block.clone()].as_chunks::<2>();
+            halves.iter().flat_map(|half| read(*half).to_ne_bytes()).collect()
+        };
+        let mut wide: Vec<Vec<u8>> = ranks.iter().map(wide).collect();
+        let mut leaves: Vec<&mut [u8]> = wide.iter_mut().map(Vec::as_mut_slice).collect();
+        by_tree::<f32, 4>(&mut leaves, op, f32::from_ne_bytes, f32::to_ne_bytes);
+        let (results, _) = leaves[0].as_chunks::<4>();
+        let (halves, _) = ranks[0][block].as_chunks_mut::<2>();
+        halves.iter_mut().zip(results).for_each(|(half, result)| *half = write(f32::from_ne_bytes(*result)));
     }
 }
 

@@ -50,9 +50,13 @@ fn every_type_is_summed_and_compared_in_its_own_precision() {
     assert_eq!(folded(ReduceOp::Max, &[vec![-3i32], vec![5]]), [5]);
     let halves = |values: [f32; 2]| values.map(|value| vec![crate::bf16::from_f32(value)]);
     assert_eq!(folded(ReduceOp::Sum, &halves([256.0, 1.0]))[0].to_f32(), 256.0, "rounded to 8 bits");
+    let halves = [256.0, 1.0, 1.0, 1.0].map(|value| vec![crate::bf16::from_f32(value)]);
+    assert_eq!(folded(ReduceOp::Sum, &halves)[0].to_f32(), 260.0, "rounded once");
+    assert_eq!(folded(ReduceOp::Mean, &[vec![1.0f32], vec![2.0], vec![4.5]]), [2.5]);
+    assert_eq!(folded(ReduceOp::Mean, &[vec![-7i64], vec![2]]), [-2], "rounded towards zero");
     assert_eq!(folded(ReduceOp::Sum, &[vec![f64::MAX], vec![f64::MAX]]), [f64::INFINITY]);
     assert_eq!(folded(ReduceOp::Sum, &[vec![-0.0f32], vec![-0.0]])[0].to_bits(), (-0.0f32).to_bits());
-    for op in [ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min] {
+    for op in [ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min, ReduceOp::Mean] {
         for place in 0..3 {
             let mut ranks = vec![vec![1.0f32]; 3];
             ranks[place][0] = f32::NAN;

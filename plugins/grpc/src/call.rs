@@ -1,18 +1,34 @@
 //! What a rank called: checked against what the others called before anything is done with what they sent.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use mdt_plugin_api::{Buffer, Dtype, Error, ReduceOp, Result};
 
-use crate::wire::{Call, Cause, Chunk, Collective, MAX_BUFFERS, Phase, Reduction};
-
-/// Element types that are reduced.
-pub(crate) const REDUCED: [Dtype; 3] = [Dtype::F32, Dtype::F64, Dtype::U64];
+use crate::pairwise_reduction::{OPS, REDUCED};
+use crate::wire::{self, Call, Cause, Chunk, MAX_BUFFERS, Phase, Reduction};
 
 /// One call of a collective on this rank.
 pub(crate) struct Request {
     pub(crate) buffers: Vec<Buffer>,
     pub(crate) kind: Kind,
+}
+
+/// A call that has its turn.
+pub(crate) struct Collective {
+    pub(crate) kind: Kind,
+    pub(crate) called: Called,
+    pub(crate) buffers: Vec<Buffer>,
+    /// Bytes that were sent and received for it, for whoever waits.
+    pub(crate) moved: Arc<AtomicU64>,
+}
+
+impl Collective {
+    /// What messages call it.
+    pub(crate) fn name(&self) -> String {
+        format!("{} number {}", self.kind.name(), self.called.call.sequence)
+    }
 }
 
 /// Which collective, with what belongs to it alone.
@@ -23,6 +39,8 @@ pub(crate) enum Kind {
     AllGather,
     Broadcast { root: u32 },
     Barrier,
+    Send { to: u32 },
+    Receive { from: u32 },
 }
 
 impl Kind {
@@ -34,6 +52,8 @@ impl Kind {
             Self::AllGather => "all_gather",
             Self::Broadcast { .. } => "broadcast",
             Self::Barrier => "barrier",
+            Self::Send { .. } => "send",
+            Self::Receive { .. } => "receive",
         }
     }
 
@@ -46,12 +66,17 @@ impl Kind {
 impl Request {
     /// # Errors
     /// What is wrong on this rank alone.
-    pub(crate) fn check(&self, world_size: u32) -> Result<()> {
+    pub(crate) fn check(&self, rank: u32, world_size: u32) -> Result<()> {
         if let Kind::AllReduce(_) | Kind::ReduceScatter(_) = self.kind
             && let Some(buffer) = self.buffers.iter().find(|buffer| !REDUCED.contains(&buffer.dtype()))
         {
             let dtype = buffer.dtype();
             return Err(Error::plugin(format!("{dtype} cannot be reduced, only broadcast and gathered")));
+        }
+        if let Kind::AllReduce(op) | Kind::ReduceScatter(op) = self.kind
+            && !OPS.contains(&op)
+        {
+            return Err(Error::plugin(format!("reduction {} is unknown here", op as u32)));
         }
         if let (Kind::ReduceScatter(_), [buffer]) = (self.kind, &self.buffers[..])
             && !buffer.len().is_multiple_of(world_size as usize)
@@ -69,6 +94,14 @@ impl Request {
                 "the root of a broadcast among {world_size} ranks must be 0 to {last}, not {root}"
             )));
         }
+        if let Kind::Send { to: peer } | Kind::Receive { from: peer } = self.kind
+            && (peer >= world_size || peer == rank)
+        {
+            let (name, last) = (self.kind.name(), world_size - 1);
+            return Err(Error::plugin(format!(
+                "rank {rank} cannot {name} with rank {peer} as the other side: choose another of the ranks 0 to {last}"
+            )));
+        }
         if self.buffers.len() > MAX_BUFFERS {
             let (name, count) = (self.kind.name(), self.buffers.len());
             return Err(Error::plugin(format!("{name} takes at most {MAX_BUFFERS} buffers at once, not {count}")));
@@ -76,14 +109,21 @@ impl Request {
         Ok(())
     }
 
+    /// The call when it has its turn.
+    pub(crate) fn begin(self, rank: u32, session: u64, sequence: u64, moved: Arc<AtomicU64>) -> Collective {
+        let called = Called::own(rank, self.call(session, sequence), &self.buffers);
+        Collective { kind: self.kind, called, buffers: self.buffers, moved }
+    }
+
     /// The call, as it is sent with every chunk.
     pub(crate) fn call(&self, session: u64, sequence: u64) -> Call {
         let (collective, reduction, root) = match self.kind {
-            Kind::AllReduce(op) => (Collective::AllReduce, reduction(op), 0),
-            Kind::ReduceScatter(op) => (Collective::ReduceScatter, reduction(op), 0),
-            Kind::AllGather => (Collective::AllGather, Reduction::Unspecified, 0),
-            Kind::Broadcast { root } => (Collective::Broadcast, Reduction::Unspecified, root),
-            Kind::Barrier => (Collective::Barrier, Reduction::Unspecified, 0),
+            Kind::AllReduce(op) => (wire::Collective::AllReduce, reduction(op), 0),
+            Kind::ReduceScatter(op) => (wire::Collective::ReduceScatter, reduction(op), 0),
+            Kind::AllGather => (wire::Collective::AllGather, Reduction::Unspecified, 0),
+            Kind::Broadcast { root } => (wire::Collective::Broadcast, Reduction::Unspecified, root),
+            Kind::Barrier => (wire::Collective::Barrier, Reduction::Unspecified, 0),
+            Kind::Send { .. } | Kind::Receive { .. } => (wire::Collective::Send, Reduction::Unspecified, 0),
         };
         Call { session, sequence, collective: collective.into(), reduction: reduction.into(), root }
     }
@@ -95,6 +135,8 @@ fn reduction(op: ReduceOp) -> Reduction {
         ReduceOp::Sum => Reduction::Sum,
         ReduceOp::Max => Reduction::Max,
         ReduceOp::Min => Reduction::Min,
+        ReduceOp::Mean => Reduction::Mean,
+        _ => Reduction::Unspecified, // refused when it was called
     }
 }
 
@@ -121,10 +163,10 @@ impl Called {
         Self { rank, call: call.unwrap_or_default(), element_types, lengths }
     }
 
-    /// A chunk with this range of `whole`, without its payload.
-    pub(crate) fn chunk(&self, phase: Phase, range: &Range<usize>, whole: &Range<usize>) -> Chunk {
-        let (offset, last) = (range.start as u64, range.end == whole.end);
-        Chunk { call: Some(self.call), phase: phase.into(), offset, last, ..Chunk::default() }
+    /// The description of a chunk with this range.
+    pub(crate) fn chunk(&self, phase: Phase, range: &Range<usize>, last: bool) -> Chunk {
+        let (offset, length) = (range.start as u64, range.len() as u32);
+        Chunk { call: Some(self.call), phase: phase.into(), offset, last, length, ..Chunk::default() }
     }
 
     /// Whether a contribution with these buffers fits this call.
@@ -185,15 +227,17 @@ fn what(call: &Call) -> String {
         Reduction::Sum => "sum",
         Reduction::Max => "max",
         Reduction::Min => "min",
+        Reduction::Mean => "mean",
         Reduction::Unspecified => "a reduction that is unknown here",
     };
     match call.collective() {
-        Collective::AllReduce => format!("all_reduce({reduction})"),
-        Collective::ReduceScatter => format!("reduce_scatter({reduction})"),
-        Collective::AllGather => "all_gather".into(),
-        Collective::Broadcast => format!("broadcast from rank {}", call.root),
-        Collective::Barrier => "barrier".into(),
-        Collective::Unspecified => "a collective that is unknown here".into(),
+        wire::Collective::AllReduce => format!("all_reduce({reduction})"),
+        wire::Collective::ReduceScatter => format!("reduce_scatter({reduction})"),
+        wire::Collective::AllGather => "all_gather".into(),
+        wire::Collective::Broadcast => format!("broadcast from rank {}", call.root),
+        wire::Collective::Barrier => "barrier".into(),
+        wire::Collective::Send => "send".into(),
+        wire::Collective::Unspecified => "a collective that is unknown here".into(),
     }
 }
 

@@ -6,7 +6,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use mdt_plugin_api::{
-    Buffer, CommRegions, Communicator, Error, ErrorCode, Outcome, ReduceOp, ReduceScatter, Region, Result, Work,
+    Buffer, CommRegions, Communicator, Error, ErrorCode, Outcome, PointToPoint, ReduceOp, ReduceScatter, Region,
+    Result, Work,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
@@ -47,8 +48,9 @@ impl Ranks {
 
     fn begin(&self, buffers: Vec<Buffer>, kind: Kind) -> Result<Box<dyn Work>> {
         let request = Request { buffers, kind };
-        request.check(self.job.world_size)?;
-        if let Some(shared_memory) = &self.shared_memory {
+        request.check(self.job.rank, self.job.world_size)?;
+        let is_collective = !matches!(kind, Kind::Send { .. } | Kind::Receive { .. });
+        if let Some(shared_memory) = self.shared_memory.as_ref().filter(|_| is_collective) {
             return Ok(shared_memory.begin(request));
         }
         let (done, result) = sync_channel(1);
@@ -92,6 +94,16 @@ impl Communicator for Ranks {
 impl ReduceScatter for Ranks {
     fn reduce_scatter(&self, buffer: Buffer, op: ReduceOp) -> Result<Box<dyn Work>> {
         self.begin(vec![buffer], Kind::ReduceScatter(op))
+    }
+}
+
+impl PointToPoint for Ranks {
+    fn send(&self, buffer: Buffer, to: u32) -> Result<Box<dyn Work>> {
+        self.begin(vec![buffer], Kind::Send { to })
+    }
+
+    fn receive(&self, buffer: Buffer, from: u32) -> Result<Box<dyn Work>> {
+        self.begin(vec![buffer], Kind::Receive { from })
     }
 }
 

@@ -15,16 +15,20 @@ use tonic::codegen::http::Extensions;
 use tonic::transport::server::Connected;
 
 use crate::job::Job;
-use crate::progress::Traffic;
+use crate::progress::Progress;
 
 /// A connection with a rank.
 pub(crate) struct Connection {
+    pub(crate) rank: u32,
+    pub(crate) lane: u32,
     stream: TcpStream,
-    rank: u32,
-    traffic: Arc<Traffic>,
+    progress: Arc<Progress>,
     /// Dropped with the connection, which ends its watch.
     _open: oneshot::Sender<()>,
 }
+
+/// The lane of the control connection. Those of data connections are numbered from 1.
+pub(crate) const CONTROL: u32 = 0;
 
 /// The rank at the other end, for the services that answer it.
 #[derive(Clone, Copy)]
@@ -42,21 +46,22 @@ impl Proved {
 }
 
 impl Connection {
-    /// A connection whose other end has proved that it is this rank. It is watched for signs of life.
+    /// A connection whose other end has proved that it is this rank. That of the control lane is watched for signs of life.
     ///
     /// # Errors
     /// The system has no file descriptors left.
-    pub(crate) fn new(stream: TcpStream, rank: u32, job: &Job) -> io::Result<Self> {
+    pub(crate) fn new(stream: TcpStream, rank: u32, lane: u32, job: &Job) -> io::Result<Self> {
         let (open, ended) = oneshot::channel();
-        let traffic = Arc::<Traffic>::default();
-        let to_close = stream.as_fd().try_clone_to_owned()?.into();
-        tokio::spawn(Arc::clone(&job.progress).watch(rank, Arc::clone(&traffic), to_close, ended));
-        Ok(Self { stream, rank, traffic, _open: open })
+        if lane == CONTROL {
+            let to_close = stream.as_fd().try_clone_to_owned()?.into();
+            tokio::spawn(Arc::clone(&job.progress).watch(rank, to_close, ended));
+        }
+        Ok(Self { rank, lane, stream, progress: Arc::clone(&job.progress), _open: open })
     }
 
     fn counted(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = written {
-            self.traffic.sent.fetch_add(bytes as u64, Relaxed);
+            self.progress.traffic(self.rank).sent.fetch_add(bytes as u64, Relaxed);
         }
         written
     }
@@ -78,7 +83,8 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.traffic.received.fetch_add((buffer.filled().len() - before) as u64, Relaxed);
+        let bytes = buffer.filled().len() - before;
+        self.progress.traffic(self.rank).received.fetch_add(bytes as u64, Relaxed);
         read
     }
 }

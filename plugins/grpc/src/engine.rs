@@ -1,10 +1,8 @@
 //! Collectives, run one after the other in the order in which they were called.
 
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::SyncSender;
-use std::time::Duration;
 
 use mdt_plugin_api::{Buffer, Result};
 use tokio::sync::{mpsc, watch};
@@ -12,9 +10,10 @@ use tokio::task::JoinHandle;
 
 use crate::call::{Kind, Request};
 use crate::job::Job;
+use crate::lanes::Lanes;
 use crate::link::Link;
-use crate::operation::Operation;
-use crate::progress::Stalls;
+use crate::mesh::Mesh;
+use crate::point_to_point::PointToPoint;
 use crate::server::Server;
 
 /// A call in the queue, and where its result goes.
@@ -27,15 +26,24 @@ pub(crate) struct Turn {
 
 /// What runs a communicator's collectives.
 pub(crate) struct Engine {
-    pub(crate) job: Arc<Job>,
+    job: Arc<Job>,
     pub(crate) session: u64,
     /// In order of ranks.
-    pub(crate) links: Vec<Link>,
+    links: Vec<Link>,
+    lanes: Lanes,
+    point_to_point: PointToPoint,
     /// What the higher ranks are connected to, where there are any.
-    pub(crate) server: Option<Server>,
+    server: Option<Server>,
 }
 
 impl Engine {
+    pub(crate) fn new(job: &Arc<Job>, session: u64, mesh: Mesh, server: Option<Server>) -> Self {
+        let Mesh { links, mut lanes } = mesh;
+        let pairs = lanes.split_off(lanes.len().saturating_sub(2));
+        let point_to_point = PointToPoint::new(job, session, pairs);
+        Self { job: Arc::clone(job), session, links, lanes: Lanes::new(job, lanes), point_to_point, server }
+    }
+
     /// Tells all ranks something of this one before the first collective of the host; gives what each has told, in order of
     /// ranks.
     ///
@@ -55,7 +63,7 @@ impl Engine {
     ) -> Vec<JoinHandle<()>> {
         let mut sequence = 0;
         loop {
-            let Turn { request, done, moved } = tokio::select! {
+            let turn = tokio::select! {
                 biased;
                 _ = closed.wait_for(|&closed| closed) => break,
                 turn = turns.recv() => match turn {
@@ -63,6 +71,11 @@ impl Engine {
                     None => break,
                 },
             };
+            if let Kind::Send { .. } | Kind::Receive { .. } = turn.request.kind {
+                self.point_to_point.begin(turn);
+                continue;
+            }
+            let Turn { request, done, moved } = turn;
             sequence += 1;
             let result = tokio::select! {
                 biased;
@@ -72,33 +85,21 @@ impl Engine {
             // The host may have stopped waiting.
             let _ = done.send(result);
         }
-        // Dropping the queue of chunks sends the goodbye. The server ends once its streams have.
+        // The goodbye goes before the data connections end. The server ends once its streams have.
+        let readers = self.links.into_iter().map(|link| link.reader).collect();
+        self.point_to_point.close().await;
+        self.lanes.close();
         drop(self.server);
-        self.links.into_iter().map(|link| link.reader).collect()
+        readers
     }
 
-    async fn collective(&mut self, request: Request, sequence: u64, moved: Arc<AtomicU64>) -> Result<Vec<Buffer>> {
-        let Self { job, session, links, .. } = self;
-        let limit = Duration::from_secs_f64(job.config.timeout_s);
-        if let Some(cause) = job.fault.cause() {
-            return Err(cause.error());
-        }
-        let mut operation = Operation::new(job, request, *session, sequence, moved);
-        let mut stalls = Stalls::new(&job.progress);
-        let outcome = loop {
-            tokio::select! {
-                // What has arrived counts, even if its sender has failed since.
-                biased;
-                outcome = poll_fn(|context| operation.poll(context, links)) => break outcome,
-                cause = job.fault.raised() => break Err(cause),
-                () = stalls.look(&job.progress) => if let Some(cause) = operation.overdue(&stalls, limit) {
-                    break Err(cause);
-                },
-            }
-        };
-        match outcome {
-            Ok(()) => operation.finish(),
-            Err(cause) => Err(job.fault.raise(cause).error()),
-        }
+    /// Runs one collective. The first one that a host calls is number 1.
+    pub(crate) async fn collective(
+        &mut self,
+        request: Request,
+        sequence: u64,
+        moved: Arc<AtomicU64>,
+    ) -> Result<Vec<Buffer>> {
+        self.lanes.run(request.begin(self.job.rank, self.session, sequence, moved)).await
     }
 }

@@ -1,6 +1,8 @@
 //! The first thing that went wrong. It wins over everything that follows from it, on this rank and, passed on as it is,
 //! on all others, so that all of them name the rank that it began with.
 
+use std::time::Duration;
+
 use mdt_plugin_api::{Error, ErrorCode};
 use tokio::sync::watch;
 
@@ -40,6 +42,25 @@ impl Cause {
         Self::of(rank, message).help(
             "look for errors of network cards, cables and memory between the two machines, then start all ranks again: the \
              job goes on from its last checkpoint",
+        )
+    }
+
+    /// A rank has left, and a collective needs it.
+    pub(crate) fn left(rank: u32, collective: &str) -> Self {
+        let message = format!("rank {rank} has left the job, and {collective} needs it");
+        Self::of(rank, message).help("all ranks must make the same number of updates: look at that rank's own output")
+    }
+
+    /// There was no progress with these ranks for so long; of a collective that they have not joined, or that they have.
+    pub(crate) fn overdue(ranks: &[u32], collective: &str, not_joined: bool, limit: Duration) -> Self {
+        let seconds = limit.as_secs_f64();
+        let message = match not_joined {
+            true => format!("{} not joined {collective} within {seconds} s", subject(ranks, ("has", "have"))),
+            false => format!("{collective} has made no progress with {} for {seconds} s", named(ranks)),
+        };
+        Self { rank: ranks.first().copied(), ..Self::new(message) }.help(
+            "look at the output of that rank and at the network; `comm.timeout_s` is how long ranks wait for each other \
+             without progress",
         )
     }
 

@@ -5,11 +5,11 @@
 //! |---|---|
 //! | dialler | `mdtrank`, version, 32 random bytes |
 //! | listener | `mdtrank`, version, 32 random bytes |
-//! | dialler | its rank (4 bytes), its proof (32 bytes) |
+//! | dialler | its rank and the lane of the connection (4 bytes each), its proof (32 bytes) |
 //! | listener | 1 and its proof (32 bytes); or 0 when the dialler's proof is wrong |
 //!
 //! A proof is the HMAC-SHA256, with the token as key, of the name of its side, both first messages, the ranks of both
-//! sides, and the session. So a proof is worth nothing in another connection, in the other direction, for another rank
+//! sides, the lane, and the session. So a proof is worth nothing in another connection, in the other direction, for another rank
 //! or another session. Who is not a rank of the job learns the version and that a rank listens here.
 
 use std::io;
@@ -60,20 +60,21 @@ pub(crate) async fn dial(
     stream: &mut TcpStream,
     token: &Token,
     [own, listener]: [u32; 2],
+    lane: u32,
     session: u64,
 ) -> Result<(), Refusal> {
     let ours = opening()?;
     stream.write_all(&ours).await?;
     let theirs = read_opening(stream).await?;
-    let proofs = Proofs { token, openings: [ours, theirs], ranks: [own, listener], session };
-    let mut message = own.to_le_bytes().to_vec();
+    let proofs = Proofs { token, openings: [ours, theirs], ranks: [own, listener], lane, session };
+    let mut message = [own.to_le_bytes(), lane.to_le_bytes()].concat();
     message.extend(proofs.of("dialler").finalize().into_bytes());
     stream.write_all(&message).await?;
     let is_proved = stream.read_u8().await? == 1 && proofs.check("listener", stream).await?;
     if is_proved { Ok(()) } else { Err(Refusal::Token(listener)) }
 }
 
-/// Lets the rank that has dialled prove who it is, and proves the same to it; gives its rank. `session` is waited for
+/// Lets the rank that has dialled prove who it is, and proves the same to it; gives its rank and the lane. `session` is waited for
 /// before the proof is checked.
 ///
 /// # Errors
@@ -83,7 +84,7 @@ pub(crate) async fn answer(
     token: &Token,
     own: u32,
     session: impl Future<Output = u64>,
-) -> Result<u32, Refusal> {
+) -> Result<(u32, u32), Refusal> {
     let theirs = read_opening(stream).await;
     let ours = opening()?;
     // A dialler of another version is told which one this is.
@@ -92,7 +93,8 @@ pub(crate) async fn answer(
     }
     let theirs = theirs?;
     let dialler = stream.read_u32_le().await?;
-    let proofs = Proofs { token, openings: [theirs, ours], ranks: [dialler, own], session: session.await };
+    let lane = stream.read_u32_le().await?;
+    let proofs = Proofs { token, openings: [theirs, ours], ranks: [dialler, own], lane, session: session.await };
     if !proofs.check("dialler", stream).await? {
         stream.write_all(&[0]).await?;
         return Err(Refusal::Token(dialler));
@@ -100,7 +102,7 @@ pub(crate) async fn answer(
     let mut message = vec![1];
     message.extend(proofs.of("listener").finalize().into_bytes());
     stream.write_all(&message).await?;
-    Ok(dialler)
+    Ok((dialler, lane))
 }
 
 fn opening() -> io::Result<Opening> {
@@ -129,6 +131,7 @@ struct Proofs<'a> {
     /// Of the dialler and of the listener, as the ranks.
     openings: [Opening; 2],
     ranks: [u32; 2],
+    lane: u32,
     session: u64,
 }
 
@@ -140,6 +143,7 @@ impl Proofs<'_> {
         mac.update(side.as_bytes());
         self.openings.iter().for_each(|opening| mac.update(opening));
         self.ranks.iter().for_each(|rank| mac.update(&rank.to_le_bytes()));
+        mac.update(&self.lane.to_le_bytes());
         mac.update(&self.session.to_le_bytes());
         mac
     }

@@ -1,5 +1,6 @@
 //! The job as one rank sees it: what all parts of a communicator share.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,14 +23,14 @@ pub(crate) struct Job {
     pub(crate) token: Token,
     pub(crate) fault: Fault,
     pub(crate) progress: Arc<Progress>,
-    /// The ranks that have left the job with a goodbye.
-    pub(crate) departed: watch::Sender<Vec<u32>>,
     /// Whether the user was warned of a process with another token or another version.
     pub(crate) warned: AtomicBool,
     /// The ranks that this one waits for, until all are connected.
     awaited: Mutex<Vec<u32>>,
     /// Set when the communicator is dropped: a stream that ends after that is no fault.
     pub(crate) closing: AtomicBool,
+    /// The ranks that have said goodbye.
+    pub(crate) departed: watch::Sender<BTreeSet<u32>>,
 }
 
 impl Job {
@@ -42,18 +43,35 @@ impl Job {
             services,
             token,
             fault: Fault::default(),
-            progress: Arc::new(Progress::new(bootstrap.world_size)),
-            departed: watch::Sender::default(),
+            progress: Arc::default(),
             warned: AtomicBool::new(false),
             awaited: Mutex::new(if bootstrap.rank == 0 { (1..bootstrap.world_size).collect() } else { vec![0] }),
             closing: AtomicBool::new(false),
+            departed: watch::Sender::default(),
         }
+    }
+
+    /// Data connections with every other rank: those of collectives, and one in each direction for what is sent from rank to
+    /// rank.
+    pub(crate) fn lanes(&self) -> u32 {
+        self.config.connections + 2
     }
 
     /// All ranks but this one.
     pub(crate) fn peers(&self) -> impl Iterator<Item = u32> {
         let own = self.rank;
         (0..self.world_size).filter(move |&rank| rank != own)
+    }
+
+    /// Notes that a rank has said goodbye.
+    pub(crate) fn departed(&self, rank: u32) {
+        self.departed.send_if_modified(|ranks| ranks.insert(rank));
+    }
+
+    /// Waits until a rank has said goodbye.
+    pub(crate) async fn departure(&self, rank: u32) {
+        // The sender is `self`, so the wait ends only with a goodbye.
+        let _ = self.departed.subscribe().wait_for(|ranks| ranks.contains(&rank)).await;
     }
 
     /// Notes which ranks this one waits for, for the error when the job is cancelled meanwhile.

@@ -1,9 +1,10 @@
 //! Collectives between machines over gRPC: [`Grpc`], by the name `grpc`.
 //!
 //! The ranks of a job meet at rank 0 (`comm.address`, `comm.port`), which checks that all of them run the same job and
-//! hands out the roster. After that every two ranks share one HTTP/2 stream, without a rank in the middle. The contract
-//! of both is `proto/mdt/collectives/v1/collectives.proto`. Every connection begins with a handshake in which both
-//! ranks prove that they know the job token; nothing else is said to a process that does not.
+//! hands out the roster. After that every two ranks share a control stream and data streams, without a rank in the middle.
+//! Payload is sent from the memory that a collective was given, and received there. The contract of all is
+//! `proto/mdt/collectives/v1/collectives.proto`. Every connection begins with a handshake in which both ranks prove that
+//! they know the job token; nothing else is said to a process that does not.
 //!
 //! Where all ranks run on one host of Linux, payload goes through memory that they share (`comm.shared_memory`); the streams
 //! then carry signs of life and faults only. All that follows holds there too.
@@ -21,25 +22,31 @@
 //!   after `comm.timeout_s` without progress. A host should wait longer than that: its own limit names no rank.
 //! - Every chunk that is sent has a checksum. Data that was damaged on the way is an error that names its sender, never a result.
 //! - After an error all later collectives fail with the same one, and what buffers hold is undefined.
-//! - Memory: a collective works in the buffers that it was given. Besides, it holds a few chunks of 256 KiB per peer, and
-//!   where peers are slow to take what this rank has folded, up to its slice: 1/n of the payload.
-//!   Where ranks share memory, it is about 4.5 MiB per rank, whatever the payload.
+//! - Memory: a collective works in the buffers that it was given. Besides, it holds at most eight chunks of
+//!   `comm.chunk_kib` per peer and connection. Where ranks share memory, it is about 4.5 MiB per rank, whatever the payload.
+//! - f16 and bf16 are folded in f32 and rounded once. A mean is the sum, divided once.
+//! - Up to 16 ranks, everybody folds a part of a large payload and sends it to all others. More ranks halve it again and
+//!   again, over the same tree.
 
 mod address;
 mod call;
 mod communicator;
 mod connection;
+mod data_stream;
 mod engine;
 mod fault;
-mod flat;
 mod handshake;
+mod http2;
 mod job;
+mod lanes;
 mod link;
+mod memory;
 mod mesh;
 mod messages;
 mod open;
 mod operation;
 mod pairwise_reduction;
+mod point_to_point;
 mod progress;
 mod rendezvous;
 mod server;
@@ -51,9 +58,9 @@ mod wire;
 
 use mdt_plugin_api::prelude::*;
 
-use crate::call::REDUCED;
 pub use crate::communicator::Ranks;
 use crate::job::Job;
+use crate::pairwise_reduction::{OPS, REDUCED};
 use crate::token::Token;
 
 /// The largest number of ranks: each holds a connection to every other.
@@ -76,6 +83,11 @@ mdt_plugin_api::config! {
         connect_timeout_s: f64 = 60.0,
         /// How long a rank in a collective waits for the others without progress, in seconds.
         timeout_s: f64 = 30.0,
+        /// Data connections between every two ranks, from 1 to 16. Large payloads are divided among them, and each is folded
+        /// by a thread of its own.
+        connections: u32 = 1,
+        /// Payload of one message between two ranks in KiB, from 4 to 1024.
+        chunk_kib: u32 = 256,
         /// Whether ranks that all run on one host exchange data through shared memory.
         shared_memory: SharedMemoryUse = SharedMemoryUse::Auto,
         /// Accept addresses that other machines can reach, although nothing is encrypted: for networks that you trust.
@@ -83,6 +95,13 @@ mdt_plugin_api::config! {
         /// A file with the job token, the secret by which the ranks of a job know each other. Only its owner may have
         /// access to it. Default: the token is in the environment variable `MDT_JOB_TOKEN`, which `mdt-host launch` sets.
         token_file: Option<String> = None,
+    }
+}
+
+impl Config {
+    /// Payload of one message.
+    fn chunk_bytes(&self) -> usize {
+        (self.chunk_kib as usize) << 10
     }
 }
 
@@ -103,6 +122,15 @@ impl Component for Grpc {
                     .with("key", format!("comm.{key}")));
             }
         }
+        for (key, value, range) in
+            [("connections", config.connections, 1..=16), ("chunk_kib", config.chunk_kib, 4..=1024)]
+        {
+            if !range.contains(&value) {
+                let (first, last) = range.into_inner();
+                return Err(Error::config(format!("comm.{key} must be from {first} to {last}, not {value}"))
+                    .with("key", format!("comm.{key}")));
+            }
+        }
         Ok(Self { config, services: setup.services.clone() })
     }
 }
@@ -111,7 +139,12 @@ impl CommBackend for Grpc {
     type Communicator = Ranks;
 
     fn capabilities(&self) -> Result<Capabilities> {
-        Ok(Capabilities { dtypes: REDUCED.to_vec(), max_world_size: MAX_WORLD_SIZE, deterministic: true })
+        Ok(Capabilities {
+            dtypes: REDUCED.to_vec(),
+            ops: OPS.to_vec(),
+            max_world_size: MAX_WORLD_SIZE,
+            deterministic: true,
+        })
     }
 
     /// # Errors
@@ -146,4 +179,4 @@ fn port(text: &str) -> Result<u16> {
     text.parse().map_err(|_| Error::config(format!("comm.port must be a port, not {text:?}")).with("key", "comm.port"))
 }
 
-mdt_plugin_api::plugin! { comm "grpc" => Grpc: reduce_scatter, regions; }
+mdt_plugin_api::plugin! { comm "grpc" => Grpc: reduce_scatter, point_to_point, regions; }

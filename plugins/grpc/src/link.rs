@@ -1,4 +1,4 @@
-//! The stream between this rank and another: what is sent, what is received, and how it ends.
+//! The control stream between this rank and another: signs of life, the first fault, the goodbye.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,25 +11,19 @@ use tokio::task::JoinHandle;
 use tokio::time::Interval;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
-use tokio_util::sync::PollSender;
 use tonic::Status;
 
 use crate::job::Job;
 use crate::messages::{Received, framed};
 use crate::progress::{HEARTBEAT, Progress, every};
 use crate::wire::envelope::Body;
-use crate::wire::{Cause, Chunk, Goodbye, Heartbeat, Hello};
-
-/// Chunks that are queued in each direction, beside those in the windows of HTTP/2.
-const UNDER_WAY: usize = 8;
+use crate::wire::{Cause, Goodbye, Heartbeat, Hello};
 
 /// This rank's end of the stream to another.
 pub(crate) struct Link {
     pub(crate) rank: u32,
-    /// Takes messages as they are sent.
-    pub(crate) outgoing: PollSender<Bytes>,
-    /// Ends when the other rank has left or is lost.
-    pub(crate) incoming: mpsc::Receiver<Chunk>,
+    /// When it is dropped, this rank says goodbye.
+    _queue: mpsc::Sender<Bytes>,
     /// Ends when the other rank has ended its side.
     pub(crate) reader: JoinHandle<()>,
 }
@@ -43,7 +37,7 @@ pub(crate) struct Speaker {
 impl Speaker {
     /// The two ends of the queue of messages to a peer.
     pub(crate) fn new(job: &Job) -> (Self, Outgoing) {
-        let (queue, queued) = mpsc::channel(UNDER_WAY);
+        let (queue, queued) = mpsc::channel(1);
         let (end, ended) = oneshot::channel();
         let outgoing = Outgoing {
             said_hello: false,
@@ -64,22 +58,21 @@ impl Speaker {
 
     /// A link to `rank`, whose hello has been read from `stream`. `connection` is kept as long as the stream.
     pub(crate) fn link<C: Send + 'static>(self, job: &Arc<Job>, rank: u32, stream: Received, connection: C) -> Link {
-        let (chunks, incoming) = mpsc::channel(UNDER_WAY);
-        let reader = Reader { job: Arc::clone(job), rank, stream, chunks, end: self.end };
+        let reader = Reader { job: Arc::clone(job), rank, stream, end: self.end };
         let reader = tokio::spawn(async move {
             reader.read().await;
             drop(connection);
         });
-        Link { rank, outgoing: PollSender::new(self.queue), incoming, reader }
+        Link { rank, _queue: self.queue, reader }
     }
 }
 
-/// What this rank sends to a peer: a hello, then chunks and heartbeats, and last an abort when something went wrong, a
+/// What this rank sends to a peer: a hello, then heartbeats, and last an abort when something went wrong, a
 /// goodbye when the communicator is closed, or nothing more when the peer has ended its side.
 pub(crate) struct Outgoing {
     said_hello: bool,
     fault: WatchStream<Option<Cause>>,
-    /// The hello, then chunks.
+    /// The hello.
     queue: mpsc::Receiver<Bytes>,
     heartbeats: Interval,
     progress: Arc<Progress>,
@@ -104,7 +97,6 @@ impl Stream for Outgoing {
         if this.over {
             return Poll::Ready(None);
         }
-        // An abort does not overtake what a collective that has ended here still has to send.
         let is_closed = match this.queue.poll_recv(context) {
             Poll::Ready(Some(message)) => {
                 this.said_hello = true;
@@ -139,7 +131,6 @@ struct Reader {
     job: Arc<Job>,
     rank: u32,
     stream: Received,
-    chunks: mpsc::Sender<Chunk>,
     end: oneshot::Sender<()>,
 }
 
@@ -147,19 +138,9 @@ impl Reader {
     async fn read(mut self) {
         let farewell = loop {
             match self.stream.message().await.map(|envelope| envelope.and_then(|envelope| envelope.body)) {
-                Ok(Some(Body::Chunk(chunk))) if !chunk.is_intact() => {
-                    self.job.fault.raise(Cause::damaged(self.rank, self.job.rank, chunk.payload.len()));
-                }
-                Ok(Some(Body::Chunk(chunk))) => {
-                    tokio::select! {
-                        biased;
-                        _ = self.chunks.send(chunk) => {}
-                        _ = self.job.fault.raised() => {} // nobody takes chunks any more
-                    }
-                }
                 Ok(Some(Body::Heartbeat(Heartbeat { progress }))) => self.job.progress.reported(self.rank, progress),
                 Ok(Some(Body::Goodbye(_))) => {
-                    self.job.departed.send_modify(|ranks| ranks.push(self.rank));
+                    self.job.departed(self.rank);
                     break true;
                 }
                 Ok(Some(Body::Abort(cause))) => {
@@ -174,8 +155,7 @@ impl Reader {
             }
         };
         // The last message of the other side has been read: ending this side tells the other side so.
-        let Self { mut stream, chunks, end, .. } = self;
-        drop(chunks);
+        let Self { mut stream, end, .. } = self;
         drop(end);
         while farewell && matches!(stream.message().await, Ok(Some(_))) {}
     }

@@ -1,4 +1,4 @@
-//! A stream between every two ranks, opened by the higher one.
+//! The connections between every two ranks, opened by the higher one: a control stream, and a data stream for each lane.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response, Version};
@@ -17,7 +18,8 @@ use tonic::transport::Channel;
 use tower::{Service, ServiceExt};
 
 use crate::address;
-use crate::connection::Proved;
+use crate::connection::{CONTROL, Connection, Proved};
+use crate::data_stream::DataStream;
 use crate::fault::subject;
 use crate::job::Job;
 use crate::link::{Link, Speaker, reason};
@@ -99,6 +101,20 @@ impl ExchangeService {
     }
 }
 
+/// The streams between this rank and the others.
+pub(crate) struct Mesh {
+    /// In order of ranks.
+    pub(crate) links: Vec<Link>,
+    /// For each data lane, in order of ranks.
+    pub(crate) lanes: Vec<Vec<DataStream>>,
+}
+
+/// What higher ranks open to this one.
+pub(crate) struct Arrivals {
+    pub(crate) links: mpsc::UnboundedReceiver<Link>,
+    pub(crate) data: mpsc::UnboundedReceiver<Connection>,
+}
+
 /// Connects with all ranks of the roster. `met` is how this rank has met rank 0.
 ///
 /// # Errors
@@ -107,10 +123,11 @@ pub(crate) async fn connect(
     job: &Arc<Job>,
     roster: &Roster,
     met: Option<(Channel, SocketAddr)>,
-    mut arrived: mpsc::UnboundedReceiver<Link>,
+    mut arrivals: Arrivals,
     deadline: Instant,
-) -> Result<Vec<Link>, Cause> {
+) -> Result<Mesh, Cause> {
     let mut links: Vec<Link> = Vec::new();
+    let mut streams: Vec<DataStream> = Vec::new();
     if let Some((channel, rank_0)) = met {
         let mut known = Some(channel);
         for (rank, text) in (0..job.rank).zip(&roster.data_addresses) {
@@ -120,58 +137,102 @@ pub(crate) async fn connect(
                 _ => address::from_text(text, rank_0)
                     .ok_or_else(|| Cause::of(rank, format!("rank {rank} gave {text:?} as its address")))?,
             };
-            links.push(reach(job, roster.session, rank, known.take(), address, deadline).await?);
+            let target = Target { job, session: roster.session, rank, address };
+            links.push(
+                target
+                    .reach(deadline, async || {
+                        let channel = match known.take() {
+                            Some(channel) => channel,
+                            None => transport::channel(target.connect(CONTROL).await?).await?,
+                        };
+                        open(job, roster.session, rank, channel).await.map_err(|status| Failed::Again(reason(&status)))
+                    })
+                    .await?,
+            );
+            for lane in 1..=job.lanes() {
+                let open = async || {
+                    let connection = target.connect(lane).await?;
+                    DataStream::call(connection).await.map_err(|error| Failed::Again(error.to_string()))
+                };
+                streams.push(target.reach(deadline, open).await?);
+            }
         }
     }
+    let mut answers = JoinSet::new();
     loop {
-        let absent: Vec<u32> = job.peers().filter(|rank| !links.iter().any(|link| link.rank == *rank)).collect();
+        let is_missing = |rank: &u32| {
+            let lanes = streams.iter().filter(|stream| stream.rank() == *rank).count();
+            !links.iter().any(|link| link.rank == *rank) || lanes < job.lanes() as usize
+        };
+        let absent: Vec<u32> = job.peers().filter(is_missing).collect();
         if absent.is_empty() {
             break;
         }
         job.waits_for(absent.clone());
-        match timeout_at(deadline, arrived.recv()).await {
-            Ok(Some(link)) => {
+        tokio::select! {
+            Some(link) = arrivals.links.recv() => {
                 links.retain(|earlier| earlier.rank != link.rank);
                 links.push(link);
             }
-            Ok(None) | Err(_) => {
+            Some(connection) = arrivals.data.recv() => {
+                let is_expected = connection.rank > job.rank && connection.rank < job.world_size;
+                if is_expected && connection.lane <= job.lanes() {
+                    answers.spawn(tokio::time::timeout(INTRODUCTION, DataStream::answer(connection)));
+                }
+            }
+            // An attempt that has failed is made again.
+            Some(answer) = answers.join_next() => if let Ok(Ok(Ok(stream))) = answer {
+                let place = |stream: &DataStream| (stream.rank(), stream.lane());
+                streams.retain(|earlier| place(earlier) != place(&stream));
+                streams.push(stream);
+            },
+            () = sleep_until(deadline) => {
                 let message = format!("{} not connected to rank {}", subject(&absent, ("has", "have")), job.rank);
                 return Err(Cause { rank: absent.first().copied(), ..Cause::new(message) });
             }
         }
     }
     links.sort_by_key(|link| link.rank);
-    Ok(links)
+    streams.sort_by_key(|stream| stream.rank());
+    let mut lanes: Vec<Vec<DataStream>> = (0..job.lanes()).map(|_| Vec::new()).collect();
+    for stream in streams {
+        let lane = stream.lane() as usize - 1;
+        lanes[lane].push(stream);
+    }
+    Ok(Mesh { links, lanes })
 }
 
-/// Opens the stream to a lower rank, over the connection that is known or a new one.
-async fn reach(
-    job: &Arc<Job>,
+/// A lower rank.
+struct Target<'a> {
+    job: &'a Job,
     session: u64,
     rank: u32,
-    mut known: Option<Channel>,
     address: SocketAddr,
-    deadline: Instant,
-) -> Result<Link, Cause> {
-    loop {
-        let known = known.take();
-        let attempt = async {
-            let channel = match known {
-                Some(channel) => channel,
-                None => transport::dial(job, address, rank, if rank == 0 { 0 } else { session }).await?,
+}
+
+impl Target<'_> {
+    /// Opens a connection of this lane.
+    async fn connect(&self, lane: u32) -> Result<Connection, Failed> {
+        // Ranks come to rank 0 before they know the session.
+        let session = if self.rank == 0 { 0 } else { self.session };
+        transport::connect(self.job, self.address, self.rank, session, lane).await
+    }
+
+    /// Opens something, in several attempts.
+    async fn reach<T>(&self, deadline: Instant, mut open: impl AsyncFnMut() -> Result<T, Failed>) -> Result<T, Cause> {
+        let &Self { rank, address, .. } = self;
+        loop {
+            let failure = match timeout_at(deadline, open()).await {
+                Ok(Ok(opened)) => return Ok(opened),
+                Ok(Err(Failed::Refused(cause))) => return Err(cause),
+                Ok(Err(Failed::Again(failure))) => failure,
+                Err(_) => "it gives no answer".to_owned(),
             };
-            open(job, session, rank, channel).await.map_err(|status| Failed::Again(reason(&status)))
-        };
-        let failure = match timeout_at(deadline, attempt).await {
-            Ok(Ok(link)) => return Ok(link),
-            Ok(Err(Failed::Refused(cause))) => return Err(cause),
-            Ok(Err(Failed::Again(failure))) => failure,
-            Err(_) => "it gives no answer".to_owned(),
-        };
-        if Instant::now() + PAUSE > deadline {
-            return Err(Cause::of(rank, format!("rank {rank} was not reached at {address}: {failure}")));
+            if Instant::now() + PAUSE > deadline {
+                return Err(Cause::of(rank, format!("rank {rank} was not reached at {address}: {failure}")));
+            }
+            tokio::time::sleep(PAUSE).await;
         }
-        tokio::time::sleep(PAUSE).await;
     }
 }
 

@@ -1,7 +1,6 @@
 //! Messages of the stream between two ranks, as gRPC frames them: five bytes with the length, then the message.
 //!
-//! This is what tonic's codec does, without its two copies of every payload: a chunk is framed when it is cut out of its
-//! buffer, and what has come is handed on as it came.
+//! This is what tonic's codec does. Here a message is in the queue as it is sent, so that the last one ends the stream.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -10,22 +9,16 @@ use std::task::{Context, Poll};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http_body::{Body as _, Frame};
 use prost::Message;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use tokio_stream::Stream;
 use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, HeaderValue};
 use tonic::{Code, Status};
 
 use crate::link::Outgoing;
-use crate::wire::{Chunk, Envelope, MAX_MESSAGE};
+use crate::wire::{Envelope, MAX_MESSAGE};
 
 /// A byte that says that the message is not compressed, and four with its length.
 const PREFIX: usize = 5;
-
-/// Numbers of the contract's fields that are written here.
-const ENVELOPE_CHUNK: u32 = 2;
-const CHUNK_PAYLOAD: u32 = 4;
-const CHUNK_CHECKSUM: u32 = 8;
 
 /// A message as it is sent.
 pub(crate) fn framed(envelope: impl Into<Envelope>) -> Bytes {
@@ -34,32 +27,6 @@ pub(crate) fn framed(envelope: impl Into<Envelope>) -> Bytes {
     let mut bytes = BytesMut::with_capacity(PREFIX + length);
     put_prefix(&mut bytes, length);
     bytes.put_slice(&envelope.encode_to_vec());
-    bytes.freeze()
-}
-
-/// A chunk as it is sent, with its checksum. It has everything but the payload, `length` bytes that `write` adds.
-pub(crate) fn framed_chunk(chunk: &Chunk, length: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
-    let described = chunk.encode_to_vec();
-    // Key and four bytes; key, length and bytes. All keys here are one byte.
-    let payload = if length > 0 { 1 + encoded_len_varint(length as u64) + length } else { 0 };
-    let inner = described.len() + 1 + size_of::<u32>() + payload;
-    let message = 1 + encoded_len_varint(inner as u64) + inner;
-
-    let mut bytes = BytesMut::with_capacity(PREFIX + message);
-    put_prefix(&mut bytes, message);
-    encode_key(ENVELOPE_CHUNK, WireType::LengthDelimited, &mut bytes);
-    encode_varint(inner as u64, &mut bytes);
-    bytes.put_slice(&described);
-    encode_key(CHUNK_CHECKSUM, WireType::ThirtyTwoBit, &mut bytes);
-    let checksum = bytes.len();
-    bytes.put_u32_le(0);
-    if length > 0 {
-        encode_key(CHUNK_PAYLOAD, WireType::LengthDelimited, &mut bytes);
-        encode_varint(length as u64, &mut bytes);
-        write(&mut bytes);
-    }
-    let sum = crc32c::crc32c_append(crc32c::crc32c(&described), &bytes[PREFIX + message - length..]);
-    bytes[checksum..checksum + size_of::<u32>()].copy_from_slice(&sum.to_le_bytes());
     bytes.freeze()
 }
 
@@ -175,7 +142,7 @@ mod tests {
 
     use super::*;
     use crate::wire::envelope::Body as Kind;
-    use crate::wire::{Call, Heartbeat, Phase};
+    use crate::wire::{Cause, Goodbye, Heartbeat};
 
     /// A body of these pieces.
     struct Pieces(VecDeque<Bytes>);
@@ -203,24 +170,15 @@ mod tests {
 
     #[test]
     fn messages_are_read_as_they_were_sent_however_they_are_cut() {
-        let call = Some(Call { session: 7, sequence: 300, root: 5, ..Call::default() });
-        let payload = Bytes::from((0..1000u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>());
-        let mut chunk = Chunk { call, offset: 64, last: true, lengths: vec![7], ..Chunk::default() };
-        chunk.set_phase(Phase::Result);
         let sent = [
             framed(Kind::Heartbeat(Heartbeat { progress: 3 })),
-            framed_chunk(&chunk, payload.len(), |bytes| bytes.put_slice(&payload)),
-            framed_chunk(&chunk, 0, |_| {}),
+            framed(Kind::Abort(Cause::new("text ".repeat(1000)))),
+            framed(Kind::Goodbye(Goodbye {})),
         ];
         let all = Bytes::from(sent.concat());
         let whole = received(sent.clone()).unwrap();
-        let kinds: Vec<_> = whole.iter().map(|envelope| envelope.body.clone().unwrap()).collect();
-        let [Kind::Heartbeat(Heartbeat { progress: 3 }), Kind::Chunk(first), Kind::Chunk(second)] = &kinds[..] else {
-            panic!("{kinds:?}");
-        };
-        assert!(first.is_intact() && second.is_intact());
-        assert_eq!((&first.payload, second.payload.len()), (&payload, 0));
-        assert_eq!((first.call, first.offset, first.last, &first.lengths), (call, 64, true, &vec![7]));
+        assert_eq!(whole.len(), 3);
+        assert_eq!(whole[1].body, Some(Kind::Abort(Cause::new("text ".repeat(1000)))));
         for size in [1, 3, 5, 7, 60, 4000, all.len()] {
             let pieces = (0..all.len()).step_by(size).map(|at| all.slice(at..all.len().min(at + size)));
             assert_eq!(received(pieces).unwrap(), whole, "in pieces of {size} bytes");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mdt_plugin_api::{Error, ErrorCode, LogLevel, Result};
 use tokio::runtime::Builder;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::address;
@@ -14,7 +14,7 @@ use crate::communicator::Ranks;
 use crate::engine::Engine;
 use crate::fault::named;
 use crate::job::Job;
-use crate::mesh::{self, ExchangeService};
+use crate::mesh::{self, Arrivals, ExchangeService, Mesh};
 use crate::rendezvous::coordinator::{Coordinator, RendezvousService};
 use crate::rendezvous::join::join;
 use crate::server::Server;
@@ -79,7 +79,7 @@ fn cancelled(job: &Job) -> Error {
 
 async fn connect(job: &Arc<Job>, address: &str, port: u16) -> Result<(Engine, Option<SharedMemory>)> {
     if job.world_size == 1 {
-        return Ok((Engine { job: Arc::clone(job), session: 0, links: Vec::new(), server: None }, None));
+        return Ok((Engine::new(job, 0, Mesh { links: Vec::new(), lanes: Vec::new() }, None), None));
     }
     let addresses = address::resolve(address, port).await?;
     address::require_loopback(&addresses, job.config.insecure)?;
@@ -93,7 +93,9 @@ async fn connect(job: &Arc<Job>, address: &str, port: u16) -> Result<(Engine, Op
 async fn meet(job: &Arc<Job>, addresses: &[SocketAddr]) -> Result<Engine> {
     let limit = Duration::from_secs_f64(job.config.connect_timeout_s);
     let (session, known) = watch::channel(None);
-    let (exchange, arrived) = ExchangeService::new(Arc::clone(job), known.clone());
+    let (exchange, links) = ExchangeService::new(Arc::clone(job), known.clone());
+    let (arrived, data) = mpsc::unbounded_channel();
+    let arrivals = Arrivals { links, data };
     let error = |cause: Cause| match job.services.cancelled() {
         true => cancelled(job),
         false => cause.error(),
@@ -105,7 +107,7 @@ async fn meet(job: &Arc<Job>, addresses: &[SocketAddr]) -> Result<Engine> {
         session.send_replace(Some(number));
         let coordinator = Arc::new(Coordinator::new(Arc::clone(job), number));
         let rendezvous = RendezvousService(Arc::clone(&coordinator));
-        let server = Server::start(job, address::listen(addresses).await?, known, exchange, Some(rendezvous));
+        let server = Server::start(job, address::listen(addresses).await?, known, exchange, Some(rendezvous), arrived);
         match coordinator.wait(limit).await {
             Ok(roster) => (roster, None, Some(server)),
             Err(cause) => {
@@ -119,7 +121,7 @@ async fn meet(job: &Arc<Job>, addresses: &[SocketAddr]) -> Result<Engine> {
         let server = match job.rank + 1 < job.world_size {
             true => {
                 let own = address::of_this_rank(job, addresses)?;
-                Some(Server::start(job, address::listen(&[own]).await?, known, exchange, None))
+                Some(Server::start(job, address::listen(&[own]).await?, known, exchange, None, arrived))
             }
             false => None,
         };
@@ -132,11 +134,11 @@ async fn meet(job: &Arc<Job>, addresses: &[SocketAddr]) -> Result<Engine> {
     };
     session.send_replace(Some(roster.session));
     let deadline = Instant::now() + MESH;
-    let links = tokio::select! {
+    let mesh = tokio::select! {
         biased;
         cause = job.fault.raised() => Err(cause),
-        links = mesh::connect(job, &roster, met, arrived, deadline) => links,
+        mesh = mesh::connect(job, &roster, met, arrivals, deadline) => mesh,
     };
-    let links = links.map_err(|cause| error(job.fault.raise(cause)))?;
-    Ok(Engine { job: Arc::clone(job), session: roster.session, links, server })
+    let mesh = mesh.map_err(|cause| error(job.fault.raise(cause)))?;
+    Ok(Engine::new(job, roster.session, mesh, server))
 }

@@ -1,274 +1,372 @@
-//! One collective in progress: what still has to be sent to each peer and what still has to be received from it.
+//! One lane's part of a collective in progress: what still has to be sent to each peer and what still has to be received
+//! from it.
 //!
-//! Every rank contributes to every other in every collective, if only an empty chunk, so a collective ends when all
-//! ranks have joined it, and every rank notices when another called something else. Sending never waits for
-//! receiving, nor the other way round, so ranks cannot wait for each other in a circle.
+//! Every rank sends to every other in every collective, if only an empty chunk, so a collective ends when all ranks have
+//! joined it, and every rank notices when another called something else. Sending never waits for receiving within a
+//! round, nor the other way round, so ranks cannot wait for each other in a circle.
 
-mod gather;
-mod reduce;
+mod gathered;
+mod peer;
+mod rounds;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use mdt_plugin_api::{Buffer, Result};
+use mdt_plugin_api::{Buffer, Dtype, Result};
 
-use self::gather::Gather;
-use self::reduce::Reduce;
-use crate::call::{Called, Kind, Request};
-use crate::fault::{named, subject};
-use crate::job::Job;
-use crate::link::Link;
-use crate::messages::framed_chunk;
-use crate::progress::Stalls;
-use crate::wire::{CHUNK, Cause, Chunk, Phase};
+use self::gathered::Gathered;
+pub(crate) use self::peer::Standings;
+use self::peer::{Arrival, Arriving, Peer};
+use self::rounds::{Place, Plan, Round};
+use crate::call::{Called, Collective, Kind};
+use crate::data_stream::DataStream;
+use crate::memory::{Stripe, padded_length};
+use crate::pairwise_reduction::Leaf;
+use crate::wire::{Cause, Chunk, Phase};
 
 /// Chunks of a contribution that may wait for those of slower ranks.
 const WAITING: usize = 8;
 
-/// A collective in progress.
+/// One lane's part of a collective in progress.
 pub(crate) struct Operation {
     kind: Kind,
-    called: Called,
-    work: Box<dyn Work>,
+    called: Arc<Called>,
+    ranks: usize,
+    stripe: Stripe,
+    /// The current round, and those that follow.
+    round: Round,
+    rounds: VecDeque<Round>,
+    /// The part of this rank's elements that the round folds and that is not folded yet.
+    to_fold: Range<usize>,
     peers: Vec<Peer>,
+    /// What `all_gather` has of the other ranks.
+    gathered: Gathered,
+    /// Checksums of what is sent to several peers, by where it begins.
+    checksums: HashMap<usize, u32>,
+    /// Payload of one chunk.
+    chunk: usize,
+    /// Memory of chunks that were folded.
+    spare: Vec<Vec<u8>>,
     /// Bytes that were sent and received, for whoever waits.
     moved: Arc<AtomicU64>,
+    standings: Arc<Standings>,
 }
 
-/// What is done with the buffers. Ranges and offsets are bytes in all buffers of a rank.
-trait Work: Send {
-    /// What this rank sends to a peer; of an `all_reduce` that is what the peer folds.
-    fn contribution(&self, peer: u32) -> Range<usize>;
-
-    /// What a peer sends to this rank; its first chunk says how many elements each of its buffers has. `None` where no
-    /// machine has so much memory.
-    fn expected(&mut self, peer: u32, lengths: &[u64]) -> Option<Range<usize>>;
-
-    /// Takes the next chunk of a peer's contribution, which lies from `start` on.
-    fn contributed(&mut self, peer: u32, start: usize, payload: Bytes);
-
-    /// Chunks from a peer that wait for those of others.
-    fn waiting(&self, _peer: u32) -> usize {
-        0
-    }
-
-    /// Whether ranks fold a part each and send it to the others.
-    fn has_results(&self) -> bool {
-        false
-    }
-
-    /// Whether this rank folds into memory that it also sends, which must stay as it is until it was sent.
-    fn folds_what_it_sends(&self) -> bool {
-        false
-    }
-
-    /// Folds the next chunk that has come from all ranks. Returns where it lies.
-    fn fold_next(&mut self) -> Option<Range<usize>> {
-        None
-    }
-
-    /// Takes what another rank has folded.
-    fn write_result(&mut self, _start: usize, _payload: &[u8]) {}
-
-    /// Appends a copy of a range.
-    fn read(&self, range: Range<usize>, copy: &mut BytesMut);
-
-    /// The buffers with the result.
-    fn finish(self: Box<Self>) -> Result<Vec<Buffer>>;
+/// Why an operation has failed.
+pub(crate) enum Failure {
+    Cause(Cause),
+    /// The data stream from this rank has ended.
+    Ended(u32, io::Error),
 }
 
-/// How far the exchange with one peer is.
-struct Peer {
-    rank: u32,
-    /// What it has not been sent yet; none when it has been sent everything.
-    to_send: Option<Range<usize>>,
-    /// Whether it was sent anything.
-    begun: bool,
-    /// Messages with folded chunks that it has not been sent yet.
-    results: VecDeque<Bytes>,
-    contribution: Arrival,
-    result: Arrival,
-}
-
-/// How much of a phase has come from a peer.
-#[derive(Clone, Copy, PartialEq)]
-enum Arrival {
-    /// Everything before this offset; nothing yet where there is no offset.
-    Until(Option<usize>),
-    Whole,
+impl From<Cause> for Failure {
+    fn from(cause: Cause) -> Self {
+        Self::Cause(cause)
+    }
 }
 
 impl Operation {
-    pub(crate) fn new(job: &Job, request: Request, session: u64, sequence: u64, moved: Arc<AtomicU64>) -> Self {
-        let Job { rank, world_size, .. } = *job;
-        let called = Called::own(rank, request.call(session, sequence), &request.buffers);
-        let Request { buffers, kind } = request;
-        let work: Box<dyn Work> = match kind {
-            Kind::AllReduce(op) => Box::new(Reduce::all(rank, world_size, buffers, op)),
-            Kind::ReduceScatter(op) => Box::new(Reduce::scatter(rank, world_size, buffers, op)),
-            _ => Box::new(Gather::new(rank, world_size, buffers, kind)),
+    /// The parts of a collective between these ranks in at most so many lanes.
+    pub(crate) fn divide(collective: Collective, ranks: u32, peers: &[u32], lanes: usize, chunk: usize) -> Vec<Self> {
+        let Collective { kind, called, buffers, moved } = collective;
+        let dtypes: Vec<Dtype> = buffers.iter().map(Buffer::dtype).collect();
+        let length = match (kind, &buffers[..]) {
+            // Its parts need not begin at multiples of the alignment.
+            (Kind::ReduceScatter(_), [buffer]) => buffer.bytes().len(),
+            _ => padded_length(&buffers),
         };
-        let peer = |peer| Peer {
-            rank: peer,
-            to_send: Some(work.contribution(peer)),
-            begun: false,
-            results: VecDeque::new(),
-            contribution: Arrival::Until(None),
-            result: if work.has_results() { Arrival::Until(None) } else { Arrival::Whole },
+        let plan = Plan { kind, rank: called.rank as usize, ranks: ranks as usize, dtypes: &dtypes, length };
+        let called = Arc::new(called);
+        let stripes = plan.stripes(lanes);
+        let rounds: Vec<Vec<Round>> = stripes.iter().map(|stripe| plan.rounds(stripe)).collect();
+        let part = |(stripe, rounds): (Stripe, Vec<Round>)| {
+            let mut operation = Self {
+                kind,
+                called: Arc::clone(&called),
+                ranks: ranks as usize,
+                stripe,
+                round: Round::default(),
+                rounds: rounds.into(),
+                to_fold: 0..0,
+                peers: peers.iter().map(|&rank| Peer::new(rank)).collect(),
+                gathered: Gathered::new(dtypes.first().copied().unwrap_or(Dtype::U8), ranks as usize),
+                checksums: HashMap::new(),
+                chunk,
+                spare: Vec::new(),
+                moved: Arc::clone(&moved),
+                standings: Arc::new(Standings::new(peers)),
+            };
+            operation.next_round();
+            operation
         };
-        let peers = (0..world_size).filter(|&peer| peer != rank).map(peer).collect();
-        Self { kind, called, work, peers, moved }
+        Stripe::divide(buffers, stripes).into_iter().zip(rounds).map(part).collect()
     }
 
-    /// Sends and takes what it can; done when nothing is left to send or to come. `links` are in order of ranks.
-    pub(crate) fn poll(&mut self, context: &mut Context<'_>, links: &mut [Link]) -> Poll<Result<(), Cause>> {
+    /// How far it is with each peer.
+    pub(crate) fn standings(&self) -> Arc<Standings> {
+        Arc::clone(&self.standings)
+    }
+
+    /// The memory that folding uses, which the next operation may use too.
+    pub(crate) fn swap_spare(&mut self, spare: &mut Vec<Vec<u8>>) {
+        std::mem::swap(&mut self.spare, spare);
+    }
+
+    /// The buffers with the result, of the parts of all lanes.
+    pub(crate) fn finish(mut parts: Vec<Self>) -> Result<Vec<Buffer>> {
+        let Some(last) = parts.pop() else { return Ok(Vec::new()) };
+        drop(parts);
+        let (kind, rank) = (last.kind, last.called.rank as usize);
+        let own = last.stripe.into_buffers().unwrap_or_default();
+        if kind == Kind::AllGather { last.gathered.finish(rank, own) } else { Ok(own) }
+    }
+
+    /// Sends and takes what it can; done when nothing is left to send or to come. `streams` are those of its peers.
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>, streams: &mut [DataStream]) -> Poll<Result<(), Failure>> {
         loop {
             let mut progress = false;
-            for (index, link) in links.iter_mut().enumerate() {
-                // A peer to which nothing can be sent has sent the reason, or its stream has ended: that is read below.
-                let mut listens = true;
-                while self.peers[index].has_outgoing() {
-                    match link.outgoing.poll_reserve(context) {
-                        Poll::Ready(reserved) => listens = reserved.is_ok(),
-                        Poll::Pending => break,
-                    }
-                    if !listens || link.outgoing.send_item(self.next_message(index)).is_err() {
-                        listens = false;
-                        break;
-                    }
-                    progress = true;
-                }
-                while !listens || self.peers[index].expects_more() && self.work.waiting(link.rank) < WAITING {
-                    match link.incoming.poll_recv(context) {
-                        Poll::Ready(Some(chunk)) => self.take(index, chunk)?,
-                        Poll::Ready(None) => return Poll::Ready(Err(self.left(link.rank))),
-                        Poll::Pending => break,
-                    }
-                    progress = true;
-                }
+            for (index, stream) in streams.iter_mut().enumerate() {
+                // A chunk in each direction at a time, so that what is read and folded stays in the cache.
+                let rank = self.peers[index].rank;
+                progress |= self.send(context, index, stream).map_err(|error| Failure::Ended(rank, error))?;
+                progress |= self.receive(context, index, stream)?;
             }
             progress |= self.fold();
-            if self.peers.iter().all(|peer| !peer.has_outgoing() && !peer.expects_more()) {
-                return Poll::Ready(Ok(()));
+            if self.to_fold.is_empty() && self.peers.iter().all(Peer::is_done) {
+                if self.rounds.is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+                self.next_round();
+                progress = true;
             }
             if !progress {
+                self.stand();
                 return Poll::Pending;
             }
         }
     }
 
-    /// The buffers with the result.
-    pub(crate) fn finish(self) -> Result<Vec<Buffer>> {
-        self.work.finish()
-    }
-
-    /// The error when there has been no progress with a rank for `limit`. As long as ranks have not joined, the others may
-    /// wait for those, so only they are blamed; then those whose data is not complete; then those that do not go on.
-    pub(crate) fn overdue(&self, stalls: &Stalls, limit: Duration) -> Option<Cause> {
-        let awaited: Vec<&Peer> = self.peers.iter().filter(|peer| self.waits_for(peer)).collect();
-        let absent = awaited.iter().any(|peer| peer.is_absent());
-        let partial = awaited.iter().any(|peer| peer.is_partial());
-        let blamed = awaited.iter().filter(|peer| (!absent || peer.is_absent()) && (!partial || peer.is_partial()));
-        let late: Vec<u32> = blamed.map(|peer| peer.rank).filter(|&rank| stalls.of(rank) >= limit).collect();
-        let (name, seconds) = (self.name(), limit.as_secs_f64());
-        let message = match absent {
-            true => format!("{} not joined {name} within {seconds} s", subject(&late, ("has", "have"))),
-            false => format!("{name} has made no progress with {} for {seconds} s", named(&late)),
-        };
-        let cause = Cause { rank: Some(*late.first()?), ..Cause::new(message) };
-        Some(cause.help(
-            "look at the output of that rank and at the network; `comm.timeout_s` is how long ranks wait for each other \
-             without progress",
-        ))
-    }
-
-    /// Whether the collective cannot go on without this peer. One that is far ahead of others is not waited for.
-    fn waits_for(&self, peer: &Peer) -> bool {
-        peer.has_outgoing() || peer.expects_more() && self.work.waiting(peer.rank) < WAITING
-    }
-
-    fn name(&self) -> String {
-        format!("{} number {}", self.kind.name(), self.called.call.sequence)
-    }
-
-    fn left(&self, rank: u32) -> Cause {
-        let message = format!("rank {rank} has left the job, and {} needs it", self.name());
-        Cause::of(rank, message).help("all ranks must make the same number of updates: look at that rank's own output")
-    }
-
-    /// The next message for a peer that has one coming. The first one says what was called; then results go first: they
-    /// are what others hold memory for.
-    fn next_message(&mut self, index: usize) -> Bytes {
-        let peer = &mut self.peers[index];
-        if peer.begun
-            && let Some(result) = peer.results.pop_front()
-        {
-            self.moved.fetch_add(result.len() as u64, Ordering::Relaxed);
-            return result;
+    fn next_round(&mut self) {
+        self.round = self.rounds.pop_front().unwrap_or_default();
+        if let Some(sums) = self.round.divides.take() {
+            self.stripe.divide_sums(sums, self.ranks as u32);
         }
-        let rest = peer.to_send.take().unwrap_or_default();
-        let range = rest.start..rest.end.min(rest.start + CHUNK);
-        let mut chunk = self.called.chunk(Phase::Contribution, &range, &rest);
-        if !peer.begun {
+        self.checksums.clear();
+        self.to_fold = match &self.round.place {
+            Place::Folded { range, .. } => range.clone(),
+            _ => 0..0,
+        };
+        for peer in &mut self.peers {
+            let (sends, expects) = (&self.round.sends[peer.rank as usize], &self.round.expects[peer.rank as usize]);
+            // A peer gives back, reduced, what it is sent.
+            let shares = self.round.shares;
+            peer.to_send = sends.clone();
+            peer.results_to_send = shares.then(|| self.to_fold.clone());
+            peer.contribution = Arrival::of(expects.clone());
+            peer.result = Arrival::of(sends.clone().filter(|_| shares));
+        }
+        self.stand();
+    }
+
+    /// Notes for others how far it is with each peer.
+    fn stand(&self) {
+        for (index, peer) in self.peers.iter().enumerate() {
+            self.standings.note(index, peer, peer.has_outgoing(self.to_fold.start) || self.takes_from(index));
+        }
+    }
+
+    /// Sends what the system takes of the current chunk to a peer, or of the next one.
+    fn send(&mut self, context: &mut Context<'_>, index: usize, stream: &mut DataStream) -> io::Result<bool> {
+        let mut progress = false;
+        loop {
+            while !stream.is_flushed() {
+                let rest = self.peers[index].sending.clone();
+                let Poll::Ready(sent) = stream.poll_send(context, self.stripe.pieces(rest))? else {
+                    return Ok(progress);
+                };
+                self.peers[index].sending.start += sent;
+                self.moved.fetch_add(sent as u64, Ordering::Relaxed);
+                progress = true;
+            }
+            self.peers[index].is_sending = false;
+            if progress {
+                return Ok(true);
+            }
+            let Some(chunk) = self.next_chunk(index) else { return Ok(false) };
+            self.peers[index].is_sending = true;
+            stream.begin(chunk);
+        }
+    }
+
+    /// The next chunk for a peer that has one coming. The first one says what was called; then results go first: they are
+    /// what others wait for.
+    fn next_chunk(&mut self, index: usize) -> Option<Chunk> {
+        let (peer, folded) = (&mut self.peers[index], self.to_fold.start);
+        let (phase, range, is_last) = if let Some(rest) = peer.results_to_send.clone()
+            && peer.was_greeted
+            && peer.has_results(folded)
+        {
+            let end = rest.end.min(rest.start + self.chunk).min(folded);
+            peer.results_to_send = (end < rest.end).then_some(end..rest.end);
+            (Phase::Result, rest.start..end, end == rest.end)
+        } else {
+            let rest = peer.to_send.take()?;
+            let end = rest.end.min(rest.start + self.chunk);
+            peer.to_send = (end < rest.end).then_some(end..rest.end);
+            (Phase::Contribution, rest.start..end, end == rest.end)
+        };
+        let is_first = !std::mem::replace(&mut peer.was_greeted, true);
+        peer.sending = range.clone();
+        let mut chunk = self.called.chunk(phase, &range, is_last);
+        if is_first {
             (chunk.element_types, chunk.lengths) = (self.called.element_types.clone(), self.called.lengths.clone());
         }
-        peer.begun = true;
-        peer.to_send = (!chunk.last).then_some(range.end..rest.end);
-        self.moved.fetch_add(range.len() as u64, Ordering::Relaxed);
-        framed_chunk(&chunk, range.len(), |copy| self.work.read(range, copy))
+        chunk.payload_checksum = self.checksum(range);
+        Some(chunk.sealed())
     }
 
-    /// Takes a chunk from a peer.
-    fn take(&mut self, index: usize, chunk: Chunk) -> Result<(), Cause> {
-        let is_first = self.peers[index].is_absent() && chunk.phase() == Phase::Contribution;
+    /// The checksum of what is sent of this range, once for all peers.
+    fn checksum(&mut self, range: Range<usize>) -> u32 {
+        if range.is_empty() {
+            return 0;
+        }
+        let Self { checksums, stripe, peers, .. } = self;
+        let compute = || stripe.pieces(range.clone()).fold(0, crc32c::crc32c_append);
+        if peers.len() == 1 { compute() } else { *checksums.entry(range.start).or_insert_with(compute) }
+    }
+
+    /// Reads what has come of the current chunk from a peer, or of the next one.
+    fn receive(&mut self, context: &mut Context<'_>, index: usize, stream: &mut DataStream) -> Result<bool, Failure> {
+        let rank = self.peers[index].rank;
+        let ended = |error| Failure::Ended(rank, error);
+        let mut progress = false;
+        if self.peers[index].arriving.is_none() {
+            if !self.takes_from(index) {
+                return Ok(false);
+            }
+            let Poll::Ready(chunk) = stream.poll_chunk(context).map_err(ended)? else { return Ok(false) };
+            let chunk = chunk.ok_or_else(|| ended(io::ErrorKind::UnexpectedEof.into()))?;
+            let arriving = self.announced(index, chunk)?;
+            self.peers[index].arriving = Some(arriving);
+            progress = true;
+        }
+        while let Some(Arriving { range, checksum, .. }) = self.peers[index].arriving.clone() {
+            if range.is_empty() {
+                self.arrived(index)?;
+                return Ok(true);
+            }
+            let mut gap = [0; crate::memory::ALIGNMENT];
+            let place = match self.place(index) {
+                Ok(place) => place,
+                Err(length) => &mut gap[..length],
+            };
+            let Poll::Ready(read) = stream.poll_payload(context, place).map_err(ended)? else { return Ok(progress) };
+            let checksum = crc32c::crc32c_append(checksum, &place[..read]);
+            if let Some(arriving) = &mut self.peers[index].arriving {
+                (arriving.range.start, arriving.checksum) = (range.start + read, checksum);
+            }
+            self.moved.fetch_add(read as u64, Ordering::Relaxed);
+            progress = true;
+        }
+        Ok(progress)
+    }
+
+    /// Whether the next chunk from a peer is expected and has a place.
+    fn takes_from(&self, index: usize) -> bool {
+        let peer = &self.peers[index];
+        peer.arriving.is_some() || peer.expects_more() && peer.ready.len() < WAITING
+    }
+
+    /// Checks what a peer says of its next chunk.
+    fn announced(&mut self, index: usize, chunk: Chunk) -> Result<Arriving, Cause> {
+        let rank = self.peers[index].rank;
+        if !chunk.is_intact() {
+            return Err(Cause::damaged(rank, self.called.rank, chunk.length as usize));
+        }
+        let (phase, is_first) = (chunk.phase(), !self.peers[index].has_joined);
         if chunk.call != Some(self.called.call) || is_first && !self.called.fits(self.kind, &chunk) {
-            return Err(self.differs(&Called::theirs(self.peers[index].rank, &chunk)));
+            return Err(self.differs(&Called::theirs(rank, &chunk)));
+        }
+        let is_gathered = self.round.place == Place::Gathered;
+        if is_first && is_gathered {
+            let bytes = self.gathered.begin(rank as usize, &chunk.lengths).ok_or_else(|| misfit(rank, "a layout"))?;
+            self.peers[index].contribution = Arrival::of(Some(0..bytes));
         }
         let peer = &mut self.peers[index];
-        let (range, arrival) = match chunk.phase() {
-            Phase::Contribution => {
-                let range =
-                    self.work.expected(peer.rank, &chunk.lengths).ok_or_else(|| misfit(peer.rank, "a layout"))?;
-                (range, &mut peer.contribution)
-            }
-            Phase::Result if !peer.is_absent() => (self.work.contribution(peer.rank), &mut peer.result),
-            _ => return Err(misfit(peer.rank, "a phase")),
+        peer.has_joined = true;
+        let arrival = match phase {
+            Phase::Contribution => &mut peer.contribution,
+            Phase::Result => &mut peer.result,
+            Phase::Unspecified => return Err(misfit(rank, "a phase")),
         };
-        let Arrival::Until(until) = *arrival else { return Err(misfit(peer.rank, "a chunk")) };
-        let start = until.unwrap_or(range.start);
-        let end = start + chunk.payload.len();
-        if chunk.offset != start as u64 || end != range.end.min(start + CHUNK) || chunk.last != (end == range.end) {
-            return Err(misfit(peer.rank, "a range"));
+        let Arrival::Rest(rest) = arrival else { return Err(misfit(rank, "a chunk")) };
+        let range = rest.start..rest.start + chunk.length as usize;
+        if chunk.offset != range.start as u64
+            || range.end != rest.end.min(range.start + self.chunk)
+            || chunk.last != (range.end == rest.end)
+        {
+            return Err(misfit(rank, "a range"));
         }
-        self.moved.fetch_add(chunk.payload.len() as u64, Ordering::Relaxed);
-        *arrival = if chunk.last { Arrival::Whole } else { Arrival::Until(Some(end)) };
-        match chunk.phase() {
-            Phase::Contribution => self.work.contributed(peer.rank, start, chunk.payload),
-            _ => self.work.write_result(start, &chunk.payload),
+        *arrival = if chunk.last { Arrival::Whole } else { Arrival::Rest(range.end..rest.end) };
+        let is_folded = phase == Phase::Contribution && matches!(self.round.place, Place::Folded { .. });
+        if is_folded && !range.is_empty() {
+            peer.filling = self.spare.pop().unwrap_or_default();
+            peer.filling.resize(range.len(), 0);
+        }
+        let begin = range.start;
+        Ok(Arriving { range, begin, is_folded, is_gathered, checksum: 0, expected: chunk.payload_checksum })
+    }
+
+    /// Where the rest of the current chunk from a peer goes; of a gap between buffers only its length.
+    fn place(&mut self, index: usize) -> Result<&mut [u8], usize> {
+        let peer = &mut self.peers[index];
+        let Some(Arriving { range, begin, is_folded, is_gathered, .. }) = peer.arriving.clone() else { return Err(0) };
+        if is_folded {
+            Ok(&mut peer.filling[range.start - begin..])
+        } else if is_gathered {
+            Ok(self.gathered.place(peer.rank as usize, range))
+        } else {
+            self.stripe.piece_mut(range)
+        }
+    }
+
+    /// Takes a chunk that has come whole.
+    fn arrived(&mut self, index: usize) -> Result<(), Cause> {
+        let peer = &mut self.peers[index];
+        let Some(arriving) = peer.arriving.take() else { return Ok(()) };
+        let bytes = arriving.range.end - arriving.begin;
+        if arriving.checksum != arriving.expected {
+            return Err(Cause::damaged(peer.rank, self.called.rank, bytes));
+        }
+        if arriving.is_folded && bytes > 0 {
+            peer.ready.push_back(std::mem::take(&mut peer.filling));
         }
         Ok(())
     }
 
-    /// Folds what all ranks have contributed to, and queues it for all peers.
+    /// Folds what all ranks have contributed to and what nobody has to be sent any more as it is.
     fn fold(&mut self) -> bool {
-        let has_results = self.work.has_results();
-        if self.work.folds_what_it_sends() && self.peers.iter().any(Peer::has_outgoing) {
-            return false;
-        }
         let mut progress = false;
-        while let Some(range) = self.work.fold_next() {
-            progress = true;
-            if has_results {
-                let whole = self.work.contribution(self.called.rank);
-                let chunk = self.called.chunk(Phase::Result, &range, &whole);
-                let folded = framed_chunk(&chunk, range.len(), |copy| self.work.read(range, copy));
-                self.peers.iter_mut().for_each(|peer| peer.results.push_back(folded.clone()));
+        let Place::Folded { order, op, .. } = &self.round.place else { return false };
+        while !self.to_fold.is_empty() {
+            let range = self.to_fold.start..self.to_fold.end.min(self.to_fold.start + self.chunk);
+            if self.peers.iter().any(|peer| peer.still_sends(&range)) {
+                break;
             }
+            let own = self.called.rank as usize;
+            let of = |rank: usize| self.peers.iter().find(|peer| peer.rank as usize == rank)?.ready.front();
+            let leaves: Vec<Leaf<'_>> = order.iter().map(|&rank| of(rank).map(Vec::as_slice)).collect();
+            if order.iter().zip(&leaves).any(|(&rank, leaf)| rank != own && leaf.is_none()) {
+                break;
+            }
+            self.stripe.fold(range.clone(), &leaves, *op);
+            self.spare.extend(self.peers.iter_mut().filter_map(|peer| peer.ready.pop_front()));
+            self.to_fold.start = range.end;
+            progress = true;
         }
         progress
     }
@@ -280,26 +378,6 @@ impl Operation {
             return Cause::of(rank, message);
         }
         self.called.differs(theirs)
-    }
-}
-
-impl Peer {
-    /// Whether it has not joined the collective.
-    fn is_absent(&self) -> bool {
-        self.contribution == Arrival::Until(None)
-    }
-
-    /// Whether some of its contribution is missing.
-    fn is_partial(&self) -> bool {
-        self.contribution != Arrival::Whole
-    }
-
-    fn has_outgoing(&self) -> bool {
-        self.to_send.is_some() || !self.results.is_empty()
-    }
-
-    fn expects_more(&self) -> bool {
-        self.contribution != Arrival::Whole || self.result != Arrival::Whole
     }
 }
 

@@ -14,6 +14,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
+use crate::MAX_WORLD_SIZE;
+
 /// Time between two heartbeats.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -30,7 +32,14 @@ const NOISE: u64 = 256;
 pub(crate) struct Progress {
     /// Ticks in which data moved between this rank and any other, as heartbeats report it.
     own: AtomicU64,
+    /// As many as a job may have: a process of another job is told so after its handshake.
     peers: Vec<Peer>,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { own: AtomicU64::new(0), peers: (0..MAX_WORLD_SIZE).map(|_| Peer::default()).collect() }
+    }
 }
 
 /// What is known of one other rank.
@@ -40,13 +49,11 @@ struct Peer {
     moved: AtomicU64,
     reported: AtomicU64,
     was_silent: AtomicBool,
+    /// Of all connections with that rank.
+    traffic: Traffic,
 }
 
 impl Progress {
-    pub(crate) fn new(world_size: u32) -> Self {
-        Self { own: AtomicU64::new(0), peers: (0..world_size).map(|_| Peer::default()).collect() }
-    }
-
     /// What this rank reports in its heartbeats.
     pub(crate) fn own(&self) -> u64 {
         self.own.load(Relaxed)
@@ -70,23 +77,24 @@ impl Progress {
         self.peers[rank as usize].was_silent.load(Relaxed)
     }
 
-    /// Looks at what moves over a connection with this rank until it has `ended`, and closes it when it is silent for too
-    /// long.
-    pub(crate) async fn watch(
-        self: Arc<Self>,
-        rank: u32,
-        traffic: Arc<Traffic>,
-        connection: TcpStream,
-        mut ended: oneshot::Receiver<()>,
-    ) {
+    /// What has moved between this rank and another.
+    pub(crate) fn traffic(&self, rank: u32) -> &Traffic {
+        &self.peers[rank as usize].traffic
+    }
+
+    /// Looks at what moves over the connections with this rank until the control connection has `ended`, and closes that
+    /// one when it is silent for too long.
+    pub(crate) async fn watch(self: Arc<Self>, rank: u32, connection: TcpStream, mut ended: oneshot::Receiver<()>) {
+        let traffic = self.traffic(rank);
         let peer = &self.peers[rank as usize];
-        let (mut ticks, mut before, mut silent) = (every(TICK), (0, 0), 0);
+        let moved = || (traffic.received.load(Relaxed), traffic.sent.load(Relaxed));
+        let (mut ticks, mut before, mut silent) = (every(TICK), moved(), 0);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 _ = &mut ended => return,
             }
-            let (received, sent) = (traffic.received.load(Relaxed), traffic.sent.load(Relaxed));
+            let (received, sent) = moved();
             silent = if received == before.0 { silent + 1 } else { 0 };
             if received + sent > before.0 + before.1 + NOISE {
                 peer.moved.fetch_add(1, Relaxed);
@@ -102,7 +110,7 @@ impl Progress {
     }
 }
 
-/// Bytes that were received over a connection, and bytes that the system has accepted for sending.
+/// Bytes that were received from a rank, and bytes to it that the system has accepted.
 #[derive(Default)]
 pub(crate) struct Traffic {
     pub(crate) received: AtomicU64,

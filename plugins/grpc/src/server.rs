@@ -13,7 +13,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
-use crate::connection::Connection;
+use crate::MAX_WORLD_SIZE;
+use crate::connection::{CONTROL, Connection};
 use crate::handshake::{self, Refusal};
 use crate::job::Job;
 use crate::mesh::{ExchangeService, SessionWatch};
@@ -40,11 +41,12 @@ impl Server {
         session: SessionWatch,
         exchange: ExchangeService,
         rendezvous: Option<RendezvousService>,
+        data: mpsc::UnboundedSender<Connection>,
     ) -> Self {
         let (stop, stopped) = oneshot::channel();
         let rendezvous = rendezvous.map(|service| RendezvousServer::new(service).max_decoding_message_size(MAX_JOIN));
         let router = transport::server().add_service(exchange).add_optional_service(rendezvous);
-        let connections = accept(listener, Arc::clone(job), session);
+        let connections = accept(listener, Arc::clone(job), session, data);
         let task = tokio::spawn(async move {
             let stopped = async { drop(stopped.await) };
             // An error of a connection reaches the stream that uses it.
@@ -60,11 +62,13 @@ impl Server {
     }
 }
 
-/// Connections from ranks of the job, as they come. `session` is what ranks other than 0 must know.
+/// Control connections from ranks of the job, as they come; those of data lanes go to `data`. `session` is what ranks other
+/// than 0 must know.
 fn accept(
     listener: TcpListener,
     job: Arc<Job>,
     session: SessionWatch,
+    data: mpsc::UnboundedSender<Connection>,
 ) -> UnboundedReceiverStream<std::io::Result<Connection>> {
     let (ranks, connections) = mpsc::unbounded_channel();
     tokio::spawn(async move {
@@ -87,10 +91,14 @@ fn accept(
             {
                 oldest.abort();
             }
-            let (job, session, ranks) = (Arc::clone(&job), session.clone(), ranks.clone());
+            let (job, session, ranks, data) = (Arc::clone(&job), session.clone(), ranks.clone(), data.clone());
             places.push_back(handshakes.spawn(async move {
                 if let Some(connection) = authenticate(stream, address, &job, session).await {
-                    let _ = ranks.send(Ok(connection)); // the server has ended
+                    // The server may have ended.
+                    let _ = match connection.lane {
+                        CONTROL => ranks.send(Ok(connection)).is_ok(),
+                        _ => data.send(connection).is_ok(),
+                    };
                 }
             }));
         }
@@ -116,8 +124,8 @@ async fn authenticate(
     };
     let handshake = handshake::answer(&mut stream, &job.token, job.rank, session);
     let warning = match tokio::time::timeout(handshake::LIMIT, handshake).await.ok()? {
-        Ok(rank) => return Connection::new(stream, rank, job).ok(),
-        Err(Refusal::Stranger(_)) => return None,
+        Ok((rank, lane)) if rank < MAX_WORLD_SIZE => return Connection::new(stream, rank, lane, job).ok(),
+        Ok(_) | Err(Refusal::Stranger(_)) => return None,
         Err(Refusal::Token(rank)) => format!(
             "a process at {address} that says it is rank {rank} was turned away: it does not have this job's token. All \
              ranks need the same MDT_JOB_TOKEN or comm.token_file"

@@ -1,4 +1,5 @@
-//! HTTP/2 as collectives need it: large frames and windows, no waiting for small packets, and pings for signs of life.
+//! Connections with other ranks, and HTTP/2 as the control lane needs it: no waiting for small packets, and pings for signs
+//! of life.
 
 use std::future::ready;
 use std::io;
@@ -24,37 +25,35 @@ const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// Never, because a ping and its answer wait behind data: `progress` finds out which connections are dead.
 const PING_TIMEOUT: Duration = Duration::from_secs(86400);
 
-/// The largest DATA frame: a whole chunk fits, so that it is not put together from pieces.
-const FRAME: u32 = 512 << 10;
-/// What may be under way on a stream and on a connection: several chunks.
-const STREAM_WINDOW: u32 = 8 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
-
 /// How long one attempt to connect may take.
 const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// A server with the settings of this plugin.
 pub(crate) fn server() -> Server {
     Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(FRAME)
         .max_concurrent_streams(4)
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
 }
 
-/// Connects to the rank that listens at an address. `session` is what both must know, 0 where that rank is rank 0.
+/// Connects to the rank that listens at an address. `session` is what both must know, 0 where that rank is rank 0;
+/// `lane` is what the connection is for.
 ///
 /// # Errors
 /// No process listens there or answers in time, or it is not that rank of this job.
-pub(crate) async fn dial(job: &Job, address: SocketAddr, rank: u32, session: u64) -> Result<Channel, Failed> {
+pub(crate) async fn connect(
+    job: &Job,
+    address: SocketAddr,
+    rank: u32,
+    session: u64,
+    lane: u32,
+) -> Result<Connection, Failed> {
     let again = |error: io::Error| Failed::Again(error.to_string());
     let late = |_| Failed::Again("it does not answer".to_owned());
     let stream = timeout(ATTEMPT, TcpStream::connect(address)).await.map_err(late)?;
     let mut stream = stream.map_err(again)?;
     stream.set_nodelay(true).map_err(again)?;
-    let handshake = handshake::dial(&mut stream, &job.token, [job.rank, rank], session);
+    let handshake = handshake::dial(&mut stream, &job.token, [job.rank, rank], lane, session);
     match timeout(handshake::LIMIT, handshake).await.map_err(late)? {
         Ok(()) => {}
         Err(Refusal::Stranger(error)) => return Err(again(error)),
@@ -72,14 +71,19 @@ pub(crate) async fn dial(job: &Job, address: SocketAddr, rank: u32, session: u64
             return Err(Failed::Refused(cause));
         }
     }
+    Connection::new(stream, rank, lane, job).map_err(again)
+}
+
+/// An HTTP/2 client over a connection, as the control lane has it.
+///
+/// # Errors
+/// The connection has ended.
+pub(crate) async fn channel(connection: Connection) -> Result<Channel, Failed> {
     // The channel cannot connect again by itself: every connection begins with a handshake.
-    let mut connection = Some(TokioIo::new(Connection::new(stream, rank, job).map_err(again)?));
+    let mut connection = Some(TokioIo::new(connection));
     let connector =
         service_fn(move |_: Uri| ready(connection.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))));
     Endpoint::from_static("http://rank")
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(FRAME)
         .http2_keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true)

@@ -7,12 +7,9 @@ use prost::Message;
 tonic::include_proto!("mdt.collectives.v1");
 
 /// The version of the contract: the handshake's and that of all messages.
-pub(crate) const PROTOCOL: u8 = 4;
+pub(crate) const PROTOCOL: u8 = 5;
 
-/// Payload of one chunk.
-pub(crate) const CHUNK: usize = 256 << 10;
-
-/// The largest message between ranks: a chunk and what describes it, such as the lengths of many buffers.
+/// The largest description of a chunk: with the types and lengths of many buffers.
 pub(crate) const MAX_MESSAGE: usize = 2 << 20;
 
 /// The largest request to join: a job's identity, which is its configuration, and what belongs to it.
@@ -28,17 +25,19 @@ impl From<envelope::Body> for Envelope {
 }
 
 impl Chunk {
-    /// Whether it has arrived as it was sent.
-    pub(crate) fn is_intact(&self) -> bool {
-        self.checksum == self.checksum()
+    /// The chunk with the checksum of its description.
+    pub(crate) fn sealed(self) -> Self {
+        Self { checksum: self.description_checksum(), ..self }
     }
 
-    /// CRC32C of all other fields, encoded as a message without the payload, and then of the payload.
-    fn checksum(&self) -> u32 {
-        let &Self { call, phase, offset, last, .. } = self;
-        let (element_types, lengths) = (self.element_types.clone(), self.lengths.clone());
-        let described = Self { call, phase, offset, last, element_types, lengths, ..Self::default() };
-        crc32c::crc32c_append(crc32c::crc32c(&described.encode_to_vec()), &self.payload)
+    /// Whether the description has arrived as it was sent.
+    pub(crate) fn is_intact(&self) -> bool {
+        self.checksum == self.description_checksum()
+    }
+
+    /// CRC32C of all other fields, encoded as a message.
+    fn description_checksum(&self) -> u32 {
+        crc32c::crc32c(&Self { checksum: 0, ..self.clone() }.encode_to_vec())
     }
 }
 
@@ -47,12 +46,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chunk_with_a_flipped_bit_is_not_intact() {
+    fn a_description_with_a_flipped_bit_is_not_intact() {
         let call = Some(Call { session: 7, sequence: 300, root: 5, ..Call::default() });
-        let payload = bytes::Bytes::from_static(b"payload");
         let (element_types, lengths) = (vec![2], vec![7]);
-        let mut chunk = Chunk { call, offset: 64, last: true, payload, element_types, lengths, ..Chunk::default() };
-        chunk.checksum = chunk.checksum();
+        let chunk = Chunk {
+            call,
+            offset: 64,
+            last: true,
+            element_types,
+            lengths,
+            length: 7,
+            payload_checksum: 9,
+            ..Chunk::default()
+        };
+        let chunk = chunk.sealed();
         assert!(chunk.is_intact());
         let encoded = chunk.encode_to_vec();
         for bit in 0..8 * encoded.len() {

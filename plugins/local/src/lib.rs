@@ -15,7 +15,8 @@ mdt_plugin_api::config! {
 pub struct Local;
 
 /// Element types that are reduced.
-const REDUCED: [Dtype; 3] = [Dtype::F32, Dtype::F64, Dtype::U64];
+const REDUCED: [Dtype; 8] =
+    [Dtype::F32, Dtype::F64, Dtype::BF16, Dtype::F16, Dtype::I32, Dtype::I64, Dtype::U32, Dtype::U64];
 
 impl Component for Local {
     type Config = Config;
@@ -29,7 +30,8 @@ impl CommBackend for Local {
     type Communicator = OneProcess;
 
     fn capabilities(&self) -> Result<Capabilities> {
-        Ok(Capabilities { dtypes: REDUCED.to_vec(), max_world_size: 1, deterministic: true })
+        let ops = vec![ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min, ReduceOp::Mean];
+        Ok(Capabilities { dtypes: REDUCED.to_vec(), ops, max_world_size: 1, deterministic: true })
     }
 
     /// # Errors

@@ -35,7 +35,7 @@ fn collectives_of_one_rank_are_done_at_once_and_give_back_what_they_got() {
     assert_eq!((communicator.rank(), communicator.world_size()), (0, 1));
 
     let buffers = || vec![vec![1.5f32, -0.0].into(), vec![f64::MAX].into(), Buffer::from(vec![u64::MAX])];
-    for op in [ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min] {
+    for op in [ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min, ReduceOp::Mean] {
         assert_eq!(done(communicator.all_reduce(buffers(), op)), buffers());
     }
     assert_eq!(done(communicator.broadcast(buffers(), 0)), buffers());

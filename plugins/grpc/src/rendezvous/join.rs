@@ -8,6 +8,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::REJOIN;
+use crate::connection::CONTROL;
 use crate::job::Job;
 use crate::link::reason;
 use crate::token::random;
@@ -57,7 +58,7 @@ pub(crate) async fn join(
         let mut has_joined = false;
         for &address in addresses {
             let attempt = async {
-                let channel = transport::dial(job, address, 0, 0).await?;
+                let channel = transport::channel(transport::connect(job, address, 0, 0, CONTROL).await?).await?;
                 let roster = wait(job, channel.clone(), request.clone(), &mut has_joined);
                 let late = |_| Failed::Again("it gives no answer".to_owned());
                 let roster = timeout(limit + GRACE, roster).await.map_err(late)??;

@@ -250,7 +250,7 @@ impl Exchange {
             Kind::Broadcast { root } if root as usize != all.rank => {
                 self.staged.write(0..self.staged.len(), payload(root as usize, self.staged.len()));
             }
-            Kind::Broadcast { .. } | Kind::Barrier => {}
+            _ => {}
         }
     }
 
@@ -291,7 +291,7 @@ impl Exchange {
         match self.kind {
             Kind::AllReduce(_) | Kind::ReduceScatter(_) | Kind::AllGather => true,
             Kind::Broadcast { root } => rank == root as usize,
-            Kind::Barrier => false,
+            _ => false,
         }
     }
 

@@ -1,11 +1,13 @@
 //! What hosts may rely on over TCP: every test is named for the promise it keeps. Most run over shared memory too: see
 //! `tests/shared_memory`.
 
+mod element_types;
 mod faults;
 mod gathers;
 mod mismatches;
 #[path = "../../../../tests/support/network.rs"]
 mod network;
+mod point_to_point;
 mod processes;
 mod reductions;
 mod relay;

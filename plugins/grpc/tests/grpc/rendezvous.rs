@@ -195,8 +195,11 @@ fn a_stream_that_breaks_before_it_is_open_on_both_sides_is_opened_again() {
     let one = Bootstrap { rank: 1, ..with(&job, "port", relay.port) };
     let results = open_all(&[job, one], &patient(10.0), |communicator| done(communicator.unwrap().barrier()));
     assert_eq!(results, [const { Vec::<Buffer>::new() }; 2]);
-    assert_eq!(relay.connections(), 2);
+    assert_eq!(relay.connections(), 2 + DATA, "the control connection twice, and then those of data");
 }
+
+/// Data connections between two ranks: one for collectives, and one in each direction from rank to rank.
+const DATA: usize = 3;
 
 /// The number of requests that a dialler has sent on a connection: HTTP/2 HEADERS frames behind the handshake and the
 /// preface.

@@ -116,6 +116,7 @@ pub fn open_all<T: Send>(
             scope.spawn(move || {
                 let abilities = |ranks: Arc<Ranks>| Connected {
                     reduce_scatter: Some(ranks.clone()),
+                    point_to_point: Some(ranks.clone()),
                     regions: Some(ranks.clone()),
                     ..Connected::new(ranks)
                 };

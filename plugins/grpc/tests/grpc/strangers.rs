@@ -54,7 +54,7 @@ fn knock(job: &Bootstrap) -> TcpStream {
 
 /// The first message of a handshake.
 fn opening() -> Vec<u8> {
-    [b"mdtrank\x04".as_slice(), &[7; 32]].concat()
+    [b"mdtrank\x05".as_slice(), &[7; 32]].concat()
 }
 
 /// All that comes until the other side ends the connection.
@@ -82,7 +82,7 @@ fn a_stranger_that_knows_everything_but_the_token_learns_nothing_and_joins_nothi
     beside(&job, || {
         let mut stranger = knock(&job);
         stranger.write_all(&opening()).unwrap();
-        stranger.write_all(&[&1u32.to_le_bytes()[..], &[9; 32]].concat()).unwrap();
+        stranger.write_all(&[&1u32.to_le_bytes()[..], &[0; 4], &[9; 32]].concat()).unwrap();
         let heard = all_from(&mut stranger);
         assert_eq!((heard.len(), heard.last()), (41, Some(&0)), "an opening and a refusal");
 
@@ -130,7 +130,7 @@ fn the_token_and_the_configuration_are_not_sent_to_a_process_that_only_listens()
         stream.write_all(&heard[..40]).unwrap();
         stream.read_exact(&mut heard[40..]).unwrap();
         // The dialler's own proof, sent back to it.
-        stream.write_all(&[&[1], &heard[44..]].concat()).unwrap();
+        stream.write_all(&[&[1], &heard[48..]].concat()).unwrap();
         (heard, all_from(&mut stream))
     });
     let limits = Config { connect_timeout_s: 5.0, ..config() };
@@ -186,6 +186,6 @@ fn a_rank_of_another_version_is_told_so() {
         let mut stranger = knock(&job);
         stranger.write_all(&[b"mdtrank\x63".as_slice(), &[7; 32]].concat()).unwrap();
         let heard = all_from(&mut stranger);
-        assert_eq!((heard.len(), &heard[..8]), (40, b"mdtrank\x04".as_slice()));
+        assert_eq!((heard.len(), &heard[..8]), (40, b"mdtrank\x05".as_slice()));
     });
 }

@@ -55,7 +55,8 @@ impl CommBackend for Mirror {
 
     fn capabilities(&self) -> Result<Capabilities> {
         self.faults.at("capabilities")?;
-        Ok(Capabilities { dtypes: vec![Dtype::F32, Dtype::U64], max_world_size: 2, deterministic: true })
+        let (dtypes, ops) = (vec![Dtype::F32, Dtype::U64], vec![ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min]);
+        Ok(Capabilities { dtypes, ops, max_world_size: 2, deterministic: true })
     }
 
     fn open(&self, bootstrap: &Bootstrap) -> Result<Second> {
@@ -117,6 +118,22 @@ impl ReduceScatter for Second {
     }
 }
 
+impl PointToPoint for Second {
+    fn send(&self, buffer: Buffer, to: u32) -> Result<Box<dyn Work>> {
+        self.faults.at("send")?;
+        match to {
+            0 => self.work(vec![buffer]),
+            _ => Err(Error::plugin(format!("nothing can be sent to rank {to}"))),
+        }
+    }
+
+    fn receive(&self, mut buffer: Buffer, from: u32) -> Result<Box<dyn Work>> {
+        self.faults.at("receive")?;
+        buffer.bytes_mut().fill(from as u8 + 1);
+        self.work(vec![buffer])
+    }
+}
+
 impl CommRegions for Second {
     fn region(&self, bytes: usize) -> Result<Region> {
         self.faults.at("region")?;
@@ -161,6 +178,8 @@ pub const METHODS: &[&str] = &[
     "broadcast",
     "barrier",
     "reduce_scatter",
+    "send",
+    "receive",
     "region",
     "wait",
     "progress",
@@ -194,10 +213,11 @@ pub fn exercise(recorder: &mut Recorder, source: &Source) {
 
 fn collectives(recorder: &mut Recorder, communicator: &Connected) {
     let scatter = communicator.reduce_scatter.as_ref().expect("the ability");
+    let pairs = communicator.point_to_point.as_ref().expect("the ability");
     let regions = communicator.regions.as_ref().expect("the ability");
     let buffers = || vec![vec![1.5f32, -0.0].into(), Vec::<f32>::new().into()];
     type Start<'a> = &'a (dyn Fn() -> Result<Box<dyn Work>> + Sync);
-    let starts: [(&str, Start<'_>); 8] = [
+    let starts: [(&str, Start<'_>); 11] = [
         ("all_reduce", &|| communicator.all_reduce(buffers(), ReduceOp::Sum)),
         ("all_reduce", &|| communicator.all_reduce(buffers(), ReduceOp::Max)),
         ("all_reduce", &|| communicator.all_reduce(vec![vec![1u64].into()], ReduceOp::Sum)),
@@ -205,6 +225,9 @@ fn collectives(recorder: &mut Recorder, communicator: &Connected) {
         ("broadcast", &|| communicator.broadcast(buffers(), 1)),
         ("broadcast", &|| communicator.broadcast(buffers(), 2)),
         ("barrier", &|| communicator.barrier()),
+        ("send", &|| pairs.send(vec![1.0f32, 3.0].into(), 0)),
+        ("send", &|| pairs.send(vec![1.0f32].into(), 1)),
+        ("receive", &|| pairs.receive(vec![0u64; 2].into(), 0)),
         ("reduce_scatter", &|| scatter.reduce_scatter(vec![1.0f32, 3.0].into(), ReduceOp::Min)),
     ];
     for (method, start) in starts {

@@ -27,7 +27,7 @@ mdt_plugin_api::plugin! {
     trainer "every_kind" => trainer::Counts: prepare, reference, evaluation, parameters;
     optimizer "every_kind" => optimizer::Momentum: slices, typed_states, typed_slices, device, evaluation_weights;
     data "every_kind" => data::Numbers;
-    comm "every_kind" => comm::Mirror: reduce_scatter, regions;
+    comm "every_kind" => comm::Mirror: reduce_scatter, point_to_point, regions;
     observer "every_kind" => observer::Listener;
 }
 

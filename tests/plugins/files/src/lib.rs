@@ -30,11 +30,15 @@ impl Component for Files {
     }
 }
 
+/// How elements are combined here.
+const OPS: [ReduceOp; 3] = [ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min];
+
 impl CommBackend for Files {
     type Communicator = Ranks;
 
     fn capabilities(&self) -> Result<Capabilities> {
-        Ok(Capabilities { dtypes: vec![Dtype::F32, Dtype::F64], max_world_size: 0, deterministic: true })
+        let dtypes = vec![Dtype::F32, Dtype::F64];
+        Ok(Capabilities { dtypes, ops: OPS.to_vec(), max_world_size: 0, deterministic: true })
     }
 
     fn open(&self, bootstrap: &Bootstrap) -> Result<Ranks> {
@@ -85,7 +89,10 @@ impl Communicator for Ranks {
     }
 
     fn all_reduce(&self, buffers: Vec<Buffer>, op: ReduceOp) -> Result<Box<dyn Work>> {
-        self.begin(Kind::Reduce(op), buffers)
+        match OPS.contains(&op) {
+            true => self.begin(Kind::Reduce(op), buffers),
+            false => Err(Error::plugin(format!("a {} of elements is not made here", op.name()))),
+        }
     }
 
     fn all_gather(&self, buffer: Buffer) -> Result<Box<dyn Work>> {
@@ -192,7 +199,7 @@ fn combine<T: std::ops::Add<Output = T> + PartialOrd>(a: T, b: T, op: ReduceOp) 
     let first = match op {
         ReduceOp::Sum => return a + b,
         ReduceOp::Max => a >= b,
-        ReduceOp::Min => a <= b,
+        _ => a <= b,
     };
     // A comparison with NaN is false, and only NaN differs from itself.
     #[allow(clippy::eq_op)]
