@@ -378,6 +378,11 @@ fn quantised(op: OpKind) -> Vec<Form> {
                 let rest = format!("w3.{words} T3.{groups} T3.{groups}");
                 forms.extend(["T2.128", "T128", "T33.128"].map(|x| form(format!("{x} {rest}"), &attributes)));
                 forms.extend(["T2.1.128", "T128"].map(|x| form(format!("{x} {rest} T3"), &attributes)));
+                let rounded = [Dtype::BF16, Dtype::F16].map(|dtype| attribute("operands", Value::Dtype(dtype)));
+                for (x, operands) in [("T3.128", rounded[0]), ("T33.128", rounded[0]), ("T33.128", rounded[1])] {
+                    let attributes = [attributes[0], attributes[1], operands];
+                    forms.push(form(format!("{x} w3.{words} f3.{groups} f3.{groups} f3"), &attributes));
+                }
             }
         }
     }

@@ -67,6 +67,12 @@ impl Reference {
         inputs: &[Option<&Array>],
         attributes: &[Attribute<'_>],
     ) -> Result<Vec<Array>> {
+        if op == OpKind::QUANTIZED_LINEAR {
+            let packing: Vec<_> = attributes.iter().filter(|attribute| attribute.name != "operands").copied().collect();
+            let weight = self.evaluate(OpKind::DEQUANTIZE, &inputs[1..4], &packing)?.remove(0);
+            let inputs: Vec<_> = [inputs[0], Some(&weight)].into_iter().chain(inputs.get(4).copied()).collect();
+            return self.of_rounded(operands, OpKind::LINEAR, &inputs, &[]);
+        }
         let round = |array: &Array| array.map(array.dtype, |x| Number::Real(rounded(operands, x.real())));
         let operands: Vec<_> = inputs.iter().take(2).map(|input| input.map(round)).collect();
         let inputs: Vec<_> = operands.iter().map(Option::as_ref).chain(inputs.iter().skip(2).copied()).collect();

@@ -40,7 +40,7 @@ impl Weight<'_> {
             (Self::Whole(weight), Layout::InOut) => {
                 plus(Tensor::op(OpKind::MATMUL, &[x, weight], &precision.of_product())?, bias)
             }
-            (Self::Quantised(weight), Layout::OutIn) => weight.linear(x, bias),
+            (Self::Quantised(weight), Layout::OutIn) => weight.linear(x, bias, precision),
             (Self::Quantised(_), Layout::InOut) => Weight::Whole(&self.whole()?).linear(x, layout, bias, precision),
         }
     }
@@ -74,11 +74,12 @@ impl Weight<'_> {
 }
 
 impl Quantised<'_> {
-    fn linear(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    fn linear(&self, x: &Tensor, bias: Option<&Tensor>, precision: Precision) -> Result<Tensor> {
         let [words, scales, biases] = self.parts;
         let mut inputs = vec![x, words, scales, biases];
         inputs.extend(bias);
-        let result = Tensor::op(OpKind::QUANTIZED_LINEAR, &inputs, &self.attributes())?;
+        let attributes = [&self.attributes()[..], &precision.of_product()].concat();
+        let result = Tensor::op(OpKind::QUANTIZED_LINEAR, &inputs, &attributes)?;
         // The scales may be of a wider type than the activations.
         let (dtype, wanted) = (result.tensor_type()?.dtype, x.tensor_type()?.dtype);
         if dtype == wanted { Ok(result) } else { result.cast(wanted) }

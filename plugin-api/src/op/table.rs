@@ -42,6 +42,8 @@ const RANDOM: &[AttributeSpec] =
     &[required("key", ValueKind::Int), required("shape", ValueKind::Ints), required("dtype", ValueKind::Dtype)];
 const OPERANDS: &[AttributeSpec] = &[optional("operands", ValueKind::Dtype)];
 const QUANTIZATION: &[AttributeSpec] = &[required("group_size", ValueKind::Int), required("bits", ValueKind::Int)];
+const QUANTIZED_PRODUCT: &[AttributeSpec] =
+    &[required("group_size", ValueKind::Int), required("bits", ValueKind::Int), optional("operands", ValueKind::Dtype)];
 
 /// Number of inputs for `concatenate`.
 const MANY: usize = usize::MAX;
@@ -196,8 +198,9 @@ operations! {
     /// negative one too, is an error when the result is evaluated. `operands` as in `matmul`, of x and w.
     GATHER_LINEAR = 62, "gather_linear", composed, 3..=3, 0b011, Floats, OPERANDS, gather_linear;
     /// `linear` with quantised weights: x `[.., in]`, packed weights, scales and biases as `quantize` gives them of w `[out, in]`,
-    /// \[bias `[out]`\]; `x · dequantize(w)ᵀ (+ bias)`. The gradient flows to x and the last bias.
-    QUANTIZED_LINEAR = 63, "quantized_linear", composed, 4..=5, 0b10001, Floats, QUANTIZATION, quantized_linear;
+    /// \[bias `[out]`\]; `x · dequantize(w)ᵀ (+ bias)`. The gradient flows to x and the last bias. `operands` as in `matmul`, of
+    /// x and the weights that are not packed.
+    QUANTIZED_LINEAR = 63, "quantized_linear", composed, 4..=5, 0b10001, Floats, QUANTIZED_PRODUCT, quantized_linear;
     /// Head and loss of a language model, without all logits at a time: hidden states `[N, D]`, weight `[V, D]`, targets `[N]`
     /// int32, \[bias `[V]`\]; `cross_entropy` of `scale · (hidden · weightᵀ + bias)`, or of `soft_cap · tanh(that / soft_cap)`,
     /// `[N]` in float32. Computed by `rows` rows at a time, and again for gradients; by default at most 16 Mi logits, or one row of

@@ -60,8 +60,8 @@ fn main() {
         println!("{bits} bits, made whole: {ours:8.3}, MLX's own {theirs:8.3}");
         for rows in [1, 4, 8, 16, 64, 512, 2048] {
             let x = draw(&[rows, WIDTH]);
-            let forward = time(9, || Ok(vec![fused::quantized_linear(&x, &weight, false)?]));
-            let gradient = time(5, || both(&x, |x| fused::quantized_linear(x, &weight, true)));
+            let forward = time(9, || Ok(vec![fused::quantized_linear(&x, &weight, None, false)?]));
+            let gradient = time(5, || both(&x, |x| fused::quantized_linear(x, &weight, None, true)));
             let theirs = (rows == 1).then(|| time(9, || Ok(vec![composed::quantized_linear(&x, &weight, false)?])));
             let theirs = theirs.map_or(String::new(), |time| format!(", MLX's own {time:8.3}"));
             println!("{bits} bits, {rows:4} rows: forward {forward:8.3}, with gradient {gradient:8.3}{theirs}");

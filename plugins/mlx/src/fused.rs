@@ -510,21 +510,25 @@ pub fn dequantize(weight: &Quantized<'_>) -> Result<Array> {
     fused_or_composed!([], dequantize(weight))
 }
 
-/// `x · weightᵀ`: x `[.., in]` f32, weight `[out, in]`. The weight gets no gradient; with `recording`, x may get one.
+/// `x · weightᵀ`: x `[.., in]` f32, weight `[out, in]`. The weight gets no gradient; with `recording`, x may get one. With `operands` x
+/// is of f32 or half precision, x and the weight are rounded to this type, and the result has x's.
 ///
 /// The fused path keeps none of the weight but a few rows, and its gradient makes them whole again.
 ///
 /// # Errors
 /// Other shapes or types.
-pub fn quantized_linear(x: &Array, weight: &Quantized<'_>, recording: bool) -> Result<Array> {
+pub fn quantized_linear(x: &Array, weight: &Quantized<'_>, operands: Option<Dtype>, recording: bool) -> Result<Array> {
     expect_quantized("quantized_linear", weight)?;
     let fits = weight.words.ndim() == 2 && last(x) == last(weight.scales).map(|groups| groups * weight.group_size);
     expect(fits, "quantized_linear", "x [.., in] and a weight [out, in]", &[x, weight.scales])?;
     #[cfg(mdt_native)]
-    if native::applies(&[x]) && x.size() > 0 {
-        return native::quantized_linear(x, weight);
+    if x.size() > 0 && if operands.is_some() { native::applies_to_half(&[x]) } else { native::applies(&[x]) } {
+        return native::quantized_linear(x, weight, operands);
     }
-    composed::quantized_linear(x, weight, recording)
+    match operands {
+        Some(operands) => rounded_linear(x, &mlx_rs::stop_gradient(dequantize(weight)?)?, operands),
+        None => composed::quantized_linear(x, weight, recording),
+    }
 }
 
 fn expect_quantized(operation: &str, weight: &Quantized<'_>) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Affine quantisation, and words in which numbers stand bit after bit.
 
-use super::layers::linear;
+use super::layers::{linear, rounded};
 use super::{Call, ints};
 use crate::{Compute, Dtype, HostArray, Result, Tensor};
 use std::rc::Rc;
@@ -91,5 +91,10 @@ pub fn dequantize(call: &Call<'_>, [words, scales, biases]: [usize; 3]) -> Resul
 }
 
 pub fn quantized_linear(call: &Call<'_>) -> Result<Tensor> {
-    linear(&call.wide(0)?, &dequantize(call, [1, 2, 3])?, call.wide_or_none(4)?.as_ref())
+    let weight = dequantize(call, [1, 2, 3])?;
+    let weight = match call.attributes().optional::<Dtype>("operands")? {
+        Some(dtype) => rounded(&weight, dtype)?,
+        None => weight,
+    };
+    linear(&call.operand(0)?, &weight, call.wide_or_none(4)?.as_ref())
 }

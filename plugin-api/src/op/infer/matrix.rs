@@ -10,7 +10,9 @@ pub(super) fn of_product(call: &Call<'_>, dtype: Dtype) -> Result<Dtype> {
         None => Ok(dtype),
         Some(Dtype::F16 | Dtype::BF16) => {
             let (first, second) = (call.input(0)?, call.input(1)?);
-            common_float([first, second]).map(|_| first.dtype)
+            // Packed words are of no floating-point type.
+            let typed = [first, second].into_iter().filter(|input| input.dtype != Dtype::U32);
+            common_float(typed).map(|_| first.dtype)
         }
         Some(other) => refuse(format!("attribute \"operands\" is {other}; it knows float16 and bfloat16")),
     }
@@ -106,5 +108,5 @@ pub fn quantized_linear(call: &Call<'_>) -> Outcome {
         return refuse(format!("expected {expected}"));
     };
     expect(*inner == columns && bias.is_none_or(|bias| bias.shape == [out]), expected)?;
-    one([rows, &[out]].concat(), common_float([x, &weight].into_iter().chain(bias))?)
+    one([rows, &[out]].concat(), of_product(call, common_float([x, &weight].into_iter().chain(bias))?)?)
 }

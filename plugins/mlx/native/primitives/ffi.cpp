@@ -134,12 +134,17 @@ bool mdt_op_dequantize(
   });
 }
 
+// `operands`: 0 for those that are not rounded, 1 for float16, 2 for bfloat16.
 bool mdt_op_quantized_linear(
     mlx_array* out, mlx_array x, mlx_array words, mlx_array scales, mlx_array biases, int group_size, int bits,
-    mlx_stream stream, Failure* failure) {
+    int operands, mlx_stream stream, Failure* failure) {
   return guarded(failure, [&] {
     const mdt::Quantized weight{get(words), get(scales), get(biases), group_size, bits};
-    mlx_array_set_(*out, mdt::quantized_linear(get(x), weight, mlx_stream_get_(stream)));
+    std::optional<mlx::core::Dtype> rounded;
+    if (operands != 0) {
+      rounded = operands == 1 ? mlx::core::float16 : mlx::core::bfloat16;
+    }
+    mlx_array_set_(*out, mdt::quantized_linear(get(x), weight, rounded, mlx_stream_get_(stream)));
   });
 }
 

@@ -103,8 +103,8 @@ struct MdtQuantized {
 };
 // `count` rows of it from `first` on, whole.
 void mdt_dequantize(const MdtQuantized* weight, size_t first, size_t count, float* out);
-// x [count, width] -> [count, rows], for few rows of x.
-void mdt_quantized_multiply(const MdtQuantized* weight, const float* x, size_t count, float* out);
+// x [count, width] -> [count, rows], for few rows of x; with `rounds` the weight is rounded to bfloat16.
+void mdt_quantized_multiply(const MdtQuantized* weight, const float* x, size_t count, bool rounds, float* out);
 
 void mdt_embedding(
     const float* table, const int32_t* ids, size_t count, size_t rows, size_t width, float* out);

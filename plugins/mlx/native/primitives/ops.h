@@ -91,8 +91,10 @@ struct Quantized {
 };
 // -> [.., in], float32.
 array dequantize(const Quantized& weight, Stream stream);
-// x [.., in], weight [out, in] -> [.., out]. The weight gets no gradient.
-array quantized_linear(const array& x, const Quantized& weight, Stream stream);
+// x [.., in], weight [out, in] -> [.., out]. The weight gets no gradient. With `operands`, x is of f32 or half precision, x and the
+// weight are rounded to this type, and the result has the type of x.
+array quantized_linear(
+    const array& x, const Quantized& weight, const std::optional<mlx::core::Dtype>& operands, Stream stream);
 
 // rows [R, in], weight [E, out, in], groups [R] int32, rising and below E -> [R, out].
 array grouped_linear(const array& rows, const array& weight, const array& groups, Stream stream);

@@ -4,43 +4,14 @@
 #include <algorithm>
 
 #include "blas.h"
-#include "mlx/allocator.h"
 #include "mlx/ops.h"
-#include "primitive.h"
+#include "product.h"
 #include "tiles.h"
 
 namespace mdt {
 
 namespace mx = mlx::core;
 
-namespace {
-
-// Memory of MLX's, for as long as a kernel runs: it is kept for the next one.
-class Scratch {
- public:
-  explicit Scratch(size_t bytes) : buffer_(mx::allocator::malloc(std::max<size_t>(bytes, 1))) {}
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  ~Scratch() {
-    mx::allocator::free(buffer_);
-  }
-  float* data() {
-    return static_cast<float*>(buffer_.raw_ptr());
-  }
-
- private:
-  mx::allocator::Buffer buffer_;
-};
-
-// A dense matrix, or its transpose.
-struct Operand {
-  const void* data;
-  Dtype type;
-  size_t size;
-  bool transposed;
-};
-
-// Its elements, which are f32 or `operands`, rounded to `operands`, as f32.
 void round(const Operand& operand, Dtype operands, float* to) {
   if (is_half(operand.type)) {
     widen(operand.type, operand.data, operand.size, to);
@@ -50,7 +21,6 @@ void round(const Operand& operand, Dtype operands, float* to) {
   }
 }
 
-// c [m, n] = a [m, k] · b [k, n]. None of the three is 0.
 void multiply(const Operand& a, const Operand& b, Dtype operands, int m, int n, int k, void* c, Dtype type) {
   if (operands == mx::bfloat16 && type != mx::float16 && tiles::available()) {
     const auto matrix = [](const Operand& operand) {
@@ -72,6 +42,8 @@ void multiply(const Operand& a, const Operand& b, Dtype operands, int m, int n, 
     narrow(type, product, size_t(m) * n, c);
   }
 }
+
+namespace {
 
 class Product : public CpuPrimitive {
  public:
@@ -135,12 +107,11 @@ class Product : public CpuPrimitive {
   bool transpose_a_, transpose_b_;
 };
 
-// f32, or the type of the operands.
+} // namespace
+
 array as_operand(const array& a, Dtype operands, Stream stream) {
   return dense(is_half(a.dtype()) && a.dtype() != operands ? convert(a, float32, stream) : a, stream);
 }
-
-} // namespace
 
 array product(
     const array& a, const array& b, bool transpose_a, bool transpose_b, Dtype operands, Dtype type, Stream stream) {

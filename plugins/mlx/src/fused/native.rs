@@ -53,7 +53,8 @@ constructors! {
         [out], words: mlx_array, scales: mlx_array, biases: mlx_array, group_size: c_int, bits: c_int
     );
     fn mdt_op_quantized_linear(
-        [out], x: mlx_array, words: mlx_array, scales: mlx_array, biases: mlx_array, group_size: c_int, bits: c_int
+        [out], x: mlx_array, words: mlx_array, scales: mlx_array, biases: mlx_array, group_size: c_int, bits: c_int,
+        operands: c_int
     );
     fn mdt_op_product([out], x: mlx_array, matrix: mlx_array, transpose: bool, bf16: bool);
     fn mdt_op_grouped_linear([out], rows: mlx_array, weight: mlx_array, groups: mlx_array);
@@ -302,11 +303,13 @@ pub fn dequantize(weight: &Quantized<'_>) -> Result<Array> {
     .map(|[a]| a)
 }
 
-pub fn quantized_linear(x: &Array, weight: &Quantized<'_>) -> Result<Array> {
+pub fn quantized_linear(x: &Array, weight: &Quantized<'_>, operands: Option<Dtype>) -> Result<Array> {
+    let operands = operands.map_or(0, |operands| if operands == Dtype::Float16 { 1 } else { 2 });
     let [x, words, scales, biases] = [x, weight.words, weight.scales, weight.biases].map(Array::as_ptr);
     // SAFETY: as in `cross_entropy`.
     build(|[out], stream, failure| unsafe {
-        mdt_op_quantized_linear(out, x, words, scales, biases, weight.group_size, weight.bits, stream, failure)
+        let (group_size, bits) = (weight.group_size, weight.bits);
+        mdt_op_quantized_linear(out, x, words, scales, biases, group_size, bits, operands, stream, failure)
     })
     .map(|[a]| a)
 }

@@ -350,9 +350,9 @@ kernels! {
     }
 
     /// [`quantized::multiply`].
-    fn mdt_quantized_multiply(weight: *const RawQuantized, x: *const f32, count: usize, out: *mut f32) {
+    fn mdt_quantized_multiply(weight: *const RawQuantized, x: *const f32, count: usize, rounds: bool, out: *mut f32) {
         let RawQuantized { rows, width, .. } = *weight;
-        quantized::multiply(&(*weight).get(), input(x, count * width), rows, output(out, count * rows));
+        quantized::multiply(&(*weight).get(), input(x, count * width), rows, rounds, output(out, count * rows));
     }
 
     /// [`half::round_bf16`].

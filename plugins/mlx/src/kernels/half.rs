@@ -78,8 +78,14 @@ multiversion! {
 #[inline(always)]
 fn round_body<S: Simd, const ROWS: usize>(x: &[f32], out: &mut [f32]) {
     for (out, x) in out.iter_mut().zip(x) {
-        *out = f32::from_bits(rounded(*x) & 0xffff_0000);
+        *out = nearest_bf16(*x);
     }
+}
+
+/// The nearest number that bfloat16 has.
+#[inline(always)]
+pub fn nearest_bf16(x: f32) -> f32 {
+    f32::from_bits(rounded(x) & 0xffff_0000)
 }
 
 /// The nearest bfloat16 in the upper half of these bits.

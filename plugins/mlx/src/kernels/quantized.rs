@@ -6,6 +6,7 @@
 use mdt_plugin_api::half::f16;
 use mdt_plugin_api::half::slice::HalfFloatSliceExt;
 
+use super::half::nearest_bf16;
 use super::isa::{LANES, Simd, fold, madd, multiversion};
 use super::pool;
 
@@ -66,15 +67,16 @@ pub fn dequantize(weight: &Quantized<'_>, first: usize, out: &mut [f32]) {
     });
 }
 
-/// `x · weightᵀ`: x `[N, width]`, result `[N, rows]`. Each row of the weight is read once for every four rows of x.
-pub fn multiply(weight: &Quantized<'_>, x: &[f32], rows: usize, out: &mut [f32]) {
+/// `x · weightᵀ`: x `[N, width]`, result `[N, rows]`. Each row of the weight is read once for every four rows of x. With `rounds` its
+/// elements are rounded to bfloat16 before they are multiplied.
+pub fn multiply(weight: &Quantized<'_>, x: &[f32], rows: usize, rounds: bool, out: &mut [f32]) {
     let count = out.len() / rows.max(1);
     // Each task writes the products of some rows of the weight with all of x.
     let mut by_row = vec![0.0; out.len()];
     pool::run(by_row.chunks_mut((TASK * count).max(1)).enumerate().collect(), |(task, out)| {
         let mut buffers = Buffers::default();
         for (row, out) in out.chunks_exact_mut(count).enumerate() {
-            multiply_row(weight.bits, buffers.row(weight, task * TASK + row), x, weight.width, out);
+            multiply_row(weight.bits, buffers.row(weight, task * TASK + row), x, weight.width, rounds, out);
         }
     });
     for (row, products) in by_row.chunks_exact(count.max(1)).enumerate() {
@@ -155,18 +157,40 @@ fn dequantize_blocks<S: Simd, const BITS: usize>(row: &Row<'_>, out: &mut [f32])
 
 multiversion! {
     /// The products of one row of a weight with the rows of x, of `width` each.
-    fn multiply_row(bits: usize, row: Row<'_>, x: &[f32], width: usize, out: &mut [f32]) = multiply_body;
+    fn multiply_row(bits: usize, row: Row<'_>, x: &[f32], width: usize, rounds: bool, out: &mut [f32]) = multiply_body;
 }
 
 #[inline(always)]
-fn multiply_body<S: Simd, const ROWS: usize>(bits: usize, row: Row<'_>, x: &[f32], width: usize, out: &mut [f32]) {
+fn multiply_body<S: Simd, const ROWS: usize>(
+    bits: usize,
+    row: Row<'_>,
+    x: &[f32],
+    width: usize,
+    rounds: bool,
+    out: &mut [f32],
+) {
+    if rounds {
+        multiply_rounded_or_not::<S, true>(bits, &row, x, width, out);
+    } else {
+        multiply_rounded_or_not::<S, false>(bits, &row, x, width, out);
+    }
+}
+
+#[inline(always)]
+fn multiply_rounded_or_not<S: Simd, const ROUNDS: bool>(
+    bits: usize,
+    row: &Row<'_>,
+    x: &[f32],
+    width: usize,
+    out: &mut [f32],
+) {
     let (shared, single) = out.as_chunks_mut::<SHARED>();
     let (of_shared, of_single) = x.split_at(shared.len() * SHARED * width);
     for (out, x) in shared.iter_mut().zip(of_shared.chunks_exact(SHARED * width)) {
-        *out = with_bits!(bits, products::<S, SHARED>(&row, x, width));
+        *out = with_bits!(bits, products::<S, ROUNDS, SHARED>(row, x, width));
     }
     for (out, x) in single.iter_mut().zip(of_single.chunks_exact(width)) {
-        [*out] = with_bits!(bits, products::<S, 1>(&row, x, width));
+        [*out] = with_bits!(bits, products::<S, ROUNDS, 1>(row, x, width));
     }
 }
 
@@ -174,7 +198,11 @@ fn multiply_body<S: Simd, const ROWS: usize>(bits: usize, row: Row<'_>, x: &[f32
 ///
 /// Loops over arrays only: what takes a closure is not compiled for the instruction set.
 #[inline(always)]
-fn products<S: Simd, const N: usize, const BITS: usize>(row: &Row<'_>, x: &[f32], width: usize) -> [f32; N] {
+fn products<S: Simd, const ROUNDS: bool, const N: usize, const BITS: usize>(
+    row: &Row<'_>,
+    x: &[f32],
+    width: usize,
+) -> [f32; N] {
     let mut sums = [[S::splat(0.0); BLOCK / LANES]; N];
     let mut numbers_of_block = [0.0; BLOCK];
     let groups = row.words.chunks_exact(row.group_size / BLOCK * BITS);
@@ -184,7 +212,15 @@ fn products<S: Simd, const N: usize, const BITS: usize>(row: &Row<'_>, x: &[f32]
         for words in words.as_chunks::<BITS>().0 {
             numbers(words, &mut numbers_of_block);
             for (half, numbers) in numbers_of_block.as_chunks::<LANES>().0.iter().enumerate() {
-                let weight = S::madd(S::load(numbers), scale, bias);
+                let mut weight = S::madd(S::load(numbers), scale, bias);
+                if ROUNDS {
+                    let mut elements = [0.0; LANES];
+                    S::store(weight, &mut elements);
+                    for element in &mut elements {
+                        *element = nearest_bf16(*element);
+                    }
+                    weight = S::load(&elements);
+                }
                 for n in 0..N {
                     let x = &x[n * width + block + half * LANES..].as_chunks::<LANES>().0[0];
                     sums[n][half] = S::madd(weight, S::load(x), sums[n][half]);
@@ -281,7 +317,7 @@ pub(crate) mod tests {
         every_form(|weight, _| {
             let (mut whole, mut products) = (vec![0.0; ROWS * WIDTH], vec![0.0; 5 * ROWS]);
             dequantize(weight, 0, &mut whole);
-            multiply(weight, &whole[..5 * WIDTH], ROWS, &mut products);
+            multiply(weight, &whole[..5 * WIDTH], ROWS, false, &mut products);
             results.extend(whole.iter().chain(&products));
         });
         results
@@ -308,13 +344,16 @@ pub(crate) mod tests {
             for count in [1, 4, 7] {
                 let x = &x[..count * WIDTH];
                 let mut out = vec![0.0; count * ROWS];
-                multiply(weight, x, ROWS, &mut out);
-                let product = |n: usize, row: usize| -> f64 {
+                let product = |n: usize, row: usize, element: fn(f64) -> f64| -> f64 {
                     let pairs = x[n * WIDTH..].iter().zip(&whole[row * WIDTH..][..WIDTH]);
-                    pairs.map(|(&x, w)| f64::from(x) * w).sum()
+                    pairs.map(|(&x, &w)| f64::from(x) * element(w)).sum()
                 };
-                let want: Vec<f64> = (0..count * ROWS).map(|i| product(i / ROWS, i % ROWS)).collect();
-                assert_close_above(&out, &want, norm(whole), 1e-6);
+                for (rounds, element) in [(false, (|w| w) as fn(f64) -> f64), (true, |w| nearest_bf16(w as f32).into())]
+                {
+                    multiply(weight, x, ROWS, rounds, &mut out);
+                    let want: Vec<f64> = (0..count * ROWS).map(|i| product(i / ROWS, i % ROWS, element)).collect();
+                    assert_close_above(&out, &want, norm(whole), 1e-6);
+                }
             }
         });
     }

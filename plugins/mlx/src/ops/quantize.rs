@@ -2,7 +2,7 @@
 
 use mlx_rs::{Array, Dtype, ops};
 
-use super::{Call, Outcome, call::narrow};
+use super::{Call, Outcome, call::narrow, layers};
 use crate::fault::Fault;
 use crate::fused::{self, Quantized};
 
@@ -37,7 +37,11 @@ pub fn dequantize(call: &Call<'_>) -> Outcome {
 }
 
 pub fn quantized_linear(call: &Call<'_>) -> Outcome {
-    let product = fused::quantized_linear(call.input(0), &weight(call, 1)?, call.recording)?;
-    let Some(bias) = call.given(4) else { return Ok(product) };
-    Ok(product.add(bias)?)
+    let (x, weight, operands) = (call.input(0), weight(call, 1)?, layers::operands(call)?);
+    let product = |x: &Array| fused::quantized_linear(x, &weight, operands, call.recording);
+    match call.given(4) {
+        None => Ok(product(x)?),
+        // Added before the result is rounded.
+        Some(bias) => Ok(product(&fused::convert(x, Dtype::Float32)?)?.add(fused::convert(bias, Dtype::Float32)?)?),
+    }
 }
