@@ -123,6 +123,25 @@ fn an_adapter_learns_beside_quantised_weights_what_it_learns_beside_the_same_one
 }
 
 #[test]
+fn an_adapter_learns_beside_quantised_weights_in_half_precision() {
+    let losses = |keys: &[(&str, &str)]| {
+        let job = Job::new()
+            .set("model.path", fixture("mixed").display())
+            .set("model.adapter", "{ kind = \"lora\", rank = 4, alpha = 16 }")
+            .set("optimizer.learning_rate", 5e-3);
+        let job = keys.iter().fold(job, |job, (key, value)| job.set(key, value));
+        job.run().success();
+        job.numbers("loss")
+    };
+    let exact = losses(&[]);
+    for key in ["compute.matmul", "compute.dtype"] {
+        for (half, exact) in losses(&[(key, "bfloat16")]).iter().zip(&exact) {
+            assert!((half - exact).abs() < 0.02 * exact, "{key}: {half} {exact}");
+        }
+    }
+}
+
+#[test]
 fn what_is_quantised_is_written_as_it_was_where_other_weights_are_trained() {
     for name in ["mixed", "partly"] {
         let job = Job::new().set("model.path", fixture(name).display()).set("model.train", "[\"*norm*\"]");

@@ -20,7 +20,7 @@ constexpr int FEW_ROWS = 16;
 constexpr int PANEL = 1 << 21;
 
 // The same of products on tiles, which need columns of a panel in memory of their own where there are several.
-constexpr int ROUNDED_PANEL = 1 << 25;
+constexpr int ROUNDED_PANEL = 1 << 23;
 
 // Rows of the weight in a panel.
 int panel_rows(int rows, int width, int panel = PANEL) {
