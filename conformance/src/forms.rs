@@ -378,8 +378,9 @@ fn quantised(op: OpKind) -> Vec<Form> {
                 let rest = format!("w3.{words} T3.{groups} T3.{groups}");
                 forms.extend(["T2.128", "T128", "T33.128"].map(|x| form(format!("{x} {rest}"), &attributes)));
                 forms.extend(["T2.1.128", "T128"].map(|x| form(format!("{x} {rest} T3"), &attributes)));
-                let rounded = [Dtype::BF16, Dtype::F16].map(|dtype| attribute("operands", Value::Dtype(dtype)));
-                for (x, operands) in [("T3.128", rounded[0]), ("T33.128", rounded[0]), ("T33.128", rounded[1])] {
+                // Not of float16, in which a weight that was rounded to float32 before may be rounded to another neighbour.
+                let operands = attribute("operands", Value::Dtype(Dtype::BF16));
+                for x in ["T3.128", "T33.128"] {
                     let attributes = [attributes[0], attributes[1], operands];
                     forms.push(form(format!("{x} w3.{words} f3.{groups} f3.{groups} f3"), &attributes));
                 }

@@ -43,6 +43,13 @@ void multiply(const Operand& a, const Operand& b, Dtype operands, int m, int n, 
   }
 }
 
+size_t scratch_bytes(size_t m, size_t n, size_t k, Dtype operands, Dtype type) {
+  if (operands == mx::bfloat16 && type != mx::float16 && tiles::available()) {
+    return tiles::scratch_bytes(m, n, k);
+  }
+  return ((m + n) * k + (is_half(type) ? m * n : 0)) * sizeof(float);
+}
+
 namespace {
 
 class Product : public CpuPrimitive {
@@ -89,11 +96,9 @@ class Product : public CpuPrimitive {
   }
 
   size_t scratch_bytes(const std::vector<array>& inputs, const std::vector<array>& outputs) const override {
-    const array &a = inputs[0], &b = inputs[1], &c = outputs[0];
-    if (operands_ == mx::bfloat16 && c.dtype() != mx::float16 && tiles::available()) {
-      return tiles::scratch_bytes(c.shape(0), c.shape(1), a.shape(transpose_a_ ? 0 : 1));
-    }
-    return (a.size() + b.size() + (is_half(c.dtype()) ? c.size() : 0)) * sizeof(float);
+    const array& c = outputs[0];
+    return mdt::scratch_bytes(
+        c.shape(0), c.shape(1), inputs[0].shape(transpose_a_ ? 0 : 1), operands_, c.dtype());
   }
 
   DEFINE_NAME(Product)

@@ -39,6 +39,9 @@ void round(const Operand& operand, Dtype operands, float* to);
 // c [m, n] = a [m, k] · b [k, n], of this type. None of the three is 0.
 void multiply(const Operand& a, const Operand& b, Dtype operands, int m, int n, int k, void* c, Dtype type);
 
+// The memory that it takes for so long.
+size_t scratch_bytes(size_t m, size_t n, size_t k, Dtype operands, Dtype type);
+
 // f32, or the type of the operands; dense.
 array as_operand(const array& a, Dtype operands, Stream stream);
 

@@ -253,6 +253,25 @@ class RoundedQuantizedLinear : public OfQuantized {
     return select({grad}, primals, argnums, stream());
   }
 
+  size_t scratch_bytes(const std::vector<array>& inputs, const std::vector<array>& outputs) const override {
+    const size_t n = inputs[0].shape(0), groups = inputs[2].shape(-1), in = groups * group_size_;
+    const size_t out = inputs[2].size() / std::max<size_t>(groups, 1);
+    const Dtype to = outputs[0].dtype();
+    const size_t most = panel_rows(static_cast<int>(out), static_cast<int>(in), ROUNDED_PANEL);
+    const size_t panel = most * in, wide = is_half(to) ? outputs[0].size() : 0;
+    if (backward_) {
+      const size_t parts = most == out ? 0 : n * (out + most + 2 * in);
+      return (panel + parts) * sizeof(float) + mdt::scratch_bytes(n, in, most, operands_, most == out ? to : Dtype(float32));
+    }
+    if (n <= FEW_ROWS && operands_ == mx::bfloat16) {
+      return (wide + n * in) * sizeof(float);
+    }
+    if (n > FEW_ROWS && most == out) {
+      return panel * sizeof(float) + mdt::scratch_bytes(n, out, in, operands_, to);
+    }
+    return (wide + panel + n * most) * sizeof(float) + mdt::scratch_bytes(n, most, in, operands_, float32);
+  }
+
   DEFINE_NAME(RoundedQuantizedLinear)
   bool is_equivalent(const Primitive& other) const override {
     const auto& its = static_cast<const RoundedQuantizedLinear&>(other);
