@@ -1,7 +1,7 @@
 //! Matrix products of f32.
 //!
-//! Both operands are packed into panels once, a block of [`DEPTH`] steps of k at a time, and all threads read what was packed. Then
-//! each task makes a tile of the result, whose sums are in registers. An element of the result is the sum of its blocks, and each of
+//! A block of [`DEPTH`] steps of k at a time, the right operand is packed into panels for all threads, and each task packs some rows of
+//! the left one for itself and makes a tile of the result, whose sums are in registers. An element of the result is the sum of its blocks, and each of
 //! these is added up in the order of k: so its bits depend on its row of the left operand and its column of the right one, and on
 //! nothing else - not on the other rows and columns, on threads, or on the width of vectors.
 //!
@@ -22,10 +22,9 @@ const DEPTH: usize = 256;
 const PANEL: usize = 12;
 /// One step of k of it.
 type Column = [f32; PANEL];
-/// Rows and columns that are packed at a time.
-const ROWS: usize = 4092;
+/// Columns that are packed at a time.
 const COLUMNS: usize = 2048;
-/// Rows and columns of a task. What it reads stays in the second cache.
+/// Rows of a task, and its columns at least.
 const TASK_ROWS: usize = 72;
 const TASK_COLUMNS: usize = 256;
 /// Panels that a task packs.
@@ -79,25 +78,16 @@ impl<'a> Output<'a> {
 
 /// `out = alpha · left · right + beta · out`, over `depth` steps of k; where `beta` is 0, what was in `out` is not read.
 pub fn multiply(left: Operand<'_>, right: Operand<'_>, depth: usize, alpha: f32, beta: f32, out: &Output<'_>) {
-    thread_local!(static MEMORY: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) });
-    MEMORY.with_borrow_mut(|memory| {
-        let (rows, columns) = (out.rows.min(ROWS), out.columns.min(COLUMNS));
-        let sizes = [columns.next_multiple_of(WIDE), rows.next_multiple_of(PANEL)].map(|size| size * depth.min(DEPTH));
-        memory.resize(memory.len().max(sizes[0] + sizes[1] + LINE), 0.0);
-        let start = memory.as_ptr().align_offset(LINE * size_of::<f32>());
-        let (packed_right, packed_left) = memory[start..].split_at_mut(sizes[0]);
+    thread_local!(static RIGHT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) });
+    RIGHT.with_borrow_mut(|memory| {
         let mut factors = (alpha, beta);
         // Without a step of k there is one block, of nothing.
         for k in (0..depth.max(1)).step_by(DEPTH) {
             let k = k..depth.min(k + DEPTH);
-            for rows in blocks(out.rows, ROWS) {
-                let packed_left = packed(packed_left, rows.len().div_ceil(PANEL) * k.len());
-                pack::<PANEL>(left, &rows, &k, packed_left, pack_left);
-                for columns in blocks(out.columns, COLUMNS) {
-                    let packed_right = packed(packed_right, columns.len().div_ceil(WIDE) * k.len());
-                    pack::<WIDE>(right, &columns, &k, packed_right, pack_right);
-                    make_tiles(packed_left, packed_right, k.len(), factors, (&rows, &columns), out);
-                }
+            for columns in blocks(out.columns, COLUMNS) {
+                let packed = packed(memory, columns.len().div_ceil(WIDE) * k.len());
+                pack_shared(right, &columns, &k, packed);
+                make_tiles(left, packed, &k, factors, &columns, out);
             }
             factors = (alpha, 1.0);
         }
@@ -111,27 +101,20 @@ fn blocks(length: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
     (0..length).step_by(size).map(move |start| start..length.min(start + size))
 }
 
-/// The first so many steps of panels.
-fn packed<const WIDTH: usize>(memory: &mut [f32], steps: usize) -> &mut [[f32; WIDTH]] {
-    &mut memory.as_chunks_mut().0[..steps]
+/// Memory for so many steps of panels.
+fn packed<const WIDTH: usize>(memory: &mut Vec<f32>, steps: usize) -> &mut [[f32; WIDTH]] {
+    memory.resize(memory.len().max(steps * WIDTH + LINE), 0.0);
+    let start = memory.as_ptr().align_offset(LINE * size_of::<f32>());
+    &mut memory[start..].as_chunks_mut().0[..steps]
 }
 
-/// Packs some rows or columns over some steps of k, panel by panel; the last panel may have fewer.
-type PackPanels<const WIDTH: usize> = fn(Operand<'_>, Range<usize>, Range<usize>, &mut [[f32; WIDTH]]);
-
-/// Packs rows or columns in panels of `WIDTH`, one after another, each `[k][row or column]`. What a panel lacks is 0.
-fn pack<const WIDTH: usize>(
-    operand: Operand<'_>,
-    range: &Range<usize>,
-    k: &Range<usize>,
-    to: &mut [[f32; WIDTH]],
-    panels: PackPanels<WIDTH>,
-) {
-    let is_shared = to.len() * WIDTH > SMALLEST_SHARED / 64;
+/// Packs columns in panels, one after another, each `[k][column]`. What a panel lacks is 0.
+fn pack_shared(right: Operand<'_>, columns: &Range<usize>, k: &Range<usize>, to: &mut [Row]) {
+    let is_shared = to.len() * WIDE > SMALLEST_SHARED / 64;
     let tasks: Vec<_> = to.chunks_mut((PACKED_AT_ONCE * k.len()).max(1)).enumerate().collect();
-    let task = |(task, to): (usize, &mut [[f32; WIDTH]])| {
-        let start = range.start + task * PACKED_AT_ONCE * WIDTH;
-        panels(operand, start..range.end.min(start + PACKED_AT_ONCE * WIDTH), k.clone(), to);
+    let task = |(task, to): (usize, &mut [Row])| {
+        let start = columns.start + task * PACKED_AT_ONCE * WIDE;
+        pack_right(right, start..columns.end.min(start + PACKED_AT_ONCE * WIDE), k.clone(), to);
     };
     if is_shared { pool::run(tasks, task) } else { tasks.into_iter().for_each(task) }
 }
@@ -231,30 +214,34 @@ fn pack_rows<const WIDTH: usize>(
 /// Rows and columns that are transposed together, in registers.
 const SQUARE: usize = 4;
 
-/// Makes these rows and columns of the result, or adds a block of k to them.
+/// Makes these columns of the result, or adds a block of k to them. Each task packs its rows of the left operand itself.
 fn make_tiles(
-    left: &[Column],
+    left: Operand<'_>,
     right: &[Row],
-    depth: usize,
+    k: &Range<usize>,
     factors: (f32, f32),
-    (rows, columns): (&Range<usize>, &Range<usize>),
+    columns: &Range<usize>,
     out: &Output<'_>,
 ) {
-    // Those of the same columns one after another: the panels of these are in the cache then.
-    let down = rows.len().div_ceil(TASK_ROWS);
-    let tasks = down * columns.len().div_ceil(TASK_COLUMNS);
+    thread_local!(static LEFT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) });
+    let is_shared = out.rows * columns.len() * k.len() >= SMALLEST_SHARED;
+    let down = out.rows.div_ceil(TASK_ROWS);
+    // Rows are enough for all threads, or else columns are cut, too: that changes no bit.
+    let wanted = if is_shared { (2 * pool::threads()).div_ceil(down) } else { 1 };
+    let width = columns.len().div_ceil(wanted).max(TASK_COLUMNS).next_multiple_of(WIDE);
+    let tasks = down * columns.len().div_ceil(width);
     let task = |number: usize| {
-        let (row, column) = (number % down * TASK_ROWS, number / down * TASK_COLUMNS);
-        let (left, right) = (&left[row / PANEL * depth..], &right[column / WIDE * depth..]);
-        let (row, column) = (rows.start + row, columns.start + column);
-        let tile = [row..rows.end.min(row + TASK_ROWS), column..columns.end.min(column + TASK_COLUMNS)];
-        make_tile(left, right, depth, factors, &tile, out);
+        let (row, column) = (number % down * TASK_ROWS, number / down * width);
+        let right = &right[column / WIDE * k.len()..];
+        let rows = row..out.rows.min(row + TASK_ROWS);
+        let tile = [rows.clone(), columns.start + column..columns.end.min(columns.start + column + width)];
+        LEFT.with_borrow_mut(|memory| {
+            let packed = packed(memory, rows.len().div_ceil(PANEL) * k.len());
+            pack_left(left, rows, k.clone(), packed);
+            make_tile(packed, right, k.len(), factors, &tile, out);
+        });
     };
-    if rows.len() * columns.len() * depth < SMALLEST_SHARED {
-        (0..tasks).for_each(task);
-    } else {
-        pool::parallel_for(tasks, &task);
-    }
+    if is_shared { pool::parallel_for(tasks, &task) } else { (0..tasks).for_each(task) }
 }
 
 multiversion! {
@@ -465,7 +452,7 @@ pub(crate) mod tests {
 
     #[test]
     fn blocks_of_rows_columns_and_k_meet_without_a_seam() {
-        let (m, n, k) = (ROWS + 9, COLUMNS + 33, DEPTH + 3);
+        let (m, n, k) = (TASK_ROWS * 3 + 9, COLUMNS + 33, DEPTH + 3);
         let ones = Matrix::new(m, k, 0, false, &mut || 1.0);
         let mut row = 0;
         let right = Matrix::new(k, n, 0, true, &mut || {
