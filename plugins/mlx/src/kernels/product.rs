@@ -1,9 +1,9 @@
 //! Matrix products of f32.
 //!
-//! A block of [`DEPTH`] steps of k at a time, the right operand is packed into panels for all threads, and each task packs some rows of
-//! the left one for itself and makes a tile of the result, whose sums are in registers. An element of the result is the sum of its blocks, and each of
-//! these is added up in the order of k: so its bits depend on its row of the left operand and its column of the right one, and on
-//! nothing else - not on the other rows and columns, on threads, or on the width of vectors.
+//! A block of [`DEPTH`] steps of k at a time, the right operand is packed into panels for all threads, and each task packs some rows
+//! of the left one for itself and makes a tile of the result, whose sums are in registers. An element of the result is the sum of its
+//! blocks, and each of these is added up in the order of k: so its bits depend on its row of the left operand and its column of the
+//! right one, and on nothing else - not on the other rows and columns, on threads, or on the width of vectors.
 //!
 //! The scheme is that of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008.
 
@@ -24,11 +24,11 @@ const PANEL: usize = 12;
 type Column = [f32; PANEL];
 /// Columns that are packed at a time.
 const COLUMNS: usize = 2048;
-/// Rows of a task, and its columns at least.
+/// Rows of a task, and the least of its columns where they are cut, too.
 const TASK_ROWS: usize = 72;
 const TASK_COLUMNS: usize = 256;
-/// Panels that a task packs.
-const PACKED_AT_ONCE: usize = 8;
+/// Panels of the right operand that a task packs.
+const PACKED_AT_ONCE: usize = 2;
 /// Below this many multiplications waking a thread costs more time than it saves.
 const SMALLEST_SHARED: usize = 2 << 20;
 
