@@ -1,6 +1,6 @@
 //! Matrix products of f32.
 //!
-//! A block of [`DEPTH`] steps of k at a time, the right operand is packed into panels for all threads, and each task packs some rows
+//! A block of `DEPTH` steps of k at a time, the right operand is packed into panels for all threads, and each task packs some rows
 //! of the left one for itself and makes a tile of the result, whose sums are in registers. An element of the result is the sum of its
 //! blocks, and each of these is added up in the order of k: so its bits depend on its row of the left operand and its column of the
 //! right one, and on nothing else - not on the other rows and columns, on threads, or on the width of vectors.
