@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 mod bench;
+mod certs;
 mod chat;
 mod child;
 mod common;
@@ -66,6 +67,9 @@ enum Command {
     Evaluate(evaluate::Arguments),
     /// Merge an adapter into its model.
     Fuse(fuse::Arguments),
+    /// Make certificates for encrypted connections between machines.
+    #[command(subcommand)]
+    Certs(certs::Command),
     /// Check that this machine is ready for a job: device, memory, plugins, port, model, data, disk, launchers.
     Doctor(doctor::Arguments),
     /// Run benchmarks.
@@ -92,6 +96,7 @@ pub fn main() -> ExitCode {
         Command::Chat(arguments) => chat::run(&common, &arguments),
         Command::Evaluate(arguments) => evaluate::run(&common, &arguments),
         Command::Fuse(arguments) => fuse::run(&common, &arguments),
+        Command::Certs(command) => certs::run(&command),
         Command::Doctor(arguments) => doctor::run(&common, &arguments),
         Command::Bench(command) => bench::run(&common, &command),
     });

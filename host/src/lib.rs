@@ -1,5 +1,6 @@
 //! The host: configuration, the training loop and the files around it.
 
+mod certs;
 mod checkpoint;
 mod checksum;
 pub mod cli;

@@ -1,9 +1,12 @@
 //! Several processes train as one: the same bits, one stop for all, and an error that names a rank that was lost.
 
 mod agreement;
+mod encrypted;
 mod engines;
 mod equality;
 mod faults;
+#[path = "../support/grpc_client.rs"]
+mod grpc_client;
 mod launching;
 #[cfg(target_os = "linux")]
 mod memory;
@@ -13,6 +16,7 @@ mod preparing;
 mod restarts;
 mod sharding;
 mod slow_and_damaged;
+mod status;
 mod stopping;
 mod tokens;
 mod unequal;
@@ -54,6 +58,9 @@ fn launch(job: &Job, ranks: u32) -> std::process::Command {
     command
 }
 
+/// The job token of ranks that are started one by one.
+const TOKEN: &str = "the same secret on all ranks, 32 characters or more";
+
 /// Starts one of two ranks, which meet at this port.
 fn start_rank(job: &Job, rank: u32, port: u16) -> Process {
     Process::start(&mut rank_command(job, rank, port))
@@ -64,7 +71,7 @@ fn rank_command(job: &Job, rank: u32, port: u16) -> std::process::Command {
     let mut command = command();
     command.args(job.arguments()).args(["--set", "comm.use=grpc", "--set", "comm.world_size=2"]);
     command.args(["--set", &format!("comm.rank={rank}"), "--set", &format!("comm.port={port}")]);
-    command.env("MDT_JOB_TOKEN", "the same secret on all ranks, 32 characters or more");
+    command.env("MDT_JOB_TOKEN", TOKEN);
     command
 }
 

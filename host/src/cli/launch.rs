@@ -122,7 +122,7 @@ impl<'a> Launch<'a> {
             keys.push(("comm.address", json!(found)));
             address = found;
         }
-        let port = match is_open(&resolved, "comm.port") {
+        let port = match is_open(&resolved, "comm.port") && !comm.is_on_this_machine() {
             false => Port::Given,
             true if seats.meet_here(&address) => Port::Free,
             true => Port::Counted,
@@ -153,10 +153,10 @@ impl<'a> Launch<'a> {
                 keys.push(("checkpoint.resume", json!("auto")));
             }
             progress::note(&format!(
-                "launch   {} over {} at {}:{port}{}",
+                "launch   {} over {} at {}{}",
                 self.seats,
                 comm.id,
-                comm.address,
+                comm.place_at(port),
                 self.threads().map_or_else(String::new, |threads| format!(", {} each", counted(threads, "thread")))
             ));
             let seats = (0..).zip(&self.seats.0);

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 /// the held-out rows are evaluated, after how many evaluations without an improvement a job stops, which layers are computed
 /// again, and on how many threads. All other keys must stay the same, also those of components, because
 /// the host does not know what they do.
-const FREE: [&str; 22] = [
+const FREE: [&str; 29] = [
     "output_dir",
     "model.adapter.format",
     "trainer.eval_steps",
@@ -33,6 +33,13 @@ const FREE: [&str; 22] = [
     "comm.shard_optimizer",
     "comm.overlap",
     "comm.bucket_mb",
+    "comm.tls",
+    "comm.bind",
+    "comm.interface",
+    "comm.advertise",
+    "comm.ports",
+    "comm.status_port",
+    "comm.status_address",
 ];
 
 /// How many ranks share the work of an update, and over what: all but the type of gradients may change where sums keep their

@@ -15,6 +15,9 @@ pub(super) const CHECK: Check = Check {
 fn run(subject: &Subject) -> Vec<Finding> {
     subject.of_job(|job| {
         let comm = &job.resolved.settings.comm;
+        if comm.is_on_this_machine() {
+            return vec![Finding::skipped(format!("{} is a socket and needs no port", comm.place()))];
+        }
         vec![examine(&comm.address, comm.port).fact("address", comm.address.as_str()).fact("port", comm.port)]
     })
 }

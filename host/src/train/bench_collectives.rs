@@ -66,7 +66,7 @@ impl Collective {
 /// Measures a collective of float32 over all ranks. Every rank of the job calls it. A fifth of the times goes first,
 /// unmeasured.
 pub fn measure(job: &Job, collective: Collective, sizes: &[usize], times: Option<usize>) -> Result<Figures, Failure> {
-    let peers = connect(job, &*backend(job)?)?;
+    let peers = connect(job, &*backend(job)?, None)?;
     let (ranks, mut figures) = (peers.world_size(), Vec::new());
     for &bytes in sizes {
         let times = times.unwrap_or((WORK / bytes).clamp(FEWEST, MOST));

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mdt_plugin_api::register::Connects;
-use mdt_plugin_api::{Bootstrap, Dtype, Error};
+use mdt_plugin_api::{Bootstrap, DeviceInfo, Dtype, Error};
+use serde_json::json;
+use sysinfo::System;
 
 use crate::counted::counted;
 use crate::exit::{Failure, Status};
@@ -35,8 +37,8 @@ pub fn backend(job: &Job) -> Result<Box<dyn Connects>, Failure> {
     Ok(backend)
 }
 
-/// Connects with the other ranks of the job.
-pub(super) fn connect(job: &Job, backend: &dyn Connects) -> Result<Peers, Failure> {
+/// Connects with the other ranks of the job. `device` is what this rank computes on, where it does.
+pub(super) fn connect(job: &Job, backend: &dyn Connects, device: Option<&DeviceInfo>) -> Result<Peers, Failure> {
     let settings = &job.resolved.settings.comm;
     let mut values = BTreeMap::from([
         ("address".to_owned(), settings.address.clone()),
@@ -47,6 +49,9 @@ pub(super) fn connect(job: &Job, backend: &dyn Connects) -> Result<Peers, Failur
     let token = token.or_else(|| started?.token().map(str::to_owned));
     let has_token = token.is_some();
     values.extend(token.map(|token| ("token".to_owned(), token)));
+    // For the status that a backend may give to others.
+    values.extend(System::host_name().map(|host| ("host".to_owned(), host)));
+    values.extend(device.map(|device| ("device".to_owned(), json!(device).to_string())));
     let bootstrap = Bootstrap {
         rank: settings.rank,
         world_size: settings.world_size,
@@ -57,11 +62,10 @@ pub(super) fn connect(job: &Job, backend: &dyn Connects) -> Result<Peers, Failur
     match settings.world_size - 1 {
         0 => {}
         others => progress::note(&format!(
-            "waiting  for {} over {} at {}:{}",
+            "waiting  for {} over {} at {}",
             counted(others as usize, "other rank"),
             settings.id,
-            settings.address,
-            settings.port
+            settings.place()
         )),
     }
     // Ranks that have not met cannot tell which of them has gone; whoever has started them can.

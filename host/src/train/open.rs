@@ -37,7 +37,8 @@ impl<'a> Run<'a> {
         let components = job.component_names()?;
         let compute = job.compute()?;
         let builds = builds::of(job)?;
-        let processor = processor::describe(&compute.device(), job.precision()?.operands);
+        let device = compute.device();
+        let processor = processor::describe(&device, job.precision()?.operands);
         if let Some(note) = job.precision()?.note(&*compute).filter(|_| settings.comm.rank == 0) {
             progress::note(&note);
         }
@@ -87,7 +88,7 @@ impl<'a> Run<'a> {
         let frozen = Frozen::load(job, &opened, &parameters)?;
 
         // Everything that this rank can check alone is checked before the others have to wait for it.
-        let peers = connect::connect(job, &*backend)?;
+        let peers = connect::connect(job, &*backend, Some(&device))?;
         let start = resumed.as_ref().map_or_else(Start::default, |checkpoint| Start::of(&checkpoint.state));
         let start = RankManifest::new(job, data, builds.clone(), &processor, start).agree(&peers)?;
         let evaluations = evaluate::resume(&start.progress, settings, held_out.as_ref())?;

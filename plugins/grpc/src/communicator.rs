@@ -18,6 +18,7 @@ use crate::engine::{Engine, Turn};
 use crate::job::Job;
 use crate::progress::Progress;
 use crate::shared_memory::SharedMemory;
+use crate::status::StatusServer;
 use crate::wire::Cause;
 
 /// How long closing waits for peers to read the goodbye, counted from when data last moved.
@@ -36,14 +37,22 @@ pub struct Ranks {
     /// Returns the readers of all streams when it ends. Both are taken when the communicator is dropped.
     engine: Option<JoinHandle<Vec<JoinHandle<()>>>>,
     runtime: Option<Runtime>,
+    /// What tells others of the job, where it does.
+    _status: Option<StatusServer>,
 }
 
 impl Ranks {
-    pub(crate) fn new(runtime: Runtime, job: Arc<Job>, engine: Engine, shared_memory: Option<SharedMemory>) -> Self {
+    pub(crate) fn new(
+        runtime: Runtime,
+        job: Arc<Job>,
+        engine: Engine,
+        shared_memory: Option<SharedMemory>,
+        status: Option<StatusServer>,
+    ) -> Self {
         let (turns, calls) = mpsc::unbounded_channel();
         let (closed, is_closed) = watch::channel(false);
         let engine = runtime.spawn(engine.run(calls, is_closed));
-        Self { job, turns, closed, shared_memory, engine: Some(engine), runtime: Some(runtime) }
+        Self { job, turns, closed, shared_memory, engine: Some(engine), runtime: Some(runtime), _status: status }
     }
 
     fn begin(&self, buffers: Vec<Buffer>, kind: Kind) -> Result<Box<dyn Work>> {

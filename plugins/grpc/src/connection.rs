@@ -1,14 +1,12 @@
-//! A TCP connection with another rank of the job, after both have proved themselves. It counts what moves over it.
+//! A connection with another rank of the job, after both have proved themselves. It counts what moves over it.
 
 use std::io::{self, IoSlice};
-use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tonic::Status;
 use tonic::codegen::http::Extensions;
@@ -16,12 +14,13 @@ use tonic::transport::server::Connected;
 
 use crate::job::Job;
 use crate::progress::Progress;
+use crate::stream::Stream;
 
 /// A connection with a rank.
 pub(crate) struct Connection {
     pub(crate) rank: u32,
     pub(crate) lane: u32,
-    stream: TcpStream,
+    stream: Stream,
     progress: Arc<Progress>,
     /// Dropped with the connection, which ends its watch.
     _open: oneshot::Sender<()>,
@@ -50,11 +49,11 @@ impl Connection {
     ///
     /// # Errors
     /// The system has no file descriptors left.
-    pub(crate) fn new(stream: TcpStream, rank: u32, lane: u32, job: &Job) -> io::Result<Self> {
+    pub(crate) fn new(stream: Stream, rank: u32, lane: u32, job: &Job) -> io::Result<Self> {
         let (open, ended) = oneshot::channel();
         if lane == CONTROL {
-            let to_close = stream.as_fd().try_clone_to_owned()?.into();
-            tokio::spawn(Arc::clone(&job.progress).watch(rank, to_close, ended));
+            tokio::spawn(Arc::clone(&job.progress).watch(rank, stream.closer()?, ended));
+            job.board.reached_by(rank, stream.kind());
         }
         Ok(Self { rank, lane, stream, progress: Arc::clone(&job.progress), _open: open })
     }

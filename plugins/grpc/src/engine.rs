@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::SyncSender;
 
 use mdt_plugin_api::{Buffer, Result};
@@ -82,6 +83,9 @@ impl Engine {
                 _ = closed.wait_for(|&closed| closed) => break,
                 result = self.collective(request, sequence, moved) => result,
             };
+            if result.is_ok() {
+                self.job.board.collectives.fetch_add(1, Relaxed);
+            }
             // The host may have stopped waiting.
             let _ = done.send(result);
         }

@@ -1,25 +1,26 @@
 //! The handshake at the beginning of every connection between ranks, before HTTP/2: both sides prove that they know the
-//! job token. The token itself is never sent.
+//! job token. The token itself is never sent. With `comm.tls` all of it is inside of the encrypted stream.
 //!
 //! | from | bytes |
 //! |---|---|
 //! | dialler | `mdtrank`, version, 32 random bytes |
 //! | listener | `mdtrank`, version, 32 random bytes |
-//! | dialler | its rank and the lane of the connection (4 bytes each), its proof (32 bytes) |
+//! | dialler | its rank and the lane (4 bytes each), its proof (32 bytes) |
 //! | listener | 1 and its proof (32 bytes); or 0 when the dialler's proof is wrong |
 //!
 //! A proof is the HMAC-SHA256, with the token as key, of the name of its side, both first messages, the ranks of both
-//! sides, the lane, and the session. So a proof is worth nothing in another connection, in the other direction, for another rank
-//! or another session. Who is not a rank of the job learns the version and that a rank listens here.
+//! sides, the lane and the session. So a proof is worth nothing in another connection, in the other direction, for another
+//! rank or lane, or another session. Who is not a rank of the job learns the version and that a rank listens here.
 
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
+use crate::stream::Stream;
 use crate::token::{Token, random};
 use crate::wire::PROTOCOL;
 
@@ -34,6 +35,26 @@ const LENGTH: usize = 32;
 
 /// The first message of a side: the magic, the version, a random number.
 type Opening = [u8; MAGIC.len() + 1 + LENGTH];
+
+/// The other side has said something else than a rank does.
+#[derive(Debug)]
+pub(crate) struct NotARank {
+    /// Whether it was a message of TLS.
+    pub(crate) speaks_tls: bool,
+}
+
+impl fmt::Display for NotARank {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.speaks_tls { "it speaks TLS" } else { "it is no rank of a job" })
+    }
+}
+
+impl std::error::Error for NotARank {}
+
+/// Whether the bytes begin a record of TLS with an alert or a handshake.
+fn is_tls(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x15 | 0x16, 0x03, 0..=4, ..])
+}
 
 /// Why a handshake failed.
 #[derive(Debug)]
@@ -57,19 +78,19 @@ impl From<io::Error> for Refusal {
 /// # Errors
 /// The other side has another token or version, or is no rank.
 pub(crate) async fn dial(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     token: &Token,
     [own, listener]: [u32; 2],
     lane: u32,
     session: u64,
 ) -> Result<(), Refusal> {
     let ours = opening()?;
-    stream.write_all(&ours).await?;
+    send(stream, &ours).await?;
     let theirs = read_opening(stream).await?;
     let proofs = Proofs { token, openings: [ours, theirs], ranks: [own, listener], lane, session };
     let mut message = [own.to_le_bytes(), lane.to_le_bytes()].concat();
     message.extend(proofs.of("dialler").finalize().into_bytes());
-    stream.write_all(&message).await?;
+    send(stream, &message).await?;
     let is_proved = stream.read_u8().await? == 1 && proofs.check("listener", stream).await?;
     if is_proved { Ok(()) } else { Err(Refusal::Token(listener)) }
 }
@@ -80,7 +101,7 @@ pub(crate) async fn dial(
 /// # Errors
 /// The other side has another token or version, or is no rank.
 pub(crate) async fn answer(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     token: &Token,
     own: u32,
     session: impl Future<Output = u64>,
@@ -89,20 +110,26 @@ pub(crate) async fn answer(
     let ours = opening()?;
     // A dialler of another version is told which one this is.
     if !matches!(theirs, Err(Refusal::Stranger(_))) {
-        stream.write_all(&ours).await?;
+        send(stream, &ours).await?;
     }
     let theirs = theirs?;
     let dialler = stream.read_u32_le().await?;
     let lane = stream.read_u32_le().await?;
     let proofs = Proofs { token, openings: [theirs, ours], ranks: [dialler, own], lane, session: session.await };
     if !proofs.check("dialler", stream).await? {
-        stream.write_all(&[0]).await?;
+        send(stream, &[0]).await?;
         return Err(Refusal::Token(dialler));
     }
     let mut message = vec![1];
     message.extend(proofs.of("listener").finalize().into_bytes());
-    stream.write_all(&message).await?;
+    send(stream, &message).await?;
     Ok((dialler, lane))
+}
+
+/// Sends a message. What is encrypted waits until it is flushed.
+async fn send(stream: &mut Stream, message: &[u8]) -> io::Result<()> {
+    stream.write_all(message).await?;
+    stream.flush().await
 }
 
 fn opening() -> io::Result<Opening> {
@@ -112,13 +139,13 @@ fn opening() -> io::Result<Opening> {
     Ok(opening)
 }
 
-async fn read_opening(stream: &mut TcpStream) -> Result<Opening, Refusal> {
+async fn read_opening(stream: &mut Stream) -> Result<Opening, Refusal> {
     let mut opening = [0; size_of::<Opening>()];
-    stream.read_exact(&mut opening[..=MAGIC.len()]).await?;
+    stream.read_exact(&mut opening[..MAGIC.len()]).await?;
     if opening[..MAGIC.len()] != *MAGIC {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no rank of a job").into());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, NotARank { speaks_tls: is_tls(&opening) }).into());
     }
-    stream.read_exact(&mut opening[MAGIC.len() + 1..]).await?;
+    stream.read_exact(&mut opening[MAGIC.len()..]).await?;
     match opening[MAGIC.len()] {
         PROTOCOL => Ok(opening),
         other => Err(Refusal::Version(other)),
@@ -149,7 +176,7 @@ impl Proofs<'_> {
     }
 
     /// Reads the proof of the other side and says whether it is right. The comparison takes constant time.
-    async fn check(&self, side: &str, stream: &mut TcpStream) -> io::Result<bool> {
+    async fn check(&self, side: &str, stream: &mut Stream) -> io::Result<bool> {
         let mut proof = [0; LENGTH];
         stream.read_exact(&mut proof).await?;
         Ok(self.of(side).verify_slice(&proof).is_ok())

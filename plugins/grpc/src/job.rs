@@ -10,10 +10,18 @@ use tokio::sync::watch;
 use crate::Config;
 use crate::fault::Fault;
 use crate::progress::Progress;
+use crate::refusals::Refusals;
+use crate::status::Board;
+use crate::tls::Tls;
 use crate::token::Token;
 
 /// One rank's view of its job.
 pub(crate) struct Job {
+    /// The name of this start of the job.
+    pub(crate) name: String,
+    /// What the host says of this machine, for the job's status: its name, and its device as JSON.
+    pub(crate) host: String,
+    pub(crate) device: String,
     pub(crate) rank: u32,
     pub(crate) world_size: u32,
     /// The host's resolved configuration, the same on all ranks.
@@ -21,10 +29,13 @@ pub(crate) struct Job {
     pub(crate) config: Config,
     pub(crate) services: Services,
     pub(crate) token: Token,
+    /// Where connections are encrypted.
+    pub(crate) tls: Option<Tls>,
     pub(crate) fault: Fault,
     pub(crate) progress: Arc<Progress>,
-    /// Whether the user was warned of a process with another token or another version.
-    pub(crate) warned: AtomicBool,
+    pub(crate) refusals: Refusals,
+    /// What the job's status says.
+    pub(crate) board: Board,
     /// The ranks that this one waits for, until all are connected.
     awaited: Mutex<Vec<u32>>,
     /// Set when the communicator is dropped: a stream that ends after that is no fault.
@@ -34,17 +45,29 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    pub(crate) fn new(bootstrap: &Bootstrap, config: Config, services: Services, token: Token) -> Self {
+    pub(crate) fn new(
+        bootstrap: &Bootstrap,
+        config: Config,
+        services: Services,
+        token: Token,
+        tls: Option<Tls>,
+    ) -> Self {
+        let told = |name: &str| bootstrap.values.get(name).cloned().unwrap_or_default();
         Self {
+            name: bootstrap.job.clone(),
+            host: told("host"),
+            device: told("device"),
             rank: bootstrap.rank,
             world_size: bootstrap.world_size,
             identity: bootstrap.identity.clone(),
             config,
             services,
             token,
+            tls,
             fault: Fault::default(),
             progress: Arc::default(),
-            warned: AtomicBool::new(false),
+            refusals: Refusals::default(),
+            board: Board::new(),
             awaited: Mutex::new(if bootstrap.rank == 0 { (1..bootstrap.world_size).collect() } else { vec![0] }),
             closing: AtomicBool::new(false),
             departed: watch::Sender::default(),

@@ -1,10 +1,12 @@
-//! Collectives between machines over gRPC: [`Grpc`], by the name `grpc`.
+//! Collectives between machines over gRPC: [`Grpc`], by the name `grpc`. The observer `job_status` adds to the job's status
+//! how far training has come.
 //!
 //! The ranks of a job meet at rank 0 (`comm.address`, `comm.port`), which checks that all of them run the same job and
 //! hands out the roster. After that every two ranks share a control stream and data streams, without a rank in the middle.
 //! Payload is sent from the memory that a collective was given, and received there. The contract of all is
 //! `proto/mdt/collectives/v1/collectives.proto`. Every connection begins with a handshake in which both ranks prove that
-//! they know the job token; nothing else is said to a process that does not.
+//! they know the job token; nothing else is said to a process that does not. Where other machines could listen in,
+//! connections are encrypted, and both sides have a certificate of the job's authority (`comm.tls`).
 //!
 //! Where all ranks run on one host of Linux, payload goes through memory that they share (`comm.shared_memory`); the streams
 //! then carry signs of life and faults only. All that follows holds there too.
@@ -30,6 +32,7 @@
 
 mod address;
 mod call;
+mod candidates;
 mod communicator;
 mod connection;
 mod data_stream;
@@ -40,18 +43,25 @@ mod http2;
 mod job;
 mod lanes;
 mod link;
+mod listener;
 mod memory;
 mod mesh;
 mod messages;
 mod open;
 mod operation;
 mod pairwise_reduction;
+mod place;
 mod point_to_point;
+mod private_file;
 mod progress;
+mod refusals;
 mod rendezvous;
 mod server;
 #[cfg_attr(not(all(target_os = "linux", target_pointer_width = "64")), path = "shared_memory/elsewhere.rs")]
 mod shared_memory;
+mod status;
+mod stream;
+mod tls;
 mod token;
 mod transport;
 mod wire;
@@ -61,6 +71,8 @@ use mdt_plugin_api::prelude::*;
 pub use crate::communicator::Ranks;
 use crate::job::Job;
 use crate::pairwise_reduction::{OPS, REDUCED};
+pub use crate::status::JobStatusObserver;
+use crate::tls::Tls;
 use crate::token::Token;
 
 /// The largest number of ranks: each holds a connection to every other.
@@ -90,11 +102,42 @@ mdt_plugin_api::config! {
         chunk_kib: u32 = 256,
         /// Whether ranks that all run on one host exchange data through shared memory.
         shared_memory: SharedMemoryUse = SharedMemoryUse::Auto,
-        /// Accept addresses that other machines can reach, although nothing is encrypted: for networks that you trust.
+        /// The certificates of this machine, with which connections over TCP are encrypted and both sides are verified;
+        /// `mdt-host certs new` makes them. Needed at addresses that other machines can reach.
+        tls: Option<TlsFiles> = None,
+        /// Accept addresses that other machines can reach without `tls`: for networks that you trust.
         insecure: bool = false,
         /// A file with the job token, the secret by which the ranks of a job know each other. Only its owner may have
         /// access to it. Default: the token is in the environment variable `MDT_JOB_TOKEN`, which `mdt-host launch` sets.
         token_file: Option<String> = None,
+        /// The host name or address at which this rank listens, such as 0.0.0.0 for all. Default: rank 0 listens at
+        /// `address`, another rank at the address from which it reaches rank 0.
+        bind: Option<String> = None,
+        /// The network interface at whose address this rank listens, where `bind` is not set: `eth1`.
+        interface: Option<String> = None,
+        /// The host name or address at which other ranks reach this one, where that is not where it listens. Rank 0 is reached
+        /// at `address`.
+        advertise: Option<String> = None,
+        /// The ports at which ranks other than 0 listen: one, or a range that all ranks of a machine share, such as
+        /// `50052-50060`. Default: any that is free.
+        ports: Option<String> = None,
+        /// The port at which rank 0 tells gRPC clients how the job is doing. Whoever asks needs the job token, and a
+        /// certificate where `tls` is set. Default: none.
+        status_port: Option<u16> [1..] = None,
+        /// The host name or address of `status_port`.
+        status_address: String = "127.0.0.1".into(),
+    }
+}
+
+mdt_plugin_api::config! {
+    /// The certificates of a machine, in the PEM format.
+    pub struct TlsFiles {
+        /// The authority that has signed the certificates of all machines of the job.
+        ca: String = String::new(),
+        /// The certificate of this machine. It is for the name or address by which other ranks reach the machine.
+        cert: String = String::new(),
+        /// The private key of the certificate. Only its owner may have access to it.
+        key: String = String::new(),
     }
 }
 
@@ -163,10 +206,14 @@ impl CommBackend for Grpc {
             return Err(Error::config(format!("comm.rank must be 0 to {last}, not {rank}")).with("key", "comm.rank"));
         }
         let token = match world_size {
-            1 => Token::unshared()?,
+            1 if self.config.status_port.is_none() => Token::unshared()?,
             _ => Token::load(self.config.token_file.as_deref(), bootstrap)?,
         };
-        let job = Job::new(bootstrap, self.config.clone(), self.services.clone(), token);
+        let tls = match world_size {
+            1 if self.config.status_port.is_none() => None,
+            _ => self.config.tls.as_ref().map(Tls::load).transpose()?,
+        };
+        let job = Job::new(bootstrap, self.config.clone(), self.services.clone(), token, tls);
         let (address, port) = match world_size {
             1 => ("", 0),
             _ => (bootstrap.value("address")?, port(bootstrap.value("port")?)?),
@@ -179,4 +226,7 @@ fn port(text: &str) -> Result<u16> {
     text.parse().map_err(|_| Error::config(format!("comm.port must be a port, not {text:?}")).with("key", "comm.port"))
 }
 
-mdt_plugin_api::plugin! { comm "grpc" => Grpc: reduce_scatter, point_to_point, regions; }
+mdt_plugin_api::plugin! {
+    comm "grpc" => Grpc: reduce_scatter, point_to_point, regions;
+    observer "job_status" => JobStatusObserver;
+}

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,13 +16,13 @@ use tonic::server::NamedService;
 use tonic::transport::Channel;
 use tower::{Service, ServiceExt};
 
-use crate::address;
 use crate::connection::{CONTROL, Connection, Proved};
 use crate::data_stream::DataStream;
 use crate::fault::subject;
 use crate::job::Job;
 use crate::link::{Link, Speaker, reason};
 use crate::messages::{Received, Sent};
+use crate::place::{self, Place};
 use crate::transport::{self, Failed};
 use crate::wire::{Cause, Roster, envelope};
 
@@ -122,7 +121,7 @@ pub(crate) struct Arrivals {
 pub(crate) async fn connect(
     job: &Arc<Job>,
     roster: &Roster,
-    met: Option<(Channel, SocketAddr)>,
+    met: Option<(Channel, Place)>,
     mut arrivals: Arrivals,
     deadline: Instant,
 ) -> Result<Mesh, Cause> {
@@ -132,26 +131,27 @@ pub(crate) async fn connect(
         let mut known = Some(channel);
         for (rank, text) in (0..job.rank).zip(&roster.data_addresses) {
             job.waits_for(vec![rank]);
-            let address = match rank {
-                0 => rank_0,
-                _ => address::from_text(text, rank_0)
-                    .ok_or_else(|| Cause::of(rank, format!("rank {rank} gave {text:?} as its address")))?,
+            let places = match rank {
+                0 => vec![rank_0.clone()],
+                _ => place::from_text(text, &rank_0).await.map_err(|error| {
+                    Cause::of(rank, format!("rank {rank} is not found at {text:?}, the address that it gave: {error}"))
+                })?,
             };
-            let target = Target { job, session: roster.session, rank, address };
+            let target = Target { job, session: roster.session, rank, places };
             links.push(
                 target
-                    .reach(deadline, async || {
+                    .reach(deadline, async |place| {
                         let channel = match known.take() {
                             Some(channel) => channel,
-                            None => transport::channel(target.connect(CONTROL).await?).await?,
+                            None => transport::channel(target.connect(place, CONTROL).await?).await?,
                         };
                         open(job, roster.session, rank, channel).await.map_err(|status| Failed::Again(reason(&status)))
                     })
                     .await?,
             );
             for lane in 1..=job.lanes() {
-                let open = async || {
-                    let connection = target.connect(lane).await?;
+                let open = async |place: &Place| {
+                    let connection = target.connect(place, lane).await?;
                     DataStream::call(connection).await.map_err(|error| Failed::Again(error.to_string()))
                 };
                 streams.push(target.reach(deadline, open).await?);
@@ -207,32 +207,38 @@ struct Target<'a> {
     job: &'a Job,
     session: u64,
     rank: u32,
-    address: SocketAddr,
+    places: Vec<Place>,
 }
 
 impl Target<'_> {
     /// Opens a connection of this lane.
-    async fn connect(&self, lane: u32) -> Result<Connection, Failed> {
+    async fn connect(&self, place: &Place, lane: u32) -> Result<Connection, Failed> {
         // Ranks come to rank 0 before they know the session.
         let session = if self.rank == 0 { 0 } else { self.session };
-        transport::connect(self.job, self.address, self.rank, session, lane).await
+        transport::connect(self.job, place, self.rank, session, lane).await
     }
 
     /// Opens something, in several attempts.
-    async fn reach<T>(&self, deadline: Instant, mut open: impl AsyncFnMut() -> Result<T, Failed>) -> Result<T, Cause> {
-        let &Self { rank, address, .. } = self;
-        loop {
-            let failure = match timeout_at(deadline, open()).await {
+    async fn reach<T>(
+        &self,
+        deadline: Instant,
+        mut open: impl AsyncFnMut(&Place) -> Result<T, Failed>,
+    ) -> Result<T, Cause> {
+        let mut failure = "its name has no address".to_owned();
+        for place in self.places.iter().cycle() {
+            failure = match timeout_at(deadline, open(place)).await {
                 Ok(Ok(opened)) => return Ok(opened),
                 Ok(Err(Failed::Refused(cause))) => return Err(cause),
-                Ok(Err(Failed::Again(failure))) => failure,
-                Err(_) => "it gives no answer".to_owned(),
+                Ok(Err(Failed::Again(failure))) => format!("at {place}: {failure}"),
+                Err(_) => format!("at {place}: it gives no answer"),
             };
             if Instant::now() + PAUSE > deadline {
-                return Err(Cause::of(rank, format!("rank {rank} was not reached at {address}: {failure}")));
+                break;
             }
             tokio::time::sleep(PAUSE).await;
         }
+        let rank = self.rank;
+        Err(Cause::of(rank, format!("rank {rank} was not reached {failure}")))
     }
 }
 

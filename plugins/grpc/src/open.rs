@@ -1,6 +1,5 @@
 //! Opening a communicator: from an address to a stream with every rank.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use tokio::runtime::Builder;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::address;
+use crate::address::{self, Meeting};
 use crate::communicator::Ranks;
 use crate::engine::Engine;
 use crate::fault::named;
@@ -19,6 +18,7 @@ use crate::rendezvous::coordinator::{Coordinator, RendezvousService};
 use crate::rendezvous::join::join;
 use crate::server::Server;
 use crate::shared_memory::SharedMemory;
+use crate::status::StatusServer;
 use crate::token::random;
 use crate::wire::Cause;
 
@@ -47,6 +47,7 @@ pub(crate) fn open(job: Job, address: &str, port: u16) -> Result<Ranks> {
         .build()
         .map_err(|error| Error::other("no threads for collectives can be started").caused_by(error))?;
     let job = Arc::new(job);
+    let status = StatusServer::start(&job)?;
     let engine = runtime.block_on(async {
         tokio::select! {
             engine = connect(&job, address, port) => engine,
@@ -54,7 +55,7 @@ pub(crate) fn open(job: Job, address: &str, port: u16) -> Result<Ranks> {
         }
     });
     match engine {
-        Ok((engine, shared_memory)) => Ok(Ranks::new(runtime, job, engine, shared_memory)),
+        Ok((engine, shared_memory)) => Ok(Ranks::new(runtime, job, engine, shared_memory, status)),
         Err(error) => {
             runtime.shutdown_timeout(SHUTDOWN);
             Err(error)
@@ -78,19 +79,25 @@ fn cancelled(job: &Job) -> Error {
 }
 
 async fn connect(job: &Arc<Job>, address: &str, port: u16) -> Result<(Engine, Option<SharedMemory>)> {
+    job.board.came(job.rank, &job.host, "", &job.device);
     if job.world_size == 1 {
+        job.board.connected();
         return Ok((Engine::new(job, 0, Mesh { links: Vec::new(), lanes: Vec::new() }, None), None));
     }
-    let addresses = address::resolve(address, port).await?;
-    address::require_loopback(&addresses, job.config.insecure)?;
-    let mut engine = meet(job, &addresses).await?;
+    let meeting = address::resolve(address, port).await?;
+    meeting.require_private(job)?;
+    let mut engine = meet(job, &meeting, port).await?;
     let shared_memory = SharedMemory::connect(job, &mut engine).await?;
+    if shared_memory.is_some() {
+        job.peers().for_each(|rank| job.board.reached_by(rank, "memory"));
+    }
+    job.board.connected();
     job.services.log(LogLevel::Debug, &format!("rank {} of {} is connected with all others", job.rank, job.world_size));
     Ok((engine, shared_memory))
 }
 
 /// Meets the other ranks at rank 0, then connects with all of them.
-async fn meet(job: &Arc<Job>, addresses: &[SocketAddr]) -> Result<Engine> {
+async fn meet(job: &Arc<Job>, meeting: &Meeting, port: u16) -> Result<Engine> {
     let limit = Duration::from_secs_f64(job.config.connect_timeout_s);
     let (session, known) = watch::channel(None);
     let (exchange, links) = ExchangeService::new(Arc::clone(job), known.clone());
@@ -107,7 +114,8 @@ async fn meet(job: &Arc<Job>, addresses: &[SocketAddr]) -> Result<Engine> {
         session.send_replace(Some(number));
         let coordinator = Arc::new(Coordinator::new(Arc::clone(job), number));
         let rendezvous = RendezvousService(Arc::clone(&coordinator));
-        let server = Server::start(job, address::listen(addresses).await?, known, exchange, Some(rendezvous), arrived);
+        let listening = address::of_this_rank(job, meeting, port).await?;
+        let server = Server::start(job, &listening, known, exchange, Some(rendezvous), arrived).await?;
         match coordinator.wait(limit).await {
             Ok(roster) => (roster, None, Some(server)),
             Err(cause) => {
@@ -120,17 +128,17 @@ async fn meet(job: &Arc<Job>, addresses: &[SocketAddr]) -> Result<Engine> {
         // No rank dials the last one.
         let server = match job.rank + 1 < job.world_size {
             true => {
-                let own = address::of_this_rank(job, addresses)?;
-                Some(Server::start(job, address::listen(&[own]).await?, known, exchange, None, arrived))
+                let listening = address::of_this_rank(job, meeting, port).await?;
+                Some(Server::start(job, &listening, known, exchange, None, arrived).await?)
             }
             false => None,
         };
-        let reached_at = server.as_ref().map_or_else(String::new, |server| address::to_text(server.address));
+        let reached_at = server.as_ref().map_or_else(String::new, |server| server.told.clone());
         let joined = tokio::select! {
-            joined = join(job, addresses, reached_at, limit) => joined.map_err(error)?,
+            joined = join(job, &meeting.places, reached_at, limit) => joined.map_err(error)?,
             cause = job.fault.raised() => return Err(error(cause)),
         };
-        (joined.roster, Some((joined.channel, joined.address)), server)
+        (joined.roster, Some((joined.channel, joined.place)), server)
     };
     session.send_replace(Some(roster.session));
     let deadline = Instant::now() + MESH;
@@ -140,5 +148,6 @@ async fn meet(job: &Arc<Job>, addresses: &[SocketAddr]) -> Result<Engine> {
         mesh = mesh::connect(job, &roster, met, arrivals, deadline) => mesh,
     };
     let mesh = mesh.map_err(|cause| error(job.fault.raise(cause)))?;
+    server.iter().for_each(Server::stop_listening);
     Ok(Engine::new(job, roster.session, mesh, server))
 }

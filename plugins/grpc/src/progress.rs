@@ -6,7 +6,6 @@
 //!
 //! Both are counted in ticks of this process, so the time in which this process was stopped itself does not count.
 
-use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::MAX_WORLD_SIZE;
+use crate::stream::Closer;
 
 /// Time between two heartbeats.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -84,7 +84,7 @@ impl Progress {
 
     /// Looks at what moves over the connections with this rank until the control connection has `ended`, and closes that
     /// one when it is silent for too long.
-    pub(crate) async fn watch(self: Arc<Self>, rank: u32, connection: TcpStream, mut ended: oneshot::Receiver<()>) {
+    pub(crate) async fn watch(self: Arc<Self>, rank: u32, connection: Closer, mut ended: oneshot::Receiver<()>) {
         let traffic = self.traffic(rank);
         let peer = &self.peers[rank as usize];
         let moved = || (traffic.received.load(Relaxed), traffic.sent.load(Relaxed));
@@ -103,7 +103,7 @@ impl Progress {
             before = (received, sent);
             if silent == SILENCE {
                 peer.was_silent.store(true, Relaxed);
-                let _ = connection.shutdown(Shutdown::Both); // it may have ended by itself
+                connection.close();
                 return;
             }
         }

@@ -3,22 +3,17 @@
 //! It comes from the environment or from a file, never from the configuration itself, and only a key derived from it is
 //! kept. Nothing here prints it.
 
-use std::fs::{self, File};
-use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
-
-use hmac::{Hmac, KeyInit};
+use hmac::{Hmac, KeyInit, Mac};
 use mdt_plugin_api::{Bootstrap, Error, Result};
 use sha2::Sha256;
+
+use crate::private_file;
 
 /// The variable that the host has it from.
 const VARIABLE: &str = "MDT_JOB_TOKEN";
 
 /// The fewest characters that hold 128 random bits, when they are hexadecimal digits.
 const SHORTEST: usize = 32;
-
-/// The largest file that is read.
-const LARGEST_FILE: u64 = 4096;
 
 /// What to do about a token that is missing or cannot be used.
 const MAKE_ONE: &str = "make one with `export MDT_JOB_TOKEN=$(openssl rand -hex 32)` and set the same on every rank, or \
@@ -36,7 +31,7 @@ impl Token {
     /// There is none, it is too short, or others can read the file.
     pub(crate) fn load(file: Option<&str>, bootstrap: &Bootstrap) -> Result<Self> {
         let (text, place) = match (file, bootstrap.values.get("token")) {
-            (Some(path), _) => (read(path)?, "comm.token_file"),
+            (Some(path), _) => (private_file::read("comm.token_file", path, MAKE_ONE)?, "comm.token_file"),
             (None, Some(token)) => (token.clone().into_bytes(), VARIABLE),
             (None, None) => {
                 let message = "the ranks of a job need a job token, and this rank has none";
@@ -62,6 +57,13 @@ impl Token {
         (text.len() >= SHORTEST).then_some(Self(key))
     }
 
+    /// Whether a text is the token. The comparison takes constant time.
+    pub(crate) fn is(&self, text: &str) -> bool {
+        let Some(shown) = Self::new(text.as_bytes()) else { return false };
+        let mac = |token: &Self| token.mac().chain_update(b"the same token");
+        mac(self).verify(&mac(&shown).finalize().into_bytes()).is_ok()
+    }
+
     /// Begins an HMAC-SHA256 with this key.
     pub(crate) fn mac(&self) -> Hmac<Sha256> {
         self.0.clone()
@@ -76,26 +78,4 @@ pub(crate) fn random<const N: usize>() -> std::io::Result<[u8; N]> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
     Ok(bytes)
-}
-
-/// Reads a token file that only its owner may access.
-fn read(path: &str) -> Result<Vec<u8>> {
-    let unreadable = |error| {
-        Error::config(format!("comm.token_file: {path} cannot be read")).with("key", "comm.token_file").caused_by(error)
-    };
-    let refused = |why: &str, help: &str| {
-        Err(Error::config(format!("comm.token_file: {path} {why}")).with("key", "comm.token_file").help(help))
-    };
-    // Asked before the file is opened: opening a pipe would wait for its writer.
-    if !fs::metadata(path).map_err(unreadable)?.is_file() {
-        return refused("is not a regular file", MAKE_ONE);
-    }
-    let file = File::open(path).map_err(unreadable)?;
-    let mode = file.metadata().map_err(unreadable)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return refused(&format!("is open to other users (mode {mode:o})"), &format!("run `chmod 600 {path}`"));
-    }
-    let mut text = Vec::new();
-    file.take(LARGEST_FILE).read_to_end(&mut text).map_err(unreadable)?;
-    Ok(text)
 }

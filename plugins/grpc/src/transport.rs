@@ -3,11 +3,10 @@
 
 use std::future::ready;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint, Server};
@@ -17,6 +16,9 @@ use crate::connection::Connection;
 use crate::handshake::{self, Refusal};
 use crate::job::Job;
 use crate::link::reason;
+use crate::place::Place;
+use crate::stream::Stream;
+use crate::tls;
 use crate::wire::{Cause, PROTOCOL};
 
 /// How long a connection may be silent before the other side is asked for a sign of life: longer than the time between
@@ -36,42 +38,85 @@ pub(crate) fn server() -> Server {
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
 }
 
-/// Connects to the rank that listens at an address. `session` is what both must know, 0 where that rank is rank 0;
-/// `lane` is what the connection is for.
+/// Connects to the rank that listens at a place. `session` is what both must know, 0 where that rank is rank 0; `lane` is
+/// what the connection is for.
 ///
 /// # Errors
 /// No process listens there or answers in time, or it is not that rank of this job.
 pub(crate) async fn connect(
     job: &Job,
-    address: SocketAddr,
+    place: &Place,
     rank: u32,
     session: u64,
     lane: u32,
 ) -> Result<Connection, Failed> {
     let again = |error: io::Error| Failed::Again(error.to_string());
     let late = |_| Failed::Again("it does not answer".to_owned());
-    let stream = timeout(ATTEMPT, TcpStream::connect(address)).await.map_err(late)?;
-    let mut stream = stream.map_err(again)?;
-    stream.set_nodelay(true).map_err(again)?;
-    let handshake = handshake::dial(&mut stream, &job.token, [job.rank, rank], lane, session);
-    match timeout(handshake::LIMIT, handshake).await.map_err(late)? {
-        Ok(()) => {}
-        Err(Refusal::Stranger(error)) => return Err(again(error)),
-        Err(Refusal::Token(_)) => {
-            let message = format!("rank {} and rank {rank} at {address} do not have the same job token", job.rank);
-            let cause = Cause::of(rank, message).help("give all ranks the same MDT_JOB_TOKEN or comm.token_file");
-            return Err(Failed::Refused(cause));
-        }
-        Err(Refusal::Version(version)) => {
-            let message = format!(
-                "rank {rank} at {address} speaks version {version} of the protocol, and rank {} version {PROTOCOL}",
-                job.rank
-            );
-            let cause = Cause::of(rank, message).help("install the same version of the plugin `grpc` on all ranks");
-            return Err(Failed::Refused(cause));
+    let attempt = async {
+        let mut stream = open(job, place, rank).await?;
+        let handshake = handshake::dial(&mut stream, &job.token, [job.rank, rank], lane, session).await;
+        handshake.map_err(|refusal| refused(job, place, rank, refusal)).map(|()| stream)
+    };
+    let stream = timeout(handshake::LIMIT, attempt).await.map_err(late)??;
+    Connection::new(stream, rank, lane, job).map_err(again)
+}
+
+/// Opens a stream to a place, encrypted where it may leave this machine and the job has certificates.
+async fn open(job: &Job, place: &Place, rank: u32) -> Result<Stream, Failed> {
+    let again = |error: io::Error| Failed::Again(error.to_string());
+    let late = |_| Failed::Again("it does not answer".to_owned());
+    match place {
+        Place::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await.map_err(again)?)),
+        Place::Tcp(address, host) => {
+            let stream = timeout(ATTEMPT, TcpStream::connect(address)).await.map_err(late)?.map_err(again)?;
+            stream.set_nodelay(true).map_err(again)?;
+            match &job.tls {
+                None => Ok(Stream::Tcp(stream)),
+                Some(tls) => match tls.connect(stream, host.clone()).await {
+                    Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
+                    Err(error) => Err(match tls::refusal(&error) {
+                        Some(why) => Failed::Refused(untrusted(job, place, rank, &why)),
+                        None => Failed::Again(format!("it does not speak TLS ({error}): all ranks need comm.tls")),
+                    }),
+                },
+            }
         }
     }
-    Connection::new(stream, rank, lane, job).map_err(again)
+}
+
+/// What a failed handshake means to the rank that has dialled.
+fn refused(job: &Job, place: &Place, rank: u32, refusal: Refusal) -> Failed {
+    match refusal {
+        // With TLS 1.3 the side that dialled is told here what the other thinks of its certificate.
+        Refusal::Stranger(error) => match tls::refusal(&error) {
+            Some(why) => Failed::Refused(untrusted(job, place, rank, &why)),
+            None if tls::is_spoken(&error) => Failed::Refused(
+                Cause::of(rank, format!("rank {rank} at {place} speaks TLS, and rank {} has no comm.tls", job.rank))
+                    .help("give all ranks comm.tls, each with the certificate of its machine"),
+            ),
+            None => Failed::Again(error.to_string()),
+        },
+        Refusal::Token(_) => {
+            let message = format!("rank {} and rank {rank} at {place} do not have the same job token", job.rank);
+            Failed::Refused(Cause::of(rank, message).help("give all ranks the same MDT_JOB_TOKEN or comm.token_file"))
+        }
+        Refusal::Version(version) => {
+            let message = format!(
+                "rank {rank} at {place} speaks version {version} of the protocol, and rank {} version {PROTOCOL}",
+                job.rank
+            );
+            Failed::Refused(Cause::of(rank, message).help("install the same version of the plugin `grpc` on all ranks"))
+        }
+    }
+}
+
+/// Certificates do not fit.
+fn untrusted(job: &Job, place: &Place, rank: u32, why: &str) -> Cause {
+    let message = format!("rank {} has no encrypted connection with rank {rank} at {place}: {why}", job.rank);
+    Cause::of(rank, message).help(
+        "make certificates for all hosts in one directory with `mdt-host certs new`, each for the names and addresses by \
+         which the others reach the host",
+    )
 }
 
 /// An HTTP/2 client over a connection, as the control lane has it.

@@ -71,7 +71,8 @@ pub struct Comm {
     pub world_size: u32,
     /// Rank of this process, from 0. Default: 0.
     pub rank: u32,
-    /// Host name or address of rank 0. Default: `127.0.0.1`.
+    /// Host name or address of rank 0; `unix:PATH` is a socket of this machine, for backends that know them. Default:
+    /// `127.0.0.1`.
     #[schemars(length(min = 1))]
     pub address: String,
     /// Port of rank 0. Default: 50051.
@@ -102,6 +103,26 @@ pub enum GradientDtype {
     Float32,
     /// 16-bit floating point with f32's exponent.
     Bfloat16,
+}
+
+impl Comm {
+    /// Where rank 0 is reached, in words.
+    pub fn place(&self) -> String {
+        self.place_at(self.port)
+    }
+
+    /// The same with another port.
+    pub fn place_at(&self, port: u16) -> String {
+        match self.is_on_this_machine() {
+            true => self.address.clone(),
+            false => format!("{}:{port}", self.address),
+        }
+    }
+
+    /// Whether the ranks meet at a Unix socket, which has no port.
+    pub fn is_on_this_machine(&self) -> bool {
+        self.address.starts_with("unix:")
+    }
 }
 
 impl Default for Comm {

@@ -129,7 +129,8 @@ impl Coordinator {
                 }
                 return;
             }
-            let JoinRequest { process, data_address: address, .. } = request;
+            let JoinRequest { process, data_address: address, host, device, .. } = request;
+            self.job.board.came(rank, &host, &address, &device);
             meeting.members.insert(rank, Member { process, address, call: meeting.calls, waits: true });
             if meeting.verdict.is_none() && self.absent(meeting).is_empty() {
                 let rank_0 = std::iter::once(String::new());
@@ -199,6 +200,7 @@ impl Coordinator {
                 && let Some(member) = meeting.members.get_mut(&rank)
             {
                 member.waits = false;
+                self.job.board.left(rank);
             }
         });
         tokio::time::sleep(REJOIN).await;

@@ -1,6 +1,5 @@
 //! The other ranks' side of the rendezvous: they try until rank 0 is there, and then wait for its answer.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -11,6 +10,7 @@ use super::REJOIN;
 use crate::connection::CONTROL;
 use crate::job::Job;
 use crate::link::reason;
+use crate::place::Place;
 use crate::token::random;
 use crate::transport::{self, Failed};
 use crate::wire::join_reply::Outcome;
@@ -29,25 +29,22 @@ pub(crate) struct Joined {
     pub(crate) roster: Roster,
     /// The connection with rank 0, which collectives use too, and where that rank was met.
     pub(crate) channel: Channel,
-    pub(crate) address: SocketAddr,
+    pub(crate) place: Place,
 }
 
 /// Joins the job at rank 0.
 ///
 /// # Errors
 /// Rank 0 is not reached within `limit`, it is lost, or it refuses: then with the reason that all ranks get.
-pub(crate) async fn join(
-    job: &Job,
-    addresses: &[SocketAddr],
-    data_address: String,
-    limit: Duration,
-) -> Result<Joined, Cause> {
+pub(crate) async fn join(job: &Job, places: &[Place], data_address: String, limit: Duration) -> Result<Joined, Cause> {
     let process = random().map_err(|error| Cause::of(job.rank, error.to_string()))?;
     let request = JoinRequest {
         world_size: job.world_size,
         job: job.identity.clone(),
         data_address,
         process: u64::from_le_bytes(process),
+        host: job.host.clone(),
+        device: job.device.clone(),
     };
     let mut deadline = Instant::now() + limit;
     let mut pause = SOON;
@@ -56,13 +53,13 @@ pub(crate) async fn join(
         job.waits_for(vec![0]);
         let mut failure = String::from("its name has no address");
         let mut has_joined = false;
-        for &address in addresses {
+        for place in places {
             let attempt = async {
-                let channel = transport::channel(transport::connect(job, address, 0, 0, CONTROL).await?).await?;
+                let channel = transport::channel(transport::connect(job, place, 0, 0, CONTROL).await?).await?;
                 let roster = wait(job, channel.clone(), request.clone(), &mut has_joined);
                 let late = |_| Failed::Again("it gives no answer".to_owned());
                 let roster = timeout(limit + GRACE, roster).await.map_err(late)??;
-                Ok(Joined { roster, channel, address })
+                Ok(Joined { roster, channel, place: place.clone() })
             };
             match attempt.await {
                 Ok(joined) => return Ok(joined),
@@ -77,7 +74,7 @@ pub(crate) async fn join(
         if Instant::now() + pause > deadline {
             return Err(match was_lost {
                 true => Cause::lost(0, &failure),
-                false => unreached(addresses, limit, &failure),
+                false => unreached(places, limit, &failure),
             });
         }
         tokio::time::sleep(pause).await;
@@ -100,8 +97,8 @@ async fn wait(job: &Job, channel: Channel, request: JoinRequest, has_joined: &mu
     }
 }
 
-fn unreached(addresses: &[SocketAddr], limit: Duration, failure: &str) -> Cause {
-    let place = addresses.first().map_or_else(String::new, |address| format!(" at {address}"));
+fn unreached(places: &[Place], limit: Duration, failure: &str) -> Cause {
+    let place = places.first().map_or_else(String::new, |place| format!(" at {place}"));
     let message = format!("rank 0 was not reached{place} within {} s: {failure}", limit.as_secs_f64());
     Cause::of(0, message).help(
         "start rank 0 with the same comm.address and comm.port, and look at its output; `comm.connect_timeout_s` is how \

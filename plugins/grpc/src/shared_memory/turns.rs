@@ -208,6 +208,9 @@ impl Turns {
 
     fn finish(&self, slot: &Slot, result: Result<Vec<Buffer>>) {
         self.pending.fetch_sub(1, SeqCst);
+        if result.is_ok() {
+            self.job.board.collectives.fetch_add(1, Relaxed);
+        }
         slot.fill(Found::Result(result));
     }
 

@@ -6,13 +6,17 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mdt_grpc::Config;
+use mdt_grpc::{Config, TlsFiles};
 use mdt_plugin_api::prelude::*;
 
 use crate::setup::{TOKEN, backend, blame, finish, job, port, with};
 
 /// Says which rank a process is, of how many, at which port, and what it does once all are connected.
 const ROLE: &str = "MDT_GRPC_TEST_ROLE";
+
+/// The certificates of a process and the port of its status, where it has them.
+const TLS: &str = "MDT_GRPC_TEST_TLS";
+const STATUS: &str = "MDT_GRPC_TEST_STATUS";
 
 /// What begins a line for the test, among those of the test framework.
 const MARK: &str = "rank says: ";
@@ -46,7 +50,19 @@ impl Rank {
 
     /// Starts one rank of a job.
     pub fn of(job: &Bootstrap, rank: u32, role: Role) -> Self {
-        let mut process = Command::new(env::current_exe().unwrap())
+        Self::with(job, rank, role, &Config::default())
+    }
+
+    /// Starts one rank of a job with the certificates and the status of a configuration.
+    pub fn with(job: &Bootstrap, rank: u32, role: Role, config: &Config) -> Self {
+        let mut command = Command::new(env::current_exe().unwrap());
+        if let Some(TlsFiles { ca, cert, key }) = &config.tls {
+            command.env(TLS, format!("{ca} {cert} {key}"));
+        }
+        if let Some(port) = config.status_port {
+            command.env(STATUS, port.to_string());
+        }
+        let mut process = command
             .args(["--exact", "processes::a_rank_in_a_process_of_its_own", "--ignored", "--nocapture"])
             .env(ROLE, format!("{rank} {} {} {role:?}", job.world_size, port(job)))
             .stdout(Stdio::piped())
@@ -67,6 +83,17 @@ impl Rank {
             line.clear();
         }
         "nothing more".to_owned()
+    }
+
+    /// Whether it runs.
+    pub fn runs(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
+    }
+
+    /// Memory that it uses, where the system says it.
+    pub fn resident_kib(&self) -> Option<usize> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse().ok())
     }
 
     /// Sends it a signal.
@@ -128,14 +155,19 @@ fn a_rank_in_a_process_of_its_own() {
     if words[3] == "Cramped" {
         limit_the_size_of_files();
     }
-    let communicator =
-        match backend(Config { shared_memory: crate::SHARED_MEMORY, ..Config::default() }).unwrap().open(&bootstrap) {
-            Ok(communicator) => communicator,
-            Err(error) => {
-                let (message, rank) = blame(&error);
-                return println!("{MARK}{rank:?} {message}");
-            }
-        };
+    let tls = env::var(TLS).ok().map(|paths| {
+        let [ca, cert, key] = paths.split(' ').map(str::to_owned).collect::<Vec<_>>().try_into().unwrap();
+        TlsFiles { ca, cert, key }
+    });
+    let status_port = env::var(STATUS).ok().map(|port| port.parse().unwrap());
+    let config = Config { tls, status_port, shared_memory: crate::SHARED_MEMORY, ..Config::default() };
+    let communicator = match backend(config).unwrap().open(&bootstrap) {
+        Ok(communicator) => communicator,
+        Err(error) => {
+            let (message, rank) = blame(&error);
+            return println!("{MARK}{rank:?} {message}");
+        }
+    };
     // In memory of the communicator and in ordinary memory, where results are known.
     let region = communicator.region(4 << 20).unwrap();
     let sum = vec![bootstrap.world_size as f32; 1 << 20];

@@ -12,6 +12,7 @@ mod mismatches;
 #[allow(dead_code, reason = "shared with tests over TCP")]
 mod network;
 #[path = "../grpc/processes.rs"]
+#[allow(dead_code, reason = "shared with tests over TCP")]
 mod processes;
 #[path = "../grpc/reductions.rs"]
 mod reductions;
