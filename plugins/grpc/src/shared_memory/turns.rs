@@ -21,14 +21,20 @@ use crate::job::Job;
 use crate::progress::TICK;
 use crate::wire::Cause;
 
-/// How long a rank looks again and again before it sleeps, where every rank has a core: about as long as falling asleep
-/// and being woken takes.
-const SPIN: Duration = Duration::from_micros(50);
+/// How long a rank looks again and again without a pause, where every rank has a core.
+const SPIN: Duration = Duration::from_micros(20);
+
+/// How long it then looks whenever no other thread wants its core, before it sleeps: a few times what falling asleep and
+/// being woken takes.
+const YIELD: Duration = Duration::from_micros(200);
 
 /// The shortest waiting in which a caller runs collectives itself.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
-/// How long the plugin's thread leaves a collective to its caller, where callers have run the ones before.
+/// How soon a caller must wait for what it has begun, so that its next call is left to it.
+const PROMPT: Duration = Duration::from_micros(200);
+
+/// How long the plugin's thread leaves a collective to its caller, where callers have waited for the ones before.
 const HESITATION: Duration = Duration::from_millis(1);
 
 /// How often it looks for collectives after the last one, before it waits to be woken.
@@ -45,8 +51,10 @@ pub(crate) struct Turns {
     pending: AtomicUsize,
     /// Taken by the thread that runs collectives.
     running: Mutex<Running>,
-    /// Whether callers have run the last collectives themselves.
+    /// Whether callers wait for collectives as soon as they have begun them.
     callers_run: AtomicBool,
+    /// Whether the plugin's thread waits to be woken.
+    sleeps: AtomicBool,
     /// Whether something has happened on a stream: a fault, or a rank that has left.
     alarm: AtomicBool,
     closed: AtomicBool,
@@ -118,7 +126,8 @@ impl Turns {
             queue: Mutex::default(),
             pending: AtomicUsize::new(0),
             running: Mutex::default(),
-            callers_run: AtomicBool::new(false),
+            callers_run: AtomicBool::new(true),
+            sleeps: AtomicBool::new(false),
             alarm: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
@@ -136,27 +145,31 @@ impl Turns {
 
     /// Runs collectives that no caller runs, until the communicator is closed.
     fn run_the_rest(&self) {
-        let (mut looks, mut hesitated) = (0, false);
+        let mut looks = 0;
         while !self.closed.load(SeqCst) {
             if self.pending.load(SeqCst) == 0 {
-                hesitated = false;
-                if self.callers_run.load(SeqCst) && looks < LOOKS {
-                    looks += 1;
+                looks += 1;
+                if looks <= LOOKS {
                     thread::park_timeout(HESITATION);
-                } else if !self.callers_run.swap(false, SeqCst) {
+                    continue;
+                }
+                self.sleeps.store(true, SeqCst);
+                // Who begins a collective counts it before it looks whether this thread sleeps.
+                if self.pending.load(SeqCst) == 0 && !self.closed.load(SeqCst) {
                     thread::park();
                 }
+                self.sleeps.store(false, SeqCst);
                 continue;
             }
             looks = 0;
-            if self.callers_run.load(SeqCst) && !std::mem::replace(&mut hesitated, true) {
+            if self.callers_run.load(SeqCst) {
                 thread::park_timeout(HESITATION);
-                continue;
             }
-            hesitated = false;
             match self.running.try_lock() {
                 Ok(running) => {
-                    self.callers_run.store(false, SeqCst);
+                    if self.pending.load(SeqCst) > 0 {
+                        self.callers_run.store(false, SeqCst);
+                    }
                     self.run(running, None, || false);
                 }
                 Err(TryLockError::Poisoned(_)) => break,
@@ -245,8 +258,13 @@ impl Turns {
                 }
             }
             let now = Instant::now();
-            if now.duration_since(*idle_since.get_or_insert(now)) < self.spin {
+            let idle = now.duration_since(*idle_since.get_or_insert(now));
+            if idle < self.spin {
                 (0..16).for_each(|_| spin_loop());
+                continue;
+            }
+            if idle < YIELD {
+                thread::yield_now();
                 continue;
             }
             if until.is_some_and(|until| now >= until) || self.closed.load(SeqCst) {
@@ -334,10 +352,11 @@ impl Runner {
         let (slot, moved) = (Arc::<Slot>::default(), Arc::<AtomicU64>::default());
         lock(&self.turns.queue).push_back(Turn { request, moved: Arc::clone(&moved), slot: Arc::clone(&slot) });
         self.turns.pending.fetch_add(1, SeqCst);
-        if !self.turns.callers_run.load(SeqCst) {
+        if self.turns.sleeps.load(SeqCst) || !self.turns.callers_run.load(SeqCst) {
             self.wake();
         }
         Box::new(Waiting {
+            begun: Some(Instant::now()),
             turns: Arc::clone(&self.turns),
             thread: self.thread.as_ref().map(|it| it.thread().clone()),
             slot,
@@ -363,6 +382,8 @@ impl Drop for Runner {
 
 /// A collective that was begun.
 struct Waiting {
+    /// When it was begun, until it is waited for.
+    begun: Option<Instant>,
     turns: Arc<Turns>,
     thread: Option<thread::Thread>,
     slot: Arc<Slot>,
@@ -374,15 +395,18 @@ impl Work for Waiting {
         let now = Instant::now();
         // A day is longer than anybody waits.
         let until = now + deadline.min(Duration::from_secs(86400));
-        if deadline >= SHORTEST_WAIT
+        let is_long = deadline >= SHORTEST_WAIT;
+        if is_long && let Some(begun) = self.begun.take() {
+            self.turns.callers_run.store(begun.elapsed() < PROMPT, SeqCst);
+        }
+        if is_long
             && !self.slot.is_filled()
             && let Ok(running) = self.turns.running.try_lock()
         {
             self.turns.run(running, Some(until), || self.slot.is_filled());
-            let is_done = self.slot.is_filled();
-            self.turns.callers_run.store(is_done, SeqCst);
-            if !is_done {
+            if !self.slot.is_filled() {
                 // The thread goes on with it.
+                self.turns.callers_run.store(false, SeqCst);
                 self.thread.iter().for_each(thread::Thread::unpark);
             }
         }
