@@ -251,7 +251,8 @@ impl Turns {
             }
             if let Some((fault, departed)) = happened {
                 let is_needed = |rank: &&u32| exchange.awaited(&self.segments).0.contains(rank);
-                let cause = fault.or_else(|| departed.iter().find(is_needed).map(|&rank| exchange.left(rank)));
+                let cause =
+                    fault.or_else(|| departed.iter().find(is_needed).map(|&rank| Cause::left(rank, &exchange.name())));
                 if let Some(cause) = cause {
                     doorbell.disarm();
                     return Some(Err(cause));
@@ -291,7 +292,7 @@ impl Turns {
         stalls.look(&self.segments);
         let (mut late, are_absent) = exchange.awaited(&self.segments);
         late.retain(|&rank| stalls.of(rank) >= limit);
-        (!late.is_empty()).then(|| exchange.overdue(&late, are_absent, limit.as_secs_f64()))
+        (!late.is_empty()).then(|| Cause::overdue(&late, &exchange.name(), are_absent, limit))
     }
 }
 

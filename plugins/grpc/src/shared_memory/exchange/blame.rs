@@ -1,9 +1,7 @@
 //! Who is named when a collective does not go on.
 
 use super::{Exchange, Stage};
-use crate::fault::{named, subject};
 use crate::shared_memory::Segments;
-use crate::wire::Cause;
 
 impl Exchange {
     /// The ranks without which it does not go on, and whether they have not even joined. As long as ranks have not joined,
@@ -35,25 +33,8 @@ impl Exchange {
         (awaited, false)
     }
 
-    /// The error when nothing has come from these ranks for so long.
-    pub(crate) fn overdue(&self, late: &[u32], are_absent: bool, seconds: f64) -> Cause {
-        let name = self.name();
-        let message = match are_absent {
-            true => format!("{} not joined {name} within {seconds} s", subject(late, ("has", "have"))),
-            false => format!("{name} has made no progress with {} for {seconds} s", named(late)),
-        };
-        Cause { rank: late.first().copied(), ..Cause::new(message) }.help(
-            "look at the output of that rank; `comm.timeout_s` is how long ranks wait for each other without progress",
-        )
-    }
-
-    /// The error when a rank has left that is needed.
-    pub(crate) fn left(&self, rank: u32) -> Cause {
-        let message = format!("rank {rank} has left the job, and {} needs it", self.name());
-        Cause::of(rank, message).help("all ranks must make the same number of updates: look at that rank's own output")
-    }
-
-    fn name(&self) -> String {
+    /// The name of the collective in errors.
+    pub(crate) fn name(&self) -> String {
         format!("{} number {}", self.kind.name(), self.sequence)
     }
 }
