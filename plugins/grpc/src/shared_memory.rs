@@ -159,10 +159,13 @@ impl Prepared {
                 others.push(None);
                 continue;
             }
-            let offer = Offer::decode(offer).ok_or_else(|| format!("is offered no memory by rank {rank}"))?;
+            let none = || format!("gets no memory of rank {rank}, which {}", String::from_utf8_lossy(offer));
+            let offer = Offer::decode(offer).ok_or_else(none)?;
             let segment = offer.take().await;
             others.push(Some(segment.map_err(|error| {
-                format!("does not reach that of rank {rank}: they run on different hosts or in separated containers ({error})")
+                format!(
+                    "gets no memory of rank {rank}, which runs on another host or in a separated container ({error})"
+                )
             })?));
         }
         let (rank, world_size) = (job.rank as usize, job.world_size as usize);

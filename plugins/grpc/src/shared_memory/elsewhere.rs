@@ -18,8 +18,9 @@ impl SharedMemory {
     /// # Errors
     /// A rank was lost meanwhile, or has not come.
     pub(crate) async fn connect(_: &Arc<Job>, engine: &mut Engine) -> Result<Option<Self>> {
-        engine.tell_all(Vec::new()).await?;
-        engine.tell_all(b"runs on a system on which this plugin shares no memory".to_vec()).await?;
+        for _ in ["the offer", "the outcome"] {
+            engine.tell_all(b"runs on a system on which this plugin shares no memory".to_vec()).await?;
+        }
         Ok(None)
     }
 

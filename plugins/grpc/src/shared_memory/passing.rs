@@ -30,6 +30,9 @@ use crate::token::random;
 /// How long a rank may take to give its segment, or to say its secret.
 const LIMIT: Duration = Duration::from_secs(2);
 
+/// What an offer begins with, and no sentence does.
+const TAG: &[u8] = b"\0offer\0";
+
 /// What a rank tells the others so that they get its segment.
 pub(crate) struct Offer {
     /// The socket's name.
@@ -52,12 +55,12 @@ impl Offer {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        [&self.name[..], &self.secret, &self.mark].concat()
+        [TAG, &self.name, &self.secret, &self.mark].concat()
     }
 
-    /// What another rank has told. `None` where it is no offer.
+    /// What another rank has told. `None` where it is no offer but a reason.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (name, rest) = bytes.split_first_chunk()?;
+        let (name, rest) = bytes.strip_prefix(TAG)?.split_first_chunk()?;
         let (secret, mark) = rest.split_first_chunk()?;
         Some(Self { name: *name, secret: *secret, mark: mark.try_into().ok()? })
     }

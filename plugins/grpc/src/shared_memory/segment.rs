@@ -119,6 +119,9 @@ impl Segment {
         let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::NORESERVE);
         // SAFETY: the system chooses a place where nothing is.
         let start = unsafe { mmap(ptr::null_mut(), LENGTH, access, flags, file, 0) }?;
+        // A core dump of all that address space would take minutes.
+        // SAFETY: it changes no memory.
+        let _ = unsafe { madvise(start, LENGTH, Advice::LinuxDontDump) };
         NonNull::new(start.cast()).map(Self).ok_or_else(|| io::Error::other("mapped at 0"))
     }
 
@@ -194,7 +197,10 @@ impl Own {
         if getrlimit(Resource::Fsize).current.is_some_and(|limit| limit < LENGTH as u64) {
             return Err(io::Error::other("the size of files is limited (ulimit -f)"));
         }
-        let file = memfd_create("mdt-grpc", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        // Some systems allow only files that can never be run; those before 6.3 do not know them.
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file =
+            memfd_create("mdt-grpc", flags | MemfdFlags::NOEXEC_SEAL).or_else(|_| memfd_create("mdt-grpc", flags))?;
         ftruncate(&file, LENGTH as u64)?;
         fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         let own = Self { segment: Segment::map(&file)?, file, regions: Mutex::default() };
