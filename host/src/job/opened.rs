@@ -138,7 +138,9 @@ impl OpenedModel {
 
     /// The most bytes that weights take while they are loaded, files apart.
     pub fn loading_bytes(&self) -> u64 {
-        model::loading_bytes(&self.parameters(), self.holding, self.init == Init::Random)
+        let (specs, holding) = self.held();
+        let specs = [specs, self.of_adapter(), self.own.clone()].concat();
+        model::loading_bytes(&specs, holding, self.init == Init::Random, Parameters::drawn_at_a_time())
     }
 
     /// Checks the files that the job reads its weights from and copies the tokenizer from, before anything is spent.
@@ -183,9 +185,8 @@ impl OpenedModel {
             Stream::new(self.seed, "trainer", 0).bits(),
             Holding::PLAIN,
         )?;
-        // Beside an adapter the description says what is trained.
-        let all_frozen = self.is_used_only && self.adapter.is_none();
-        let mut weights = if all_frozen { self.weights_for_use()? } else { self.model_weights()? };
+        let (specs, holding) = self.held();
+        let mut weights = self.weights_held(specs, holding)?;
         if let Some(adapter) = &self.adapter {
             weights = adapter.with_saved_modules(&self.compute, weights)?;
             let of_adapter = adapter.start(&self.compute, &weights, self.seed)?;
@@ -200,7 +201,8 @@ impl OpenedModel {
     /// The files cannot be read.
     pub fn planned_weights(&self) -> Result<Option<Parameters>, Failure> {
         let planned = |specs| Parameters::planned(&self.compute, specs, None, Holding::PLAIN);
-        let (Some(weights), Some(own)) = (self.planned_model_weights()?, planned(self.own.clone())?) else {
+        let (specs, holding) = self.held();
+        let (Some(weights), Some(own)) = (self.planned_held(specs, holding)?, planned(self.own.clone())?) else {
             return Ok(None);
         };
         let weights = match (&self.adapter, planned(self.of_adapter())?) {
@@ -210,14 +212,25 @@ impl OpenedModel {
         Ok(Some(weights.with_own(own)))
     }
 
-    fn planned_model_weights(&self) -> Result<Option<Parameters>, Failure> {
-        self.planned_held(self.model.spec().parameters.clone(), self.holding)
+    /// The model's own parameters as they are in use, and how they are held.
+    fn held(&self) -> (Vec<ParameterSpec>, Holding) {
+        // Beside an adapter the description says what is trained.
+        match self.is_used_only && self.adapter.is_none() {
+            true => self.held_for_use(),
+            false => (self.model.spec().parameters.clone(), self.holding),
+        }
+    }
+
+    /// The same of a model that no job trains: `model.quantize` takes all its layers.
+    fn held_for_use(&self) -> (Vec<ParameterSpec>, Holding) {
+        let specs = self.model.spec().parameters.iter().cloned().map(ParameterSpec::frozen).collect();
+        (specs, Holding { rounds: true, ..self.holding })
     }
 
     /// The same of [`OpenedModel::frozen_weights`].
     pub fn planned_frozen_weights(&self) -> Result<Option<Parameters>, Failure> {
-        let specs = self.model.spec().parameters.iter().cloned().map(ParameterSpec::frozen).collect();
-        self.planned_held(specs, Holding { quantize: None, rounds: true, ..self.holding })
+        let (specs, holding) = self.held_for_use();
+        self.planned_held(specs, Holding { quantize: None, ..holding })
     }
 
     fn planned_held(&self, specs: Vec<ParameterSpec>, holding: Holding) -> Result<Option<Parameters>, Failure> {
@@ -225,20 +238,14 @@ impl OpenedModel {
         Parameters::planned(&self.compute, specs, directory, holding)
     }
 
-    /// The model's weights that the job begins with: read, or drawn from its seed.
-    pub fn model_weights(&self) -> Result<Parameters, Failure> {
-        self.weights_held(self.model.spec().parameters.clone(), self.holding)
-    }
-
-    /// The same, none of which is trained. Where the job quantises some, these are the same ones.
+    /// The model's weights that the job begins with, read or drawn from its seed, none of which is trained. Where the job quantises
+    /// some, these are the same ones.
     pub fn frozen_weights(&self) -> Result<Parameters, Failure> {
-        if self.holding.quantize.is_some() { self.model_weights() } else { self.weights_for_use() }
-    }
-
-    /// The same of a model that no job trains: `model.quantize` takes all its layers.
-    fn weights_for_use(&self) -> Result<Parameters, Failure> {
-        let specs = self.model.spec().parameters.iter().cloned().map(ParameterSpec::frozen).collect();
-        self.weights_held(specs, Holding { rounds: true, ..self.holding })
+        let (specs, holding) = match self.holding.quantize {
+            Some(_) => (self.model.spec().parameters.clone(), self.holding),
+            None => self.held_for_use(),
+        };
+        self.weights_held(specs, holding)
     }
 
     fn weights_held(&self, specs: Vec<ParameterSpec>, holding: Holding) -> Result<Parameters, Failure> {

@@ -1,6 +1,6 @@
 //! How weights that are not trained are held on the device.
 
-use mdt_plugin_api::{Dtype, ParameterSpec, Result, Tensor};
+use mdt_plugin_api::{Dtype, ParameterSpec};
 
 use super::packing::Packing;
 
@@ -19,22 +19,7 @@ impl Holding {
     /// Everything in float32.
     pub const PLAIN: Self = Self { quantize: None, dtype: Dtype::F32, rounds: false };
 
-    /// A weight of files as it is held: `stored` as it is there, and `wide` in float32.
-    pub(super) fn of_files(self, spec: &ParameterSpec, stored: Tensor, wide: Tensor) -> Result<Tensor> {
-        match spec.trainable || self.dtype == Dtype::F32 {
-            true => Ok(wide),
-            false if stored.tensor_type()?.dtype == self.dtype => Ok(stored),
-            false if self.rounds => rounded(&wide, self.dtype),
-            false => Ok(wide),
-        }
-    }
-
-    /// A weight of random numbers as it is held.
-    pub(super) fn of_numbers(self, spec: &ParameterSpec, wide: Tensor) -> Result<Tensor> {
-        if spec.trainable || self.dtype == Dtype::F32 { Ok(wide) } else { rounded(&wide, self.dtype) }
-    }
-
-    /// The type that a weight will be held in, which files have in this one; none where it is drawn.
+    /// The type that a weight is held in, which files have in this one; none where it is drawn.
     pub(super) fn planned(self, spec: &ParameterSpec, of_files: Option<Dtype>) -> Dtype {
         let is_held = self.rounds || of_files.is_none_or(|dtype| dtype == self.dtype);
         if spec.trainable || !is_held { Dtype::F32 } else { self.dtype }
@@ -51,11 +36,4 @@ impl Holding {
         };
         (held, elements.saturating_mul(OF_NUMBER))
     }
-}
-
-/// Now, so that the other tensor is freed.
-fn rounded(wide: &Tensor, dtype: Dtype) -> Result<Tensor> {
-    let rounded = wide.cast(dtype)?;
-    rounded.eval()?;
-    Ok(rounded)
 }

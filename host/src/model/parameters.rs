@@ -154,6 +154,11 @@ impl Parameters {
         Ok(types)
     }
 
+    /// For so many parameters starting values are drawn at a time.
+    pub fn drawn_at_a_time() -> usize {
+        rayon::current_num_threads()
+    }
+
     /// Starting values from a seed; frozen weights are held as `holding` says.
     pub fn random(
         compute: &Rc<dyn Compute>,
@@ -163,7 +168,7 @@ impl Parameters {
     ) -> Result<Self, Failure> {
         // Some at a time by all threads: each is a function of its place alone.
         let own: Vec<_> = specs.iter().cloned().enumerate().filter(|(_, spec)| spec.tied_to.is_none()).collect();
-        let mut batches = own.chunks(rayon::current_num_threads());
+        let mut batches = own.chunks(Self::drawn_at_a_time());
         let mut ahead = VecDeque::new();
         Self::build(specs, |_, spec| {
             if ahead.is_empty() {

@@ -7,7 +7,7 @@ use mdt_plugin_api::{Compute, Dtype, Error, ParameterSpec, Tensor, TensorType};
 use super::Directory;
 use super::files::Files;
 use super::holding::Holding;
-use super::load::Loaded;
+use super::load::{Loaded, PIECE};
 use super::parameters::Parameters;
 use crate::exit::Failure;
 
@@ -54,21 +54,21 @@ impl Parameters {
     }
 }
 
-/// The most bytes that weights take while they are loaded one after another: those that are there, and copies of the one that is
-/// on its way. `is_drawn` where they are random, and not of files.
-pub fn loading_bytes(specs: &[ParameterSpec], holding: Holding, is_drawn: bool) -> u64 {
+/// The most bytes that weights take while they are loaded one after another: those that are there, and what those are made of that
+/// are on their way. `is_drawn` where they are random, and not of files; numbers for so many weights are drawn `at_a_time` then.
+pub fn loading_bytes(specs: &[ParameterSpec], holding: Holding, is_drawn: bool, at_a_time: usize) -> u64 {
+    let own: Vec<_> = specs.iter().filter(|spec| spec.tied_to.is_none()).map(|spec| holding.bytes(spec)).collect();
     let (mut held, mut most) = (0_u64, 0_u64);
-    for spec in specs.iter().filter(|spec| spec.tied_to.is_none()) {
-        let (own, whole) = holding.bytes(spec);
-        // Drawn numbers are made in host memory; those of files may be of half precision there, and are checked in float32.
-        let beside = match (is_drawn, own == whole) {
-            (true, true) => whole,
-            (true, false) => whole.saturating_mul(2),
-            (false, true) => 0,
-            (false, false) => whole.saturating_add(whole / 2),
-        };
-        held = held.saturating_add(own);
-        most = most.max(held.saturating_add(beside));
+    for batch in own.chunks(at_a_time.max(1)) {
+        let mut drawn =
+            if is_drawn { batch.iter().fold(0, |sum: u64, &(_, whole)| sum.saturating_add(whole)) } else { 0 };
+        for &(own, whole) in batch {
+            // Before and after the conversion.
+            let piece = if own == whole { 0 } else { 2 * whole.min(PIECE as u64) };
+            held = held.saturating_add(own);
+            most = most.max(held.saturating_add(drawn).saturating_add(piece));
+            drawn = drawn.saturating_sub(whole);
+        }
     }
     most
 }
@@ -90,12 +90,16 @@ mod tests {
     fn the_largest_weight_is_there_with_its_copies_while_it_is_loaded() {
         let spec = |name: &str, rows| ParameterSpec::new(name, [rows, 64], Role::Linear, Init::Ones).frozen();
         let specs = [spec("small", 1), spec("large", 1000), spec("last", 10), spec("large", 1000).tied_to("large")];
-        let plain = |is_drawn| loading_bytes(&specs, Holding::PLAIN, is_drawn);
-        assert_eq!(plain(false), 1011 * 64 * 4);
-        assert_eq!(plain(true), (1001 + 1000) * 64 * 4);
+        let plain = |is_drawn, at_a_time| loading_bytes(&specs, Holding::PLAIN, is_drawn, at_a_time);
+        assert_eq!(plain(false, 1), 1011 * 64 * 4);
+        assert_eq!(plain(true, 1), (1001 + 1000) * 64 * 4);
+        assert_eq!(plain(true, 3), (1001 + 1010) * 64 * 4, "numbers of the next ones are there too");
         let quantised = Holding { quantize: Some(Packing { bits: 4, group_size: 64 }), ..Holding::PLAIN };
         let packed = 1001 * (64 / 2 + 2 * 4);
-        assert_eq!(loading_bytes(&specs, quantised, true), packed + 2 * 1000 * 64 * 4);
-        assert_eq!(loading_bytes(&specs, quantised, false), packed + 1500 * 64 * 4);
+        assert_eq!(loading_bytes(&specs, quantised, true, 1), packed + 3 * 1000 * 64 * 4);
+        assert_eq!(loading_bytes(&specs, quantised, false, 1), packed + 2 * 1000 * 64 * 4);
+        let huge = [spec("huge", 1 << 20)];
+        let packed = (1 << 20) * (64 / 2 + 2 * 4);
+        assert_eq!(loading_bytes(&huge, quantised, false, 1), packed + 2 * PIECE as u64, "only a piece is whole");
     }
 }
