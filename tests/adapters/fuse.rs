@@ -98,6 +98,20 @@ fn a_quantised_model_is_merged_in_f32_and_is_quantised_no_longer() {
 }
 
 #[test]
+fn a_merged_model_that_is_rounded_to_half_precision_is_warned_of() {
+    let job = fresh("lora");
+    let out = |name: &str| job.directory().join(name).display().to_string();
+    let [model, adapter] = [TIED, "adapters/tied_lora/final"].map(|file| fixture(file).display().to_string());
+    let fused = |name: &str, dtype: &str| {
+        let dtype = format!("checkpoint.export_dtype={dtype}");
+        run(["fuse", "--model", &model, "--adapter", &adapter, "--out", &out(name), "--set", &dtype]).success()
+    };
+    let warning = ["warning: the merged model is not quite", "--set checkpoint.export_dtype=float32"];
+    assert_says(&fused("rounded", "bfloat16").stderr, &warning);
+    assert!(!fused("whole", "float32").stderr.contains("warning"));
+}
+
+#[test]
 fn a_directory_that_exists_is_not_written_over() {
     let job = fresh("lora");
     fs::create_dir(job.directory().join("fused-tied_lora")).expect("a directory");

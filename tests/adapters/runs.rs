@@ -69,6 +69,28 @@ fn a_run_is_not_resumed_beside_another_model() {
 }
 
 #[test]
+fn a_run_is_not_resumed_with_another_scale_of_the_adapter_that_it_began_with() {
+    let first = fresh("lora");
+    first.run().success();
+    let job = Job::new().set("trainer.max_steps", 4).set("checkpoint.save_steps", 2).set("checkpoint.keep", 9);
+    let start = job.directory().join("start");
+    copy_files(&first.output().join("final"), &start);
+    let job = job.set("model.adapter.path", start.display());
+    job.run().success();
+    delete_the_second_half(&job);
+    let file = start.join("adapter_config.json");
+    let mut config = super::json(&file);
+    let before = config["lora_alpha"].clone();
+    config["lora_alpha"] = 16.into();
+    fs::write(&file, config.to_string()).expect("a file");
+    let refused = job.run().failure(2);
+    assert_says(&refused, &["alpha", "16", &start.display().to_string(), "checkpoint.resume=never"]);
+    config["lora_alpha"] = before;
+    fs::write(&file, config.to_string()).expect("a file");
+    assert_says(&job.run().success().stderr, &["resuming from"]);
+}
+
+#[test]
 fn two_ranks_train_the_adapter_of_one_process() {
     let job = |micro_batches: u32| {
         dropping("dora").set("compute.threads", 1).set("trainer.gradient_accumulation_steps", micro_batches)

@@ -38,6 +38,9 @@ pub struct State {
     /// Whether its comm plugin added by the pairwise tree, so that another number of ranks has the same sums.
     #[serde(default = "by_the_tree")]
     pub by_the_tree: bool,
+    /// How the adapter is used, as [`crate::model::Adapter::use_of`] gives it; null without one.
+    #[serde(default)]
+    pub adapter: Value,
     /// Length of `metrics.jsonl` after the line of this update.
     pub metrics_bytes: u64,
     /// What else the training loop keeps, such as its evaluations. Only the loop reads it.

@@ -24,6 +24,7 @@ fn state(update: u64) -> State {
         processor: "x86_64 with AVX2 and FMA, MLX".to_owned(),
         frozen: String::new(),
         by_the_tree: true,
+        adapter: json!(null),
         metrics_bytes: 100 * update,
         progress: json!({ "tokens": 12 }),
     }

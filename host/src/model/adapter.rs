@@ -13,6 +13,7 @@ mod targets;
 mod written;
 
 use mdt_plugin_api::{Init, Layout, ModelSpec, ParameterSpec, Role};
+use serde_json::{Value, json};
 
 use crate::config::{self, AdapterFormat, AdapterKind};
 use crate::exit::Failure;
@@ -141,8 +142,13 @@ impl Adapter {
     }
 
     /// Where it was read, for errors.
-    fn place(&self) -> String {
+    pub fn place(&self) -> String {
         self.directory.as_ref().map_or_else(|| "model.adapter".to_owned(), AdapterDirectory::place)
+    }
+
+    /// How it is used, which its matrices do not say: its scale, and what that is made of.
+    pub fn use_of(&self) -> Value {
+        json!({ "alpha": self.alpha, "rslora": self.rslora, "scale": self.rule.scale, "dropout": self.rule.dropout })
     }
 
     /// Its own parameters, all of which are trained, layer by layer.

@@ -12,6 +12,7 @@ use crate::config::Resume;
 use crate::exit::{Failure, Status};
 use crate::finite::all_finite;
 use crate::metrics::Metrics;
+use crate::model::Adapter;
 use crate::storage::Array;
 
 impl Run<'_> {
@@ -39,6 +40,7 @@ impl Run<'_> {
             processor: self.processor.clone(),
             frozen: self.frozen.clone(),
             by_the_tree: self.by_the_tree,
+            adapter: json!(self.learner.objective.adapter.as_ref().map(Adapter::use_of)),
             metrics_bytes: self.output.metrics.as_ref().map_or(0, Metrics::bytes),
             progress: json!({ evaluate::PROGRESS: self.evaluations, start::CURSOR: self.rows.cursor }),
         };

@@ -10,7 +10,7 @@ use crate::data::Cursor;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::metrics::Metrics;
-use crate::model::Parameters;
+use crate::model::{Adapter, Parameters};
 use crate::progress;
 use serde_json::Value;
 
@@ -77,6 +77,24 @@ pub(super) fn frozen(parameters: &Parameters, model: &Path, resumed: Option<&Che
         }
         _ => Ok(now),
     }
+}
+
+/// Checks that the adapter which a directory describes is used as it was when the checkpoint was written. The configuration names
+/// the directory only.
+///
+/// # Errors
+/// Another number is in its file.
+pub(super) fn require_same_adapter(adapter: Option<&Adapter>, resumed: Option<&Checkpoint>) -> Result<(), Failure> {
+    let (Some(adapter), Some(checkpoint)) = (adapter, resumed) else { return Ok(()) };
+    let (before, now) = (&checkpoint.state.adapter, adapter.use_of());
+    let differs = |(key, now): (&String, &Value)| Some((key.clone(), before.get(key)?.clone(), now.clone()));
+    let other = now.as_object().into_iter().flatten().filter_map(differs).find(|(_, before, now)| before != now);
+    let Some((key, before, now)) = other else { return Ok(()) };
+    Err(Failure::configuration("the adapter is used otherwise than when the checkpoint was written")
+        .at(adapter.place())
+        .at(checkpoint.path.display())
+        .because(format!("its {key} was {before} and is {now}"))
+        .help("bring its file back; or begin again with `--set checkpoint.resume=never`"))
 }
 
 /// The key of the place in the training rows in a checkpoint's `progress`, where they stream.
