@@ -3,8 +3,9 @@
 use std::io::Read;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
-use mdt_tests::{Job, Run, assert_says, command, run};
+use mdt_tests::{Job, Process, Run, assert_says, command, run};
 use serde_json::Value;
 
 fn generate(model: &Path, arguments: &[&str]) -> Run {
@@ -179,6 +180,23 @@ fn text_comes_while_the_answer_is_made_and_an_interruption_ends_it() {
     assert!(kill.expect("the command kill").success());
     let run = Run::from(child.wait_with_output().expect("its output"));
     assert_eq!(run.status, Some(130), "{}", run.stderr);
+}
+
+#[test]
+fn an_interruption_is_noticed_while_a_long_prompt_is_read() {
+    let model = mdt_tests::root().join("tests/fixtures/training/model").display().to_string();
+    let job = Job::new();
+    // Attention to so many tokens takes minutes.
+    let row = serde_json::json!({ "text": "Shout abc ".repeat(40_000) }).to_string();
+    let rows = job.file("long.jsonl", row).display().to_string();
+    let mut command = command();
+    command.args(["generate", "--model", &model, "--data", &rows, "--max-tokens", "1", "--force"]);
+    let process = Process::start(command.env("MDT_LOG", "debug"));
+    std::thread::sleep(Duration::from_secs(4));
+    process.signal("INT");
+    // Ends within the time that a process of these tests may take.
+    let run = process.end();
+    assert_eq!((run.status, run.stdout.as_str()), (Some(130), ""), "{}", run.stderr);
 }
 
 #[test]

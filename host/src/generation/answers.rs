@@ -188,7 +188,11 @@ impl Generator {
             if rows.iter().any(|row| row.tokens.len() > prompts[row.prompt].len()) {
                 speed.answer_tokens += rows.iter().filter(|row| row.end.is_none()).count();
             }
-            let logits = self.next_logits(&given, rows.len(), cache)?;
+            let logits = self.next_logits(&given, rows.len(), cache, &|| listener.is_interrupted())?;
+            let Some(logits) = logits else {
+                rows.iter_mut().for_each(|row| row.end = row.end.or(Some(End::Interrupted)));
+                break;
+            };
             let width = logits.len() / rows.len();
             for (row, logits) in rows.iter_mut().zip(logits.chunks_exact(width)) {
                 if row.end.is_none() {
@@ -250,8 +254,15 @@ impl Generator {
         Ok(text)
     }
 
-    /// The logits `[rows, V]` after these tokens `[rows, T]`, which follow what is in the cache.
-    fn next_logits(&self, tokens: &[i32], rows: usize, cache: &mut Cache) -> Result<Vec<f32>> {
-        staging::copy(&self.model.next_logits(tokens, rows, cache)?.cast(Dtype::F32)?)
+    /// The logits `[rows, V]` after these tokens `[rows, T]`, which follow what is in the cache; none after an interruption.
+    fn next_logits(
+        &self,
+        tokens: &[i32],
+        rows: usize,
+        cache: &mut Cache,
+        is_interrupted: &dyn Fn() -> bool,
+    ) -> Result<Option<Vec<f32>>> {
+        let logits = self.model.next_logits_unless(is_interrupted, tokens, rows, cache)?;
+        logits.map(|logits| staging::copy(&logits.cast(Dtype::F32)?)).transpose()
     }
 }

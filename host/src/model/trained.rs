@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use mdt_plugin_api::{
-    Compute, Error, Head, HostArray, ModelCalls, ModelContext, ModelSpec, Result, Tensor, TrainerContext,
+    Compute, Error, Head, HostArray, ModelCalls, ModelContext, ModelSpec, ParameterSpec, Result, Tensor, TrainerContext,
 };
 
 use super::auxiliary::{AuxiliaryLosses, OfPass};
@@ -21,6 +21,13 @@ const LOGITS_BYTES: usize = 128 << 20;
 
 /// The most tokens, of all rows together, that one pass before a generated token has: so many bound its memory.
 const PASS: usize = 2048;
+
+/// The most products of a weight and a number that such a pass has, about a second's work of a few cores: an interruption is noticed
+/// between passes.
+const PRODUCTS_OF_PASS: usize = 1 << 37;
+
+/// A pass with fewer tokens would take hardly less time: it reads all weights.
+const LEAST_PASS: usize = 64;
 
 /// A model with its weights.
 pub struct TrainedModel {
@@ -73,7 +80,19 @@ impl TrainedModel {
     /// Logits `[rows, 1, V]` after these tokens `[rows, T]`, which follow what is in the cache. Many tokens are computed in
     /// several passes.
     pub fn next_logits(&self, tokens: &[i32], rows: usize, cache: &mut Cache) -> Result<Tensor> {
-        let (count, step) = (tokens.len() / rows, (PASS / rows).max(1));
+        let logits = self.next_logits_unless(&|| false, tokens, rows, cache)?;
+        logits.ok_or_else(|| Error::other("logits are missing, and nothing was interrupted"))
+    }
+
+    /// The same; none where it is interrupted between two passes.
+    pub fn next_logits_unless(
+        &self,
+        is_interrupted: &dyn Fn() -> bool,
+        tokens: &[i32],
+        rows: usize,
+        cache: &mut Cache,
+    ) -> Result<Option<Tensor>> {
+        let (count, step) = (tokens.len() / rows, (self.tokens_of_pass() / rows).max(1));
         let length = cache.length() + count;
         for start in (0..count).step_by(step) {
             let end = (start + step).min(count);
@@ -82,14 +101,23 @@ impl TrainedModel {
             let hidden = self.continue_towards(length, &ids, cache)?;
             if end < count {
                 cache.eval()?;
+                if is_interrupted() {
+                    return Ok(None);
+                }
                 continue;
             }
             let [rows, length, width] = <[usize; 3]>::try_from(hidden.shape()?)
                 .map_err(|shape| Error::plugin(format!("hidden states have shape {shape:?}")))?
                 .map(|length| length as i64);
-            return self.head(&hidden.slice(&[0, length - 1, 0], &[rows, length, width])?);
+            return self.head(&hidden.slice(&[0, length - 1, 0], &[rows, length, width])?).map(Some);
         }
         Err(Error::other("logits are asked for after no token"))
+    }
+
+    fn tokens_of_pass(&self) -> usize {
+        let elements = |spec: &ParameterSpec| spec.shape.iter().product::<usize>();
+        let weights = self.model.spec().parameters.iter().map(elements).sum::<usize>();
+        (PRODUCTS_OF_PASS / weights.max(1)).clamp(LEAST_PASS, PASS)
     }
 
     /// Hidden states of the next tokens of a sequence whose earlier ones are in the cache.
