@@ -73,6 +73,18 @@ class InHalf : public CpuPrimitive {
     return inner_->scratch_bytes(inputs, outputs);
   }
 
+  size_t kernels(const std::vector<array>& inputs, const std::vector<array>& outputs) const override {
+    size_t count = inner_->kernels(inputs, outputs);
+    for (const auto* arrays : {&inputs, &outputs}) {
+      count += std::count_if(arrays->begin(), arrays->end(), [](const array& a) { return is_half(a.dtype()); });
+    }
+    return count;
+  }
+
+  const char* planned_as() const override {
+    return inner_->planned_as();
+  }
+
   DEFINE_NAME(InHalf)
   bool is_equivalent(const Primitive& other) const override {
     return inner_ == static_cast<const InHalf&>(other).inner_;

@@ -139,19 +139,21 @@ void plan(std::vector<array> tensors, Stream stream, void* context, MdtVisit vis
       outputs.push_back(describe(out));
     }
     std::vector<int> axes;
-    const std::string name = a.primitive().name();
+    std::string name = a.primitive().name();
     if (name == "Transpose") {
       axes = static_cast<const mx::Transpose&>(a.primitive()).state();
     }
     std::vector<size_t> held;
-    size_t scratch = 0;
+    size_t scratch = 0, kernels = 1;
     if (const auto* own = dynamic_cast<const CpuPrimitive*>(&a.primitive())) {
       held = own->held_bytes(a.inputs(), a.outputs());
       scratch = own->scratch_bytes(a.inputs(), a.outputs());
+      kernels = own->kernels(a.inputs(), a.outputs());
+      name = own->planned_as();
     }
     visit(
         context, name.c_str(), inputs.data(), inputs.size(), outputs.data(), outputs.size(), axes.data(), axes.size(),
-        held.data(), held.size(), scratch);
+        held.data(), held.size(), scratch, kernels);
     planned.push_back(a);
   }
   // As after an evaluation: they have no graph behind them any more.

@@ -32,6 +32,14 @@ class CpuPrimitive : public mlx::core::Primitive {
     return 0;
   }
 
+  // The same: how many kernels it dispatches, and the name of the primitive whose results lie in memory as its own do.
+  virtual size_t kernels(const std::vector<array>&, const std::vector<array>&) const {
+    return 1;
+  }
+  virtual const char* planned_as() const {
+    return name();
+  }
+
   void eval_gpu(const std::vector<array>&, std::vector<array>&) override {
     throw std::runtime_error(std::string(name()) + " has no GPU form");
   }

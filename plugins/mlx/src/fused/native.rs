@@ -73,6 +73,7 @@ pub type Visit = unsafe extern "C" fn(
     *const usize,
     usize,
     usize,
+    usize,
 );
 
 unsafe extern "C" {

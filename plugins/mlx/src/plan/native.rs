@@ -40,6 +40,7 @@ unsafe extern "C" fn visit(
     held: *const usize,
     held_count: usize,
     scratch: usize,
+    kernels: usize,
 ) {
     // SAFETY: the caller's promise.
     let (steps, name) = unsafe { (&mut *context.cast::<Vec<Step>>(), CStr::from_ptr(name)) };
@@ -55,6 +56,7 @@ unsafe extern "C" fn visit(
         axes: axes.iter().map(|&axis| axis as usize).collect(),
         held: held.iter().map(|&bytes| bytes as u64).collect(),
         scratch: scratch as u64,
+        kernels,
     });
 }
 

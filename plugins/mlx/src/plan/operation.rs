@@ -16,6 +16,8 @@ pub struct Step {
     pub held: Vec<u64>,
     /// Bytes that it takes while it runs.
     pub scratch: u64,
+    /// How many kernels it dispatches where it fills memory.
+    pub kernels: usize,
 }
 
 /// An array of the graph.

@@ -83,7 +83,7 @@ impl Simulation {
                 temporaries.push(self.new_buffer(bytes(input)));
             }
         }
-        let (copies, mut kernels) = (temporaries.len(), temporaries.len());
+        let (copies, mut fills) = (temporaries.len(), false);
         temporaries.extend(step.held.iter().map(|&size| Rc::new(Some(self.allocator.take(size)))));
         if step.scratch > 0 {
             let scratch = self.allocator.take(step.scratch);
@@ -92,12 +92,11 @@ impl Simulation {
         let mut made: Vec<(Buffer, Layout)> = Vec::new();
         for (place, output) in step.outputs.iter().enumerate() {
             let (shared, is_new) = self.output(step, place, output, &inputs);
-            kernels += usize::from(is_new);
+            fills |= is_new;
             made.push(shared);
         }
         drop(inputs);
-        // A kernel fills all results at once.
-        for _ in 0..kernels.min(copies + 1) {
+        for _ in 0..copies + if fills { step.kernels } else { 0 } {
             self.dispatch(Vec::new());
         }
         let mut held: Vec<Buffer> = step.inputs.iter().filter_map(|input| self.buffer_of(input)).collect();
