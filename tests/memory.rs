@@ -129,3 +129,36 @@ fn a_job_that_seems_not_to_fit_begins_with_force() {
     let run = run_within((needed / 1024.0 * 0.9) as u64, &job, &["--force"]);
     assert_says(&run.stderr, &["memory   about "]);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn benchmarks_evaluations_and_answers_that_do_not_fit_are_refused_too() {
+    // Weights of 350 MiB.
+    let job = job([1024, 4, 3072, 32768], 4).set("trainer.max_seq_len", 64);
+    let rows = job.directory().join("rows.jsonl");
+    let job = job.set("data.eval", rows.display());
+    for command in [&["bench", "train"][..], &["evaluate"], &["generate", "--prompt", "memory"], &["chat"]] {
+        let refused = run_within(250 << 10, &job, command).failure(4);
+        assert_says(&refused, &["the job needs about", "weights ", "are available", "--force"]);
+        assert_eq!(refused.contains("gradients"), command[0] == "bench", "{refused}");
+    }
+    run_within(1 << 30, &job, &["evaluate"]).success();
+    run_within(1 << 30, &job, &["generate", "--prompt", "memory", "--max-tokens", "1"]).success();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn half_precision_is_named_where_it_makes_a_job_fit() {
+    // Weights of 180 MiB, beside which hardly anything is trained.
+    let job = job([512, 8, 2048, 24576], 4).set("trainer.batch_size", 1).set("trainer.max_seq_len", 32);
+    let job = job.set("model.adapter", "lora");
+    let needed = number(&estimate(&job), "needed_bytes");
+    // What the system counts of a process before it computes is no part of the estimate: a first refusal tells it.
+    let first = run_within((needed / 1024.0) as u64, &job, &[]).failure(4);
+    let (before, _) = first.split_once(" MiB are available").expect("a number of MiB");
+    let available: f64 = before.rsplit(' ').next().and_then(|number| number.parse().ok()).expect("a number");
+    let limit = ((needed + 0.85 * needed - available * MIB) / 1024.0) as u64;
+    let refused = run_within(limit, &job, &[]).failure(4);
+    assert_says(&refused, &["`--set compute.dtype=bfloat16` ("]);
+    run_within(limit, &job, &["--set", "compute.dtype=bfloat16"]).success();
+}

@@ -38,6 +38,6 @@ pub mod bench;
 pub mod bench_collectives;
 
 pub use connect::backend;
-pub use estimate::{Estimate, admitted, available};
+pub use estimate::{Estimate, Work, admit, admitted, available};
 pub use evaluate_alone::evaluate;
 pub use run::{Run, train};

@@ -65,7 +65,8 @@ pub(super) fn run(common: &Common, command: &Command) -> Result<(), Failure> {
         Command::AllGather(arguments) => return measure(common, arguments, Collective::AllGather),
     };
     let job = common.job(Vec::new(), signals::cancellation()?)?;
-    let figures = on_compute_thread(&job, || bench::train(&job, arguments.tokens as usize, arguments.steps))?;
+    let figures =
+        on_compute_thread(&job, || bench::train(&job, arguments.tokens as usize, arguments.steps, common.force))?;
     if arguments.json { print(json!(figures)) } else { print(figures) }
 }
 

@@ -16,6 +16,7 @@ use crate::generation::{Generator, Options, Session};
 use crate::job::Job;
 use crate::progress;
 use crate::signals::{self, Interruptions};
+use crate::train::{self, Work};
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -35,16 +36,23 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
     let options = arguments.sampling.options()?;
     let interruptions = signals::interruptions()?;
     let job = common.job(arguments.model.flags(), Arc::default())?;
-    on_compute_thread(&job, || converse(&job, arguments, &options, &interruptions))
+    on_compute_thread(&job, || converse(&job, arguments, &options, &interruptions, common.force))
 }
 
-fn converse(job: &Job, arguments: &Arguments, options: &Options, interruptions: &Interruptions) -> Result<(), Failure> {
+fn converse(
+    job: &Job,
+    arguments: &Arguments,
+    options: &Options,
+    interruptions: &Interruptions,
+    force: bool,
+) -> Result<(), Failure> {
     let opened = job.open_model(job.compute()?)?.to_be_used_only();
     if !opened.tokenizer.vocabulary().renders_messages {
         return Err(Failure::new(Status::Input, "the model has no chat template, so it holds no conversations")
             .at(opened.directory.path().display())
             .help("name a template: `--set tokenizer.chat_template=FILE`; or continue a text: `mdt-host generate`"));
     }
+    train::admit(job, &opened, Work::Answers(&[]), force)?;
     let generator = Generator::new(&opened, opened.weights()?)?;
     let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     if is_terminal {

@@ -33,7 +33,7 @@ pub(super) struct Common {
     /// Load plugins from directories that only a configuration file names (`plugins.dirs`).
     #[arg(long, global = true)]
     pub(super) trust_plugin_dirs: bool,
-    /// Train although the job seems not to fit into memory.
+    /// Begin although the job seems not to fit into memory.
     #[arg(long, global = true)]
     pub(super) force: bool,
 }

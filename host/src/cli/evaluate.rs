@@ -32,6 +32,6 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
     let data = |source| Flag { name: "--data".to_owned(), key: "data.eval".to_owned(), value: json!([source]) };
     flags.extend(arguments.data.as_ref().map(data));
     let job = common.job(flags, signals::cancellation()?)?;
-    let figures = on_compute_thread(&job, || train::evaluate(&job, arguments.checkpoint.as_deref()))?;
+    let figures = on_compute_thread(&job, || train::evaluate(&job, arguments.checkpoint.as_deref(), common.force))?;
     if arguments.json { print(format_args!("{:#}", json!(figures))) } else { print(figures) }
 }

@@ -17,6 +17,7 @@ use crate::exit::{Failure, Status};
 use crate::generation::{Answers, Generator, Options, Speed};
 use crate::job::Job;
 use crate::signals;
+use crate::train::{self, Work};
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -49,7 +50,7 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
     let options = arguments.sampling.options()?;
     let cancelled = signals::cancellation()?;
     let job = common.job(arguments.model.flags(), Arc::clone(&cancelled))?;
-    let (answered, speed) = on_compute_thread(&job, || answers(&job, arguments, &options, &cancelled))?;
+    let (answered, speed) = on_compute_thread(&job, || answers(&job, arguments, &options, &cancelled, common.force))?;
     show(&answered, &speed, arguments)
 }
 
@@ -58,6 +59,7 @@ fn answers(
     arguments: &Arguments,
     options: &Options,
     cancelled: &AtomicBool,
+    force: bool,
 ) -> Result<(Vec<Answered>, Speed), Failure> {
     let opened = job.open_model(job.compute()?)?.to_be_used_only();
     let examples = match &arguments.data {
@@ -67,13 +69,18 @@ fn answers(
             arguments.prompt.iter().map(|prompt| prompt_example(prompt, is_chat)).collect()
         }
     };
+    let batches = examples.chunks(arguments.batch_size as usize);
+    let prompts = batches.clone().map(|batch| prompts(&opened.tokenizer, batch)).collect::<Result<Vec<_>, _>>()?;
+    let longest = |batch: &&Vec<Vec<u32>>| batch.iter().map(Vec::len).max().unwrap_or(0) * batch.len();
+    if let Some(batch) = prompts.iter().max_by_key(longest) {
+        train::admit(job, &opened, Work::Answers(batch), force)?;
+    }
     let generator = Generator::new(&opened, opened.weights()?)?;
     let mut listener =
         AnswerPrinter { prints: arguments.streams(), is_interrupted: || cancelled.load(Ordering::Relaxed) };
     let (mut answered, mut speed) = (Vec::new(), Speed::default());
-    for batch in examples.chunks(arguments.batch_size as usize) {
-        let prompts = prompts(&opened.tokenizer, batch)?;
-        let Answers { answers, speed: of_batch } = generator.answers(&prompts, options, &mut listener)?;
+    for (batch, prompts) in batches.zip(&prompts) {
+        let Answers { answers, speed: of_batch } = generator.answers(prompts, options, &mut listener)?;
         require_not_cancelled(cancelled)?;
         speed.add(of_batch);
         answered.extend(batch.iter().zip(answers).map(|(example, answer)| Answered::new(example, answer)));

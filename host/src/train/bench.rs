@@ -8,6 +8,7 @@ use mdt_plugin_api::{BatchRows, Bootstrap, Item};
 use serde::Serialize;
 use serde_json::json;
 
+use super::estimate::{self, Work};
 use super::frozen::Frozen;
 use super::gradient::Objective;
 use super::layout::GradientLayout;
@@ -15,7 +16,7 @@ use super::optimizer::{OptimizerPlan, StatefulOptimizer};
 use super::prefetch::{Ahead, MicroBatch};
 use super::stop::Stop;
 use super::update::Learner;
-use crate::config;
+use crate::config::{self, Settings};
 use crate::data::RowLocation;
 use crate::exit::Failure;
 use crate::job::Job;
@@ -34,6 +35,8 @@ pub struct TrainFigures {
     pub step_s_min: f64,
     pub step_s_max: f64,
     pub peak_memory_bytes: Option<u64>,
+    /// The peak that was estimated before.
+    pub estimated_memory_bytes: u64,
     pub parameters: usize,
     /// Bytes of an update that were copied to the device.
     pub staged_to_device_bytes: u64,
@@ -45,13 +48,17 @@ pub struct TrainFigures {
 
 /// Full updates, as training makes them on one rank, on micro-batches of `batch_size` rows of `tokens` random tokens
 /// each: collate, upload, forward, backward, accumulation, reduction, guard, clipping, optimizer. One update is not
-/// measured.
-pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failure> {
+/// measured. With `force` also where memory seems to be too small.
+///
+/// # Errors
+/// What a run of the job would say; it does not fit into memory.
+pub fn train(job: &Job, tokens: usize, steps: u32, force: bool) -> Result<TrainFigures, Failure> {
     let settings = &job.resolved.settings;
     let opened = job.open_model(job.compute()?)?;
     opened.check_files()?;
     let optimizer = job.optimizer()?;
     let optimizer = OptimizerPlan::new(optimizer, &settings.optimizer, &model::trained(&opened.parameters()))?;
+    let estimate = estimate::admit(job, &opened, Work::Updates { tokens }, force)?;
     let parameters = opened.weights()?;
     let updates = u64::from(steps) + 1;
     let layout = GradientLayout::of(&optimizer, &config::Comm::default(), false)?;
@@ -60,14 +67,7 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
     let bootstrap = Bootstrap { world_size: 1, ..Bootstrap::default() };
     let peers = Peers::new(backend.open(&bootstrap)?, "local", Duration::from_secs(1));
 
-    let mut stream = Stream::new(settings.seed, "bench", 0);
-    let vocabulary = opened.model.spec().vocabulary_size as u64;
-    let rows: Vec<Item> = (0..settings.trainer.batch_size)
-        .map(|_| {
-            let ids = (0..tokens).map(|_| stream.below(vocabulary) as u32).collect();
-            Item::of(ids, (0..tokens).map(|place| place > 0).collect())
-        })
-        .collect();
+    let rows = random_rows(settings, opened.model.spec().vocabulary_size, tokens);
     let items: Vec<&Item> = rows.iter().collect();
     let items_per_row = vec![1; items.len()];
     let rows = BatchRows::new(&items, &items_per_row)?;
@@ -80,8 +80,7 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
         (0..settings.trainer.gradient_accumulation_steps).map(micro_batch).map(Ok)
     };
     let objective = Objective::new(job, opened, Frozen::default());
-    let recompute = settings.trainer.checkpoint_activations.recomputes();
-    let mut learner = Learner::new(settings, updates, recompute, parameters, objective, optimizer, layout);
+    let mut learner = Learner::new(settings, updates, estimate.recompute, parameters, objective, optimizer, layout);
     let (mut times, mut loss, mut tokens, mut staged) = (Vec::new(), 0.0, 0, Staged::default());
     for update in 1..=updates {
         let begin = Instant::now();
@@ -102,11 +101,22 @@ pub fn train(job: &Job, tokens: usize, steps: u32) -> Result<TrainFigures, Failu
         step_s_min: times.first().copied().unwrap_or_default(),
         step_s_max: times.last().copied().unwrap_or_default(),
         peak_memory_bytes: metrics::peak_memory_bytes(),
+        estimated_memory_bytes: estimate.peak(),
         parameters: learner.parameters.elements(),
         staged_to_device_bytes: staged.to_device,
         staged_to_host_bytes: staged.to_host,
         loss,
     })
+}
+
+/// The rows of a micro-batch: random tokens, all but the first one of a row trained.
+pub(super) fn random_rows(settings: &Settings, vocabulary: usize, tokens: usize) -> Vec<Item> {
+    let mut stream = Stream::new(settings.seed, "bench", 0);
+    let mut row = || {
+        let ids = (0..tokens).map(|_| stream.below(vocabulary as u64) as u32).collect();
+        Item::of(ids, (0..tokens).map(|place| place > 0).collect())
+    };
+    (0..settings.trainer.batch_size).map(|_| row()).collect()
 }
 
 impl fmt::Display for TrainFigures {

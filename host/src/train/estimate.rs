@@ -7,24 +7,25 @@
 mod admission;
 mod micro_batches;
 mod planning;
+mod work;
 
 use std::fmt;
 use std::rc::Rc;
 
-use mdt_plugin_api::{BatchRows, Compute, Item, ParameterSpec, Result};
+use mdt_plugin_api::{Compute, ParameterSpec};
 
 use self::admission::Available;
 use self::planning::Planning;
+pub use self::work::Work;
 use super::frozen::Frozen;
-use super::gradient::Objective;
 use super::layout::GradientLayout;
 use super::optimizer::OptimizerPlan;
-use crate::config::{CheckpointActivations, Packing, Settings};
-use crate::data::{self, Data, Dataset, Encoder, Plan, Training};
+use crate::config::{CheckpointActivations, Settings};
+use crate::data::{self, Encoder};
 use crate::exit::Failure;
 use crate::job::{Job, OpenedModel};
 use crate::memory::{memory, size};
-use crate::model::{self, Parameters, Randomness};
+use crate::model;
 use crate::{metrics, progress, rank_processes};
 
 /// Bytes, by what they are for.
@@ -87,35 +88,27 @@ pub fn available(job: &Job) -> Option<Available> {
     Some(Available { bytes, resident: metrics::resident_memory_bytes().unwrap_or(0), ranks })
 }
 
-/// Estimates a job, and refuses it if it does not fit.
+/// Estimates what a process does with the model of a job, and refuses it if it does not fit.
 ///
 /// # Errors
 /// Those of [`estimate`]. Status 4, as for weights that are too large: it is known once model and data are, before anything is
-/// written. The message names what would make the job fit.
-pub fn admit(
-    job: &Job,
-    opened: &OpenedModel,
-    optimizer: &OptimizerPlan,
-    data: &Data,
-    force: bool,
-) -> std::result::Result<Estimate, Failure> {
-    let settings = &job.resolved.settings;
-    let plan = Plan::of(settings, data.rows);
-    let choice = settings.trainer.checkpoint_activations;
-    let mut estimate = self::estimate(job, opened, optimizer, data, &plan, choice.recomputes())?;
+/// written. The message names what would make it fit.
+pub fn admit(job: &Job, opened: &OpenedModel, work: Work<'_>, force: bool) -> Result<Estimate, Failure> {
+    let choice = job.resolved.settings.trainer.checkpoint_activations;
+    let mut estimate = self::estimate(job, opened, work, choice.recomputes())?;
     let Some(available) = available(job) else { return Ok(estimate) };
-    if choice == CheckpointActivations::Auto && !available.holds(&estimate) {
-        estimate = self::estimate(job, opened, optimizer, data, &plan, true)?;
+    if choice == CheckpointActivations::Auto && work.trains() && !available.holds(&estimate) {
+        estimate = self::estimate(job, opened, work, true)?;
     }
     if force || available.holds(&estimate) {
         return Ok(estimate);
     }
     let mut smaller = Vec::new();
-    for alternatives in admission::changes(&job.resolved.settings) {
+    for alternatives in admission::changes(&job.resolved.settings, work.trains()) {
         // One that cannot be estimated is not named.
         let estimated = alternatives
             .into_iter()
-            .filter_map(|change| Some((change.keys, of_settings(job, change.settings, data).ok()?)));
+            .filter_map(|change| Some((change.keys, of_settings(job, change.settings, work).ok()?)));
         smaller.extend(estimated.into_iter().find(|(_, estimate)| available.holds(estimate)));
     }
     Err(admission::refusal(&estimate, available, &smaller))
@@ -125,26 +118,29 @@ pub fn admit(
 ///
 /// # Errors
 /// As a run: the model or the data cannot be used; the job does not fit.
-pub fn admitted(job: &Job) -> std::result::Result<Estimate, Failure> {
+pub fn admitted(job: &Job) -> Result<Estimate, Failure> {
     let opened = job.open_model(job.compute()?)?;
-    let settings = &job.resolved.settings;
-    let optimizer = OptimizerPlan::new(job.optimizer()?, &settings.optimizer, &model::trained(&opened.parameters()))?;
+    // Its errors come before those of the data, as in a run.
+    optimizer(job, &opened)?;
     let encoder = Encoder::new(job, &opened.trainer, opened.model.spec().vocabulary_size);
     let data = data::read(job, &encoder, &opened.tokenizer_files()?.checksum()?)?;
     opened.check_files()?;
-    admit(job, &opened, &optimizer, &data, false)
+    admit(job, &opened, Work::Training(&data), false)
 }
 
-/// Estimates a job with other settings, on the same rows.
-fn of_settings(job: &Job, settings: Settings, data: &Data) -> std::result::Result<Estimate, Failure> {
+/// Estimates the same work with other settings.
+fn of_settings(job: &Job, settings: Settings, work: Work<'_>) -> Result<Estimate, Failure> {
     let mut job = job.clone();
     job.resolved.settings = settings;
     let opened = job.open_model(job.compute()?)?;
-    let settings = &job.resolved.settings;
-    let optimizer = OptimizerPlan::new(job.optimizer()?, &settings.optimizer, &model::trained(&opened.parameters()))?;
+    let opened = if work.trains() { opened } else { opened.to_be_used_only() };
     // What is chosen by itself is to save memory here.
-    let recompute = settings.trainer.checkpoint_activations != CheckpointActivations::None;
-    estimate(&job, &opened, &optimizer, data, &Plan::of(settings, data.rows), recompute)
+    let recompute = job.resolved.settings.trainer.checkpoint_activations != CheckpointActivations::None;
+    estimate(&job, &opened, work, recompute)
+}
+
+fn optimizer(job: &Job, opened: &OpenedModel) -> Result<OptimizerPlan, Failure> {
+    OptimizerPlan::new(job.optimizer()?, &job.resolved.settings.optimizer, &model::trained(&opened.parameters()))
 }
 
 /// `3.1 GiB: weights 0.4, gradients 0.4, states 0.8, activations 1.3, other 0.2`.
@@ -179,52 +175,47 @@ impl fmt::Display for Estimate {
     }
 }
 
-/// Estimates a job whose model and data are open.
+/// Estimates what a process does with a model that is open.
 ///
 /// # Errors
 /// Components cannot be made; files of weights cannot be read.
-fn estimate(
-    job: &Job,
-    opened: &OpenedModel,
-    optimizer: &OptimizerPlan,
-    data: &Data,
-    plan: &Plan,
-    recompute: bool,
-) -> std::result::Result<Estimate, Failure> {
+fn estimate(job: &Job, opened: &OpenedModel, work: Work<'_>, recompute: bool) -> Result<Estimate, Failure> {
     let rest = metrics::resident_memory_bytes().unwrap_or(0) + REST_TO_COME;
     let all = opened.parameters();
-    let trained = bytes(&model::trained(&all));
-    // One for the sum, and those that wait for the last micro-batch.
-    let buffers = 1 + (plan.accumulation.max(1) - 1).checked_ilog2().map_or(0, |log| u64::from(log) + 1);
-    let layout = GradientLayout::of(optimizer, &job.resolved.settings.comm, false)?;
     let mut estimate = Estimate {
         weights: bytes(&all),
-        other_models: 0,
-        gradients: buffers * trained,
-        states: optimizer.state_bytes(&layout.own()) + optimizer.update_bytes(),
-        activations: None,
         rest,
         loading: opened.loading_bytes(),
         files: opened.file_bytes(),
         recompute,
+        ..Estimate::default()
     };
+    if work.trains() {
+        let optimizer = optimizer(job, opened)?;
+        // One for the sum, and those that wait for the last micro-batch.
+        let waiting = (work.accumulation(&job.resolved.settings).max(1) - 1).checked_ilog2();
+        let buffers = 1 + waiting.map_or(0, |log| u64::from(log) + 1);
+        let layout = GradientLayout::of(&optimizer, &job.resolved.settings.comm, false)?;
+        estimate.gradients = buffers * bytes(&model::trained(&all));
+        estimate.states = optimizer.state_bytes(&layout.own()) + optimizer.update_bytes();
+    }
     let planning = Planning::new(job.compute()?);
     let device: Rc<dyn Compute> = planning.clone();
     let dry = opened.on(job, Rc::clone(&device))?;
     let Some(parameters) = dry.planned_weights()? else { return Ok(estimate) };
     let Some((frozen, other_models)) = Frozen::planned(job, &dry, &parameters)? else { return Ok(estimate) };
     (estimate.weights, estimate.other_models) = (parameters.bytes()?, other_models);
-    if dry.trainer.prepare.is_some() {
+    if work.trains() && dry.trainer.prepare.is_some() {
         // What it prepares depends on numbers, may take long and may have effects outside: it runs in training only.
         progress::debug("no evaluation was planned: the trainer prepares its batches itself");
         return Ok(estimate);
     }
-    let planned = plan_run(&Objective::new(job, dry, frozen), &parameters, data, plan, job, recompute);
+    let planned = work.plan(job, dry, frozen, parameters, recompute);
     // What a trainer reports meanwhile is of no update.
     drop(job.services.take_metrics());
     match planned {
         Ok(()) => estimate.activations = planning.planned().map(|memory| memory.peak_bytes),
-        // One that only works with real numbers. What is wrong with it comes up again when it trains.
+        // One that only works with real numbers. What is wrong with it comes up again when it computes.
         Err(failure) => progress::debug(&format!("no evaluation was planned: {}", failure.in_one_line())),
     }
     Ok(estimate)
@@ -235,60 +226,4 @@ fn bytes(specs: &[ParameterSpec]) -> u64 {
     let elements = |spec: &ParameterSpec| spec.shape.iter().fold(1_u64, |size, &axis| size.saturating_mul(axis as u64));
     let own = specs.iter().filter(|spec| spec.tied_to.is_none());
     own.map(elements).fold(0, u64::saturating_add).saturating_mul(size_of::<f32>() as u64)
-}
-
-/// Plans micro-batches of the run, one after another, and an evaluation.
-fn plan_run(
-    objective: &Objective,
-    parameters: &Parameters,
-    data: &Data,
-    plan: &Plan,
-    job: &Job,
-    recompute: bool,
-) -> std::result::Result<(), Failure> {
-    let settings = &job.resolved.settings;
-    let training = model::Training { randomness: Randomness::default(), recompute };
-    let plan_batch = |items: Vec<Item>, items_per_row: &[usize]| -> Result<()> {
-        let items: Vec<&Item> = items.iter().collect();
-        let batch = objective.trainer.collate(&BatchRows::new(&items, items_per_row)?)?;
-        objective.gradient(parameters, &batch, training).map(drop)
-    };
-    match &data.train {
-        Training::Whole(dataset) => {
-            for (items, items_per_row) in micro_batches::planned(dataset, plan, settings.comm.rank as usize) {
-                let items = items.iter().map(|&item| dataset.rows()[item].clone()).collect();
-                plan_batch(shortened(items, objective, settings)?, &items_per_row)?;
-            }
-        }
-        Training::Streamed(_) => {
-            let encoder = Encoder::new(job, &objective.trainer, objective.model.spec().vocabulary_size);
-            let items = micro_batches::longest(job, &encoder)?;
-            let items_per_row = vec![1; items.len()];
-            if !items.is_empty() {
-                plan_batch(items.clone(), &items_per_row)?;
-                plan_batch(items, &items_per_row)?;
-            }
-        }
-    }
-    if let Some(held_out) = &data.held_out {
-        evaluate(objective, parameters, held_out, plan)?;
-    }
-    Ok(())
-}
-
-/// Items as they would be with these settings: they may have been cut at a length that is greater.
-fn shortened(mut items: Vec<Item>, objective: &Objective, settings: &Settings) -> Result<Vec<Item>> {
-    if settings.trainer.packing == Packing::None {
-        items.iter_mut().try_for_each(|item| objective.items.enforce(item))?;
-    }
-    Ok(items)
-}
-
-/// Plans the evaluation of the longest held-out rows.
-fn evaluate(objective: &Objective, parameters: &Parameters, held_out: &Dataset, plan: &Plan) -> Result<()> {
-    let longest = |rows: &&[Item]| rows.iter().map(Item::length).max().unwrap_or(0) * rows.len();
-    let Some(rows) = held_out.rows().chunks(plan.batch_size).max_by_key(longest) else { return Ok(()) };
-    let items: Vec<&Item> = rows.iter().collect();
-    let batch = objective.trainer.collate(&BatchRows::new(&items, &vec![1; items.len()])?)?;
-    objective.evaluate(parameters, &batch).map(drop)
 }

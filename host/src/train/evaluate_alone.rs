@@ -9,6 +9,7 @@ use mdt_plugin_api::{Bootstrap, HostServices};
 use serde::Serialize;
 use serde_json::json;
 
+use super::estimate::{self, Work};
 use super::evaluate::{Evaluation, HeldOutLoss, shown};
 use super::frozen::Frozen;
 use super::gradient::Objective;
@@ -35,11 +36,13 @@ pub struct Figures {
     pub seconds: f64,
 }
 
-/// The held-out loss of the job's model, or of a checkpoint of the job, in this process. Compute thread.
+/// The held-out loss of the job's model, or of a checkpoint of the job, in this process; with `force` also where memory seems to be
+/// too small. Compute thread.
 ///
 /// # Errors
-/// There are no held-out rows; the model, the data or the checkpoint cannot be used; the job is cancelled.
-pub fn evaluate(job: &Job, checkpoint: Option<&Path>) -> Result<Figures, Failure> {
+/// There are no held-out rows; the model, the data or the checkpoint cannot be used; the job does not fit into memory or is
+/// cancelled.
+pub fn evaluate(job: &Job, checkpoint: Option<&Path>, force: bool) -> Result<Figures, Failure> {
     let settings = &job.resolved.settings;
     if settings.data.eval.is_empty() {
         if settings.data.eval_split.is_none() {
@@ -48,10 +51,12 @@ pub fn evaluate(job: &Job, checkpoint: Option<&Path>) -> Result<Figures, Failure
         }
         job.resolved.require_job()?;
     }
-    let opened = job.open_model(job.compute()?)?.to_be_used_only();
+    let opened = job.open_model(job.compute()?)?;
+    let opened = if checkpoint.is_some() { opened } else { opened.to_be_used_only() };
     let encoder = Encoder::new(job, &opened.trainer, opened.model.spec().vocabulary_size);
     let held_out = data::held_out(job, &encoder, &opened.tokenizer_files()?.checksum()?)?;
     progress::note(&format!("held out {}", held_out.summary()));
+    estimate::admit(job, &opened, Work::Evaluation(&held_out), force)?;
     let checkpoint = checkpoint.map(Checkpoint::open).transpose()?;
     let (parameters, after) = match &checkpoint {
         Some(checkpoint) => (opened.weights_of(checkpoint)?, checkpoint.state.update),

@@ -54,7 +54,7 @@ impl<'a> Run<'a> {
         let read = data::read(job, &encoder, &tokenizer_files.checksum()?)?;
         let plan = Plan::of(settings, read.rows);
         opened.check_files()?;
-        let estimate = estimate::admit(job, &opened, &optimizer, &read, force)?;
+        let estimate = estimate::admit(job, &opened, estimate::Work::Training(&read), force)?;
         let Data { train, held_out, fingerprint, .. } = read;
         let mut data = BTreeMap::from([("the training data".to_owned(), json!(fingerprint))]);
         data.extend(held_out.as_ref().map(|rows| ("the held-out data".to_owned(), json!(rows.fingerprint()))));
@@ -73,6 +73,7 @@ impl<'a> Run<'a> {
             Some(store) => start::find_checkpoint(job, store, &fingerprint, by_the_tree)?,
             None => None,
         };
+        start::require_same_adapter(opened.adapter.as_ref(), resumed.as_ref())?;
         let mut parameters = match &resumed {
             Some(checkpoint) => opened.weights_of(checkpoint)?,
             None => opened.weights()?,

@@ -1,7 +1,7 @@
 //! Whether a job fits into memory, and what would make it fit.
 
 use super::Estimate;
-use crate::config::{CheckpointActivations, Settings};
+use crate::config::{CheckpointActivations, Dtype, Settings};
 use crate::counted::counted;
 use crate::exit::{Failure, Status};
 use crate::memory::size;
@@ -48,9 +48,9 @@ pub(super) struct Change {
     pub(super) settings: Settings,
 }
 
-/// The changes that are tried, those that change least of what is trained first; of changes of one kind, the first one that
-/// fits is named.
-pub(super) fn changes(settings: &Settings) -> Vec<Vec<Change>> {
+/// The changes that are tried, those that change least of what is trained first, or only those that help without training; of
+/// changes of one kind, the first one that fits is named.
+pub(super) fn changes(settings: &Settings, trains: bool) -> Vec<Vec<Change>> {
     let change = |keys: String, apply: &dyn Fn(&mut Settings)| {
         let mut settings = settings.clone();
         apply(&mut settings);
@@ -67,7 +67,13 @@ pub(super) fn changes(settings: &Settings) -> Vec<Vec<Change>> {
             settings.trainer.gradient_accumulation_steps = steps;
         })
     });
+    let half = change("compute.dtype=bfloat16".to_owned(), &|settings| settings.compute.dtype = Dtype::Bfloat16);
+    let half: Vec<_> = (settings.compute.dtype == Dtype::Float32).then_some(half).into_iter().collect();
     let mut changes = vec![batches.collect::<Vec<_>>()];
+    if !trains {
+        changes.push(half);
+        return changes;
+    }
     if trainer.checkpoint_activations == CheckpointActivations::None {
         changes.push(vec![change("trainer.checkpoint_activations=all".to_owned(), &|settings| {
             settings.trainer.checkpoint_activations = CheckpointActivations::All;
@@ -77,6 +83,7 @@ pub(super) fn changes(settings: &Settings) -> Vec<Vec<Change>> {
         change(format!("trainer.max_seq_len={tokens}"), &|settings| settings.trainer.max_seq_len = tokens)
     });
     changes.push(lengths.collect());
+    changes.push(half);
     let model = &settings.model;
     if model.adapter.is_none() && model.freeze.is_empty() && model.train.is_none() {
         changes.push(vec![change("model.adapter=lora".to_owned(), &|settings| {
@@ -177,7 +184,7 @@ mod tests {
     fn a_smaller_batch_keeps_the_rows_of_an_update() {
         let mut settings = Settings::default();
         (settings.trainer.batch_size, settings.trainer.gradient_accumulation_steps) = (8, 2);
-        let batches: Vec<_> = changes(&settings).remove(0);
+        let batches: Vec<_> = changes(&settings, true).remove(0);
         let rows = |trainer: &crate::config::Trainer| trainer.batch_size * trainer.gradient_accumulation_steps;
         assert_eq!(batches.len(), 3);
         assert!(batches.iter().all(|change| rows(&change.settings.trainer) == 16));

@@ -13,7 +13,7 @@ const LOOKED_AT: usize = 1 << 16;
 
 /// How many are planned, if all have other sizes. A device keeps buffers of sizes that come again, so that one after another
 /// they need more than the largest one alone.
-const PLANNED: usize = 8;
+const PLANNED: usize = 24;
 
 /// The items of a micro-batch, and how many of them each of its rows has.
 pub(super) type MicroBatch = (Vec<usize>, Vec<usize>);
@@ -74,7 +74,8 @@ fn all<'a>(dataset: &'a Dataset, plan: &'a Plan, rank: usize) -> impl Iterator<I
             let own = plan.micro_batches(rows.len(), rank);
             own.map(|own| dataset.batch_rows(&rows[own])).filter(|(items, _)| !items.is_empty()).collect::<Vec<_>>()
         };
-        order.chunks(size).flat_map(of_update).collect::<Vec<_>>()
+        let of_epoch = (plan.total_updates() - epoch * updates).min(updates) as usize;
+        order.chunks(size).take(of_epoch).flat_map(of_update).collect::<Vec<_>>()
     })
 }
 
