@@ -84,7 +84,7 @@ pub(crate) async fn run(
     {
         return Err(job.fault.raise(Cause::left(rank, &name)).error());
     }
-    let parts = Operation::divide(collective, job.world_size, peers, lanes.len().max(1), job.config.chunk_bytes());
+    let parts = Operation::divide(collective, job, peers, lanes.len().max(1));
     let standings: Vec<Arc<Standings>> = parts.iter().map(Operation::standings).collect();
     let limit = Duration::from_secs_f64(job.config.timeout_s);
     let mut stalls = Stalls::new(&job.progress);

@@ -100,6 +100,9 @@ mdt_plugin_api::config! {
         connections: u32 = 1,
         /// Payload of one message between two ranks in KiB, from 4 to 1024.
         chunk_kib: u32 = 256,
+        /// Payloads of at most so many KiB, up to 1048576, go whole to every rank, and each folds all of them: one step instead
+        /// of two.
+        whole_kib: u32 = 64,
         /// Whether ranks that all run on one host exchange data through shared memory.
         shared_memory: SharedMemoryUse = SharedMemoryUse::Auto,
         /// The certificates of this machine, with which connections over TCP are encrypted and both sides are verified;
@@ -142,6 +145,11 @@ mdt_plugin_api::config! {
 }
 
 impl Config {
+    /// The largest payload that goes whole to every rank.
+    fn whole_bytes(&self) -> usize {
+        (self.whole_kib as usize) << 10
+    }
+
     /// Payload of one message.
     fn chunk_bytes(&self) -> usize {
         (self.chunk_kib as usize) << 10
@@ -165,9 +173,11 @@ impl Component for Grpc {
                     .with("key", format!("comm.{key}")));
             }
         }
-        for (key, value, range) in
-            [("connections", config.connections, 1..=16), ("chunk_kib", config.chunk_kib, 4..=1024)]
-        {
+        for (key, value, range) in [
+            ("connections", config.connections, 1..=16),
+            ("chunk_kib", config.chunk_kib, 4..=1024),
+            ("whole_kib", config.whole_kib, 0..=1 << 20),
+        ] {
             if !range.contains(&value) {
                 let (first, last) = range.into_inner();
                 return Err(Error::config(format!("comm.{key} must be from {first} to {last}, not {value}"))

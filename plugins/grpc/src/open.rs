@@ -22,8 +22,8 @@ use crate::status::StatusServer;
 use crate::token::random;
 use crate::wire::Cause;
 
-/// Threads that move and fold data. Two keep a connection and a fold busy at once.
-const THREADS: usize = 2;
+/// Threads beside those that move and fold data, one for each data connection of collectives.
+const THREADS: usize = 1;
 
 /// How long ranks may take to connect with each other once all of them have come.
 const MESH: Duration = Duration::from_secs(10);
@@ -41,7 +41,7 @@ const TELLING: Duration = Duration::from_secs(2);
 /// An address that may not or cannot be used; ranks that do not come, or do not belong to the job.
 pub(crate) fn open(job: Job, address: &str, port: u16) -> Result<Ranks> {
     let runtime = Builder::new_multi_thread()
-        .worker_threads(THREADS)
+        .worker_threads(THREADS + job.config.connections as usize)
         .thread_name("mdt-grpc")
         .enable_all()
         .build()

@@ -24,6 +24,7 @@ use self::peer::{Arrival, Arriving, Peer};
 use self::rounds::{Place, Plan, Round};
 use crate::call::{Called, Collective, Kind};
 use crate::data_stream::DataStream;
+use crate::job::Job;
 use crate::memory::{Stripe, padded_length};
 use crate::pairwise_reduction::Leaf;
 use crate::wire::{Cause, Chunk, Phase};
@@ -71,7 +72,8 @@ impl From<Cause> for Failure {
 
 impl Operation {
     /// The parts of a collective between these ranks in at most so many lanes.
-    pub(crate) fn divide(collective: Collective, ranks: u32, peers: &[u32], lanes: usize, chunk: usize) -> Vec<Self> {
+    pub(crate) fn divide(collective: Collective, job: &Job, peers: &[u32], lanes: usize) -> Vec<Self> {
+        let (ranks, config) = (job.world_size, &job.config);
         let Collective { kind, called, buffers, moved } = collective;
         let dtypes: Vec<Dtype> = buffers.iter().map(Buffer::dtype).collect();
         let length = match (kind, &buffers[..]) {
@@ -79,7 +81,14 @@ impl Operation {
             (Kind::ReduceScatter(_), [buffer]) => buffer.bytes().len(),
             _ => padded_length(&buffers),
         };
-        let plan = Plan { kind, rank: called.rank as usize, ranks: ranks as usize, dtypes: &dtypes, length };
+        let plan = Plan {
+            kind,
+            rank: called.rank as usize,
+            ranks: ranks as usize,
+            dtypes: &dtypes,
+            length,
+            whole: config.whole_bytes(),
+        };
         let called = Arc::new(called);
         let stripes = plan.stripes(lanes);
         let rounds: Vec<Vec<Round>> = stripes.iter().map(|stripe| plan.rounds(stripe)).collect();
@@ -95,7 +104,7 @@ impl Operation {
                 peers: peers.iter().map(|&rank| Peer::new(rank)).collect(),
                 gathered: Gathered::new(dtypes.first().copied().unwrap_or(Dtype::U8), ranks as usize),
                 checksums: HashMap::new(),
-                chunk,
+                chunk: config.chunk_bytes(),
                 spare: Vec::new(),
                 moved: Arc::clone(&moved),
                 standings: Arc::new(Standings::new(peers)),

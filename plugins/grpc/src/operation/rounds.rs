@@ -8,7 +8,7 @@ use crate::call::Kind;
 use crate::memory::ALIGNMENT;
 use crate::pairwise_reduction::partials_are_elements;
 
-/// The largest payload, in bytes, that is sent to every rank whole and folded by each.
+/// The largest payload, in bytes, that is not divided among lanes.
 const SMALL: usize = 64 << 10;
 
 /// The largest number of ranks of which each sends to all others directly. Beyond, large payloads are halved again and
@@ -55,6 +55,8 @@ pub(super) struct Plan<'a> {
     pub(super) dtypes: &'a [Dtype],
     /// Bytes of all buffers; with the gaps between them, where there are several.
     pub(super) length: usize,
+    /// The largest payload, in bytes, that is sent to every rank whole and folded by each.
+    pub(super) whole: usize,
 }
 
 impl Plan<'_> {
@@ -83,7 +85,7 @@ impl Plan<'_> {
         let all = |range: &Range<usize>| vec![Some(range.clone()); ranks];
         let order = || (0..ranks).collect();
         match kind {
-            Kind::AllReduce(op) if self.length <= SMALL => {
+            Kind::AllReduce(op) if self.length <= self.whole => {
                 let place = Place::Folded { range: whole.clone(), order: order(), op };
                 vec![Round { sends: all(&whole), expects: all(&whole), place, ..Round::default() }]
             }

@@ -68,11 +68,12 @@ fn reduced(world_size: u32, config: Config, dtypes: &[Dtype], count: usize, op: 
 fn bits_do_not_depend_on_chunks_connections_or_whether_payloads_are_folded_whole() {
     let dtypes = backend(config()).unwrap().capabilities().unwrap().dtypes;
     assert_eq!(dtypes.len(), 8);
-    let cases = (2u32..=4, 1usize..30_000, 0usize..4, 4u32..80, 1u32..=3);
+    let cases =
+        (2u32..=4, 1usize..30_000, 0usize..4, 4u32..80, 1u32..=3, prop_oneof![Just(0u32), Just(64), Just(8192)]);
     let mut runner = TestRunner::new(Cases { cases: 12, failure_persistence: None, ..Cases::default() });
     runner
-        .run(&cases, |(world_size, count, op, chunk_kib, connections)| {
-            let other = Config { chunk_kib, connections, ..config() };
+        .run(&cases, |(world_size, count, op, chunk_kib, connections, whole_kib)| {
+            let other = Config { chunk_kib, connections, whole_kib, ..config() };
             let whole = reduced(world_size, config(), &dtypes, count, OPS[op]);
             prop_assert!(whole.iter().all(|rank| *rank == whole[0]), "ranks differ");
             let other = reduced(world_size, other, &dtypes, count, OPS[op]);
