@@ -71,7 +71,6 @@ impl<C: AsyncRead + AsyncWrite + Unpin> DataStream<C> {
         let mut stream = Self::new(connection, false);
         settings(stream.output.control());
         poll_fn(|context| stream.input.poll_preface(context, &mut stream.connection)).await?;
-        answer_headers(stream.output.control());
         stream.open().await
     }
 
@@ -88,7 +87,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> DataStream<C> {
             sent.map(io::Result::Ok)
         })
         .await?;
-        // The other side's settings are acknowledged.
+        // The other side's settings are acknowledged. An answer begins when there is a request.
+        if !self.is_client {
+            answer_headers(self.output.control());
+        }
         poll_fn(|context| self.poll_flush(context)).await?;
         Ok(self)
     }
@@ -241,7 +243,9 @@ mod tests {
     use bytes::Bytes;
     use hyper_util::rt::TokioIo;
     use tokio::io::{DuplexStream, duplex};
+    use tokio::sync::mpsc;
     use tokio_stream::StreamExt;
+    use tokio_stream::wrappers::ReceiverStream;
     use tonic::transport::{Endpoint, Server};
     use tonic::{Request, Response, Status, Streaming};
 
@@ -309,20 +313,27 @@ mod tests {
         ours.await.unwrap();
     }
 
-    /// Answers with what it hears.
+    /// Answers with what it hears, each chunk when it has come whole.
     struct Echo;
 
     #[tonic::async_trait]
     impl Collectives for Echo {
         type ExchangeStream = tokio_stream::Empty<Result<Envelope, Status>>;
-        type TransferStream = Streaming<Piece>;
+        type TransferStream = ReceiverStream<Result<Piece, Status>>;
 
         async fn exchange(&self, _: Request<Streaming<Envelope>>) -> Result<Response<Self::ExchangeStream>, Status> {
             Err(Status::unimplemented("not here"))
         }
 
         async fn transfer(&self, request: Request<Streaming<Piece>>) -> Result<Response<Self::TransferStream>, Status> {
-            Ok(Response::new(request.into_inner()))
+            let (echo, answer) = mpsc::channel(2);
+            let mut heard = request.into_inner();
+            tokio::spawn(async move {
+                while let (Some(chunk), Some(payload)) = (heard.next().await, heard.next().await) {
+                    let _ = (echo.send(chunk).await, echo.send(payload).await);
+                }
+            });
+            Ok(Response::new(ReceiverStream::new(answer)))
         }
     }
 
