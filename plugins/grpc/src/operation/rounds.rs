@@ -272,8 +272,9 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
-        fn halving_folds_by_the_tree_for_any_number_of_ranks(ranks in 2usize..40, length in 0usize..300) {
+        fn halving_folds_by_the_tree_for_any_number_of_ranks(ranks in 2usize..40, length in 0usize..200) {
             for own in run(ranks, length, ReduceOp::Sum) {
                 prop_assert_eq!(own, vec![tree(0..ranks); length]);
             }
