@@ -124,6 +124,9 @@ pub fn run(all: &[Rank], requests: &mut StopRequests) -> Result<(), Failure> {
 /// In a rank that `launch` has started: stops it, as SIGTERM does, when the launching process ends without a word. That
 /// process holds the other end of standard input for as long as it lives.
 pub fn stop_with_the_launcher() {
+    // One that is stopped has to wake up to notice it.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::CONT));
     thread::spawn(|| {
         for line in io::stdin().lock().lines().map_while(io::Result::ok) {
             let _ = TOLD.set(line); // the first rank that failed

@@ -101,6 +101,25 @@ fn a_job_whose_launcher_is_killed_or_hung_up_saves_and_resumes_to_the_same_bits(
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_stopped_rank_does_not_stay_behind_its_killed_launcher() {
+    let job = long_job();
+    let mut launcher = Process::start(&mut launch(&job, 2));
+    launcher.wait_until(|| job.lines_so_far() >= 3);
+    let ranks = [process_of(&launcher, 0), process_of(&launcher, 1)];
+    signal(ranks[1], "STOP");
+    launcher.kill();
+    drop(launcher);
+    let begin = Instant::now();
+    while ranks.into_iter().any(runs) && begin.elapsed() < Duration::from_secs(20) {
+        sleep(Duration::from_millis(20));
+    }
+    let left: Vec<u32> = ranks.into_iter().filter(|&rank| runs(rank)).collect();
+    left.iter().for_each(|&rank| signal(rank, "KILL"));
+    assert!(left.is_empty(), "{} of 2 ranks stay behind", left.len());
+}
+
 #[test]
 fn a_stopped_rank_is_named_by_the_other_and_by_launch_within_seconds() {
     let job = long_job();
