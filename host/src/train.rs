@@ -30,6 +30,7 @@ mod run;
 mod schedule;
 mod shards;
 mod share;
+mod slow_rank;
 mod start;
 mod stop;
 mod update;

@@ -29,6 +29,21 @@ fn ranks_wait_for_one_that_prepares_longer_than_their_timeout() {
 }
 
 #[test]
+fn a_rank_that_the_others_always_wait_for_is_named() {
+    let (job, marker) = slow(0.2);
+    let job = job.set("trainer.every_time", true).set("trainer.max_steps", 14).set("trainer.num_epochs", 9);
+    let mut launcher = Process::start(&mut launch(&job, 2));
+    launcher.wait_until(|| fs::read_to_string(&marker).is_ok_and(|creator| !creator.is_empty()));
+    let processes = [0, 1].map(|rank| process_of(&launcher, rank).to_string());
+    let ended = launcher.end().success();
+    let creator = fs::read_to_string(marker).expect("a rank prepares");
+    let slow = processes.iter().position(|process| *process == creator).expect("one of the ranks");
+    let notes: Vec<_> = ended.stderr.lines().filter(|line| line.contains("the other ranks wait for")).collect();
+    assert_eq!(notes.len(), 1, "{}", ended.stderr);
+    assert_says(notes[0], &[&format!("wait for rank {slow}: its own part of the last 10 updates took 0.")]);
+}
+
+#[test]
 fn a_rank_that_is_killed_while_it_prepares_is_named() {
     let (job, marker) = slow(60.0);
     let mut launcher = Process::start(&mut launch(&job, 2));

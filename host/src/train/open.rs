@@ -13,6 +13,7 @@ use super::optimizer::{OptimizerPlan, StatefulOptimizer};
 use super::plugin_metrics::PluginMetrics;
 use super::prefetch::Source;
 use super::run::{Output, Rows};
+use super::slow_rank::SlowRank;
 use super::update::Learner;
 use super::{Run, builds, connect, estimate, evaluate, processor, share, start};
 use crate::checkpoint::Store;
@@ -153,6 +154,7 @@ impl<'a> Run<'a> {
                 store,
                 metrics,
                 plugin_metrics: PluginMetrics::default(),
+                slow_rank: SlowRank::default(),
                 progress,
                 observers: Observers::default(),
                 saved: start.resumed.then_some(done),

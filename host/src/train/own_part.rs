@@ -31,6 +31,8 @@ pub(super) struct OwnPart<'a> {
     cancelled: &'a AtomicBool,
     pub(super) guard: Guard,
     pub(super) data_wait: Duration,
+    /// How long it took to take and compute its micro-batches, but for what is computed while they are summed.
+    pub(super) accumulated: Duration,
     /// The numbers of its micro-batches, once all of them are computed.
     pub(super) sums: Sums,
     /// Micro-batches that have something to train.
@@ -63,6 +65,7 @@ impl<'a> OwnPart<'a> {
             cancelled,
             guard: Guard::default(),
             data_wait: Duration::ZERO,
+            accumulated: Duration::ZERO,
             sums: Sums::NONE,
             trained: 0.0,
             last: None,
@@ -75,6 +78,7 @@ impl<'a> OwnPart<'a> {
         learner: &mut Learner,
         mut micro_batches: impl Iterator<Item = std::result::Result<MicroBatch, Failure>>,
     ) -> std::result::Result<(), Failure> {
+        let begin = Instant::now();
         let mut take = |data_wait: &mut Duration| {
             let begin = Instant::now();
             let next = micro_batches.next();
@@ -107,6 +111,7 @@ impl<'a> OwnPart<'a> {
             });
             computed.map_err(|error| self.at_rows(error.into(), &rows))?;
         }
+        self.accumulated = begin.elapsed();
         Ok(())
     }
 

@@ -40,12 +40,20 @@ impl PluginMetrics {
         }
     }
 
-    /// The metrics of the line of this update, from all ranks. All ranks call it.
-    pub(super) fn line(&mut self, update: u64, trainer: Weighted, peers: &Peers) -> Result<ByName, Failure> {
+    /// The metrics of the line of this update, from all ranks, and the seconds that each rank took for its own part of it, of
+    /// which this one's are `own_part`. All ranks call it.
+    pub(super) fn line(
+        &mut self,
+        update: u64,
+        trainer: Weighted,
+        own_part: f64,
+        peers: &Peers,
+    ) -> Result<(ByName, Vec<f64>), Failure> {
         let what = format!("the metrics of update {update}");
         let reports = std::mem::take(&mut self.reports).into_iter();
         let reports = reports.map(|(name, (sum, count))| (name, (sum.to_bits(), count))).collect();
-        let ranks = peers.gather_values(&what, &RankMetrics { trainer: bits(&trainer), reports })?;
+        let ranks = peers.gather_values(&what, &RankMetrics { trainer: bits(&trainer), reports, own_part })?;
+        let own_parts = ranks.iter().map(|rank| rank.own_part).collect();
         let (mut sums, mut reports) = (Accumulator::default(), Reports::new());
         for rank in ranks {
             let metrics = numbers(rank.trainer);
@@ -64,7 +72,7 @@ impl PluginMetrics {
                 ));
             }
         }
-        Ok(line)
+        Ok((line, own_parts))
     }
 }
 
@@ -96,6 +104,8 @@ pub(super) fn of_evaluation(own: &[Sums], count: usize, what: &str, peers: &Peer
 struct RankMetrics {
     trainer: BTreeMap<String, [u64; 2]>,
     reports: BTreeMap<String, (u64, u64)>,
+    /// Seconds of its own part of the update.
+    own_part: f64,
 }
 
 fn bits(metrics: &Weighted) -> BTreeMap<String, [u64; 2]> {

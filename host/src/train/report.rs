@@ -64,7 +64,7 @@ impl Run<'_> {
         let (step, settings, plan) = (self.done, self.settings(), &self.rows.plan);
         let UpdateNumbers { loss, grad_norm, learning_rate: lr, .. } = numbers;
         let tokens_per_s = numbers.tokens as f64 / took.as_secs_f64();
-        let Output { plugin_metrics, progress, .. } = &mut self.output;
+        let Output { plugin_metrics, slow_rank, progress, .. } = &mut self.output;
         progress.update(&Line { step, loss, lr, tokens_per_s, grad_norm });
         let Staged { to_device, to_host } = numbers.staged;
         progress::debug(&format!("update {step}: {to_device} bytes copied to the device, {to_host} bytes from it"));
@@ -94,7 +94,11 @@ impl Run<'_> {
             data_wait_s: numbers.data_wait.as_secs_f64(),
             peak_memory_bytes: metrics::peak_memory_bytes(),
         };
-        let extra = plugin_metrics.line(step, numbers.metrics, &self.peers)?;
+        let own_part = numbers.own_part.as_secs_f64();
+        let (extra, own_parts) = plugin_metrics.line(step, numbers.metrics, own_part, &self.peers)?;
+        if let Some(note) = slow_rank.add(&own_parts).filter(|_| self.peers.is_first()) {
+            progress.note(&note);
+        }
         self.output.write_line(Event::Updated, step, &line, &extra)
     }
 }

@@ -9,6 +9,7 @@ use super::estimate::Estimate;
 use super::observe;
 use super::plugin_metrics::PluginMetrics;
 use super::prefetch::{self, UpdateEnd};
+use super::slow_rank::SlowRank;
 use super::stop::Stop;
 use super::update::Learner;
 use crate::checkpoint::Store;
@@ -81,6 +82,7 @@ pub(super) struct Output {
     /// metrics.jsonl, which only the first rank writes.
     pub(super) metrics: Option<Metrics>,
     pub(super) plugin_metrics: PluginMetrics,
+    pub(super) slow_rank: SlowRank,
     pub(super) progress: Progress,
     pub(super) observers: Observers,
     /// The update of the last checkpoint of this run, written or resumed from.

@@ -41,6 +41,8 @@ pub(super) struct UpdateNumbers {
     pub(super) staged: Staged,
     /// How long this rank waited for its rows.
     pub(super) data_wait: Duration,
+    /// How long its own part of the update took, the rows included: until it waited for the sum over ranks.
+    pub(super) own_part: Duration,
     /// Bytes of gradients that this rank gave to collectives.
     pub(super) reduced_bytes: usize,
     /// How long it waited for their sums once its own gradient was computed.
@@ -130,10 +132,11 @@ impl Learner {
         let (layout, memory) = (Rc::clone(&self.layout), self.memory(peers)?);
         let what = format!("the gradients of update {update}");
         let mut reduction = Reduction::new(peers, &layout, &memory, self.gradient_dtype, what);
+        let begin = Instant::now();
         let on_device = own.begin_sum(self, &mut reduction)?;
-        let (reduced_bytes, begin) = (reduction.bytes(), Instant::now());
+        let (reduced_bytes, summed_own) = (reduction.bytes(), begin.elapsed());
         let (mut gradient, numbers) = self.finish_sum(reduction, on_device)?;
-        let reduction_wait = begin.elapsed();
+        let (own_part, reduction_wait) = (own.accumulated + summed_own, begin.elapsed() - summed_own);
         let OwnPart { guard, data_wait, sums: Sums { metrics, .. }, .. } = own;
         let [loss, weight, tokens, supervised, not_finite, bad_weights, cancelled, trained] = numbers;
         if cancelled > 0.0 {
@@ -149,6 +152,7 @@ impl Learner {
             supervised_tokens: 0,
             staged,
             data_wait,
+            own_part,
             reduced_bytes,
             reduction_wait,
             metrics: BTreeMap::new(),
@@ -184,7 +188,9 @@ impl Learner {
         if let Some(memory) = &self.memory {
             return Ok(memory.clone());
         }
-        let length = self.layout.length();
+        // The gradient of one rank stays on the device where the update is there.
+        let is_needed = peers.world_size() > 1 || !self.optimizer.is_on_device();
+        let length = if is_needed { self.layout.length() } else { 0 };
         let memory = match peers.memory(length * size_of::<f32>())? {
             Some(memory) => {
                 memory.buffer::<f32>(0..length)?.as_mut_slice::<f32>()?.fill(0.0);

@@ -13,6 +13,8 @@ mdt_plugin_api::config! {
         seconds: f64 [0.0..] = 0.0,
         /// A file by which only one process takes that time: the one that creates it and writes its number there.
         by_creating: String = String::new(),
+        /// Whether that process takes it in every call.
+        every_time: bool = false,
     }
 }
 
@@ -50,10 +52,12 @@ impl Trainer for SlowToPrepare {
 
 impl Prepare for SlowToPrepare {
     fn prepare(&self, _ctx: &PrepareContext, items: &[&Item]) -> Result<Vec<Item>> {
-        let SlowConfig { seconds, by_creating } = &self.config;
+        let SlowConfig { seconds, by_creating, every_time } = &self.config;
+        let number = std::process::id().to_string();
         if *seconds > 0.0 && fs::File::create_new(by_creating).is_ok() {
-            let number = std::process::id().to_string();
             fs::write(by_creating, number).map_err(|error| Error::other(error.to_string()))?;
+            sleep(Duration::from_secs_f64(*seconds));
+        } else if *every_time && fs::read_to_string(by_creating).is_ok_and(|creator| creator == number) {
             sleep(Duration::from_secs_f64(*seconds));
         }
         Ok(items.iter().copied().cloned().collect())
