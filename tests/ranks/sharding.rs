@@ -38,8 +38,9 @@ fn ranks_with_their_own_states_have_the_bits_and_files_of_one_process_after_50_u
 
 #[test]
 fn parameters_that_are_cut_between_ranks_have_the_same_bits() {
-    let of = |micro_batches| wide(job(micro_batches), 3000).set("trainer.max_steps", 3).set("comm.bucket_mb", 1);
-    assert_same(of, 2, 3);
+    // So large that states come to the first rank in several rounds.
+    let of = |micro_batches| wide(job(micro_batches), 12_000).set("trainer.max_steps", 2).set("comm.bucket_mb", 1);
+    assert_same(of, 2, 2);
 }
 
 #[test]
