@@ -86,7 +86,7 @@ pub struct Comm {
     pub shard_optimizer: bool,
     /// Add gradients over ranks while others are still computed. The bits are the same. Default: true.
     pub overlap: bool,
-    /// Megabytes of gradients that are added at once. Default: 25.
+    /// Megabytes of gradients that are added at once. Default: 4.
     #[schemars(range(min = 1, max = 100000))]
     pub bucket_mb: u32,
     /// The type in which gradients go to other ranks: with `bfloat16` they are half as long, and rounded before ranks are
@@ -136,7 +136,7 @@ impl Default for Comm {
             timeout_s: 30.0,
             shard_optimizer: false,
             overlap: true,
-            bucket_mb: 25,
+            bucket_mb: 4,
             gradient_dtype: GradientDtype::Float32,
         }
     }
