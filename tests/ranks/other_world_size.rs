@@ -79,3 +79,15 @@ fn another_global_batch_and_sums_that_round_otherwise_are_refused_with_the_reaso
     assert_says(&refused(2, 2, &["comm.gradient_dtype=bfloat16"]), &["comm.gradient_dtype", "as bfloat16"]);
     assert_says(&refused(2, 2, &["trainer.batch_size=4"]), &["`trainer.batch_size` has changed"]);
 }
+
+#[test]
+fn a_job_goes_on_over_another_backend() {
+    let job = four_micro_batches();
+    run_with(&job, 2, 2, &[]).success();
+    let weights = job.final_weights();
+    rewind(&job, 4);
+    let directory = format!("comm.directory={}", job.directory().join("shared").display());
+    let ended = run_with(&job, 4, 1, &["comm.use=files", &directory]).success();
+    assert!(ended.stderr.contains("resuming from"), "{}", ended.stderr);
+    assert!(job.final_weights() == weights, "the final model");
+}
