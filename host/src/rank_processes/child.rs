@@ -155,7 +155,9 @@ impl Child {
             return status;
         }
         match status.code() {
-            Some(SSH_FAILED) => self.lost = Some("ssh has failed with status 255, and may have said why above".to_owned()),
+            Some(SSH_FAILED) => {
+                self.lost = Some("ssh has failed with status 255, and may have said why above".to_owned())
+            }
             None => self.lost = Some(format!("its ssh was ended by {}", outcome::name_of_signal(status))),
             Some(_) => {}
         }
