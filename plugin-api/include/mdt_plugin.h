@@ -567,6 +567,14 @@ typedef struct {
 } MdtCommReduceScatter;
 MDT_LAYOUT(sizeof(MdtCommReduceScatter) == 8 && offsetof(MdtCommReduceScatter, start_reduce_scatter) == 0)
 
+#define MdtCommPointToPoint_name "comm.point_to_point/1"
+#define MdtCommPointToPoint_fingerprint UINT64_C(0x19fd35477720d530)
+typedef struct {
+    bool (*start_send)(const void *object, MdtBuffer * buffer, uint32_t to, MdtObject * work, MdtSink_uint8_t out);
+    bool (*start_receive)(const void *object, MdtBuffer * buffer, uint32_t from, MdtObject * work, MdtSink_uint8_t out);
+} MdtCommPointToPoint;
+MDT_LAYOUT(sizeof(MdtCommPointToPoint) == 16 && offsetof(MdtCommPointToPoint, start_send) == 0 && offsetof(MdtCommPointToPoint, start_receive) == 8)
+
 #define MdtCommMemory_name "comm.regions/1"
 #define MdtCommMemory_fingerprint UINT64_C(0x4fca53647992dbd5)
 typedef struct {

@@ -77,12 +77,12 @@ fn workspace_manifest(manifest: &str) -> String {
     lines.join("\n") + "\n"
 }
 
-/// A member's manifest without what is for its own tests and benchmarks.
+/// A member's manifest without what is for its own tests and benchmarks, and without its build script, which names its sources.
 fn member_manifest(manifest: &str) -> String {
     let mut is_kept = true;
     let mut keep = |line: &&str| {
         if line.starts_with('[') {
-            is_kept = !matches!(*line, "[dev-dependencies]" | "[[bench]]" | "[[test]]");
+            is_kept = !matches!(*line, "[build-dependencies]" | "[dev-dependencies]" | "[[bench]]" | "[[test]]");
         }
         is_kept
     };
