@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::hint::spin_loop;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle};
@@ -21,8 +21,9 @@ use crate::job::Job;
 use crate::progress::TICK;
 use crate::wire::Cause;
 
-/// How long a rank looks again and again without a pause, where every rank has a core.
-const SPIN: Duration = Duration::from_micros(20);
+/// How long a rank looks again and again without a pause, where every rank has a core. Two ranks can be on the same core
+/// all the same: then every moment of it keeps the other one from going on.
+const SPIN: Duration = Duration::from_micros(2);
 
 /// How long it then looks whenever no other thread wants its core, before it sleeps: a few times what falling asleep and
 /// being woken takes.
@@ -79,6 +80,8 @@ struct Running {
 #[derive(Default)]
 struct Slot {
     result: Mutex<Found>,
+    /// Whether a thread sleeps until there is a result. It is set by one that holds the mutex.
+    is_awaited: AtomicBool,
     found: Condvar,
 }
 
@@ -94,7 +97,9 @@ enum Found {
 impl Slot {
     fn fill(&self, found: Found) {
         *lock(&self.result) = found;
-        self.found.notify_all();
+        if self.is_awaited.load(Acquire) {
+            self.found.notify_all();
+        }
     }
 
     fn is_filled(&self) -> bool {
@@ -106,6 +111,7 @@ impl Slot {
         let mut result = lock(&self.result);
         while matches!(*result, Found::Nothing) {
             let left = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+            self.is_awaited.store(true, Release);
             result = self.found.wait_timeout(result, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         match std::mem::replace(&mut *result, Found::Over) {
