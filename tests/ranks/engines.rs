@@ -1,23 +1,12 @@
 //! Engines that others wrote move the gradients, chosen by configuration alone: MLX's ring, and what they promise.
 
-use std::net::TcpListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use mdt_tests::{Job, Process, Run, assert_says};
+use mdt_tests::{Job, Process, Run, assert_says, free_ports};
 
 use super::faults::{long_job, process_of, signal};
 use super::{error_of, job, launch, run};
-
-/// A port below those that the system gives out by itself, with another free one or more behind it.
-fn free_ports(count: u16) -> u16 {
-    loop {
-        let first = mdt_tests::free_port();
-        if (1..count).all(|offset| TcpListener::bind(("127.0.0.1", first + offset)).is_ok()) {
-            return first;
-        }
-    }
-}
 
 /// The command that starts a job with this many ranks over MLX's ring.
 fn ring(job: &Job, ranks: u16, more: &[&str]) -> Command {

@@ -20,7 +20,7 @@ fn short_job(micro_batches: u32) -> Job {
 fn transfers_that_take_longer_than_the_timeout_train_to_the_same_bits() {
     let straight = short_job(2);
     straight.run().success();
-    let slow = short_job(1).set("comm.timeout_s", 0.6);
+    let slow = short_job(1).set("comm.shared_memory", "off").set("comm.timeout_s", 0.6);
     let network = Network { bytes_per_second: Some(150 << 10), ..Network::default() };
     run_through(network, &slow).into_iter().for_each(|run| drop(run.success()));
     assert!(straight.final_weights() == slow.final_weights(), "the final model");
@@ -32,7 +32,7 @@ fn a_bit_that_is_flipped_between_ranks_is_an_error_or_leaves_the_model_as_it_is(
     straight.run().success();
     let mut errors = 0;
     for damaged_byte in [20_011, 77_777, 150_001, 250_007, 350_003, 470_017] {
-        let damaged = short_job(1).set("comm.timeout_s", 2);
+        let damaged = short_job(1).set("comm.shared_memory", "off").set("comm.timeout_s", 2);
         let runs = run_through(Network { damaged_byte: Some(damaged_byte), ..Network::default() }, &damaged);
         match runs[0].status {
             Some(0) => {

@@ -17,7 +17,7 @@ pub use directory::{copy_files, tree};
 pub use job::Job;
 pub use library::{library, library_name, lock_file, patched};
 pub use model::{LoadedModel, library_job};
-pub use network::{Network, Relay, free_port};
+pub use network::{Network, Relay, free_port, free_ports};
 pub use numbers::{arrays, integers, relative_difference};
 pub use process::Process;
 pub use run::{Run, assert_says, command, run, run_where};

@@ -9,11 +9,16 @@ use std::time::Duration;
 
 /// A port below those that the system gives out by itself, so that no other process takes it meanwhile.
 pub fn free_port() -> u16 {
+    free_ports(1)
+}
+
+/// The first of so many ports in a row. No other test of this process is given any of them.
+pub fn free_ports(count: u16) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 10_000 + (std::process::id() * 61 % 20_000) as u16;
     loop {
-        let port = first + NEXT.fetch_add(1, Ordering::Relaxed);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        let port = first + NEXT.fetch_add(count, Ordering::Relaxed);
+        if (port..port + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
             return port;
         }
     }

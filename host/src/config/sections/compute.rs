@@ -71,8 +71,8 @@ pub struct Comm {
     pub world_size: u32,
     /// Rank of this process, from 0. Default: 0.
     pub rank: u32,
-    /// Host name or address of rank 0; `unix:PATH` is a socket of this machine, for backends that know them. Default:
-    /// `127.0.0.1`.
+    /// Host name or address of rank 0; `unix:PATH` is a socket of this machine, for backends that know them.
+    /// Default: `127.0.0.1`.
     #[schemars(length(min = 1))]
     pub address: String,
     /// Port of rank 0. Default: 50051.
