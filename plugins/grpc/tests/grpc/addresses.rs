@@ -11,7 +11,7 @@ use std::thread;
 use mdt_grpc::Config;
 use mdt_plugin_api::prelude::*;
 
-use crate::network::free_port;
+use crate::network::{free_port, free_ports};
 use crate::setup::{TOKEN, backend, config, done, job, run, run_with, with};
 
 fn socket(name: &str) -> PathBuf {
@@ -72,7 +72,7 @@ fn a_socket_is_open_to_its_owner_only_and_a_file_in_its_place_is_left_alone() {
 
 #[test]
 fn ranks_of_a_machine_share_a_range_of_ports() {
-    let first = free_port();
+    let first = free_ports(9);
     let taken = TcpListener::bind(("127.0.0.1", first));
     let limits = Config { ports: Some(format!("{first}-{}", first + 8)), ..config() };
     assert_eq!(run_with(&job(3), limits, |communicator| done(communicator.barrier())).len(), 3);
