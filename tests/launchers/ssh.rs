@@ -88,6 +88,15 @@ fn assert_same(straight: &Job, job: &Job) {
     assert!(straight.final_weights() == job.final_weights(), "the final model");
 }
 
+/// A server that both hosts of [`HOSTS`] are reached at, and the file that names them, where one is installed.
+fn two_hosts() -> Option<(Sshd, String)> {
+    installed("sshd").then(|| {
+        let sshd = Sshd::start();
+        let hostfile = sshd.file("hosts", HOSTS);
+        (sshd, hostfile)
+    })
+}
+
 #[test]
 fn ranks_on_two_hosts_train_to_the_bits_of_one_process() {
     if !installed("sshd") {
@@ -112,11 +121,7 @@ fn ranks_on_two_hosts_train_to_the_bits_of_one_process() {
 
 #[test]
 fn an_interrupt_saves_on_all_hosts_and_a_killed_rank_is_named_with_its_host_and_started_again() {
-    if !installed("sshd") {
-        return;
-    }
-    let sshd = Sshd::start();
-    let hostfile = sshd.file("hosts", HOSTS);
+    let Some((sshd, hostfile)) = two_hosts() else { return };
     let straight = job(2).set("trainer.max_steps", 150);
     straight.run().success();
     let job = long_job(150);
@@ -141,11 +146,7 @@ fn an_interrupt_saves_on_all_hosts_and_a_killed_rank_is_named_with_its_host_and_
 
 #[test]
 fn a_job_goes_on_after_the_way_to_its_first_rank_was_lost() {
-    if !installed("sshd") {
-        return;
-    }
-    let sshd = Sshd::start();
-    let hostfile = sshd.file("hosts", HOSTS);
+    let Some((sshd, hostfile)) = two_hosts() else { return };
     let straight = job(2).set("trainer.max_steps", 150);
     straight.run().success();
     let job = long_job(150);
@@ -163,11 +164,7 @@ fn a_job_goes_on_after_the_way_to_its_first_rank_was_lost() {
 
 #[test]
 fn a_second_interrupt_ends_all_hosts_at_once() {
-    if !installed("sshd") {
-        return;
-    }
-    let sshd = Sshd::start();
-    let hostfile = sshd.file("hosts", HOSTS);
+    let Some((sshd, hostfile)) = two_hosts() else { return };
     let job = long_job(5000);
     let mut launcher = Process::start(&mut launch(&job, &sshd.command(), &hostfile));
     launcher.wait_until(|| job.lines_so_far() >= 3);
@@ -187,11 +184,7 @@ fn a_second_interrupt_ends_all_hosts_at_once() {
 
 #[test]
 fn no_process_stays_behind_whichever_ends() {
-    if !installed("sshd") {
-        return;
-    }
-    let sshd = Sshd::start();
-    let hostfile = sshd.file("hosts", HOSTS);
+    let Some((sshd, hostfile)) = two_hosts() else { return };
     for victim in ["launcher", "ssh", "agent", "stopped rank"] {
         let job = long_job(5000);
         let mut launcher = Process::start(&mut launch(&job, &sshd.command(), &hostfile));
@@ -218,11 +211,7 @@ fn no_process_stays_behind_whichever_ends() {
 
 #[test]
 fn a_host_out_of_reach_and_a_program_or_a_directory_that_is_not_there_are_named() {
-    if !installed("sshd") {
-        return;
-    }
-    let sshd = Sshd::start();
-    let hostfile = sshd.file("hosts", HOSTS);
+    let Some((sshd, hostfile)) = two_hosts() else { return };
     let ended = |arguments: &[&str], hosts: &str| {
         let job = job(1);
         let ended = Process::start(launch(&job, &sshd.command(), hosts).args(arguments)).end();
