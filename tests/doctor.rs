@@ -19,7 +19,7 @@ impl Staged {
         fs::create_dir_all(staged.plugins()).expect("a directory for plugins");
         fs::create_dir_all(staged.path("bin")).expect("a directory for the program");
         fs::copy(built().join("mdt-host"), staged.path("bin/mdt-host")).expect("the program");
-        for name in ["data", "grpc", "llama", "local", "mlx", "optim", "sft", "tokenizer"] {
+        for name in ["data", "grpc", "local", "mlx", "models", "optim", "sft", "tokenizer"] {
             staged.install(&library(&format!("mdt_{name}")));
         }
         staged

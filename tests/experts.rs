@@ -1,4 +1,4 @@
-//! A model with experts, the plugin of `tests/plugins/mixtral`: transformers' logits and gradients, its files, its router loss.
+//! A model with experts: transformers' logits and gradients, its files, its router loss.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -33,7 +33,7 @@ const CASES: [Case; 8] = [
         ],
         "value_and_grad",
     ),
-    ("model", "mdt_llama", &["create", "spec", "hidden", "drop"], "hidden"),
+    ("model", "mdt_models", &["create", "spec", "hidden", "drop"], "hidden"),
     ("tokenizer", "mdt_tokenizer", &["create", "vocabulary", "encode", "files", "drop"], "vocabulary"),
     ("trainer", "mdt_sft", &["create", "encode", "collate", "loss", "drop"], "loss"),
     ("optimizer", "mdt_optim", &["create", "states", "granularity", "update", "drop"], "update"),

@@ -1,7 +1,7 @@
 //! `trainer.packing`: items that share a row train as items that have rows of their own, and do not see each other.
 
 use mdt_plugin_api::{BatchRows, HostBatch, Item};
-use mdt_tests::{Job, LoadedModel, arrays, assert_says, command, example_plugin, relative_difference, root};
+use mdt_tests::{Job, LoadedModel, arrays, assert_says, command, example_plugin, families, relative_difference, root};
 
 fn packed(job: Job) -> Job {
     job.set("trainer.packing", "best_fit")
@@ -140,13 +140,11 @@ fn answers_that_are_drawn_are_packed_when_they_are_known() {
     assert_ne!(packed.final_weights(), plain.final_weights(), "nothing was packed: the bits are the same");
 }
 
-/// Models with attention to all earlier tokens, and within windows that are shorter than the items.
+/// Models with attention to all earlier tokens, and within windows that are shorter than the items; of all families.
 fn models() -> Vec<(&'static str, LoadedModel)> {
-    let fixture = |path: &str| root().join("tests/fixtures").join(path);
-    vec![
-        ("llama", LoadedModel::open(&fixture("training/model"))),
-        ("gemma3", LoadedModel::open_with(&fixture("examples/gemma3/model"), &example_plugin("gemma3"))),
-    ]
+    let llama = LoadedModel::open(&root().join("tests/fixtures/training/model"));
+    let families = families::NAMES.into_iter().map(|name| (name, families::open(name)));
+    [("llama", llama)].into_iter().chain(families).collect()
 }
 
 /// The losses of all trained tokens of these items in rows of so many.

@@ -87,7 +87,7 @@ fn an_adapter_of_mlx_lm_has_its_names_orientation_and_scale_and_the_same_logits(
 
         let answers = fixture("adapters/tied_lora/logits.safetensors");
         let [a, b] = [of_peft, of_mlx].map(|directory| {
-            LoadedModel::open_adapted(&fixture(TIED), &directory, None).logits(1, &integers(&answers, "input_ids"))
+            LoadedModel::open_adapted(&fixture(TIED), &directory).logits(1, &integers(&answers, "input_ids"))
         });
         assert_eq!(relative_difference(&a, &b), 0.0);
     }
@@ -98,7 +98,7 @@ fn an_adapter_that_mlx_lm_made_has_the_logits_that_it_has_there() {
     for kind in ["lora", "dora"] {
         let directory = fixture(&format!("adapters/mlx_{kind}"));
         let answers = directory.join("logits.safetensors");
-        let model = LoadedModel::open_adapted(&fixture(super::LLAMA), &directory, None);
+        let model = LoadedModel::open_adapted(&fixture(super::LLAMA), &directory);
         let [(_, theirs)] = <[_; 1]>::try_from(arrays(&answers)).expect("one array of f32");
         let apart = relative_difference(&model.logits(1, &integers(&answers, "input_ids")), &theirs);
         println!("{kind}: {apart:.1e}");

@@ -35,7 +35,7 @@ fn a_merged_model_has_the_logits_of_the_model_with_its_adapter_and_is_tied_unles
         assert_says(&run.stdout, &["merged the adapters of", "no logit differs by more than"]);
         assert!(!run.stderr.contains("warning"), "{}", run.stderr);
         let ids = integers(&fixture(&format!("adapters/{name}/logits.safetensors")), "input_ids");
-        let adapted = LoadedModel::open_adapted(&fixture(model), &fixture(&format!("adapters/{name}/final")), None);
+        let adapted = LoadedModel::open_adapted(&fixture(model), &fixture(&format!("adapters/{name}/final")));
         let apart = relative_difference(&LoadedModel::open(&out).logits(1, &ids), &adapted.logits(1, &ids));
         println!("{name}: {apart:.1e}");
         assert!(apart < NEAR, "{name}: {apart:e}");
@@ -50,21 +50,18 @@ fn a_merged_model_has_the_logits_of_the_model_with_its_adapter_and_is_tied_unles
 
 #[test]
 fn weights_in_out_are_merged_in_their_own_order() {
-    let job = super::with_plugin(fresh("lora"), "gpt2");
+    let job = fresh("lora");
     for name in ["gpt2_lora", "gpt2_dora"] {
         let out = job.directory().join(name);
-        let plugins = job.directory().join("plugins").display().to_string();
         let (model, adapter) = (fixture(GPT2), fixture(&format!("adapters/{name}/final")));
         let arguments = [model.display().to_string(), adapter.display().to_string(), out.display().to_string()];
         let [model_argument, adapter_argument, out_argument] = &arguments;
-        let flags = ["fuse", "--plugin-dir", &plugins, "--model", model_argument, "--adapter", adapter_argument];
-        let run = run(flags.iter().copied().chain(["--out", out_argument])).success();
+        let flags = ["fuse", "--model", model_argument, "--adapter", adapter_argument, "--out", out_argument];
+        let run = run(flags).success();
         assert!(!run.stderr.contains("warning"), "{}", run.stderr);
-        let plugin = mdt_tests::example_plugin("gpt2");
         let ids = integers(&fixture(&format!("adapters/{name}/logits.safetensors")), "input_ids");
-        let adapted = LoadedModel::open_adapted(&model, &adapter, Some(&plugin));
-        let apart =
-            relative_difference(&LoadedModel::open_with(&out, &plugin).logits(1, &ids), &adapted.logits(1, &ids));
+        let adapted = LoadedModel::open_adapted(&model, &adapter);
+        let apart = relative_difference(&LoadedModel::open(&out).logits(1, &ids), &adapted.logits(1, &ids));
         assert!(apart < NEAR, "{name}: {apart:e}");
     }
 }
@@ -90,9 +87,9 @@ fn a_quantised_model_is_merged_in_f32_and_is_quantised_no_longer() {
     let [model_argument, adapter_argument, out_argument] = &arguments;
     let run = run(["fuse", "--model", model_argument, "--adapter", adapter_argument, "--out", out_argument]).success();
     assert!(!run.stderr.contains("warning"), "{}", run.stderr);
-    assert_eq!(super::json(&out.join("config.json")).get("quantization"), None);
+    assert_eq!(super::json(&out.join("config.json")).get("quantization"));
     let ids = integers(&fixture("quantised/tied.logits.safetensors"), "input_ids");
-    let adapted = LoadedModel::open_adapted(&model, &adapter, None);
+    let adapted = LoadedModel::open_adapted(&model, &adapter);
     let apart = relative_difference(&LoadedModel::open(&out).logits(1, &ids[..40]), &adapted.logits(1, &ids[..40]));
     assert!(apart < NEAR, "{apart:e}");
 }

@@ -32,7 +32,7 @@ const CASES: [(&str, &str); 16] = [
     ("tied_lora", TIED),
     ("tied_rslora", TIED),
 ];
-const GPT2: &str = "examples/gpt2/model";
+const GPT2: &str = "families/gpt2/model";
 const LLAMA: &str = "models/llama2";
 const QWEN3: &str = "models/qwen3";
 const TIED: &str = "training/model";
@@ -41,10 +41,9 @@ fn fixture(file: &str) -> PathBuf {
     root().join("tests/fixtures").join(file)
 }
 
-/// The job of a case, with the plugin of its model.
+/// The job of a case.
 fn case(name: &str) -> Job {
-    let job = Job::of(&[&format!("adapters/{name}/job.toml")]);
-    if !name.starts_with("gpt2") { job } else { with_plugin(job, "gpt2") }
+    Job::of(&[&format!("adapters/{name}/job.toml")])
 }
 
 /// The job with the plugin of an example, alone in a directory of the job's own.

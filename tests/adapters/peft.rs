@@ -1,7 +1,7 @@
 //! Training follows peft and PyTorch: LoRA, rank-stabilised LoRA and DoRA, of linear layers of either layout, of embeddings and
 //! heads, with modules that are trained as they are, and with dropout of the same masks.
 
-use mdt_tests::{LoadedModel, arrays, example_plugin, integers, relative_difference};
+use mdt_tests::{LoadedModel, arrays, integers, relative_difference};
 
 use super::{CASES, case, fixture, json, tensors};
 
@@ -45,8 +45,7 @@ fn an_adapter_that_peft_trained_has_the_logits_that_it_has_there() {
     for (name, model) in CASES {
         let (directory, answers) =
             (fixture(&format!("adapters/{name}/final")), format!("adapters/{name}/logits.safetensors"));
-        let plugin = name.starts_with("gpt2").then(|| example_plugin("gpt2"));
-        let model = LoadedModel::open_adapted(&fixture(model), &directory, plugin.as_deref());
+        let model = LoadedModel::open_adapted(&fixture(model), &directory);
         let [(_, theirs)] = <[_; 1]>::try_from(arrays(&fixture(&answers))).expect("one array of f32");
         let apart = relative_difference(&model.logits(1, &integers(&fixture(&answers), "input_ids")), &theirs);
         println!("{name}: logits {apart:.1e}");

@@ -193,7 +193,8 @@ fn groups_of_the_optimizer_reach_an_adapter_by_its_names() {
 #[test]
 fn a_compute_plugin_and_a_model_of_others_have_adapters_without_knowing_of_them() {
     let on = |example: Option<&str>| {
-        let job = with_plugin(fresh("dora"), "gpt2").set("model.path", fixture(super::GPT2).display());
+        let job = with_plugin(fresh("dora"), "stablelm");
+        let job = job.set("model.path", fixture("families/stablelm/model").display());
         let job = match example {
             Some(example) => with_plugin(job, example).set("compute", "cpu"),
             None => job,

@@ -103,9 +103,9 @@ fn a_model_type_that_no_plugin_knows_gets_the_search_trace() {
     let spoiled = Spoiled::new();
     spoiled.edit("config.json", |config| config["model_type"] = json!("mamba9"));
     let failure = spoiled.job.run().failure(3);
-    assert_says(&failure, &["there is no model plugin `mamba9`", "(beside the program): has llama", "(system)"]);
+    assert_says(&failure, &["there is no model plugin `mamba9`", "(beside the program): has gemma", "(system)"]);
     assert_says(&failure, &["the model's config.json"]);
-    assert_says(&failure, &["`llama`", "`qwen3`", "a plugin that registers `model \"mamba9\"`"]);
+    assert_says(&failure, &["`llama`", "`qwen3`", "a plugin that registers `model \"mamba9\"`", "examples/gpt_neox"]);
     // Two letters from `mistral`, and another architecture.
     spoiled.edit("config.json", |config| config["model_type"] = json!("ministral"));
     let failure = spoiled.job.run().failure(3);

@@ -9,8 +9,9 @@ use sha2::{Digest, Sha256};
 
 use crate::{Job, built, library_name, root};
 
-/// The plugins of a version.
-const PLUGINS: [&str; 6] = ["mdt_data", "mdt_llama", "mdt_local", "mdt_optim", "mdt_sft", "mdt_test_every_kind"];
+/// The plugins of a version; version 0.2 had `mdt_llama`.
+const PLUGINS: [&str; 7] =
+    ["mdt_data", "mdt_llama", "mdt_local", "mdt_models", "mdt_optim", "mdt_sft", "mdt_test_every_kind"];
 
 /// A file of the boundary's copy, a text in it, and what stands there instead, wherever it stands.
 pub type Edit = (String, String, String);

@@ -3,6 +3,7 @@
 pub mod boundary;
 mod build;
 mod directory;
+pub mod families;
 mod job;
 mod library;
 mod model;

@@ -45,12 +45,11 @@ impl LoadedModel {
         Self::of(directory, &[place, built()])
     }
 
-    /// Loads a directory with the adapter in another one, and with the plugin of an example where it needs one.
-    pub fn open_adapted(directory: &Path, adapter: &Path, plugin: Option<&Path>) -> Self {
+    /// Loads a directory with the adapter in another one.
+    pub fn open_adapted(directory: &Path, adapter: &Path) -> Self {
         let keys = [("model.path", directory), ("model.adapter.path", adapter)];
         let keys = keys.map(|(key, path)| format!("{key}={}", path.display()));
-        let plugins: Vec<&Path> = plugin.and_then(Path::parent).into_iter().chain([built()]).collect();
-        let job = job_with_plugins(&keys, &plugins);
+        let job = library_job(&keys);
         let opened = job.open_model(job.compute().expect("the device")).expect("the model");
         let parameters = opened.weights().expect("the weights");
         Self { compute: opened.compute, model: opened.model, parameters }

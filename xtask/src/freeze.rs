@@ -21,8 +21,8 @@ const MEMBERS: [&str; 7] = [
     "plugin-api",
     "tests/plugins/every_kind",
     "plugins/data",
-    "plugins/llama",
     "plugins/local",
+    "plugins/models",
     "plugins/optim",
     "plugins/sft",
 ];

@@ -149,7 +149,8 @@ impl Catalog {
             let types = known.iter().map(|known| format!("`{known}`")).collect::<Vec<_>>().join(", ");
             return failure.help(format!(
                 "the model types that can be trained here are {types}; another one needs a plugin that registers \
-                 `model \"{id}\"`: a library of your own or another's, put into one of these directories"
+                 `model \"{id}\"`: a library of your own or another's, put into one of these directories (examples/gpt_neox \
+                 is one)"
             ));
         }
         match nearest(id, known.iter().map(String::as_str)) {

@@ -1,0 +1,76 @@
+//! Keys that the trained model's `config.json` gets, because other readers have other defaults for them.
+
+use mdt_plugin_api::serde_json::{Map, Value, json};
+
+/// `tie_word_embeddings`, which mlx-lm takes for true where it is absent and transformers for false; rotary positions and numbers of
+/// experts under their older names beside the newer ones; the class that transformers loads the model with.
+pub fn exported_keys(config: &Value, tied: bool, class: &str) -> Map<String, Value> {
+    let mut keys = Map::new();
+    keys.insert("tie_word_embeddings".to_owned(), json!(tied));
+    let absent = |key: &str| config.get(key).is_none();
+    let mut add = |key: &str, value: Value| {
+        if absent(key) {
+            keys.insert(key.to_owned(), value);
+        }
+    };
+    // mlx-lm and older readers pass over `rope_parameters` without a word, and would compute with other positions.
+    if let Some(mut rope) = config.get("rope_parameters").and_then(Value::as_object).cloned() {
+        let local = rope.get("sliding_attention").and_then(|local| local.get("rope_theta")).cloned();
+        if let Some(local) = local {
+            add("rope_local_base_freq", local);
+        }
+        if let Some(full) = rope.get("full_attention").and_then(Value::as_object).cloned() {
+            rope = full;
+        }
+        if let Some(theta) = rope.shift_remove("rope_theta") {
+            add("rope_theta", theta);
+        }
+        if let Some(part) = rope.get("partial_rotary_factor").cloned() {
+            add("partial_rotary_factor", part);
+        }
+        let kind = rope.get("rope_type").cloned().unwrap_or_else(|| json!("default"));
+        if kind == "longrope" {
+            rope.insert("type".to_owned(), kind.clone());
+        }
+        add("rope_scaling", if kind == "default" { Value::Null } else { Value::Object(rope) });
+    }
+    // Older readers of Qwen3-MoE have no other name for it.
+    let is_qwen = config.get("model_type").is_some_and(|kind| kind == "qwen3_moe");
+    if let Some(count) = config.get("num_local_experts").filter(|_| is_qwen) {
+        add("num_experts", count.clone());
+    }
+    if config.get("architectures").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+        keys.insert("architectures".to_owned(), json!([class]));
+    }
+    keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exported(config: Value) -> Value {
+        let tied = config.get("tie_word_embeddings").is_some_and(|tied| tied == true);
+        Value::Object(exported_keys(&config, tied, "LlamaForCausalLM"))
+    }
+
+    #[test]
+    fn tied_words_and_a_missing_class_are_always_written() {
+        assert_eq!(
+            exported(json!({ "architectures": null })),
+            json!({ "tie_word_embeddings": false, "architectures": ["LlamaForCausalLM"] })
+        );
+        let mine = json!({ "architectures": ["Mine"], "tie_word_embeddings": true });
+        assert_eq!(exported(mine), json!({ "tie_word_embeddings": true }));
+    }
+
+    #[test]
+    fn rope_parameters_are_written_in_the_older_form_too() {
+        let linear = json!({ "rope_type": "linear", "factor": 4.0, "rope_theta": 5000.0 });
+        let written = exported(json!({ "rope_parameters": linear }));
+        assert_eq!(written["rope_theta"], json!(5000.0));
+        assert_eq!(written["rope_scaling"], json!({ "rope_type": "linear", "factor": 4.0 }));
+        let written = exported(json!({ "rope_parameters": { "rope_type": "default", "rope_theta": 1e6 } }));
+        assert_eq!((&written["rope_theta"], &written["rope_scaling"]), (&json!(1e6), &Value::Null));
+    }
+}

@@ -1,0 +1,268 @@
+//! Every family of models has transformers' gradients and follows 20 updates of PyTorch, and what it has trained loads again;
+//! its layers take adapters, are quantised, computed again and in half precision. `logits.rs` and `packing.rs` have them too.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mdt_tests::{
+    Job, arrays, assert_says, command, copy_files, example_plugin, families, integers, relative_difference,
+};
+use serde_json::{Value, json};
+
+// All are relative. In brackets the largest that was seen.
+/// Gradients of one update, each parameter by itself.
+const GRADIENTS: f64 = 1e-4;
+/// Losses, norms of gradients and router losses.
+const CURVE: f64 = 5e-5;
+/// Logits after 20 updates.
+const TRAINED: f64 = 1e-4;
+
+/// The job of `families/job.toml` on a model of this kind, with the plugin that it needs.
+fn job(name: &str) -> Job {
+    job_at(name, &families::file(name, "model"))
+}
+
+fn job_at(name: &str, model: &Path) -> Job {
+    let job = Job::of(&["families/job.toml"]).set("model.path", model.display());
+    match families::example(name) {
+        Some(example) => {
+            let plugin = example_plugin(example);
+            job.argument("--plugin-dir").argument(plugin.parent().expect("a directory").display().to_string())
+        }
+        None => job,
+    }
+}
+
+/// One update of SGD on four rows, as `tests/fixtures/make/families.py` makes it.
+fn one_update(job: Job) -> Job {
+    job.set("optimizer", "sgd")
+        .set("optimizer.momentum", 0.0)
+        .set("optimizer.weight_decay", 0.0)
+        .set("optimizer.learning_rate", 0.1)
+        .set("scheduler", "constant")
+        .set("scheduler.warmup_steps", 0)
+        .set("trainer.batch_size", 4)
+        .set("trainer.gradient_accumulation_steps", 1)
+        .set("trainer.max_grad_norm", 0)
+        .set("trainer.max_steps", 1)
+}
+
+fn weights(file: &Path) -> BTreeMap<String, Vec<f32>> {
+    arrays(file).into_iter().collect()
+}
+
+fn read_json(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).expect("a file")).expect("JSON")
+}
+
+#[test]
+fn one_update_has_the_gradients_of_transformers() {
+    for name in families::NAMES {
+        let job = one_update(job(name));
+        job.run().success();
+        let before = weights(&families::file(name, "model/model.safetensors"));
+        let after = [job.output().join("final/model.safetensors"), families::file(name, "one_update.safetensors")];
+        let [ours, theirs] = after.map(|file| weights(&file));
+        assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>(), "{name}: the names");
+        let gradient = |of: &BTreeMap<String, Vec<f32>>, parameter: &str| -> Vec<f32> {
+            before[parameter].iter().zip(&of[parameter]).map(|(before, after)| (before - after) / 0.1).collect()
+        };
+        let mut largest = 0.0_f64;
+        for parameter in before.keys() {
+            let theirs = gradient(&theirs, parameter);
+            let difference = relative_difference(&gradient(&ours, parameter), &theirs);
+            // Where rotations are slow a bias of keys changes nothing: its gradient is rounding.
+            if !parameter.ends_with("k_proj.bias") {
+                assert!(difference < GRADIENTS, "{name}: the gradients of {parameter} are {difference:e} apart");
+                largest = largest.max(difference);
+            }
+        }
+        println!("{name}: gradients {largest:.1e}");
+    }
+}
+
+#[test]
+fn twenty_updates_follow_pytorch_and_what_is_trained_loads_again() {
+    for name in families::NAMES {
+        let job = job(name);
+        job.run().success();
+        let (ours, theirs) = (job.updates(), read_json(&families::file(name, "curve.json")));
+        let theirs = theirs.as_array().expect("a list");
+        assert_eq!(ours.len(), theirs.len());
+        let mut largest = 0.0_f64;
+        for (ours, theirs) in ours.iter().zip(theirs) {
+            assert_eq!(ours["supervised_tokens"], theirs["supervised_tokens"], "{name}");
+            assert_eq!(ours.get("router_loss").is_some(), theirs.get("router_loss").is_some(), "{name}");
+            for key in ["loss", "grad_norm", "router_loss"].into_iter().filter(|key| theirs.get(key).is_some()) {
+                let [a, b] = [ours, theirs].map(|update| update[key].as_f64().expect("a number"));
+                let apart = (a - b).abs() / b.abs();
+                assert!(apart < CURVE, "{name}, update {}: {key} is {a}, and {b} by PyTorch", theirs["step"]);
+                largest = largest.max(apart);
+            }
+        }
+
+        let (last, answers) = (job.output().join("final"), families::file(name, "logits.safetensors"));
+        let trained = &weights(&answers)["trained"];
+        let ids = integers(&answers, "input_ids");
+        let logits = families::open_at(name, &last).logits(1, &ids[..ids.len() / 2]);
+        let difference = relative_difference(&logits, trained);
+        println!("{name}: curve {largest:.1e}, trained {difference:.1e}");
+        assert!(difference < TRAINED, "{name}: the trained logits are {difference:e} apart");
+
+        // transformers reads what it wrote, and finds more only where older readers need it.
+        let [before, after] = [families::file(name, "model"), last].map(|of| read_json(&of.join("config.json")));
+        for (key, value) in before.as_object().expect("an object") {
+            assert_eq!(&after[key], value, "{name}: {key}");
+        }
+    }
+}
+
+#[test]
+fn an_adapter_of_all_linear_layers_is_trained_and_answers() {
+    for name in families::NAMES {
+        let job = job(name)
+            .set("model.adapter", "lora")
+            .set("model.adapter.targets", "all-linear")
+            .set("model.adapter.rank", 2)
+            .set("optimizer.learning_rate", 1e-2)
+            .set("trainer.max_steps", 6)
+            .set("trainer.checkpoint_activations", "all");
+        job.run().success();
+        let losses = job.numbers("loss");
+        assert!(losses[5] < losses[0], "{name}: {losses:?}");
+        let (model, adapter) = (families::file(name, "model"), job.output().join("final"));
+        let mut generate = command();
+        generate.args(["generate", "--prompt", "Shout abc", "--max-tokens", "4", "--model"]).arg(model);
+        generate.arg("--adapter").arg(adapter);
+        if let Some(example) = families::example(name) {
+            generate.arg("--plugin-dir").arg(example_plugin(example).parent().expect("a directory"));
+        }
+        let output = generate.output().expect("it runs");
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        let tensors = weights(&job.output().join("final/adapter_model.safetensors"));
+        assert!(!tensors.is_empty() && tensors.values().flatten().all(|element| element.is_finite()), "{name}");
+    }
+}
+
+#[test]
+fn layers_that_are_computed_again_have_the_same_bits_and_half_precision_is_near() {
+    for name in families::NAMES {
+        let run = |key: &str, value: &str| {
+            let job = one_update(job(name)).set(key, value);
+            job.run().success();
+            let numbers = ["loss", "grad_norm"].map(|number| job.numbers(number)[0]);
+            (numbers, job.final_weights())
+        };
+        let plain = run("trainer.checkpoint_activations", "none");
+        assert!(run("trainer.checkpoint_activations", "all") == plain, "{name}: other bits");
+        let (half, _) = run("compute.dtype", "bfloat16");
+        for (half, whole) in half.into_iter().zip(plain.0) {
+            println!("{name}: in half precision {:.1e}", (half - whole).abs() / whole);
+            assert!(half != whole && (half - whole).abs() < 0.05 * whole, "{name}: {half} and {whole}");
+        }
+    }
+}
+
+/// A copy of a family's directory with another `config.json`.
+fn edited(job: &Job, name: &str, edit: impl FnOnce(&mut Value)) -> PathBuf {
+    let copy = job.directory().join("model");
+    copy_files(&families::file(name, "model"), &copy);
+    let mut config = read_json(&copy.join("config.json"));
+    edit(&mut config);
+    fs::write(copy.join("config.json"), config.to_string()).expect("the config");
+    copy
+}
+
+#[test]
+fn dropout_is_a_function_of_the_seed_and_the_same_when_layers_are_computed_again() {
+    for (name, keys) in [
+        ("gpt2", &["resid_pdrop", "embd_pdrop", "attn_pdrop"][..]),
+        ("starcoder2", &["residual_dropout", "embedding_dropout", "attention_dropout"]),
+        ("phi3", &["resid_pdrop"]),
+        ("granite", &["attention_dropout"]),
+    ] {
+        let run = |seed: u64, recompute: bool| {
+            let job = one_update(job(name));
+            let model = edited(&job, name, |config| keys.iter().for_each(|&key| config[key] = json!(0.2)));
+            let job = job.set("model.path", model.display()).set("seed", seed).set("trainer.max_steps", 3);
+            let job = job.set("trainer.checkpoint_activations", if recompute { "all" } else { "none" });
+            job.run().success();
+            job.final_weights()
+        };
+        let first = run(1, false);
+        assert!(run(1, false) == first, "{name}: the same seed gave other weights");
+        assert!(run(1, true) == first, "{name}: computing layers again gave other weights");
+        assert!(run(2, false) != first, "{name}: another seed gave the same weights");
+    }
+}
+
+#[test]
+fn keys_that_would_make_another_model_are_refused_by_name() {
+    for (name, key, value) in [
+        ("gemma", "use_bidirectional_attention", json!(true)),
+        ("gemma2", "layer_types", json!(["full_attention", "chunked_attention", "full_attention"])),
+        ("gemma3", "attn_logit_softcapping", json!(50.0)),
+        ("phi3", "rope_scaling", json!({ "type": "longrope", "short_factor": [1.0], "long_factor": [1.0] })),
+        ("phi3", "partial_rotary_factor", json!(0.3)),
+        ("mixtral", "router_jitter_noise", json!(0.1)),
+        ("mixtral", "num_experts_per_tok", json!(9)),
+        ("smollm3", "no_rope_layers", json!([1])),
+        ("granite", "clip_qkv", json!(8.0)),
+        ("olmo2", "hidden_act", json!("quick_gelu")),
+        ("gpt2", "add_cross_attention", json!(true)),
+        ("starcoder2", "rope_parameters", json!({ "rope_type": "spiral" })),
+    ] {
+        let job = job(name);
+        let model = edited(&job, name, |config| {
+            // Phi-3's own positions go before others.
+            if key == "partial_rotary_factor" {
+                config["rope_parameters"].as_object_mut().expect("an object").remove(key);
+            }
+            config[key] = value;
+        });
+        let failure = job.set("model.path", model.display()).run().failure(4);
+        let file = model.join("config.json").display().to_string();
+        assert_says(&failure, &[if key == "rope_scaling" { "short_factor" } else { key }, &file]);
+    }
+}
+
+#[test]
+fn tensors_that_no_parameter_takes_are_reported_and_other_names_are_found() {
+    let job = one_update(job("gpt2"));
+    let model = edited(&job, "gpt2", |_| ());
+    let file = model.join("model.safetensors");
+    let bytes = fs::read(&file).expect("the weights");
+    let size = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
+    let header = String::from_utf8(bytes[8..8 + size].to_vec()).expect("JSON");
+    // As the first checkpoints have it: no prefix, and the mask as a tensor.
+    let mut header: Value = serde_json::from_str(&header.replace("\"transformer.", "\"")).expect("JSON");
+    let end = (bytes.len() - 8 - size) as u64;
+    for layer in 0..2 {
+        header[format!("h.{layer}.attn.masked_bias")] =
+            json!({ "dtype": "F32", "shape": [0], "data_offsets": [end, end] });
+    }
+    let header = header.to_string();
+    let whole = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &bytes[8 + size..]].concat();
+    fs::write(&file, whole).expect("the weights");
+    let run = job.set("model.path", model.display());
+    let said = run.run().success();
+    assert_says(&said.stderr, &["2 tensors of the model's files are taken by no parameter: `h.0.attn.masked_bias`"]);
+    let plain = one_update(self::job("gpt2"));
+    plain.run().success();
+    assert!(run.final_weights() == plain.final_weights(), "other names gave other weights");
+}
+
+/// All families of the built-in plugin have a row in the table above.
+#[test]
+fn every_family_that_is_registered_has_a_fixture() {
+    let listed = mdt_tests::run(["plugin", "list", "--json"]).success();
+    let listed: Value = serde_json::from_str(&listed.stdout).expect("JSON");
+    let types = families::NAMES.map(|name| read_json(&families::file(name, "model/config.json"))["model_type"].clone());
+    let listed =
+        listed["components"].as_array().expect("a list").iter().filter(|component| component["kind"] == "model");
+    for component in listed.filter(|component| component["file"].to_string().contains("mdt_models")) {
+        // Llama's fixtures are those of `tests/fixtures/models`.
+        assert!(types.contains(&component["id"]) || component["id"] == "llama", "{component}");
+    }
+}
