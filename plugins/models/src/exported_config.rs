@@ -29,7 +29,13 @@ pub fn exported_keys(config: &Value, tied: bool, class: &str) -> Map<String, Val
             add("partial_rotary_factor", part);
         }
         let kind = rope.get("rope_type").cloned().unwrap_or_else(|| json!("default"));
-        if kind == "longrope" {
+        let is_plain = |key: &String| !["factor", "attention_factor"].contains(&key.as_str());
+        if kind == "longrope" && rope.keys().all(is_plain) {
+            if let Some(original) = rope.get("original_max_position_embeddings").cloned() {
+                add("original_max_position_embeddings", original);
+            }
+            // transformers 4 takes these three keys and no others.
+            rope.retain(|key, _| ["short_factor", "long_factor"].contains(&key.as_str()));
             rope.insert("type".to_owned(), kind.clone());
         }
         add("rope_scaling", if kind == "default" { Value::Null } else { Value::Object(rope) });
@@ -62,6 +68,16 @@ mod tests {
         );
         let mine = json!({ "architectures": ["Mine"], "tie_word_embeddings": true });
         assert_eq!(exported(mine), json!({ "tie_word_embeddings": true }));
+    }
+
+    #[test]
+    fn positions_of_phi3_are_written_as_version_4_wants_them() {
+        let long = json!({ "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
+            "original_max_position_embeddings": 24, "short_factor": [1.0], "long_factor": [2.0] });
+        let written = exported(json!({ "rope_parameters": long }));
+        assert_eq!(written["rope_scaling"], json!({ "type": "longrope", "short_factor": [1.0], "long_factor": [2.0] }));
+        assert_eq!(written["partial_rotary_factor"], 0.75);
+        assert_eq!(written["original_max_position_embeddings"], 24);
     }
 
     #[test]
