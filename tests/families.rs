@@ -122,6 +122,7 @@ fn twenty_updates_follow_pytorch_and_what_is_trained_loads_again() {
 fn an_adapter_of_all_linear_layers_is_trained_and_answers() {
     for name in families::NAMES {
         let job = job(name)
+            .rows(0..4)
             .set("model.adapter", "lora")
             .set("model.adapter.targets", "all-linear")
             .set("model.adapter.rank", 2)
@@ -225,6 +226,25 @@ fn keys_that_would_make_another_model_are_refused_by_name() {
         let file = model.join("config.json").display().to_string();
         assert_says(&failure, &[if key == "rope_scaling" { "short_factor" } else { key }, &file]);
     }
+}
+
+#[test]
+fn documents_of_a_packed_row_each_have_the_learnt_positions_from_the_first_on() {
+    // Rows of 256 tokens are packed, and the model knows 64 positions.
+    let losses = |packing: &str| {
+        let job = job("gpt2").set("trainer.packing", packing).set("trainer.max_seq_len", 256).set("data.limit", 24);
+        let job = job.set("trainer.batch_size", if packing == "none" { 24 } else { 8 });
+        let job = job.set("trainer.gradient_accumulation_steps", 1).set("trainer.max_steps", 1);
+        job.run().success();
+        job.numbers("loss")[0]
+    };
+    let (plain, packed) = (losses("none"), losses("best_fit"));
+    assert!((packed - plain).abs() < 1e-5 * plain, "{packed} and {plain}");
+
+    let job = job("gpt2");
+    let row = json!({ "prompt": "Shout ", "completion": "a".repeat(80) }).to_string();
+    let job = job.set("data.train", job.file("long.jsonl", row).display()).set("trainer.max_steps", 1);
+    assert_says(&job.run().failure(1), &["64"]);
 }
 
 #[test]
