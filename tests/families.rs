@@ -243,8 +243,9 @@ fn documents_of_a_packed_row_each_have_the_learnt_positions_from_the_first_on() 
 
     let job = job("gpt2");
     let row = json!({ "prompt": "Shout ", "completion": "a".repeat(80) }).to_string();
-    let job = job.set("data.train", job.file("long.jsonl", row).display()).set("trainer.max_steps", 1);
-    assert_says(&job.run().failure(1), &["64"]);
+    let rows = job.file("long.jsonl", format!("{row}\n{row}\n"));
+    let job = job.set("data.train", rows.display()).set("trainer.max_steps", 1);
+    assert_says(&job.run().failure(4), &["88 tokens", "64 positions", "trainer.max_seq_len"]);
 }
 
 #[test]

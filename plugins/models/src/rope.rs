@@ -141,26 +141,21 @@ impl Rope {
     ) -> Result<Self> {
         let max_positions = config.size("max_position_embeddings")?.unwrap_or(defaults.max_positions);
         let parameters = parameters.as_ref();
-        let own_theta = parameters.map(|parameters| parameters.positive("rope_theta")).transpose()?.flatten();
-        let theta = match own_theta {
-            Some(theta) => theta,
-            None => config.positive(theta)?.unwrap_or(defaults.theta),
+        // Both places are read, and the one among the parameters goes before.
+        let number = |key: &str, beside: &str| -> Result<Option<f64>> {
+            let beside = config.positive(beside)?;
+            Ok(parameters.map(|parameters| parameters.positive(key)).transpose()?.flatten().or(beside))
         };
-        let mut width = defaults.head_dim;
-        for object in parameters.into_iter().chain([config]) {
-            let Some(part) = object.number("partial_rotary_factor")? else { continue };
-            if part != 1.0 {
-                width = (defaults.head_dim as f64 * part) as usize;
-                if !defaults.partial {
-                    let why = format!("is {part}; this family rotates whole heads");
-                    return Err(object.refuse("partial_rotary_factor", why));
-                }
-                if width == 0 || width > defaults.head_dim || width % 2 != 0 {
-                    let why = format!("is {part}, which rotates {width} features of {}", defaults.head_dim);
-                    return Err(object.refuse("partial_rotary_factor", why));
-                }
-            }
-            break;
+        let theta = number("rope_theta", theta)?.unwrap_or(defaults.theta);
+        let part = number("partial_rotary_factor", "partial_rotary_factor")?.unwrap_or(1.0);
+        let width = (defaults.head_dim as f64 * part) as usize;
+        if part != 1.0 && !defaults.partial {
+            let why = format!("is {part}; this family rotates whole heads");
+            return Err(config.refuse("partial_rotary_factor", why));
+        }
+        if width == 0 || width > defaults.head_dim || width % 2 != 0 {
+            let why = format!("is {part}, which rotates {width} features of {}", defaults.head_dim);
+            return Err(config.refuse("partial_rotary_factor", why));
         }
         let scaling = match parameters {
             Some(parameters) => {
