@@ -6,7 +6,7 @@
 //!     step-000100/
 //!         model.safetensors       parameters, f32
 //!         optimizer.safetensors   optimizer state, `<parameter>.<state>`
-//!         state.json              update number, configuration, data, components
+//!         state.json              update number, configuration and how it changed, data, components
 //!         manifest.json           size and sha256 of the three; written last
 //! ```
 //!
@@ -24,6 +24,6 @@ mod tests;
 
 pub use arrays::{Tensors, copy_elements};
 pub use best::Evaluated;
-pub use directory::Checkpoint;
-pub use state::State;
-pub use store::{Store, written};
+pub use directory::{Checkpoint, MANIFEST, MODEL, STATE};
+pub use state::{Changed, State};
+pub use store::{Store, place, written};

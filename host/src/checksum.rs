@@ -24,6 +24,24 @@ pub fn of_open_file(mut file: &File) -> io::Result<String> {
     }
 }
 
+/// A checksum of all elements in order.
+pub fn of_arrays<'a>(arrays: impl Iterator<Item = &'a [u8]>) -> String {
+    use rayon::prelude::*;
+    const CHUNK: usize = 1 << 20;
+    let chunks: Vec<&[u8]> = arrays.flat_map(|array| array.chunks(CHUNK)).collect();
+    let leaves: Vec<_> = chunks
+        .into_par_iter()
+        .map(|chunk| {
+            let mut digest = Sha256::new();
+            digest.update(chunk);
+            digest.finalize()
+        })
+        .collect();
+    let mut digest = Sha256::new();
+    leaves.iter().for_each(|leaf| digest.update(leaf));
+    hexadecimal(&digest.finalize())
+}
+
 pub fn of_bytes(bytes: &[u8]) -> String {
     hexadecimal(&Sha256::digest(bytes))
 }
@@ -34,4 +52,20 @@ pub fn hexadecimal(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_sees_every_bit_and_not_where_arrays_end_up_in_memory() {
+        let values: Vec<f32> = (0..600_000).map(|n| n as f32).collect();
+        let digest = |values: &[f32]| of_arrays(std::iter::once(bytemuck::cast_slice(values)));
+        let whole = digest(&values);
+        assert_eq!(whole, digest(&values.clone()));
+        let mut other = values;
+        other[599_999] = -other[599_999];
+        assert_ne!(whole, digest(&other));
+    }
 }

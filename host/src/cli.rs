@@ -9,6 +9,7 @@ mod config;
 mod data;
 mod doctor;
 mod evaluate;
+mod export;
 mod fuse;
 mod gather;
 mod generate;
@@ -17,6 +18,7 @@ mod launched_rank;
 mod model_options;
 mod output;
 mod plugin;
+mod push;
 mod run;
 mod sampling;
 
@@ -67,6 +69,10 @@ enum Command {
     Evaluate(evaluate::Arguments),
     /// Merge an adapter into its model.
     Fuse(fuse::Arguments),
+    /// Write a model, a checkpoint or an adapter with its model for transformers or mlx-lm.
+    Export(export::Arguments),
+    /// Upload a model to the Hugging Face Hub.
+    Push(push::Arguments),
     /// Make certificates for encrypted connections between machines.
     #[command(subcommand)]
     Certs(certs::Command),
@@ -96,6 +102,8 @@ pub fn main() -> ExitCode {
         Command::Chat(arguments) => chat::run(&common, &arguments),
         Command::Evaluate(arguments) => evaluate::run(&common, &arguments),
         Command::Fuse(arguments) => fuse::run(&common, &arguments),
+        Command::Export(arguments) => export::run(&common, &arguments),
+        Command::Push(arguments) => push::run(&arguments),
         Command::Certs(command) => certs::run(&command),
         Command::Doctor(arguments) => doctor::run(&common, &arguments),
         Command::Bench(command) => bench::run(&common, &command),

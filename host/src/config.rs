@@ -5,8 +5,8 @@
 //!                     └──────resolve(&Components)──▶ Resolved { settings, component configs, origins, dropped }
 //! ```
 //!
-//! The order of the layers, lowest first: the host's defaults, the defaults of the chosen components, the defaults of
-//! flat files if a file is flat (see `flat`), what a launcher has told this process (see `launcher`), each `--config`
+//! The order of the layers, lowest first: the host's defaults, the defaults of the chosen components, those of the job
+//! whose checkpoint is used as a model (see `of_checkpoint`), the defaults of flat files if a file is flat (see `flat`), what a launcher has told this process (see `launcher`), each `--config`
 //! file, the tables under `profile.NAME` in those files, `MDT_` variables, `--set`, and options that stand for a key.
 //! `layers` reads them in this order; `merge` merges them and knows which layer each value came from.
 
@@ -22,6 +22,7 @@ mod layers;
 mod merge;
 mod normalise;
 mod observers;
+mod of_checkpoint;
 mod origin;
 mod overrides;
 mod resolve;
@@ -41,7 +42,7 @@ pub use layers::{Layers, Sources, process_environment};
 pub use origin::Origin;
 pub use overrides::Flag;
 pub use resolved::{Chosen, Dropped, Entry, Resolved};
-pub use resume::{Difference, differing, may_change};
+pub use resume::{Difference, differing};
 pub use sections::*;
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! adapter in that of peft or mlx-lm.
 
 mod adapter;
+mod card;
 mod config;
 mod types;
 mod weights;
@@ -14,6 +15,7 @@ use serde_json::{Map, Value};
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use card::Card;
 pub use types::Types;
 
 /// A model to write.
@@ -35,6 +37,8 @@ pub struct Export<'a> {
     pub packing: Option<Packing>,
     /// What is written in the place of the model's own files, where its adapter was trained.
     pub adapter: Option<&'a WrittenAdapter>,
+    /// Its model card, where it has one.
+    pub card: Option<&'a str>,
 }
 
 /// Its name in the output directory.
@@ -89,6 +93,10 @@ impl<'a> Export<'a> {
         written
             .and_then(|()| weights::write_trainers(staged.path(), &trainers, &proceed))
             .map_err(|(name, error)| failed(&target.join(name), &error))?;
+        if let Some(card) = self.card {
+            let written = storage::write(&staged.path().join(card::FILE), card.as_bytes());
+            written.map_err(|error| failed(&target.join(card::FILE), &error))?;
+        }
         self.tokenizer.write(staged.path(), target)?;
         staged.publish().map_err(|error| failed(target, &error))
     }

@@ -1,18 +1,22 @@
-//! Merging an adapter into its model, and what that changes.
+//! Models as other programs read them: an adapter merged into its model, and what that changes.
 
+use std::fs;
 use std::path::Path;
 use std::rc::Rc;
 
-use mdt_plugin_api::{HostArray, HostServices, ModelCalls, Tensor};
+use mdt_plugin_api::{HostArray, HostServices, ModelCalls, ParameterSpec, Tensor};
 use serde_json::json;
 
 use crate::exit::{Failure, Status};
-use crate::export::{Export, Types};
+use crate::export::{Card, Export, Types};
 use crate::finite::all_finite;
 use crate::job::{Job, OpenedModel};
-use crate::model::{BoundWeights, DescribedModel, Directory, Holding, Parameters, TrainedModel, as_stored};
+use crate::model::{
+    AdapterDirectory, BoundWeights, DescribedModel, Directory, Holding, Packing, Parameters, TrainedModel, as_stored,
+};
 use crate::random::Stream;
 use crate::staging;
+use crate::tokenizer_files::TokenizerFiles;
 
 /// A difference above this part of the largest logit is worth a warning: rounding in f32 is far below it.
 pub const WARN_ABOVE: f64 = 1e-3;
@@ -34,53 +38,35 @@ pub struct Fused {
     pub tokens: usize,
 }
 
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// What transformers reads: nothing is quantised.
+    Transformers,
+    /// What mlx-lm reads. What was quantised stays so, unless an adapter was merged into it.
+    Mlx {
+        /// How layers are quantised.
+        quantize: Option<Packing>,
+    },
+}
+
 /// Merges the adapter of a job, in f32, into the weights of its model, and writes what a model of its own is made of. The
 /// directory is read again, so that what is compared is what was written.
 ///
 /// # Errors
 /// The job has no adapter; `out` exists or cannot be written; the model cannot be computed, or cannot have its weights apart.
 pub fn fuse(job: &Job, out: &Path) -> Result<Fused, Failure> {
-    if out.exists() {
-        return Err(Failure::new(Status::Storage, "the directory for the merged model exists already")
-            .at(out.display())
-            .help("name another one with --out, or remove it"));
-    }
+    require_new(out)?;
     let opened = job.open_model(job.compute()?)?.held_as_stored();
-    let adapter = opened.adapter.clone().ok_or_else(|| Failure::configuration("there is no adapter to merge"))?;
+    let adapter = opened.adapter.clone().ok_or_else(|| {
+        Failure::configuration("there is no adapter to merge")
+            .help("name it with --adapter; `mdt-host export` writes a model as it is")
+    })?;
     opened.check_files()?;
-    let own = job.model(&opened.directory)?;
-    let specs = &own.spec().parameters;
     let parameters = opened.weights()?;
     let tokens = tokens(job.resolved.settings.seed, opened.model.spec().vocabulary_size);
     let before = logits(&opened.model, parameters.bind(), &opened, &tokens)?;
-
-    let fused = adapter.fused(specs, &parameters)?;
-    drop(parameters);
-    let apart = adapter.fused_specs(specs);
-    let was_tied = specs.iter().zip(&apart).filter(|(before, after)| before.tied_to != after.tied_to);
-    let untied: Vec<String> = was_tied.map(|(spec, _)| spec.name.clone()).collect();
-    let mut config = own.spec().config.clone();
-    if !untied.is_empty() {
-        config.insert("tie_word_embeddings".to_owned(), json!(false));
-    }
-    let tokenizer = opened.tokenizer_files()?;
-    let types = Types::of(&job.resolved.settings, specs, &opened.directory)?;
-    fused.with_frozen_arrays(|arrays| {
-        let parameters = as_stored(specs, arrays);
-        let (source, config) = (&opened.directory, &config);
-        let export = Export {
-            source,
-            tokenizer: &tokenizer,
-            config,
-            parameters: &parameters,
-            quantised: &[],
-            types: &types,
-            packing: None,
-            adapter: None,
-        };
-        export.write_to(out, &|| job.services.cancelled())
-    })?;
-    drop(fused);
+    let untied = write(job, &opened, parameters, Form::Transformers, out)?;
 
     let directory = Directory::open(out)?;
     let model = job.model(&directory)?;
@@ -97,6 +83,118 @@ pub fn fuse(job: &Job, out: &Path) -> Result<Fused, Failure> {
         largest: before.iter().map(|logit| f64::from(logit.abs())).fold(0.0, f64::max),
         tokens: tokens.len(),
     })
+}
+
+/// Writes the model of a job for other programs, its adapter merged into it. Returns the names of parameters that are tied to others
+/// no longer.
+///
+/// # Errors
+/// `out` exists or cannot be written; the model cannot be read.
+pub fn export(job: &Job, out: &Path, form: Form) -> Result<Vec<String>, Failure> {
+    require_new(out)?;
+    let opened = job.open_model(job.compute()?)?.held_as_stored();
+    opened.check_files()?;
+    let weights = opened.weights()?;
+    let Form::Mlx { quantize: Some(packing) } = form else { return write(job, &opened, weights, form, out) };
+    // As mlx-lm does: of the numbers that the files would have.
+    let plain = out.with_file_name(format!(".{}.whole", out.file_name().unwrap_or_default().to_string_lossy()));
+    let _ = fs::remove_dir_all(&plain);
+    let untied = write(job, &opened, weights, Form::Transformers, &plain);
+    let written = untied.and_then(|untied| write_quantised(job, &opened, &plain, packing, out).map(|()| untied));
+    let _ = fs::remove_dir_all(&plain);
+    written
+}
+
+/// What is said of a parameter that was tied to another one.
+pub fn untied_note(name: &str) -> String {
+    format!("note: `{name}` was tied to another weight, and has values of its own now")
+}
+
+fn require_new(out: &Path) -> Result<(), Failure> {
+    match out.exists() {
+        true => Err(Failure::new(Status::Storage, "the directory for the model exists already")
+            .at(out.display())
+            .help("name another one with --out, or remove it")),
+        false => Ok(()),
+    }
+}
+
+fn write(job: &Job, opened: &OpenedModel, weights: Parameters, form: Form, out: &Path) -> Result<Vec<String>, Failure> {
+    let own = job.model(&opened.directory)?;
+    let specs = &own.spec().parameters;
+    let (parameters, untied) = match &opened.adapter {
+        Some(adapter) => {
+            let apart = adapter.fused_specs(specs);
+            let was_tied = specs.iter().zip(&apart).filter(|(before, after)| before.tied_to != after.tied_to);
+            (adapter.fused(specs, &weights)?, was_tied.map(|(spec, _)| spec.name.clone()).collect())
+        }
+        None if form == Form::Transformers => (weights.made_whole(specs)?, Vec::new()),
+        None => (weights, Vec::new()),
+    };
+    let mut config = own.spec().config.clone();
+    if !untied.is_empty() {
+        config.insert("tie_word_embeddings".to_owned(), json!(false));
+    }
+    let types = Types::of(&job.resolved.settings, specs, &opened.directory)?;
+    let (tokenizer, card) = (opened.tokenizer_files()?, card(job, opened, form).text());
+    parameters.with_arrays(|trained| {
+        parameters.with_frozen_arrays(|frozen| {
+            parameters.with_quantised_arrays(|quantised| {
+                let export = Export {
+                    source: &opened.directory,
+                    tokenizer: &tokenizer,
+                    config: &config,
+                    parameters: &as_stored(specs, &[trained, frozen].concat()),
+                    quantised,
+                    types: &types,
+                    packing: None,
+                    adapter: None,
+                    card: Some(&card),
+                };
+                export.write_to(out, &|| job.services.cancelled())
+            })
+        })
+    })?;
+    Ok(untied)
+}
+
+/// Quantises a model that was written whole.
+fn write_quantised(job: &Job, opened: &OpenedModel, whole: &Path, packing: Packing, out: &Path) -> Result<(), Failure> {
+    let directory = Directory::open(whole)?;
+    let own = job.model(&directory)?;
+    let specs: Vec<ParameterSpec> = own.spec().parameters.iter().cloned().map(ParameterSpec::frozen).collect();
+    let types = Types::of_source(&specs, &directory)?;
+    let tokenizer = TokenizerFiles::of(directory.path(), &job.tokenizer(&directory)?)?;
+    let form = Form::Mlx { quantize: Some(packing) };
+    let card = card(job, opened, form).text();
+    let holding = Holding { quantize: Some(packing), ..Holding::PLAIN };
+    let parameters = Parameters::read(&opened.compute, specs.clone(), &directory, holding)?;
+    parameters.with_frozen_arrays(|frozen| {
+        parameters.with_quantised_arrays(|quantised| {
+            let export = Export {
+                source: &directory,
+                tokenizer: &tokenizer,
+                config: &own.spec().config,
+                parameters: &as_stored(&specs, frozen),
+                quantised,
+                types: &types,
+                packing: Some(packing),
+                adapter: None,
+                card: Some(&card),
+            };
+            export.write_to(out, &|| job.services.cancelled())
+        })
+    })
+}
+
+fn card(job: &Job, opened: &OpenedModel, form: Form) -> Card {
+    let adapter = opened.adapter.as_ref().and_then(|adapter| adapter.directory.as_ref()).map(AdapterDirectory::path);
+    let library = if form == Form::Transformers { "transformers" } else { "mlx" };
+    let card = Card::of(&job.resolved.settings, &opened.directory, adapter, library);
+    match form {
+        Form::Mlx { quantize: Some(packing) } => card.tagged(format!("{}-bit", packing.bits)),
+        _ => card,
+    }
 }
 
 /// Random tokens.

@@ -11,9 +11,9 @@ use mdt_plugin_api::register::{Connects, ModelComponent, OptimizerComponent, Tra
 use mdt_plugin_api::{Compute, DataSource, HostServices, Kind, Services, Setup, SharedTokenizer};
 use serde_json::{Map, Value};
 
-use crate::config::{Chosen, Resolved};
+use crate::config::{Chosen, Init, Resolved};
 use crate::exit::{Failure, Status};
-use crate::model::{DescribedModel, Directory, Precision, check_parameters, not_downloaded};
+use crate::model::{DescribedModel, Directory, Precision, check_parameters, in_cache};
 use crate::observers::Named;
 use crate::plugins::Catalog;
 use crate::services::LocalServices;
@@ -46,7 +46,10 @@ impl Job {
         let model = &self.resolved.settings.model;
         match (&model.path, &model.name) {
             (Some(path), _) => Directory::open(path),
-            (None, Some(name)) => Err(not_downloaded(name)),
+            (None, Some(name)) => {
+                let weights = model.init == Init::Pretrained;
+                Directory::open(&in_cache(name, model.revision.as_deref(), weights)?)
+            }
             (None, None) => Err(Failure::configuration("there is no model: `model.path` is not set")
                 .help("set it in a --config file, or with `--set model.path=DIR`")),
         }

@@ -14,6 +14,7 @@ mod export;
 mod finite;
 mod fuse;
 mod generation;
+pub mod hub;
 pub mod job;
 mod launchers;
 mod memory;

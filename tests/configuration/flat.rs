@@ -1,6 +1,6 @@
 //! Files in the flat form of the package that this program replaces: they load, and they train.
 
-use mdt_tests::{Job, assert_says, run};
+use mdt_tests::{Job, assert_says, run, run_where};
 use serde_json::{Map, Value, json};
 
 const EXAMPLE: [&str; 4] = ["--config", "examples/flat/old.yaml", "--config", "examples/flat/demo.toml"];
@@ -73,12 +73,12 @@ fn a_flat_file_with_its_data_beside_the_flat_keys_trains_in_every_format() {
 fn a_model_that_is_only_named_says_how_to_get_it() {
     let job = Job::new();
     let file = job.file("old.yaml", "model_name: org/model\ndata: { train: rows.jsonl }\n").display().to_string();
-    let failure = run(["--config", &file]).failure(2);
-    assert_says(
-        &failure,
-        &["`model.name` is \"org/model\"", "hf download org/model", &format!("{file}:1 (model_name)")],
-    );
+    let cache = job.directory().join("hub").display().to_string();
+    let failure = run_where(&[("HF_HUB_OFFLINE", "1"), ("HF_HOME", &cache)], ["--config", &file]).failure(4);
+    assert_says(&failure, &["org/model", "the cache does not have all files", "HF_HUB_OFFLINE"]);
+    let failure = run_where(&[("HF_HOME", &cache)], ["config", "check", "--config", &file]);
+    assert_says(&failure.stderr, &["org/model of the Hugging Face Hub is not in the cache"]);
     let file = job.file("old.yaml", "model_name: examples/demo/model\ndata: { train: a }\n").display().to_string();
     let failure = run(["--config", &file]).failure(2);
-    assert_says(&failure, &["there is a directory \"examples/demo/model\"", "set `model.path` to it"]);
+    assert_says(&failure, &["\"examples/demo/model\", which is a directory", "set `model.path` to it"]);
 }

@@ -70,5 +70,5 @@ fn it_needs_no_training_rows_and_writes_nothing() {
 fn without_rows_to_evaluate_or_with_a_broken_checkpoint_it_says_so() {
     assert_says(&Job::new().run_with(&["evaluate"]).failure(2), &["no rows for evaluation", "data.eval"]);
     let job = job();
-    assert_says(&job.run_with(&["evaluate", "--checkpoint", "nowhere"]).failure(7), &["nowhere"]);
+    assert_says(&job.run_with(&["evaluate", "--checkpoint", "nowhere"]).failure(4), &["nowhere"]);
 }

@@ -1,5 +1,6 @@
 //! A run that was stopped, in whatever way, ends with the bits of one that was not.
 
+mod changes;
 mod damage;
 mod kills;
 mod refusals;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use crate::{Result, command, workspace};
 
 /// Licences that a dependency may have; with a choice, one of them is enough.
-const LICENCES: [&str; 10] = [
+const LICENCES: [&str; 11] = [
     "MIT",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
@@ -19,6 +19,7 @@ const LICENCES: [&str; 10] = [
     "Unicode-3.0",
     "Zlib",
     "0BSD",
+    "CDLA-Permissive-2.0", // webpki-roots: the list of authorities that Mozilla trusts
 ];
 
 /// Crates of which two versions would not work together: their types meet, or they hold state of the process.

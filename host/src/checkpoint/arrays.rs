@@ -25,6 +25,16 @@ impl Tensors {
         self.typed_arrays(&expected)
     }
 
+    /// An array of f32; none where there is none of this name and shape.
+    pub fn array<'a>(&'a self, name: &str, shape: &[usize]) -> Option<HostArrayRef<'a>> {
+        let info = self
+            .0
+            .metadata()
+            .info(name)
+            .filter(|info| info.shape == shape && Some(info.dtype) == stored(Dtype::F32))?;
+        Some(HostArrayRef { dtype: Dtype::F32, shape: &info.shape, bytes: self.0.bytes_of(info) })
+    }
+
     /// The arrays with these names, shapes and element types, in this order.
     ///
     /// # Errors

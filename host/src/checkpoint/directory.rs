@@ -8,13 +8,13 @@ use crate::storage::unreadable;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-pub(super) const MODEL: &str = "model.safetensors";
+pub const MODEL: &str = "model.safetensors";
 pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
-pub(super) const STATE: &str = "state.json";
-pub(super) const MANIFEST: &str = "manifest.json";
+pub const STATE: &str = "state.json";
+pub const MANIFEST: &str = "manifest.json";
 
-/// A checkpoint whose files have the sizes and checksums of its manifest.
-#[derive(Debug)]
+/// A checkpoint whose files have the sizes of its manifest and, where it was opened, its checksums.
+#[derive(Clone, Debug)]
 pub struct Checkpoint {
     pub path: PathBuf,
     /// The state of the run, beside the arrays.
@@ -29,15 +29,29 @@ impl Checkpoint {
     /// or other bytes than the manifest says, or another version of this program wrote it.
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let manifest = complete(path)?;
-        for (name, expected) in &manifest.files {
-            let file = path.join(name);
-            let found = checksum::of_file(&file)
-                .map_err(|error| unreadable("a file of the checkpoint cannot be read", &file, error))?;
-            if found != expected.sha256 {
-                let cause = format!("its sha256 is {found}, the manifest has {}", expected.sha256);
-                return Err(unreadable("a file of the checkpoint is damaged", &file, cause).help(USE_ANOTHER));
-            }
-        }
+        check_sums(path, &manifest, &[MODEL, OPTIMIZER, STATE])?;
+        Self::of(path, &manifest)
+    }
+
+    /// The same without reading its arrays.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`], for all that can be seen.
+    pub fn look(path: &Path) -> Result<Self, Failure> {
+        let manifest = complete(path)?;
+        check_sums(path, &manifest, &[STATE])?;
+        Self::of(path, &manifest)
+    }
+
+    /// Checks the checksum of the parameters of a checkpoint that was only looked at.
+    ///
+    /// # Errors
+    /// They are damaged.
+    pub fn check_parameters(&self) -> Result<(), Failure> {
+        check_sums(&self.path, &complete(&self.path)?, &[MODEL])
+    }
+
+    fn of(path: &Path, manifest: &Manifest) -> Result<Self, Failure> {
         let state: State = from_json(&path.join(STATE))?;
         if state.update != manifest.update {
             let cause = format!("it is of update {}, the manifest of update {}", state.update, manifest.update);
@@ -58,6 +72,20 @@ impl Checkpoint {
 }
 
 const USE_ANOTHER: &str = "resume from another checkpoint with `checkpoint.resume = \"DIR\"`";
+
+/// Checks the checksums of these files.
+fn check_sums(path: &Path, manifest: &Manifest, names: &[&str]) -> Result<(), Failure> {
+    for (name, expected) in manifest.files.iter().filter(|(name, _)| names.contains(&name.as_str())) {
+        let file = path.join(name);
+        let found = checksum::of_file(&file)
+            .map_err(|error| unreadable("a file of the checkpoint cannot be read", &file, error))?;
+        if found != expected.sha256 {
+            let cause = format!("its sha256 is {found}, the manifest has {}", expected.sha256);
+            return Err(unreadable("a file of the checkpoint is damaged", &file, cause).help(USE_ANOTHER));
+        }
+    }
+    Ok(())
+}
 
 /// The manifest, if all files exist with its sizes.
 fn complete(path: &Path) -> Result<Manifest, Failure> {

@@ -38,14 +38,30 @@ pub struct State {
     /// Whether its comm plugin added by the pairwise tree, so that another number of ranks has the same sums.
     #[serde(default = "by_the_tree")]
     pub by_the_tree: bool,
+    /// The directory of the model that it was trained from, whole; empty if an earlier version of this program wrote the
+    /// checkpoint.
+    #[serde(default)]
+    pub model: String,
     /// How the adapter is used, as [`crate::model::Adapter::use_of`] gives it; null without one.
     #[serde(default)]
     pub adapter: Value,
+    /// How the configuration changed between the runs of the job that led here, the earliest change first.
+    #[serde(default)]
+    pub history: Vec<Changed>,
     /// Length of `metrics.jsonl` after the line of this update.
     pub metrics_bytes: u64,
     /// What else the training loop keeps, such as its evaluations. Only the loop reads it.
     #[serde(default)]
     pub progress: Value,
+}
+
+/// A configuration that changed when a run went on from a checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Changed {
+    /// Updates that were done by then.
+    pub after: u64,
+    /// The keys that changed, with their values before and since; null where it was unset.
+    pub keys: BTreeMap<String, [Value; 2]>,
 }
 
 /// What the plugins of earlier versions did.

@@ -193,6 +193,11 @@ fn name(update: u64) -> String {
     format!("step-{update:06}")
 }
 
+/// The directory of the checkpoint of an update in an output directory.
+pub fn place(output_dir: &Path, update: u64) -> PathBuf {
+    output_dir.join(DIRECTORY).join(name(update))
+}
+
 /// The update in the name of a checkpoint; none if it is another name.
 fn update(directory: &str) -> Option<u64> {
     let update = directory.strip_prefix("step-")?.parse().ok()?;

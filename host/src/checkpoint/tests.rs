@@ -24,7 +24,9 @@ fn state(update: u64) -> State {
         processor: "x86_64 with AVX2 and FMA, MLX".to_owned(),
         frozen: String::new(),
         by_the_tree: true,
+        model: "/models/small".to_owned(),
         adapter: json!(null),
+        history: vec![Changed { after: 1, keys: BTreeMap::from([("seed".to_owned(), [json!(null), json!(7)])]) }],
         metrics_bytes: 100 * update,
         progress: json!({ "tokens": 12 }),
     }

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::config::{Flag, Layers, Sources, process_environment};
+use crate::config::{Flag, Init, Layers, Model, Sources, process_environment};
 use crate::exit::{Failure, Status};
+use crate::hub;
 use crate::job::Job;
 use crate::launchers::Variables;
 use crate::plugins::{Catalog, tiers};
@@ -78,7 +79,15 @@ impl Common {
 
     fn job_of(&self, layers: &Layers, cancelled: Arc<AtomicBool>) -> Result<Job, Failure> {
         let catalog = self.catalog(layers)?;
-        let resolved = layers.resolve(&catalog)?;
+        let mut resolved = layers.resolve(&catalog)?;
+        let Model { path, name, revision, init, .. } = &resolved.settings.model;
+        if let (None, Some(name)) = (path, name.as_ref().filter(|name| hub::is_name(name))) {
+            let wanted = hub::Wanted::Model { weights: *init == Init::Pretrained };
+            let interrupted = || cancelled.load(Ordering::Relaxed);
+            hub::snapshot(hub::Kind::Model, name, revision.as_deref(), &wanted, &interrupted)?;
+            // Now its `config.json` says which component it needs.
+            resolved = layers.resolve(&catalog)?;
+        }
         Ok(Job { resolved, catalog: Arc::new(catalog), services: Arc::new(LocalServices::new(cancelled)) })
     }
 }

@@ -4,40 +4,30 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use serde_json::json;
 
-use super::common::{Common, adapter_flags, on_compute_thread};
+use super::common::{Common, on_compute_thread};
+use super::model_options::ModelOptions;
 use super::output::print;
-use crate::config::Flag;
 use crate::exit::Failure;
 use crate::fuse::{self, Fused};
 use crate::{progress, signals};
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// The model's directory; the default is the configured model.
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
-    /// The adapter's directory, as a run, peft or mlx-lm wrote it.
-    #[arg(long, value_name = "DIR")]
-    adapter: PathBuf,
+    #[command(flatten)]
+    model: ModelOptions,
     /// The directory that the merged model is written to. It must not exist yet.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
 
 pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure> {
-    let mut flags = adapter_flags(&arguments.adapter);
-    if let Some(model) = &arguments.model {
-        let flag = |key: &str, value| Flag { name: "--model".to_owned(), key: key.to_owned(), value };
-        flags.extend([flag("model.path", json!(model)), flag("model.init", json!("pretrained"))]);
-    }
     let cancelled = signals::cancellation()?;
-    let job = common.job(flags, Arc::clone(&cancelled))?;
+    let job = common.job(arguments.model.flags(), Arc::clone(&cancelled))?;
     let Fused { layers, untied, difference, largest, tokens } =
         on_compute_thread(&job, || fuse::fuse(&job, &arguments.out))?;
     for name in untied {
-        progress::note(&format!("note: `{name}` was tied to another weight, and has values of its own now"));
+        progress::note(&fuse::untied_note(&name));
     }
     print(format_args!(
         "merged the adapters of {layers} layers into {}; on {tokens} tokens no logit differs by more than {difference:.1e} \

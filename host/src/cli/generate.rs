@@ -2,20 +2,22 @@
 
 mod show;
 
+pub(super) use self::show::{Answered, exact_match};
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use mdt_plugin_api::{Example, Length, Message, SharedTokenizer};
 
-use self::show::{Answered, show};
+use self::show::show;
 use super::common::{Common, on_compute_thread};
 use super::model_options::ModelOptions;
 use super::output::AnswerPrinter;
 use super::sampling::Sampling;
 use crate::exit::{Failure, Status};
 use crate::generation::{Answers, Generator, Options, Speed};
-use crate::job::Job;
+use crate::job::{Job, OpenedModel};
 use crate::signals;
 use crate::train::{self, Work};
 
@@ -50,34 +52,46 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
     let options = arguments.sampling.options()?;
     let cancelled = signals::cancellation()?;
     let job = common.job(arguments.model.flags(), Arc::clone(&cancelled))?;
-    let (answered, speed) = on_compute_thread(&job, || answers(&job, arguments, &options, &cancelled, common.force))?;
+    let examples = |opened: &OpenedModel| match &arguments.data {
+        Some(source) => rows(&job, source, arguments.limit, &cancelled),
+        None => {
+            let is_chat = opened.tokenizer.vocabulary().renders_messages;
+            Ok(arguments.prompt.iter().map(|prompt| prompt_example(prompt, is_chat)).collect())
+        }
+    };
+    let batch = Batch { size: arguments.batch_size as usize, prints: arguments.streams() };
+    let (answered, speed) =
+        on_compute_thread(&job, || answers(&job, examples, batch, &options, &cancelled, common.force))?;
     show(&answered, &speed, arguments)
 }
 
-fn answers(
+/// How prompts are answered together.
+pub(super) struct Batch {
+    /// How many at a time.
+    pub(super) size: usize,
+    /// Whether text is printed as it comes.
+    pub(super) prints: bool,
+}
+
+/// The answers of a job's model to these examples.
+pub(super) fn answers(
     job: &Job,
-    arguments: &Arguments,
+    examples: impl FnOnce(&OpenedModel) -> Result<Vec<Example>, Failure>,
+    batch: Batch,
     options: &Options,
     cancelled: &AtomicBool,
     force: bool,
 ) -> Result<(Vec<Answered>, Speed), Failure> {
     let opened = job.open_model(job.compute()?)?.to_be_used_only();
-    let examples = match &arguments.data {
-        Some(source) => rows(job, source, arguments.limit, cancelled)?,
-        None => {
-            let is_chat = opened.tokenizer.vocabulary().renders_messages;
-            arguments.prompt.iter().map(|prompt| prompt_example(prompt, is_chat)).collect()
-        }
-    };
-    let batches = examples.chunks(arguments.batch_size as usize);
+    let examples = examples(&opened)?;
+    let batches = examples.chunks(batch.size);
     let prompts = batches.clone().map(|batch| prompts(&opened.tokenizer, batch)).collect::<Result<Vec<_>, _>>()?;
     let longest = |batch: &&Vec<Vec<u32>>| batch.iter().map(Vec::len).max().unwrap_or(0) * batch.len();
     if let Some(batch) = prompts.iter().max_by_key(longest) {
         train::admit(job, &opened, Work::Answers(batch), force)?;
     }
     let generator = Generator::new(&opened, opened.weights()?)?;
-    let mut listener =
-        AnswerPrinter { prints: arguments.streams(), is_interrupted: || cancelled.load(Ordering::Relaxed) };
+    let mut listener = AnswerPrinter { prints: batch.prints, is_interrupted: || cancelled.load(Ordering::Relaxed) };
     let (mut answered, mut speed) = (Vec::new(), Speed::default());
     for (batch, prompts) in batches.zip(&prompts) {
         let Answers { answers, speed: of_batch } = generator.answers(prompts, options, &mut listener)?;
@@ -106,7 +120,13 @@ fn prompts(tokenizer: &SharedTokenizer, examples: &[Example]) -> Result<Vec<Vec<
     examples.iter().map(|example| Ok(tokenizer.encode_prompt(example)?)).collect()
 }
 
-fn rows(job: &Job, name: &str, limit: Option<usize>, cancelled: &AtomicBool) -> Result<Vec<Example>, Failure> {
+/// The rows of a source, up to `limit`.
+pub(super) fn rows(
+    job: &Job,
+    name: &str,
+    limit: Option<usize>,
+    cancelled: &AtomicBool,
+) -> Result<Vec<Example>, Failure> {
     let mut source = job.data(name)?;
     if limit.is_none() && !matches!(source.length()?, Length::Rows(_)) {
         return Err(Failure::configuration(format!("the data source {name} does not say how many rows it has"))

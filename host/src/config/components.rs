@@ -18,11 +18,11 @@ pub trait Components {
     /// The ids of all components of this kind, for the full schema.
     fn ids(&self, kind: Kind) -> Vec<String>;
 
-    /// The model component for the model in directory `path`, or else of this `name`, by its `config.json`.
+    /// The model component for the model in directory `path`, or else of this `name` and revision, by its `config.json`.
     ///
     /// # Errors
     /// The model cannot be read, or no component knows its type.
-    fn model_for(&self, path: Option<&str>, name: Option<&str>) -> Result<String, Failure>;
+    fn model_for(&self, path: Option<&str>, name: Option<(&str, Option<&str>)>) -> Result<String, Failure>;
 }
 
 /// A section that chooses a component by `use`.

@@ -2,7 +2,7 @@
 
 use super::layer::Layer;
 use super::overrides::{self, Flag};
-use super::{files, flat, launcher};
+use super::{files, flat, launcher, of_checkpoint};
 use crate::exit::Failure;
 use crate::launchers::{Started, Variables};
 use crate::nearest::nearest;
@@ -80,7 +80,11 @@ impl Layers {
         let told =
             sources.launcher.as_ref().map(|variables| launcher::layers(variables, &layers)).transpose()?.flatten();
         let (started, told) = told.unzip();
-        let below = is_flat.then(flat::defaults).transpose()?.into_iter().chain(told.into_iter().flatten());
+        let of_checkpoint = of_checkpoint::layer(&layers)?;
+        let below = of_checkpoint
+            .into_iter()
+            .chain(is_flat.then(flat::defaults).transpose()?)
+            .chain(told.into_iter().flatten());
         layers.splice(0..0, below);
         Ok(Layers { layers, started })
     }

@@ -32,6 +32,8 @@ pub enum Origin {
     },
     /// An environment variable.
     Environment(String),
+    /// The job that wrote the checkpoint which is used as a model.
+    Checkpoint(PathBuf),
     /// The `config.json` of the model, which decides its component.
     Model,
     /// `--set`, with its key.
@@ -59,6 +61,7 @@ impl fmt::Display for Origin {
             }
             Origin::Launcher { name, variable } => write!(f, "{name} ({variable})"),
             Origin::Environment(name) => write!(f, "environment variable {name}"),
+            Origin::Checkpoint(path) => write!(f, "the job of {}", path.display()),
             Origin::Model => f.write_str("the model's config.json"),
             Origin::Set(key) => write!(f, "--set {key}"),
             Origin::Flag(name) => f.write_str(name),

@@ -102,7 +102,7 @@ fn choose(
         let mut id = text("use").map(str::to_owned);
         let mut place = merged.origin(&[section.name.to_owned(), "use".to_owned()]).cloned();
         if id.is_none() && (text("path").is_some() || text("name").is_some()) {
-            match components.model_for(text("path"), text("name")) {
+            match components.model_for(text("path"), text("name").map(|name| (name, text("revision")))) {
                 Ok(found) => {
                     let table = table(section.name, json!({ "use": found }));
                     defaults.push(Layer::new(Origin::Model, table, BTreeMap::new())?);

@@ -6,12 +6,10 @@ use crate::exit::Failure;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Keys on which no update depends: where files are written and how often, where ranks meet and how long they wait, when
-/// the held-out rows are evaluated, after how many evaluations without an improvement a job stops, which layers are computed
-/// again, and on how many threads. All other keys must stay the same, also those of components, because
-/// the host does not know what they do.
-const FREE: [&str; 29] = [
-    "output_dir",
+/// Keys on which no update depends: where files are written and how often, how long ranks wait, when the held-out rows are
+/// evaluated, after how many evaluations without an improvement a job stops, which layers are computed again, and on how many
+/// threads.
+const FREE: [&str; 14] = [
     "model.adapter.format",
     "trainer.eval_steps",
     "trainer.eval_at_start",
@@ -23,6 +21,16 @@ const FREE: [&str; 29] = [
     "metrics",
     "observers",
     "plugins",
+    "comm.shard_optimizer",
+    "comm.overlap",
+    "comm.bucket_mb",
+];
+
+/// The same, of which nothing is said: where a run writes, and where its ranks meet.
+const PLACES_OF_A_RUN: [&str; 17] = [
+    "output_dir",
+    "checkpoint.resume",
+    "plugins.dirs",
     "comm.rank",
     "comm.address",
     "comm.port",
@@ -30,9 +38,6 @@ const FREE: [&str; 29] = [
     "comm.timeout_s",
     "comm.insecure",
     "comm.token_file",
-    "comm.shard_optimizer",
-    "comm.overlap",
-    "comm.bucket_mb",
     "comm.tls",
     "comm.bind",
     "comm.interface",
@@ -41,6 +46,44 @@ const FREE: [&str; 29] = [
     "comm.status_port",
     "comm.status_address",
 ];
+
+/// Keys that say what later updates do, and of which no state of earlier ones is made: the host gives the rate and the decay of
+/// each update to the optimizer, clips its gradient, and knows which update is the last. They may change between two runs of a
+/// job, and the checkpoint records when they did.
+const OF_LATER_UPDATES: [&str; 8] = [
+    "optimizer.learning_rate",
+    "optimizer.weight_decay",
+    "optimizer.no_decay",
+    "optimizer.groups",
+    "scheduler",
+    "trainer.num_epochs",
+    "trainer.max_steps",
+    "trainer.max_grad_norm",
+];
+
+/// Why all other keys must stay the same, by how they begin; the first that fits.
+const WHY_FIXED: [(&str, &str); 17] = [
+    ("seed", "the order of rows and all random numbers come from it"),
+    ("model", "what was trained belongs to the model that the run began with"),
+    ("tokenizer", "the same rows would have other tokens than in earlier updates"),
+    ("data", "a run goes on at a place in its rows, and those would be others or in another order"),
+    ("trainer.batch_size", PLACE_IN_ROWS),
+    ("trainer.gradient_accumulation_steps", PLACE_IN_ROWS),
+    ("trainer.max_seq_len", OTHER_ROWS),
+    ("trainer.long_rows", OTHER_ROWS),
+    ("trainer.packing", OTHER_ROWS),
+    ("trainer.bucketing", OTHER_ROWS),
+    ("trainer.use", "it would be another objective"),
+    ("trainer", "it is a key of the trainer, and the host does not know what depends on it"),
+    ("optimizer.use", "the states in the checkpoint are those of the other optimizer"),
+    ("optimizer", "it is a key of the optimizer, and the host does not know which of its states depend on it"),
+    ("compute", "numbers would be rounded in another way than in earlier updates"),
+    ("comm.world_size", PLACE_IN_ROWS),
+    ("comm", "gradients would be added or rounded in another way than in earlier updates"),
+];
+
+const PLACE_IN_ROWS: &str = "a run goes on at a place in its rows that is counted in updates of so many rows";
+const OTHER_ROWS: &str = "the rows of an update would be put together in another way than in earlier ones";
 
 /// How many ranks share the work of an update, and over what: all but the type of gradients may change where sums keep their
 /// bits.
@@ -84,11 +127,20 @@ impl Difference {
         let text = |value: &Option<Value>| value.as_ref().map_or("unset".to_owned(), Value::to_string);
         [text(&self.before), text(&self.now)]
     }
+
+    /// Whether later updates depend on it.
+    pub fn changes_updates(&self) -> bool {
+        !changes_nothing(&self.key)
+    }
 }
 
-/// Whether `key` may change between the runs of one job without changing an update.
-pub fn may_change(key: &str) -> bool {
-    is_in(key, &FREE)
+/// Whether no update depends on `key`.
+fn changes_nothing(key: &str) -> bool {
+    is_in(key, &FREE) || is_in(key, &PLACES_OF_A_RUN)
+}
+
+fn why_fixed(key: &str) -> Option<&'static str> {
+    WHY_FIXED.iter().find(|(prefix, _)| is_in(key, &[prefix])).map(|&(_, why)| why)
 }
 
 fn is_in(key: &str, keys: &[&str]) -> bool {
@@ -103,7 +155,7 @@ impl Resolved {
 
     /// The values that all ranks of one job share, by their full keys.
     pub fn fixed_keys(&self) -> BTreeMap<String, Value> {
-        let is_fixed = |key: &str| TOGETHER.contains(&key) || !may_change(key) && !PLACES.contains(&key);
+        let is_fixed = |key: &str| TOGETHER.contains(&key) || !changes_nothing(key) && !PLACES.contains(&key);
         leaves(&self.canonical()).into_iter().filter(|(key, _)| is_fixed(key)).collect()
     }
 
@@ -123,42 +175,49 @@ impl Resolved {
     }
 
     /// Checks that this configuration continues the job of a checkpoint, given its [`Resolved::canonical`] and its
-    /// [`Resolved::keys_at_default`]. `by_the_tree` says of the comm plugins of both whether they add by the pairwise tree, the
-    /// earlier one first.
+    /// [`Resolved::keys_at_default`], and returns what has changed and may. `by_the_tree` says of the comm plugins of both
+    /// whether they add by the pairwise tree, the earlier one first.
     ///
     /// # Errors
-    /// Names every key that has changed and may not.
+    /// Names every key that has changed and may not, with both values and the reason.
     pub fn require_same_job(
         &self,
         before: &Value,
         before_at_default: &[String],
         by_the_tree: [bool; 2],
-    ) -> Result<(), Failure> {
+    ) -> Result<Vec<Difference>, Failure> {
         let sums = Sums::of(&self.canonical(), by_the_tree[1]);
         let other_sums = sums.differ_from(&Sums::of(before, by_the_tree[0]));
         let mut differences = differing(&leaves(before), &leaves(&self.canonical()));
         let now_at_default = self.keys_at_default();
+        // Two versions may know different keys. A key that was never set has not changed.
         differences.retain(|Difference { key, before, now }| {
-            // Two versions may know different keys. A key that was never set has not changed.
             let unknown_before = before.is_none() && now_at_default.contains(key);
             let unknown_now = now.is_none() && before_at_default.contains(key);
-            let same_sums = is_in(key, &SHARING) && key != "comm.gradient_dtype" && other_sums.is_none();
-            let may_change = may_change(key) || same_sums || FINGERPRINTED.contains(&key.as_str());
-            !may_change && !unknown_before && !unknown_now
+            !unknown_before && !unknown_now
         });
-        let Some(first) = differences.first() else {
-            return Ok(());
+        let may_change = |difference: &Difference| {
+            let key = difference.key.as_str();
+            let same_sums = is_in(key, &SHARING) && key != "comm.gradient_dtype" && other_sums.is_none();
+            changes_nothing(key) || is_in(key, &OF_LATER_UPDATES) || same_sums || FINGERPRINTED.contains(&key)
         };
-        let mut failure = Failure::configuration(match differences.len() {
+        let (mut changed, refused): (Vec<_>, Vec<_>) = differences.into_iter().partition(may_change);
+        let Some(first) = refused.first() else {
+            changed.retain(|difference| !is_in(&difference.key, &PLACES_OF_A_RUN));
+            return Ok(changed);
+        };
+        let mut failure = Failure::configuration(match refused.len() {
             1 => format!("`{}` has changed since the checkpoint was written", first.key),
             n => format!("`{}` and {} more keys have changed since the checkpoint was written", first.key, n - 1),
         });
-        for difference in &differences {
+        for difference in &refused {
             let (key, [before, now]) = (&difference.key, difference.values());
-            failure = failure.because(format!("{key} was {before} and is {now}"));
+            // Of what ranks share there is a better reason.
+            let why = why_fixed(key).filter(|_| other_sums.is_none() || !is_in(key, &SHARING));
+            let why = why.map_or(String::new(), |why| format!(": {why}"));
+            failure = failure.because(format!("{key} was {before} and is {now}{why}"));
         }
-        if let Some(why) = other_sums.filter(|_| differences.iter().any(|difference| is_in(&difference.key, &SHARING)))
-        {
+        if let Some(why) = other_sums.filter(|_| refused.iter().any(|difference| is_in(&difference.key, &SHARING))) {
             failure = failure.because(why);
         }
         Err(failure.help("set it back; or begin again with `--set checkpoint.resume=never` and another `output_dir`"))
@@ -193,4 +252,22 @@ fn leaves(value: &Value) -> BTreeMap<String, Value> {
     let mut all = BTreeMap::new();
     collect("", value, &mut all);
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_must_stay_the_same_has_a_reason() {
+        let settings = serde_json::to_value(crate::config::Settings::default()).unwrap();
+        let sections: Vec<_> = settings.as_object().unwrap().keys().cloned().collect();
+        assert!(sections.len() > 10);
+        for key in leaves(&settings).into_keys().chain(sections) {
+            let may_change = changes_nothing(&key) || is_in(&key, &OF_LATER_UPDATES);
+            assert!(may_change || why_fixed(&key).is_some(), "{key}");
+        }
+        assert_ne!(why_fixed("optimizer.use"), why_fixed("optimizer.beta1"));
+        assert_ne!(why_fixed("trainer.batch_size"), why_fixed("trainer.join_turns"));
+    }
 }

@@ -80,7 +80,7 @@ impl Components for Installed {
         ids.iter().map(|id| (*id).to_owned()).collect()
     }
 
-    fn model_for(&self, path: Option<&str>, _name: Option<&str>) -> Result<String, Failure> {
+    fn model_for(&self, path: Option<&str>, _name: Option<(&str, Option<&str>)>) -> Result<String, Failure> {
         match path {
             Some("nowhere") => Err(Failure::new(Status::Input, "there is no model in `nowhere`")),
             _ => Ok("llama".into()),

@@ -41,6 +41,7 @@ fn export<'a>(source: &'a Directory, parameters: &'a [Array<'a>]) -> Export<'a> 
         types: Box::leak(Box::default()),
         packing: None,
         adapter: None,
+        card: None,
     }
 }
 

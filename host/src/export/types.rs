@@ -35,9 +35,18 @@ impl Types {
             (ExportDtype::Float32, _) => Self::all(Dtype::F32),
             (ExportDtype::Bfloat16, _) => Self::all(Dtype::BF16),
             (ExportDtype::Float16, _) => Self::all(Dtype::F16),
+            (ExportDtype::Auto, _) if source.drawn().is_some() => Self::all(source.dtype().unwrap_or(Dtype::F32)),
             (ExportDtype::Auto, Init::Random) => Self::all(source.dtype().unwrap_or(Dtype::F32)),
-            (ExportDtype::Auto, Init::Pretrained) => Self::of_files(Parameters::stored_types(specs, source)?),
+            (ExportDtype::Auto, Init::Pretrained) => Self::of_source(specs, source)?,
         })
+    }
+
+    /// Each tensor in the type that files have it in.
+    ///
+    /// # Errors
+    /// The model's files cannot be read.
+    pub fn of_source(specs: &[ParameterSpec], source: &Directory) -> Result<Self, Failure> {
+        Ok(Self::of_files(Parameters::stored_types(specs, source)?))
     }
 
     /// Each tensor in its own type, of tensors with so many elements.

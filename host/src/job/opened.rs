@@ -6,10 +6,10 @@ use mdt_plugin_api::register::TrainerComponent;
 use mdt_plugin_api::{Compute, ParameterSpec, SharedTokenizer};
 
 use super::Job;
-use crate::checkpoint::Checkpoint;
-use crate::config::{Init, Quantize};
-use crate::exit::Failure;
-use crate::model::{self, Adapter, DescribedModel, Directory, Holding, Packing, Parameters, Start};
+use crate::checkpoint::{Checkpoint, State};
+use crate::config::{self, Init, Quantize, Settings};
+use crate::exit::{Failure, Status};
+use crate::model::{self, Adapter, DescribedModel, Directory, Holding, Packing, Parameters, Precision, Start};
 use crate::random::Stream;
 use crate::tokenizer_files::TokenizerFiles;
 
@@ -28,6 +28,8 @@ pub struct OpenedModel {
     pub tokenizer: SharedTokenizer,
     /// What makes a loss of it.
     pub trainer: TrainerComponent,
+    /// The parameters of the model, as the model plugin describes them.
+    of_model: Vec<ParameterSpec>,
     /// The trainer's own parameters.
     own: Vec<ParameterSpec>,
     init: Init,
@@ -35,6 +37,8 @@ pub struct OpenedModel {
     holding: Holding,
     /// Whether nothing is trained.
     is_used_only: bool,
+    /// Whether a frozen reference is the model before a checkpoint was trained.
+    compares_with_the_beginning: bool,
     seed: u64,
 }
 
@@ -48,12 +52,18 @@ impl Job {
         let model = self.model(&directory)?;
         let settings = &self.resolved.settings;
         let (freeze, train) = (&settings.model.freeze, settings.model.train.as_deref());
-        let adapter = match &settings.model.adapter {
-            Some(_) if !freeze.is_empty() || train.is_some() => return Err(freezes_beside_an_adapter()),
-            Some(adapter) => Some(Adapter::new(adapter, model.spec())?),
-            None => None,
+        let opened_by =
+            directory.adapter().map(|path| config::Adapter { path: Some(path.into()), ..Default::default() });
+        let adapter = match (&settings.model.adapter, &opened_by) {
+            (Some(_), Some(_)) => return Err(two_adapters(&directory)),
+            (Some(_), _) | (_, Some(_)) if !freeze.is_empty() || train.is_some() => {
+                return Err(freezes_beside_an_adapter());
+            }
+            (Some(adapter), None) | (None, Some(adapter)) => Some(Adapter::new(adapter, model.spec())?),
+            (None, None) => None,
         };
         let specs = model.spec().parameters.clone();
+        let of_model = specs.clone();
         let model = model.with_parameters(match &adapter {
             Some(adapter) => adapter.beside(&specs),
             None => model::freeze(specs, freeze, train)?,
@@ -76,10 +86,12 @@ impl Job {
             adapter,
             tokenizer,
             trainer,
+            of_model,
             own,
             init,
             holding,
             is_used_only: false,
+            compares_with_the_beginning: false,
             seed,
         })
     }
@@ -101,6 +113,12 @@ impl OpenedModel {
     #[must_use]
     pub fn to_be_used_only(self) -> Self {
         Self { is_used_only: true, ..self }
+    }
+
+    /// The same for looking at a checkpoint as the job that wrote it does: a frozen reference is what that began with.
+    #[must_use]
+    pub fn as_in_training(self) -> Self {
+        Self { compares_with_the_beginning: true, ..self }
     }
 
     /// The same with weights whose numbers are not rounded to the type that they are computed in.
@@ -179,12 +197,7 @@ impl OpenedModel {
 
     /// All weights that the job begins with: those of the model and of its adapter, and the trainer's own, drawn from its seed.
     pub fn weights(&self) -> Result<Parameters, Failure> {
-        let own = Parameters::random(
-            &self.compute,
-            self.own.clone(),
-            Stream::new(self.seed, "trainer", 0).bits(),
-            Holding::PLAIN,
-        )?;
+        let own = self.own_weights()?;
         let (specs, holding) = self.held();
         let mut weights = self.weights_held(specs, holding)?;
         if let Some(adapter) = &self.adapter {
@@ -192,7 +205,72 @@ impl OpenedModel {
             let of_adapter = adapter.start(&self.compute, &weights, self.seed)?;
             weights = weights.with_own(of_adapter).adapted(adapter.rule);
         }
+        self.check_base(&weights)?;
         Ok(weights.with_own(own))
+    }
+
+    /// The checkpoint that weights are read from, if one is used.
+    pub fn checkpoint(&self) -> Option<&Checkpoint> {
+        let of_adapter = self.adapter.as_ref().and_then(|adapter| adapter.directory.as_ref()?.checkpoint());
+        of_adapter.or_else(|| self.directory.checkpoints().first().map(|checkpoint| &**checkpoint))
+    }
+
+    /// The trainer's own parameters: those of a checkpoint that has them, or drawn.
+    fn own_weights(&self) -> Result<Parameters, Failure> {
+        let seed = Stream::new(self.seed, "trainer", 0).bits();
+        if let Some(checkpoint) = self.checkpoint().filter(|_| !self.own.is_empty()) {
+            let tensors = checkpoint.parameters()?;
+            let arrays: Option<Vec<_>> = self.own.iter().map(|spec| tensors.array(&spec.name, &spec.shape)).collect();
+            if let Some(arrays) = arrays {
+                return Parameters::resumed(
+                    &self.compute,
+                    self.own.clone(),
+                    &arrays,
+                    Start::Seed(seed),
+                    Holding::PLAIN,
+                );
+            }
+        }
+        Parameters::random(&self.compute, self.own.clone(), seed, Holding::PLAIN)
+    }
+
+    /// Checks the parameters of the checkpoint that is used, and that those which it was trained beside are the same as then.
+    /// `weights` are those that are used now.
+    fn check_base(&self, weights: &Parameters) -> Result<(), Failure> {
+        let Some(checkpoint) = self.checkpoint() else { return Ok(()) };
+        checkpoint.check_parameters()?;
+        let State { frozen, config, adapter, .. } = &checkpoint.state;
+        if frozen.is_empty() {
+            return Ok(());
+        }
+        let then: Settings = serde_json::from_value(config.clone()).map_err(|error| {
+            Failure::new(Status::Storage, "the checkpoint's configuration cannot be read").because(error)
+        })?;
+        let quantize = then.model.quantize.map(Quantize::packing).transpose()?;
+        let holding = Holding {
+            quantize: quantize.filter(|_| !self.directory.is_quantised()),
+            dtype: Precision::of(&then)?.dtype,
+            rounds: !adapter.is_null(),
+        };
+        let now = match &self.adapter {
+            Some(_) if !adapter.is_null() && holding == self.holding => weights.frozen_checksum()?,
+            Some(now) if !adapter.is_null() => {
+                let specs = now.beside(&self.of_model);
+                Parameters::read(&self.compute, specs, &self.directory, holding)?.frozen_checksum()?
+            }
+            _ => {
+                let specs = model::freeze(self.of_model.clone(), &then.model.freeze, then.model.train.as_deref())?;
+                Parameters::read(&self.compute, specs, &self.directory.before_training(), holding)?.frozen_checksum()?
+            }
+        };
+        if now == *frozen {
+            return Ok(());
+        }
+        Err(Failure::new(Status::Input, "the checkpoint was trained beside other weights than the model has")
+            .at(checkpoint.path.display())
+            .at(self.directory.path().display())
+            .because(format!("their checksum was {frozen} and is {now}"))
+            .help("bring the model back that the job began with, or name it"))
     }
 
     /// All weights that the job begins with, without memory; none where the device cannot plan.
@@ -245,13 +323,25 @@ impl OpenedModel {
             Some(_) => (self.model.spec().parameters.clone(), self.holding),
             None => self.held_for_use(),
         };
-        self.weights_held(specs, holding)
+        match self.compares_with_the_beginning {
+            true => self.weights_in(&self.directory.before_training(), specs, holding),
+            false => self.weights_held(specs, holding),
+        }
     }
 
     fn weights_held(&self, specs: Vec<ParameterSpec>, holding: Holding) -> Result<Parameters, Failure> {
+        self.weights_in(&self.directory, specs, holding)
+    }
+
+    fn weights_in(
+        &self,
+        directory: &Directory,
+        specs: Vec<ParameterSpec>,
+        holding: Holding,
+    ) -> Result<Parameters, Failure> {
         match self.init {
             Init::Random => Parameters::random(&self.compute, specs, self.seed, holding),
-            Init::Pretrained => Parameters::read(&self.compute, specs, &self.directory, holding),
+            Init::Pretrained => Parameters::read(&self.compute, specs, directory, holding),
         }
     }
 
@@ -276,6 +366,12 @@ impl OpenedModel {
         }
         Ok(weights.with_own(trained(self.own.clone(), own)?))
     }
+}
+
+fn two_adapters(directory: &Directory) -> Failure {
+    Failure::configuration("the model is one with an adapter, and `model.adapter` is set beside it")
+        .at(directory.named().display())
+        .help("leave `model.adapter` out to go on with the adapter; or merge it first (`mdt-host fuse`), and name the result")
 }
 
 fn freezes_beside_an_adapter() -> Failure {

@@ -21,6 +21,10 @@ pub(super) struct Files {
     files: Vec<MappedTensors>,
     /// Which file has the tensor of a name.
     index: HashMap<String, usize>,
+    /// Which checkpoint has a parameter whole, among the files: it takes the place of what the model's own have.
+    trained: HashMap<String, usize>,
+    /// Whether parameters that no checkpoint has are drawn, and no file of the model's own is read.
+    draws_others: bool,
     /// The quantisation that `config.json` names.
     quantization: Option<Quantization>,
 }
@@ -51,10 +55,26 @@ pub fn file_bytes(directory: &Directory) -> u64 {
 impl Files {
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     pub(super) fn open(directory: &Directory) -> Result<Self, Failure> {
+        let mut files = Self::of_model(directory)?;
+        for checkpoint in directory.checkpoints() {
+            let tensors = open(&checkpoint.path.join(crate::checkpoint::MODEL))?;
+            for name in tensors.metadata().tensors().into_keys() {
+                files.trained.entry(name).or_insert(files.files.len());
+            }
+            files.files.push(tensors);
+        }
+        Ok(files)
+    }
+
+    /// The model's own.
+    fn of_model(directory: &Directory) -> Result<Self, Failure> {
+        let draws_others = directory.drawn().is_some();
         let (directory, config) = (directory.path(), directory.config());
         let single = directory.join("model.safetensors");
         let index_path = directory.join("model.safetensors.index.json");
-        let names = if single.is_file() {
+        let names = if draws_others {
+            Vec::new()
+        } else if single.is_file() {
             vec![single]
         } else if index_path.is_file() {
             shards(directory, &index_path)?
@@ -73,7 +93,7 @@ impl Files {
                 index.insert(name, number);
             }
         }
-        Ok(Self { files, index, quantization: Quantization::of(config) })
+        Ok(Self { files, index, trained: HashMap::new(), draws_others, quantization: Quantization::of(config) })
     }
 
     /// Checks that no parameter which is to be trained is quantised.
@@ -101,6 +121,9 @@ impl Files {
     /// # Errors
     /// It is missing, of another shape, or of a type that weights do not have.
     fn read(&self, spec: &ParameterSpec) -> Result<Stored<'_>, Failure> {
+        if let Some(trained) = self.trained(spec) {
+            return Ok(Stored { tensors: vec![self.read_trained(trained, &spec.shape)?], packing: None });
+        }
         let names = [&spec.name].into_iter().chain(&spec.aliases);
         let whole = names.into_iter().find(|name| self.index.contains_key(*name));
         match whole {
@@ -110,6 +133,30 @@ impl Files {
             }
             _ => self.read_parts(spec, std::slice::from_ref(whole.unwrap_or(&spec.name)), &spec.shape),
         }
+    }
+
+    /// The name that a checkpoint has for a parameter.
+    fn trained<'a>(&self, spec: &'a ParameterSpec) -> Option<&'a str> {
+        [&spec.name].into_iter().chain(&spec.aliases).map(String::as_str).find(|name| self.trained.contains_key(*name))
+    }
+
+    /// Whether nothing has a parameter, and it is drawn.
+    pub(super) fn is_drawn(&self, spec: &ParameterSpec, specs: &[ParameterSpec]) -> bool {
+        self.draws_others && self.trained(&with_ties(spec, specs)).is_none()
+    }
+
+    /// The tensor of a checkpoint.
+    fn read_trained(&self, name: &str, expected: &[usize]) -> Result<Named<'_>, Failure> {
+        let missing = || Failure::new(Status::Input, format!("the checkpoint has no `{name}`"));
+        let (name, &number) = self.trained.get_key_value(name).ok_or_else(missing)?;
+        let file = &self.files[number];
+        let info = file.metadata().info(name).ok_or_else(missing)?;
+        if info.shape != expected {
+            let message = format!("`{name}` has shape {:?}, the model needs {expected:?}", info.shape);
+            let failure = Failure::new(Status::Input, message).at(file.path().display());
+            return Err(failure.help("the checkpoint does not belong to this model: was its directory changed since?"));
+        }
+        Ok((name, HostArrayRef { dtype: Dtype::F32, shape: &info.shape, bytes: file.bytes_of(info) }))
     }
 
     /// The tensors of these names, each of this shape where it is not quantised.
@@ -181,13 +228,14 @@ impl Files {
         Ok(tensors)
     }
 
-    /// Every parameter that is not another one, in their order.
+    /// Every parameter that is not another one, in their order; none for those that are drawn.
     ///
     /// # Errors
     /// As [`Files::read`]; or a tied parameter has other numbers in the files than the one that it is.
-    pub(super) fn read_all(&self, specs: &[ParameterSpec]) -> Result<Vec<Stored<'_>>, Failure> {
+    pub(super) fn read_all(&self, specs: &[ParameterSpec]) -> Result<Vec<Option<Stored<'_>>>, Failure> {
         specs.iter().filter(|spec| spec.tied_to.is_some()).try_for_each(|spec| self.check_tie(spec, specs))?;
-        specs.iter().filter(|spec| spec.tied_to.is_none()).map(|spec| self.read_one(spec, specs)).collect()
+        let read = |spec| if self.is_drawn(spec, specs) { Ok(None) } else { self.read_one(spec, specs).map(Some) };
+        specs.iter().filter(|spec| spec.tied_to.is_none()).map(read).collect()
     }
 
     /// One of these parameters that is not another one.
@@ -198,6 +246,12 @@ impl Files {
     /// Checks that no numbers of a tied parameter would be dropped. A copy of the other one is ignored, because many tools
     /// write one.
     fn check_tie(&self, spec: &ParameterSpec, specs: &[ParameterSpec]) -> Result<(), Failure> {
+        // What files have under the other name is older than a checkpoint.
+        if self.draws_others
+            || self.trained(spec).or(spec.tied_to.as_deref().filter(|name| self.trained.contains_key(*name))).is_some()
+        {
+            return Ok(());
+        }
         // One of another shape cannot be this model's.
         let Ok(own) = self.read(spec) else { return Ok(()) };
         let Some(other) = specs.iter().find(|other| spec.tied_to.as_ref() == Some(&other.name)) else { return Ok(()) };
@@ -236,8 +290,9 @@ impl Files {
         }
         let how = self.quantization.as_ref().map_or(String::new(), |how| format!(" ({how})"));
         let message = format!("the model is quantised{how} as this version cannot read it");
-        let file = part.as_ref().map_or(&self.files[0], |part| &self.files[self.index[part]]);
-        let failure = Failure::new(Status::Input, message).at(file.path().display());
+        let file = part.as_ref().map_or(self.files.first(), |part| self.files.get(self.index[part]));
+        let failure = Failure::new(Status::Input, message);
+        let failure = file.into_iter().fold(failure, |failure, file| failure.at(file.path().display()));
         let failure = match part {
             Some(part) => failure.because(format!("the weights have a tensor `{part}`")),
             None => failure.because(format!("config.json says so, and `{}` is not as the model needs it", spec.name)),

@@ -17,6 +17,7 @@ use super::packing::Packing;
 use super::precision::Precision;
 use super::quantised::QuantisedWeight;
 use super::{Directory, OWN, random};
+use crate::checksum;
 use crate::exit::{Failure, Status};
 use crate::memory::{Memory, gibibytes, memory};
 use crate::progress;
@@ -87,9 +88,11 @@ impl Parameters {
         if let Some(note) = files.unused(&specs) {
             progress::note(&note);
         }
-        Self::build(specs, |_, spec| {
-            let stored = stored.next().ok_or_else(|| Error::other("an array is missing"))?;
-            loaded(compute, &files, spec, &stored, holding)
+        Self::build(specs, |place, spec| {
+            match (stored.next().ok_or_else(|| Error::other("an array is missing"))?, directory.drawn()) {
+                (Some(stored), _) => loaded(compute, &files, spec, &stored, holding),
+                (None, seed) => drawn(compute, spec, &random::initial(spec, seed.unwrap_or_default(), place)?, holding),
+            }
         })
     }
 
@@ -135,7 +138,8 @@ impl Parameters {
         specs: &[ParameterSpec],
         directory: &Directory,
     ) -> Result<Vec<(String, Dtype, usize)>, Failure> {
-        let files = Files::open(directory)?;
+        // Checkpoints are float32 whatever the model is.
+        let files = Files::open(&directory.without_checkpoints())?;
         let mut types = Vec::new();
         for spec in specs.iter().filter(|spec| spec.tied_to.is_none()) {
             let stored = files.read_one(spec, specs)?;
@@ -201,8 +205,14 @@ impl Parameters {
                 let &array = arrays.next().ok_or_else(|| Error::other("an array is missing"))?;
                 Ok(Loaded::Whole(Tensor::from_handle(compute, compute.from_host(array)?)))
             }
-            (false, Some(files), _) => loaded(compute, files, spec, &files.read_one(spec, &all)?, holding),
-            (false, None, Start::Seed(seed)) => drawn(compute, spec, &random::initial(spec, *seed, place)?, holding),
+            (false, Some(files), _) if !files.is_drawn(spec, &all) => {
+                loaded(compute, files, spec, &files.read_one(spec, &all)?, holding)
+            }
+            (false, Some(_), Start::Files(directory)) => {
+                let seed = directory.drawn().unwrap_or_default();
+                drawn(compute, spec, &random::initial(spec, seed, place)?, holding)
+            }
+            (false, _, Start::Seed(seed)) => drawn(compute, spec, &random::initial(spec, *seed, place)?, holding),
             (false, None, Start::Files(_)) => Err(Error::other("the files are not open").into()),
         })
     }
@@ -228,6 +238,20 @@ impl Parameters {
         }
         let weights = self.bind();
         Self::build(specs.to_vec(), |_, spec| Ok(Loaded::shared(weights.require(&spec.name)?)?)).map(Some)
+    }
+
+    /// The same of which none is quantised.
+    pub fn made_whole(self, specs: &[ParameterSpec]) -> Result<Self, Failure> {
+        if self.quantised.is_empty() {
+            return Ok(self);
+        }
+        let weights = self.bind();
+        let specs = specs.iter().cloned().map(ParameterSpec::frozen).collect();
+        Self::build(specs, |_, spec| {
+            let whole = weights.require(&spec.name)?.whole()?;
+            whole.eval()?;
+            Ok(Loaded::Whole(whole))
+        })
     }
 
     /// The same, whose layers use their adapters by this rule.
@@ -321,6 +345,15 @@ impl Parameters {
     /// The elements of the same in the type that they are held in.
     pub fn with_frozen_bytes<T>(&self, body: impl FnOnce(&[&[u8]]) -> Result<T, Failure>) -> Result<T, Failure> {
         staging::with_bytes(&self.frozen, body)
+    }
+
+    /// A checksum of the same and of those that are quantised.
+    pub fn frozen_checksum(&self) -> Result<String, Failure> {
+        self.with_frozen_bytes(|frozen| {
+            self.with_quantised_arrays(|quantised| {
+                Ok(checksum::of_arrays(frozen.iter().copied().chain(quantised.iter().map(|array| array.bytes))))
+            })
+        })
     }
 
     /// The words, scales and biases of quantised parameters, under the names that files have for them, as arrays in host memory.

@@ -32,7 +32,7 @@ impl Parameters {
             None => Vec::new().into_iter(),
         };
         Self::build(specs, |_, spec| {
-            let stored = stored.next();
+            let stored = stored.next().flatten();
             let packed = stored.as_ref().and_then(|stored| stored.packing);
             let of_files = stored.as_ref().and_then(|stored| stored.tensors.last()).map(|(_, array)| array.dtype);
             let of_scales = of_files.unwrap_or(Dtype::F32);

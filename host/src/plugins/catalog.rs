@@ -288,7 +288,7 @@ impl Components for Catalog {
         ids
     }
 
-    fn model_for(&self, path: Option<&str>, name: Option<&str>) -> Result<String, Failure> {
+    fn model_for(&self, path: Option<&str>, name: Option<(&str, Option<&str>)>) -> Result<String, Failure> {
         crate::model::model_type(path, name)
     }
 }

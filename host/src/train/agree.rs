@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::builds::{Build, Builds, Sameness};
 use crate::checkpoint::State;
@@ -210,7 +209,7 @@ pub(super) fn require_same_bytes<'a>(
     if peers.world_size() == 1 {
         return Ok(());
     }
-    let digest = digest(arrays);
+    let digest = checksum::of_arrays(arrays);
     progress::debug(&format!("sha256 of {what}: {digest}"));
     let digests = peers.gather_texts(&format!("the checksum of {what}"), digest.clone())?;
     let Some(rank) = digests.iter().position(|other| *other != digests[0]) else {
@@ -223,24 +222,6 @@ pub(super) fn require_same_bytes<'a>(
     }
     Err(failure
         .help("ranks with different processors, libraries or model files cannot promise equal bits; use equal ones"))
-}
-
-/// A checksum of all elements in order.
-pub(super) fn digest<'a>(arrays: impl Iterator<Item = &'a [u8]>) -> String {
-    use rayon::prelude::*;
-    const CHUNK: usize = 1 << 20;
-    let chunks: Vec<&[u8]> = arrays.flat_map(|array| array.chunks(CHUNK)).collect();
-    let leaves: Vec<_> = chunks
-        .into_par_iter()
-        .map(|chunk| {
-            let mut digest = Sha256::new();
-            digest.update(chunk);
-            digest.finalize()
-        })
-        .collect();
-    let mut digest = Sha256::new();
-    leaves.iter().for_each(|leaf| digest.update(leaf));
-    checksum::hexadecimal(&digest.finalize())
 }
 
 #[cfg(test)]
@@ -308,16 +289,5 @@ mod tests {
         assert!(first.require_same(&other(), 1).is_ok());
         let note = note_builds(&[first, other()]).unwrap();
         assert!(note.ends_with("and of optimizer/lion (equivalent, as `plugins.equivalent` says)"), "{note}");
-    }
-
-    #[test]
-    fn the_digest_sees_every_bit_and_not_where_arrays_end_up_in_memory() {
-        let values: Vec<f32> = (0..600_000).map(|n| n as f32).collect();
-        let digest = |values: &[f32]| digest(std::iter::once(bytemuck::cast_slice(values)));
-        let whole = digest(&values);
-        assert_eq!(whole, digest(&values.clone()));
-        let mut other = values;
-        other[599_999] = -other[599_999];
-        assert_ne!(whole, digest(&other));
     }
 }

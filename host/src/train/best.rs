@@ -34,16 +34,18 @@ impl Evaluations {
     }
 
     /// Continues with the held-out rows with this fingerprint. False if they differ from those of the evaluations so far,
-    /// because the losses could not be compared. Held-out rows may be added or removed altogether.
+    /// whose losses cannot be compared: then there are none so far, and the next one is due. Held-out rows may be added or
+    /// removed altogether.
     pub(super) fn continue_on(&mut self, data: Option<String>) -> bool {
         match (&self.data, data) {
-            (Some(before), Some(now)) => *before == now,
-            (_, None) => true,
-            (None, now) => {
-                self.data = now;
-                true
+            (Some(before), Some(now)) if *before != now => {
+                *self = Self { interrupted: true, ..Self::none_of(Some(now)) };
+                return false;
             }
+            (None, now) => self.data = now,
+            _ => {}
         }
+        true
     }
 
     /// Adds the next evaluation.

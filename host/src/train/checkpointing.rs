@@ -40,7 +40,9 @@ impl Run<'_> {
             processor: self.processor.clone(),
             frozen: self.frozen.clone(),
             by_the_tree: self.by_the_tree,
+            model: self.model.place(),
             adapter: json!(self.learner.objective.adapter.as_ref().map(Adapter::use_of)),
+            history: self.history.clone(),
             metrics_bytes: self.output.metrics.as_ref().map_or(0, Metrics::bytes),
             progress: json!({ evaluate::PROGRESS: self.evaluations, start::CURSOR: self.rows.cursor }),
         };

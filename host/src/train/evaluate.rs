@@ -19,6 +19,7 @@ use crate::exit::{Failure, Status};
 use crate::metrics;
 use crate::model::Parameters;
 use crate::peers::Peers;
+use crate::progress;
 
 /// The numbers of every batch, in their order, and the metrics of all.
 type AllBatches = (Vec<[f64; 4]>, ByName);
@@ -229,13 +230,10 @@ pub(super) fn resume(
     };
     let mut evaluations: Evaluations = serde_json::from_value(progress.clone())
         .map_err(|error| Failure::new(Status::Storage, "the checkpoint's `progress` is damaged").because(error))?;
-    if !evaluations.continue_on(data) {
-        return Err(Failure::configuration("the held-out data has changed since the checkpoint was written")
-            .at(settings.data.eval.join(", "))
-            .because("its evaluations cannot be compared with those that follow")
-            .help(
-                "bring the data back; or begin again with `--set checkpoint.resume=never` and another `output_dir`",
-            ));
+    if !evaluations.continue_on(data) && settings.comm.rank == 0 {
+        progress::note(
+            "changed  the held-out rows are others: they are evaluated now, and earlier evaluations do not count",
+        );
     }
     evaluations.keep_best(settings.checkpoint.keeps_best());
     Ok(evaluations)

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mdt_plugin_api::{Bootstrap, HostServices};
@@ -13,7 +12,6 @@ use super::estimate::{self, Work};
 use super::evaluate::{Evaluation, HeldOutLoss, shown};
 use super::frozen::Frozen;
 use super::gradient::Objective;
-use crate::checkpoint::Checkpoint;
 use crate::data::{self, Encoder};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
@@ -36,13 +34,13 @@ pub struct Figures {
     pub seconds: f64,
 }
 
-/// The held-out loss of the job's model, or of a checkpoint of the job, in this process; with `force` also where memory seems to be
+/// The held-out loss of the job's model in this process; with `force` also where memory seems to be
 /// too small. Compute thread.
 ///
 /// # Errors
 /// There are no held-out rows; the model, the data or the checkpoint cannot be used; the job does not fit into memory or is
 /// cancelled.
-pub fn evaluate(job: &Job, checkpoint: Option<&Path>, force: bool) -> Result<Figures, Failure> {
+pub fn evaluate(job: &Job, force: bool) -> Result<Figures, Failure> {
     let settings = &job.resolved.settings;
     if settings.data.eval.is_empty() {
         if settings.data.eval_split.is_none() {
@@ -52,16 +50,14 @@ pub fn evaluate(job: &Job, checkpoint: Option<&Path>, force: bool) -> Result<Fig
         job.resolved.require_job()?;
     }
     let opened = job.open_model(job.compute()?)?;
-    let opened = if checkpoint.is_some() { opened } else { opened.to_be_used_only() };
+    // A checkpoint has the loss that its job saw.
+    let opened = if opened.checkpoint().is_some() { opened.as_in_training() } else { opened.to_be_used_only() };
     let encoder = Encoder::new(job, &opened.trainer, opened.model.spec().vocabulary_size);
     let held_out = data::held_out(job, &encoder, &opened.tokenizer_files()?.checksum()?)?;
     progress::note(&format!("held out {}", held_out.summary()));
     estimate::admit(job, &opened, Work::Evaluation(&held_out), force)?;
-    let checkpoint = checkpoint.map(Checkpoint::open).transpose()?;
-    let (parameters, after) = match &checkpoint {
-        Some(checkpoint) => (opened.weights_of(checkpoint)?, checkpoint.state.update),
-        None => (opened.weights()?, 0),
-    };
+    let parameters = opened.weights()?;
+    let after = opened.checkpoint().map_or(0, |checkpoint| checkpoint.state.update);
     let frozen = Frozen::load(job, &opened, &parameters)?;
     let objective = Objective::new(job, opened, frozen);
     let backend = job.other_comm("local", &json!({}))?;

@@ -1,7 +1,5 @@
 //! What a finished run leaves behind: the final model and the picture of the loss.
 
-use std::fs;
-
 use mdt_plugin_api::{Event, HostServices, ModelSpec};
 
 use super::update::Learner;
@@ -41,13 +39,13 @@ impl Run<'_> {
         // An adapter is written without its model.
         let whole = adapter.is_none();
         let write = |trained: &[Array<'_>], frozen: &[Array<'_>], quantised: &[TypedArray<'_>]| {
-            let adapter = adapter.as_ref().map(|adapter| {
-                let place = fs::canonicalize(source.path()).unwrap_or_else(|_| source.path().to_owned());
-                adapter.written(described.spec(), &place.to_string_lossy(), &as_stored(specs, trained))
-            });
+            let adapter = adapter
+                .as_ref()
+                .map(|adapter| adapter.written(described.spec(), &source.place(), &as_stored(specs, trained)));
             let (parameters, adapter) = (as_stored(specs, &[trained, frozen].concat()), adapter.as_ref());
+            let parameters = parameters.as_slice();
             let export =
-                Export { source, tokenizer, config, parameters: &parameters, quantised, types, packing, adapter };
+                Export { source, tokenizer, config, parameters, quantised, types, packing, adapter, card: None };
             export.write(output, &cancelled).map_err(|failure| match failure.status() {
                 Status::Interrupted => failure.at(checkpoint.display()).help(help),
                 _ => failure,

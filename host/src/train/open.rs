@@ -71,7 +71,7 @@ impl<'a> Run<'a> {
         };
         let by_the_tree = backend.capabilities()?.deterministic;
         let resumed = match &store {
-            Some(store) => start::find_checkpoint(job, store, &fingerprint, by_the_tree)?,
+            Some(store) => start::find_checkpoint(job, store, &plan, &fingerprint, by_the_tree)?,
             None => None,
         };
         start::require_same_adapter(opened.adapter.as_ref(), resumed.as_ref())?;
@@ -115,6 +115,7 @@ impl<'a> Run<'a> {
         })?;
         agree::require_same_quantised(&peers, "the quantised weights", &parameters)?;
         frozen.require_same_bits(&peers)?;
+        let history = resumed.as_ref().map_or_else(Vec::new, |checkpoint| checkpoint.state.history.clone());
         let metrics = match &store {
             Some(store) => {
                 let metrics = start::open_metrics(store, &settings.output_dir, resumed.as_ref())?;
@@ -133,6 +134,7 @@ impl<'a> Run<'a> {
             builds,
             processor,
             by_the_tree,
+            history,
             peers,
             model: directory,
             tokenizer_files,

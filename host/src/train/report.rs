@@ -28,7 +28,7 @@ impl Run<'_> {
         let (trained, frozen) = (self.learner.parameters.elements(), self.learner.parameters.frozen_elements());
         progress::note(&format!(
             "model    {} ({} parameters{}, {})",
-            self.model.path().display(),
+            self.model.named().display(),
             HumanCount((trained + frozen) as u64),
             if frozen > 0 { format!(", {} of them trained", HumanCount(trained as u64)) } else { String::new() },
             match settings.model.init {

@@ -12,7 +12,7 @@ use super::prefetch::{self, UpdateEnd};
 use super::slow_rank::SlowRank;
 use super::stop::Stop;
 use super::update::Learner;
-use crate::checkpoint::Store;
+use crate::checkpoint::{Changed, Store};
 use crate::config::Settings;
 use crate::counted::counted;
 use crate::data::{self, Cursor, Dataset, Encoder, LongRows, Plan, RowLocation};
@@ -35,6 +35,8 @@ pub struct Run<'a> {
     pub(super) processor: String,
     /// Whether the comm plugin adds by the pairwise tree.
     pub(super) by_the_tree: bool,
+    /// How the configuration changed between the runs of the job, on the first rank.
+    pub(super) history: Vec<Changed>,
     pub(super) peers: Peers,
     /// The directory of the model that training begins with.
     pub(super) model: Directory,

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use super::agree::{self, Start};
+use super::agree::Start;
 use super::builds::{Build, Builds};
-use crate::checkpoint::{Checkpoint, State, Store};
-use crate::config::Resume;
-use crate::data::Cursor;
+use crate::checkpoint::{Changed, Checkpoint, State, Store};
+use crate::config::{Difference, Resume};
+use crate::data::{Cursor, Plan};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::metrics::Metrics;
@@ -14,15 +14,16 @@ use crate::model::{Adapter, Parameters};
 use crate::progress;
 use serde_json::Value;
 
-/// Finds the checkpoint that the job resumes from and checks that it belongs to the job. `by_the_tree` says whether the comm
-/// plugin adds by the pairwise tree.
+/// Finds the checkpoint that the job resumes from and checks that it belongs to the job; what has changed since is said and
+/// added to its history. `by_the_tree` says whether the comm plugin adds by the pairwise tree.
 pub(super) fn find_checkpoint(
     job: &Job,
     store: &Store,
+    plan: &Plan,
     fingerprint: &str,
     by_the_tree: bool,
 ) -> Result<Option<Checkpoint>, Failure> {
-    let found = match &job.resolved.settings.checkpoint.resume {
+    let mut found = match &job.resolved.settings.checkpoint.resume {
         Resume::Never => None,
         Resume::Auto => {
             let latest = store.latest()?;
@@ -31,24 +32,63 @@ pub(super) fn find_checkpoint(
         }
         Resume::From(path) => Some(Checkpoint::open(path)?),
     };
-    if let Some(checkpoint) = &found {
-        let state = &checkpoint.state;
-        job.resolved
+    if let Some(Checkpoint { path, state }) = &mut found {
+        let changed = job
+            .resolved
             .require_same_job(&state.config, &state.defaults, [state.by_the_tree, by_the_tree])
-            .map_err(|failure| failure.at(checkpoint.path.display()))?;
+            .and_then(|changed| require_later_end(job, plan, state).map(|()| changed))
+            .map_err(|failure| failure.at(path.display()))?;
         if state.data != fingerprint {
             return Err(Failure::new(
                 Status::Configuration,
                 "the training data has changed since the checkpoint was written",
             )
             .at(job.resolved.settings.data.train_names().join(", "))
-            .at(checkpoint.path.display())
+            .at(path.display())
             .help(
                 "bring the data back; or begin again with `--set checkpoint.resume=never` and another `output_dir`",
             ));
         }
+        record(state, changed);
     }
     Ok(found)
+}
+
+/// Says what has changed since a checkpoint was written, and adds it to the history of those that follow.
+fn record(state: &mut State, changed: Vec<Difference>) {
+    let (of_updates, free): (Vec<_>, Vec<_>) = changed.iter().partition(|difference| difference.changes_updates());
+    for difference in of_updates {
+        let (key, [before, now]) = (&difference.key, difference.values());
+        progress::note(&format!("changed  {key} is {now}, was {before} until update {}", state.update));
+    }
+    if !free.is_empty() {
+        let keys: Vec<_> = free.iter().map(|difference| difference.key.as_str()).collect();
+        progress::note(&format!("changed  {}, on which no update depends", keys.join(", ")));
+    }
+    if !changed.is_empty() {
+        let keys = changed
+            .into_iter()
+            .map(|Difference { key, before, now }| (key, [before.unwrap_or_default(), now.unwrap_or_default()]));
+        state.history.push(Changed { after: state.update, keys: keys.collect() });
+    }
+}
+
+/// Checks that the job does not end before its checkpoint.
+fn require_later_end(job: &Job, plan: &Plan, state: &State) -> Result<(), Failure> {
+    let (done, updates) = (state.update, plan.total_updates());
+    if updates >= done {
+        return Ok(());
+    }
+    let trainer = &job.resolved.settings.trainer;
+    let (key, now) = match trainer.max_steps {
+        Some(steps) => ("max_steps", steps),
+        None => ("num_epochs", trainer.num_epochs.into()),
+    };
+    let before = &state.config["trainer"][key];
+    let message = format!("`trainer.{key}` is {now}, and the checkpoint is of a later update");
+    Err(Failure::configuration(message)
+        .because(format!("trainer.{key} was {before}; the job would end after update {updates}, and {done} are done"))
+        .help("set it higher; or go on from an earlier checkpoint with `--set checkpoint.resume=DIR` and another `output_dir`"))
 }
 
 /// The checksum of the weights that are not trained; empty where all are.
@@ -59,11 +99,7 @@ pub(super) fn frozen(parameters: &Parameters, model: &Path, resumed: Option<&Che
     if parameters.frozen_handles().is_empty() {
         return Ok(String::new());
     }
-    let now = parameters.with_frozen_bytes(|frozen| {
-        parameters.with_quantised_arrays(|quantised| {
-            Ok(agree::digest(frozen.iter().copied().chain(quantised.iter().map(|array| array.bytes))))
-        })
-    })?;
+    let now = parameters.frozen_checksum()?;
     match resumed {
         Some(checkpoint) if checkpoint.state.frozen != now => {
             let message = "the weights that are not trained are others than those that the checkpoint was trained with";

@@ -9,7 +9,7 @@ use crate::exit::Failure;
 use crate::generation::{Answer, Speed};
 
 /// A prompt with its answer.
-pub(super) struct Answered {
+pub(in crate::cli) struct Answered {
     prompt: String,
     expected: Option<String>,
     answer: Answer,
@@ -37,10 +37,15 @@ fn describe(example: &Example) -> (String, Option<String>) {
     (text("prompt").or_else(|| text("text")).unwrap_or_default(), text("completion"))
 }
 
-pub(super) fn show(answered: &[Answered], speed: &Speed, arguments: &Arguments) -> Result<(), Failure> {
+/// The number of answers that have one to be compared with, and the share of these that are exactly right.
+pub(in crate::cli) fn exact_match(answered: &[Answered]) -> (usize, Option<f64>) {
     let compared: Vec<bool> = answered.iter().filter_map(Answered::is_right).collect();
     let right = compared.iter().filter(|&&right| right).count();
-    let exact_match = (!compared.is_empty()).then(|| right as f64 / compared.len() as f64);
+    (compared.len(), (!compared.is_empty()).then(|| right as f64 / compared.len() as f64))
+}
+
+pub(super) fn show(answered: &[Answered], speed: &Speed, arguments: &Arguments) -> Result<(), Failure> {
+    let (compared, exact_match) = exact_match(answered);
     if arguments.json {
         let row = |Answered { prompt, expected, answer }: &Answered| {
             json!({
@@ -52,7 +57,7 @@ pub(super) fn show(answered: &[Answered], speed: &Speed, arguments: &Arguments) 
         return print(format_args!(
             "{:#}",
             json!({
-                "rows": rows, "compared": compared.len(), "exact_match": exact_match,
+                "rows": rows, "compared": compared, "exact_match": exact_match,
                 "prompt_tokens": speed.prompt_tokens, "prompt_s": speed.prompt_time.as_secs_f64(),
                 "later_tokens": speed.answer_tokens, "later_s": speed.answer_time.as_secs_f64(),
             })
@@ -70,13 +75,16 @@ pub(super) fn show(answered: &[Answered], speed: &Speed, arguments: &Arguments) 
         let expected = expected.as_ref().map_or(String::new(), |expected| format!(" (expected {expected:?})"));
         print(format_args!("{prompt:?} → {:?}{expected}", answer.text))?;
     }
-    let rest = match answered.len() - compared.len() {
+    let rest = match answered.len() - compared {
         0 => String::new(),
         1 => "; 1 row has no answer to compare with".to_owned(),
         rest => format!("; {rest} rows have no answer to compare with"),
     };
     match exact_match {
-        Some(share) => print(format_args!("exact match: {right} of {} ({:.1} %){rest}", compared.len(), 100.0 * share)),
+        Some(share) => {
+            let right = answered.iter().filter(|answered| answered.is_right() == Some(true)).count();
+            print(format_args!("exact match: {right} of {compared} ({:.1} %){rest}", 100.0 * share))
+        }
         None => print("exact match: no row has an answer to compare with"),
     }
 }

@@ -19,9 +19,15 @@ pub struct Model {
     /// Directory of the model in Hugging Face format. Default: unset.
     #[schemars(length(min = 1))]
     pub path: Option<PathBuf>,
-    /// Name of a model on the Hugging Face Hub, used if `path` is unset. Default: unset.
+    /// Name of a model on the Hugging Face Hub, `org/name`, used if `path` is unset. What is not in the cache of the hub yet is
+    /// downloaded (`HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` mean what they always do). Default:
+    /// unset.
     #[schemars(length(min = 1))]
     pub name: Option<String>,
+    /// The branch, tag or commit of `name`. What the cache has of a branch is used as it is: it moves when that is deleted.
+    /// Default: `main`.
+    #[schemars(length(min = 1))]
+    pub revision: Option<String>,
     /// Where the weights come from. Default: `pretrained`.
     pub init: Init,
     /// How the layers that are not trained are quantised when they are loaded: `{ bits = 4, group_size = 64 }`. Those of a model

@@ -62,29 +62,61 @@ fn a_job_continues_under_keys_that_change_no_result() {
         .set("data.train=elsewhere.jsonl")
         .set("compute.threads=77")
         .resolved();
-    same.require_same_job(&before.canonical(), &before.keys_at_default(), [true; 2]).unwrap();
+    let changed = same.require_same_job(&before.canonical(), &before.keys_at_default(), [true; 2]).unwrap();
+    let keys: Vec<_> = changed.iter().map(|difference| difference.key.as_str()).collect();
+    assert_eq!(keys, ["checkpoint.keep", "compute.threads", "data.train", "metrics.every"], "places are not told");
+    assert!(changed.iter().all(|difference| difference.key == "data.train" || !difference.changes_updates()));
     assert_eq!(same.identity(), before.identity());
+}
+
+#[test]
+fn a_job_continues_under_keys_of_later_updates_on_which_all_ranks_agree() {
+    let before = Configuration::with(JOB).resolved();
+    for (set, values) in [
+        ("optimizer.learning_rate=3e-5", ["0.0001", "0.00003"]),
+        ("optimizer.weight_decay=0.5", ["0.0", "0.5"]),
+        ("optimizer.no_decay=['*norm*']", ["[]", "[\"*norm*\"]"]),
+        ("scheduler.use=linear", ["\"cosine\"", "\"linear\""]),
+        ("scheduler.warmup_steps=5", ["0", "5"]),
+        ("trainer.num_epochs=9", ["1", "9"]),
+        ("trainer.max_steps=5", ["unset", "5"]),
+        ("trainer.max_grad_norm=0.5", ["1.0", "0.5"]),
+    ] {
+        let now = Configuration::with(JOB).set(set).resolved();
+        let changed = now.require_same_job(&before.canonical(), &before.keys_at_default(), [true; 2]).unwrap();
+        let [difference] = changed.as_slice() else { panic!("{set}: {changed:?}") };
+        assert_eq!(difference.key, set[..set.find('=').unwrap()]);
+        let [was, is] = difference.values();
+        assert!(was == values[0] && (is == values[1] || is == "3e-5"), "{set}: {was} {is}");
+        assert!(difference.changes_updates());
+        assert_ne!(now.identity(), before.identity());
+    }
 }
 
 #[test]
 fn a_changed_key_that_changes_results_is_named() {
     let before = Configuration::with(JOB).resolved();
-    for (set, key) in [
-        ("optimizer.learning_rate=3e-5", "optimizer.learning_rate"),
-        ("optimizer.beta1=0.5", "optimizer.beta1"),
-        ("trainer.max_steps=5", "trainer.max_steps"),
-        ("seed=1", "seed"),
-        ("data.fields.prompt=other", "data.fields.prompt"),
+    for (set, key, why) in [
+        ("optimizer.beta1=0.5", "optimizer.beta1", "which of its states depend on it"),
+        ("optimizer=lion", "optimizer.use", "the states in the checkpoint"),
+        ("trainer.batch_size=3", "trainer.batch_size", "a place in its rows"),
+        ("trainer.max_seq_len=99", "trainer.max_seq_len", "put together in another way"),
+        ("compute.dtype=bfloat16", "compute.dtype", "rounded in another way"),
+        ("seed=1", "seed", "the order of rows and all random numbers"),
+        ("data.fields.prompt=other", "data.fields.prompt", "those would be others"),
+        ("model.init=random", "model.init", "the model that the run began with"),
     ] {
         let now = Configuration::with(JOB).set(set).resolved();
         let failure = now.require_same_job(&before.canonical(), &before.keys_at_default(), [true; 2]).unwrap_err();
-        assert_eq!(failure.message(), format!("`{key}` has changed since the checkpoint was written"));
+        let text = failure.to_string();
+        assert!(failure.message().contains(&format!("`{key}`")) || text.contains(&format!("{key} was")), "{text}");
+        assert!(text.contains(" was ") && text.contains(" and is ") && text.contains(why), "{text}");
         assert_ne!(now.identity(), before.identity());
     }
     let now = Configuration::with(JOB).set("seed=1").set("optimizer=lion").resolved();
     let text = now.require_same_job(&before.canonical(), &before.keys_at_default(), [true; 2]).unwrap_err().to_string();
     assert!(
-        text.contains("because: seed was 0 and is 1") && text.contains("optimizer.use was \"adamw\" and is \"lion\""),
+        text.contains("because: seed was 0 and is 1: ") && text.contains("optimizer.use was \"adamw\" and is \"lion\""),
         "{text}"
     );
 }

@@ -9,9 +9,11 @@ use mdt_plugin_api::{Compute, Dtype, HostArrayRef, ModelSpec, ParameterSpec, Ten
 use serde_json::{Map, Value};
 
 use super::{AdaptedLayer, Adapter, Rule, mlx, name, peft};
+use crate::checkpoint::{self, Checkpoint};
 use crate::config::{AdapterFormat, AdapterKind};
 use crate::exit::{Failure, Status};
 use crate::finite::all_finite;
+use crate::model::{OWN, Source};
 use crate::nearest::nearest;
 use crate::staging;
 use crate::storage::MappedTensors;
@@ -25,8 +27,17 @@ pub const CONFIG: &str = "adapter_config.json";
 pub struct AdapterDirectory {
     path: PathBuf,
     config: Rc<Map<String, Value>>,
-    format: AdapterFormat,
+    form: Form,
     tensors: Rc<MappedTensors>,
+}
+
+/// How it is written.
+#[derive(Clone, Debug)]
+enum Form {
+    Peft,
+    Mlx,
+    /// By a job, whose names and shapes are those of training.
+    Checkpoint(Rc<Checkpoint>),
 }
 
 /// What the configuration of an adapter says.
@@ -39,11 +50,44 @@ pub(super) struct Described {
 }
 
 impl AdapterDirectory {
-    /// Opens a directory.
+    /// Opens a directory that peft or mlx-lm wrote, a checkpoint of a job that trained an adapter, or its output directory.
     ///
     /// # Errors
-    /// It has no `adapter_config.json`, or no safetensors file that goes with it.
+    /// It has no `adapter_config.json`, or no safetensors file that goes with it; a checkpoint is of another job.
     pub fn open(path: &Path) -> Result<Self, Failure> {
+        match Source::of(path)? {
+            Source::Checkpoint(checkpoint) => Self::of_checkpoint(checkpoint),
+            Source::Adapter(path) | Source::Model(path) => Self::open_written(&path),
+        }
+    }
+
+    fn of_checkpoint(checkpoint: Checkpoint) -> Result<Self, Failure> {
+        let Some(config) = checkpoint.state.adapter.as_object().cloned() else {
+            return Err(Failure::new(Status::Input, "the checkpoint is that of a whole model, and not of an adapter")
+                .at(checkpoint.path.display())
+                .help("name it with `model.path` or --model"));
+        };
+        let (path, tensors) = (checkpoint.path.clone(), checkpoint.path.join(checkpoint::MODEL));
+        let tensors = MappedTensors::open(&tensors).map_err(|error| {
+            Failure::new(Status::Storage, "a file of the checkpoint is damaged").at(tensors.display()).because(error)
+        })?;
+        Ok(Self {
+            path,
+            config: Rc::new(config),
+            form: Form::Checkpoint(Rc::new(checkpoint)),
+            tensors: Rc::new(tensors),
+        })
+    }
+
+    /// The checkpoint that it is from.
+    pub fn checkpoint(&self) -> Option<&Checkpoint> {
+        match &self.form {
+            Form::Checkpoint(checkpoint) => Some(checkpoint),
+            _ => None,
+        }
+    }
+
+    fn open_written(path: &Path) -> Result<Self, Failure> {
         let file = path.join(CONFIG);
         let failure = |message: &str| Failure::new(Status::Input, message.to_owned()).at(file.display());
         let text = text_file::read_of_model(&file).map_err(|error| {
@@ -53,9 +97,9 @@ impl AdapterDirectory {
         })?;
         let config: Map<String, Value> = serde_json::from_str(&text)
             .map_err(|error| failure("the adapter's configuration is no JSON object").because(error))?;
-        let (format, file) = match (config.get("peft_type"), config.get("lora_parameters")) {
-            (Some(_), _) => (AdapterFormat::Peft, peft::TENSORS),
-            (None, Some(_)) => (AdapterFormat::Mlx, mlx::TENSORS),
+        let (form, file) = match (config.get("peft_type"), config.get("lora_parameters")) {
+            (Some(_), _) => (Form::Peft, peft::TENSORS),
+            (None, Some(_)) => (Form::Mlx, mlx::TENSORS),
             (None, None) => return Err(failure("this is neither an adapter of peft nor one of mlx-lm")),
         };
         let tensors = path.join(file);
@@ -68,7 +112,7 @@ impl AdapterDirectory {
                 _ => failure.because(error),
             }
         })?;
-        Ok(Self { path: path.to_owned(), config: Rc::new(config), format, tensors: Rc::new(tensors) })
+        Ok(Self { path: path.to_owned(), config: Rc::new(config), form, tensors: Rc::new(tensors) })
     }
 
     /// The adapter in it, for a model.
@@ -76,9 +120,10 @@ impl AdapterDirectory {
     /// # Errors
     /// It is of a kind that is not here, or another model's.
     pub(super) fn adapter(self, model: &ModelSpec) -> Result<Adapter, Failure> {
-        let described = match self.format {
-            AdapterFormat::Peft => peft::describe(&self.config),
-            AdapterFormat::Mlx => mlx::describe(&self.config),
+        let described = match &self.form {
+            Form::Peft => peft::describe(&self.config),
+            Form::Mlx => mlx::describe(&self.config),
+            Form::Checkpoint(_) => self.describe(),
         };
         let Described { kind, rank, alpha, rslora, rule } = described.map_err(|failure| self.located(failure))?;
         let mut layers = AdaptedLayer::all(&model.parameters);
@@ -96,7 +141,14 @@ impl AdapterDirectory {
                 modules_to_save.push(module.to_owned());
             }
         }
-        let format = self.format;
+        let format = match &self.form {
+            Form::Peft => AdapterFormat::Peft,
+            Form::Mlx => AdapterFormat::Mlx,
+            Form::Checkpoint(checkpoint) => {
+                serde_json::from_value(checkpoint.state.config["model"]["adapter"]["format"].clone())
+                    .unwrap_or_default()
+            }
+        };
         let adapter =
             Adapter { kind, rank, alpha, rslora, rule, format, layers, modules_to_save, directory: Some(self) };
         if adapter.layers.is_empty() {
@@ -132,9 +184,10 @@ impl AdapterDirectory {
     /// The elements of a parameter, and whether its axes are the other way round in the file.
     fn array(&self, spec: &ParameterSpec) -> Result<(HostArrayRef<'_>, bool), Failure> {
         let failure = |message: String| self.located(Failure::new(Status::Input, message));
-        let (stored, is_transposed) = match self.format {
-            AdapterFormat::Peft => (peft::stored_name(&spec.name), false),
-            AdapterFormat::Mlx => (mlx::stored_name(&spec.name), spec.shape.len() == 2),
+        let (stored, is_transposed) = match self.form {
+            Form::Checkpoint(_) => (spec.name.clone(), false),
+            Form::Peft => (peft::stored_name(&spec.name), false),
+            Form::Mlx => (mlx::stored_name(&spec.name), spec.shape.len() == 2),
         };
         let info = self.tensors.metadata().info(&stored);
         let info = info.ok_or_else(|| failure(format!("the adapter has no tensor `{stored}`")))?;
@@ -159,10 +212,30 @@ impl AdapterDirectory {
     fn names(&self, layers: &[AdaptedLayer]) -> BTreeSet<String> {
         let stored = self.tensors.metadata().tensors().into_keys();
         let is_embedding = |name: &str| layers.iter().any(|layer| layer.is_embedding && layer.name == name);
-        match self.format {
-            AdapterFormat::Peft => stored.filter_map(|stored| peft::name(&stored)).collect(),
-            AdapterFormat::Mlx => stored.map(|stored| mlx::name(&stored, is_embedding)).collect(),
+        match self.form {
+            Form::Checkpoint(_) => stored.filter(|name| !name.starts_with(OWN)).collect(),
+            Form::Peft => stored.filter_map(|stored| peft::name(&stored)).collect(),
+            Form::Mlx => stored.map(|stored| mlx::name(&stored, is_embedding)).collect(),
         }
+    }
+
+    /// What a checkpoint says of its adapter, with its tensors.
+    fn describe(&self) -> Result<Described, Failure> {
+        let missing =
+            |key: &str| Failure::new(Status::Input, format!("the checkpoint does not say the adapter's {key}"));
+        let number = |key: &str| self.config.get(key).and_then(Value::as_f64).ok_or_else(|| missing(key));
+        let ranks = self.tensors.metadata().tensors().into_iter().filter_map(|(name, info)| match name {
+            _ if name.ends_with(name::A) || name.ends_with(name::EMBEDDING_A) => info.shape.first().copied(),
+            _ => None,
+        });
+        let is_dora = self.tensors.metadata().tensors().keys().any(|name| name.ends_with(name::MAGNITUDE));
+        Ok(Described {
+            kind: if is_dora { AdapterKind::Dora } else { AdapterKind::Lora },
+            rank: ranks.max().ok_or_else(|| missing("rank"))?,
+            alpha: number("alpha")?,
+            rslora: self.config.get("rslora").and_then(Value::as_bool).unwrap_or_default(),
+            rule: Rule { scale: number("scale")?, dropout: number("dropout")? },
+        })
     }
 
     fn foreign(&self, tensor: &str, model: &ModelSpec) -> Failure {
@@ -183,7 +256,12 @@ impl AdapterDirectory {
         failure.at(self.place())
     }
 
-    /// Its path.
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its path in words.
     pub(super) fn place(&self) -> String {
         self.path.display().to_string()
     }
