@@ -36,6 +36,23 @@ fn every_cluster_is_a_layer_above_a_job() {
     assert!(seen >= 5, "{seen} clusters");
 }
 
+#[test]
+fn an_mpi_job_starts_a_rank_in_each_slot_of_its_workers() {
+    let job = resource("mpijob.yaml", "MPIJob")["spec"].clone();
+    let replicas = &job["mpiReplicaSpecs"];
+    let container = |role: &str| replicas[role]["template"]["spec"]["containers"][0].clone();
+    let words = |key: &str| -> Vec<String> {
+        let words = container("Launcher")[key].as_vec().expect("words").clone();
+        words.iter().map(|word| word.as_str().expect("text").to_owned()).collect()
+    };
+    assert_eq!(words("command"), ["mpirun"]);
+    let slots =
+        job["slotsPerWorker"].as_i64().expect("a number") * replicas["Worker"]["replicas"].as_i64().expect("one");
+    assert_eq!(words("args")[..2], ["-n".to_owned(), slots.to_string()]);
+    assert_says(&words("args").join(" "), &["mdt-host --config job.toml --config mpi.toml"]);
+    assert_eq!(container("Launcher")["image"], container("Worker")["image"], "one MPI in all pods");
+}
+
 /// The first resource of this kind in a manifest.
 fn resource(file: &str, kind: &str) -> Yaml {
     let text = fs::read_to_string(clusters().join("kubernetes").join(file)).expect("a manifest");
