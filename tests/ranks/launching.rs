@@ -77,3 +77,21 @@ fn sums_over_ranks_are_measured_by_the_backend_that_is_configured() {
     assert_eq!(refused.status, Some(3), "{}", refused.stderr);
     assert_says(&error_of(&refused, 0), &["`files`", "comm.reduce_scatter/1", "comm.use=grpc"]);
 }
+
+#[test]
+fn keys_of_the_backend_that_launch_chooses_need_no_name_of_it() {
+    let mut bench = command();
+    bench.args([
+        "bench",
+        "all-reduce",
+        "-n",
+        "2",
+        "--bytes",
+        "4096",
+        "--times",
+        "5",
+        "--set",
+        "comm.shared_memory=off",
+    ]);
+    assert_says(&mdt_tests::Process::start(&mut bench).end().success().stdout, &["between 2 ranks over grpc"]);
+}

@@ -11,7 +11,7 @@ use super::output::print;
 use crate::exit::Failure;
 use crate::train::bench;
 use crate::train::bench_collectives::{self, Collective};
-use crate::{progress, rank_processes, signals};
+use crate::{launchers, progress, rank_processes, signals};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -27,9 +27,9 @@ pub(super) enum Command {
 
 #[derive(Args)]
 pub(super) struct Ranks {
-    /// Number of ranks.
-    #[arg(short = 'n', long = "world-size", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
-    world_size: u32,
+    /// Number of ranks that are started here: 2 by default. Under `mpirun`, `srun` and other launchers theirs are measured.
+    #[arg(short = 'n', long = "world-size", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    world_size: Option<u32>,
     /// Bytes of a buffer, of all ranks together in all-gather. It may be given several times.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(4..=1 << 34))]
     bytes: Vec<u64>,
@@ -40,6 +40,9 @@ pub(super) struct Ranks {
     #[arg(long)]
     json: bool,
 }
+
+/// The ranks that are started where no number is given.
+const RANKS: u32 = 2;
 
 /// The sizes that are measured where none is given: 1 KiB to 256 MiB.
 const SIZES: [usize; 6] = [1 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20, 256 << 20];
@@ -70,11 +73,29 @@ pub(super) fn run(common: &Common, command: &Command) -> Result<(), Failure> {
     if arguments.json { print(json!(figures)) } else { print(figures) }
 }
 
-/// Starts the ranks, or is one of them.
+/// Whether `mpirun`, `srun` or another launcher has started this process as one of several ranks.
+///
+/// # Errors
+/// The user wants another number of ranks.
+fn is_rank_of_another_launcher(common: &Common, wanted: Option<u32>) -> Result<bool, Failure> {
+    let layers = common.layers_of_rank()?;
+    let Some(started) = layers.started() else { return Ok(false) };
+    let ranks = started.world_size.as_ref().map(|size| size.value);
+    match (ranks, wanted) {
+        (Some(ranks @ 2..), Some(wanted)) if wanted != ranks => {
+            let message = format!("{} has started {ranks} ranks, and {wanted} are to be measured", started.launcher);
+            Err(Failure::configuration(message).help("leave `-n` to the launcher"))
+        }
+        _ => Ok(ranks != Some(1)),
+    }
+}
+
+/// Starts the ranks, or is one of them, which this program or another launcher has started.
 fn measure(common: &Common, arguments: &Ranks, collective: Collective) -> Result<(), Failure> {
     let Ranks { world_size, bytes, times, json } = arguments;
-    if !rank_processes::is_launched() {
-        let launch = Launch::prepare(common, &launch::Arguments::here(*world_size))?;
+    let is_launched = rank_processes::is_launched();
+    if !is_launched && !is_rank_of_another_launcher(common, *world_size)? {
+        let launch = Launch::prepare(common, &launch::Arguments::here(world_size.unwrap_or(RANKS)))?;
         let name = collective.name().replace('_', "-");
         let mut command: Vec<OsString> = vec!["bench".into(), name.into()];
         command.extend(bytes.iter().flat_map(|bytes| ["--bytes".into(), bytes.to_string().into()]));
@@ -82,9 +103,12 @@ fn measure(common: &Common, arguments: &Ranks, collective: Collective) -> Result
         command.extend(json.then(|| "--json".into()));
         return launch.start(&command);
     }
-    rank_processes::stop_with_the_launcher();
+    if is_launched {
+        rank_processes::stop_with_the_launcher();
+    }
     progress::quiet();
-    let job = common.job(Vec::new(), signals::cancellation()?)?;
+    let job = common.job_of_rank(signals::cancellation()?)?;
+    launchers::require_address(&job.resolved)?;
     let sizes: Vec<usize> = bytes.iter().map(|&bytes| bytes as usize).collect();
     let (sizes, times) = (if sizes.is_empty() { &SIZES[..] } else { &sizes }, times.map(|times| times as usize));
     let figures = bench_collectives::measure(&job, collective, sizes, times)?;

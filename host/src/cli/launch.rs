@@ -69,6 +69,9 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
     launch.start(&["run".into()])
 }
 
+/// How often ports in a row are looked for.
+const ATTEMPTS: u32 = 100;
+
 /// Keys with the values that `launch` sets.
 type Keys = Vec<(&'static str, Value)>;
 
@@ -104,7 +107,13 @@ impl<'a> Launch<'a> {
         // A rank in a configuration file cannot be that of all processes.
         let mut keys = vec![("comm.rank", json!(0))];
         keys.extend(arguments.world_size.map(|world_size| ("comm.world_size", json!(world_size))));
-        let layers = common.layers(flags(&keys))?;
+        let mut layers = common.layers(flags(&keys))?;
+        // Before keys of the backend are looked at.
+        let is_several = arguments.hostfile.is_some() || arguments.world_size.is_some_and(|ranks| ranks > 1);
+        if is_several && !layers.set("comm", "use") {
+            keys.push(("comm.use", json!(BACKEND)));
+            layers = common.layers(flags(&keys))?;
+        }
         let catalog = common.catalog(&layers)?;
         let resolved = layers.resolve(&catalog)?;
         let seats = Seats::of(arguments, &resolved)?;
@@ -144,7 +153,7 @@ impl<'a> Launch<'a> {
             let mut keys = self.keys.clone();
             let port = match self.port {
                 Port::Given => comm.port,
-                Port::Free => free_port(&comm.address)?,
+                Port::Free => free_port(&comm.address, self.seats.len() as u16)?,
                 Port::Counted => comm.port.saturating_add(start),
             };
             keys.push(("comm.port", json!(port)));
@@ -211,14 +220,24 @@ fn flags(keys: &[(&'static str, Value)]) -> Vec<Flag> {
     keys.iter().map(flag).collect()
 }
 
-/// A port on which no process listens now.
-fn free_port(address: &str) -> Result<u16, Failure> {
-    let port = TcpListener::bind((address, 0)).and_then(|listener| listener.local_addr());
-    port.map(|place| place.port()).map_err(|error| {
-        Failure::new(Status::Peer, format!("no port of `{address}` can be opened"))
-            .because(error)
-            .help("`comm.address` is an address of this machine, such as 127.0.0.1")
-    })
+/// A port on which no process listens now, nor on those behind it, one for each rank: some backends, such as MLX's ring, have
+/// every rank listen.
+fn free_port(address: &str, ranks: u16) -> Result<u16, Failure> {
+    let is_free = |port| TcpListener::bind((address, port)).is_ok();
+    let mut attempts = 0;
+    loop {
+        let port = TcpListener::bind((address, 0)).and_then(|listener| listener.local_addr()).map_err(|error| {
+            Failure::new(Status::Peer, format!("no port of `{address}` can be opened"))
+                .because(error)
+                .help("`comm.address` is an address of this machine, such as 127.0.0.1")
+        })?;
+        let first = port.port();
+        attempts += 1;
+        // On a machine where so many are rarely free in a row, the first one is what most backends need.
+        if attempts == ATTEMPTS || first.checked_add(ranks).is_some_and(|end| (first + 1..end).all(is_free)) {
+            return Ok(first);
+        }
+    }
 }
 
 /// The arguments of one rank: those of this command, and the keys that `launch` sets.

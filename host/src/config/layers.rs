@@ -88,4 +88,14 @@ impl Layers {
         layers.splice(0..0, below);
         Ok(Layers { layers, started })
     }
+
+    /// What a launcher has told this process.
+    pub fn started(&self) -> Option<&Started> {
+        self.started.as_ref()
+    }
+
+    /// Whether a layer sets a key of a section.
+    pub fn set(&self, section: &str, key: &str) -> bool {
+        self.layers.iter().any(|layer| layer.values.get(section).is_some_and(|values| values.get(key).is_some()))
+    }
 }
