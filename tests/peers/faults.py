@@ -380,8 +380,8 @@ def disagreeing(arguments, network: Network, what: str) -> dict:
             job.further[2] = ["--set", "optimizer.learning_rate=0.25"]
             names, statuses = "optimizer.learning_rate", {2}
         else:
-            library = next(Path(arguments.ours).resolve().parent.parent.glob("plugins/libmdt_optim.*"), None)
-            library = library or next(Path(arguments.ours).resolve().parent.glob("libmdt_optim.*"))
+            beside = [Path(arguments.ours).parents[1] / "plugins", Path(arguments.ours).parent]
+            library = next(place / "libmdt_optim.so" for place in beside if (place / "libmdt_optim.so").exists())
             content = bytearray(library.read_bytes())
             place = content.index(b'"sources":"') + len(b'"sources":"')
             content[place] = ord("1") if content[place] == ord("0") else ord("0")
