@@ -320,8 +320,18 @@ fn a_job_with_a_model_is_examined_as_it_is_configured() {
     let keys = ["--set", &path, "--set", "comm=grpc", "--set", "comm.world_size=2", "--set", "optimizer=sgd"];
     let report = staged.report(&keys);
     assert_eq!(report.status, Some(0), "{:#}", report.value);
-    let backends = report.findings("communication");
-    assert!(backends.iter().any(|b| b["facts"]["id"] == "grpc" && b["facts"]["configured"] == true), "{backends:?}");
+    let data_path = |report: &Report| {
+        let backends = report.findings("communication");
+        let grpc = backends.iter().find(|backend| backend["facts"]["id"] == "grpc").expect("grpc").clone();
+        assert_eq!(grpc["facts"]["configured"], true);
+        assert_says(grpc["message"].as_str().expect("text"), &["; data moves "]);
+        grpc["facts"]["data_path"].as_str().expect("text").to_owned()
+    };
+    if cfg!(target_os = "linux") {
+        assert_says(&data_path(&report), &["through shared memory where all ranks run on one host"]);
+    }
+    let report = staged.report(&[&keys[..], &["--set", "comm.shared_memory=off"]].concat());
+    assert_says(&data_path(&report), &["over TCP", "comm.shared_memory = \"off\""]);
     assert_says(report.finding("configuration")["message"].as_str().expect("text"), &["4 of "]);
     assert_eq!(report.finding("model")["status"], "ok");
     assert_eq!(report.finding("data")["status"], "skipped");

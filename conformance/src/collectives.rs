@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mdt_plugin_api::engine::fold;
+use mdt_plugin_api::engine::{Leaf, fold};
 use mdt_plugin_api::register::Connected;
 use mdt_plugin_api::{Buffer, Capabilities, Dtype, Outcome, ReduceOp, Work};
 
@@ -121,10 +121,10 @@ fn assert_same_everywhere(ranks: &Connected, buffers: &[Buffer]) {
 }
 
 fn assert_reduced(result: &Buffer, leaves: &[Buffer], op: ReduceOp, exact: bool) {
-    let mut folded = leaves.to_vec();
-    let mut bytes: Vec<&mut [u8]> = folded.iter_mut().map(Buffer::bytes_mut).collect();
-    fold(result.dtype(), op, &mut bytes).expect("equal lengths");
-    let (expected, what) = (&folded[0], format!("{op:?} of {result:?} over {} ranks", leaves.len()));
+    let mut folded = leaves[0].clone();
+    let bytes: Vec<Leaf<'_>> = leaves.iter().map(|leaf| Some(leaf.bytes())).collect();
+    fold(result.dtype(), op, folded.bytes_mut(), &bytes).expect("equal lengths");
+    let (expected, what) = (&folded, format!("{op:?} of {result:?} over {} ranks", leaves.len()));
     assert_eq!((result.dtype(), result.len()), (expected.dtype(), expected.len()), "{what}");
     let tolerance = match result.dtype() {
         Dtype::F32 => f64::from(f32::EPSILON),

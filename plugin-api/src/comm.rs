@@ -21,12 +21,16 @@ pub struct Capabilities {
     pub max_world_size: u32,
     /// Whether a reduction has the bits of the pairwise tree over ranks ([`Communicator`]), whatever the timing.
     pub deterministic: bool,
+    /// The ways that data takes between ranks on this machine, for users: `through shared memory where all ranks run on one
+    /// host, else over TCP`. Empty where the backend does not say.
+    #[serde(default)]
+    pub data_path: String,
 }
 
 /// Sums, maxima and minima of no type, any number of ranks, in no fixed order.
 impl Default for Capabilities {
     fn default() -> Self {
-        Self { dtypes: Vec::new(), ops: first_ops(), max_world_size: 0, deterministic: false }
+        Self { dtypes: Vec::new(), ops: first_ops(), max_world_size: 0, deterministic: false, data_path: String::new() }
     }
 }
 

@@ -14,15 +14,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::{Buffer, Communicator, Error, ErrorCode, Outcome, ReduceOp, ReduceScatter, Result, Work};
+use crate::{
+    Bootstrap, Buffer, Communicator, Error, ErrorCode, Outcome, ReduceOp, ReduceScatter, Result, Services, Work,
+};
 use called::Called;
-pub use fold::{FOLDED, fold};
+pub use fold::{FOLDED, Leaf, divide, fold, partials_are_elements};
 pub use gathered::fold_gathered;
 use slot::Slot;
 
-/// How often a thread that waits for the other ranks at the start asks whether it should go on.
+/// How often a thread that waits for the other ranks at the start looks whether it should go on.
 const ASK: Duration = Duration::from_millis(50);
 
 /// How long dropping the communicator waits for the engine to close.
@@ -114,17 +116,19 @@ pub struct EngineThread {
 }
 
 impl EngineThread {
-    /// Makes an engine on a thread of this name, which connects it with the other ranks, and asks `go_on` meanwhile.
+    /// Makes an engine on a thread of the backend's name, where `connect` connects it with the other ranks.
     ///
     /// # Errors
-    /// That of `connect`, or of `go_on`: then the thread is left alone with what it waits for.
+    /// That of `connect`; or the job was cancelled meanwhile, or the ranks have not met within `limit`
+    /// (`comm.connect_timeout_s`): then the thread is left alone with what it waits for.
     pub fn start<E: Engine + 'static>(
         name: &str,
-        rank: u32,
-        world_size: u32,
+        &Bootstrap { rank, world_size, .. }: &Bootstrap,
+        services: &Services,
+        limit: Duration,
         connect: impl FnOnce() -> Result<E> + Send + 'static,
-        go_on: impl Fn() -> Result<()>,
     ) -> Result<Self> {
+        let begin = Instant::now();
         let (messages, received) = channel();
         let (ready, connected) = channel();
         let (end, ended) = channel::<()>();
@@ -146,7 +150,17 @@ impl EngineThread {
         loop {
             match connected.recv_timeout(ASK) {
                 Ok(outcome) => break outcome?,
-                Err(RecvTimeoutError::Timeout) => go_on()?,
+                Err(RecvTimeoutError::Timeout) if services.cancelled() => {
+                    return Err(Error::new(ErrorCode::Cancelled, "the job was cancelled before all ranks had come"));
+                }
+                Err(RecvTimeoutError::Timeout) if begin.elapsed() < limit => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    let limit = limit.as_secs_f64();
+                    let message = format!("rank {rank} has not met the other ranks over {name} within {limit} s");
+                    return Err(Error::new(ErrorCode::Peer, message).help(
+                        "start all ranks, with the same addresses; `comm.connect_timeout_s` is how long ranks wait",
+                    ));
+                }
                 Err(RecvTimeoutError::Disconnected) => return Err(Error::plugin("the thread of the engine has ended")),
             }
         }

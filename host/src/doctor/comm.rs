@@ -31,7 +31,7 @@ fn examine(job: &Job, id: &str) -> Finding {
 }
 
 fn describe(id: &str, capabilities: &Capabilities) -> Finding {
-    let Capabilities { dtypes, ops, max_world_size, deterministic } = capabilities;
+    let Capabilities { dtypes, ops, max_world_size, deterministic, data_path } = capabilities;
     let dtypes: Vec<_> = dtypes.iter().copied().map(Dtype::name).collect();
     let ops: Vec<_> = ops.iter().map(|op| op.name()).collect();
     let ranks = match max_world_size {
@@ -40,11 +40,14 @@ fn describe(id: &str, capabilities: &Capabilities) -> Finding {
         most => format!("up to {most} ranks"),
     };
     let folds = if *deterministic { "deterministic" } else { "not deterministic" };
-    Finding::ok(format!("{id} (configured): {ranks}; reduces {} by {}; {folds}", dtypes.join(", "), ops.join(", ")))
+    let path = if data_path.is_empty() { String::new() } else { format!("; data moves {data_path}") };
+    let (reduced, by) = (dtypes.join(", "), ops.join(", "));
+    Finding::ok(format!("{id} (configured): {ranks}; reduces {reduced} by {by}; {folds}{path}"))
         .fact("id", id)
         .fact("configured", true)
         .fact("dtypes", json!(dtypes))
         .fact("ops", json!(ops))
         .fact("max_world_size", *max_world_size)
         .fact("deterministic", *deterministic)
+        .fact("data_path", data_path.as_str())
 }

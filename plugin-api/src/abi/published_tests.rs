@@ -148,7 +148,8 @@ fn no_published_record_changes_its_bytes() {
     record("PlannedMemory", bytes(&PlannedMemory { peak_bytes: 1 << 40 }));
     let dtypes = vec![Dtype::F32, Dtype::F64];
     let ops = vec![ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min, ReduceOp::Mean];
-    record("Capabilities", bytes(&Capabilities { dtypes, ops, max_world_size: 0, deterministic: true }));
+    let data_path = "over TCP".to_owned();
+    record("Capabilities", bytes(&Capabilities { dtypes, ops, max_world_size: 0, deterministic: true, data_path }));
     let values = [("address", "10.0.0.1"), ("port", "29500")].map(|(name, value)| (name.to_owned(), value.to_owned()));
     let (job, identity) = ("1f3a".to_owned(), "{}".to_owned());
     record("Bootstrap", bytes(&Bootstrap { rank: 1, world_size: 4, job, identity, values: values.into() }));

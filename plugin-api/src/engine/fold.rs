@@ -1,6 +1,12 @@
-//! The fold of all ranks' elements by the pairwise tree.
-
-use std::ops::Add;
+//! The fold of all ranks' elements by the pairwise tree over ranks.
+//!
+//! Rank r is leaf r. Neighbours are combined first, then neighbours of those: ((0+1)+(2+3))+((4+5)+…). A count that is
+//! no power of two is split at the largest one below it. The host folds its micro-batches by the same tree, so ranks that
+//! each hold a power of two of them continue it, and the bits do not depend on how many ranks there are.
+//!
+//! f16 and bf16 are folded by the same tree in f32, and the result is rounded once, to the nearest, ties to even. A mean is
+//! the sum with one division at the end, before that rounding; of integers it is rounded towards zero. Sums of integers wrap
+//! around.
 
 use crate::{Dtype, Error, ReduceOp, Result, bf16, f16};
 
@@ -8,127 +14,224 @@ use crate::{Dtype, Error, ReduceOp, Result, bf16, f16};
 pub const FOLDED: [Dtype; 8] =
     [Dtype::F32, Dtype::F64, Dtype::BF16, Dtype::F16, Dtype::I32, Dtype::I64, Dtype::U32, Dtype::U64];
 
-/// Bytes of every rank that are folded at once, so that all ranks' stay in the nearest caches.
-const BLOCK: usize = 4096;
+/// Elements that are folded at once: what a level of the tree keeps stays in the nearest cache.
+const BLOCK: usize = 512;
 
-/// Folds element i of all ranks by the pairwise tree of [`Communicator`](crate::Communicator), in the precision of the
-/// element; half-precision ones are folded in f32 and rounded once. The first rank's memory has the result, what the others'
-/// holds is undefined.
+/// One rank's elements; `None` for the rank whose elements are where the result goes.
+pub type Leaf<'a> = Option<&'a [u8]>;
+
+/// Folds element i of all ranks into `own`, which may be the elements of one of them. No memory need be aligned.
 ///
 /// # Errors
 /// A type that is none of [`FOLDED`]; ranks with different numbers of bytes.
-pub fn fold(dtype: Dtype, op: ReduceOp, ranks: &mut [&mut [u8]]) -> Result<()> {
-    let bytes = ranks.first().map_or(0, |first| first.len());
-    if ranks.iter().any(|rank| rank.len() != bytes) || !bytes.is_multiple_of(dtype.size().max(1)) {
+pub fn fold(dtype: Dtype, op: ReduceOp, own: &mut [u8], leaves: &[Leaf<'_>]) -> Result<()> {
+    let is_whole = own.len().is_multiple_of(dtype.size().max(1));
+    if !is_whole || leaves.iter().flatten().any(|leaf| leaf.len() != own.len()) {
         return Err(Error::plugin("ranks cannot be folded that have different numbers of elements"));
     }
+    of_type(dtype, Fold { op, own, leaves })
+}
+
+/// Divides sums of so many ranks, as [`ReduceOp::Mean`] does at the end.
+///
+/// # Errors
+/// A type that is none of [`FOLDED`].
+pub fn divide(dtype: Dtype, sums: &mut [u8], ranks: u32) -> Result<()> {
+    of_type(dtype, Divide { sums, ranks })
+}
+
+/// Whether partial results of this type are elements of it, so that ranks can exchange them.
+pub fn partials_are_elements(dtype: Dtype) -> bool {
+    FOLDED.contains(&dtype) && dtype != Dtype::BF16 && dtype != Dtype::F16
+}
+
+/// What is done with elements of any type.
+trait Task {
+    fn run<T: Element<SIZE>, const SIZE: usize>(self);
+}
+
+fn of_type(dtype: Dtype, task: impl Task) -> Result<()> {
     match dtype {
-        Dtype::F32 => by_tree::<f32, 4>(ranks, op, f32::from_ne_bytes, f32::to_ne_bytes),
-        Dtype::F64 => by_tree::<f64, 8>(ranks, op, f64::from_ne_bytes, f64::to_ne_bytes),
-        Dtype::BF16 => {
-            widened(ranks, op, |half| bf16::from_ne_bytes(half).to_f32(), |sum| bf16::from_f32(sum).to_ne_bytes())
-        }
-        Dtype::F16 => {
-            widened(ranks, op, |half| f16::from_ne_bytes(half).to_f32(), |sum| f16::from_f32(sum).to_ne_bytes())
-        }
-        Dtype::I32 => by_tree::<i32, 4>(ranks, op, i32::from_ne_bytes, i32::to_ne_bytes),
-        Dtype::I64 => by_tree::<i64, 8>(ranks, op, i64::from_ne_bytes, i64::to_ne_bytes),
-        Dtype::U32 => by_tree::<u32, 4>(ranks, op, u32::from_ne_bytes, u32::to_ne_bytes),
-        Dtype::U64 => by_tree::<u64, 8>(ranks, op, u64::from_ne_bytes, u64::to_ne_bytes),
+        Dtype::F32 => task.run::<f32, 4>(),
+        Dtype::F64 => task.run::<f64, 8>(),
+        Dtype::BF16 => task.run::<bf16, 2>(),
+        Dtype::F16 => task.run::<f16, 2>(),
+        Dtype::I32 => task.run::<i32, 4>(),
+        Dtype::I64 => task.run::<i64, 8>(),
+        Dtype::U32 => task.run::<u32, 4>(),
+        Dtype::U64 => task.run::<u64, 8>(),
         other => return Err(Error::plugin(format!("{other} cannot be reduced, only broadcast and gathered"))),
     }
     Ok(())
 }
 
-/// A number that can be summed and compared.
-trait Number: Copy + PartialOrd {
-    fn sum(self, other: Self) -> Self;
+/// An element type of so many bytes.
+trait Element<const SIZE: usize> {
+    /// What partial results are kept in.
+    type Partial: Number;
+
+    fn read(bytes: [u8; SIZE]) -> Self::Partial;
+    fn write(partial: Self::Partial) -> [u8; SIZE];
+}
+
+/// A type whose values can be combined.
+trait Number: Copy + Default + PartialOrd {
+    fn add(self, other: Self) -> Self;
 
     /// The sum of so many ranks, divided.
-    fn divided(self, ranks: usize) -> Self;
+    fn divided(self, ranks: u32) -> Self;
+
+    /// The larger; the first where they compare equal, and what is not a number wherever there is one.
+    fn max(self, other: Self) -> Self {
+        if self >= other || self.is_nan() { self } else { other }
+    }
+
+    /// The smaller; the first where they compare equal, and what is not a number wherever there is one.
+    fn min(self, other: Self) -> Self {
+        if self <= other || self.is_nan() { self } else { other }
+    }
+
+    /// Whether it compares with nothing.
+    fn is_nan(self) -> bool {
+        self.partial_cmp(&self).is_none()
+    }
 }
 
 macro_rules! numbers {
-    ($($type:ty: $sum:path;)*) => { $(impl Number for $type {
-        fn sum(self, other: Self) -> Self {
-            $sum(self, other)
+    ($($type:ident, $size:literal, $sum:expr;)*) => { $(
+        impl Number for $type {
+            fn add(self, other: Self) -> Self {
+                $sum(self, other)
+            }
+
+            fn divided(self, ranks: u32) -> Self {
+                self / ranks as $type
+            }
         }
 
-        fn divided(self, ranks: usize) -> Self {
-            self / ranks as $type
+        impl Element<$size> for $type {
+            type Partial = $type;
+
+            fn read(bytes: [u8; $size]) -> $type {
+                $type::from_ne_bytes(bytes)
+            }
+
+            fn write(partial: $type) -> [u8; $size] {
+                partial.to_ne_bytes()
+            }
         }
-    })* };
+    )* };
 }
 numbers! {
-    f32: Add::add;
-    f64: Add::add;
-    i32: i32::wrapping_add;
-    i64: i64::wrapping_add;
-    u32: u32::wrapping_add;
-    u64: u64::wrapping_add;
+    f32, 4, std::ops::Add::add;
+    f64, 8, std::ops::Add::add;
+    i32, 4, i32::wrapping_add;
+    i64, 8, i64::wrapping_add;
+    u32, 4, u32::wrapping_add;
+    u64, 8, u64::wrapping_add;
 }
 
-/// The first where they compare equal, and what is not a number wherever there is one.
-fn chosen<T: PartialOrd>(first: bool, a: T, b: T) -> T {
-    if first || a.partial_cmp(&a).is_none() { a } else { b }
+macro_rules! halves {
+    ($($type:ident)*) => { $(
+        impl Element<2> for $type {
+            type Partial = f32;
+
+            fn read(bytes: [u8; 2]) -> f32 {
+                $type::from_ne_bytes(bytes).to_f32()
+            }
+
+            fn write(partial: f32) -> [u8; 2] {
+                $type::from_f32(partial).to_ne_bytes()
+            }
+        }
+    )* };
+}
+halves! { bf16 f16 }
+
+struct Divide<'a> {
+    sums: &'a mut [u8],
+    ranks: u32,
 }
 
-fn by_tree<T: Number, const SIZE: usize>(
-    ranks: &mut [&mut [u8]],
+impl Task for Divide<'_> {
+    fn run<T: Element<SIZE>, const SIZE: usize>(self) {
+        let (sums, _) = self.sums.as_chunks_mut::<SIZE>();
+        sums.iter_mut().for_each(|sum| *sum = T::write(T::read(*sum).divided(self.ranks)));
+    }
+}
+
+struct Fold<'a> {
     op: ReduceOp,
-    read: impl Fn([u8; SIZE]) -> T + Copy,
-    write: impl Fn(T) -> [u8; SIZE] + Copy,
-) {
-    match op {
-        ReduceOp::Sum => combined(ranks, |a, b| write(read(a).sum(read(b)))),
-        ReduceOp::Max => combined(ranks, |a, b| {
-            let (a, b) = (read(a), read(b));
-            write(chosen(a >= b, a, b))
-        }),
-        ReduceOp::Min => combined(ranks, |a, b| {
-            let (a, b) = (read(a), read(b));
-            write(chosen(a <= b, a, b))
-        }),
-        ReduceOp::Mean => {
-            combined(ranks, |a, b| write(read(a).sum(read(b))));
-            let count = ranks.len();
-            let (sums, _) = ranks.first_mut().map(|first| first.as_chunks_mut::<SIZE>()).unwrap_or_default();
-            sums.iter_mut().for_each(|sum| *sum = write(read(*sum).divided(count)));
+    own: &'a mut [u8],
+    leaves: &'a [Leaf<'a>],
+}
+
+impl Task for Fold<'_> {
+    fn run<T: Element<SIZE>, const SIZE: usize>(self) {
+        let ranks = self.leaves.len() as u32;
+        match self.op {
+            ReduceOp::Sum => self.by::<T, SIZE>(T::Partial::add, |sum| sum),
+            ReduceOp::Max => self.by::<T, SIZE>(T::Partial::max, |largest| largest),
+            ReduceOp::Min => self.by::<T, SIZE>(T::Partial::min, |smallest| smallest),
+            ReduceOp::Mean => self.by::<T, SIZE>(T::Partial::add, |sum| sum.divided(ranks)),
         }
     }
 }
 
-/// Folds numbers of half precision.
-fn widened(ranks: &mut [&mut [u8]], op: ReduceOp, read: impl Fn([u8; 2]) -> f32, write: impl Fn(f32) -> [u8; 2]) {
-    let bytes = ranks.first().map_or(0, |first| first.len());
-    for start in (0..bytes).step_by(BLOCK) {
-        let block = start..bytes.min(start + BLOCK);
-        let wide = |rank: &&mut [u8]| -> Vec<u8> {
-            let (halves, _) = rank[block.clone()].as_chunks::<2>();
-            halves.iter().flat_map(|half| read(*half).to_ne_bytes()).collect()
-        };
-        let mut wide: Vec<Vec<u8>> = ranks.iter().map(wide).collect();
-        let mut leaves: Vec<&mut [u8]> = wide.iter_mut().map(Vec::as_mut_slice).collect();
-        by_tree::<f32, 4>(&mut leaves, op, f32::from_ne_bytes, f32::to_ne_bytes);
-        let (results, _) = leaves[0].as_chunks::<4>();
-        let (halves, _) = ranks[0][block].as_chunks_mut::<2>();
-        halves.iter_mut().zip(results).for_each(|(half, result)| *half = write(f32::from_ne_bytes(*result)));
+impl Fold<'_> {
+    fn by<T: Element<SIZE>, const SIZE: usize>(
+        self,
+        combine: impl Fn(T::Partial, T::Partial) -> T::Partial + Copy,
+        finish: impl Fn(T::Partial) -> T::Partial,
+    ) {
+        let (own, _) = self.own.as_chunks_mut::<SIZE>();
+        // Two ranks, of which this is one, need one pass over memory.
+        if let [None, Some(right)] = self.leaves {
+            let pairs = own.iter_mut().zip(right.as_chunks::<SIZE>().0);
+            return pairs.for_each(|(own, right)| *own = T::write(finish(combine(T::read(*own), T::read(*right)))));
+        }
+        if let [Some(left), None] = self.leaves {
+            let pairs = own.iter_mut().zip(left.as_chunks::<SIZE>().0);
+            return pairs.for_each(|(own, left)| *own = T::write(finish(combine(T::read(*left), T::read(*own)))));
+        }
+        let mut folded = [T::Partial::default(); BLOCK];
+        for (index, own) in own.chunks_mut(BLOCK).enumerate() {
+            let folded = &mut folded[..own.len()];
+            tree::<T, SIZE>(own, index * BLOCK * SIZE, self.leaves, combine, folded);
+            own.iter_mut().zip(&*folded).for_each(|(own, &folded)| *own = T::write(finish(folded)));
+        }
     }
 }
 
-fn combined<const SIZE: usize>(ranks: &mut [&mut [u8]], combine: impl Fn([u8; SIZE], [u8; SIZE]) -> [u8; SIZE] + Copy) {
-    let bytes = ranks.first().map_or(0, |first| first.len());
-    for start in (0..bytes).step_by(BLOCK) {
-        let block = start..bytes.min(start + BLOCK);
-        let mut step = 1;
-        while step < ranks.len() {
-            for left in (0..ranks.len() - step).step_by(2 * step) {
-                let (lefts, rights) = ranks.split_at_mut(left + step);
-                let (left, _) = lefts[left][block.clone()].as_chunks_mut::<SIZE>();
-                let (right, _) = rights[0][block.clone()].as_chunks::<SIZE>();
-                left.iter_mut().zip(right).for_each(|(left, right)| *left = combine(*left, *right));
-            }
-            step *= 2;
+/// Folds a block of these leaves, which begins at byte `first` of them, into `folded`.
+fn tree<'a, T: Element<SIZE>, const SIZE: usize>(
+    own: &'a [[u8; SIZE]],
+    first: usize,
+    leaves: &[Leaf<'a>],
+    combine: impl Fn(T::Partial, T::Partial) -> T::Partial + Copy,
+    folded: &mut [T::Partial],
+) {
+    let block = |leaf: Leaf<'a>| match leaf {
+        None => own,
+        Some(bytes) => bytes[first..first + own.len() * SIZE].as_chunks::<SIZE>().0,
+    };
+    let (left, right) = match leaves {
+        [] => return,
+        [leaf] => {
+            folded.iter_mut().zip(block(*leaf)).for_each(|(folded, element)| *folded = T::read(*element));
+            return;
+        }
+        leaves => leaves.split_at(leaves.len().next_power_of_two() / 2),
+    };
+    tree::<T, SIZE>(own, first, left, combine, folded);
+    match right {
+        // The rightmost leaf of a subtree needs no memory of its own.
+        [leaf] => folded.iter_mut().zip(block(*leaf)).for_each(|(left, right)| *left = combine(*left, T::read(*right))),
+        right => {
+            let mut memory = [T::Partial::default(); BLOCK];
+            let other = &mut memory[..folded.len()];
+            tree::<T, SIZE>(own, first, right, combine, other);
+            folded.iter_mut().zip(&*other).for_each(|(left, &right)| *left = combine(*left, right));
         }
     }
 }

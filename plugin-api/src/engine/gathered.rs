@@ -1,6 +1,6 @@
 //! Collectives that any engine has which can gather equally many bytes of every rank.
 
-use super::{Course, Engine, fold};
+use super::{Course, Engine, Leaf, fold};
 use crate::{Buffer, ReduceOp, Result};
 
 /// Bytes of every rank that are gathered at once: this bounds what is held besides the buffers.
@@ -21,9 +21,8 @@ pub fn fold_gathered<E: Engine + ?Sized>(
     for chunk in buffer.bytes_mut().chunks_mut(CHUNK) {
         let all = &mut all[..ranks * chunk.len()];
         engine.gather(chunk, all, course)?;
-        let mut leaves: Vec<&mut [u8]> = all.chunks_exact_mut(chunk.len()).collect();
-        fold(dtype, op, &mut leaves)?;
-        chunk.copy_from_slice(leaves[0]);
+        let leaves: Vec<Leaf<'_>> = all.chunks_exact(chunk.len()).map(Some).collect();
+        fold(dtype, op, chunk, &leaves)?;
         course.moved(chunk.len());
     }
     Ok(())

@@ -6,6 +6,7 @@ use std::time::Instant;
 use proptest::prelude::*;
 
 use super::*;
+use crate::{Dtype, Setup, bf16, f16};
 
 /// The tree as its definition has it.
 fn tree(leaves: &[f32]) -> f32 {
@@ -18,12 +19,21 @@ fn tree(leaves: &[f32]) -> f32 {
     }
 }
 
-/// Folds elements of one type, one vector per rank.
+/// Folds elements of one type, one vector per rank: the same bits, whichever rank folds, also one that has none of them.
 fn folded<T: crate::Element>(op: ReduceOp, ranks: &[Vec<T>]) -> Vec<T> {
-    let mut buffers: Vec<Buffer> = ranks.iter().map(|rank| Buffer::from(rank.clone())).collect();
-    let mut bytes: Vec<&mut [u8]> = buffers.iter_mut().map(Buffer::bytes_mut).collect();
-    fold(T::DTYPE, op, &mut bytes).unwrap();
-    buffers[0].as_slice::<T>().unwrap().to_vec()
+    let ranks: Vec<Buffer> = ranks.iter().map(|rank| Buffer::from(rank.clone())).collect();
+    let by = |own: Option<usize>| {
+        let leaves: Vec<Leaf<'_>> =
+            ranks.iter().enumerate().map(|(rank, leaf)| (own != Some(rank)).then_some(leaf.bytes())).collect();
+        let mut result = ranks[own.unwrap_or(0)].clone();
+        fold(T::DTYPE, op, result.bytes_mut(), &leaves).unwrap();
+        result
+    };
+    let result = by(None);
+    for own in 0..ranks.len() {
+        assert_eq!(by(Some(own)).bytes(), result.bytes(), "{op:?} by rank {own}");
+    }
+    result.as_slice::<T>().unwrap().to_vec()
 }
 
 proptest! {
@@ -41,28 +51,56 @@ proptest! {
 }
 
 /// Elements of one and a bit of the blocks that are folded at once.
-const BLOCK_AND_MORE: usize = 1033;
+const BLOCK_AND_MORE: usize = 521;
 
 #[test]
-fn every_type_is_summed_and_compared_in_its_own_precision() {
-    assert_eq!(folded(ReduceOp::Sum, &[vec![u64::MAX, 1], vec![2, 1]]), [1, 2]);
-    assert_eq!(folded(ReduceOp::Min, &[vec![-3i64], vec![5]]), [-3]);
-    assert_eq!(folded(ReduceOp::Max, &[vec![-3i32], vec![5]]), [5]);
-    let halves = |values: [f32; 2]| values.map(|value| vec![crate::bf16::from_f32(value)]);
-    assert_eq!(folded(ReduceOp::Sum, &halves([256.0, 1.0]))[0].to_f32(), 256.0, "rounded to 8 bits");
-    let halves = [256.0, 1.0, 1.0, 1.0].map(|value| vec![crate::bf16::from_f32(value)]);
-    assert_eq!(folded(ReduceOp::Sum, &halves)[0].to_f32(), 260.0, "rounded once");
-    assert_eq!(folded(ReduceOp::Mean, &[vec![1.0f32], vec![2.0], vec![4.5]]), [2.5]);
-    assert_eq!(folded(ReduceOp::Mean, &[vec![-7i64], vec![2]]), [-2], "rounded towards zero");
-    assert_eq!(folded(ReduceOp::Sum, &[vec![f64::MAX], vec![f64::MAX]]), [f64::INFINITY]);
-    assert_eq!(folded(ReduceOp::Sum, &[vec![-0.0f32], vec![-0.0]])[0].to_bits(), (-0.0f32).to_bits());
-    for op in [ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min, ReduceOp::Mean] {
+fn every_type_and_reduction_has_its_result() {
+    use ReduceOp::{Max, Mean, Min, Sum};
+    assert_eq!(folded(Sum, &[vec![u64::MAX, 1], vec![2, 1]]), [1, 2], "integers wrap around");
+    assert_eq!(folded(Sum, &[vec![i32::MAX], vec![1]]), [i32::MIN]);
+    assert_eq!(folded(Min, &[vec![-3i64], vec![5]]), [-3]);
+    assert_eq!(folded(Max, &[vec![-3i32], vec![5]]), [5]);
+    assert_eq!(folded(Max, &[vec![u32::MAX], vec![2], vec![3]]), [u32::MAX]);
+    assert_eq!(folded(Mean, &[vec![1.0f32], vec![2.0], vec![4.5]]), [2.5]);
+    assert_eq!(folded(Mean, &[vec![-7i64], vec![2]]), [-2], "rounded towards zero");
+    assert_eq!(folded(Sum, &[vec![f64::MAX], vec![f64::MAX]]), [f64::INFINITY]);
+    assert_eq!(folded(Sum, &[vec![-0.0f32], vec![-0.0]])[0].to_bits(), (-0.0f32).to_bits());
+    let denormal = f32::from_bits(1);
+    assert_eq!(folded(Sum, &[vec![denormal], vec![denormal]]), [f32::from_bits(2)]);
+    for op in [Sum, Max, Min, Mean] {
         for place in 0..3 {
             let mut ranks = vec![vec![1.0f32]; 3];
             ranks[place][0] = f32::NAN;
             assert!(folded(op, &ranks)[0].is_nan(), "{op:?} with NaN on rank {place}");
         }
     }
+    let mut sums = [9i32, -9].map(i32::to_ne_bytes).concat();
+    divide(Dtype::I32, &mut sums, 2).unwrap();
+    assert_eq!(sums, [4i32, -4].map(i32::to_ne_bytes).concat());
+}
+
+#[test]
+fn halves_are_folded_in_single_precision_and_rounded_once() {
+    let bf16s = |values: [f32; 4]| values.map(|value| vec![bf16::from_f32(value)]);
+    assert_eq!(folded(ReduceOp::Sum, &bf16s([256.0, 1.0, 0.0, 0.0]))[0].to_f32(), 256.0, "rounded to 8 bits");
+    assert_eq!(folded(ReduceOp::Sum, &bf16s([256.0, 1.0, 1.0, 1.0]))[0].to_f32(), 260.0, "each step would give 256");
+    assert_eq!(folded(ReduceOp::Mean, &bf16s([1.0, 2.0, 1.0, 2.0]))[0].to_f32(), 1.5);
+    let f16s = |values: [f32; 4]| values.map(|value| vec![f16::from_f32(value)]);
+    assert_eq!(folded(ReduceOp::Sum, &f16s([2048.0, 1.0, 1.0, 1.0]))[0].to_f32(), 2052.0);
+    assert_eq!(folded(ReduceOp::Sum, &[vec![f16::MAX], vec![f16::MAX]]), [f16::INFINITY]);
+}
+
+#[test]
+fn memory_that_is_not_aligned_and_ranks_of_other_lengths() {
+    let (mut own, theirs) = ([0; 9], [0, 0, 0, 128, 63, 0, 0, 0, 64]);
+    own[1..5].copy_from_slice(&2f32.to_ne_bytes());
+    fold(Dtype::F32, ReduceOp::Sum, &mut own[1..5], &[None, Some(&theirs[1..5])]).unwrap();
+    assert_eq!(own[1..5], 3f32.to_ne_bytes());
+    for (own, theirs) in [(4..8, 0..8), (0..3, 0..3)] {
+        let theirs = &[0; 9][theirs];
+        assert!(fold(Dtype::F32, ReduceOp::Sum, &mut [0; 9][own], &[None, Some(theirs)]).is_err());
+    }
+    assert!(fold(Dtype::BOOL, ReduceOp::Sum, &mut [1], &[None]).is_err());
 }
 
 /// An engine of one rank, which panics when it is to broadcast, and hangs when it is to reduce many elements.
@@ -87,9 +125,18 @@ impl Engine for Alone {
     }
 }
 
+fn start<E: Engine + 'static>(
+    rank: u32,
+    world_size: u32,
+    connect: impl FnOnce() -> Result<E> + Send + 'static,
+) -> Result<EngineThread> {
+    let bootstrap = Bootstrap { rank, world_size, ..Bootstrap::default() };
+    EngineThread::start("test", &bootstrap, &Setup::default().services, Duration::from_millis(200), connect)
+}
+
 fn alone(told: &Arc<AtomicBool>) -> EngineThread {
     let told = Arc::clone(told);
-    EngineThread::start("test", 0, 1, move || Ok(Alone(told)), || Ok(())).unwrap()
+    start(0, 1, move || Ok(Alone(told))).unwrap()
 }
 
 #[test]
@@ -125,14 +172,14 @@ fn a_panic_of_the_engine_is_the_error_of_this_and_all_later_collectives_and_othe
 }
 
 #[test]
-fn whoever_waits_for_the_other_ranks_can_give_up() {
+fn ranks_that_do_not_come_are_given_up_in_time() {
     let never = || -> Result<Alone> {
         thread::sleep(Duration::from_secs(60));
         Err(Error::other("too late"))
     };
-    let refused = || Err(Error::new(ErrorCode::Peer, "nobody has come"));
-    let error = EngineThread::start("test", 0, 2, never, refused).err().unwrap();
-    assert_eq!(error.message(), "nobody has come");
+    let error = start(0, 2, never).err().unwrap();
+    assert_eq!(error.message(), "rank 0 has not met the other ranks over test within 0.2 s");
+    assert_eq!(error.code(), ErrorCode::Peer);
 }
 
 /// Ranks that are threads, and gather through what they share.
@@ -170,7 +217,7 @@ fn on_ranks<T: Send>(count: usize, body: impl Fn(&EngineThread) -> T + Sync) -> 
         let (shared, body) = (&shared, &body);
         let rank = move |rank| {
             let engine = Threads { rank, shared: Arc::clone(shared) };
-            body(&EngineThread::start("test", rank as u32, count as u32, move || Ok(engine), || Ok(())).unwrap())
+            body(&start(rank as u32, count as u32, move || Ok(engine)).unwrap())
         };
         let ranks: Vec<_> = (0..count).map(|number| scope.spawn(move || rank(number))).collect();
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()

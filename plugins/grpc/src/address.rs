@@ -3,8 +3,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::path::Path;
+use std::time::Duration;
 
-use mdt_plugin_api::{Error, Result};
+use mdt_plugin_api::{Error, LogLevel, Result};
+use tokio::time::Instant;
 
 use crate::job::Job;
 use crate::listener::Ports;
@@ -12,6 +14,9 @@ use crate::place::{Place, to_text, unix_path, unix_path_of, unix_to_text};
 
 /// An address that no machine has (RFC 5737). The way to it is the way to everywhere.
 const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
+
+/// How long after a name was not known it is looked up again.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// What `comm.address` and `comm.port` stand for.
 pub(crate) struct Meeting {
@@ -52,17 +57,34 @@ impl IpAddress {
 /// Finds out where rank 0 is.
 ///
 /// # Errors
-/// The name is unknown, or stands for this machine only.
-pub(crate) async fn resolve(address: &str, port: u16) -> Result<Meeting> {
+/// The name stays unknown for `comm.connect_timeout_s`, or stands for this machine only.
+pub(crate) async fn resolve(job: &Job, address: &str, port: u16) -> Result<Meeting> {
     if let Some(path) = unix_path(address) {
         return Ok(Meeting { places: vec![Place::Unix(path.to_owned())], is_own_name: false });
     }
-    match tokio::net::lookup_host((address, port)).await {
-        Ok(found) => reachable(address, found.collect(), &|| own_addresses(None)),
-        Err(error) => {
-            let message = format!("comm.address names no machine that is known here: {address:?}");
-            Err(Error::config(message).with("key", "comm.address").caused_by(error))
+    reachable(address, look_up(job, address, port).await?, &|| own_addresses(None))
+}
+
+/// The addresses of a name. In a cluster such as Kubernetes names come to be known while ranks start, so one that nobody knows is
+/// looked up again for as long as ranks wait for each other.
+async fn look_up(job: &Job, address: &str, port: u16) -> Result<Vec<SocketAddr>> {
+    let deadline = Instant::now() + Duration::from_secs_f64(job.config.connect_timeout_s);
+    let message = || format!("comm.address names no machine that is known here: {address:?}");
+    let mut was_told = false;
+    loop {
+        match tokio::net::lookup_host((address, port)).await {
+            Ok(found) => return Ok(found.collect()),
+            Err(error) if Instant::now() + AGAIN > deadline => {
+                return Err(Error::config(message()).with("key", "comm.address").caused_by(error));
+            }
+            Err(_) if was_told => {}
+            Err(_) => {
+                let note = format!("{}; looking for {} s", message(), job.config.connect_timeout_s);
+                job.services.log(LogLevel::Warn, &note);
+                was_told = true;
+            }
         }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 

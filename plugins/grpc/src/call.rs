@@ -4,10 +4,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use mdt_plugin_api::engine::FOLDED;
 use mdt_plugin_api::{Buffer, Dtype, Error, ReduceOp, Result};
 
-use crate::pairwise_reduction::{OPS, REDUCED};
 use crate::wire::{self, Call, Cause, Chunk, MAX_BUFFERS, Phase, Reduction};
+
+/// How elements are combined, all of them.
+pub(crate) const OPS: [ReduceOp; 4] = [ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min, ReduceOp::Mean];
 
 /// One call of a collective on this rank.
 pub(crate) struct Request {
@@ -68,7 +71,7 @@ impl Request {
     /// What is wrong on this rank alone.
     pub(crate) fn check(&self, rank: u32, world_size: u32) -> Result<()> {
         if let Kind::AllReduce(_) | Kind::ReduceScatter(_) = self.kind
-            && let Some(buffer) = self.buffers.iter().find(|buffer| !REDUCED.contains(&buffer.dtype()))
+            && let Some(buffer) = self.buffers.iter().find(|buffer| !FOLDED.contains(&buffer.dtype()))
         {
             let dtype = buffer.dtype();
             return Err(Error::plugin(format!("{dtype} cannot be reduced, only broadcast and gathered")));

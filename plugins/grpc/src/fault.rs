@@ -15,12 +15,17 @@ const START_AGAIN: &str =
 impl Cause {
     /// Something that began with no rank in particular.
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), rank: None, help: String::new() }
+        Self { message: message.into(), ..Self::default() }
     }
 
     /// Something that began with this rank.
     pub(crate) fn of(rank: u32, message: impl Into<String>) -> Self {
         Self { rank: Some(rank), ..Self::new(message) }
+    }
+
+    /// A rank that was started with what does not fit the others, which starting again does not cure.
+    pub(crate) fn misconfigured(rank: u32, message: impl Into<String>) -> Self {
+        Self { misconfigured: true, ..Self::of(rank, message) }
     }
 
     /// Adds what a user can do about it.
@@ -71,7 +76,8 @@ impl Cause {
 
     /// The error that a user sees.
     pub(crate) fn error(&self) -> Error {
-        let mut error = Error::new(ErrorCode::Peer, &self.message);
+        let code = if self.misconfigured { ErrorCode::Config } else { ErrorCode::Peer };
+        let mut error = Error::new(code, &self.message);
         if let Some(rank) = self.rank {
             error = error.with("rank", rank);
         }

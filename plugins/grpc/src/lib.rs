@@ -49,7 +49,6 @@ mod mesh;
 mod messages;
 mod open;
 mod operation;
-mod pairwise_reduction;
 mod place;
 mod point_to_point;
 mod private_file;
@@ -66,11 +65,13 @@ mod token;
 mod transport;
 mod wire;
 
+use mdt_plugin_api::engine::FOLDED;
 use mdt_plugin_api::prelude::*;
 
+use crate::call::OPS;
 pub use crate::communicator::Ranks;
 use crate::job::Job;
-use crate::pairwise_reduction::{OPS, REDUCED};
+use crate::shared_memory::SharedMemory;
 pub use crate::status::JobStatusObserver;
 use crate::tls::Tls;
 use crate::token::Token;
@@ -101,8 +102,8 @@ mdt_plugin_api::config! {
         /// Payload of one message between two ranks in KiB, from 4 to 1024.
         chunk_kib: u32 = 256,
         /// Payloads of at most so many KiB, up to 1048576, go whole to every rank, and each folds all of them: one step instead
-        /// of two.
-        whole_kib: u32 = 64,
+        /// of two. Default: 64, and 1024 between two ranks, to which it is no more bytes.
+        whole_kib: Option<u32> = None,
         /// Whether ranks that all run on one host exchange data through shared memory.
         shared_memory: SharedMemoryUse = SharedMemoryUse::Auto,
         /// The certificates of this machine, with which connections over TCP are encrypted and both sides are verified;
@@ -146,8 +147,9 @@ mdt_plugin_api::config! {
 
 impl Config {
     /// The largest payload that goes whole to every rank.
-    fn whole_bytes(&self) -> usize {
-        (self.whole_kib as usize) << 10
+    fn whole_bytes(&self, world_size: u32) -> usize {
+        let kib = self.whole_kib.unwrap_or(if world_size == 2 { 1024 } else { 64 });
+        (kib as usize) << 10
     }
 
     /// Payload of one message.
@@ -176,7 +178,7 @@ impl Component for Grpc {
         for (key, value, range) in [
             ("connections", config.connections, 1..=16),
             ("chunk_kib", config.chunk_kib, 4..=1024),
-            ("whole_kib", config.whole_kib, 0..=1 << 20),
+            ("whole_kib", config.whole_kib.unwrap_or_default(), 0..=1 << 20),
         ] {
             if !range.contains(&value) {
                 let (first, last) = range.into_inner();
@@ -193,27 +195,27 @@ impl CommBackend for Grpc {
 
     fn capabilities(&self) -> Result<Capabilities> {
         Ok(Capabilities {
-            dtypes: REDUCED.to_vec(),
+            dtypes: FOLDED.to_vec(),
             ops: OPS.to_vec(),
             max_world_size: MAX_WORLD_SIZE,
             deterministic: true,
+            data_path: match SharedMemory::is_possible(self.config.shared_memory) {
+                Ok(()) => "through shared memory where all ranks run on one host, else over TCP".to_owned(),
+                Err(why) => format!("over TCP: this rank {why}"),
+            },
         })
     }
 
     /// # Errors
-    /// A rank or a world size that cannot be; an address that may not or cannot be used; ranks that do not come within
+    /// More ranks than can be; an address that may not or cannot be used; ranks that do not come within
     /// `connect_timeout_s`, or that do not belong to the job.
     fn open(&self, bootstrap: &Bootstrap) -> Result<Ranks> {
-        let &Bootstrap { rank, world_size, .. } = bootstrap;
+        let world_size = bootstrap.world_size;
         if world_size == 0 || world_size > MAX_WORLD_SIZE {
             return Err(Error::config(format!(
                 "the backend `grpc` connects 1 to {MAX_WORLD_SIZE} ranks, not {world_size}"
             ))
             .with("key", "comm.world_size"));
-        }
-        if rank >= world_size {
-            let last = world_size - 1;
-            return Err(Error::config(format!("comm.rank must be 0 to {last}, not {rank}")).with("key", "comm.rank"));
         }
         let token = match world_size {
             1 if self.config.status_port.is_none() => Token::unshared()?,

@@ -8,9 +8,8 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use mdt_plugin_api::engine::{Leaf, divide, fold};
 use mdt_plugin_api::{Buffer, Dtype, ReduceOp};
-
-use crate::pairwise_reduction::{Leaf, divide_bytes, reduce_bytes};
 
 /// Where a buffer may begin.
 pub(crate) const ALIGNMENT: usize = 8;
@@ -127,13 +126,14 @@ impl Stripe {
             let part = from - range.start..from - range.start + own.len();
             parts.clear();
             parts.extend(leaves.iter().map(|leaf| leaf.map(|payload| &payload[part.clone()])));
-            reduce_bytes(dtype, op, own, &parts);
+            // Types that cannot be folded are refused when a collective begins.
+            let _ = fold(dtype, op, own, &parts);
         });
     }
 
     /// Divides sums of so many ranks in a range of this stripe.
     pub(crate) fn divide_sums(&mut self, range: Range<usize>, ranks: u32) {
-        self.each_mut(range, |dtype, _, own| divide_bytes(dtype, own, ranks));
+        self.each_mut(range, |dtype, _, own| drop(divide(dtype, own, ranks)));
     }
 
     /// Visits the pieces of a range, each with its element type and where it lies.

@@ -84,7 +84,7 @@ async fn connect(job: &Arc<Job>, address: &str, port: u16) -> Result<(Engine, Op
         job.board.connected();
         return Ok((Engine::new(job, 0, Mesh { links: Vec::new(), lanes: Vec::new() }, None), None));
     }
-    let meeting = address::resolve(address, port).await?;
+    let meeting = address::resolve(job, address, port).await?;
     meeting.require_private(job)?;
     let mut engine = meet(job, &meeting, port).await?;
     let shared_memory = SharedMemory::connect(job, &mut engine).await?;

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
+use mdt_plugin_api::engine::Leaf;
 use mdt_plugin_api::{Buffer, Dtype, Result};
 
 use self::gathered::Gathered;
@@ -26,7 +27,6 @@ use crate::call::{Called, Collective, Kind};
 use crate::data_stream::DataStream;
 use crate::job::Job;
 use crate::memory::{Stripe, padded_length};
-use crate::pairwise_reduction::Leaf;
 use crate::wire::{Cause, Chunk, Phase};
 
 /// Chunks of a contribution that may wait for those of slower ranks.
@@ -87,7 +87,7 @@ impl Operation {
             ranks: ranks as usize,
             dtypes: &dtypes,
             length,
-            whole: config.whole_bytes(),
+            whole: config.whole_bytes(ranks),
         };
         let called = Arc::new(called);
         let stripes = plan.stripes(lanes);

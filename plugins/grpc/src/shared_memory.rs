@@ -3,7 +3,10 @@
 //! Every rank has a [`segment`], which all ranks map. When all have connected over gRPC, each tells the others where its
 //! segment is to be had ([`passing`]), and after that whether it has got all of theirs. Only then, and only if every rank
 //! has, do collectives run here; otherwise they run over TCP on all ranks. So ranks of several hosts, or of containers that
-//! are separated from each other, use TCP.
+//! are separated from each other, use TCP, also with those of their own host: a collective ends with its slowest pair, which
+//! is one between hosts. Folding within every host first would send fewer bytes between them, but has the bits of the pairwise
+//! tree only where each host has an aligned block of ranks, a power of two; that would be an algorithm of its own. Sending to one
+//! rank uses TCP as well, as nothing in training does it yet.
 //!
 //! A rank writes into its own segment how far it is and looks at the segments of the others ([`exchange`]); when there is
 //! nothing to do it sleeps at a [`doorbell`], at which the others ring and which faults ring as well. No rank ever holds a
@@ -56,6 +59,14 @@ impl Segments {
 pub(crate) struct SharedMemory(Runner);
 
 impl SharedMemory {
+    /// Whether this rank can share memory with others of its host.
+    ///
+    /// # Errors
+    /// Why not, as the end of a sentence about this rank.
+    pub(crate) fn is_possible(choice: SharedMemoryUse) -> Result<(), String> {
+        Prepared::memory(choice).map(drop)
+    }
+
     /// Shares memory with all other ranks, where every rank can. All ranks call it when they have connected. It notes for the
     /// user which way payload goes.
     ///
@@ -124,6 +135,10 @@ fn watch(job: &Arc<Job>, turns: &Arc<Turns>) {
     });
 }
 
+fn none(error: io::Error) -> String {
+    format!("has no memory to share: {error}")
+}
+
 /// This rank's segment, before the others have it.
 struct Prepared {
     own: Arc<Own>,
@@ -136,16 +151,18 @@ impl Prepared {
     /// # Errors
     /// Why this rank shares no memory, as the end of a sentence about it.
     fn new(job: &Job) -> Result<Self, String> {
-        if job.config.shared_memory == SharedMemoryUse::Off {
+        let (own, offer) = Self::memory(job.config.shared_memory)?;
+        let server = offer.serve(&own).map_err(none)?;
+        Ok(Self { own, offer, _server: server })
+    }
+
+    fn memory(choice: SharedMemoryUse) -> Result<(Arc<Own>, Offer), String> {
+        if choice == SharedMemoryUse::Off {
             return Err("has comm.shared_memory = \"off\"".to_owned());
         }
-        let prepare = || -> io::Result<Self> {
-            let offer = Offer::new()?;
-            let own = Arc::new(Own::new(offer.mark())?);
-            let server = offer.serve(&own)?;
-            Ok(Self { own, offer, _server: server })
-        };
-        prepare().map_err(|error| format!("has no memory to share: {error}"))
+        let offer = Offer::new().map_err(none)?;
+        let own = Own::new(offer.mark()).map_err(none)?;
+        Ok((Arc::new(own), offer))
     }
 
     /// Gets the segments of all other ranks.

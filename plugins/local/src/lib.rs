@@ -31,7 +31,13 @@ impl CommBackend for Local {
 
     fn capabilities(&self) -> Result<Capabilities> {
         let ops = vec![ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min, ReduceOp::Mean];
-        Ok(Capabilities { dtypes: REDUCED.to_vec(), ops, max_world_size: 1, deterministic: true })
+        Ok(Capabilities {
+            dtypes: REDUCED.to_vec(),
+            ops,
+            max_world_size: 1,
+            deterministic: true,
+            ..Capabilities::default()
+        })
     }
 
     /// # Errors

@@ -86,10 +86,6 @@ impl CommBackend for Distributed {
     /// This MLX does not have the engine; the addresses cannot be used; ranks that do not come within `connect_timeout_s`.
     fn open(&self, bootstrap: &Bootstrap) -> Result<EngineThread> {
         let &Bootstrap { rank, world_size, .. } = bootstrap;
-        if rank >= world_size {
-            let last = world_size.saturating_sub(1);
-            return Err(Error::config(format!("comm.rank must be 0 to {last}, not {rank}")).with("key", "comm.rank"));
-        }
         let name = self.engine()?;
         let prepared = match world_size {
             1 => None,
@@ -116,19 +112,7 @@ impl CommBackend for Distributed {
             };
             Ok(Ranks { group, rank, world_size, exact })
         };
-        EngineThread::start("mlx collectives", rank, world_size, connect, || {
-            if self.services.cancelled() {
-                return Err(Error::new(ErrorCode::Cancelled, "the job was cancelled before all ranks had come"));
-            }
-            match begin.elapsed() < limit {
-                true => Ok(()),
-                false => Err(Error::new(
-                    ErrorCode::Peer,
-                    format!("rank {rank} has not met its neighbours in the ring within {} s", limit.as_secs_f64()),
-                )
-                .help("start all ranks, with the same addresses; a longer time: comm.connect_timeout_s")),
-            }
-        })
+        EngineThread::start("mlx", bootstrap, &self.services, limit, connect)
     }
 }
 

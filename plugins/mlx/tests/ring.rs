@@ -115,7 +115,7 @@ fn a_rank_whose_neighbours_do_not_come_gives_up_and_says_so() {
     let values = [("address", "127.0.0.1".to_owned()), ("port", free_ports(2).to_string())];
     let values = values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     let error = backend(config).open(&Bootstrap { world_size: 2, values, ..Bootstrap::default() }).err().unwrap();
-    assert_eq!(error.message(), "rank 0 has not met its neighbours in the ring within 0.2 s");
+    assert_eq!(error.message(), "rank 0 has not met the other ranks over mlx within 0.2 s");
     assert_eq!(error.code(), ErrorCode::Peer);
 }
 

@@ -22,7 +22,7 @@ mod library;
 mod ranks;
 mod reduce;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mdt_plugin_api::engine::{EngineThread, FOLDED};
 use mdt_plugin_api::prelude::*;
@@ -79,20 +79,8 @@ impl CommBackend for Mpi {
             }
             Ok(Ranks::new(library, timeout))
         };
-        let (begin, limit) = (Instant::now(), Duration::from_secs_f64(self.config.connect_timeout_s));
-        EngineThread::start("mpi", rank, world_size, connect, || {
-            if self.services.cancelled() {
-                return Err(Error::new(ErrorCode::Cancelled, "the job was cancelled before all ranks had come"));
-            }
-            match begin.elapsed() < limit {
-                true => Ok(()),
-                false => Err(Error::new(
-                    ErrorCode::Peer,
-                    format!("MPI has not connected the ranks within {} s", limit.as_secs_f64()),
-                )
-                .help("a longer time: comm.connect_timeout_s")),
-            }
-        })
+        let limit = Duration::from_secs_f64(self.config.connect_timeout_s);
+        EngineThread::start("mpi", bootstrap, &self.services, limit, connect)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use mdt_plugin_api::engine::{Course, fold};
+use mdt_plugin_api::engine::{Course, Leaf, fold};
 use mdt_plugin_api::{Buffer, ReduceOp, Result};
 
 use crate::library::{Request, Tag};
@@ -68,7 +68,7 @@ pub(crate) fn reduce(
         let mine = parts.piece(own, round);
         // SAFETY: this rank's piece lies in the buffer, and no transfer uses it now.
         let piece = unsafe { std::slice::from_raw_parts_mut(data.add(mine.start), mine.len()) };
-        fold_piece(&mut ranks.scratch[place(round, 0)..][..size * PIECE], own, piece, buffer.dtype(), op)?;
+        fold_piece(&ranks.scratch[place(round, 0)..][..size * PIECE], own, piece, buffer.dtype(), op)?;
         course.moved(mine.len() * (size - 1));
         if gather {
             for peer in ranks.peers() {
@@ -94,25 +94,8 @@ pub(crate) fn reduce(
 }
 
 /// Folds what the others sent, which lies in order of ranks, with this rank's piece, into it.
-fn fold_piece(
-    scratch: &mut [u8],
-    own: usize,
-    piece: &mut [u8],
-    dtype: mdt_plugin_api::Dtype,
-    op: ReduceOp,
-) -> Result<()> {
-    let length = piece.len();
-    let mut leaves: Vec<&mut [u8]> = scratch.chunks_exact_mut(PIECE).map(|rank| &mut rank[..length]).collect();
-    match own {
-        0 => {
-            leaves[0] = piece;
-            fold(dtype, op, &mut leaves)
-        }
-        own => {
-            leaves[own].copy_from_slice(piece);
-            fold(dtype, op, &mut leaves)?;
-            piece.copy_from_slice(leaves[0]);
-            Ok(())
-        }
-    }
+fn fold_piece(scratch: &[u8], own: usize, piece: &mut [u8], dtype: mdt_plugin_api::Dtype, op: ReduceOp) -> Result<()> {
+    let theirs = scratch.chunks_exact(PIECE).map(|rank| &rank[..piece.len()]).enumerate();
+    let leaves: Vec<Leaf<'_>> = theirs.map(|(rank, leaf)| (rank != own).then_some(leaf)).collect();
+    fold(dtype, op, piece, &leaves)
 }

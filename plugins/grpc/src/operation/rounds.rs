@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
+use mdt_plugin_api::engine::partials_are_elements;
 use mdt_plugin_api::{Dtype, ReduceOp};
 
 use crate::call::Kind;
 use crate::memory::ALIGNMENT;
-use crate::pairwise_reduction::partials_are_elements;
 
 /// The largest payload, in bytes, that is not divided among lanes.
 const SMALL: usize = 64 << 10;

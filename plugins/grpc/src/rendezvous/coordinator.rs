@@ -150,16 +150,16 @@ impl Coordinator {
         let (world_size, own) = (request.world_size, &self.job);
         if world_size != own.world_size {
             let message = format!("comm.world_size is {} on rank 0 and {world_size} on rank {rank}", own.world_size);
-            return Some(Cause::of(rank, message).help("give all ranks the same comm.world_size"));
+            return Some(Cause::misconfigured(rank, message).help("give all ranks the same comm.world_size"));
         }
         if rank == 0 || rank >= own.world_size {
             let last = own.world_size - 1;
             let message = format!("a process came to rank 0 as rank {rank}, where ranks 1 to {last} are expected");
-            return Some(Cause::of(rank, message).help("give each process a comm.rank of its own"));
+            return Some(Cause::misconfigured(rank, message).help("give each process a comm.rank of its own"));
         }
         if request.job != own.identity {
             let message = difference::between(&own.identity, &request.job, rank);
-            return Some(Cause::of(rank, message).help("start all ranks with the same configuration"));
+            return Some(Cause::misconfigured(rank, message).help("start all ranks with the same configuration"));
         }
         members.get(&rank).is_some_and(|member| member.waits && member.process != request.process).then(|| {
             Cause::of(rank, format!("two processes came as rank {rank}"))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -61,7 +61,14 @@ pub(crate) async fn join(job: &Job, places: &[Place], data_address: String, limi
                 let roster = timeout(limit + GRACE, roster).await.map_err(late)??;
                 Ok(Joined { roster, channel, place: place.clone() })
             };
-            match attempt.await {
+            // A rank 0 that was lost may still take connections: one that is stopped has a system that does.
+            let outcome = match was_lost {
+                true => timeout_at(deadline, attempt)
+                    .await
+                    .unwrap_or_else(|_| Err(Failed::Again("it does not answer".to_owned()))),
+                false => attempt.await,
+            };
+            match outcome {
                 Ok(joined) => return Ok(joined),
                 Err(Failed::Refused(cause)) => return Err(cause),
                 Err(Failed::Again(reason)) => failure = reason,

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
-use mdt_plugin_api::{Region, Result, Work};
+use mdt_plugin_api::{Region, Work};
 
+use crate::SharedMemoryUse;
 use crate::call::Request;
 use crate::engine::Engine;
 use crate::job::Job;
@@ -12,14 +13,23 @@ use crate::job::Job;
 /// There is none.
 pub(crate) enum SharedMemory {}
 
+/// Why not, as the end of a sentence about this rank.
+const WHY: &str = "runs on a system on which this plugin shares no memory";
+
 impl SharedMemory {
+    /// # Errors
+    /// Always.
+    pub(crate) fn is_possible(_: SharedMemoryUse) -> Result<(), String> {
+        Err(WHY.to_owned())
+    }
+
     /// Tells the other ranks, which may run on another system, that this one shares no memory.
     ///
     /// # Errors
     /// A rank was lost meanwhile, or has not come.
-    pub(crate) async fn connect(_: &Arc<Job>, engine: &mut Engine) -> Result<Option<Self>> {
+    pub(crate) async fn connect(_: &Arc<Job>, engine: &mut Engine) -> mdt_plugin_api::Result<Option<Self>> {
         for _ in ["the offer", "the outcome"] {
-            engine.tell_all(b"runs on a system on which this plugin shares no memory".to_vec()).await?;
+            engine.tell_all(WHY.into()).await?;
         }
         Ok(None)
     }

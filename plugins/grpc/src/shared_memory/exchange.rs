@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
+use mdt_plugin_api::engine::{self, Leaf};
 use mdt_plugin_api::{Buffer, Dtype, ReduceOp, Region};
 
 use self::steps::Steps;
@@ -29,7 +30,6 @@ use super::buffers::{Buffers, Part};
 use super::description::Description;
 use super::segment::{Board, SMALL, small_payload};
 use crate::call::{Called, Kind, Request};
-use crate::pairwise_reduction::{Leaf, reduce_bytes};
 use crate::wire::Cause;
 
 /// Bytes that are folded at once where regions are reduced: what was folded is still near when it is written out.
@@ -267,7 +267,8 @@ impl Exchange {
             // has said that it is done. Each byte is of one rank's slice, and that rank alone reads and writes it.
             let leaf = |rank: usize| (rank != all.rank).then(|| unsafe { all.of(rank).bytes(place(rank)) });
             let own = self.direct.get(buffer);
-            reduce_bytes(
+            // Types that cannot be folded are refused when a collective begins.
+            let _ = engine::fold(
                 own.dtype(),
                 op,
                 &mut own.bytes_mut()[bytes.clone()],
@@ -358,7 +359,8 @@ fn fold(buffers: &mut Buffers, range: Range<usize>, leaves: &[Leaf<'_>], op: Red
         let end = from + bytes.len();
         let leaves: Vec<Leaf<'_>> = leaves.iter().map(|leaf| leaf.map(|leaf| &leaf[from..end])).collect();
         let own = buffers.get(buffer);
-        reduce_bytes(own.dtype(), op, &mut own.bytes_mut()[bytes], &leaves);
+        // Types that cannot be folded are refused when a collective begins.
+        let _ = engine::fold(own.dtype(), op, &mut own.bytes_mut()[bytes], &leaves);
     }
 }
 

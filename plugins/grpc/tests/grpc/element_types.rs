@@ -73,7 +73,7 @@ fn bits_do_not_depend_on_chunks_connections_or_whether_payloads_are_folded_whole
     let mut runner = TestRunner::new(Cases { cases: 12, failure_persistence: None, ..Cases::default() });
     runner
         .run(&cases, |(world_size, count, op, chunk_kib, connections, whole_kib)| {
-            let other = Config { chunk_kib, connections, whole_kib, ..config() };
+            let other = Config { chunk_kib, connections, whole_kib: Some(whole_kib), ..config() };
             let whole = reduced(world_size, config(), &dtypes, count, OPS[op]);
             prop_assert!(whole.iter().all(|rank| *rank == whole[0]), "ranks differ");
             let other = reduced(world_size, other, &dtypes, count, OPS[op]);

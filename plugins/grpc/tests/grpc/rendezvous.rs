@@ -128,9 +128,14 @@ fn addresses_that_other_machines_reach_are_refused_unless_accepted() {
 #[test]
 fn a_name_that_no_machine_has_is_a_configuration_error() {
     let bootstrap = with(&job(2), "address", "no-such-machine.invalid");
-    let error = backend(config()).unwrap().open(&bootstrap).err().unwrap();
+    let (host, begin) = (Arc::<Host>::default(), Instant::now());
+    let error = backend_of(host.clone(), patient(1.2)).unwrap().open(&bootstrap).err().unwrap();
     assert_eq!(error.code(), ErrorCode::Config);
     assert!(error.message().contains("no-such-machine.invalid"), "{error}");
+    // In some clusters names come to be known while ranks start.
+    assert!(begin.elapsed() > Duration::from_millis(600), "{:?}", begin.elapsed());
+    let said = "comm.address names no machine that is known here: \"no-such-machine.invalid\"; looking for 1.2 s";
+    assert_eq!(*host.warnings.lock().unwrap(), [said]);
 }
 
 #[test]

@@ -56,7 +56,7 @@ impl CommBackend for Mirror {
     fn capabilities(&self) -> Result<Capabilities> {
         self.faults.at("capabilities")?;
         let (dtypes, ops) = (vec![Dtype::F32, Dtype::U64], vec![ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min]);
-        Ok(Capabilities { dtypes, ops, max_world_size: 2, deterministic: true })
+        Ok(Capabilities { dtypes, ops, max_world_size: 2, deterministic: true, ..Capabilities::default() })
     }
 
     fn open(&self, bootstrap: &Bootstrap) -> Result<Second> {

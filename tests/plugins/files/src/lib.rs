@@ -38,7 +38,7 @@ impl CommBackend for Files {
 
     fn capabilities(&self) -> Result<Capabilities> {
         let dtypes = vec![Dtype::F32, Dtype::F64];
-        Ok(Capabilities { dtypes, ops: OPS.to_vec(), max_world_size: 0, deterministic: true })
+        Ok(Capabilities { dtypes, ops: OPS.to_vec(), deterministic: true, ..Capabilities::default() })
     }
 
     fn open(&self, bootstrap: &Bootstrap) -> Result<Ranks> {
