@@ -330,8 +330,8 @@ fn a_job_with_a_model_is_examined_as_it_is_configured() {
     if cfg!(target_os = "linux") {
         assert_says(&data_path(&report), &["through shared memory where all ranks run on one host"]);
     }
-    let report = staged.report(&[&keys[..], &["--set", "comm.shared_memory=off"]].concat());
-    assert_says(&data_path(&report), &["over TCP", "comm.shared_memory = \"off\""]);
+    let unshared = staged.report(&[&keys[..], &["--set", "comm.shared_memory=off"]].concat());
+    assert_says(&data_path(&unshared), &["over TCP", "comm.shared_memory = \"off\""]);
     assert_says(report.finding("configuration")["message"].as_str().expect("text"), &["4 of "]);
     assert_eq!(report.finding("model")["status"], "ok");
     assert_eq!(report.finding("data")["status"], "skipped");
