@@ -40,10 +40,15 @@ pub fn exported_keys(config: &Value, tied: bool, class: &str) -> Map<String, Val
         }
         add("rope_scaling", if kind == "default" { Value::Null } else { Value::Object(rope) });
     }
-    // Older readers of Qwen3-MoE have no other name for it.
-    let is_qwen = config.get("model_type").is_some_and(|kind| kind == "qwen3_moe");
-    if let Some(count) = config.get("num_local_experts").filter(|_| is_qwen) {
-        add("num_experts", count.clone());
+    // Keys that mlx-lm requires, which transformers 5 names otherwise or leaves out.
+    let number = |key: &str| config.get(key).and_then(Value::as_u64);
+    if config.get("model_type").is_some_and(|kind| kind == "qwen3_moe") {
+        if let Some(count) = number("num_local_experts") {
+            add("num_experts", json!(count));
+        }
+        if let (Some(hidden), Some(heads)) = (number("hidden_size"), number("num_attention_heads")) {
+            add("head_dim", json!(hidden / heads));
+        }
     }
     if config.get("architectures").and_then(Value::as_array).is_none_or(Vec::is_empty) {
         keys.insert("architectures".to_owned(), json!([class]));

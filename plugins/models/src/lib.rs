@@ -3,6 +3,9 @@
 //! What they share stands once: [`decoder`] runs a stack of layers, each of [`attention`] and a [`feed_forward`] part, which may
 //! have [`experts`]. All is written in tensor operations and names of weights, so it runs on any compute plugin, and the host
 //! can put adapters or quantised weights behind the names.
+//!
+//! A family more is a file there and a line in `plugin!`; its fixture is an entry of `tests/fixtures/make/families.py`, and its name
+//! one of `tests/support/families.rs`, which every test of families goes through.
 
 mod attention;
 mod config;
