@@ -16,6 +16,7 @@ use crate::model::{
 };
 use crate::random::Stream;
 use crate::staging;
+use crate::storage::unwritable;
 use crate::tokenizer_files::TokenizerFiles;
 
 /// A difference above this part of the largest logit is worth a warning: rounding in f32 is far below it.
@@ -115,7 +116,10 @@ fn require_new(out: &Path) -> Result<(), Failure> {
         true => Err(Failure::new(Status::Storage, "the directory for the model exists already")
             .at(out.display())
             .help("name another one with --out, or remove it")),
-        false => Ok(()),
+        false => out
+            .parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .map_err(|error| unwritable("the directory for the model cannot be made", out, &error)),
     }
 }
 

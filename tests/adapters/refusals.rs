@@ -57,9 +57,9 @@ fn a_directory_that_is_no_adapter_says_what_is_missing() {
 }
 
 #[test]
-fn an_adapter_that_is_taken_for_a_model_says_so() {
-    let error = case("tied_lora").set("model.path", fixture("adapters/tied_lora/final").display()).run().failure(4);
-    assert_says(&error, &["config.json", "this is an adapter"]);
+fn an_adapter_that_is_the_model_takes_no_other_one_beside_it() {
+    let error = case("tied_lora").set("model.path", fixture("adapters/tied_lora/final").display()).run().failure(2);
+    assert_says(&error, &["the model is one with an adapter", "mdt-host fuse"]);
 }
 
 #[test]

@@ -94,7 +94,7 @@ impl<'a> Client<'a> {
                     }
                     status => return Err(self.refused(status, answer)),
                 },
-                Err(error) => (error.to_string(), None, UNREACHED),
+                Err(error) => (format!("the hub is not reached ({error})"), None, UNREACHED),
             };
             if attempt >= attempts {
                 return Err(self

@@ -77,7 +77,10 @@ impl Directory {
                 if path.exists() { "the model is not a directory" } else { "the model directory does not exist" };
             return Err(input(message)
                 .at(path.display())
-                .help("`model.path` names a directory with config.json, *.safetensors and tokenizer.json"));
+                .help(
+                    "`model.path` names a directory with config.json, *.safetensors and tokenizer.json, a checkpoint or the output \
+                     directory of a job; `model.name` is a model of the Hugging Face Hub, `org/name`",
+                ));
         }
         let file = path.join("config.json");
         let text = text_file::read_of_model(&file).map_err(|error| {
