@@ -52,6 +52,39 @@ fn a_model_that_memorised_four_rows_answers_them_exactly() {
 }
 
 #[test]
+fn prompts_are_what_they_were_in_training() {
+    let prompts = |format: Option<&str>| {
+        let row = r#"{"prompt": "Shout abc", "completion": "ABC"}"#;
+        let job = Job::new().set("trainer.max_steps", 1);
+        let data = job.file("rows.jsonl", row);
+        let job = job.set("data.train", data.display());
+        let job = if let Some(format) = format { job.set("trainer.prompt_format", format) } else { job };
+        let run = job.run().success();
+        let said = run.stderr.lines().find(|line| line.contains("prompts  ")).expect("a line").to_owned();
+        let model = job.output().join("final");
+        let tokens = |arguments: &[&str]| {
+            let run = generate(&model, &[&["--max-tokens", "1", "--json"], arguments].concat());
+            serde_json::from_str::<Value>(&run.stdout).expect("JSON")["prompt_tokens"].as_u64().expect("a number")
+        };
+        let data = data.display().to_string();
+        (said, tokens(&["--prompt", "Shout abc"]), tokens(&["--data", &data]), job.numbers("tokens")[0])
+    };
+    // One token for each character, and bos; the template adds a line break.
+    let (said, prompt, row, trained) = prompts(Some("plain"));
+    assert!(
+        said.contains("plain text") && (prompt, row, trained) == (10, 10, 14.0),
+        "{said}: {prompt} {row} {trained}"
+    );
+    let (said, prompt, row, trained) = prompts(Some("template"));
+    assert!(
+        said.contains("chat template renders") && (prompt, row, trained) == (11, 11, 15.0),
+        "{said}: {prompt} {row}"
+    );
+    let (said, prompt, row, trained) = prompts(None);
+    assert!(said.contains("set trainer.prompt_format") && (prompt, row, trained) == (11, 10, 14.0), "{said}: {prompt}");
+}
+
+#[test]
 fn exact_match_is_the_part_of_the_rows_that_are_right() {
     let job = memorised();
     let text = std::fs::read_to_string(job.directory().join("train.jsonl")).expect("the rows");

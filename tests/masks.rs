@@ -49,9 +49,8 @@ fn conversations(template: &str, marked: bool) -> (Vec<Conversation>, Vec<Value>
     let (mut trained, mut refused) = (Vec::new(), Vec::new());
     for case in expected["conversations"].as_object().expect("conversations").values() {
         let mut row = case.clone();
-        row.as_object_mut()
-            .expect("an object")
-            .retain(|key, _| ["messages", "tools", "chat_template_kwargs"].contains(&key.as_str()));
+        let keys = ["messages", "tools", "chat_template_kwargs", "turns"];
+        row.as_object_mut().expect("an object").retain(|key, _| keys.contains(&key.as_str()));
         match &case[if marked { "assistant_mask" } else { "plain_mask" }] {
             Value::Null => refused.push(row),
             mask => trained.push(Conversation {
@@ -142,17 +141,29 @@ fn the_last_trained_token_of_every_answer_is_the_same_end_of_turn() {
 }
 
 #[test]
-fn a_template_that_changes_earlier_turns_is_an_error_that_names_template_and_row() {
-    let (trained, refused) = conversations("qwen3", false);
-    let mut rows: Vec<_> = rows(&trained).take(2).collect();
-    rows.push(&refused[0]);
-    let job = job("qwen3", false, rows);
-    let file = job.directory().join("chat.jsonl").display().to_string();
-    let failure = job.run().failure(4);
-    assert_says(
-        &failure,
-        &["differently from the same messages", "chat_template.jinja", &file, "row 3", "message 2", "{% generation %}"],
-    );
+fn a_template_that_changes_earlier_turns_trains_each_answer_in_a_sequence_of_its_own() {
+    let (_, split) = conversations("qwen3", false);
+    for case in &split {
+        let job = job("qwen3", false, [case]);
+        let run = job.run_with(&["data", "preview", "--json", "--rows", "100"]).success();
+        let shown: Vec<Value> = run.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let turns = case["turns"].as_array().expect("a list");
+        assert_eq!(shown.len(), turns.len() + 1, "each answer, and the totals");
+        for (number, (sequence, turn)) in (1..).zip(shown.iter().zip(turns)) {
+            assert_eq!(sequence["tokens"], turn["input_ids"]);
+            let mask: Vec<Value> =
+                turn["mask"].as_array().expect("a list").iter().map(|mark| json!(mark == 1)).collect();
+            assert_eq!(sequence["supervised"], json!(mask));
+            assert_eq!((&sequence["row"], &sequence["part"]), (&json!(1), &json!([number, turns.len()])));
+        }
+        assert_eq!(shown[turns.len()]["totals"]["rows"], 1);
+        assert_eq!(shown[turns.len()]["totals"]["rows_by_answer"], json!([1, turns.len()]));
+    }
+    let rows: Vec<_> = split.iter().collect();
+    let sequences: usize = split.iter().map(|case| case["turns"].as_array().expect("a list").len()).sum();
+    let run = job("qwen3", false, rows).set("trainer.max_steps", 1).run().success();
+    let said = format!("{} rows with a sequence for each answer, {sequences} in all", split.len());
+    assert_says(&run.stderr, &[&said, "trainer  sft: ", "turns = all"]);
 }
 
 #[test]

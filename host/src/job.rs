@@ -153,6 +153,18 @@ impl Job {
         format!("trainer {id} {}", version.unwrap_or_default())
     }
 
+    /// The trainer with those of its keys that are no tables, as `sft: train_on = assistant`; none where it has none.
+    pub fn trainer_keys(&self) -> Option<String> {
+        let Chosen { id, config } = self.resolved.component(Kind::Trainer)?;
+        let own = |(key, value): (&String, &Value)| match value {
+            Value::String(text) => Some(format!("{key} = {text}")),
+            Value::Bool(_) | Value::Number(_) => Some(format!("{key} = {value}")),
+            _ => None,
+        };
+        let keys: Vec<_> = config.as_object()?.iter().filter_map(own).collect();
+        (!keys.is_empty()).then(|| format!("{id}: {}", keys.join(", ")))
+    }
+
     fn component(&self, kind: Kind) -> Result<(Arc<LoadedComponent>, &Value), Failure> {
         let Chosen { id, config } = self.chosen(kind)?;
         Ok((self.catalog.component(kind, id)?, config))

@@ -27,6 +27,7 @@ mod peers;
 pub mod plugins;
 mod preview;
 mod progress;
+mod prompt_format;
 mod random;
 mod rank_processes;
 mod services;

@@ -38,6 +38,10 @@ pub struct Row {
     /// The number of the packed row that it is in, from 1, where `trainer.packing` packs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packed_row: Option<usize>,
+    /// The number of the sequence among those of its row, from 1, and how many these are: each answer has its own where the
+    /// template shows answers otherwise once others follow, and so has each piece of a long row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part: Option<(usize, usize)>,
     /// The name of the sequence: `tokens` where the trainer makes one of a row.
     pub sequence: String,
     /// All of its text, special tokens included.
@@ -104,7 +108,7 @@ impl<'a> Preview<'a> {
     /// The sequences of one row of a data set.
     pub fn row(&self, dataset: &Dataset, row: usize) -> Result<Vec<Row>, Failure> {
         let (source, number) = dataset.place(row);
-        self.describe(source, number, dataset.packed_row_of(row), &dataset.rows()[row])
+        self.describe(source, number, (dataset.packed_row_of(row), dataset.part_of_row(row)), &dataset.rows()[row])
     }
 
     /// The row of this number in each source, even if nothing in it is trained. No other row is encoded.
@@ -122,8 +126,10 @@ impl<'a> Preview<'a> {
                 if example.row == number {
                     let at = |error| Failure::from(error).at(format!("{name} row {number}"));
                     let encoder = Encoder::new(self.job, &self.trainer, usize::MAX);
-                    for item in encoder.items(&example).map_err(at)? {
-                        found.extend(self.describe(name, number, None, &item)?);
+                    let items = encoder.items(&example).map_err(at)?;
+                    for (part, item) in (1..).zip(&items) {
+                        let part = Some((part, items.len())).filter(|_| items.len() > 1);
+                        found.extend(self.describe(name, number, (None, part), item)?);
                     }
                     break;
                 }
@@ -135,13 +141,20 @@ impl<'a> Preview<'a> {
         Ok(found)
     }
 
-    fn describe(&self, source: &str, row: u64, packed_row: Option<usize>, item: &Item) -> Result<Vec<Row>, Failure> {
+    fn describe(
+        &self,
+        source: &str,
+        row: u64,
+        (packed_row, part): (Option<usize>, Option<(usize, usize)>),
+        item: &Item,
+    ) -> Result<Vec<Row>, Failure> {
         let describe = |sequence: &Sequence| {
             let pieces = self.pieces.of(&sequence.tokens)?;
             Ok(Row {
                 source: source.to_owned(),
                 row,
                 packed_row,
+                part,
                 sequence: sequence.name.clone(),
                 text: pieces.concat(),
                 tokens: sequence.tokens.clone(),

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::checksum;
 use crate::exit::{Failure, Status};
+use crate::prompt_format::{self, PromptFormat};
 use crate::storage::{self, unwritable};
 
 /// How to generate, which goes with the model as its tokenizer does.
@@ -47,6 +48,26 @@ impl TokenizerFiles {
             }
             None => Ok(Self { directory: directory.to_owned(), files }),
         }
+    }
+
+    /// The same with a record of what the prompts of a job are.
+    ///
+    /// # Errors
+    /// The file that has it cannot be read.
+    pub fn recording(mut self, prompts: Option<PromptFormat>) -> Result<Self, Failure> {
+        if let Some(file) = self.files.iter_mut().find(|file| file.name == prompt_format::FILE) {
+            let path = self.directory.join(&file.name);
+            let text = match &file.text {
+                Some(text) => text.clone(),
+                None => {
+                    fs::read_to_string(inside(&self.directory, &path)?).map_err(|error| unreadable(&path, error))?
+                }
+            };
+            if let Some(recorded) = PromptFormat::record(prompts, &text) {
+                file.text = Some(recorded);
+            }
+        }
+        Ok(self)
     }
 
     /// A checksum of all of them. The keys of the configuration are compared on their own.

@@ -78,6 +78,7 @@ fn matches(job: &Job, max_tokens: usize, cancelled: &AtomicBool, force: bool) ->
         Ok(all.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     };
     let options = Options { max_tokens, ..Options::default() };
-    let (answered, _) = answers(job, examples, Batch { size: BATCH, prints: false }, &options, cancelled, force)?;
+    let (answered, _) =
+        answers(job, examples, Batch { size: BATCH, prints: false, format: None }, &options, cancelled, force)?;
     Ok(exact_match(&answered))
 }

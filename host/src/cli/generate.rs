@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
-use mdt_plugin_api::{Example, Length, Message, SharedTokenizer};
+use mdt_plugin_api::{Example, Length, SharedTokenizer};
 
 use self::show::show;
 use super::common::{Common, on_compute_thread};
@@ -18,6 +18,7 @@ use super::sampling::Sampling;
 use crate::exit::{Failure, Status};
 use crate::generation::{Answers, Generator, Options, Speed};
 use crate::job::{Job, OpenedModel};
+use crate::prompt_format::PromptFormat;
 use crate::signals;
 use crate::train::{self, Work};
 
@@ -25,13 +26,17 @@ use crate::train::{self, Work};
 pub(super) struct Arguments {
     #[command(flatten)]
     model: ModelOptions,
-    /// The prompt: a user's message if the model has a chat template, otherwise plain text to continue. May be given several
-    /// times.
+    /// The prompt: a user's message if the model has a chat template, otherwise plain text to continue; after training on
+    /// prompts and completions, what these were. May be given several times.
     #[arg(long, value_name = "TEXT", required_unless_present = "data", conflicts_with = "data")]
     prompt: Vec<String>,
     /// Answer the rows of this data instead, and count the answers that are exactly right.
     #[arg(long, value_name = "SOURCE")]
     data: Option<String>,
+    /// Whether prompts are plain text, or what a user says, which the chat template renders. The default is as in
+    /// training.
+    #[arg(long, value_name = "FORMAT")]
+    prompt_format: Option<PromptFormat>,
     /// The number of rows to answer.
     #[arg(long, value_name = "N", requires = "data")]
     limit: Option<usize>,
@@ -56,10 +61,13 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
         Some(source) => rows(&job, source, arguments.limit, &cancelled),
         None => {
             let is_chat = opened.tokenizer.vocabulary().renders_messages;
-            Ok(arguments.prompt.iter().map(|prompt| prompt_example(prompt, is_chat)).collect())
+            let format = arguments.prompt_format.or_else(|| PromptFormat::recorded(&job, opened));
+            let format = format.unwrap_or(if is_chat { PromptFormat::Template } else { PromptFormat::Plain });
+            Ok(arguments.prompt.iter().map(|prompt| format.example(prompt)).collect())
         }
     };
-    let batch = Batch { size: arguments.batch_size as usize, prints: arguments.streams() };
+    let batch =
+        Batch { size: arguments.batch_size as usize, prints: arguments.streams(), format: arguments.prompt_format };
     let (answered, speed) =
         on_compute_thread(&job, || answers(&job, examples, batch, &options, &cancelled, common.force))?;
     show(&answered, &speed, arguments)
@@ -71,6 +79,8 @@ pub(super) struct Batch {
     pub(super) size: usize,
     /// Whether text is printed as it comes.
     pub(super) prints: bool,
+    /// What prompts are; the default is as in training.
+    pub(super) format: Option<PromptFormat>,
 }
 
 /// The answers of a job's model to these examples.
@@ -84,8 +94,10 @@ pub(super) fn answers(
 ) -> Result<(Vec<Answered>, Speed), Failure> {
     let opened = job.open_model(job.compute()?)?.to_be_used_only();
     let examples = examples(&opened)?;
+    let format = batch.format.or_else(|| PromptFormat::recorded(job, &opened)).unwrap_or(PromptFormat::Plain);
     let batches = examples.chunks(batch.size);
-    let prompts = batches.clone().map(|batch| prompts(&opened.tokenizer, batch)).collect::<Result<Vec<_>, _>>()?;
+    let prompts =
+        batches.clone().map(|batch| prompts(&opened.tokenizer, batch, format)).collect::<Result<Vec<_>, _>>()?;
     let longest = |batch: &&Vec<Vec<u32>>| batch.iter().map(Vec::len).max().unwrap_or(0) * batch.len();
     if let Some(batch) = prompts.iter().max_by_key(longest) {
         train::admit(job, &opened, Work::Answers(batch), force)?;
@@ -109,15 +121,8 @@ impl Arguments {
     }
 }
 
-fn prompt_example(prompt: &str, chat: bool) -> Example {
-    match chat {
-        true => Example::new(1).with("messages", vec![Message::new("user", prompt)]),
-        false => Example::new(1).with("text", prompt),
-    }
-}
-
-fn prompts(tokenizer: &SharedTokenizer, examples: &[Example]) -> Result<Vec<Vec<u32>>, Failure> {
-    examples.iter().map(|example| Ok(tokenizer.encode_prompt(example)?)).collect()
+fn prompts(tokenizer: &SharedTokenizer, examples: &[Example], format: PromptFormat) -> Result<Vec<Vec<u32>>, Failure> {
+    examples.iter().map(|example| Ok(tokenizer.encode_prompt(&format.applied(example))?)).collect()
 }
 
 /// The rows of a source, up to `limit`.

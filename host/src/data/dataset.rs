@@ -4,6 +4,7 @@
 //! schedules and resumes count places, so that what a row becomes moves no other row. Where items are packed, they count
 //! packed rows.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use mdt_plugin_api::{Example, Item};
@@ -15,6 +16,7 @@ use super::row_location::{self, RowLocation};
 use super::row_order::Plan;
 use super::{packing, split};
 use crate::checksum;
+use crate::counted::counted;
 use crate::random::Stream;
 
 /// The most rows that a message names.
@@ -44,6 +46,8 @@ pub struct Dataset {
     pub(super) dropped: Vec<RowLocation>,
     /// Rows that were left out because they are too long.
     pub(super) too_long: Vec<RowLocation>,
+    /// How many sequences the rows have of which the trainer made several.
+    several: BTreeMap<RowLocation, usize>,
     /// The number of rows before some were held out; none if that did not happen.
     split_from: Option<usize>,
 }
@@ -62,6 +66,7 @@ impl Dataset {
             sources: sources.to_vec(),
             dropped: Vec::new(),
             too_long: Vec::new(),
+            several: BTreeMap::new(),
             split_from: None,
         }
     }
@@ -74,6 +79,10 @@ impl Dataset {
             [] if is_too_long => self.too_long.push(location),
             [] => self.dropped.push(location),
             _ => {}
+        }
+        let sequences = parts.iter().filter(|&&part| part != Part::LaterPiece).count();
+        if sequences > 1 {
+            self.several.insert(location, sequences);
         }
         self.locations.extend(items.iter().map(|_| location));
         self.rows.extend(items);
@@ -94,6 +103,9 @@ impl Dataset {
             let is_held_out = end > start && marks.next() == Some(true);
             let part = if is_held_out { &mut held_out } else { &mut train };
             for ((item, location), of_row) in items.by_ref().take(end - start) {
+                if let Some(&sequences) = self.several.get(&location) {
+                    part.several.insert(location, sequences);
+                }
                 part.rows.push(item);
                 part.locations.push(location);
                 part.parts.push(of_row);
@@ -237,6 +249,23 @@ impl Dataset {
         }
     }
 
+    /// How many rows have a sequence for each of several answers, and how many sequences these are.
+    pub fn by_answer(&self) -> (usize, usize) {
+        (self.several.len(), self.several.values().sum())
+    }
+
+    /// The number of rows that the items are of.
+    pub fn row_count(&self) -> usize {
+        let (long, (rows, sequences)) = (self.long_rows(), self.by_answer());
+        self.rows.len() - (long.pieces - long.split) - (sequences - rows)
+    }
+
+    /// The number of an item among those of its row, from 1, and how many these are; none where it is the only one.
+    pub fn part_of_row(&self, item: usize) -> Option<(usize, usize)> {
+        let same = |others: &[RowLocation]| others.iter().filter(|&&other| other == self.locations[item]).count();
+        Some((same(&self.locations[..=item]), same(&self.locations))).filter(|&(_, all)| all > 1)
+    }
+
     /// The source and number of each row that was left out because it is too long.
     pub fn too_long(&self) -> impl ExactSizeIterator<Item = (&str, u64)> {
         self.too_long.iter().map(|place| self.place_of(place))
@@ -252,8 +281,11 @@ impl Dataset {
         let supervised: usize = self.rows.iter().map(Item::supervised_tokens).sum();
         let of = self.split_from.map_or(String::new(), |total| format!(" of {total}"));
         let long = self.long_rows();
-        let rows = self.rows.len() - (long.pieces - long.split);
+        let rows = self.row_count();
         let mut text = format!("{rows}{of} rows, {tokens} tokens, {supervised} of them trained");
+        if let (rows @ 1.., sequences) = self.by_answer() {
+            text += &format!("; {} with a sequence for each answer, {sequences} in all", counted(rows, "row"));
+        }
         if let Some(rows) = self.packed_rows() {
             let lengths = (0..rows).map(|row| self.length(row));
             let (longest, filled) = (lengths.clone().max().unwrap_or(0), lengths.sum::<usize>());

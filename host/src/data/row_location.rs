@@ -4,7 +4,7 @@
 const NAMED: usize = 64;
 
 /// The source that a row was read from, and its number there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RowLocation {
     /// The index of its source in the list of sources.
     pub(super) source: u32,

@@ -36,8 +36,9 @@ impl Paint {
         let source = printable(&row.source);
         let name = if row.sequence == Item::TOKENS { String::new() } else { format!(" {}", printable(&row.sequence)) };
         let packed = row.packed_row.map_or(String::new(), |row| format!(", packed row {row}"));
+        let part = row.part.map_or(String::new(), |(number, all)| format!(", part {number} of {all}"));
         let mut text =
-            format!("{source}:{}{name}{packed}  {tokens} tokens, {} trained", row.row, row.supervised_tokens);
+            format!("{source}:{}{name}{packed}{part}  {tokens} tokens, {} trained", row.row, row.supervised_tokens);
         if row.supervised_tokens == 0 {
             text += ": nothing to train, dropped";
         }
@@ -99,6 +100,7 @@ mod tests {
             source: "a.jsonl".into(),
             row: 3,
             packed_row: None,
+            part: None,
             sequence: Item::TOKENS.into(),
             text: pieces.concat(),
             tokens: (1..8).collect(),

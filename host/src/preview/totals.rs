@@ -16,6 +16,8 @@ const NAMED: usize = 20;
 pub struct Totals {
     /// Rows with something to train.
     pub rows: usize,
+    /// Rows of which each answer is a sequence of its own, and the number of these sequences.
+    pub rows_by_answer: (usize, usize),
     /// Rows with nothing to train, which are left out.
     pub dropped: Vec<Dropped>,
     /// Rows that are longer than `trainer.max_seq_len` and left out, where `trainer.long_rows` does so.
@@ -111,7 +113,8 @@ impl Totals {
         let long = dataset.long_rows();
         let named = |(source, row): (&str, u64)| Dropped { source: source.to_owned(), row };
         Self {
-            rows: rows.len() - (long.pieces - long.split),
+            rows: dataset.row_count(),
+            rows_by_answer: dataset.by_answer(),
             dropped: dataset.dropped().map(named).collect(),
             too_long: dataset.too_long().map(named).collect(),
             split_rows: long.split,
@@ -176,6 +179,9 @@ impl fmt::Display for Totals {
                 let names = named.collect::<Vec<_>>().join(", ");
                 write!(f, "; {} more dropped {why}: {names}{more}", count(dropped.len()))?;
             }
+        }
+        if let (rows @ 1.., sequences) = self.rows_by_answer {
+            write!(f, "; {} of them with a sequence for each answer, {} in all", count(rows), count(sequences))?;
         }
         let share = 100.0 * self.supervised_share;
         let supervised = HumanCount(self.supervised_tokens);

@@ -24,6 +24,7 @@ use crate::job::Job;
 use crate::model;
 use crate::observers::Observers;
 use crate::progress::{self, Progress};
+use crate::prompt_format::PromptFormat;
 use crate::storage;
 
 impl<'a> Run<'a> {
@@ -53,6 +54,7 @@ impl<'a> Run<'a> {
         let tokenizer_files = opened.tokenizer_files()?;
         let encoder = Encoder::new(job, &opened.trainer, opened.model.spec().vocabulary_size);
         let read = data::read(job, &encoder, &tokenizer_files.checksum()?)?;
+        let prompts = PromptFormat::trained(job, &opened.tokenizer);
         let plan = Plan::of(settings, read.rows);
         opened.check_files()?;
         let estimate = estimate::admit(job, &opened, estimate::Work::Training(&read), force)?;
@@ -137,7 +139,8 @@ impl<'a> Run<'a> {
             history,
             peers,
             model: directory,
-            tokenizer_files,
+            tokenizer_files: tokenizer_files.recording(prompts.and_then(|(format, _)| format))?,
+            prompts: prompts.map(|(_, description)| description),
             types,
             learner: Learner::new(settings, updates, estimate.recompute, parameters, objective, optimizer, layout),
             frozen: frozen_weights,

@@ -36,7 +36,13 @@ impl Run<'_> {
                 Init::Pretrained => "pretrained",
             }
         ));
+        if let Some(trainer) = self.job.trainer_keys() {
+            progress::note(&format!("trainer  {trainer}"));
+        }
         progress::note(&format!("data     {}", self.rows.summary));
+        if let Some(prompts) = self.prompts {
+            progress::note(&format!("prompts  {prompts}"));
+        }
         if let Some(held_out) = &self.rows.held_out {
             progress::note(&format!("held out {}", held_out.summary()));
         }

@@ -42,6 +42,8 @@ pub struct Run<'a> {
     pub(super) model: Directory,
     /// The files of its tokenizer.
     pub(super) tokenizer_files: TokenizerFiles,
+    /// What the prompts of its rows are, in words.
+    pub(super) prompts: Option<&'static str>,
     /// The types that the trained model is written in.
     pub(super) types: Types,
     pub(super) learner: Learner,

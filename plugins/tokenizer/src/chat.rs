@@ -5,7 +5,7 @@ use std::ops::Range;
 use mdt_plugin_api::{Error, Message, Rendered, Result, Tokens};
 
 use crate::conversation::Conversation;
-use crate::end_of_turn::end_of_turn;
+use crate::end_of_turn::{end_of_turn, missing_end, special_at};
 use crate::template::ChatTemplate;
 use crate::tokenizer_file::TokenizerFile;
 
@@ -21,8 +21,13 @@ pub const ASSISTANT: &str = "assistant";
 /// The template cannot render it; it is not clear where the answers are.
 pub fn render(tokenizer: &TokenizerFile, template: &ChatTemplate, messages: &[Message]) -> Result<Rendered> {
     let conversation = template.conversation(messages)?;
-    let whole = template.render(&conversation, messages.len(), false)?;
-    let tokens = tokenizer.tokens(&whole.text)?;
+    let mut whole = template.render(&conversation, messages.len(), false)?;
+    template.require_roles(messages, &whole.text)?;
+    let mut tokens = tokenizer.tokens(&whole.text)?;
+    if let Some(end) = missing_end(tokenizer, template, &conversation, messages, (&whole.text, &tokens))? {
+        whole.text += &end;
+        tokens = tokenizer.tokens(&whole.text)?;
+    }
     let spans = if template.marks_answers() {
         weighted(template, &conversation, whole.marked)?
     } else {
@@ -74,9 +79,9 @@ fn weighted(
 
 /// Where the answers are that are marked, for a template that does not do so itself.
 ///
-/// An answer begins where the conversation so far, rendered with the generation prompt, ends; it ends with the
-/// end-of-turn token of the conversation so far, rendered with the answer. Both renderings have to be beginnings of
-/// the whole conversation (see [`shared`]): only then is what is trained what the model will see.
+/// An answer begins where the conversation so far, rendered with the generation prompt, ends (see [`begins`]); it ends
+/// with the end-of-turn token of the conversation so far, rendered with the answer. Both renderings have to be
+/// beginnings of the whole conversation (see [`shared`]): only then is what is trained what the model will see.
 fn answers(
     tokenizer: &TokenizerFile,
     template: &ChatTemplate,
@@ -88,21 +93,24 @@ fn answers(
     let mut spans = Vec::new();
     for turn in (0..marked.len()).filter(|&turn| marked[turn]) {
         let prompt = template.render(conversation, turn, true)?.text;
-        if !whole.starts_with(&prompt) {
+        let Some(begin) = begins(tokenizer, template, conversation, turn, (whole, pieces), &prompt)? else {
             return Err(difference(template, whole, &prompt, turn, "the prompt of an answer"));
-        }
+        };
         let end = if turn + 1 == marked.len() {
-            whole.len()
+            end_of_turn(tokenizer, whole, pieces, begin..whole.len())
         } else {
-            let rendered = template.render(conversation, turn + 1, false)?.text;
-            match shared(tokenizer, whole, pieces, &rendered)? {
-                Some(end) => end,
-                None => {
-                    return Err(difference(template, whole, &rendered, turn, "the conversation up to an answer"));
+            let own = template.render(conversation, turn + 1, false)?.text;
+            let ends_otherwise = || difference(template, whole, &own, turn, "the conversation up to an answer");
+            let end = shared(tokenizer, whole, pieces, &own)?.ok_or_else(ends_otherwise)?;
+            match end_of_turn(tokenizer, whole, pieces, begin..end) {
+                None if end_of_turn(tokenizer, &own, &tokenizer.tokens(&own)?, begin..own.len()).is_some() => {
+                    return Err(ends_otherwise());
                 }
+                // The token that begins the next turn.
+                found => found.or_else(|| special_at(tokenizer, whole, pieces, end)),
             }
         };
-        let end = end_of_turn(tokenizer, whole, pieces, prompt.len()..end).ok_or_else(|| {
+        let end = end.ok_or_else(|| {
             template
                 .error(
                     "the chat template ends the assistant's turns with no special token, so that no answer would end",
@@ -113,9 +121,62 @@ fn answers(
                      (tokenizer.chat_template), or mark what is to be trained with {% generation %}",
                 )
         })?;
-        spans.push(prompt.len()..end);
+        spans.push(begin..end);
     }
     Ok(spans)
+}
+
+/// Where the answer of a turn begins in the whole conversation: where its prompt ends.
+///
+/// Templates of reasoning models may ask for an answer with a thought that is begun, or empty, and render answers without
+/// it. If all before that is the same, an answer begins with the first token that differs, as in TRL.
+fn begins(
+    tokenizer: &TokenizerFile,
+    template: &ChatTemplate,
+    conversation: &Conversation,
+    turn: usize,
+    (whole, pieces): (&str, &Tokens),
+    prompt: &str,
+) -> Result<Option<usize>> {
+    if whole.starts_with(prompt) {
+        return Ok(Some(prompt.len()));
+    }
+    if let Some(end) = begin_but_for_white_space(whole, prompt) {
+        return Ok(Some(end));
+    }
+    let asked = tokenizer.tokens(prompt)?.ids;
+    let differs = asked.iter().zip(&pieces.ids).position(|(a, b)| a != b).unwrap_or(asked.len());
+    let same = pieces.offsets.get(differs).map_or(whole.len(), |offset| offset.0);
+    let given = template.render(conversation, turn, false)?.text;
+    if !whole.starts_with(&given) || given.len() > same {
+        return Ok(None);
+    }
+    let thought = prompt[given.len()..].to_lowercase();
+    let asks_for_thought = ["think", "thought", "reason"].iter().any(|word| thought.contains(word));
+    let content = conversation.turns[turn].get_attr("content").unwrap_or_default();
+    let content = content.as_str().unwrap_or_default().trim();
+    let follows = !content.is_empty() && whole[same..].trim_start().starts_with(content);
+    if asks_for_thought {
+        template.tell_of_thought(prompt[given.len()..].trim());
+    }
+    Ok((asks_for_thought || follows).then_some(same))
+}
+
+/// Where a prompt ends in a text that begins with it but for white space: some templates put a line break behind a turn once
+/// another follows.
+fn begin_but_for_white_space(whole: &str, prompt: &str) -> Option<usize> {
+    let mut rest = whole.char_indices().filter(|(_, character)| !character.is_whitespace());
+    let mut end = 0;
+    for wanted in prompt.chars().filter(|character| !character.is_whitespace()) {
+        let (at, found) = rest.next()?;
+        if found != wanted {
+            return None;
+        }
+        end = at + found.len_utf8();
+    }
+    let behind = prompt.len() - prompt.trim_end().len();
+    let found = whole[end..].len() - whole[end..].trim_start().len();
+    Some(end + behind.min(found))
 }
 
 /// How many bytes of a rendering are how the whole conversation begins, if that is all of it but special tokens and

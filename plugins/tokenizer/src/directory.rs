@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use mdt_plugin_api::{Error, NamedFile, Result};
 use serde_json::{Map, Value};
+use tokenizers::AddedToken;
 
 use crate::regular_file::read_if_present;
 use crate::template::TemplateSource;
@@ -13,12 +14,16 @@ const TEMPLATE_FILE: &str = "chat_template.jinja";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 /// A directory of further chat templates.
 const TEMPLATES: &str = "additional_chat_templates";
+/// Where processors of transformers 4 have theirs.
+const PROCESSOR_TEMPLATE: &str = "chat_template.json";
+/// The name of the template for rows with tools.
+const TOOL_USE: &str = "tool_use";
 
 /// What tokenizers of this form consist of.
 const FILES: [&str; 12] = [
     "added_tokens.json",
     TEMPLATE_FILE,
-    "chat_template.json",
+    PROCESSOR_TEMPLATE,
     "merges.txt",
     "sentencepiece.bpe.model",
     "special_tokens_map.json",
@@ -87,9 +92,33 @@ impl ModelDirectory {
             .and_then(|entry| entry.as_str().or_else(|| entry["content"].as_str()))
     }
 
-    /// All special tokens that have a name, as (name, text).
-    pub fn special_tokens(&self) -> Vec<(&'static str, String)> {
-        NAMED_TOKENS.iter().filter_map(|&name| Some((name, self.special_token(name)?.to_owned()))).collect()
+    /// All special tokens that have a name, as (name, text). A model may have further names, `extra_special_tokens`.
+    pub fn special_tokens(&self) -> Vec<(String, String)> {
+        let known =
+            NAMED_TOKENS.iter().filter_map(|&name| Some((name.to_owned(), self.special_token(name)?.to_owned())));
+        let extra = self.tokenizer_config.get("extra_special_tokens").and_then(Value::as_object);
+        let text = |entry: &Value| entry.as_str().or_else(|| entry["content"].as_str()).map(str::to_owned);
+        let extra = extra.into_iter().flatten().filter_map(|(name, entry)| Some((name.clone(), text(entry)?)));
+        known.chain(extra).collect()
+    }
+
+    /// The tokens of `added_tokens_decoder`, by their ids, which older tokenizers have beside `tokenizer.json`.
+    pub fn added_tokens(&self) -> Vec<(u32, AddedToken)> {
+        let entries = self.tokenizer_config.get("added_tokens_decoder").and_then(Value::as_object);
+        let token = |(id, entry): (&String, &Value)| {
+            let is = |key: &str| entry[key].as_bool();
+            let token = AddedToken::from(entry["content"].as_str()?, is("special").unwrap_or(false));
+            let token = token.single_word(is("single_word").unwrap_or(false)).lstrip(is("lstrip").unwrap_or(false));
+            let token = token.rstrip(is("rstrip").unwrap_or(false));
+            let token = match is("normalized") {
+                Some(normalized) => token.normalized(normalized),
+                None => token,
+            };
+            Some((id.parse().ok()?, token))
+        };
+        let mut tokens: Vec<_> = entries.into_iter().flatten().filter_map(token).collect();
+        tokens.sort_by_key(|(id, _)| *id);
+        tokens
     }
 
     /// Whether `add_bos_token` is set.
@@ -123,9 +152,11 @@ impl ModelDirectory {
             let unreadable = |error| Error::input("cannot be read").with("file", templates.display()).caused_by(error);
             for entry in fs::read_dir(&templates).map_err(unreadable)? {
                 let name = entry.map_err(unreadable)?.file_name();
-                names.extend(
-                    name.to_str().filter(|name| name.ends_with(".jinja")).map(|name| format!("{TEMPLATES}/{name}")),
-                );
+                let is_used = |name: &&str| {
+                    // A configured template is that of rows with tools, too.
+                    name.strip_suffix(".jinja").is_some_and(|name| configured.is_none() || name != TOOL_USE)
+                };
+                names.extend(name.to_str().filter(is_used).map(|name| format!("{TEMPLATES}/{name}")));
             }
         }
         if configured.is_some() && !names.iter().any(|name| name == TEMPLATE_FILE) {
@@ -153,58 +184,100 @@ impl ModelDirectory {
         }
     }
 
-    /// The chat template: `chat_template.jinja`, or `chat_template` in `tokenizer_config.json`, which is one template
-    /// or a list of named ones of which `default` is taken.
+    /// The chat template, and another for rows with tools if there is one.
     ///
     /// # Errors
-    /// A file that cannot be read; a list without `default`.
-    pub fn chat_template(&self) -> Result<Option<TemplateSource>> {
+    /// A file that cannot be read; templates of which none is the default.
+    pub fn chat_templates(&self) -> Result<Option<(TemplateSource, Option<TemplateSource>)>> {
+        let mut named = self.named_templates()?;
+        if named.is_empty() {
+            return Ok(None);
+        }
+        let mut take = |name: &str| {
+            let place = named.iter().position(|(known, _)| known == name)?;
+            Some(named.remove(place).1)
+        };
+        let (default, tool_use) = (take("default"), take(TOOL_USE));
+        let default = default.ok_or_else(|| {
+            let names = named.iter().map(|(name, _)| name.as_str()).chain(tool_use.as_ref().map(|_| TOOL_USE));
+            Error::input("none of the model's chat templates is named \"default\"")
+                .with("directory", self.path.display())
+                .with("named", names.collect::<Vec<_>>().join(", "))
+                .help("name the one to use with tokenizer.chat_template")
+        })?;
+        Ok(Some((default, tool_use)))
+    }
+
+    /// All templates of the directory by their names, as transformers looks for them: `chat_template.jinja` and those of
+    /// `additional_chat_templates/`, else `chat_template` in `tokenizer_config.json`, which is one template or a list of
+    /// named ones, else `chat_template.json`.
+    fn named_templates(&self) -> Result<Vec<(String, TemplateSource)>> {
+        let mut found = Vec::new();
         let file = self.path.join(TEMPLATE_FILE);
         if let Some(text) = read_if_present(&file)? {
-            return Ok(Some(TemplateSource { origin: file.display().to_string(), text }));
+            found.push(("default".to_owned(), TemplateSource { origin: file.display().to_string(), text }));
         }
-        let origin = format!("chat_template in {}", self.path.join(TOKENIZER_CONFIG).display());
-        let text = match self.tokenizer_config.get("chat_template") {
-            None | Some(Value::Null) => return Ok(None),
-            Some(Value::String(text)) => text.clone(),
-            Some(Value::Array(named)) => named
-                .iter()
-                .find(|entry| entry["name"] == "default")
-                .and_then(|entry| entry["template"].as_str())
-                .ok_or_else(|| {
-                    let names: Vec<_> = named.iter().filter_map(|entry| entry["name"].as_str()).collect();
-                    Error::input("none of the model's chat templates is named \"default\"")
-                        .with("template", &origin)
-                        .with("named", names.join(", "))
-                        .help("put the one to use into a file and name it with tokenizer.chat_template")
-                })?
-                .to_owned(),
-            Some(_) => {
-                return Err(Error::input("the chat template is neither text nor a list").with("template", origin));
+        for NamedFile { name, .. } in self.files(None)? {
+            let Some(name) = name.strip_prefix(TEMPLATES).and_then(|name| name[1..].strip_suffix(".jinja")) else {
+                continue;
+            };
+            let file = self.path.join(TEMPLATES).join(format!("{name}.jinja"));
+            if let Some(text) = read_if_present(&file)? {
+                found.push((name.to_owned(), TemplateSource { origin: file.display().to_string(), text }));
             }
-        };
-        Ok(Some(TemplateSource { origin, text }))
+        }
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        let processor = read_object(&self.path.join(PROCESSOR_TEMPLATE))?;
+        for (file, config) in [(TOKENIZER_CONFIG, &self.tokenizer_config), (PROCESSOR_TEMPLATE, &processor)] {
+            let origin = format!("chat_template in {}", self.path.join(file).display());
+            let text = |value: &Value| {
+                let source = |text: &str| TemplateSource { origin: origin.clone(), text: text.to_owned() };
+                value.as_str().map(source)
+            };
+            let named = match config.get("chat_template") {
+                None | Some(Value::Null) => continue,
+                Some(value @ Value::String(_)) => vec![Some("default".to_owned()).zip(text(value))],
+                Some(Value::Array(named)) => named
+                    .iter()
+                    .map(|entry| entry["name"].as_str().map(str::to_owned).zip(text(&entry["template"])))
+                    .collect(),
+                Some(Value::Object(named)) => {
+                    named.iter().map(|(name, value)| Some(name.clone()).zip(text(value))).collect()
+                }
+                Some(_) => {
+                    return Err(Error::input("the chat template is neither text nor a list").with("template", origin));
+                }
+            };
+            return Ok(named.into_iter().flatten().collect());
+        }
+        Ok(found)
     }
-}
 
-/// The template that `tokenizer.chat_template` gives: the template itself, or the path of a file with it.
-///
-/// # Errors
-/// A file that cannot be read.
-pub fn configured_template(value: &str) -> Result<TemplateSource> {
-    if value.contains("{{") || value.contains("{%") {
-        return Ok(TemplateSource { origin: "tokenizer.chat_template".into(), text: value.to_owned() });
-    }
-    let error = |message| {
-        Error::config(message)
-            .with("key", "tokenizer.chat_template")
-            .with("file", value)
-            .help("give the path of a .jinja file, relative to the working directory, or the template itself")
-    };
-    match read_if_present(Path::new(value)) {
-        Ok(Some(text)) => Ok(TemplateSource { origin: value.to_owned(), text }),
-        Ok(None) => Err(error("tokenizer.chat_template names a file that is not there")),
-        Err(cause) => Err(error("the file that tokenizer.chat_template names cannot be read").caused_by(cause)),
+    /// The template that `tokenizer.chat_template` gives: the template itself, the name of one of the model's, or the path
+    /// of a file with it.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn configured_template(&self, value: &str) -> Result<TemplateSource> {
+        if value.contains("{{") || value.contains("{%") {
+            return Ok(TemplateSource { origin: "tokenizer.chat_template".into(), text: value.to_owned() });
+        }
+        if let Some((_, source)) = self.named_templates()?.into_iter().find(|(name, _)| name == value) {
+            return Ok(source);
+        }
+        let error = |message| {
+            Error::config(message).with("key", "tokenizer.chat_template").with("file", value).help(
+                "give the path of a .jinja file, relative to the working directory, the name of one of the model's \
+                 templates, or the template itself",
+            )
+        };
+        match read_if_present(Path::new(value)) {
+            Ok(Some(text)) => Ok(TemplateSource { origin: value.to_owned(), text }),
+            Ok(None) => Err(error("tokenizer.chat_template names a file that is not there")),
+            Err(cause) => Err(error("the file that tokenizer.chat_template names cannot be read").caused_by(cause)),
+        }
     }
 }
 
@@ -238,7 +311,11 @@ mod tests {
             ("special_tokens_map.json", r#"{"bos_token": "<other>", "eos_token": "</s>"}"#),
         ]);
         let opened = opened.expect("opens");
-        assert_eq!(opened.special_tokens(), [("bos_token", "<s>".to_owned()), ("eos_token", "</s>".to_owned())]);
+        let token = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+        assert_eq!(opened.special_tokens(), [token("bos_token", "<s>"), token("eos_token", "</s>")]);
+        let (_place, opened) =
+            directory(&[("tokenizer_config.json", r#"{"extra_special_tokens": {"image_token": "<image>"}}"#)]);
+        assert_eq!(opened.expect("opens").special_tokens(), [token("image_token", "<image>")]);
     }
 
     #[test]
@@ -251,7 +328,7 @@ mod tests {
     fn a_template_file_comes_before_the_one_in_the_configuration() {
         let config = r#"{"chat_template": "old"}"#;
         let (_place, opened) = directory(&[("tokenizer_config.json", config), ("chat_template.jinja", "new")]);
-        let template = opened.expect("opens").chat_template().expect("read").expect("present");
+        let (template, _) = opened.expect("opens").chat_templates().expect("read").expect("present");
         assert_eq!(template.text, "new");
         assert!(template.origin.ends_with("chat_template.jinja"));
     }
@@ -261,12 +338,35 @@ mod tests {
         let named =
             r#"{"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]}"#;
         let (_place, opened) = directory(&[("tokenizer_config.json", named)]);
-        assert_eq!(opened.expect("opens").chat_template().expect("read").expect("present").text, "d");
+        let opened = opened.expect("opens");
+        let (default, tool_use) = opened.chat_templates().expect("read").expect("present");
+        assert_eq!((default.text.as_str(), tool_use.expect("present").text.as_str()), ("d", "t"));
+        assert_eq!(opened.configured_template("tool_use").expect("found").text, "t");
 
         let named = r#"{"chat_template": [{"name": "rag", "template": "t"}]}"#;
         let (_place, opened) = directory(&[("tokenizer_config.json", named)]);
-        let error = opened.expect("opens").chat_template().expect_err("no default");
+        let error = opened.expect("opens").chat_templates().expect_err("no default");
         assert!(error.context().contains(&("named".into(), "rag".into())), "{error:?}");
+    }
+
+    #[test]
+    fn templates_are_found_where_transformers_looks_for_them() {
+        let of = |files: &[(&str, &str)]| {
+            let (place, opened) = directory(files);
+            fs::create_dir(place.path().join(TEMPLATES)).expect("made");
+            fs::write(place.path().join(TEMPLATES).join("tool_use.jinja"), "t").expect("written");
+            let (default, tool_use) = opened.expect("opens").chat_templates().expect("read").expect("present");
+            (default.text, tool_use.map(|source| source.text))
+        };
+        assert_eq!(of(&[("chat_template.jinja", "d")]), ("d".to_owned(), Some("t".to_owned())));
+        for (file, config) in [
+            ("chat_template.json", r#"{"chat_template": "d"}"#),
+            ("tokenizer_config.json", r#"{"chat_template": {"default": "d"}}"#),
+        ] {
+            let (_place, opened) = directory(&[(file, config)]);
+            let (default, tool_use) = opened.expect("opens").chat_templates().expect("read").expect("present");
+            assert_eq!((default.text.as_str(), tool_use), ("d", None), "{file}");
+        }
     }
 
     #[test]

@@ -2,18 +2,24 @@
 
 use std::ops::Range;
 
-use mdt_plugin_api::{Message, Tokens};
+use mdt_plugin_api::{Message, Result, Tokens};
+use serde_json::json;
 
 use crate::chat::{ASSISTANT, render};
+use crate::conversation::Conversation;
 use crate::directory::ModelDirectory;
 use crate::template::ChatTemplate;
 use crate::tokenizer_file::TokenizerFile;
 
 /// The tokens that end an answer: the end-of-sequence token, those that the model's configuration names, and the token
-/// that the chat template puts after an answer.
-pub fn stop_tokens(directory: &ModelDirectory, tokenizer: &TokenizerFile, template: Option<&ChatTemplate>) -> Vec<u32> {
+/// that a chat template puts after an answer.
+pub fn stop_tokens<'a>(
+    directory: &ModelDirectory,
+    tokenizer: &TokenizerFile,
+    templates: impl Iterator<Item = &'a ChatTemplate>,
+) -> Vec<u32> {
     let mut stop: Vec<u32> = tokenizer.eos().into_iter().chain(directory.stop_ids()).collect();
-    stop.extend(template.and_then(|template| end_of_turn_token(tokenizer, template)));
+    stop.extend(templates.filter_map(|template| end_of_turn_token(tokenizer, template)));
     stop.sort_unstable();
     stop.dedup();
     stop
@@ -26,6 +32,54 @@ fn end_of_turn_token(tokenizer: &TokenizerFile, template: &ChatTemplate) -> Opti
     let rendered = render(tokenizer, template, &[say("user"), say(ASSISTANT)]).ok()?;
     let last = rendered.assistant.iter().rposition(|&marked| marked)?;
     Some(rendered.tokens.ids[last]).filter(|&id| tokenizer.is_special(id))
+}
+
+/// The special token that would follow the last answer if the conversation went on, where the template ends that answer with
+/// none: it leaves its end out, as Apertus' does, or the next turn's first token is the end, as GLM's is.
+///
+/// # Errors
+/// The conversation cannot be tokenized.
+pub fn missing_end(
+    tokenizer: &TokenizerFile,
+    template: &ChatTemplate,
+    conversation: &Conversation,
+    messages: &[Message],
+    (text, pieces): (&str, &Tokens),
+) -> Result<Option<String>> {
+    let is_trained = conversation.weighted.last() == Some(&true) && !template.marks_answers();
+    let Some(last) = messages.last().filter(|last| is_trained && last.role == ASSISTANT) else { return Ok(None) };
+    if end_of_turn(tokenizer, text, pieces, 0..text.len()).is_some() {
+        return Ok(None);
+    }
+    let follower = match last.extra.get("tool_calls").and_then(|calls| calls.get(0)) {
+        Some(call) => {
+            json!({"role": "tool", "content": "a", "name": call["function"]["name"], "tool_call_id": call["id"]})
+        }
+        None => json!({"role": "user", "content": "a"}),
+    };
+    let longer = conversation.followed_by(follower);
+    // What follows a short answer, where the template drops reasoning of this one once it goes on.
+    let say = |role: &str| json!({"role": role, "content": "Hello"});
+    let short = Conversation::of([say("user"), say(ASSISTANT)]);
+    let short_text = template.render(&short, 2, false).map(|rendered| rendered.text).unwrap_or_default();
+    for (text, longer) in [(text, longer), (&short_text, short.followed_by(say("user")))] {
+        // A template that takes no further turn has no such token.
+        let Ok(longer) = template.render(&longer, longer.turns.len(), false) else { continue };
+        if !text.is_empty()
+            && longer.text.starts_with(text)
+            && let Some(end) = special_at(tokenizer, &longer.text, &tokenizer.tokens(&longer.text)?, text.len())
+        {
+            return Ok(Some(longer.text[text.len()..end].to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// Where the special token ends that follows here, maybe after white space.
+pub fn special_at(tokenizer: &TokenizerFile, text: &str, pieces: &Tokens, place: usize) -> Option<usize> {
+    let special = |token: &usize| pieces.offsets[*token].0 >= place && tokenizer.is_special(pieces.ids[*token]);
+    let (start, end) = pieces.offsets[(0..pieces.ids.len()).find(special)?];
+    text.get(place..start)?.trim().is_empty().then_some(end)
 }
 
 /// Where the last special token of a turn ends; `None` if other text than white space follows it in the turn.

@@ -25,14 +25,15 @@ use serde_json::Value;
 use crate::conversation::RESERVED;
 use crate::directory::ModelDirectory;
 use crate::end_of_turn::stop_tokens;
-use crate::template::ChatTemplate;
+use crate::template::{ChatTemplate, TemplateSource};
 use crate::time_and_memory::{GivenUp, Part, limited};
 use crate::tokenizer_file::TokenizerFile;
 
 mdt_plugin_api::config! {
     /// Keys of the tokenizer `huggingface`.
     pub struct Config {
-        /// A chat template to use instead of the model's: the path of a Jinja file, or the template itself.
+        /// A chat template to use instead of the model's: the path of a Jinja file, the name of one of the model's templates,
+        /// or the template itself.
         chat_template: Option<String> = None,
         /// Further variables for the chat template, such as `{ enable_thinking = false }`. The variables of a row (column
         /// `chat_template_kwargs`) take precedence.
@@ -50,6 +51,8 @@ pub struct HuggingFace(Arc<Shared>);
 struct Shared {
     file: TokenizerFile,
     template: Option<ChatTemplate>,
+    /// The template of rows with tools, where the model has one of its own.
+    tool_use: Option<ChatTemplate>,
     stop: Vec<u32>,
     /// The files that it was made of.
     files: Vec<NamedFile>,
@@ -73,11 +76,12 @@ impl Component for HuggingFace {
 
         let directory = ModelDirectory::open(path, &setup.model_config)?;
         let file = TokenizerFile::load(&directory)?;
-        let configured = config.chat_template.as_deref().map(directory::configured_template).transpose()?;
+        let configured =
+            config.chat_template.as_deref().map(|value| directory.configured_template(value)).transpose()?;
         let files = directory.files(configured.as_ref().map(|source| source.text.as_str()))?;
-        let source = match configured {
-            Some(source) => Some(source),
-            None => directory.chat_template()?,
+        let sources = match configured {
+            Some(source) => Some((source, None)),
+            None => directory.chat_templates()?,
         };
         if let Some(name) = RESERVED.iter().find(|name| config.chat_template_kwargs.contains_key(**name)) {
             return Err(Error::config(
@@ -85,20 +89,29 @@ impl Component for HuggingFace {
             )
             .with("key", format!("tokenizer.chat_template_kwargs.{name}")));
         }
-        let compile =
-            |source| ChatTemplate::compile(&source, &directory.special_tokens(), config.chat_template_kwargs, date);
-        let template = source.map(compile).transpose()?;
-        let stop = stop_tokens(&directory, &file, template.as_ref());
-        if let Some(error) = template.as_ref().and_then(ChatTemplate::exceeded) {
+        let special = directory.special_tokens();
+        let compile = |source: TemplateSource| {
+            ChatTemplate::compile(&source, &special, config.chat_template_kwargs.clone(), date, &setup.services)
+        };
+        let (source, tool_use) = sources.unzip();
+        let (template, tool_use) = (source.map(compile).transpose()?, tool_use.flatten().map(compile).transpose()?);
+        let stop = stop_tokens(&directory, &file, [&template, &tool_use].into_iter().flatten());
+        if let Some(error) = [&template, &tool_use].into_iter().flatten().find_map(ChatTemplate::exceeded) {
             return Err(error.clone());
         }
-        Ok(Self(Arc::new(Shared { file, template, stop, files })))
+        Ok(Self(Arc::new(Shared { file, template, tool_use, stop, files })))
     }
 }
 
 impl Shared {
-    fn template(&self) -> Result<&ChatTemplate> {
-        self.template.as_ref().ok_or_else(|| {
+    /// The template of these messages.
+    fn template(&self, messages: &[Message]) -> Result<&ChatTemplate> {
+        let has_tools = |first: &Message| {
+            let tools = first.extra.get(Content::VARIABLES).and_then(|variables| variables.get("tools"));
+            tools.is_some_and(|tools| !tools.is_null())
+        };
+        let for_tools = self.tool_use.as_ref().filter(|_| messages.first().is_some_and(has_tools));
+        for_tools.or(self.template.as_ref()).ok_or_else(|| {
             Error::input("the row is a conversation, and the model has no chat template")
                 .help("name one with tokenizer.chat_template, or give rows with prompt and completion, or text")
         })
@@ -113,13 +126,13 @@ impl HuggingFace {
         render: fn(&TokenizerFile, &ChatTemplate, &[Message]) -> Result<Rendered>,
     ) -> Result<Rendered> {
         let size = messages.iter().map(|message| message.content.len()).sum();
-        let (shared, messages) = (Arc::clone(&self.0), messages.to_vec());
-        let work = move || render(&shared.file, shared.template()?, &messages);
+        let (shared, owned) = (Arc::clone(&self.0), messages.to_vec());
+        let work = move || render(&shared.file, shared.template(&owned)?, &owned);
         match limited(Part::Tokenizer, size, work) {
             Ok(Ok(result)) => result,
             Ok(Err(panic)) => panic::resume_unwind(panic),
-            Err(GivenUp { part, reason }) => Err(match (part, &self.0.template) {
-                (Part::Template, Some(template)) => template.exceed(reason),
+            Err(GivenUp { part, reason }) => Err(match (part, self.0.template(messages)) {
+                (Part::Template, Ok(template)) => template.exceed(reason),
                 _ => self.0.file.exceed(&reason),
             }),
         }

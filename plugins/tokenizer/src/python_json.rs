@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use minijinja::value::Kwargs;
+use minijinja::value::{Kwargs, Rest};
 use minijinja::{Error, ErrorKind, State, Value};
 use serde_json::Value as Json;
 
@@ -10,48 +10,86 @@ use crate::render_limits::check_depth;
 
 const WIDEST_INDENT: usize = 100;
 
-/// `value | tojson(indent=…, separators=…, sort_keys=…, ensure_ascii=…)`.
-pub fn tojson(state: &State<'_, '_>, value: &Value, arguments: Kwargs) -> Result<String, Error> {
-    let indent = arguments.get::<Option<usize>>("indent")?;
-    let separators = arguments.get::<Option<Vec<String>>>("separators")?;
-    let sort_keys = arguments.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
-    if arguments.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false) {
-        return Err(invalid("ensure_ascii=true is not supported"));
+/// The parameters after the value, in transformers' order.
+const PARAMETERS: [&str; 4] = ["ensure_ascii", "indent", "separators", "sort_keys"];
+
+/// `value | tojson(ensure_ascii=…, indent=…, separators=…, sort_keys=…)`, by name or in this order.
+pub fn tojson(state: &State<'_, '_>, value: &Value, given: Rest<Value>, named: Kwargs) -> Result<String, Error> {
+    if given.len() > PARAMETERS.len() {
+        return Err(invalid("it takes four arguments"));
     }
-    arguments.assert_all_used()?;
-    if indent.is_some_and(|indent| indent > WIDEST_INDENT) {
-        return Err(invalid(format!("it indents by {WIDEST_INDENT} spaces at most")));
-    }
+    let argument = |place: usize| match given.get(place) {
+        Some(value) => Ok(Some(value.clone())),
+        None => named.get::<Option<Value>>(PARAMETERS[place]),
+    };
+    let [ensure_ascii, indent, separators, sort_keys] = [argument(0)?, argument(1)?, argument(2)?, argument(3)?];
+    named.assert_all_used()?;
+    let is_true = |value: Option<Value>| value.is_some_and(|value| value.is_true());
+    let indent = match indent.filter(|indent| !indent.is_none()) {
+        None => None,
+        Some(indent) => Some(match (indent.as_str(), indent.as_usize()) {
+            (Some(text), _) => text.to_owned(),
+            (None, Some(spaces)) if spaces <= WIDEST_INDENT => " ".repeat(spaces),
+            (None, None) if indent.is_integer() => String::new(),
+            _ => return Err(invalid(format!("it indents by {WIDEST_INDENT} spaces at most"))),
+        }),
+    };
+    let separators = match separators.filter(|separators| !separators.is_none()) {
+        None => None,
+        Some(separators) => {
+            let texts = separators.try_iter()?.map(|text| text.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
+            match texts.as_deref() {
+                Some([item, key]) => Some([item.clone(), key.clone()]),
+                _ => return Err(invalid("separators are two strings")),
+            }
+        }
+    };
 
     check_depth(state, value)?;
     let mut json = serde_json::to_value(value).map_err(invalid)?;
-    if sort_keys {
+    if is_true(sort_keys) {
         json.sort_all_objects();
     }
-    let style = match (indent, separators.as_deref()) {
-        (indent @ Some(_), None) => Style { item: ",", key: ": ", indent },
-        (None, None) => Style { item: ", ", key: ": ", indent },
-        (None, Some([item, key])) => Style { item, key, indent },
-        (None, Some(_)) => return Err(invalid("separators are two strings")),
-        (Some(_), Some(_)) => return Err(invalid("it takes indent or separators, not both")),
-    };
+    let item = if indent.is_some() { "," } else { ", " };
+    let [item, key] = separators.unwrap_or_else(|| [item.to_owned(), ": ".to_owned()]);
     let mut text = String::new();
-    write(&mut text, &json, &style, 0).map_err(invalid)?;
-    Ok(text)
+    write(&mut text, &json, &Style { item, key, indent }, 0).map_err(invalid)?;
+    Ok(if is_true(ensure_ascii) { ascii(&text) } else { text })
+}
+
+/// `json.dumps(value, ensure_ascii=False)`.
+pub fn dumps(json: &Json) -> String {
+    let mut text = String::new();
+    let style = Style { item: ", ".to_owned(), key: ": ".to_owned(), indent: None };
+    // Writing into a string does not fail.
+    let _ = write(&mut text, json, &style, 0);
+    text
 }
 
 fn invalid(why: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::InvalidOperation, format!("tojson: {why}"))
 }
 
-/// Python's choice of separators, and the spaces of a level where each entry has a line of its own.
-struct Style<'a> {
-    item: &'a str,
-    key: &'a str,
-    indent: Option<usize>,
+/// Characters beyond ASCII as escapes. They occur in strings only.
+fn ascii(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for character in json.chars() {
+        match character {
+            ' '..='~' | '\n' | '\r' | '\t' => text.push(character),
+            other => other.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text += &format!("\\u{unit:04x}")),
+        }
+    }
+    text
 }
 
-fn write(out: &mut String, json: &Json, style: &Style<'_>, level: usize) -> fmt::Result {
+/// Python's choice of separators, and what each level is indented by where each entry has a line of its own.
+struct Style {
+    item: String,
+    key: String,
+    indent: Option<String>,
+}
+
+fn write(out: &mut String, json: &Json, style: &Style, level: usize) -> fmt::Result {
     let (open, close, entries): (_, _, Vec<(Option<&str>, &Json)>) = match json {
         Json::Array(items) => ("[", "]", items.iter().map(|item| (None, item)).collect()),
         Json::Object(map) => ("{", "}", map.iter().map(|(key, value)| (Some(key.as_str()), value)).collect()),
@@ -60,14 +98,14 @@ fn write(out: &mut String, json: &Json, style: &Style<'_>, level: usize) -> fmt:
         }
         other => return write!(out, "{other}"),
     };
-    let line = |out: &mut String, level: usize| match style.indent {
-        Some(indent) if !entries.is_empty() => write!(out, "\n{:1$}", "", indent * level),
+    let line = |out: &mut String, level: usize| match &style.indent {
+        Some(indent) if !entries.is_empty() => write!(out, "\n{}", indent.repeat(level)),
         _ => Ok(()),
     };
     out.write_str(open)?;
     for (place, &(key, value)) in entries.iter().enumerate() {
         if place > 0 {
-            out.write_str(style.item)?;
+            out.write_str(&style.item)?;
         }
         line(out, level + 1)?;
         if let Some(key) = key {
@@ -133,5 +171,14 @@ mod tests {
             rendered("tojson(indent=2)"),
             "{\n  \"b\": [\n    1,\n    2.5e-07,\n    true,\n    null\n  ],\n  \"a\": \"<ü> & 'x'\"\n}"
         );
+        assert_eq!(
+            rendered("tojson(indent='\t', separators=(';', '='))").split(';').next(),
+            Some("{\n\t\"b\"=[\n\t\t1")
+        );
+        assert_eq!(rendered("tojson(indent=0)").lines().nth(1), Some("\"b\": ["));
+        // transformers' parameters are in this order.
+        assert_eq!(rendered("tojson(true, none, none, true)"), rendered("tojson(ensure_ascii=true, sort_keys=true)"));
+        assert_eq!(rendered("tojson(ensure_ascii=true)"), r#"{"b": [1, 2.5e-07, true, null], "a": "<\u00fc> & 'x'"}"#);
+        assert_eq!(super::ascii("\"😀\u{7f}\""), r#""\ud83d\ude00\u007f""#);
     }
 }

@@ -7,17 +7,18 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use jiff::civil::{Date, DateTime};
-use mdt_plugin_api::{Error, Message, Result};
+use mdt_plugin_api::{Error, LogLevel, Message, Result, Services};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, ValueKind};
 use minijinja::{Environment, ErrorKind, Value, escape_formatter};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde_json::json;
 
-use crate::conversation::Conversation;
+use crate::conversation::{Conversation, Forms};
 use crate::render_limits::{self, LONGEST_RENDERING, check_depth};
 use crate::time_and_memory::{Part, limited, panic_text};
 use crate::{generation_marks, python_json};
@@ -38,8 +39,12 @@ pub struct ChatTemplate {
     marks_answers: bool,
     shows_tools: bool,
     shows_tool_calls: bool,
-    takes_objects: bool,
+    forms: Forms,
+    text: String,
     exceeded: OnceLock<Error>,
+    /// Whether the user was told of thoughts that answers lack.
+    told: AtomicBool,
+    services: Services,
 }
 
 /// A conversation as text.
@@ -64,9 +69,10 @@ impl ChatTemplate {
     /// The template is not valid Jinja.
     pub fn compile(
         source: &TemplateSource,
-        special_tokens: &[(&'static str, String)],
+        special_tokens: &[(String, String)],
         variables: BTreeMap<String, serde_json::Value>,
         date: Date,
+        services: &Services,
     ) -> Result<Self> {
         // As Jinja does. A template from a Windows editor would otherwise put carriage returns into the prompts.
         let text = source.text.replace("\r\n", "\n").replace('\r', "\n");
@@ -92,7 +98,7 @@ impl ChatTemplate {
         environment.add_function("strftime_now", move |format: String| strftime(midnight, &format));
         generation_marks::install(&mut environment);
         for (name, token) in special_tokens {
-            environment.add_global(*name, token.clone());
+            environment.add_global(name.clone(), token.clone());
         }
         // transformers passes both, as None where a conversation has none.
         environment.add_global("tools", Value::from(()));
@@ -101,7 +107,7 @@ impl ChatTemplate {
             environment.add_global(name, Value::from(Serde(value)));
         }
         let shows_tool_calls = text.contains("tool_calls");
-        environment.add_template_owned(Self::NAME, text).map_err(|error| {
+        environment.add_template_owned(Self::NAME, text.clone()).map_err(|error| {
             Error::input("the chat template is not valid").with("template", &source.origin).caused_by(describe(&error))
         })?;
         let shows_tools = environment
@@ -113,17 +119,41 @@ impl ChatTemplate {
             marks_answers,
             shows_tools,
             shows_tool_calls,
-            takes_objects: false,
+            forms: Forms::default(),
+            text,
             exceeded: OnceLock::new(),
+            told: AtomicBool::new(false),
+            services: services.clone(),
         };
-        let renders = |content| template.renders_arguments_of(&probe(content));
-        template.takes_objects = template.shows_tool_calls && [None, Some("")].into_iter().any(renders);
+        template.forms = template.tried();
         Ok(template)
     }
 
-    /// Whether it renders a conversation with a call whose arguments name [`PROBE`].
-    fn renders_arguments_of(&self, conversation: &Conversation) -> bool {
-        self.render(conversation, conversation.turns.len(), false).is_ok_and(|rendered| rendered.text.contains(PROBE))
+    /// The forms that it takes, by rendering short conversations in each.
+    fn tried(&self) -> Forms {
+        let object = json!({ PROBE: 1 });
+        let calls = |id: &str, arguments: &serde_json::Value| {
+            [json!(null), json!("")].iter().any(|content| self.shows_probe(calling(id, arguments, content)))
+        };
+        let (nine, other) = ("000000000", "call_0000000000");
+        let objects = self.shows_tool_calls && calls(nine, &object);
+        let arguments = if objects { object } else { object.to_string().into() };
+        let short_ids = self.shows_tool_calls && calls(nine, &arguments) && !calls(other, &arguments);
+        let parts = Forms::ROLES.map(|role| self.shows_probe(in_parts(role)));
+        Forms { objects, short_ids, parts }
+    }
+
+    /// Whether it renders these messages, and [`PROBE`] in them, without showing the engine's own form of a value.
+    fn shows_probe(&self, messages: serde_json::Value) -> bool {
+        let turns: Vec<_> = messages.as_array().into_iter().flatten().map(|turn| Value::from(Serde(turn))).collect();
+        let variables = Value::from(Serde(json!({})));
+        let conversation = Conversation { weighted: vec![true; turns.len()], turns, variables };
+        let rendered = self.render(&conversation, conversation.turns.len(), false);
+        rendered.is_ok_and(|rendered| {
+            rendered.text.contains(PROBE)
+                && !rendered.text.contains("'type'")
+                && !rendered.text.contains(&format!("{{'{PROBE}'"))
+        })
     }
 
     /// Whether it marks the assistant's text with `{% generation %}`.
@@ -141,9 +171,8 @@ impl ChatTemplate {
     /// # Errors
     /// The errors of [`Conversation::new`]; tools or calls that the template would leave out.
     pub fn conversation(&self, messages: &[Message]) -> Result<Conversation> {
-        let conversation = Conversation::new(messages, self.takes_objects, |text| {
-            self.marks_answers && generation_marks::occur_in(text)
-        })?;
+        let conversation =
+            Conversation::new(messages, &self.forms, |text| self.marks_answers && generation_marks::occur_in(text))?;
         let has_tools = conversation.variables.get_attr("tools").is_ok_and(|tools| tools.is_true());
         if has_tools && !self.shows_tools {
             return Err(self.error("the row has tools, and the chat template never shows them to the model").help(
@@ -161,6 +190,45 @@ impl ChatTemplate {
                 .help("choose a template that renders `tool_calls` (tokenizer.chat_template)"));
         }
         Ok(conversation)
+    }
+
+    /// Checks that a rendering has the turns of roles that not every template knows.
+    ///
+    /// # Errors
+    /// The template names no such role, or leaves such a turn out.
+    pub fn require_roles(&self, messages: &[Message], rendered: &str) -> Result<()> {
+        for (turn, Message { role, content, .. }) in messages.iter().enumerate() {
+            if COMMON_ROLES.contains(&role.as_str()) {
+                continue;
+            }
+            let is_named = ["'", "\""].iter().any(|quote| self.text.contains(&format!("{quote}{role}{quote}")));
+            let error = if !is_named && role != DEVELOPER {
+                self.error(format!("a message has the role {role:?}, which the chat template does not name"))
+            } else if !rendered.contains(content.trim()) {
+                self.error(format!("the chat template leaves out a message of the role {role:?}"))
+            } else {
+                continue;
+            };
+            return Err(error
+                .with("message", turn + 1)
+                .help("the roles are system, user, assistant, tool, and others that the template knows"));
+        }
+        Ok(())
+    }
+
+    /// Tells the user once that answers are asked for with a thought that they do not have in rows.
+    pub fn tell_of_thought(&self, prompt: &str) {
+        if self.told.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let prompt: String = prompt.chars().take(SHOWN).collect();
+        self.services.log(
+            LogLevel::Warn,
+            &format!(
+                "the chat template asks for answers with {prompt:?}, and shows some answers of the data without it: they are \
+                 trained as it shows them, and generation begins otherwise (see tokenizer.chat_template_kwargs)"
+            ),
+        );
     }
 
     /// Renders the first turns of a conversation; with `generation_prompt`, up to where the assistant would begin to
@@ -212,26 +280,45 @@ const SHOWN: usize = 500;
 /// A word that no template has of its own.
 const PROBE: &str = "probe_of_arguments";
 
-/// A conversation with a call whose arguments are an object, in a turn with this content. Templates that put the text
-/// of arguments together fail on it.
-fn probe(content: Option<&str>) -> Conversation {
-    let arguments = json!({ PROBE: 1 });
-    let call = json!({"id": "000000000", "type": "function", "function": {"name": "f", "arguments": arguments}});
+/// The roles of which every template is asked to show the turns; what it does not know it refuses.
+const COMMON_ROLES: [&str; 4] = ["system", "user", "assistant", "tool"];
+
+/// A role that templates show without naming it, or pass over.
+const DEVELOPER: &str = "developer";
+
+/// A conversation with a call of this id and these arguments, in a turn with this content.
+fn calling(id: &str, arguments: &serde_json::Value, content: &serde_json::Value) -> serde_json::Value {
+    let call = json!({"id": id, "type": "function", "function": {"name": "f", "arguments": arguments}});
     let mut calls = json!({"role": "assistant", "tool_calls": [call]});
-    if let Some(content) = content {
-        calls["content"] = content.into();
+    if !content.is_null() {
+        calls["content"] = content.clone();
     }
-    let turns = [
-        json!({"role": "user", "content": "a"}),
+    json!([
+        {"role": "user", "content": "a"},
         calls,
-        json!({"role": "tool", "content": "1", "name": "f", "tool_call_id": "000000000"}),
-        json!({"role": "assistant", "content": "b"}),
-    ];
-    Conversation {
-        weighted: vec![true; turns.len()],
-        turns: turns.into_iter().map(|turn| Value::from(Serde(turn))).collect(),
-        variables: Value::from(Serde(json!({}))),
+        {"role": "tool", "content": "1", "name": "f", "tool_call_id": id},
+        {"role": "assistant", "content": "b"},
+    ])
+}
+
+/// A conversation in which the content of this role comes in parts.
+fn in_parts(role: &str) -> serde_json::Value {
+    let content = |other: &str| match other == role {
+        true => json!([{"type": "text", "text": PROBE}]),
+        false => json!("a"),
+    };
+    let turn = |role: &str| json!({"role": role, "content": content(role)});
+    let mut turns = vec![turn("user"), turn("assistant")];
+    match role {
+        "system" => turns.insert(0, turn("system")),
+        "tool" => {
+            let mut calls = calling("000000000", &json!({}), &json!(""));
+            calls[2]["content"] = content("tool");
+            return calls;
+        }
+        _ => {}
     }
+    turns.into()
 }
 
 /// The same syntax as in transformers.

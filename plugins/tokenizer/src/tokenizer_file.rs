@@ -28,10 +28,17 @@ impl TokenizerFile {
     /// Files that are missing or cannot be used, and special tokens that the tokenizer does not have.
     pub fn load(directory: &ModelDirectory) -> Result<Self> {
         let (file, text) = directory.tokenizer()?;
+        let added = directory.added_tokens();
         let (inner, prefix) = guarded(&file, "the tokenizer cannot be used", text.len(), move || {
             let mut inner: tokenizers::Tokenizer = text.parse()?;
             // A tokenizer.json may ask for both, for some other use than this.
             inner.with_padding(None).with_truncation(None)?;
+            // As transformers does with tokens that only tokenizer_config.json has.
+            for (_, token) in added {
+                if inner.token_to_id(&token.content).is_none() {
+                    inner.add_tokens(&[token]);
+                }
+            }
             let prefix = prefix_of(&inner)?;
             // What it puts in front is known now. Left in place it would also shorten the places of tokens that begin
             // with a space, and masks are made from those.

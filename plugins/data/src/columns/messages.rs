@@ -6,8 +6,11 @@ use mdt_plugin_api::{Error, Message, Result};
 use super::advice::{keys, nearest, wrong_type};
 use super::calls;
 
-/// The roles that chat templates accept.
+/// The roles that chat templates know; some know others.
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
+
+/// Where a message has the parts of its content, which is their text: some templates show parts otherwise.
+const PARTS: &str = "content_parts";
 
 /// Names of these roles in other formats.
 const OTHER_ROLES: [(&str, &str); 5] =
@@ -58,8 +61,9 @@ pub(super) fn complete(
     mut extra: Map<String, Value>,
     found: String,
 ) -> Result<Message> {
-    if !ROLES.contains(&role.as_str()) {
-        return Err(unknown_role(place, &role));
+    if let Some(ours) = misnamed(&role) {
+        let help = format!("the roles are {}; {role:?} looks like {ours:?}", ROLES.join(", "));
+        return Err(Error::input(format!("`{place}` has the unknown role {role:?}")).help(help));
     }
     let calls = calls::check(&format!("{place}.tool_calls"), extra.get("tool_calls"))?;
     let content = match content {
@@ -69,21 +73,25 @@ pub(super) fn complete(
             String::new()
         }
         None => return Err(Error::input(format!("`{place}` has no `{key}`")).with("keys found", found)),
-        Some(parts @ Value::Array(_)) => {
-            return Err(wrong_type(&format!("{place}.{key}"), "a string", &parts)
-                .help("content in parts is for images and audio, which are not supported: join parts of text"));
+        Some(Value::Array(parts)) => {
+            let text = |part: &Value| Some(part["text"].as_str().filter(|_| part["type"] == "text")?.to_owned());
+            let Some(content) = parts.iter().map(text).collect() else {
+                return Err(Error::input(format!("`{place}.{key}` has parts that are not text"))
+                    .help("images and audio are not supported: a part is { \"type\": \"text\", \"text\": \"…\" }"));
+            };
+            extra.insert(PARTS.to_owned(), parts.into());
+            content
         }
         Some(other) => return Err(wrong_type(&format!("{place}.{key}"), "a string", &other)),
     };
     Ok(Message { role, content, extra })
 }
 
-fn unknown_role(place: &str, role: &str) -> Error {
+/// The role that is meant by one of another format or a misspelt one. Templates may know further roles.
+fn misnamed(role: &str) -> Option<&'static str> {
+    if ROLES.contains(&role) {
+        return None;
+    }
     let other = OTHER_ROLES.iter().find(|(other, _)| other.eq_ignore_ascii_case(role)).map(|&(_, ours)| ours);
-    let known = ROLES.join(", ");
-    let advice = match other.or_else(|| nearest(role, ROLES.into_iter())) {
-        Some(ours) => format!("the roles are {known}; {role:?} looks like {ours:?}"),
-        None => format!("the roles are {known}"),
-    };
-    Error::input(format!("`{place}` has the unknown role {role:?}")).help(advice)
+    other.or_else(|| nearest(role, ROLES.into_iter()))
 }

@@ -202,12 +202,25 @@ fn messages_that_cannot_be_rendered_are_named_by_their_place() {
             "`messages[1].tool_calls[0]` does not name the function that it calls",
         ),
         (
-            json!([{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]),
-            "`messages[0].content` must be a string, not an array",
+            json!([{"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "image", "url": "a.png"}]}]),
+            "`messages[0].content` has parts that are not text",
         ),
     ] {
         assert_eq!(complaint(read_auto(json!({ "messages": messages }))).0, expected);
     }
+}
+
+#[test]
+fn content_may_be_parts_of_text() {
+    let parts = json!([{"type": "text", "text": "Hi "}, {"type": "text", "text": "there"}]);
+    let read = messages(read_auto(json!({"messages": [{"role": "user", "content": parts}]})));
+    assert_eq!((read[0].content.as_str(), &read[0].extra["content_parts"]), ("Hi there", &parts));
+}
+
+#[test]
+fn a_role_that_only_some_templates_know_is_left_to_them() {
+    let read = messages(read_auto(json!({"messages": [{"role": "ipython", "content": "1"}]})));
+    assert_eq!(read[0].role, "ipython");
 }
 
 #[test]

@@ -68,6 +68,11 @@ impl Pair {
         Ok(self.trainer.encode(example)?.remove(0).sequences.remove(0))
     }
 
+    /// All sequences of a row.
+    pub fn sequences(&self, example: &Example) -> Result<Vec<Sequence>> {
+        Ok(self.trainer.encode(example)?.into_iter().map(|mut item| item.sequences.remove(0)).collect())
+    }
+
     pub fn collate(&self, rows: &[&Sequence]) -> Result<HostBatch> {
         let item = |row: &&Sequence| Item { sequences: vec![(*row).clone()], ..Item::default() };
         let items: Vec<Item> = rows.iter().map(item).collect();
@@ -82,12 +87,21 @@ impl Pair {
         self.tokenizer.decode(tokens)
     }
 
+    pub fn encode_from_start(&self, text: &str) -> Result<Vec<u32>> {
+        self.tokenizer.encode_from_start(text)
+    }
+
     pub fn encode_prompt(&self, example: &Example) -> Result<Vec<u32>> {
         self.tokenizer.encode_prompt(example)
     }
 }
 
 pub fn create(directory: &Path, config: Config) -> Result<Pair> {
+    create_sft(directory, config, mdt_sft::Config::default())
+}
+
+/// The same with keys of the trainer.
+pub fn create_sft(directory: &Path, config: Config, sft: mdt_sft::Config) -> Result<Pair> {
     let Config { chat_template, chat_template_kwargs, template_date } = config;
     let mut config = json!({ "chat_template_kwargs": chat_template_kwargs });
     let keys = [("chat_template", chat_template), ("template_date", template_date)];
@@ -97,7 +111,7 @@ pub fn create(directory: &Path, config: Config) -> Result<Pair> {
     let setup = Setup { model_path: Some(directory.to_owned()), model_config: json!({}), ..Setup::default() };
     let tokenizer = SharedTokenizer::new(huggingface().tokenizer(&config, &setup)?)?;
     let setup = Setup { tokenizer: Some(tokenizer.clone()), ..setup };
-    let trainer = TrainerComponent::new(Arc::new(Sft::create(mdt_sft::Config {}, &setup)?));
+    let trainer = TrainerComponent::new(Arc::new(Sft::create(sft, &setup)?));
     let trainer = across::trainer(trainer)?;
     Ok(Pair { tokenizer, trainer })
 }

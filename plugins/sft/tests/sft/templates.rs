@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::setup::{Config, conversation, create, example, fixtures, messages, trained, trainer, with_template};
+use crate::setup::{
+    self, Config, conversation, create, create_sft, example, fixtures, messages, trained, trainer, with_template,
+};
 
 fn chatml() -> std::path::PathBuf {
     fixtures().join("chat/chatml")
@@ -22,7 +24,7 @@ fn a_template_may_end_what_it_renders_with_a_special_token_of_its_own() {
 }
 
 #[test]
-fn a_template_that_ends_earlier_answers_otherwise_is_refused() {
+fn a_template_that_ends_earlier_turns_otherwise_is_refused() {
     let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\
         {{ '<|endoftext|>' if loop.last else '<|im_end|>' }}{% endfor %}\
         {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
@@ -31,6 +33,104 @@ fn a_template_that_ends_earlier_answers_otherwise_is_refused() {
         {"role": "user", "content": "Hm"}, {"role": "assistant", "content": "Ha"},
     ]));
     assert!(with_template("chatml", template).encode(&example(chat)).is_err());
+}
+
+/// Drops the reasoning of all answers but the last, and asks for answers that begin with a thought.
+const REASONING: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n\
+    {{ m.content if loop.last else m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}\
+    {% if add_generation_prompt %}<|im_start|>assistant\n<think>{% endif %}";
+
+#[test]
+fn answers_that_lack_the_thought_that_they_are_asked_for_are_trained_from_where_they_differ() {
+    let chat = messages(&json!([
+        {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "<think>a</think>Ho"},
+        {"role": "user", "content": "Hm"}, {"role": "assistant", "content": "Ha"},
+    ]));
+    let sequences = with_template("chatml", REASONING).sequences(&example(chat)).expect("encodes");
+    let trained: Vec<_> = sequences.iter().map(|sequence| trained(&chatml(), sequence)).collect();
+    assert_eq!(trained, [["a</think>Ho<|im_end|>"], ["Ha<|im_end|>"]]);
+}
+
+#[test]
+fn the_last_answer_alone_or_every_token_is_trained_where_that_is_configured() {
+    let chat = example(messages(&json!([
+        {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "<think>a</think>Ho"},
+        {"role": "user", "content": "Hm"}, {"role": "assistant", "content": "<think>b</think>Ha"},
+        {"role": "user", "content": "Bye"},
+    ])));
+    let config =
+        || Config { chat_template: Some(REASONING.replace("<think>{% endif", "{% endif")), ..Config::default() };
+    let of = |sft: mdt_sft::Config| {
+        let sequences = create_sft(&chatml(), config(), sft).expect("a trainer").sequences(&chat).expect("encodes");
+        sequences.iter().map(|sequence| trained(&chatml(), sequence).concat()).collect::<Vec<_>>()
+    };
+    let last = ["<think>b</think>Ha<|im_end|>"];
+    assert_eq!(of(mdt_sft::Config { turns: mdt_sft::Turns::Last, ..mdt_sft::Config::default() }), last);
+    assert_eq!(of(mdt_sft::Config { train_on: mdt_sft::TrainOn::Completion, ..mdt_sft::Config::default() }), last);
+    let all = of(mdt_sft::Config { train_on: mdt_sft::TrainOn::All, ..mdt_sft::Config::default() }).remove(0);
+    assert!(
+        all.ends_with("Hm<|im_end|>\n<|im_start|>assistant\nHa<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n"),
+        "{all}"
+    );
+}
+
+#[test]
+fn a_prompt_and_its_completion_are_plain_text_or_a_question_and_its_answer() {
+    let row = setup::prompt_completion("Hi", "Ho");
+    let of = |prompt_format| {
+        let sft = mdt_sft::Config { prompt_format: Some(prompt_format), ..mdt_sft::Config::default() };
+        create_sft(&chatml(), Config::default(), sft).expect("a trainer").encode(&row).expect("encodes")
+    };
+    let turns = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]);
+    let chat = trainer(&chatml(), Config::default()).encode(&example(messages(&turns))).expect("encodes");
+    assert_eq!(of(mdt_sft::PromptFormat::Template), chat);
+    assert_eq!(trained(&chatml(), &of(mdt_sft::PromptFormat::Plain)), ["Ho<|im_end|>"]);
+}
+
+#[test]
+fn rows_with_tools_are_rendered_by_the_template_for_them() {
+    let template = |name: &str| {
+        format!(
+            "{name}{{{{ tools | length if tools else '' }}}}{{% for m in messages %}}<|im_start|>{{{{ m.role }}}}\n\
+             {{{{ m.content }}}}<|im_end|>{{% endfor %}}{{% if add_generation_prompt %}}<|im_start|>assistant\n{{% endif %}}"
+        )
+    };
+    let config = json!({"eos_token": "<|im_end|>", "chat_template": [
+        {"name": "default", "template": template("default")}, {"name": "tool_use", "template": template("tools")},
+    ]});
+    let place = setup::directory("chatml", &[("tokenizer_config.json", &config.to_string())]);
+    let trainer = trainer(place.path(), Config::default());
+    let turns = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]);
+    let text = |row: &Value| {
+        let prompt = trainer.encode_prompt(&example(conversation(row))).expect("renders");
+        trainer.decode(&prompt).expect("decodes")
+    };
+    assert!(text(&json!({ "messages": turns })).starts_with("default"));
+    let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+    assert!(text(&json!({"messages": turns, "tools": tools})).starts_with("tools1"));
+}
+
+#[test]
+fn a_role_is_one_that_the_template_names_and_shows() {
+    let template = "{% for m in messages %}{% if m.role != 'critic' %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
+        {% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}{# 'ipython' #}";
+    let trainer = with_template("chatml", template);
+    let row = |role: &str| {
+        example(messages(&json!([
+            {"role": role, "content": "Hi"}, {"role": "assistant", "content": "Ho"},
+        ])))
+    };
+    for (role, expected) in
+        [("ipython", None), ("developer", None), ("critic", Some("leaves out")), ("asker", Some("does not name"))]
+    {
+        let error = trainer.encode(&row(role)).err().map(|error| format!("{error:?}"));
+        let is_expected = match (&error, expected) {
+            (None, None) => true,
+            (Some(error), Some(part)) => error.contains(part) && error.contains("message: 1"),
+            _ => false,
+        };
+        assert!(is_expected, "{role}: {error:?}");
+    }
 }
 
 /// A conversation with one call.
