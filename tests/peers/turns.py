@@ -62,7 +62,7 @@ def ours(program, directory, rows, *settings):
     shown = [json.loads(line) for line in preview.stdout.splitlines()]
     evaluated = subprocess.run([*program, "evaluate", "--json", *common], capture_output=True, text=True)
     assert evaluated.returncode == 0, evaluated.stderr
-    loss = json.loads(evaluated.stdout)["eval_loss"]
+    loss = json.loads(evaluated.stdout)["loss"]
     return [(row["tokens"], row["supervised"]) for row in shown if "row" in row], loss
 
 
