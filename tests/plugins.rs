@@ -202,31 +202,32 @@ fn assert_resumes_to_the_same_bits(job: impl Fn() -> Job, optimizer: &str) {
 }
 
 #[test]
-fn csv_trains_to_the_same_weights_as_the_same_rows_in_json_lines() {
-    let text = fs::read_to_string(root().join("tests/fixtures/training/train.jsonl")).expect("the fixture");
-    let mut csv = "completion,\"prompt\"\r\n".to_owned();
-    for row in text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")) {
-        let cell = |key: &str| format!("\"{}\"", row[key].as_str().expect("text").replace('"', "\"\""));
-        csv += &format!("{},{}\r\n", cell("completion"), cell("prompt"));
+fn a_data_plugin_is_found_by_the_extension_of_its_files_and_trains_as_the_same_rows_in_json() {
+    let turns = |number: usize| (format!("Shout {number}"), "HEY".repeat(1 + number % 3));
+    let (mut transcript, mut json) = (String::new(), String::new());
+    for (question, answer) in (0..160).map(turns) {
+        transcript += &format!("User: {question}\nBot: {answer}\n\n");
+        let messages = json!([{"role": "user", "content": question}, {"role": "assistant", "content": answer}]);
+        json += &format!("{}\n", json!({ "messages": messages }));
     }
-    let job = job_with(&example_plugin("csv")).set("data", "csv");
-    let file = job.file("train.csv", csv);
+    let job = job_with(&example_plugin("transcript"));
+    let file = job.file("train.transcript", &transcript);
     let job = job.set("data.train", file.display());
     let run = job.run().success();
-    assert_says(&run.stderr, &["data csv 0.1.0", "160 rows"]);
+    assert_says(&run.stderr, &["data transcript 0.1.0", "160 rows"]);
     let reference = Job::new();
-    reference.run().success();
+    let file = reference.file("train.jsonl", json);
+    let reference = reference.set("data.train", file.display());
+    assert_says(&reference.run().success().stderr, &["data jsonl 0.1.0"]);
     assert!(job.final_weights() == reference.final_weights());
-    let losses = job.numbers("loss");
+    let (losses, file) = (job.numbers("loss"), job.file("bad.transcript", transcript + "Cat: Meow\n"));
     assert!(losses[19] < 0.8 * losses[0], "{losses:?}");
-}
 
-#[test]
-fn a_row_that_csv_cannot_read_is_named() {
-    let job = job_with(&example_plugin("csv")).set("data", "csv");
-    let file = job.file("train.csv", "prompt,completion\na,b\nc\n").display().to_string();
-    let failure = job.set("data.train", &file).run().failure(4);
-    assert_says(&failure, &["the data file cannot be read", &file, "row 2", "data csv"]);
+    let bad = job.set("data.train", file.display());
+    let failure = bad.run_with(&["--set", "checkpoint.resume=never"]).failure(4);
+    assert_says(&failure, &["\"Cat\" is none of the speakers", "bad.transcript", "line 481", "data transcript"]);
+    let skip = ["--set", "checkpoint.resume=never", "--set", "data.on_bad_row=skip"];
+    assert_says(&bad.run_with(&skip).success().stderr, &["160 rows", "1 bad row skipped", "row 481"]);
 }
 
 #[test]

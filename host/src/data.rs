@@ -1,41 +1,52 @@
 //! The rows of a job: read from their sources and turned into tokens.
 
+mod bad_rows;
+mod cache;
 mod chain;
 mod dataset;
 mod items;
 mod lane;
 mod length;
 mod long_rows;
+mod on_demand;
 pub mod packing;
 mod read;
 mod row_location;
 mod row_order;
+mod sources;
 pub mod split;
 mod streamed;
 
 use std::collections::BTreeSet;
 
 use indicatif::HumanCount;
+use mdt_plugin_api::Example;
 
 use crate::config::{EvalSplit, Packing};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::progress;
 use crate::random::Stream;
+pub use bad_rows::{BadRow, BadRows, FILE as BAD_ROWS, is_of_a_row};
+pub use chain::ReadRow;
 use chain::{Chain, Opened};
 pub use dataset::Dataset;
-pub use items::{Encoder, ItemLimits};
+pub use items::{EncodedRow, Encoder, ItemLimits};
 use length::Reading;
-pub use long_rows::{Encoded, LongRows, Part};
+pub use long_rows::{LongRows, Part};
+pub use on_demand::OnDemand;
 use read::Reader;
 pub use row_location::{RowLocation, describe};
 pub use row_order::Plan;
+pub use sources::{component, expand};
 pub use streamed::{Cursor, Rows, Streamed};
 
 /// The rows that a job trains on.
 pub enum Training {
     /// All of them, read before the first update.
     Whole(Dataset),
+    /// Read when their turn comes, in the order of the former.
+    OnDemand(OnDemand),
     /// Read while training goes on.
     Streamed(Streamed),
 }
@@ -69,6 +80,11 @@ pub fn read(job: &Job, encoder: &Encoder, tokenizer: &str) -> Result<Data, Failu
             return Err(Failure::configuration(format!("`trainer.{key}` is set, and the training rows stream"))
                 .help("remove it: lengths are known of rows that are read before training"));
         }
+        if data.deduplicate {
+            return Err(Failure::configuration("`data.deduplicate` is set, and the training rows stream").help(
+                "remove it, or set `data.streaming` to false: rows that repeat others are found where all are read",
+            ));
+        }
         let fingerprint = length::fingerprint(settings, tokenizer)?;
         let mut streamed = Streamed::of(job, sources, rows);
         let held_out = match data.split()? {
@@ -78,7 +94,16 @@ pub fn read(job: &Job, encoder: &Encoder, tokenizer: &str) -> Result<Data, Failu
         let rows = rows.map(|rows| (rows - streamed.held_out()) as usize);
         return Ok(Data { train: Training::Streamed(streamed), held_out, rows, fingerprint });
     }
+    let sources = match OnDemand::of(job, encoder, sources, tokenizer)? {
+        Ok(train) => {
+            let held_out = read_held_out(job, &mut reader, tokenizer)?;
+            let (rows, fingerprint) = (Some(train.places()), length::fingerprint(settings, tokenizer)?);
+            return Ok(Data { train: Training::OnDemand(train), held_out, rows, fingerprint });
+        }
+        Err(sources) => sources,
+    };
     let train = read_sources(job, &mut reader, sources, &data.train_names(), data.limit, tokenizer)?;
+    let train = if data.deduplicate { train.deduplicated() } else { train };
     let (train, held_out) = match data.split()? {
         Some(split) => {
             let count = split::count(split, train.trainable())?;
@@ -116,16 +141,47 @@ pub fn held_out(job: &Job, encoder: &Encoder, tokenizer: &str) -> Result<Dataset
 /// As for [`read`].
 pub fn preview(job: &Job, encoder: &Encoder, tokenizer: &str) -> Result<(Dataset, Option<Dataset>, bool), Failure> {
     let data = read(job, encoder, tokenizer)?;
-    let streamed = match data.train {
+    let sources = match data.train {
         Training::Whole(dataset) => return Ok((dataset, data.held_out, true)),
-        Training::Streamed(streamed) => streamed,
+        Training::OnDemand(rows) => rows.into_sources(),
+        Training::Streamed(streamed) => streamed.lanes.into_iter().flat_map(|(sources, _)| sources).collect(),
     };
     let names = job.resolved.settings.data.train_names();
     let buffer = job.resolved.settings.data.shuffle_buffer;
-    let sources = streamed.lanes.into_iter().flat_map(|(sources, _)| sources).collect();
     let limit = Some(job.resolved.settings.data.limit.map_or(buffer, |limit| limit.min(buffer)));
     let first = read_sources(job, &mut Reader::new(job, encoder), sources, &names, limit, tokenizer)?;
     Ok((first, data.held_out, false))
+}
+
+/// The rows of one source in their order. Those that cannot be used end it, or are counted where they are skipped.
+pub struct Examples {
+    chain: Chain,
+    /// How many were skipped.
+    pub skipped: usize,
+}
+
+impl Examples {
+    /// Those of the source of this name.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn open(job: &Job, name: &str) -> Result<Self, Failure> {
+        Ok(Self { chain: Chain::new(open(job, &[name.to_owned()])?, job), skipped: 0 })
+    }
+
+    /// The next row.
+    ///
+    /// # Errors
+    /// It cannot be used, or the job was cancelled.
+    pub fn next(&mut self) -> Result<Option<Example>, Failure> {
+        loop {
+            match self.chain.next()? {
+                Some((_, Err(_))) => self.skipped += 1,
+                Some((_, Ok(example))) => return Ok(Some(example)),
+                None => return Ok(None),
+            }
+        }
+    }
 }
 
 fn open(job: &Job, names: &[String]) -> Result<Vec<Opened>, Failure> {
@@ -153,7 +209,7 @@ fn read_sources(
 ) -> Result<Dataset, Failure> {
     let mut dataset = Dataset::empty(names, tokenizer);
     let most = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    let mut chain = Chain::new(sources, &job.services);
+    let mut chain = Chain::new(sources, job);
     if reader.read(&mut dataset, &mut chain, most)? && limit == job.resolved.settings.data.limit {
         let name = &names[chain.source_number()];
         let rows = HumanCount(most as u64);
@@ -162,7 +218,18 @@ fn read_sources(
     if dataset.rows.is_empty() {
         let failure = |message: String| Failure::new(Status::Input, message).at(names.join(", "));
         return Err(match (dataset.dropped.len(), dataset.too_long.len()) {
-            (0, 0) => failure("the data has no rows".to_owned()),
+            (0, 0) if dataset.places() == 0 => failure("the data has no rows".to_owned()),
+            (0, 0) => match dataset.bad.first() {
+                Some(BadRow { location, reason }) => {
+                    failure(format!("none of the {} rows can be used", dataset.places()))
+                        .at(dataset.name_locations(&[*location]))
+                        .because(reason)
+                        .help("set `data.on_bad_row` to \"error\" to see what to do about the first one")
+                }
+                None => {
+                    failure(format!("`data.max_tokens` leaves none of the {} rows", dataset.places())).help("raise it")
+                }
+            },
             (_, 0) => failure(format!("none of the {} rows has anything to train", dataset.places()))
                 .at(dataset.name_locations(&dataset.dropped))
                 .help("the prompts fill `trainer.max_seq_len`, or the answers are empty"),
@@ -205,7 +272,7 @@ fn hold_out(
         }
     };
     let pool = settings.data.shuffle_buffer.max(count.saturating_mul(2)).min(settings.data.limit.unwrap_or(u64::MAX));
-    let mut chain = Chain::new(std::mem::take(sources), &job.services);
+    let mut chain = Chain::new(std::mem::take(sources), job);
     let mut first = Vec::new();
     while (first.len() as u64) < pool
         && let Some(row) = chain.next()?
@@ -221,10 +288,10 @@ fn hold_out(
         if drawn.len() as u64 == count {
             break;
         }
-        let Some((location, example)) = first[place].take() else { continue };
-        if reader.is_trained(location, &example, &dataset)? {
+        if let Some(row) = first[place].as_ref()
+            && reader.is_trained(row, &dataset)?
+        {
             drawn.insert(place as u64);
-            first[place] = Some((location, example));
         }
     }
     if (drawn.len() as u64) < count {

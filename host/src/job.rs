@@ -11,7 +11,8 @@ use mdt_plugin_api::register::{Connects, ModelComponent, OptimizerComponent, Tra
 use mdt_plugin_api::{Compute, DataSource, HostServices, Kind, Services, Setup, SharedTokenizer};
 use serde_json::{Map, Value};
 
-use crate::config::{Chosen, Init, Resolved};
+use crate::config::{Chosen, Components as _, Init, Resolved};
+use crate::data;
 use crate::exit::{Failure, Status};
 use crate::model::{DescribedModel, Directory, Precision, check_parameters, in_cache};
 use crate::observers::Named;
@@ -108,8 +109,40 @@ impl Job {
 
     /// Makes a data component for one source.
     pub fn data(&self, source: &str) -> Result<Box<dyn DataSource>, Failure> {
+        let setup = self.setup(None, source);
         let (component, config) = self.component(Kind::Data)?;
-        Ok(component.data(config, &self.setup(None, source))?)
+        let Some(id) = self.data_by_extension(source) else { return Ok(component.data(config, &setup)?) };
+        // Components of files share most keys; one of these has its default where the other has none of that name.
+        let schema = self.catalog.schema(Kind::Data, &id)?;
+        let keys =
+            config.as_object().into_iter().flatten().filter(|(key, _)| !schema["properties"][key.as_str()].is_null());
+        let config = Value::Object(keys.map(|(key, value)| (key.clone(), value.clone())).collect());
+        Ok(self.catalog.component(Kind::Data, &id)?.data(&config, &setup)?)
+    }
+
+    /// The data component for a source by its extension, where that is another one than the chosen one.
+    fn data_by_extension(&self, source: &str) -> Option<String> {
+        let is_other = |id: &String| self.resolved.component(Kind::Data).is_some_and(|chosen| chosen.id != *id);
+        let by_extension = self.resolved.reads_by_extension();
+        by_extension.then(|| data::component(source, &self.catalog.ids(Kind::Data))).flatten().filter(is_other)
+    }
+
+    /// The components that the job uses: kinds and ids.
+    pub fn components(&self) -> Vec<(Kind, String)> {
+        let data = &self.resolved.settings.data;
+        let chosen = |kind| self.resolved.component(kind).map(|chosen| chosen.id.clone());
+        let ids = |kind| match kind {
+            Kind::Data => {
+                let sources = data.train.iter().map(|source| &source.path).chain(&data.eval);
+                let mut ids: Vec<String> =
+                    sources.filter_map(|source| self.data_by_extension(source).or(chosen(kind))).collect();
+                ids.sort();
+                ids.dedup();
+                if ids.is_empty() { chosen(kind).into_iter().collect() } else { ids }
+            }
+            kind => chosen(kind).into_iter().collect(),
+        };
+        Kind::ALL.iter().flat_map(|&kind| ids(kind).into_iter().map(move |id| (kind, id)).collect::<Vec<_>>()).collect()
     }
 
     /// Makes the observers of this rank, with their names.
@@ -137,13 +170,11 @@ impl Job {
 
     /// The components that the job uses, as `optimizer adamw 0.1.0`, for checkpoints.
     pub fn component_names(&self) -> Result<Vec<String>, Failure> {
-        let chosen = Kind::ALL.iter().filter_map(|&kind| Some((kind, self.resolved.component(kind)?)));
-        chosen
-            .map(|(kind, chosen)| {
-                let component = self.catalog.component(kind, &chosen.id)?;
-                Ok(format!("{kind} {} {}", chosen.id, component.version()))
-            })
-            .collect()
+        let name = |(kind, id): (Kind, String)| {
+            let component = self.catalog.component(kind, &id)?;
+            Ok(format!("{kind} {id} {}", component.version()))
+        };
+        self.components().into_iter().map(name).collect()
     }
 
     /// The trainer, as errors name it.

@@ -14,7 +14,7 @@ use mdt_plugin_api::register::TrainerComponent;
 use mdt_plugin_api::{Item, Sequence};
 use serde::Serialize;
 
-use crate::data::{self, Dataset, Encoder, Plan};
+use crate::data::{self, Dataset, Encoder, Examples, Plan};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::tokenizer_files::TokenizerFiles;
@@ -121,7 +121,7 @@ impl<'a> Preview<'a> {
             if self.part == Part::Eval && !data.eval.is_empty() { data.eval.clone() } else { data.train_names() };
         let mut found = Vec::new();
         for name in &sources {
-            let mut source = self.job.data(name)?;
+            let mut source = Examples::open(self.job, name)?;
             while let Some(example) = source.next()? {
                 if example.row == number {
                     let at = |error| Failure::from(error).at(format!("{name} row {number}"));

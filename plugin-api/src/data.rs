@@ -66,7 +66,9 @@ pub trait DataSource: Send {
     /// The next row, or `None` at the end.
     ///
     /// # Errors
-    /// A row that cannot be read: the error names file and row. The source may not be used afterwards.
+    /// A row that cannot be read: the error names file and row. If only this row is at fault, the source stands behind it
+    /// afterwards, as [`DataSource::state`] says, so that a job with `data.on_bad_row = "skip"` goes on there. Otherwise its state
+    /// stays as it was, and it is not used any more.
     fn next(&mut self) -> Result<Option<Example>>;
 
     /// The position before the next row, as text for [`DataSource::restore`]. It is asked for after every row, and kept
@@ -79,6 +81,18 @@ pub trait DataSource: Send {
     /// # Errors
     /// The text is no position, or the data was changed so that it is none any more.
     fn restore(&mut self, state: &str) -> Result<()>;
+
+    /// The state before the row of this place, from 0, in the order of the rows; at most [`DataSource::length`].
+    ///
+    /// A source that knows it without reading the rows before can be read in any order: the rows of a large one are then read
+    /// when their turn in training comes, and not before training. None, as here, for one that does not. It is the same for all
+    /// rows of a source.
+    ///
+    /// # Errors
+    /// As for [`DataSource::length`].
+    fn state_of(&mut self, _row: u64) -> Result<Option<String>> {
+        Ok(None)
+    }
 
     /// Up to `most` next rows; none at the end. The host reads by this call.
     ///

@@ -1,5 +1,5 @@
 //! Names the sources of the plugin in its file.
 
 fn main() -> std::io::Result<()> {
-    mdt_plugin_sources::declare(&[])
+    mdt_plugin_sources::declare(&["columns/src"])
 }

@@ -70,7 +70,10 @@ fn data_that_is_not_there_or_empty_is_an_error() {
     assert_says(&failure, &["does not exist", "trian.jsonl", "there is tests/fixtures/training/train.jsonl"]);
     let failure = Job::new().set("data.eval", "tests/fixtures/training/trian.jsonl").run().failure(4);
     assert_says(&failure, &["does not exist", "trian.jsonl"]);
-    assert_says(&Job::new().set("data.train", "tests/fixtures").run().failure(4), &["is a directory, not a file"]);
+    assert_says(
+        &Job::new().set("data.train", "tests/fixtures").run().failure(4),
+        &["is a directory, not a file", "there is no file of rows in it"],
+    );
 }
 
 #[test]
@@ -137,14 +140,18 @@ fn a_key_that_is_there_twice_is_named_and_neither_value_is_taken() {
 
 #[test]
 fn compressed_files_of_other_kinds_are_called_what_they_are() {
-    for (bytes, what, command) in [
-        (&b"BZh91AY&SY\x8b\xf8"[..], "bzip2", "bunzip2"),
-        (b"\xfd7zXZ\0\0\x04\xe6\xd6", "xz", "unxz"),
-        (b"\x04\x22\x4d\x18\x64\x40", "lz4", "unlz4"),
-        (b"\x28\xb5\x2f\xfd\x04\x58", "zstd", "unzstd"),
-        (b"7z\xbc\xaf\x27\x1c\0\x04", "7z", "7z x"),
+    for (bytes, what, command) in
+        [(&b"\x04\x22\x4d\x18\x64\x40"[..], "lz4", "unlz4"), (b"7z\xbc\xaf\x27\x1c\0\x04", "7z", "7z x")]
+    {
+        let (job, file) = job(bytes);
+        assert_says(&job.run().failure(4), &[what, "not text", command, &file]);
+    }
+    for (bytes, command) in [
+        (&b"BZh91AY&SY\x8b\xf8"[..], "bzip2 -t"),
+        (b"\xfd7zXZ\0\0\x04\xe6\xd6", "xz -t"),
+        (b"\x28\xb5\x2f\xfd\x04\x58", "zstd -t"),
     ] {
         let (job, file) = job(bytes);
-        assert_says(&job.run().failure(4), &[what, "not JSON Lines", command, &file]);
+        assert_says(&job.run().failure(4), &["damaged or cut off", command, &file]);
     }
 }

@@ -9,4 +9,6 @@ mod output;
 mod plugin_faults;
 mod plugin_files;
 mod plugin_trust;
+mod rows_table;
+mod skipped_rows;
 mod strangers;

@@ -273,7 +273,7 @@ fn a_check_says_whether_a_job_can_be_started() {
 
 #[test]
 fn the_schema_has_the_keys_of_the_host_and_of_every_plugin_that_is_found() {
-    let [lion, _] = ["lion", "csv"].map(example_plugin);
+    let [lion, _] = ["lion", "transcript"].map(example_plugin);
     let directory = lion.parent().expect("a directory").display().to_string();
     let text = run(["config", "schema", "--plugin-dir", &directory]).success().stdout;
     let schema: Value = serde_json::from_str(&text).expect("JSON");
@@ -282,7 +282,8 @@ fn the_schema_has_the_keys_of_the_host_and_of_every_plugin_that_is_found() {
     for (section, id, keys) in [
         ("model", "llama", &["path", "init"][..]),
         ("data", "jsonl", &["train", "shuffle", "format", "fields"]),
-        ("data", "csv", &["train", "delimiter", "fields"]),
+        ("data", "csv", &["train", "delimiter", "fields", "text"]),
+        ("data", "transcript", &["train", "speakers"]),
         ("trainer", "sft", &["batch_size", "max_seq_len"]),
         ("tokenizer", "huggingface", &["chat_template", "chat_template_kwargs"]),
         ("optimizer", "adamw", &["learning_rate", "no_decay", "beta1", "beta2", "eps"]),

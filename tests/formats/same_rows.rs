@@ -5,7 +5,7 @@ use std::fs;
 use mdt_tests::{Job, assert_says, root};
 use serde_json::{Value, json};
 
-use crate::written::{FORMS, alpaca, array, gzip, lines, messages, over, pairs, preview, sharegpt};
+use crate::written::{FORMS, alpaca, array, gzip, lines, messages, over, pairs, preview, prompt_completion, sharegpt};
 
 /// Three updates and what they come to: every line of the metrics that is not a measurement, and the weights.
 fn trained(job: &Job) -> (Vec<Value>, Vec<u8>) {
@@ -31,6 +31,74 @@ fn every_format_gives_the_losses_and_the_weights_of_every_other() {
             assert!(trained(&over(file, content).set("data.format", format)) == expected, "{name} in {file}");
         }
     }
+}
+
+#[test]
+fn compressed_files_directories_patterns_and_tables_train_as_the_same_rows_on_lines() {
+    let pairs = pairs(24);
+    let pairs_of =
+        |range: std::ops::Range<usize>| lines(&pairs[range].iter().map(prompt_completion).collect::<Vec<_>>());
+    let expected = trained(&over("train.jsonl", pairs_of(0..24)));
+    for kind in ["gz", "zst", "bz2", "xz"] {
+        let file = root().join(format!("tests/fixtures/data/train.jsonl.{kind}"));
+        assert!(trained(&Job::new().set("data.train", file.display())) == expected, "{kind}");
+    }
+    let table = |separator: &str| {
+        let cell = |text: String| format!("\"{}\"", text.replace('"', "\"\""));
+        let row = |(prompt, completion): &(String, String)| {
+            format!("{}{separator}{}\r\n", cell(completion.clone()), cell(format!("{prompt}\n")))
+        };
+        format!("completion{separator}prompt\r\n") + &pairs.iter().map(row).collect::<String>()
+    };
+    assert!(trained(&over("train.csv", table(","))) == expected);
+    assert!(trained(&over("train.tsv.gz", gzip(table("\t").as_bytes()))) == expected);
+
+    let job = Job::new();
+    for (name, range) in [("a.jsonl", 0..7), ("b.jsonl", 7..24)] {
+        job.file(&format!("rows/{name}"), pairs_of(range));
+    }
+    let place = job.directory().display().to_string();
+    assert!(trained(&job.set("data.train", format!("{place}/rows"))) == expected);
+    let job = Job::new();
+    job.file("1/train-0.jsonl", pairs_of(0..7));
+    job.file("2/train-1.jsonl", pairs_of(7..24));
+    let place = job.directory().display().to_string();
+    assert!(trained(&job.set("data.train", format!("{place}/*/train-*.jsonl"))) == expected);
+}
+
+#[test]
+fn a_directory_of_mlx_lm_has_rows_to_train_and_to_evaluate() {
+    let pairs = pairs(24);
+    let job = Job::new();
+    let text = |range: std::ops::Range<usize>| lines(&pairs[range].iter().map(messages).collect::<Vec<_>>());
+    for (name, range) in [("train", 0..16), ("valid", 16..20), ("test", 20..24)] {
+        job.file(&format!("data/{name}.jsonl"), text(range));
+    }
+    let place = job.directory().join("data").display().to_string();
+    let run = job.set("data.train", &place).run().success();
+    assert_says(&run.stderr, &["data     16 rows", "held out 4 rows"]);
+    let weighted = Job::new().set("trainer.max_steps", 2);
+    let other = weighted.file("other.jsonl", text(0..4)).display().to_string();
+    let train = format!("[{{ path = {place:?}, weight = 3 }}, {{ path = {other:?}, weight = 1 }}]");
+    assert_says(&weighted.set("data.train", train).run().success().stderr, &["3 × ", "train.jsonl + 1 × "]);
+}
+
+#[test]
+fn a_prompt_and_a_completion_in_turns_and_text_of_a_template_are_what_they_would_be_written_out() {
+    let pairs = pairs(8);
+    let expected = preview(&over("train.jsonl", lines(&pairs.iter().map(messages).collect::<Vec<_>>())));
+    let turns = |(question, answer): &(String, String)| json!({"prompt": [{"role": "user", "content": question}], "completion": [{"role": "assistant", "content": answer}]});
+    assert!(preview(&over("train.jsonl", lines(&pairs.iter().map(turns).collect::<Vec<_>>()))) == expected);
+
+    let text = |(question, answer): &(String, String)| json!({"text": format!("{question}: {answer}\n{{}}")});
+    let expected = preview(&over("train.jsonl", lines(&pairs.iter().map(text).collect::<Vec<_>>())));
+    let columns = |(question, answer): &(String, String)| json!({"q": question, "a": {"text": answer}});
+    let job = over("train.jsonl", lines(&pairs.iter().map(columns).collect::<Vec<_>>()));
+    let job = job.set("data.text", "{q}: {a.text}\n{{}}");
+    assert!(preview(&job) == expected);
+    let failure = job.run_with(&["--set", "data.text={q} {b}"]).failure(4);
+    assert_says(&failure, &["the row has no `b`, which `data.text` names", "keys found q, a", "line 1"]);
+    assert_says(&job.run_with(&["--set", "data.text={q"]).failure(2), &["data.text has a { without a }"]);
 }
 
 #[test]

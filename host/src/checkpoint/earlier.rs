@@ -3,13 +3,13 @@
 use super::store::{DIRECTORY, Store};
 use crate::exit::Failure;
 use crate::storage::{self, unwritable};
-use crate::{export, metrics};
+use crate::{data, export, metrics};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 
 /// The names of all results in an output directory.
-const RESULTS: [&str; 4] = [DIRECTORY, export::DIRECTORY, metrics::FILE, metrics::PICTURE];
+const RESULTS: [&str; 5] = [DIRECTORY, export::DIRECTORY, metrics::FILE, metrics::PICTURE, data::BAD_ROWS];
 
 /// The directory in which results are collected until all of them appear as `earlier-N` at once.
 const GATHERED: &str = ".earlier.tmp";

@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::config::{Flag, Init, Layers, Model, Sources, process_environment};
+use crate::data;
 use crate::exit::{Failure, Status};
 use crate::hub;
 use crate::job::Job;
@@ -88,6 +89,7 @@ impl Common {
             // Now its `config.json` says which component it needs.
             resolved = layers.resolve(&catalog)?;
         }
+        data::expand(&mut resolved, &catalog);
         Ok(Job { resolved, catalog: Arc::new(catalog), services: Arc::new(LocalServices::new(cancelled)) })
     }
 }

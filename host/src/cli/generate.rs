@@ -15,9 +15,12 @@ use super::common::{Common, on_compute_thread};
 use super::model_options::ModelOptions;
 use super::output::AnswerPrinter;
 use super::sampling::Sampling;
+use crate::counted::counted;
+use crate::data::Examples;
 use crate::exit::{Failure, Status};
 use crate::generation::{Answers, Generator, Options, Speed};
 use crate::job::{Job, OpenedModel};
+use crate::progress;
 use crate::prompt_format::PromptFormat;
 use crate::signals;
 use crate::train::{self, Work};
@@ -132,18 +135,20 @@ pub(super) fn rows(
     limit: Option<usize>,
     cancelled: &AtomicBool,
 ) -> Result<Vec<Example>, Failure> {
-    let mut source = job.data(name)?;
-    if limit.is_none() && !matches!(source.length()?, Length::Rows(_)) {
+    if limit.is_none() && !matches!(job.data(name)?.length()?, Length::Rows(_)) {
         return Err(Failure::configuration(format!("the data source {name} does not say how many rows it has"))
             .help("say how many rows to answer: --limit N"));
     }
-    let mut rows = Vec::new();
+    let (mut source, mut rows) = (Examples::open(job, name)?, Vec::new());
     while rows.len() < limit.unwrap_or(usize::MAX) {
         require_not_cancelled(cancelled)?;
         match source.next()? {
             Some(example) => rows.push(example),
             None => break,
         }
+    }
+    if source.skipped > 0 {
+        progress::note(&format!("warning: {} skipped in {name}", counted(source.skipped, "bad row")));
     }
     Ok(rows)
 }

@@ -4,7 +4,7 @@ use super::components::Kind;
 use super::merge::Merged;
 use super::origin::Origin;
 use super::schema::{Child, Shape};
-use super::sections::{Exported, Settings};
+use super::sections::{Data, Exported, Settings};
 use super::value::Path;
 use crate::exit::Failure;
 use crate::launchers::Started;
@@ -85,6 +85,11 @@ impl Resolved {
     /// read is set.
     pub fn component(&self, kind: Kind) -> Option<&Chosen> {
         self.components.get(&kind)
+    }
+
+    /// Whether each file is read by the data component for its extension: no other one is chosen than the default.
+    pub fn reads_by_extension(&self) -> bool {
+        self.settings.data.id == Data::default().id
     }
 
     /// Checks that a model and training data are set.

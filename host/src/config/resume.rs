@@ -27,7 +27,8 @@ const FREE: [&str; 14] = [
 ];
 
 /// The same, of which nothing is said: where a run writes, and where its ranks meet.
-const PLACES_OF_A_RUN: [&str; 17] = [
+const PLACES_OF_A_RUN: [&str; 18] = [
+    "data.cache",
     "output_dir",
     "checkpoint.resume",
     "plugins.dirs",

@@ -20,7 +20,7 @@ mod storage;
 
 pub use adapter::{Adapter, AdapterFormat, AdapterKind};
 pub use compute::{Comm, Compute, Dtype, GradientDtype};
-pub use data::{Data, EvalSplit, Source};
+pub use data::{CacheDirectory, Data, EvalSplit, OnBadRow, Source};
 pub use model::{Init, Model, Quantize};
 pub use observer::Observer;
 pub use scheduler::{Constant, Decay, Polynomial, Scheduler, Wsd};

@@ -4,14 +4,15 @@
 //! schedules and resumes count places, so that what a row becomes moves no other row. Where items are packed, they count
 //! packed rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
-use mdt_plugin_api::{Example, Item};
+use mdt_plugin_api::{Error, Example, Item};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::long_rows::{Encoded, LongRows, Part};
+use super::bad_rows::BadRow;
+use super::long_rows::{Encoded, LeftOut, LongRows, Part};
 use super::row_location::{self, RowLocation};
 use super::row_order::Plan;
 use super::{packing, split};
@@ -48,6 +49,12 @@ pub struct Dataset {
     pub(super) too_long: Vec<RowLocation>,
     /// How many sequences the rows have of which the trainer made several.
     several: BTreeMap<RowLocation, usize>,
+    /// Rows that were left out by `data.max_tokens`.
+    over_max_tokens: Vec<RowLocation>,
+    /// Rows that were left out because they repeat earlier ones.
+    repeated: Vec<RowLocation>,
+    /// Rows that cannot be used.
+    pub(super) bad: Vec<BadRow>,
     /// The number of rows before some were held out; none if that did not happen.
     split_from: Option<usize>,
 }
@@ -67,18 +74,22 @@ impl Dataset {
             dropped: Vec::new(),
             too_long: Vec::new(),
             several: BTreeMap::new(),
+            over_max_tokens: Vec::new(),
+            repeated: Vec::new(),
+            bad: Vec::new(),
             split_from: None,
         }
     }
 
     /// Adds a row, which has this location and these items.
-    pub(super) fn push(&mut self, location: RowLocation, example: &Example, encoded: Encoded) {
-        let Encoded { items, parts, is_too_long } = encoded;
-        self.checksums.push(checksum_of(example));
-        match items.as_slice() {
-            [] if is_too_long => self.too_long.push(location),
-            [] => self.dropped.push(location),
-            _ => {}
+    pub(super) fn push(&mut self, location: RowLocation, row: &Result<Example, Error>, encoded: Encoded) {
+        let Encoded { items, parts, left_out } = encoded;
+        self.checksums.push(row.as_ref().map_or([0; 32], checksum_of));
+        match left_out {
+            Some(LeftOut::TooLong) => self.too_long.push(location),
+            Some(LeftOut::MaxTokens) => self.over_max_tokens.push(location),
+            None if items.is_empty() => self.dropped.push(location),
+            None => {}
         }
         let sequences = parts.iter().filter(|&&part| part != Part::LaterPiece).count();
         if sequences > 1 {
@@ -90,13 +101,48 @@ impl Dataset {
         self.ends.push(self.rows.len());
     }
 
+    /// Adds the place of a row that cannot be used.
+    pub(super) fn push_bad(&mut self, location: RowLocation, error: &Error) {
+        self.checksums.push([0; 32]);
+        self.bad.push(BadRow::new(location, error));
+        self.ends.push(self.rows.len());
+    }
+
+    /// The same without the items of rows that have those of an earlier one; the places of these rows stay.
+    #[must_use]
+    pub(super) fn deduplicated(self) -> Self {
+        let mut whole = Self { ends: Vec::new(), rows: Vec::new(), locations: Vec::new(), parts: Vec::new(), ..self };
+        let mut items = self.rows.into_iter().zip(self.locations).zip(self.parts);
+        let (mut known, mut start) = (HashSet::new(), 0);
+        for end in self.ends {
+            let own: Vec<_> = items.by_ref().take(end - start).collect();
+            match own.first() {
+                Some(((_, location), _)) if !known.insert(content_of(own.iter().map(|((item, _), _)| item))) => {
+                    whole.repeated.push(*location);
+                }
+                _ => {
+                    for ((item, location), part) in own {
+                        whole.rows.push(item);
+                        whole.locations.push(location);
+                        whole.parts.push(part);
+                    }
+                }
+            }
+            whole.ends.push(whole.rows.len());
+            start = end;
+        }
+        whole
+    }
+
     /// Splits off `count` rows, drawn by `seed`; both parts keep the order of the rows. Rows with nothing to train stay with
     /// the first part.
     pub(super) fn split(self, count: usize, seed: u64) -> (Self, Self) {
         let total = Some(self.trainable());
         let mut marks = split::held_out(self.trainable(), count, seed).into_iter();
         let empty = || Self { split_from: total, ..Self::empty(&self.sources, &self.tokenizer) };
-        let (mut train, mut held_out) = (Self { dropped: self.dropped, too_long: self.too_long, ..empty() }, empty());
+        let Self { dropped, too_long, over_max_tokens, repeated, bad, .. } = self;
+        let (mut train, mut held_out) =
+            (Self { dropped, too_long, over_max_tokens, repeated, bad, ..empty() }, empty());
         let mut items = self.rows.into_iter().zip(self.locations).zip(self.parts);
         let mut start = 0;
         for (end, checksum) in self.ends.into_iter().zip(self.checksums) {
@@ -157,7 +203,8 @@ impl Dataset {
 
     /// The number of rows with something to train.
     pub(super) fn trainable(&self) -> usize {
-        self.places() - self.dropped.len() - self.too_long.len()
+        let left_out = self.too_long.len() + self.over_max_tokens.len() + self.repeated.len();
+        self.places() - self.dropped.len() - left_out - self.bad.len()
     }
 
     /// The number of rows that were read, or that their items are packed into.
@@ -199,7 +246,7 @@ impl Dataset {
 
     /// The order of the rows in an epoch.
     pub fn order(&self, plan: &Plan, epoch: u64) -> Vec<usize> {
-        plan.order(&(0..self.places()).map(|place| self.length(place)).collect::<Vec<_>>(), epoch)
+        plan.order(self.places(), |place| self.length(place), epoch)
     }
 
     /// The locations of items.
@@ -244,6 +291,7 @@ impl Dataset {
             cut: self.rows.iter().filter(|row| row.truncated() > 0).count(),
             cut_tokens: self.rows.iter().map(Item::truncated).sum(),
             dropped: self.too_long.clone(),
+            over_max_tokens: self.over_max_tokens.clone(),
             split,
             pieces: split + count(Part::LaterPiece),
         }
@@ -266,12 +314,23 @@ impl Dataset {
         Some((same(&self.locations[..=item]), same(&self.locations))).filter(|&(_, all)| all > 1)
     }
 
+    /// Those that cannot be used.
+    pub fn bad(&self) -> &[BadRow] {
+        &self.bad
+    }
+
+    /// The source and number of each row that was left out by `data.max_tokens`, or because it repeats an earlier one.
+    pub fn left_out(&self) -> [Vec<(&str, u64)>; 2] {
+        [&self.over_max_tokens, &self.repeated].map(|rows| rows.iter().map(|place| self.place_of(place)).collect())
+    }
+
     /// The source and number of each row that was left out because it is too long.
     pub fn too_long(&self) -> impl ExactSizeIterator<Item = (&str, u64)> {
         self.too_long.iter().map(|place| self.place_of(place))
     }
 
-    fn place_of(&self, place: &RowLocation) -> (&str, u64) {
+    /// The source of a place and its number there.
+    pub fn place_of(&self, place: &RowLocation) -> (&str, u64) {
         (&self.sources[place.source as usize], place.row)
     }
 
@@ -299,6 +358,12 @@ impl Dataset {
         for part in long.parts(&shown) {
             text += &format!("; {part}");
         }
+        if !self.repeated.is_empty() {
+            text += &format!("; {} left out that repeat earlier ones ({})", self.repeated.len(), shown(&self.repeated));
+        }
+        if !self.bad.is_empty() {
+            text += &format!("; {} skipped", counted(self.bad.len(), "bad row"));
+        }
         if !self.dropped.is_empty() {
             let dropped = &self.dropped;
             text += &format!("; {} dropped with nothing to train ({})", dropped.len(), shown(dropped));
@@ -314,6 +379,27 @@ impl Dataset {
         self.checksums.iter().for_each(|checksum| digest.update(checksum));
         checksum::hexadecimal(&digest.finalize())
     }
+}
+
+/// A checksum of the tokens of items, which of them are trained, and the numbers beside them.
+fn content_of<'a>(items: impl Iterator<Item = &'a Item>) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    for Item { sequences, numbers } in items {
+        for sequence in sequences {
+            digest.update((sequence.name.len() as u64).to_le_bytes());
+            digest.update(&sequence.name);
+            digest.update((sequence.tokens.len() as u64).to_le_bytes());
+            sequence.tokens.iter().for_each(|token| digest.update(token.to_le_bytes()));
+            sequence.supervised.iter().for_each(|&mark| digest.update([u8::from(mark)]));
+        }
+        for (name, values) in numbers {
+            digest.update((name.len() as u64).to_le_bytes());
+            digest.update(name);
+            digest.update((values.len() as u64).to_le_bytes());
+            values.iter().for_each(|value| digest.update(value.to_le_bytes()));
+        }
+    }
+    digest.finalize().into()
 }
 
 fn checksum_of(example: &Example) -> [u8; 32] {

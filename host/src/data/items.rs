@@ -3,9 +3,13 @@
 use mdt_plugin_api::register::TrainerComponent;
 use mdt_plugin_api::{Error, Example, Item, Result, Sequence};
 
-use super::long_rows::{Encoded, Part, pieces, require_splittable};
+use super::long_rows::{Encoded, LeftOut, Part, pieces, require_splittable};
+use super::row_location::RowLocation;
 use crate::config::LongRows;
 use crate::job::Job;
+
+/// A row as items, or what is wrong with it, and where it is.
+pub type EncodedRow = (RowLocation, Result<Encoded>);
 
 /// The limits that items keep.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +28,8 @@ pub struct Encoder {
     name: String,
     limits: ItemLimits,
     long_rows: LongRows,
+    /// The most tokens of a row.
+    max_tokens: usize,
 }
 
 impl Encoder {
@@ -31,12 +37,19 @@ impl Encoder {
     pub fn new(job: &Job, trainer: &TrainerComponent, vocabulary: usize) -> Self {
         let settings = &job.resolved.settings.trainer;
         let limits = ItemLimits { max_seq_len: settings.max_seq_len as usize, vocabulary };
-        Self { trainer: trainer.clone(), name: job.trainer_name(), limits, long_rows: settings.long_rows }
+        let max_tokens = job.resolved.settings.data.max_tokens.map_or(usize::MAX, |most| most as usize);
+        Self { trainer: trainer.clone(), name: job.trainer_name(), limits, long_rows: settings.long_rows, max_tokens }
     }
 
     /// The same with another instance of the trainer.
     pub fn with(&self, trainer: TrainerComponent) -> Self {
         Self { trainer, ..self.clone() }
+    }
+
+    /// What its results depend on beside the row, the trainer and its keys.
+    pub(super) fn identity(&self) -> String {
+        let Self { limits, long_rows, max_tokens, .. } = self;
+        format!("{limits:?} {long_rows:?} {max_tokens}")
     }
 
     /// Whether the trainer prepares items before a batch is made of them.
@@ -51,10 +64,15 @@ impl Encoder {
     pub fn encode(&self, example: &Example) -> Result<Encoded> {
         let made = self.made(example)?;
         let mut encoded = Encoded::default();
-        if self.long_rows == LongRows::Drop && made.iter().flatten().any(|item| self.is_too_long(item)) {
-            return Ok(Encoded { is_too_long: true, ..encoded });
+        if made.iter().any(|made| made.tokens > self.max_tokens) {
+            return Ok(Encoded { left_out: Some(LeftOut::MaxTokens), ..encoded });
         }
-        for pieces in made {
+        if self.long_rows == LongRows::Drop
+            && made.iter().flat_map(|made| &made.pieces).any(|item| self.is_too_long(item))
+        {
+            return Ok(Encoded { left_out: Some(LeftOut::TooLong), ..encoded });
+        }
+        for Made { pieces, .. } in made {
             let mut part = if pieces.len() == 1 { Part::Whole } else { Part::FirstPiece };
             // What is prepared later may get its supervised tokens then.
             let is_kept = |item: &Item| item.supervised_tokens() > 0 || self.prepares() && item.tokens() > 0;
@@ -69,32 +87,43 @@ impl Encoder {
         Ok(encoded)
     }
 
+    /// The items of a row as it was read.
+    ///
+    /// # Errors
+    /// As for [`Encoder::encode`]; it could not be read.
+    pub fn encode_read(&self, row: &Result<Example>) -> Result<Encoded> {
+        row.as_ref().map_err(Error::clone).and_then(|example| self.encode(example))
+    }
+
     /// All items of a row, and all pieces of those that are split. Those that are left out because they are too long are as
     /// they were made.
     ///
     /// # Errors
     /// As for [`Encoder::encode`].
     pub fn items(&self, example: &Example) -> Result<Vec<Item>> {
-        Ok(self.made(example)?.into_iter().flatten().collect())
+        Ok(self.made(example)?.into_iter().flat_map(|made| made.pieces).collect())
     }
 
     /// The items of a row, each as its pieces.
-    fn made(&self, example: &Example) -> Result<Vec<Vec<Item>>> {
+    fn made(&self, example: &Example) -> Result<Vec<Made>> {
         let items = self.trainer.encode(example)?;
         let of_trainer = |error: Error| error.in_component(&self.name).with("row", example.row);
-        let within_limits = |mut item: Item| -> Result<Vec<Item>> {
+        let within_limits = |mut item: Item| -> Result<Made> {
             self.limits.check(&mut item)?;
-            match self.long_rows {
+            let whole = |sequence: &Sequence| sequence.tokens.len() + sequence.truncated as usize;
+            let tokens = item.sequences.iter().map(whole).max().unwrap_or(0);
+            let pieces = match self.long_rows {
                 LongRows::Cut => {
                     self.limits.cut(&mut item);
-                    Ok(vec![item])
+                    vec![item]
                 }
-                LongRows::Drop => Ok(vec![item]),
+                LongRows::Drop => vec![item],
                 LongRows::Split => {
                     require_splittable(&item, self.prepares())?;
-                    Ok(pieces(item, self.limits.max_seq_len))
+                    pieces(item, self.limits.max_seq_len)
                 }
-            }
+            };
+            Ok(Made { pieces, tokens })
         };
         items.into_iter().map(within_limits).collect::<Result<_>>().map_err(of_trainer)
     }
@@ -102,6 +131,14 @@ impl Encoder {
     fn is_too_long(&self, item: &Item) -> bool {
         item.length() > self.limits.max_seq_len
     }
+}
+
+/// An item that the trainer has made of a row.
+struct Made {
+    /// It, or what it was split into.
+    pieces: Vec<Item>,
+    /// The tokens of its longest sequence, before any of them were cut off.
+    tokens: usize,
 }
 
 impl ItemLimits {

@@ -10,8 +10,7 @@ use std::thread;
 use mdt_plugin_api::Example;
 use serde::{Deserialize, Serialize};
 
-use super::chain::{Chain, Place};
-use super::row_location::RowLocation;
+use super::chain::{Chain, Place, ReadRow};
 use crate::exit::{Failure, Status};
 use crate::random::Stream;
 
@@ -55,7 +54,7 @@ pub(super) struct LanePlace {
 
 struct Window {
     start: Start,
-    rows: Vec<Option<(RowLocation, Example)>>,
+    rows: Vec<Option<ReadRow>>,
     /// Whether the pass ends with it.
     last: bool,
 }
@@ -99,7 +98,7 @@ impl Lane {
     }
 
     /// The next row, or none where a pass ends.
-    pub(super) fn next(&mut self) -> Result<Option<(RowLocation, Example)>, Failure> {
+    pub(super) fn next(&mut self) -> Result<Option<ReadRow>, Failure> {
         loop {
             if let Some(row) = self.window.rows.get_mut(self.taken) {
                 self.taken += 1;
@@ -140,10 +139,10 @@ impl Windows {
             if self.limit.is_some_and(|limit| number >= limit) {
                 break true;
             }
-            let Some((location, example)) = chain.next()? else { break true };
+            let Some(row) = chain.next()? else { break true };
             if !self.held_out.contains(&number) {
-                size += example.size();
-                rows.push((location, example));
+                size += row.1.as_ref().map_or(0, Example::size);
+                rows.push(row);
             }
         };
         if last {

@@ -16,6 +16,15 @@ pub enum Part {
     LaterPiece,
 }
 
+/// Why a row is left out that has something to train.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeftOut {
+    /// It is longer than `trainer.max_seq_len`, and `trainer.long_rows` is "drop".
+    TooLong,
+    /// It has more tokens than `data.max_tokens` allows.
+    MaxTokens,
+}
+
 /// A row as items.
 #[derive(Debug, Default)]
 pub struct Encoded {
@@ -23,8 +32,8 @@ pub struct Encoded {
     pub items: Vec<Item>,
     /// What each of them is.
     pub parts: Vec<Part>,
-    /// Whether the row was left out because it is too long.
-    pub is_too_long: bool,
+    /// Why the row was left out, if it was.
+    pub left_out: Option<LeftOut>,
 }
 
 /// How many rows were too long, and what became of them.
@@ -36,6 +45,8 @@ pub struct LongRows {
     pub cut_tokens: u64,
     /// Rows that were left out.
     pub dropped: Vec<RowLocation>,
+    /// Rows that were left out by `data.max_tokens`.
+    pub over_max_tokens: Vec<RowLocation>,
     /// Rows that were split.
     pub split: usize,
     /// The pieces of them that are trained.
@@ -89,8 +100,10 @@ impl LongRows {
         let pieces = encoded.parts.iter().filter(|&&part| part != Part::Whole).count();
         self.split += usize::from(pieces > 0);
         self.pieces += pieces;
-        if encoded.is_too_long {
-            self.dropped.push(location);
+        match encoded.left_out {
+            Some(LeftOut::TooLong) => self.dropped.push(location),
+            Some(LeftOut::MaxTokens) => self.over_max_tokens.push(location),
+            None => {}
         }
     }
 
@@ -99,6 +112,7 @@ impl LongRows {
         self.cut += other.cut;
         self.cut_tokens += other.cut_tokens;
         self.dropped.extend(other.dropped);
+        self.over_max_tokens.extend(other.over_max_tokens);
         self.split += other.split;
         self.pieces += other.pieces;
     }
@@ -116,6 +130,10 @@ impl LongRows {
         }
         if !self.dropped.is_empty() {
             parts.push(format!("{} longer than max_seq_len dropped ({})", self.dropped.len(), name(&self.dropped)));
+        }
+        if !self.over_max_tokens.is_empty() {
+            let (count, names) = (self.over_max_tokens.len(), name(&self.over_max_tokens));
+            parts.push(format!("{count} left out by data.max_tokens ({names})"));
         }
         parts
     }

@@ -4,14 +4,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::HumanCount;
-use mdt_plugin_api::{Error, Example, HostServices, Item, Sequence};
+use mdt_plugin_api::{Error, HostServices, Item, Sequence};
 use rayon::prelude::*;
 
-use super::chain::Chain;
+use super::bad_rows::is_of_a_row;
+use super::chain::{Chain, ReadRow};
 use super::dataset::Dataset;
 use super::items::Encoder;
 use super::long_rows;
 use super::row_location::RowLocation;
+use crate::config::OnBadRow;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::memory::memory;
@@ -22,17 +24,14 @@ const CHUNK: usize = 1024;
 /// How long rows are collected before they are encoded.
 const COLLECTING: Duration = Duration::from_secs(1);
 /// Time until the first line that says how many rows were read, and the longest time between two such lines.
-const FIRST_LINE: Duration = Duration::from_secs(2);
+const FIRST_LINE: Duration = Duration::from_secs(1);
 const LAST_LINE: Duration = Duration::from_secs(30);
 
 /// Rows that were read, and how they have ended, if they have.
-type Collected = (Vec<Row>, Option<Result<(), Failure>>);
-
-/// A row and where it stands.
-type Row = (RowLocation, Example);
+type Collected = (Vec<ReadRow>, Option<Result<(), Failure>>);
 
 /// A row and its items.
-type Encoded<'a> = (&'a Row, Result<long_rows::Encoded, Error>);
+type Encoded<'a> = (&'a ReadRow, Result<long_rows::Encoded, Error>);
 
 /// Reads all sources of a job.
 pub(super) struct Reader<'a> {
@@ -86,14 +85,17 @@ impl<'a> Reader<'a> {
     }
 
     /// Whether anything of a row is trained.
-    pub(super) fn is_trained(&self, at: RowLocation, example: &Example, of: &Dataset) -> Result<bool, Failure> {
+    pub(super) fn is_trained(&self, (at, example): &ReadRow, of: &Dataset) -> Result<bool, Failure> {
         self.require_not_cancelled()?;
-        let encoded = self.encoder.encode(example);
-        Ok(!encoded.map_err(|error| Failure::from(error).at(of.name_locations(&[at])))?.items.is_empty())
+        match self.encoder.encode_read(example) {
+            Ok(encoded) => Ok(!encoded.items.is_empty()),
+            Err(error) if self.is_skipped(&error) => Ok(false),
+            Err(error) => Err(Failure::from(error).at(of.name_locations(&[*at]))),
+        }
     }
 
     /// Encodes rows and adds them.
-    pub(super) fn encode(&mut self, dataset: &mut Dataset, rows: &[Row]) -> Result<(), Failure> {
+    pub(super) fn encode(&mut self, dataset: &mut Dataset, rows: &[ReadRow]) -> Result<(), Failure> {
         // Rows after one that is refused need not be encoded; those before it do, so that the first such row is reported.
         let refused = AtomicUsize::new(usize::MAX);
         let encode = |place: usize| {
@@ -101,8 +103,8 @@ impl<'a> Reader<'a> {
                 return None;
             }
             let row = &rows[place];
-            let encoded = self.encoder.encode(&row.1);
-            if encoded.is_err() {
+            let encoded = self.encoder.encode_read(&row.1);
+            if encoded.as_ref().is_err_and(|error| !self.is_skipped(error)) {
                 refused.fetch_min(place, Ordering::Relaxed);
             }
             Some((row, encoded))
@@ -117,21 +119,34 @@ impl<'a> Reader<'a> {
             let directory = self.job.model_directory()?;
             let trainer = self.job.trainer(&directory, &self.job.tokenizer(&directory)?)?;
             let encoder = self.encoder.with(trainer);
-            let again = rows.iter().map(|row| (row, encoder.encode(&row.1)));
-            match again.take_while(|_| !self.job.services.cancelled()).find(|(_, encoded)| encoded.is_err()) {
+            let again = rows.iter().map(|row| (row, encoder.encode_read(&row.1)));
+            let ends_it = |(_, encoded): &(_, Result<_, Error>)| encoded.as_ref().is_err_and(|e| !self.is_skipped(e));
+            match again.take_while(|_| !self.job.services.cancelled()).find(ends_it) {
                 Some(first) => encoded = vec![first],
                 None => encoded.sort_by_key(is_refused),
             }
         }
         for ((location, example), encoded) in encoded {
-            let encoded = encoded.map_err(|error| Failure::from(error).at(dataset.name_locations(&[*location])))?;
             self.held += size_of::<(RowLocation, usize, [u8; 32])>() as u64;
+            let encoded = match encoded {
+                Ok(encoded) => encoded,
+                Err(error) if self.is_skipped(&error) => {
+                    dataset.push_bad(*location, &error);
+                    continue;
+                }
+                Err(error) => return Err(Failure::from(error).at(dataset.name_locations(&[*location]))),
+            };
             for item in &encoded.items {
                 self.held += size_of::<RowLocation>() as u64 + bytes(item);
             }
             dataset.push(*location, example, encoded);
         }
         Ok(())
+    }
+
+    /// Whether a row with this error is passed over.
+    fn is_skipped(&self, error: &Error) -> bool {
+        self.job.resolved.settings.data.on_bad_row == OnBadRow::Skip && is_of_a_row(error)
     }
 
     fn require_not_cancelled(&self) -> Result<(), Failure> {

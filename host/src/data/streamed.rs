@@ -1,18 +1,15 @@
 //! Training rows that stream: one lane of all sources, or one for each, drawn from by weight.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mdt_plugin_api::Example;
 use serde::{Deserialize, Serialize};
 
-use super::chain::{Chain, Opened};
+use super::chain::{Chain, Opened, ReadRow};
 use super::lane::{Lane, LanePlace, Windows};
-use super::row_location::RowLocation;
 use crate::exit::Failure;
 use crate::job::Job;
 use crate::random::Stream;
-use crate::services::LocalServices;
 
 /// Training rows that stream, before the first one.
 pub struct Streamed {
@@ -21,7 +18,7 @@ pub struct Streamed {
     pub(super) windows: Windows,
     pub(super) seed: u64,
     pub(super) sources: Vec<String>,
-    pub(super) services: Arc<LocalServices>,
+    pub(super) job: Job,
 }
 
 /// A place between two rows, kept in checkpoints.
@@ -47,8 +44,13 @@ impl Streamed {
         let settings = &job.resolved.settings;
         let data = &settings.data;
         let lanes = if data.is_weighted() {
-            let weight = |opened: &Opened| data.train[opened.number as usize].weight.unwrap_or(1.0);
-            sources.into_iter().map(|opened| (weight(&opened), vec![opened])).map(|(w, lane)| (lane, w)).collect()
+            let mut groups: BTreeMap<usize, (Vec<Opened>, f64)> = BTreeMap::new();
+            for opened in sources {
+                let source = &data.train[opened.number as usize];
+                let weight = source.weight.unwrap_or(1.0);
+                groups.entry(source.group).or_insert((Vec::new(), weight)).0.push(opened);
+            }
+            groups.into_values().collect()
         } else {
             vec![(sources, 1.0)]
         };
@@ -60,8 +62,7 @@ impl Streamed {
             expected: rows,
             name: String::new(),
         };
-        let (sources, services) = (data.train_names(), Arc::clone(&job.services));
-        Self { lanes, windows, seed: settings.seed, sources, services }
+        Self { lanes, windows, seed: settings.seed, sources: data.train_names(), job: job.clone() }
     }
 
     /// The number of rows of a pass that are held out.
@@ -82,7 +83,7 @@ impl Streamed {
             let name = sources.iter().map(|opened| self.sources[opened.number as usize].as_str());
             let name = name.collect::<Vec<_>>().join(", ");
             let windows = Windows { shuffle: self.windows.shuffle.map(own), name, ..self.windows.clone() };
-            let chain = Chain::new(sources, &self.services);
+            let chain = Chain::new(sources, &self.job);
             lanes.push(Lane::start(chain, windows, places.next().unwrap_or_default())?);
             sum += weight;
             weights.push(sum);
@@ -96,7 +97,9 @@ impl Streamed {
         let what = match self.lanes.as_slice() {
             [_] => self.sources.join(", "),
             lanes => {
-                let shares = self.sources.iter().zip(lanes).map(|(name, (_, weight))| format!("{weight} × {name}"));
+                let name = |opened: &Opened| self.sources[opened.number as usize].as_str();
+                let names = |lane: &[Opened]| lane.iter().map(name).collect::<Vec<_>>().join(", ");
+                let shares = lanes.iter().map(|(lane, weight)| format!("{weight} × {}", names(lane)));
                 shares.collect::<Vec<_>>().join(" + ")
             }
         };
@@ -125,7 +128,7 @@ impl Rows {
     ///
     /// # Errors
     /// A row cannot be read, a source has no rows, or the job was cancelled.
-    pub fn next(&mut self) -> Result<Option<(RowLocation, Example)>, Failure> {
+    pub fn next(&mut self) -> Result<Option<ReadRow>, Failure> {
         if let [lane] = self.lanes.as_mut_slice() {
             return lane.next();
         }

@@ -1,6 +1,7 @@
 //! Check `data`.
 
 use super::{Check, Finding, Subject};
+use crate::data::Examples;
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 
@@ -27,7 +28,7 @@ fn run(subject: &Subject) -> Vec<Finding> {
 }
 
 fn examine(job: &Job, key: &str, source: &str) -> Result<Finding, Failure> {
-    match job.data(source)?.next()? {
+    match Examples::open(job, source)?.next()? {
         Some(_) => Ok(Finding::ok(format!("{key}: {source} has rows")).fact("source", source)),
         None => Err(Failure::new(Status::Input, format!("`{source}` has no rows"))),
     }

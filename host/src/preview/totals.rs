@@ -6,7 +6,8 @@ use indicatif::HumanCount;
 use mdt_plugin_api::Item;
 use serde::Serialize;
 
-use crate::data::{Dataset, Plan, packing};
+use crate::counted::counted;
+use crate::data::{BadRow, Dataset, Plan, packing};
 
 /// The maximum number of dropped rows that are named.
 const NAMED: usize = 20;
@@ -22,6 +23,12 @@ pub struct Totals {
     pub dropped: Vec<Dropped>,
     /// Rows that are longer than `trainer.max_seq_len` and left out, where `trainer.long_rows` does so.
     pub too_long: Vec<Dropped>,
+    /// Rows with more tokens than `data.max_tokens`, which are left out.
+    pub over_max_tokens: Vec<Dropped>,
+    /// Rows that repeat an earlier one, which are left out where `data.deduplicate` is set.
+    pub repeated: Vec<Dropped>,
+    /// Rows that cannot be used, where `data.on_bad_row` skips them.
+    pub bad: Vec<Bad>,
     /// Rows that were split into pieces, where it does that, and the pieces that are trained.
     pub split_rows: usize,
     /// The pieces of them that are trained.
@@ -58,6 +65,16 @@ pub struct Dropped {
     pub source: String,
     /// Its number there.
     pub row: u64,
+}
+
+/// A row that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Bad {
+    /// Where it is.
+    #[serde(flatten)]
+    pub row: Dropped,
+    /// What is wrong with it.
+    pub reason: String,
 }
 
 /// How long rows are, in tokens. A percentile is the length of the row at that place of the sorted rows (nearest rank).
@@ -112,11 +129,19 @@ impl Totals {
         };
         let long = dataset.long_rows();
         let named = |(source, row): (&str, u64)| Dropped { source: source.to_owned(), row };
+        let [over_max_tokens, repeated] = dataset.left_out().map(|rows| rows.into_iter().map(named).collect());
+        let bad = |BadRow { location, reason }: &BadRow| Bad {
+            row: named(dataset.place_of(location)),
+            reason: reason.clone(),
+        };
         Self {
             rows: dataset.row_count(),
             rows_by_answer: dataset.by_answer(),
             dropped: dataset.dropped().map(named).collect(),
             too_long: dataset.too_long().map(named).collect(),
+            over_max_tokens,
+            repeated,
+            bad: dataset.bad().iter().map(bad).collect(),
             split_rows: long.split,
             pieces: long.pieces,
             truncated_rows: long.cut,
@@ -172,6 +197,8 @@ impl fmt::Display for Totals {
         for (dropped, why) in [
             (&self.dropped, "with nothing to train"),
             (&self.too_long, "because they are longer than trainer.max_seq_len"),
+            (&self.over_max_tokens, "by data.max_tokens"),
+            (&self.repeated, "that repeat earlier ones"),
         ] {
             if !dropped.is_empty() {
                 let named = dropped.iter().take(NAMED).map(|Dropped { source, row }| format!("{source}:{row}"));
@@ -182,6 +209,15 @@ impl fmt::Display for Totals {
         }
         if let (rows @ 1.., sequences) = self.rows_by_answer {
             write!(f, "; {} of them with a sequence for each answer, {} in all", count(rows), count(sequences))?;
+        }
+        if !self.bad.is_empty() {
+            write!(f, "\nbad       {} skipped", counted(self.bad.len(), "row"))?;
+            for Bad { row: Dropped { source, row }, reason } in self.bad.iter().take(NAMED) {
+                write!(f, "\n          {source}:{row}: {reason}")?;
+            }
+            if self.bad.len() > NAMED {
+                write!(f, "\n          …")?;
+            }
         }
         let share = 100.0 * self.supervised_share;
         let supervised = HumanCount(self.supervised_tokens);

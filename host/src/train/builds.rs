@@ -59,13 +59,12 @@ impl std::fmt::Display for Build {
 /// # Errors
 /// A file that cannot be read.
 pub(super) fn of(job: &Job) -> Result<Builds, Failure> {
-    let chosen = Kind::ALL.iter().filter_map(|&kind| Some((kind, &job.resolved.component(kind)?.id)));
-    let build = |(kind, id): (Kind, &String)| {
-        let version = job.catalog.component(kind, id)?.version().to_owned();
-        let sources = job.catalog.find(kind, id)?.manifest.sources.clone();
-        Ok((format!("{kind}/{id}"), Build { version, sha256: job.catalog.checksum(kind, id)?, sources }))
+    let build = |(kind, id): (Kind, String)| {
+        let version = job.catalog.component(kind, &id)?.version().to_owned();
+        let sources = job.catalog.find(kind, &id)?.manifest.sources.clone();
+        Ok((format!("{kind}/{id}"), Build { version, sha256: job.catalog.checksum(kind, &id)?, sources }))
     };
-    chosen.map(build).collect()
+    job.components().into_iter().map(build).collect()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::stop::Stop;
 use super::update::Learner;
 use super::{Run, agree, evaluate, observe, optimizer, shards, start};
 use crate::checkpoint::State;
-use crate::config::Resume;
+use crate::config::{OnBadRow, Resume};
 use crate::exit::{Failure, Status};
 use crate::finite::all_finite;
 use crate::metrics::Metrics;
@@ -30,6 +30,7 @@ impl Run<'_> {
         if self.output.saved == Some(update) {
             return Ok(());
         }
+        self.share_bad_rows()?;
         let state = State {
             update,
             config: self.job.resolved.canonical(),
@@ -64,6 +65,18 @@ impl Run<'_> {
         self.output.saved = Some(update);
         if let Some(store) = &self.output.store {
             self.output.observers.tell(|| Event::CheckpointWritten(observe::written(update, &store.path(update))));
+        }
+        Ok(())
+    }
+
+    /// Tells the first rank of rows that others have met while training went on, so that its list has all.
+    fn share_bad_rows(&mut self) -> Result<(), Stop> {
+        if self.settings().data.on_bad_row == OnBadRow::Skip {
+            let untold = self.rows.bad.take_untold();
+            let all = self.peers.gather_values("the rows that were skipped", &untold)?;
+            if self.peers.is_first() {
+                self.rows.bad.list(all.into_iter().flatten())?.iter().for_each(|line| self.output.progress.note(line));
+            }
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use super::slow_rank::SlowRank;
 use super::update::Learner;
 use super::{Run, builds, connect, estimate, evaluate, processor, share, start};
 use crate::checkpoint::Store;
-use crate::data::{self, Data, Encoder, LongRows, Plan, Training};
+use crate::data::{self, BadRows, Data, Encoder, LongRows, Plan, Training};
 use crate::exit::Failure;
 use crate::export::Types;
 use crate::job::Job;
@@ -100,6 +100,7 @@ impl<'a> Run<'a> {
             Training::Whole(dataset) => {
                 (dataset.summary(), dataset.sources().to_vec(), None, Source::Whole(Arc::new(dataset)))
             }
+            Training::OnDemand(rows) => (rows.summary(), rows.sources().to_vec(), None, Source::OnDemand(rows)),
             Training::Streamed(streamed) => {
                 let (summary, sources) = (streamed.summary(), streamed.sources().to_vec());
                 let cursor = start::cursor(&start)?;
@@ -126,6 +127,14 @@ impl<'a> Run<'a> {
             }
             None => None,
         };
+        let mut bad = BadRows::open(store.as_ref().map(|_| settings.output_dir.as_path()), start.resumed)?;
+        if store.is_some() {
+            // Where rows are read whole, all ranks know them.
+            let whole = [train.whole(), held_out.as_ref()];
+            for rows in whole.into_iter().flatten() {
+                bad.add(rows.sources(), rows.bad())?.iter().for_each(|line| progress::note(line));
+            }
+        }
         let done = start.update;
         let progress = Progress::new(plan.total_updates(), done);
         let directory = opened.directory.clone();
@@ -151,6 +160,7 @@ impl<'a> Run<'a> {
                 cursor,
                 dropped: 0,
                 long: LongRows::default(),
+                bad,
                 held_out,
                 fingerprint,
                 plan,

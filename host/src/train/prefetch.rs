@@ -4,14 +4,18 @@ use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use mdt_plugin_api::register::TrainerComponent;
-use mdt_plugin_api::{BatchRows, Error, Example, HostBatch, Item};
+use mdt_plugin_api::{BatchRows, Error, HostBatch, Item};
 use rayon::prelude::*;
 
-use crate::data::{Cursor, Dataset, Encoded, Encoder, LongRows, Part, Plan, RowLocation, Rows};
+use crate::config::OnBadRow;
+use crate::data::{
+    BadRow, Cursor, Dataset, EncodedRow, Encoder, LongRows, OnDemand, Part, Plan, ReadRow, RowLocation, Rows,
+    is_of_a_row,
+};
 use crate::exit::{Failure, Status};
 
 /// How many micro-batches wait at most.
@@ -47,6 +51,8 @@ pub struct UpdateEnd {
     pub dropped: Vec<RowLocation>,
     /// Those of them that were too long.
     pub long: LongRows,
+    /// Rows that cannot be used and are passed over.
+    pub bad: Vec<BadRow>,
 }
 
 enum Made {
@@ -59,14 +65,36 @@ enum Made {
 pub enum Source {
     /// All of them.
     Whole(Arc<Dataset>),
+    /// All of them, none of which is read yet.
+    OnDemand(OnDemand),
     /// From the first row on that is not trained yet.
     Streamed(Rows),
 }
 
+impl Source {
+    /// The rows, where they were read whole.
+    pub fn whole(&self) -> Option<&Dataset> {
+        match self {
+            Self::Whole(dataset) => Some(dataset),
+            Self::OnDemand(_) | Self::Streamed(_) => None,
+        }
+    }
+}
+
 /// The micro-batches of this rank, update after update.
 pub struct Batches {
-    made: Receiver<Made>,
+    made: Option<Receiver<Made>>,
     end: UpdateEnd,
+    /// The thread that makes them, where it has something to write at its end.
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        // Then nobody takes them, and it ends.
+        self.made = None;
+        self.thread.take().map(JoinHandle::join);
+    }
 }
 
 /// Starts making the micro-batches of `rank` from update `first` on, in the order of their use. The thread ends when the
@@ -78,27 +106,32 @@ pub fn start(
     source: Source,
     trainer: &TrainerComponent,
     encoder: Encoder,
+    on_bad_row: OnBadRow,
 ) -> Result<Batches, Failure> {
     let (plan, trainer) = (plan.clone(), trainer.clone());
     let (sender, made) = sync_channel(AHEAD);
-    let maker = Maker { plan, rank, encoder, trainer, sender };
+    let maker = Maker { plan, rank, encoder, trainer, on_bad_row, sender };
+    let keeps_rows = matches!(source, Source::OnDemand(_));
     let work = move || match source {
         Source::Whole(dataset) => maker.whole(&dataset, first),
+        Source::OnDemand(rows) => maker.on_demand(rows, first),
         Source::Streamed(rows) => maker.streamed(rows, first),
     };
     let started = thread::Builder::new().name("collate".to_owned()).spawn(move || {
         // It ends when all are made or nobody takes them.
         let _ = work();
     });
-    started.map_err(|error| Failure::new(Status::Other, "no thread can be started").because(error))?;
-    Ok(Batches { made, end: UpdateEnd::default() })
+    let thread = started.map_err(|error| Failure::new(Status::Other, "no thread can be started").because(error))?;
+    Ok(Batches { made: Some(made), end: UpdateEnd::default(), thread: keeps_rows.then_some(thread) })
 }
 
 impl Batches {
     /// The next micro-batch of the update; none after its last one, or once the job is cancelled.
     pub fn next(&mut self, cancelled: &AtomicBool) -> Option<Result<MicroBatch, Failure>> {
         loop {
-            match self.made.recv_timeout(WAITING) {
+            let received =
+                self.made.as_ref().map_or(Err(RecvTimeoutError::Disconnected), |made| made.recv_timeout(WAITING));
+            match received {
                 Ok(Made::MicroBatch(micro_batch)) => return Some(Ok(micro_batch)),
                 // Reading ends with an error when the job is cancelled, which is no failure.
                 Ok(Made::Failed(_)) if cancelled.load(Ordering::Relaxed) => return None,
@@ -128,6 +161,7 @@ struct Maker {
     rank: usize,
     encoder: Encoder,
     trainer: TrainerComponent,
+    on_bad_row: OnBadRow,
     sender: SyncSender<Made>,
 }
 
@@ -154,6 +188,31 @@ impl Maker {
         Continue(())
     }
 
+    /// Each rank reads its own rows.
+    fn on_demand(&self, mut rows: OnDemand, first: u64) -> ControlFlow<()> {
+        let (places, size) = (rows.places(), self.plan.rows_per_update());
+        let updates = places.div_ceil(size) as u64;
+        let mut order = (0, Vec::new());
+        for update in first..=self.plan.total_updates() {
+            let (epoch, window) = ((update - 1) / updates, ((update - 1) % updates) as usize);
+            if order.0 != epoch || order.1.is_empty() {
+                order = (epoch, self.plan.order(places, |_| 0, epoch));
+            }
+            let start = window.saturating_mul(size);
+            let of_update = &order.1[start..start.saturating_add(size).min(places)];
+            let mut end = UpdateEnd::default();
+            for own in self.plan.micro_batches(of_update.len(), self.rank) {
+                let number = own.start / self.plan.batch_size;
+                match rows.encoded(&self.encoder, &of_update[own]) {
+                    Ok(encoded) => self.make_batch(number, encoded, &mut end)?,
+                    Err(failure) => return self.send(Made::Failed(failure)),
+                }
+            }
+            self.send(Made::End(end))?;
+        }
+        Continue(())
+    }
+
     /// All ranks read all rows, and encode their own.
     fn streamed(&self, mut rows: Rows, first: u64) -> ControlFlow<()> {
         let (size, own) = (self.plan.rows_per_update(), self.plan.own_rows(self.rank));
@@ -167,6 +226,9 @@ impl Maker {
                     Ok(None) if place > 0 => break,
                     Ok(None) => {}
                     Ok(Some(row)) => {
+                        if let (location, Err(error)) = &row {
+                            end.bad.push(BadRow::new(*location, error));
+                        }
                         if own.contains(&place) {
                             waiting.push(row);
                         }
@@ -186,27 +248,33 @@ impl Maker {
         Continue(())
     }
 
-    fn encode(&self, number: usize, rows: Vec<(RowLocation, Example)>, end: &mut UpdateEnd) -> ControlFlow<()> {
-        let encoded: Vec<_> = rows.par_iter().map(|(_, example)| self.encoder.encode(example)).collect();
+    fn encode(&self, number: usize, rows: Vec<ReadRow>, end: &mut UpdateEnd) -> ControlFlow<()> {
+        let encode = |(location, example): &ReadRow| (*location, self.encoder.encode_read(example));
+        self.make_batch(number, rows.par_iter().map(encode).collect(), end)
+    }
+
+    fn make_batch(&self, number: usize, rows: Vec<EncodedRow>, end: &mut UpdateEnd) -> ControlFlow<()> {
         // The error of a call that panicked says more than those of calls refused after it.
-        let is_refused =
-            |encoded: &Result<Encoded, Error>| encoded.as_ref().is_err_and(|error| !error.is_after_a_panic());
-        let fault = encoded.iter().position(is_refused).or(encoded.iter().position(Result::is_err));
+        let is_skipped = |error: &Error| self.on_bad_row == OnBadRow::Skip && is_of_a_row(error);
+        let first = |of: &dyn Fn(&Error) -> bool| rows.iter().position(|(_, encoded)| encoded.as_ref().is_err_and(of));
+        let fault =
+            first(&|error| !is_skipped(error) && !error.is_after_a_panic()).or(first(&|error| !is_skipped(error)));
         let (mut locations, mut items, mut has_pieces) = (Vec::new(), Vec::new(), false);
-        for (place, ((location, _), encoded)) in rows.into_iter().zip(encoded).enumerate() {
+        for (place, (location, encoded)) in rows.into_iter().enumerate() {
             match encoded {
                 Err(error) if fault == Some(place) => {
                     return self.send(Made::MicroBatch(MicroBatch { rows: vec![location], batch: Err(error) }));
                 }
                 Ok(own) => {
                     end.long.count(location, &own);
-                    if own.items.is_empty() && !own.is_too_long {
+                    if own.items.is_empty() && own.left_out.is_none() {
                         end.dropped.push(location);
                     }
                     locations.extend(own.items.iter().map(|_| location));
                     has_pieces |= own.parts.contains(&Part::LaterPiece);
                     items.extend(own.items);
                 }
+                Err(error) if is_skipped(&error) => end.bad.push(BadRow::new(location, &error)),
                 Err(_) => {}
             }
         }

@@ -15,7 +15,7 @@ use super::update::Learner;
 use crate::checkpoint::{Changed, Store};
 use crate::config::Settings;
 use crate::counted::counted;
-use crate::data::{self, Cursor, Dataset, Encoder, LongRows, Plan, RowLocation};
+use crate::data::{self, BadRows, Cursor, Dataset, Encoder, LongRows, Plan, RowLocation};
 use crate::exit::Failure;
 use crate::export::Types;
 use crate::job::Job;
@@ -73,6 +73,8 @@ pub(super) struct Rows {
     pub(super) dropped: usize,
     /// How many of them were too long.
     pub(super) long: LongRows,
+    /// Those that cannot be used and are passed over.
+    pub(super) bad: BadRows,
     pub(super) held_out: Option<Dataset>,
     /// Fingerprint of the rows that are trained.
     pub(super) fingerprint: String,
@@ -127,7 +129,9 @@ impl<'a> Run<'a> {
         let train = self.rows.train.take().ok_or_else(Failure::internal)?;
         let objective = &self.learner.objective;
         let encoder = Encoder::new(self.job, &objective.trainer, objective.model.spec().vocabulary_size);
-        let mut batches = prefetch::start(&self.rows.plan, rank, self.done + 1, train, &objective.trainer, encoder)?;
+        let on_bad_row = self.settings().data.on_bad_row;
+        let trainer = &objective.trainer;
+        let mut batches = prefetch::start(&self.rows.plan, rank, self.done + 1, train, trainer, encoder, on_bad_row)?;
         let sources = self.rows.sources.clone();
         let name_rows = |rows: &[RowLocation]| data::describe(&sources, rows);
         self.evaluate_at_start()?;
@@ -139,7 +143,7 @@ impl<'a> Run<'a> {
             let Some(numbers) = outcome else { return Err(self.interrupted()) };
             self.done = update;
             self.output.tell_sample(&self.learner.objective, update, false);
-            self.take_end(batches.take_end(), &name_rows);
+            self.take_end(batches.take_end(), &name_rows)?;
             self.report(numbers, begin.elapsed())?;
             if self.evaluation_due() {
                 self.evaluate()?;
@@ -153,6 +157,7 @@ impl<'a> Run<'a> {
             let rows = counted(self.rows.dropped, "row");
             progress::note(&format!("data     {rows} dropped with nothing to train"));
         }
+        self.rows.bad.summary().into_iter().for_each(|bad| progress::note(&format!("data     {bad}")));
         let first = |rows: &[RowLocation]| format!("first {}", name_rows(&rows[..1]));
         self.rows.long.parts(&first).iter().for_each(|part| progress::note(&format!("data     {part}")));
         self.export()?;
@@ -163,8 +168,9 @@ impl<'a> Run<'a> {
     }
 
     /// Takes note of what was read for an update.
-    fn take_end(&mut self, end: UpdateEnd, name_rows: &dyn Fn(&[RowLocation]) -> String) {
-        let UpdateEnd { cursor, dropped, long } = end;
+    fn take_end(&mut self, end: UpdateEnd, name_rows: &dyn Fn(&[RowLocation]) -> String) -> Result<(), Failure> {
+        let UpdateEnd { cursor, dropped, long, bad } = end;
+        self.rows.bad.add(&self.rows.sources, &bad)?.iter().for_each(|line| self.output.progress.note(line));
         self.rows.cursor = cursor;
         if self.rows.dropped == 0 && !dropped.is_empty() {
             let rows = name_rows(&dropped);
@@ -172,6 +178,7 @@ impl<'a> Run<'a> {
         }
         self.rows.dropped += dropped.len();
         self.rows.long.add(long);
+        Ok(())
     }
 
     pub(super) fn settings(&self) -> &'a Settings {

@@ -22,15 +22,23 @@ interfaces! {
         /// [`DataSource::restore`].
         fn restore_position(position: RStr<'_>);
     }
+
+    /// Where rows are that are not read in their order. Any thread, one at a time.
+    "data.places/1" DataPlaces PlaceFunctions {
+        /// [`DataSource::state_of`].
+        fn position_of(row: u64) -> Option<String>;
+    }
 }
-replies! { Length, RowBatch }
+replies! { Length, RowBatch, Option<String> }
 
 /// A source for which calls wait for each other, so that it is only used by one thread at a time.
 type Source = Mutex<Box<dyn DataSource>>;
 
-exports! { Source: DataRows; }
+exports! { Source: DataRows, DataPlaces; }
 // SAFETY: `DataSource` is `Send`, and its mutex makes it `Sync`.
 unsafe impl AnyThread for DataRows {}
+// SAFETY: as above.
+unsafe impl AnyThread for DataPlaces {}
 
 /// Makes an object of a plain source.
 pub(super) fn export(source: Box<dyn DataSource>, owner: Arc<Owner>) -> RawObject {
@@ -64,6 +72,12 @@ impl RowFunctions for Source {
     }
 }
 
+impl PlaceFunctions for Source {
+    fn position_of(&self, row: u64) -> Result<Option<String>> {
+        lock(self).state_of(row)
+    }
+}
+
 impl DataSource for Imported<DataRows> {
     fn length(&mut self) -> Result<Length> {
         self.row_count()
@@ -84,6 +98,10 @@ impl DataSource for Imported<DataRows> {
 
     fn restore(&mut self, state: &str) -> Result<()> {
         self.restore_position(state.into())
+    }
+
+    fn state_of(&mut self, row: u64) -> Result<Option<String>> {
+        self.beside::<DataPlaces>()?.map_or(Ok(None), |places| places.position_of(row))
     }
 
     fn batch(&mut self, most: usize) -> Result<RowBatch> {

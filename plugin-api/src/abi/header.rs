@@ -57,6 +57,7 @@ pub fn c_header() -> String {
         interface::<optimizer::OptimizerDevice>,
         interface::<optimizer::OptimizerEvaluationWeights>,
         interface::<data::DataRows>,
+        interface::<data::DataPlaces>,
         interface::<comm::CommBackends>,
         interface::<comm::CommCollectives>,
         interface::<comm::CommReduceScatter>,

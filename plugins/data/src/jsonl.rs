@@ -1,10 +1,7 @@
-//! Files of rows: JSON Lines (<https://jsonlines.org>), one object per line, or one JSON array of objects; either may be
-//! compressed with gzip.
+//! Files of rows in JSON: JSON Lines (<https://jsonlines.org>), one object per line, or one JSON array of objects.
 
 mod array;
-mod gzip;
 mod lines;
-mod open;
 mod parse;
 mod rows;
 #[cfg(test)]
@@ -12,21 +9,11 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
+use mdt_columns::{Columns, Config};
 use mdt_plugin_api::prelude::*;
 use rows::Rows;
 
-use crate::{Columns, Fields, Format};
-
-mdt_plugin_api::config! {
-    /// Keys of the data source `jsonl`.
-    pub struct Config {
-        /// The format of the rows: `auto`, `messages`, `prompt_completion`, `sharegpt`, `alpaca`, `preference`,
-        /// `text`, or `columns` for rows of any columns.
-        format: Format = Format::Auto,
-        /// The names of columns in the file, where they differ: `{ prompt = "question", completion = "answer" }`.
-        fields: Fields = Fields::default(),
-    }
-}
+use crate::open;
 
 /// The data source `jsonl`.
 ///
@@ -39,7 +26,8 @@ pub struct Jsonl {
     columns: Columns,
     rows: Rows,
     services: Services,
-    count: Option<u64>,
+    /// The number of rows, and where every so many of them begin.
+    index: Option<(u64, Option<Vec<lines::Position>>)>,
 }
 
 impl Component for Jsonl {
@@ -51,44 +39,41 @@ impl Component for Jsonl {
     /// The file cannot be read or is of another kind; columns cannot be mapped.
     fn create(config: Config, setup: &Setup) -> Result<Self> {
         let path = Path::new(&setup.source);
-        let columns = Columns::new(config.format, config.fields)?;
+        let columns = config.columns()?;
         let rows = Rows::new(open::file(path)?).map_err(|error| open::unreadable(path, &error))?;
-        Ok(Self { path: path.to_owned(), columns, rows, services: setup.services.clone(), count: None })
+        Ok(Self { path: path.to_owned(), columns, rows, services: setup.services.clone(), index: None })
     }
 }
 
 impl Jsonl {
-    /// Counts the rows, with a reader of its own.
+    /// Counts the rows and finds where they begin, with a reader of its own.
     ///
     /// # Errors
     /// The file cannot be read, has no rows, or has text after its array; the job is cancelled.
-    fn count(&self) -> Result<u64> {
-        let unreadable = |error| open::unreadable(&self.path, &error);
-        let mut rows = Rows::new(open::file(&self.path)?).map_err(unreadable)?;
-        let mut count = 0;
-        while rows.next().map_err(unreadable)?.is_some() {
-            count += 1;
-            if count % 1024 == 0 && self.services.cancelled() {
-                return Err(Error::new(
-                    ErrorCode::Cancelled,
-                    "interrupted while the rows of the data file were counted",
-                )
-                .with("file", self.path.display()));
+    fn index(&mut self) -> Result<&(u64, Option<Vec<lines::Position>>)> {
+        if self.index.is_none() {
+            let mut rows = Rows::new(open::file(&self.path)?).map_err(|error| open::unreadable(&self.path, &error))?;
+            let look = |_| match self.services.cancelled() {
+                false => Ok(()),
+                true => {
+                    let message = "interrupted while the rows of the data file were counted";
+                    Err(Error::new(ErrorCode::Cancelled, message).with("file", self.path.display()))
+                }
+            };
+            let index = rows.index(look, &self.path)?;
+            check_end(&self.path, &mut rows)?;
+            if index.0 == 0 {
+                return Err(Error::input("the data file has no rows").with("file", self.path.display()));
             }
+            self.index = Some(index);
         }
-        check_end(&self.path, &mut rows)?;
-        if count == 0 {
-            return Err(Error::input("the data file has no rows").with("file", self.path.display()));
-        }
-        Ok(count)
+        self.index.as_ref().ok_or_else(|| Error::other("the index is lost"))
     }
 }
 
 impl DataSource for Jsonl {
     fn length(&mut self) -> Result<Length> {
-        let count = self.count.map_or_else(|| self.count(), Ok)?;
-        self.count = Some(count);
-        Ok(Length::Rows(count))
+        Ok(Length::Rows(self.index()?.0))
     }
 
     fn next(&mut self) -> Result<Option<Example>> {
@@ -115,6 +100,13 @@ impl DataSource for Jsonl {
     /// The text is no state of this source, or no row of the file begins there: it was changed since.
     fn restore(&mut self, state: &str) -> Result<()> {
         self.rows.restore(&self.path, state)
+    }
+
+    fn state_of(&mut self, row: u64) -> Result<Option<String>> {
+        let (count, Some(places)) = self.index()? else { return Ok(None) };
+        let Some(&place) = places.get((row / rows::APART) as usize).filter(|_| row < *count) else { return Ok(None) };
+        let state = self.rows.state_after(place, row % rows::APART);
+        state.map(Some).map_err(|error| open::unreadable(&self.path, &error))
     }
 }
 

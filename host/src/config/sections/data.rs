@@ -1,5 +1,7 @@
 //! `data`: the training data, and the rows held out for evaluation.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -9,10 +11,12 @@ use crate::exit::Failure;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Data {
-    /// The data component. Default: `jsonl`.
+    /// The data component. With `jsonl` a file is read by the component that is named as its extension, if there is one.
+    /// Default: `jsonl`.
     #[serde(rename = "use")]
     pub id: String,
-    /// Sources of training examples, read one after the other; a string stands for a list of one. With weights, as in
+    /// Sources of training examples, read one after the other; a string stands for a list of one. A directory stands for the
+    /// files in it, `*` and `?` for any letters. With weights, as in
     /// `[{ path = "a.jsonl", weight = 2 }, { path = "b.jsonl" }]`, each row is drawn from one of them by `seed`: two of
     /// three from the first here; a source that ends begins again. Default: none.
     #[schemars(schema_with = "sources")]
@@ -27,15 +31,52 @@ pub struct Data {
     /// The most rows of `train` that are read; with weights, of each source. Default: unset.
     #[schemars(range(min = 1))]
     pub limit: Option<u64>,
+    /// What becomes of rows that cannot be used. Default: `error`.
+    pub on_bad_row: OnBadRow,
+    /// Rows with more tokens are left out and counted, whatever `trainer.max_seq_len` is. Default: unset.
+    #[schemars(range(min = 1))]
+    pub max_tokens: Option<u64>,
+    /// Whether training rows are left out and counted that have the tokens of an earlier one, of which the same are trained.
+    /// Not where rows stream. Default: false.
+    pub deduplicate: bool,
     /// Whether each epoch shuffles the rows by `seed`; otherwise they keep the order of the files. Default: true.
     pub shuffle: bool,
     /// Whether rows are read while training goes on; otherwise they are all read before the first update. Unset, they
     /// are where the sources do not say how many rows they have and `trainer.max_steps` is set, or where they have
     /// weights. Default: unset.
     pub streaming: Option<bool>,
+    /// Whether training rows are tokenized when their turn comes, and not all before the first update. The order and the bits are
+    /// the same. Unset, they are where the files have 64 MiB or more, all of them can be read from any row on, and no other
+    /// key needs to know all rows before. Default: unset.
+    pub lazy: Option<bool>,
+    /// The directory in which such rows are kept as tokens, for later passes and runs; false keeps none. The oldest are removed
+    /// when all have 16 GiB. Default: true, which is `mdt` in the user's directory of caches (`XDG_CACHE_HOME`).
+    pub cache: CacheDirectory,
     /// Rows that are shuffled together where they stream, and that are in memory at a time. Default: 10,000.
     #[schemars(range(min = 1))]
     pub shuffle_buffer: u64,
+}
+
+/// Where rows are kept as tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum CacheDirectory {
+    /// In the user's directory of caches, or nowhere.
+    Default(bool),
+    /// Here.
+    At(PathBuf),
+}
+
+/// What becomes of rows that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnBadRow {
+    /// The first one ends the run.
+    #[default]
+    Error,
+    /// They keep their places in the order, and nothing of them is trained. They are counted, and all are listed with their
+    /// reasons in `bad_rows.jsonl` in the output directory.
+    Skip,
 }
 
 /// A source of training examples.
@@ -47,6 +88,9 @@ pub struct Source {
     /// How often a row is drawn from it, relative to the others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<f64>,
+    /// The place in the list that it was written at: a directory becomes several sources, which are one to weights.
+    #[serde(skip)]
+    pub group: usize,
 }
 
 /// A source as it is written: a string stands for a table with a path alone.
@@ -64,8 +108,8 @@ enum SourceForm {
 impl From<SourceForm> for Source {
     fn from(form: SourceForm) -> Self {
         match form {
-            SourceForm::Path(path) => Self { path, weight: None },
-            SourceForm::Table { path, weight } => Self { path, weight },
+            SourceForm::Path(path) => Self { path, weight: None, group: 0 },
+            SourceForm::Table { path, weight } => Self { path, weight, group: 0 },
         }
     }
 }
@@ -78,8 +122,13 @@ impl Default for Data {
             eval: Vec::new(),
             eval_split: None,
             limit: None,
+            on_bad_row: OnBadRow::Error,
+            max_tokens: None,
+            deduplicate: false,
             shuffle: true,
             streaming: None,
+            lazy: None,
+            cache: CacheDirectory::Default(true),
             shuffle_buffer: 10_000,
         }
     }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use mdt_plugin_api::Item;
 
-use crate::data::{Dataset, Encoder, Plan};
+use crate::data::{Dataset, Encoder, Examples, Plan};
 use crate::exit::Failure;
 use crate::job::Job;
 
@@ -46,8 +46,9 @@ pub(super) fn planned(dataset: &Dataset, plan: &Plan, rank: usize) -> Vec<MicroB
 pub(super) fn longest(job: &Job, encoder: &Encoder) -> Result<Vec<Item>, Failure> {
     let trainer = &job.resolved.settings.trainer;
     let names = job.resolved.settings.data.train_names();
-    let first = names.first().map(|name| job.data(name)?.next().map_err(Failure::from)).transpose()?.flatten();
-    let items = first.map(|example| encoder.encode(&example)).transpose()?.unwrap_or_default();
+    let first = names.first().map(|name| Examples::open(job, name)?.next()).transpose()?.flatten();
+    // A row that is refused here is met again.
+    let items = first.and_then(|example| encoder.encode(&example).ok()).unwrap_or_default();
     let item = items.items.first().map(|item| stretched(item, trainer.max_seq_len as usize));
     Ok(item.into_iter().flat_map(|item| vec![item; trainer.batch_size as usize]).collect())
 }

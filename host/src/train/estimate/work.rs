@@ -80,7 +80,7 @@ impl Work<'_> {
                             plan_batch(&shortened(items, &objective, settings)?, &items_per_row)?;
                         }
                     }
-                    Training::Streamed(_) => {
+                    Training::OnDemand(_) | Training::Streamed(_) => {
                         let encoder = Encoder::new(job, &objective.trainer, objective.model.spec().vocabulary_size);
                         let items = micro_batches::longest(job, &encoder)?;
                         if !items.is_empty() {

@@ -122,8 +122,10 @@ impl<R: BufRead + Seek> Elements<R> {
             }
             start = end;
         }
-        self.rows += 1;
-        let row = Row { number: self.rows, line: start.0, column: start.1, text: &self.buffer };
+        let number = self.rows + 1;
+        // An element that is cut off has nothing behind it.
+        self.rows += u64::from(self.after != After::Nothing);
+        let row = Row { number, line: start.0, column: start.1, text: &self.buffer };
         Ok(Some((row, self.after)))
     }
 

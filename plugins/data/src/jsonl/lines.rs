@@ -61,27 +61,36 @@ impl<R: BufRead + Seek> Lines<R> {
     /// The next line that is not blank, without its end, and its number from 1. A line longer than [`LONGEST`] is an
     /// error.
     pub fn next(&mut self) -> io::Result<Option<(u64, &[u8])>> {
+        // Blank lines before a line that cannot be read are not behind it: the position stays.
+        let mut position = self.position;
         loop {
             self.buffer.clear();
             let read = self.reader.by_ref().take(LONGEST as u64 + 1).read_until(b'\n', &mut self.buffer)?;
             if read > LONGEST {
-                let message = format!("line {} is longer than {} MiB", self.position.line + 1, LONGEST >> 20);
+                let message = format!("line {} is longer than {} MiB", position.line + 1, LONGEST >> 20);
                 return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
             }
             if read == 0 {
+                self.position = position;
                 return Ok(None);
             }
-            let mark = if self.position == Position::START && self.buffer.starts_with(BYTE_ORDER_MARK) {
+            let mark = if position == Position::START && self.buffer.starts_with(BYTE_ORDER_MARK) {
                 BYTE_ORDER_MARK.len()
             } else {
                 0
             };
-            self.position.offset += read as u64;
-            self.position.line += 1;
+            position.offset += read as u64;
+            position.line += 1;
             if !self.buffer[mark..].trim_ascii().is_empty() {
+                self.position = position;
                 return Ok(Some((self.position.line, self.buffer[mark..].trim_ascii_end())));
             }
         }
+    }
+
+    /// What it reads.
+    pub fn get_ref(&self) -> &R {
+        &self.reader
     }
 
     /// Where the next line begins.

@@ -7,7 +7,10 @@ use mdt_plugin_api::{Error, Result};
 
 use super::array::{self, After, Elements};
 use super::lines::{self, Lines};
-use super::open::{self, Data};
+use crate::open::{self, Data};
+
+/// How many rows apart the places of an index are: few of them are in memory, and few rows are read to find one.
+pub(super) const APART: u64 = 32;
 
 /// The text of one row, and where in the file it is.
 pub(super) struct Row<'a> {
@@ -59,6 +62,45 @@ impl Rows {
             Self::Lines(lines) => lines.position().to_string(),
             Self::Array(elements) => elements.position().to_string(),
         }
+    }
+
+    /// Which rows begin where, of a file that can be entered anywhere: that of every so many rows.
+    ///
+    /// # Errors
+    /// As for [`Rows::next`]; `look` ends the reading.
+    pub fn index(
+        &mut self,
+        mut look: impl FnMut(u64) -> Result<()>,
+        path: &Path,
+    ) -> Result<(u64, Option<Vec<lines::Position>>)> {
+        let unreadable = |error: io::Error| open::unreadable(path, &error);
+        let can_enter = matches!(self, Self::Lines(lines) if matches!(lines.get_ref().get_ref(), Data::Plain(_)));
+        let (mut count, mut places) = (0, can_enter.then(Vec::new));
+        loop {
+            if let (Some(places), Self::Lines(lines)) = (&mut places, &*self)
+                && count % APART == 0
+            {
+                places.push(lines.position());
+            }
+            if self.next().map_err(unreadable)?.is_none() {
+                return Ok((count, places));
+            }
+            count += 1;
+            if count % 1024 == 0 {
+                look(count)?;
+            }
+        }
+    }
+
+    /// The state before the row that comes this many rows after a place.
+    pub fn state_after(&mut self, place: lines::Position, rows: u64) -> io::Result<String> {
+        if let Self::Lines(lines) = self {
+            lines.seek(place)?;
+            for _ in 0..rows {
+                lines.next()?;
+            }
+        }
+        Ok(self.state())
     }
 
     /// Continues where [`Rows::state`] was taken.

@@ -192,6 +192,23 @@ proptest! {
 }
 
 #[test]
+fn rows_can_be_read_in_any_order_where_the_file_can_be_entered() {
+    let lines =
+        |count: usize| -> String { (0..count).map(|n| format!("\n{{\"text\": \"{}\"}}\n", "a".repeat(n))).collect() };
+    let written = Written::new(lines(100));
+    let (mut source, mut in_order) = (written.open().unwrap(), written.open().unwrap());
+    let expected = rest(&mut in_order).unwrap();
+    for place in [99, 0, 31, 32, 33, 64, 1] {
+        let state = source.state_of(place).unwrap().unwrap();
+        source.restore(&state).unwrap();
+        assert_eq!(source.next().unwrap().as_ref(), expected.get(place as usize));
+    }
+    assert_eq!(source.state_of(100).unwrap(), None);
+    assert_eq!(Written::new(gz(lines(3).as_bytes())).open().unwrap().state_of(0).unwrap(), None);
+    assert_eq!(Written::new("[{\"text\": \"a\"}]").open().unwrap().state_of(0).unwrap(), None);
+}
+
+#[test]
 fn the_end_stays_the_end() {
     let mut source = Written::new("{\"text\": \"a\"}").open().unwrap();
     assert_eq!(source.next().unwrap(), Some(text(1, "a")));
@@ -260,7 +277,7 @@ fn files_of_other_formats_are_recognised() {
         (b"\xff\xfe{\0", "UTF-16"),
     ] {
         let error = Written::new(start).error();
-        assert_eq!(error.message(), format!("the data file is {what}, not JSON Lines"));
+        assert_eq!(error.message(), format!("the data file is {what}, not text"));
         assert_ne!(context(&error, "help"), "");
     }
 }

@@ -59,10 +59,18 @@ impl DataSource for Numbers {
         self.given = state.parse().map_err(|_| Error::input(format!("{state:?} is no number of rows")))?;
         Ok(())
     }
+
+    fn state_of(&mut self, row: u64) -> Result<Option<String>> {
+        self.faults.at("state_of")?;
+        Ok((row < 4).then(|| row.to_string()))
+    }
 }
 
 /// The methods that may fail.
-pub const METHODS: &[&str] = &["length", "state", "next", "restore"];
+pub const METHODS: &[&str] = &["length", "state", "next", "restore", "state_of"];
+
+/// Those of `data.places/1`.
+pub const PLACES: &[&str] = &["state_of"];
 
 /// Rows, and an error without its component, which the boundary adds.
 fn shown(RowBatch { rows, error }: &RowBatch) -> String {
@@ -85,6 +93,9 @@ pub fn exercise(recorder: &mut Recorder, source: &Source) {
     for state in ["2", "two"] {
         recorder.call("restore", || rows.restore(state));
         recorder.call_for("next", shown, || rows.batch(9));
+    }
+    for row in [3, 4] {
+        recorder.call("state_of", || rows.state_of(row));
     }
     recorder.drop("drop", rows);
 }

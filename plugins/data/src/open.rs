@@ -7,18 +7,16 @@ use std::path::Path;
 
 use mdt_plugin_api::{Error, Result};
 
-use super::gzip::{self, Gzip};
+use crate::compressed::{Codec, Compressed};
 
 /// How files of other kinds begin, and what to do with them.
-const FOREIGN: [(&[u8], &str, &str); 10] = [
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "decompress it first: unzstd FILE"),
-    (b"BZh", "compressed with bzip2", "decompress it first: bunzip2 FILE"),
-    (b"\xfd7zXZ\0", "compressed with xz", "decompress it first: unxz FILE"),
+const FOREIGN: [(&[u8], &str, &str); 8] = [
     (b"\x5d\0\0", "compressed with lzma", "decompress it first: unlzma FILE"),
     (b"\x04\x22\x4d\x18", "compressed with lz4", "decompress it first: unlz4 FILE"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first: 7z x FILE"),
     (b"PK\x03\x04", "a zip archive", "unpack it first: unzip FILE"),
-    (b"PAR1", "a Parquet file", "choose a data plugin that reads Parquet"),
+    (b"PAR1", "a Parquet file", "it takes a data plugin that reads Parquet: name that by `data.use`"),
+    (b"ARROW1", "an Arrow file", "it takes a data plugin that reads Arrow: name that by `data.use`"),
     (b"\xff\xfe", "UTF-16", "save it as UTF-8, such as with: iconv -f UTF-16 -t UTF-8"),
     (b"\xfe\xff", "UTF-16", "save it as UTF-8, such as with: iconv -f UTF-16 -t UTF-8"),
 ];
@@ -27,16 +25,16 @@ const FOREIGN: [(&[u8], &str, &str); 10] = [
 const TAR: (usize, &[u8]) = (257, b"ustar");
 
 /// The text of a data file.
-pub(super) enum Data {
+pub(crate) enum Data {
     Plain(File),
-    Gzip(Box<Gzip>),
+    Compressed(Box<Compressed>),
 }
 
 impl Read for Data {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(file) => file.read(buffer),
-            Self::Gzip(gzip) => gzip.read(buffer),
+            Self::Compressed(file) => file.read(buffer),
         }
     }
 }
@@ -45,15 +43,15 @@ impl Seek for Data {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         match self {
             Self::Plain(file) => file.seek(to),
-            Self::Gzip(gzip) => gzip.seek(to),
+            Self::Compressed(file) => file.seek(to),
         }
     }
 }
 
 /// Opens a data file at its beginning.
-pub(super) fn file(path: &Path) -> Result<Data> {
+pub(crate) fn file(path: &Path) -> Result<Data> {
     if path.as_os_str().is_empty() {
-        return Err(Error::config("the data source is empty; the name of a JSON Lines file is expected"));
+        return Err(Error::config("the data source is empty; the name of a file is expected"));
     }
     // Before it is opened: opening a named pipe waits for a writer.
     let kind = fs::metadata(path).map_err(|error| match error.kind() {
@@ -71,14 +69,14 @@ pub(super) fn file(path: &Path) -> Result<Data> {
     }
     let mut file = File::open(path).map_err(|error| unreadable(path, &error))?;
     let start = beginning(&mut file).map_err(|error| unreadable(path, &error))?;
-    if !start.starts_with(gzip::MAGIC) {
+    let Some(codec) = Codec::of(&start) else {
         refuse_foreign(path, &start, "")?;
         return Ok(Data::Plain(file));
-    }
-    let mut gzip = Gzip::new(file);
-    let start = beginning(&mut gzip).map_err(|error| unreadable(path, &error))?;
-    refuse_foreign(path, &start, ", inside gzip")?;
-    Ok(Data::Gzip(Box::new(gzip)))
+    };
+    let mut text = Compressed::new(codec, file).map_err(|error| unreadable(path, &error))?;
+    let start = beginning(&mut text).map_err(|error| unreadable(path, &error))?;
+    refuse_foreign(path, &start, &format!(", inside {}", codec.name))?;
+    Ok(Data::Compressed(Box::new(text)))
 }
 
 /// The first bytes of a file, enough to know its kind; leaves it at its beginning.
@@ -93,7 +91,7 @@ fn refuse_foreign(path: &Path, start: &[u8], inside: &str) -> Result<()> {
     let foreign = FOREIGN.iter().find(|(magic, ..)| start.starts_with(magic)).map(|&(_, what, advice)| (what, advice));
     let tar = start.get(TAR.0..).is_some_and(|rest| rest.starts_with(TAR.1));
     match foreign.or(tar.then_some(("a tar archive", "unpack it first: tar -xf FILE"))) {
-        Some((what, advice)) => Err(Error::input(format!("the data file is {what}{inside}, not JSON Lines"))
+        Some((what, advice)) => Err(Error::input(format!("the data file is {what}{inside}, not text"))
             .with("file", path.display())
             .help(advice)),
         None => Ok(()),
@@ -101,13 +99,13 @@ fn refuse_foreign(path: &Path, start: &[u8], inside: &str) -> Result<()> {
 }
 
 /// The error for a file that is there and cannot be read.
-pub(super) fn unreadable(path: &Path, error: &io::Error) -> Error {
+pub(crate) fn unreadable(path: &Path, error: &io::Error) -> Error {
     let described = Error::input("the data file cannot be read").with("file", path.display()).caused_by(error);
-    match error.kind() {
-        io::ErrorKind::InvalidData => {
-            described.help("fetch or compress it again; gzip -t FILE says whether it is whole")
+    match Codec::named_in(&error.to_string()) {
+        Some(codec) => {
+            described.help(format!("fetch or compress it again; {} FILE says whether it is whole", codec.test))
         }
-        _ => described,
+        None => described,
     }
 }
 
@@ -121,6 +119,7 @@ fn not_found(path: &Path) -> Error {
         .max_by(|a, b| a.0.total_cmp(&b.0));
     match nearest {
         Some((_, sibling)) => error.help(format!("there is {}", path.with_file_name(sibling).display())),
+        None if name.contains(['*', '?', '[']) => error.help("no file has a name of this pattern"),
         None if path.is_relative() => error.help("the path is relative to the directory that the job was started in"),
         None => error,
     }
@@ -131,7 +130,10 @@ fn directory(path: &Path) -> Error {
     let files = siblings(path).into_iter().find(|name| Path::new(name).extension() == Some(OsStr::new("jsonl")));
     match files {
         Some(name) => error.help(format!("name a file in it, such as {}", path.join(name).display())),
-        None => error.help("there is no file with the extension jsonl in it"),
+        None => error.help(
+            "there is no file of rows in it: their names end in jsonl, json, csv, tsv, parquet or arrow, or in one of these \
+             and gz, zst, bz2 or xz",
+        ),
     }
 }
 

@@ -6,7 +6,7 @@ use super::*;
 
 fn read(format: Format, fields: Value, row: Value) -> Result<Example> {
     let Value::Object(row) = row else { panic!("a row is an object") };
-    Columns::new(format, from_value(fields).unwrap())?.example(1, row)
+    Columns::new(format, from_value(fields).unwrap(), None)?.example(1, row)
 }
 
 fn read_auto(row: Value) -> Result<Example> {
@@ -387,4 +387,48 @@ fn a_mapped_name_may_lead_into_a_column() {
     assert_eq!(read(Format::Auto, json!({"text": "a.b"}), row.clone()).unwrap().text("text").unwrap(), "c");
     let (message, _) = complaint(read(Format::Auto, json!({"text": "qa.body"}), row));
     assert_eq!(message, "the row has no `qa.body`");
+}
+
+#[test]
+fn a_prompt_and_a_completion_may_be_conversations_of_which_only_the_completion_is_trained() {
+    let [system, user, answer] = [("system", "s"), ("user", "u"), ("assistant", "a")]
+        .map(|(role, content)| json!({"role": role, "content": content}));
+    let row = json!({"prompt": [system, user, answer, user], "completion": [answer], "tools": [{"name": "f"}]});
+    let example = read_auto(row).unwrap();
+    let turns = example.messages("messages").unwrap();
+    assert_eq!(
+        turns.iter().map(|turn| turn.role.as_str()).collect::<Vec<_>>(),
+        ["system", "user", "assistant", "user", "assistant"]
+    );
+    assert_eq!(
+        turns.iter().map(|turn| turn.extra.get("weight").is_some()).collect::<Vec<_>>(),
+        [false, false, true, false, false]
+    );
+    assert!(example.has("tools") && !example.has("prompt"));
+    let (message, _) = complaint(read_auto(json!({"prompt": [user], "completion": "a"})));
+    assert_eq!(message, "`prompt` must be a string, not an array");
+}
+
+#[test]
+fn the_prompt_of_a_pair_without_one_is_what_both_begin_with() {
+    let turn = |role: &str, content: &str| json!({"role": role, "content": content});
+    let [user, good, bad] = [turn("user", "u"), turn("assistant", "g"), turn("assistant", "b")];
+    let example = read_auto(json!({"chosen": [user, good], "rejected": [user, bad]})).unwrap();
+    let contents =
+        |name: &str| example.messages(name).unwrap().into_iter().map(|turn| turn.content).collect::<String>();
+    assert_eq!(["prompt", "chosen", "rejected"].map(contents), ["u", "g", "b"]);
+    let example = read_auto(json!({"chosen": "The sky is blue.", "rejected": "The sky is green."})).unwrap();
+    let texts = ["prompt", "chosen", "rejected"].map(|name| example.text(name).unwrap());
+    assert_eq!(texts, ["The sky is", " blue.", " green."]);
+    assert!(!read_auto(json!({"chosen": "a", "rejected": "b"})).unwrap().has("prompt"));
+}
+
+#[test]
+fn conversations_in_cells_of_a_table_are_text_that_is_a_list() {
+    let example = read_auto(json!({"messages": "[{\"role\": \"user\", \"content\": \"Hi\"}]"}));
+    assert_eq!(messages(example), [turn("user", "Hi")]);
+    assert_eq!(
+        complaint(read_auto(json!({"messages": "[Hi"}))).0,
+        "`messages` must be an array of { role, content }, not a string"
+    );
 }

@@ -1,16 +1,39 @@
-//! Reads the columns of a row: formats, column mapping, and the errors for rows that have no known format.
+//! Reads the columns of a row, whatever file it is in: formats, column mapping, and the errors for rows that have no known
+//! format. The data plugins share it.
+//!
+//! A row is one of these, told apart by the keys that it has:
+//!
+//! | format | row | trained |
+//! |---|---|---|
+//! | `messages` | `{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}` | assistant turns |
+//! | `prompt_completion` | `{"prompt": "…", "completion": "…"}`, or both as messages | the completion |
+//! | `sharegpt` | `{"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}` | `gpt`'s turns |
+//! | `alpaca` | `{"instruction": "…", "input": "…", "output": "…"}`, `input` optional | the output |
+//! | `preference` | `{"chosen": …, "rejected": …}`, each a text or messages; `prompt` optional | what the trainer takes |
+//! | `text` | `{"text": "…"}` | everything |
+//!
+//! A row's other columns stay as they are, for trainers that read them; `data.format = "columns"` takes rows of any
+//! columns.
+//!
+//! `sharegpt` and `alpaca` are read as conversations, so that the model's own chat template renders them: Alpaca's
+//! instruction and input, joined by a blank line, are the user's turn, without the preamble of the paper. Both may have a
+//! `system` column beside theirs. `data.fields` maps columns that have other names, `data.format` forces one format, and
+//! `data.text` makes text of several columns; see [`Columns`].
 
 mod advice;
 mod calls;
 mod messages;
 mod path;
+mod preference;
 mod sharegpt;
+mod template;
 #[cfg(test)]
 mod tests;
 mod variables;
 
 use mdt_plugin_api::prelude::*;
-use mdt_plugin_api::serde_json::{Map, Value};
+use mdt_plugin_api::serde_json::{Map, Value, from_str};
+use template::Template;
 
 mdt_plugin_api::config! {
     /// The format of a row.
@@ -83,6 +106,30 @@ mdt_plugin_api::config! {
     }
 }
 
+mdt_plugin_api::config! {
+    /// Keys of the data sources that read files of rows.
+    pub struct Config {
+        /// The format of the rows: `auto`, `messages`, `prompt_completion`, `sharegpt`, `alpaca`, `preference`,
+        /// `text`, or `columns` for rows of any columns.
+        format: Format = Format::Auto,
+        /// The names of columns in the file, where they differ: `{ prompt = "question", completion = "answer" }`.
+        fields: Fields = Fields::default(),
+        /// Text that is made of columns: `{title}\n{body}`. Two braces stand for one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        text: Option<String> = None,
+    }
+}
+
+impl Config {
+    /// What reads rows by these keys.
+    ///
+    /// # Errors
+    /// As for [`Columns::new`].
+    pub fn columns(self) -> Result<Columns> {
+        Columns::new(self.format, self.fields, self.text)
+    }
+}
+
 /// Reads rows: knows the formats to try and the names of their columns.
 ///
 /// The columns of the format get our names; all others stay as they are. A null column counts as missing, as in rows
@@ -92,14 +139,16 @@ pub struct Columns {
     /// The formats to try, in this order; never [`Format::Auto`].
     candidates: Vec<Format>,
     fields: Fields,
+    /// What the text is made of, where that is more than one column.
+    text: Option<Template>,
 }
 
 /// Optional columns, and the formats that have them.
 const OPTIONAL: [(&str, &[Format]); 4] = [
     ("input", &[Format::Alpaca]),
     ("system", &[Format::ShareGpt, Format::Alpaca]),
-    ("tools", &[Format::Messages, Format::ShareGpt]),
-    ("chat_template_kwargs", &[Format::Messages, Format::ShareGpt]),
+    ("tools", &[Format::Messages, Format::ShareGpt, Format::PromptCompletion]),
+    ("chat_template_kwargs", &[Format::Messages, Format::ShareGpt, Format::PromptCompletion]),
 ];
 
 /// A column by our name, and by its name in the file.
@@ -113,8 +162,17 @@ impl Columns {
     /// Columns of this format; for `auto`, of the formats that the mapped columns belong to.
     ///
     /// # Errors
-    /// A column is mapped that the format does not have, or prompt and completion are the same column.
-    pub fn new(format: Format, fields: Fields) -> Result<Self> {
+    /// A column is mapped that the format does not have, prompt and completion are the same column, or `text` is no template.
+    pub fn new(format: Format, fields: Fields, text: Option<String>) -> Result<Self> {
+        if let Some(text) = text {
+            let text = Template::parse(&text)?;
+            if !matches!(format, Format::Auto | Format::Text) || fields != Fields::default() {
+                return Err(Error::config("data.text is set, and so is data.format or data.fields")
+                    .with("key", "data.text")
+                    .help("remove one of them: data.text makes the text of a row of its columns, by their own names"));
+            }
+            return Ok(Self { candidates: vec![Format::Text], fields, text: Some(text) });
+        }
         // Text last: sets of the other forms often have their rows rendered in a column `text` as well.
         let all = [
             Format::Messages,
@@ -127,9 +185,9 @@ impl Columns {
         let mapped: Vec<Format> = all.into_iter().filter(|format| format.is_mapped(&fields)).collect();
         refuse_unused(format, &mapped, &fields)?;
         let columns = match format {
-            Format::Auto if mapped.is_empty() => Self { candidates: all.to_vec(), fields },
-            Format::Auto => Self { candidates: mapped, fields },
-            Format::Columns => Self { candidates: vec![format], fields },
+            Format::Auto if mapped.is_empty() => Self { candidates: all.to_vec(), fields, text: None },
+            Format::Auto => Self { candidates: mapped, fields, text: None },
+            Format::Columns => Self { candidates: vec![format], fields, text: None },
             format => {
                 let is_shared = |other| {
                     (format, other, &fields.completion) == (Format::Preference, Format::PromptCompletion, &None)
@@ -143,7 +201,7 @@ impl Columns {
                     .with("key", "data.fields")
                     .help(format!("remove them, or set data.format = \"{}\" or \"auto\"", other.name())));
                 }
-                Self { candidates: vec![format], fields }
+                Self { candidates: vec![format], fields, text: None }
             }
         };
         let [prompt, completion] = [columns.column("prompt"), columns.column("completion")];
@@ -163,6 +221,10 @@ impl Columns {
     /// Columns that are missing or of another type; the caller adds where the row is.
     pub fn example(&self, number: u64, mut row: Map<String, Value>) -> Result<Example> {
         row.retain(|_, value| !value.is_null());
+        if let Some(text) = &self.text {
+            let text = text.render(&row)?;
+            return Ok(with_others(Example::new(number).with("text", text), row, Format::Text));
+        }
         let has_all = |format: &&Format| self.columns(**format).all(|column| path::get(&row, column.theirs).is_some());
         let Some(format) = self.candidates.iter().find(has_all) else {
             return Err(advice::missing_columns(self, &row));
@@ -174,13 +236,19 @@ impl Columns {
         let example = Example::new(number);
         let example = match format {
             Format::PromptCompletion => {
-                let prompt = string(take("prompt"))?;
-                example.with("prompt", prompt).with("completion", string(take("completion"))?)
+                let (prompt, completion) = (take("prompt"), take("completion"));
+                if prompt.1.is_array() && completion.1.is_array() {
+                    let turns = continued(messages::read(prompt.0.theirs, prompt.1)?);
+                    let turns = [turns, messages::read(completion.0.theirs, completion.1)?].concat();
+                    variables::attach(example.with("messages", turns), &take("tools"), &take("chat_template_kwargs"))?
+                } else {
+                    example.with("prompt", string(prompt)?).with("completion", string(completion)?)
+                }
             }
             Format::Text => example.with("text", string(take("text"))?),
             Format::ShareGpt => {
                 let (column, value) = take("conversations");
-                let turns = sharegpt::read(column.theirs, value)?;
+                let turns = sharegpt::read(column.theirs, unpacked(value))?;
                 let turns = with_system(optional(take("system"))?, turns)?;
                 variables::attach(example.with("messages", turns), &take("tools"), &take("chat_template_kwargs"))?
             }
@@ -195,6 +263,10 @@ impl Columns {
             }
             Format::Preference => {
                 let [prompt, chosen, rejected] = ["prompt", "chosen", "rejected"].map(|name| take(name).1);
+                let (prompt, chosen, rejected) = match prompt {
+                    Value::Null => preference::without_prompt(chosen, rejected),
+                    prompt => (prompt, chosen, rejected),
+                };
                 let example = if prompt.is_null() { example } else { example.with("prompt", prompt) };
                 example.with("chosen", chosen).with("rejected", rejected)
             }
@@ -204,7 +276,7 @@ impl Columns {
             }
             Format::Messages | Format::Auto => {
                 let (column, value) = take("messages");
-                let turns = messages::read(column.theirs, value)?;
+                let turns = messages::read(column.theirs, unpacked(value))?;
                 variables::attach(example.with("messages", turns), &take("tools"), &take("chat_template_kwargs"))?
             }
         };
@@ -329,6 +401,22 @@ fn with_others(mut example: Example, mut row: Map<String, Value>, format: Format
         }
     }
     example
+}
+
+/// The turns of a prompt that a completion follows: none of them is trained.
+fn continued(mut turns: Vec<Message>) -> Vec<Message> {
+    for turn in turns.iter_mut().filter(|turn| turn.role == "assistant") {
+        turn.extra.insert("weight".to_owned(), 0.into());
+    }
+    turns
+}
+
+/// A list, where a cell has it as text: a table has no other way.
+fn unpacked(value: Value) -> Value {
+    match &value {
+        Value::String(text) if text.trim_start().starts_with('[') => from_str(text).unwrap_or(value),
+        _ => value,
+    }
 }
 
 /// The conversation with the system message of the row's own column put first.

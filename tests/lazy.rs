@@ -1,0 +1,141 @@
+//! `data.lazy`: rows are tokenized when their turn comes, to the bits of rows that are read whole; what they became is kept.
+
+use std::fs;
+use std::path::PathBuf;
+
+use mdt_tests::{Job, Process, assert_says, command};
+
+/// Two epochs of six updates, in an order of their own, with a checkpoint of each update and a cache of the job's own.
+fn job(lazy: bool) -> Job {
+    let job = Job::new()
+        .rows(0..23)
+        .set("data.shuffle", true)
+        .set("data.lazy", lazy)
+        .set("trainer.batch_size", 2)
+        .set("trainer.gradient_accumulation_steps", 2)
+        .set("trainer.num_epochs", 2)
+        .set("checkpoint.save_steps", 1)
+        .set("checkpoint.keep", 0);
+    let cache = job.directory().join("cache").display().to_string();
+    job.set("data.cache", cache)
+}
+
+fn segments(job: &Job) -> Vec<PathBuf> {
+    let keys = fs::read_dir(job.directory().join("cache/rows")).into_iter().flatten().flatten();
+    let files = keys.flat_map(|key| fs::read_dir(key.path()).into_iter().flatten().flatten().map(|file| file.path()));
+    files.collect()
+}
+
+#[track_caller]
+fn assert_same(a: &Job, b: &Job) {
+    assert_eq!(a.unmeasured(), b.unmeasured());
+    assert!(a.final_weights() == b.final_weights(), "the final weights differ");
+}
+
+#[test]
+fn rows_that_are_tokenized_late_train_to_the_bits_of_rows_that_are_read_whole() {
+    let text = "{\"prompt\": \"a\", \"completion\": 3}\n";
+    for keys in [
+        &[][..],
+        &[("data.limit", "9")],
+        &[("trainer.long_rows", "drop"), ("trainer.max_seq_len", "24")],
+        &[("data.on_bad_row", "skip")],
+    ] {
+        let [whole, lazy] = [false, true].map(|lazy| {
+            let job = keys.iter().fold(job(lazy), |job, (key, value)| job.set(key, value));
+            if keys == [("data.on_bad_row", "skip")] {
+                let rows = fs::read_to_string(job.directory().join("train.jsonl")).expect("the rows of the job");
+                job.file("train.jsonl", text.to_owned() + &rows + "\n\n" + text);
+            }
+            job
+        });
+        let run = whole.run().success();
+        assert!(segments(&whole).is_empty() && !run.stderr.contains("when their turn comes"));
+        assert_says(&lazy.run().success().stderr, &["tokenized when their turn comes"]);
+        assert_same(&whole, &lazy);
+    }
+}
+
+#[test]
+fn a_second_run_takes_rows_from_the_cache_and_another_tokenizer_or_file_does_not() {
+    let job = job(true);
+    job.run().success();
+    assert!(!segments(&job).is_empty(), "rows are kept");
+    let again = |more: &[&str]| {
+        let more: Vec<&str> = ["--set", "checkpoint.resume=never"].iter().chain(more).copied().collect();
+        job.run_with(&more).success().stderr
+    };
+    let weights = job.final_weights();
+    assert_says(&again(&[]), &["23 of them are from the cache"]);
+    assert!(job.final_weights() == weights);
+    for other in [
+        ["--set", "trainer.max_seq_len=60"],
+        ["--set", "data.max_tokens=90"],
+        ["--set", "data.format=prompt_completion"],
+    ] {
+        assert!(!again(&other).contains("from the cache"), "{other:?}");
+    }
+    // Whatever happened to what is kept.
+    for path in segments(&job) {
+        let mut bytes = fs::read(&path).expect("a segment");
+        let middle = bytes.len() / 3;
+        bytes[middle] ^= 1;
+        fs::write(&path, bytes).expect("a segment");
+    }
+    again(&[]);
+    assert!(job.final_weights() == weights);
+    assert!(!again(&["--set", "data.cache=false"]).contains("from the cache"));
+}
+
+#[test]
+fn a_run_that_was_killed_anywhere_ends_with_the_same_bits() {
+    let straight = job(true);
+    straight.run().success();
+    let killed = job(true);
+    for lines in [1, 4, 6, 11] {
+        let mut run = killed.start();
+        run.wait_until(|| killed.lines_so_far() >= lines);
+        run.kill();
+        drop(run.end());
+    }
+    killed.run().success();
+    assert_same(&straight, &killed);
+}
+
+#[test]
+fn ranks_tokenize_their_own_rows_and_share_what_is_kept() {
+    let alone = job(true).set("compute.threads", 1);
+    alone.run().success();
+    let together = job(true).set("compute.threads", 1).set("trainer.gradient_accumulation_steps", 1);
+    let launch = |more: &[&str]| {
+        let mut launch = command();
+        launch.args(["launch", "-n", "2"]).args(together.arguments()).args(["--set", "comm.use=grpc"]).args(more);
+        Process::start(&mut launch).end().success().stderr
+    };
+    launch(&[]);
+    assert_same(&alone, &together);
+    assert_says(&launch(&["--set", "checkpoint.resume=never"]), &["23 of them are from the cache"]);
+    assert_same(&alone, &together);
+}
+
+#[test]
+fn what_needs_all_rows_cannot_be_lazy() {
+    for (key, value) in [
+        ("trainer.packing", "best_fit"),
+        ("trainer.bucketing", "true"),
+        ("data.eval_split", "2"),
+        ("data.deduplicate", "true"),
+    ] {
+        let failure = job(true).set(key, value).run().failure(2);
+        assert_says(&failure, &["`data.lazy` is true", &format!("`{key}` needs to know all rows")]);
+    }
+    let job = job(true);
+    let array = job.file("rows.json", "[{\"prompt\": \"a\", \"completion\": \"b\"}]").display().to_string();
+    assert_says(&job.set("data.train", array).run().failure(2), &["rows.json is read from its beginning"]);
+}
+
+#[test]
+fn data_preview_shows_the_first_rows_without_reading_all() {
+    let run = job(true).set("data.shuffle_buffer", 5).run_with(&["data", "preview"]).success();
+    assert_says(&run.stderr, &["these are totals of the first 5"]);
+}
