@@ -525,6 +525,13 @@ typedef struct {
 } MdtDataRows;
 MDT_LAYOUT(sizeof(MdtDataRows) == 32 && offsetof(MdtDataRows, row_count) == 0 && offsetof(MdtDataRows, next_rows) == 8 && offsetof(MdtDataRows, position) == 16 && offsetof(MdtDataRows, restore_position) == 24)
 
+#define MdtDataPlaces_name "data.places/1"
+#define MdtDataPlaces_fingerprint UINT64_C(0xc359f044d1b331f1)
+typedef struct {
+    bool (*position_of)(const void *object, uint64_t row, MdtSink_uint8_t out);
+} MdtDataPlaces;
+MDT_LAYOUT(sizeof(MdtDataPlaces) == 8 && offsetof(MdtDataPlaces, position_of) == 0)
+
 #define MdtCommBackends_name "comm.backend/1"
 #define MdtCommBackends_fingerprint UINT64_C(0x76ddc1248273e8c1)
 typedef struct {
