@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Finding;
 use crate::config::Layers;
+use crate::data;
 use crate::exit::Failure;
 use crate::job::Job;
 use crate::launchers::Started;
@@ -35,7 +36,8 @@ impl Subject {
             Err(failure) => return Self { configuration: configured.err(), reached: Reached::Nothing(failure) },
         };
         match layers.and_then(|layers| layers.resolve(&catalog)) {
-            Ok(resolved) => {
+            Ok(mut resolved) => {
+                data::expand(&mut resolved, &catalog);
                 let job = Job { resolved, catalog: Arc::new(catalog), services: Arc::default() };
                 Self { configuration: None, reached: Reached::Job(Box::new(job)) }
             }
