@@ -20,8 +20,8 @@ pub struct Model {
     #[schemars(length(min = 1))]
     pub path: Option<PathBuf>,
     /// Name of a model on the Hugging Face Hub, `org/name`, used if `path` is unset. What is not in the cache of the hub yet is
-    /// downloaded (`HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` mean what they always do). Default:
-    /// unset.
+    /// downloaded (`HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` mean what they always do).
+    /// Default: unset.
     #[schemars(length(min = 1))]
     pub name: Option<String>,
     /// The branch, tag or commit of `name`. What the cache has of a branch is used as it is: it moves when that is deleted.

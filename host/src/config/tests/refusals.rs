@@ -31,7 +31,7 @@ fn the_help_for_an_unknown_key_leads_to_the_right_one() {
         ("trainer.gradient_checkpointing = true", "set `trainer.checkpoint_activations` to \"all\" or \"none\""),
         ("comm = { use = 'grpc', tls = { crt = 'a' } }", "did you mean `comm.tls.cert`?"),
         ("model.adapter = { rnk = 8 }", "did you mean `model.adapter.rank`?"),
-        ("model.hub = 8", "the keys of `model` are: use, path, name, init, quantize, freeze, train, adapter"),
+        ("model.hub = 8", "the keys of `model` are: use, path, name, revision, init, quantize, freeze, train, adapter"),
         (
             "scheduler = { use = 'constant', gamma = 1 }",
             "the keys of `scheduler` with `use = \"constant\"` are: use, warmup_steps",

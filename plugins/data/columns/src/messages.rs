@@ -93,5 +93,8 @@ fn misnamed(role: &str) -> Option<&'static str> {
         return None;
     }
     let other = OTHER_ROLES.iter().find(|(other, _)| other.eq_ignore_ascii_case(role)).map(|&(_, ours)| ours);
-    other.or_else(|| nearest(role, ROLES.into_iter()))
+    let ours =
+        |meant: &'static str| OTHER_ROLES.iter().find(|(other, _)| *other == meant).map_or(meant, |&(_, ours)| ours);
+    let names = ROLES.into_iter().chain(OTHER_ROLES.map(|(other, _)| other));
+    other.or_else(|| nearest(role, names).map(ours))
 }

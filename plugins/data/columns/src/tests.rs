@@ -374,8 +374,8 @@ fn tools_and_variables_that_are_none_are_named() {
         let row = json!({"messages": [{"role": "user", "content": "Hi"}], column: value});
         assert_eq!(complaint(read_auto(row)).0, expected);
     }
-    let error = read(Format::PromptCompletion, json!({"tools": "functions"}), json!({})).unwrap_err();
-    assert_eq!(error.message(), "data.fields maps `tools`, which rows of the format `prompt_completion` do not have");
+    let error = read(Format::Text, json!({"tools": "functions"}), json!({})).unwrap_err();
+    assert_eq!(error.message(), "data.fields maps `tools`, which rows of the format `text` do not have");
 }
 
 #[test]
