@@ -52,7 +52,7 @@ impl Directory {
             }
             Source::Checkpoint(checkpoint) => {
                 let named = checkpoint.path.clone();
-                Ok(Self { named, ..Self::of_checkpoint(checkpoint)? })
+                Ok(Self { named, ..Self::of_checkpoint(*checkpoint)? })
             }
         }
     }
@@ -83,10 +83,8 @@ impl Directory {
                 ));
         }
         let file = path.join("config.json");
-        let text = text_file::read_of_model(&file).map_err(|error| {
-            let failure = input("the model's config.json cannot be read").at(file.display()).because(error);
-            failure
-        })?;
+        let text = text_file::read_of_model(&file)
+            .map_err(|error| input("the model's config.json cannot be read").at(file.display()).because(error))?;
         let config: Value = serde_json::from_str(&text)
             .map_err(|error| input("the model's config.json is not valid JSON").at(file.display()).because(error))?;
         if !config.is_object() {

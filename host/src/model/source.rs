@@ -18,7 +18,7 @@ pub enum Source {
     /// A model with its `config.json`; or nothing, which whoever reads it says.
     Model(PathBuf),
     /// A checkpoint of a job.
-    Checkpoint(Checkpoint),
+    Checkpoint(Box<Checkpoint>),
     /// An adapter, as peft or mlx-lm writes it.
     Adapter(PathBuf),
 }
@@ -35,7 +35,7 @@ impl Source {
             tell_once(path, &there);
         }
         match Kind::of(&there) {
-            Some(Kind::Checkpoint) => Checkpoint::look(&there).map(Self::Checkpoint),
+            Some(Kind::Checkpoint) => Checkpoint::look(&there).map(Box::new).map(Self::Checkpoint),
             Some(Kind::Adapter) => Ok(Self::Adapter(there)),
             _ => Ok(Self::Model(there)),
         }
@@ -49,7 +49,7 @@ impl Source {
     /// The configuration of the job that a path leads to a checkpoint of.
     pub fn job_of(path: &Path) -> Option<(PathBuf, Value)> {
         match Self::of(path) {
-            Ok(Self::Checkpoint(Checkpoint { path, state })) => Some((path, state.config)),
+            Ok(Self::Checkpoint(checkpoint)) => Some((checkpoint.path, checkpoint.state.config)),
             _ => None,
         }
     }

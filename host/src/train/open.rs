@@ -100,7 +100,9 @@ impl<'a> Run<'a> {
             Training::Whole(dataset) => {
                 (dataset.summary(), dataset.sources().to_vec(), None, Source::Whole(Arc::new(dataset)))
             }
-            Training::OnDemand(rows) => (rows.summary(), rows.sources().to_vec(), None, Source::OnDemand(rows)),
+            Training::OnDemand(rows) => {
+                (rows.summary(), rows.sources().to_vec(), None, Source::OnDemand(Box::new(rows)))
+            }
             Training::Streamed(streamed) => {
                 let (summary, sources) = (streamed.summary(), streamed.sources().to_vec());
                 let cursor = start::cursor(&start)?;

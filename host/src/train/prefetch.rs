@@ -66,7 +66,7 @@ pub enum Source {
     /// All of them.
     Whole(Arc<Dataset>),
     /// All of them, none of which is read yet.
-    OnDemand(OnDemand),
+    OnDemand(Box<OnDemand>),
     /// From the first row on that is not trained yet.
     Streamed(Rows),
 }
@@ -114,7 +114,7 @@ pub fn start(
     let keeps_rows = matches!(source, Source::OnDemand(_));
     let work = move || match source {
         Source::Whole(dataset) => maker.whole(&dataset, first),
-        Source::OnDemand(rows) => maker.on_demand(rows, first),
+        Source::OnDemand(rows) => maker.on_demand(*rows, first),
         Source::Streamed(rows) => maker.streamed(rows, first),
     };
     let started = thread::Builder::new().name("collate".to_owned()).spawn(move || {

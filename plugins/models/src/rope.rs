@@ -153,7 +153,7 @@ impl Rope {
             let why = format!("is {part}; this family rotates whole heads");
             return Err(config.refuse("partial_rotary_factor", why));
         }
-        if width == 0 || width > defaults.head_dim || width % 2 != 0 {
+        if width == 0 || width > defaults.head_dim || !width.is_multiple_of(2) {
             let why = format!("is {part}, which rotates {width} features of {}", defaults.head_dim);
             return Err(config.refuse("partial_rotary_factor", why));
         }

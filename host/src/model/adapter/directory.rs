@@ -56,7 +56,7 @@ impl AdapterDirectory {
     /// It has no `adapter_config.json`, or no safetensors file that goes with it; a checkpoint is of another job.
     pub fn open(path: &Path) -> Result<Self, Failure> {
         match Source::of(path)? {
-            Source::Checkpoint(checkpoint) => Self::of_checkpoint(checkpoint),
+            Source::Checkpoint(checkpoint) => Self::of_checkpoint(*checkpoint),
             Source::Adapter(path) | Source::Model(path) => Self::open_written(&path),
         }
     }
