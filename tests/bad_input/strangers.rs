@@ -99,8 +99,8 @@ fn links_that_lead_out_of_the_model_are_refused_before_training() {
     for name in ["vocab.txt", "additional_chat_templates"] {
         let (job, model) = job();
         fs::create_dir(job.directory().join("private")).expect("a directory");
-        job.file("private/token.jinja", "secret");
-        let target = if name == "vocab.txt" { "private/token.jinja" } else { "private" };
+        job.file("private/default.jinja", "secret");
+        let target = if name == "vocab.txt" { "private/default.jinja" } else { "private" };
         symlink(job.directory().join(target), model.join(name)).expect("a link");
         ends_with(&job, 4, &[name, "leads out of its directory", target]);
     }

@@ -17,10 +17,11 @@ use crate::{
 };
 
 /// The members of a copy. The other plugins need much that is slow to build.
-const MEMBERS: [&str; 7] = [
+const MEMBERS: [&str; 8] = [
     "plugin-api",
     "tests/plugins/every_kind",
     "plugins/data",
+    "plugins/data/columns",
     "plugins/local",
     "plugins/models",
     "plugins/optim",
