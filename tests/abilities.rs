@@ -1,9 +1,8 @@
 //! Abilities that a plugin names in `plugin!`: mistakes are errors when it is built, and its file says what it has.
 
 use std::fs;
-use std::process::Command;
 
-use mdt_tests::{assert_says, built, root};
+use mdt_tests::{assert_says, built, cargo, root};
 
 /// What the compiler says of a plugin with these lines.
 fn errors_of(plugin: &str) -> String {
@@ -24,7 +23,7 @@ fn errors_of(plugin: &str) -> String {
     fs::write(project.path().join("Cargo.toml"), manifest).expect("a manifest");
     fs::write(project.path().join("src/lib.rs"), source).expect("a plugin");
     let target = built().parent().expect("target/PROFILE has a parent").join("examples");
-    let output = Command::new(env!("CARGO"))
+    let output = cargo()
         .args(["build", "--release", "--quiet", "--target-dir"])
         .arg(target)
         .current_dir(project.path())

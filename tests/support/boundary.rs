@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
 
-use crate::{Job, built, library_name, root};
+use crate::{Job, built, cargo, library_name, root};
 
 /// The plugins of a version; version 0.2 had `mdt_llama`.
 const PLUGINS: [&str; 7] =
@@ -58,7 +58,7 @@ impl Version {
         static TODAY: OnceLock<PathBuf> = OnceLock::new();
         let today = TODAY.get_or_init(|| {
             let today = place().join("today");
-            let status = Command::new(env!("CARGO")).args(["xtask", "freeze"]).arg(&today).current_dir(root()).status();
+            let status = cargo().args(["xtask", "freeze"]).arg(&today).current_dir(root()).status();
             assert!(status.is_ok_and(|status| status.success()), "cargo xtask freeze");
             today
         });
@@ -115,7 +115,7 @@ impl Version {
             let _ = fs::remove_file(target.join("release/deps").join(name));
             let _ = fs::remove_file(target.join("release").join(name));
         }
-        let mut cargo = Command::new(env!("CARGO"));
+        let mut cargo = cargo();
         cargo.args(["build", "--quiet", "--release", "--config", "profile.release.opt-level=0"]).args(packages);
         cargo.arg("--manifest-path").arg(self.directory.join("Cargo.toml"));
         // One directory for all versions: they share their dependencies.

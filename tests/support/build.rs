@@ -11,6 +11,15 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
 
+/// Cargo without the variables that it sets for the package of a test. Build scripts of dependencies ask for these, so with other
+/// ones Cargo builds such a dependency, and all that needs it, again.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(env!("CARGO"));
+    let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    std::env::vars().filter(|(name, _)| of_package(name)).for_each(|(name, _)| drop(cargo.env_remove(name)));
+    cargo
+}
+
 /// The directory with `mdt-host` and all plugins of the workspace, as the tests' own profile builds them.
 ///
 /// Cargo does not build another package's program or dynamic libraries for a test, so this asks it to, once per
@@ -18,7 +27,7 @@ pub fn root() -> &'static Path {
 pub fn built() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY.get_or_init(|| {
-        let mut cargo = Command::new(env!("CARGO"));
+        let mut cargo = cargo();
         cargo.args(["build", "--quiet", "--workspace"]).current_dir(root());
         if !cfg!(debug_assertions) {
             cargo.arg("--release");
@@ -39,7 +48,7 @@ pub fn built() -> &'static Path {
 pub fn example_plugin(name: &str) -> PathBuf {
     let project = root().join("examples").join(name);
     let target = built().parent().expect("target/PROFILE has a parent").join("examples");
-    let status = Command::new(env!("CARGO"))
+    let status = cargo()
         .args(["build", "--quiet", "--release", "--manifest-path"])
         .arg(project.join("Cargo.toml"))
         .arg("--target-dir")

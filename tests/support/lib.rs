@@ -13,7 +13,7 @@ mod process;
 mod run;
 mod terminal;
 
-pub use build::{built, example_plugin, root};
+pub use build::{built, cargo, example_plugin, root};
 pub use directory::{copy_files, tree};
 pub use job::Job;
 pub use library::{library, library_name, lock_file, patched};

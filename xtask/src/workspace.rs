@@ -15,10 +15,13 @@ pub fn root() -> PathBuf {
     xtask.parent().unwrap_or(Path::new(".")).to_owned()
 }
 
-/// The Cargo that runs this program, started in the top folder.
+/// The Cargo that runs this program, started in the top folder, without the variables that it sets for this package: build
+/// scripts of dependencies ask for them, and would run again where a user calls Cargo.
 pub fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root());
+    let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    env::vars().filter(|(name, _)| of_package(name)).for_each(|(name, _)| drop(cargo.env_remove(name)));
     cargo
 }
 
