@@ -121,10 +121,18 @@ impl OpenedModel {
         Self { compares_with_the_beginning: true, ..self }
     }
 
-    /// The same with weights whose numbers are not rounded to the type that they are computed in.
+    /// The same to be written elsewhere: no number is rounded to the type that it is computed in, and none is trained, so that
+    /// quantised weights may stay so.
     #[must_use]
     pub fn held_as_stored(self) -> Self {
-        Self { holding: Holding { rounds: false, ..self.holding }, ..self }
+        let model = match self.adapter {
+            Some(_) => self.model,
+            None => {
+                let specs = self.model.spec().parameters.iter().cloned().map(ParameterSpec::frozen).collect();
+                self.model.with_parameters(specs)
+            }
+        };
+        Self { model, holding: Holding { rounds: false, ..self.holding }, ..self }
     }
 
     /// The same on another device, with a model and a trainer of its own: what goes wrong there leaves these as they are.
