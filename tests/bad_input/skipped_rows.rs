@@ -144,7 +144,7 @@ fn a_list_of_an_earlier_run_is_not_taken_for_that_of_this_one() {
 fn rows_are_left_out_by_their_tokens_and_by_their_repetition() {
     let text = rows(6, |place| match place {
         0 => format!("{{\"prompt\": \"a\", \"completion\": \"{}\"}}", "b".repeat(50)),
-        1 | 2 | 3 => "{\"id\": 1, \"prompt\": \"Shout a\\n\", \"completion\": \"A!\"}".replace('1', &place.to_string()),
+        1..=3 => "{\"id\": 1, \"prompt\": \"Shout a\\n\", \"completion\": \"A!\"}".replace('1', &place.to_string()),
         _ => String::new(),
     });
     let job = job_on(&text).set("data.deduplicate", true).set("data.max_tokens", 45);

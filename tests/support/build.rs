@@ -16,7 +16,9 @@ pub fn root() -> &'static Path {
 pub fn cargo() -> Command {
     let mut cargo = Command::new(env!("CARGO"));
     let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
-    std::env::vars().filter(|(name, _)| of_package(name)).for_each(|(name, _)| drop(cargo.env_remove(name)));
+    for (name, _) in std::env::vars().filter(|(name, _)| of_package(name)) {
+        cargo.env_remove(name);
+    }
     cargo
 }
 

@@ -1,7 +1,7 @@
 //! Families of language models, each a file of [`families`] that says what of a `config.json` makes which layers.
 //!
-//! What they share stands once: [`decoder`] runs a stack of layers, each of [`attention`] and a [`feed_forward`] part, which may
-//! have [`experts`]. All is written in tensor operations and names of weights, so it runs on any compute plugin, and the host
+//! What they share stands once: `decoder` runs a stack of layers, each of `attention` and a `feed_forward` part, which may
+//! have `experts`. All is written in tensor operations and names of weights, so it runs on any compute plugin, and the host
 //! can put adapters or quantised weights behind the names.
 //!
 //! A family more is a file there and a line in `plugin!`; its fixture is an entry of `tests/fixtures/make/families.py`, and its name
