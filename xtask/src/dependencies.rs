@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use crate::{Result, command, workspace};
 
 /// Licences that a dependency may have; with a choice, one of them is enough.
-const LICENCES: [&str; 11] = [
+const LICENCES: [&str; 12] = [
     "MIT",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
@@ -20,6 +20,7 @@ const LICENCES: [&str; 11] = [
     "Zlib",
     "0BSD",
     "CDLA-Permissive-2.0", // webpki-roots: the list of authorities that Mozilla trusts
+    "bzip2-1.0.6",         // libbz2-rs-sys: as permissive as BSD
 ];
 
 /// Crates of which two versions would not work together: their types meet, or they hold state of the process.
