@@ -128,7 +128,7 @@ impl OpenedModel {
         let model = match self.adapter {
             Some(_) => self.model,
             None => {
-                let specs = self.model.spec().parameters.iter().cloned().map(ParameterSpec::frozen).collect();
+                let specs = self.frozen_specs();
                 self.model.with_parameters(specs)
             }
         };
@@ -309,8 +309,12 @@ impl OpenedModel {
 
     /// The same of a model that no job trains: `model.quantize` takes all its layers.
     fn held_for_use(&self) -> (Vec<ParameterSpec>, Holding) {
-        let specs = self.model.spec().parameters.iter().cloned().map(ParameterSpec::frozen).collect();
-        (specs, Holding { rounds: true, ..self.holding })
+        (self.frozen_specs(), Holding { rounds: true, ..self.holding })
+    }
+
+    /// The model's own parameters, none of which is trained.
+    fn frozen_specs(&self) -> Vec<ParameterSpec> {
+        self.model.spec().parameters.iter().cloned().map(ParameterSpec::frozen).collect()
     }
 
     /// The same of [`OpenedModel::frozen_weights`].

@@ -18,14 +18,28 @@ const OTHER_ROLES: [(&str, &str); 5] =
 
 /// Reads the column `column` as messages.
 pub(super) fn read(column: &str, value: Value) -> Result<Vec<Message>> {
-    let expected = "an array of { role, content }";
-    let Value::Array(turns) = value else { return Err(wrong_type(column, expected, &value)) };
+    read_turns(column, value, ["role", "content"], message)
+}
+
+/// Reads the column `column` as turns with these keys, each by `turn`, which is given where it is, such as `messages[3]`.
+pub(super) fn read_turns(
+    column: &str,
+    value: Value,
+    [by, content]: [&str; 2],
+    turn: impl Fn(&str, Map<String, Value>) -> Result<Message>,
+) -> Result<Vec<Message>> {
+    let Value::Array(turns) = value else {
+        return Err(wrong_type(column, &format!("an array of {{ {by}, {content} }}"), &value));
+    };
     if turns.is_empty() {
         return Err(Error::input(format!("`{column}` is empty")));
     }
-    let message = |(index, turn)| match turn {
-        Value::Object(turn) => message(&format!("{column}[{index}]"), turn),
-        other => Err(wrong_type(&format!("{column}[{index}]"), "an object with role and content", &other)),
+    let message = |(index, value)| {
+        let place = format!("{column}[{index}]");
+        match value {
+            Value::Object(keys) => turn(&place, keys),
+            other => Err(wrong_type(&place, &format!("an object with {by} and {content}"), &other)),
+        }
     };
     turns.into_iter().enumerate().map(message).collect()
 }

@@ -22,17 +22,7 @@ const CALLS: &str = "function_call";
 
 /// Reads the column `column` as messages.
 pub(super) fn read(column: &str, value: Value) -> Result<Vec<Message>> {
-    let Value::Array(turns) = value else {
-        return Err(wrong_type(column, "an array of { from, value }", &value));
-    };
-    if turns.is_empty() {
-        return Err(Error::input(format!("`{column}` is empty")));
-    }
-    let message = |(index, turn)| match turn {
-        Value::Object(turn) => message(&format!("{column}[{index}]"), turn),
-        other => Err(wrong_type(&format!("{column}[{index}]"), "an object with from and value", &other)),
-    };
-    turns.into_iter().enumerate().map(message).collect()
+    messages::read_turns(column, value, ["from", "value"], message)
 }
 
 /// Reads one turn; `place` is where it is, such as `conversations[3]`.
