@@ -84,6 +84,17 @@ fn files() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         bytes
     };
     let text = |text: &str| text.as_bytes().to_vec();
+    let table = |name: &str| fs::read(root().join("tests/fixtures/tables").join(name)).expect("a fixture");
+    let short = |name: &str, missing: usize| {
+        let mut bytes = table(name);
+        bytes.truncate(bytes.len() - missing);
+        bytes
+    };
+    let wrong = |name: &str, place: usize| {
+        let mut bytes = table(name);
+        bytes[place] ^= 0xff;
+        bytes
+    };
     vec![
         ("no rows", "a.jsonl", text("")),
         ("blank lines only", "a.jsonl", text("\n \n")),
@@ -114,6 +125,21 @@ fn files() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("a column of a table twice", "a.csv", text("prompt,prompt\na,b\n")),
         ("a table without known columns", "a.csv", text("question,answer\na,b\n")),
         ("a table that is no UTF-8", "a.tsv", b"text\ncaf\xe9\n".to_vec()),
+        ("an empty Parquet file", "a.parquet", text("")),
+        ("a Parquet file that is text", "a.parquet", text(ROW)),
+        ("a Parquet file that is something else", "a.parquet", text("prompt,completion\n")),
+        ("a Parquet file that is compressed as a whole", "a.parquet", b"\x1f\x8b\x08\0".to_vec()),
+        ("a Parquet file that is cut off", "a.parquet", short("pairs.snappy.parquet", 1000)),
+        ("a Parquet file without its last byte", "a.parquet", short("pairs.snappy.parquet", 1)),
+        ("a Parquet file with wrong bytes in a page", "a.parquet", wrong("pairs.zstd.parquet", 60)),
+        ("a Parquet file with wrong bytes in its metadata", "a.parquet", wrong("pairs.snappy.parquet", 2000)),
+        ("a Parquet file of other columns", "a.parquet", table("types.parquet")),
+        ("an Arrow file that is cut off", "a.arrow", short("pairs.file.arrow", 1000)),
+        ("an Arrow file with wrong bytes", "a.arrow", wrong("pairs.file.arrow", 600)),
+        ("an Arrow stream that is cut off", "a.arrow", short("pairs.stream.arrow", 1000)),
+        ("an Arrow stream without the mark at its end", "a.arrow", short("pairs.stream.arrow", 8)),
+        ("an Arrow stream with wrong bytes", "a.arrow", wrong("pairs.stream.arrow", 100)),
+        ("Feather of version 1", "a.feather", text("FEA1")),
     ]
 }
 

@@ -6,4 +6,5 @@ mod endless;
 mod fields;
 mod limits;
 mod same_rows;
+mod tables;
 mod written;

@@ -15,8 +15,8 @@ const FOREIGN: [(&[u8], &str, &str); 8] = [
     (b"\x04\x22\x4d\x18", "compressed with lz4", "decompress it first: unlz4 FILE"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first: 7z x FILE"),
     (b"PK\x03\x04", "a zip archive", "unpack it first: unzip FILE"),
-    (b"PAR1", "a Parquet file", "it takes a data plugin that reads Parquet: name that by `data.use`"),
-    (b"ARROW1", "an Arrow file", "it takes a data plugin that reads Arrow: name that by `data.use`"),
+    (b"PAR1", "a Parquet file", "name it so, FILE.parquet, or set data.use = \"parquet\""),
+    (b"ARROW1", "an Arrow file", "name it so, FILE.arrow, or set data.use = \"arrow\""),
     (b"\xff\xfe", "UTF-16", "save it as UTF-8, such as with: iconv -f UTF-16 -t UTF-8"),
     (b"\xfe\xff", "UTF-16", "save it as UTF-8, such as with: iconv -f UTF-16 -t UTF-8"),
 ];

@@ -236,7 +236,8 @@ impl Columns {
         let example = Example::new(number);
         let example = match format {
             Format::PromptCompletion => {
-                let (prompt, completion) = (take("prompt"), take("completion"));
+                let [prompt, completion] =
+                    ["prompt", "completion"].map(|name| take(name)).map(|(c, v)| (c, in_rows(v)));
                 if prompt.1.is_array() && completion.1.is_array() {
                     let turns = continued(messages::read(prompt.0.theirs, prompt.1)?);
                     let turns = [turns, messages::read(completion.0.theirs, completion.1)?].concat();
@@ -262,7 +263,7 @@ impl Columns {
                 example.with("messages", with_system(optional(take("system"))?, turns)?)
             }
             Format::Preference => {
-                let [prompt, chosen, rejected] = ["prompt", "chosen", "rejected"].map(|name| take(name).1);
+                let [prompt, chosen, rejected] = ["prompt", "chosen", "rejected"].map(|name| in_rows(take(name).1));
                 let (prompt, chosen, rejected) = match prompt {
                     Value::Null => preference::without_prompt(chosen, rejected),
                     prompt => (prompt, chosen, rejected),
@@ -411,11 +412,34 @@ fn continued(mut turns: Vec<Message>) -> Vec<Message> {
     turns
 }
 
-/// A list, where a cell has it as text: a table has no other way.
+/// A list, where a cell has it as text, because a table has no other way, or as a list for each key.
 fn unpacked(value: Value) -> Value {
     match &value {
         Value::String(text) if text.trim_start().starts_with('[') => from_str(text).unwrap_or(value),
-        _ => value,
+        _ => in_rows(value),
+    }
+}
+
+/// The turns of a conversation that is stored by columns, `{ "role": ["user", …], "content": ["Hi", …] }`, as `datasets` writes a
+/// `Sequence` of objects. Keys that are null there are those that a turn lacks.
+fn in_rows(value: Value) -> Value {
+    let lengths = |object: &Map<String, Value>| -> Option<Vec<usize>> {
+        object.values().map(|column| column.as_array().map(Vec::len)).collect()
+    };
+    match value {
+        Value::Object(mut object)
+            if lengths(&object).is_some_and(|all| !all.is_empty() && all.iter().all(|length| *length == all[0])) =>
+        {
+            let mut rows = Vec::new();
+            for (name, column) in &mut object {
+                let cells = column.as_array_mut().map(std::mem::take).unwrap_or_default();
+                rows.resize_with(cells.len(), Map::new);
+                let present = rows.iter_mut().zip(cells).filter(|(_, cell)| !cell.is_null());
+                present.for_each(|(row, cell)| drop(row.insert(name.clone(), cell)));
+            }
+            rows.into_iter().map(Value::Object).collect()
+        }
+        other => other,
     }
 }
 

@@ -432,3 +432,19 @@ fn conversations_in_cells_of_a_table_are_text_that_is_a_list() {
         "`messages` must be an array of { role, content }, not a string"
     );
 }
+
+#[test]
+fn conversations_by_columns_are_those_by_turns() {
+    let expected = read_auto(
+        json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "name": "c"}]}),
+    );
+    let columns = json!({"role": ["user", "assistant"], "content": ["a", "b"], "name": [null, "c"]});
+    assert_eq!(read_auto(json!({"messages": columns})).unwrap(), expected.unwrap());
+    let (message, _) = complaint(read_auto(json!({"messages": {"role": ["user"], "content": []}})));
+    assert_eq!(message, "`messages` must be an array of { role, content }, not an object");
+    let pair = |value: fn(&str) -> Value| {
+        read_auto(json!({"prompt": "p", "chosen": value("a"), "rejected": value("b")})).unwrap()
+    };
+    let by_turns = pair(|text| json!([{"role": "assistant", "content": text}]));
+    assert_eq!(pair(|text| json!({"role": ["assistant"], "content": [text]})), by_turns);
+}
