@@ -44,6 +44,7 @@ pub use overrides::Flag;
 pub use resolved::{Chosen, Dropped, Entry, Resolved};
 pub use resume::{Difference, differing};
 pub use sections::*;
+pub(crate) use yaml::value_of as yaml_value;
 
 #[cfg(test)]
 mod tests;

@@ -86,5 +86,18 @@ pub fn snapshot(
     download::snapshot(&repository, wanted, cancelled)
 }
 
+/// The names of all files of a repository (paths within it), as the cache knows them, or else the hub. Nothing is downloaded.
+///
+/// # Errors
+/// As for [`snapshot`].
+pub fn files(
+    kind: Kind,
+    name: &str,
+    revision: Option<&str>,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Vec<String>, Failure> {
+    download::files(&Repository::new(Environment::of_this_process(), kind, name, revision)?, cancelled)
+}
+
 #[cfg(test)]
 mod tests;

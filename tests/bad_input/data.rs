@@ -70,8 +70,10 @@ fn data_that_is_not_there_or_empty_is_an_error() {
     assert_says(&failure, &["does not exist", "trian.jsonl", "there is tests/fixtures/training/train.jsonl"]);
     let failure = Job::new().set("data.eval", "tests/fixtures/training/trian.jsonl").run().failure(4);
     assert_says(&failure, &["does not exist", "trian.jsonl"]);
+    let job = Job::new();
+    let directory = job.file("notes/a.txt", "a").with_file_name("");
     assert_says(
-        &Job::new().set("data.train", "tests/fixtures").run().failure(4),
+        &job.set("data.train", directory.display()).run().failure(4),
         &["is a directory, not a file", "there is no file of rows in it"],
     );
 }

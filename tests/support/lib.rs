@@ -4,6 +4,7 @@ pub mod boundary;
 mod build;
 mod directory;
 pub mod families;
+mod hub;
 mod job;
 mod library;
 mod model;
@@ -15,6 +16,7 @@ mod terminal;
 
 pub use build::{built, cargo, example_plugin, root};
 pub use directory::{copy_files, tree};
+pub use hub::Hub;
 pub use job::Job;
 pub use library::{library, library_name, lock_file, patched};
 pub use model::{LoadedModel, library_job};

@@ -23,6 +23,9 @@ pub struct State {
     pub defaults: Vec<String>,
     /// Fingerprint of the training data.
     pub data: String,
+    /// The commit of each data set of the hub that it was read from, as `hf://org/name@COMMIT`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revisions: Vec<String>,
     /// The components that computed it, each as `optimizer adamw 0.1.0`.
     pub components: Vec<String>,
     /// The build of each, as `optimizer/adamw`: the name of its sources, or the checksum of its file where it has none.

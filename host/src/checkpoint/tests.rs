@@ -19,6 +19,7 @@ fn state(update: u64) -> State {
         config: json!({ "optimizer": { "learning_rate": 1e-4, "beta2": 0.999 }, "seed": 7 }),
         defaults: vec!["seed".to_owned()],
         data: "fingerprint".to_owned(),
+        revisions: Vec::new(),
         components: vec!["optimizer adamw 0.1.0".to_owned()],
         builds: BTreeMap::from([("optimizer/adamw".to_owned(), "0123".to_owned())]),
         processor: "x86_64 with AVX2 and FMA, MLX".to_owned(),

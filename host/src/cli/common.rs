@@ -81,15 +81,15 @@ impl Common {
     fn job_of(&self, layers: &Layers, cancelled: Arc<AtomicBool>) -> Result<Job, Failure> {
         let catalog = self.catalog(layers)?;
         let mut resolved = layers.resolve(&catalog)?;
+        let interrupted = || cancelled.load(Ordering::Relaxed);
         let Model { path, name, revision, init, .. } = &resolved.settings.model;
         if let (None, Some(name)) = (path, name.as_ref().filter(|name| hub::is_name(name))) {
             let wanted = hub::Wanted::Model { weights: *init == Init::Pretrained };
-            let interrupted = || cancelled.load(Ordering::Relaxed);
             hub::snapshot(hub::Kind::Model, name, revision.as_deref(), &wanted, &interrupted)?;
             // Now its `config.json` says which component it needs.
             resolved = layers.resolve(&catalog)?;
         }
-        data::expand(&mut resolved, &catalog);
+        data::expand(&mut resolved, &catalog, &interrupted)?;
         Ok(Job { resolved, catalog: Arc::new(catalog), services: Arc::new(LocalServices::new(cancelled)) })
     }
 }

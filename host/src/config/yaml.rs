@@ -29,6 +29,11 @@ pub(super) struct Broken {
     pub(super) line: usize,
 }
 
+/// The value of a text that is one document; none where it is not YAML.
+pub(crate) fn value_of(text: &str) -> Option<Value> {
+    parse(text).ok().map(|document| document.value)
+}
+
 /// Parses a text that is one document.
 ///
 /// # Errors

@@ -37,7 +37,9 @@ impl Subject {
         };
         match layers.and_then(|layers| layers.resolve(&catalog)) {
             Ok(mut resolved) => {
-                data::expand(&mut resolved, &catalog);
+                if let Err(failure) = data::expand(&mut resolved, &catalog, &|| false) {
+                    return Self { configuration: Some(failure), reached: Reached::Plugins(catalog) };
+                }
                 let job = Job { resolved, catalog: Arc::new(catalog), services: Arc::default() };
                 Self { configuration: None, reached: Reached::Job(Box::new(job)) }
             }

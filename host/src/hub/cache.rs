@@ -92,7 +92,7 @@ impl Repository {
         Some(snapshot)
     }
 
-    fn listing(&self, commit: &str) -> Option<Vec<String>> {
+    pub(super) fn listing(&self, commit: &str) -> Option<Vec<String>> {
         serde_json::from_slice(&fs::read(self.place().join(".mdt-listing").join(commit)).ok()?).ok()
     }
 

@@ -45,12 +45,8 @@ pub(super) fn snapshot(
     }
     let client = Client::new(repository, cancelled);
     if repository.environment.offline {
-        return repository.perhaps_whole().filter(|_| matches!(wanted, Wanted::Those(_))).ok_or_else(|| {
-            repository
-                .failure("the cache does not have all files that are needed, and HF_HUB_OFFLINE is set")
-                .at(repository.place().display())
-                .help("unset HF_HUB_OFFLINE, or copy the cache of a machine that has them; HF_HUB_CACHE names another place")
-        });
+        let whole = repository.perhaps_whole().filter(|_| matches!(wanted, Wanted::Those(_)));
+        return whole.ok_or_else(|| not_cached(repository));
     }
     let lock = repository.lock_file("mdt-snapshot")?;
     wait_for(&lock, &client)?;
@@ -77,6 +73,40 @@ pub(super) fn snapshot(
     // Last, so that the revision names what is whole.
     repository.set_commit(&commit)?;
     Ok(place)
+}
+
+/// The names of all files of a repository. Where the hub is not asked, those of another program's snapshot are all that there are.
+pub(super) fn files(repository: &Repository, cancelled: &dyn Fn() -> bool) -> Result<Vec<String>, Failure> {
+    if let Some(files) = repository.known_commit().and_then(|commit| repository.listing(&commit)) {
+        return Ok(files);
+    }
+    if repository.environment.offline {
+        return repository.perhaps_whole().map(|snapshot| files_in(&snapshot)).ok_or_else(|| not_cached(repository));
+    }
+    let (commit, files) = contents(&Client::new(repository, cancelled))?;
+    repository.set_listing(&commit, &files)?;
+    Ok(files)
+}
+
+/// The paths of all files below a directory, relative to it.
+fn files_in(directory: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        match entry.path() {
+            path if path.is_dir() => files.extend(files_in(&path).iter().map(|below| format!("{name}/{below}"))),
+            _ => files.push(name),
+        }
+    }
+    files.sort();
+    files
+}
+
+fn not_cached(repository: &Repository) -> Failure {
+    repository
+        .failure("the cache does not have all files that are needed, and HF_HUB_OFFLINE is set")
+        .at(repository.place().display())
+        .help("unset HF_HUB_OFFLINE, or copy the cache of a machine that has them; HF_HUB_CACHE names another place")
 }
 
 /// Waits until this process alone has a lock.

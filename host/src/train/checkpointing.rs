@@ -36,6 +36,7 @@ impl Run<'_> {
             config: self.job.resolved.canonical(),
             defaults: self.job.resolved.keys_at_default(),
             data: self.rows.fingerprint.clone(),
+            revisions: self.settings().data.revisions.clone(),
             components: self.job.component_names()?,
             builds: self.builds.iter().map(|(component, build)| (component.clone(), build.name().to_owned())).collect(),
             processor: self.processor.clone(),

@@ -40,6 +40,7 @@ impl Run<'_> {
             progress::note(&format!("trainer  {trainer}"));
         }
         progress::note(&format!("data     {}", self.rows.summary));
+        settings.data.revisions.iter().for_each(|revision| progress::note(&format!("data     from {revision}")));
         if let Some(prompts) = self.prompts {
             progress::note(&format!("prompts  {prompts}"));
         }

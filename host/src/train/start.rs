@@ -39,15 +39,19 @@ pub(super) fn find_checkpoint(
             .and_then(|changed| require_later_end(job, plan, state).map(|()| changed))
             .map_err(|failure| failure.at(path.display()))?;
         if state.data != fingerprint {
+            let data = &job.resolved.settings.data;
+            let again = "begin again with `--set checkpoint.resume=never` and another `output_dir`";
+            let help = match state.revisions.iter().find(|revision| !data.revisions.contains(revision)) {
+                Some(revision) => format!("name the revision that the job began with, {revision}; or {again}"),
+                None => format!("bring the data back; or {again}"),
+            };
             return Err(Failure::new(
                 Status::Configuration,
                 "the training data has changed since the checkpoint was written",
             )
-            .at(job.resolved.settings.data.train_names().join(", "))
+            .at(data.train_names().join(", "))
             .at(path.display())
-            .help(
-                "bring the data back; or begin again with `--set checkpoint.resume=never` and another `output_dir`",
-            ));
+            .help(help));
         }
         record(state, changed);
     }

@@ -16,7 +16,8 @@ pub struct Data {
     #[serde(rename = "use")]
     pub id: String,
     /// Sources of training examples, read one after the other; a string stands for a list of one. A directory stands for the
-    /// files in it, `*` and `?` for any letters. With weights, as in
+    /// files in it, `*` and `?` for any letters, `hf://org/name` for a data set of the Hugging Face Hub (or
+    /// `hf://org/name@REVISION/PATTERN` for some files of it). With weights, as in
     /// `[{ path = "a.jsonl", weight = 2 }, { path = "b.jsonl" }]`, each row is drawn from one of them by `seed`: two of
     /// three from the first here; a source that ends begins again. Default: none.
     #[schemars(schema_with = "sources")]
@@ -47,7 +48,7 @@ pub struct Data {
     pub streaming: Option<bool>,
     /// Whether training rows are tokenized when their turn comes, and not all before the first update. The order and the bits are
     /// the same. Unset, they are where the files have 64 MiB or more, all of them can be read from any row on, and no other
-    /// key needs to know all rows before. Default: unset.
+    /// key needs to know all rows before. Compressed files are unpacked into the cache for it. Default: unset.
     pub lazy: Option<bool>,
     /// The directory in which such rows are kept as tokens, for later passes and runs; false keeps none. The oldest are removed
     /// when all have 16 GiB. Default: true, which is `mdt` in the user's directory of caches (`XDG_CACHE_HOME`).
@@ -55,6 +56,9 @@ pub struct Data {
     /// Rows that are shuffled together where they stream, and that are in memory at a time. Default: 10,000.
     #[schemars(range(min = 1))]
     pub shuffle_buffer: u64,
+    /// The commit of each data set of the hub that a source stands for, as `hf://org/name@COMMIT`.
+    #[serde(skip)]
+    pub revisions: Vec<String>,
 }
 
 /// Where rows are kept as tokens.
@@ -130,6 +134,7 @@ impl Default for Data {
             lazy: None,
             cache: CacheDirectory::Default(true),
             shuffle_buffer: 10_000,
+            revisions: Vec::new(),
         }
     }
 }
