@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use mdt_tests::{Job, Process, assert_says, command};
+use mdt_tests::{Job, Process, assert_says, command, root};
 
 /// Two epochs of six updates, in an order of their own, with a checkpoint of each update and a cache of the job's own.
 fn job(lazy: bool) -> Job {
@@ -52,6 +52,59 @@ fn rows_that_are_tokenized_late_train_to_the_bits_of_rows_that_are_read_whole() 
         let run = whole.run().success();
         assert!(segments(&whole).is_empty() && !run.stderr.contains("when their turn comes"));
         assert_says(&lazy.run().success().stderr, &["tokenized when their turn comes"]);
+        assert_same(&whole, &lazy);
+    }
+}
+
+#[test]
+fn arrays_and_tables_are_read_in_any_order_too() {
+    let text = fs::read_to_string(root().join("tests/fixtures/tables/pairs.jsonl")).expect("the fixture");
+    let rows: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let cell = |row: &serde_json::Value, name: &str| format!("\"{}\"", row[name].as_str().expect("text"));
+    let table = rows.iter().map(|row| format!("{},{}\n", cell(row, "prompt"), cell(row, "completion")));
+    let table = format!("prompt,completion\n{}", table.collect::<String>());
+    let over = |lazy, name: &str, content: &str| {
+        let job = job(lazy);
+        let file = job.file(name, content).display().to_string();
+        job.set("data.train", file)
+    };
+    let expected = over(false, "rows.jsonl", &text);
+    expected.run().success();
+    for (name, content) in [("rows.json", &serde_json::to_string_pretty(&rows).expect("JSON")), ("rows.csv", &table)] {
+        let job = over(true, name, content);
+        assert_says(&job.run().success().stderr, &["24 rows of ", "tokenized when their turn comes"]);
+        assert_same(&expected, &job);
+    }
+}
+
+#[test]
+fn compressed_files_are_unpacked_into_the_cache_once() {
+    let over = |lazy, name: &str| job(lazy).set("data.train", root().join("tests/fixtures/data").join(name).display());
+    let expected = over(false, "train.jsonl.gz");
+    expected.run().success();
+    for kind in ["gz", "zst", "bz2", "xz"] {
+        let job = over(true, &format!("train.jsonl.{kind}"));
+        assert_says(&job.run().success().stderr, &["unpacking ", "tokenized when their turn comes"]);
+        assert_same(&expected, &job);
+        let again = job.run_with(&["--set", "checkpoint.resume=never"]).success();
+        assert!(!again.stderr.contains("unpacking "), "{}", again.stderr);
+    }
+}
+
+#[test]
+fn the_same_rows_are_held_out_as_of_rows_that_are_read_whole() {
+    for split in ["5", "0.3"] {
+        let [whole, lazy] =
+            [false, true].map(|lazy| job(lazy).set("data.eval_split", split).set("trainer.eval_steps", 3));
+        whole.run().success();
+        let held_out = if split == "5" { 5 } else { 7 };
+        let says = [&format!("{} of 23 rows of ", 23 - held_out)[..], &format!("held out {held_out} of 23 rows")];
+        assert_says(&lazy.run().success().stderr, &says);
+        assert_same(&whole, &lazy);
+        // Also after a resume.
+        fs::remove_dir_all(lazy.output().join("final")).expect("the trained model");
+        fs::remove_dir_all(lazy.checkpoint(lazy.updates().len() as u64)).expect("the last checkpoint");
+        lazy.run().success();
         assert_same(&whole, &lazy);
     }
 }
@@ -120,18 +173,14 @@ fn ranks_tokenize_their_own_rows_and_share_what_is_kept() {
 
 #[test]
 fn what_needs_all_rows_cannot_be_lazy() {
-    for (key, value) in [
-        ("trainer.packing", "best_fit"),
-        ("trainer.bucketing", "true"),
-        ("data.eval_split", "2"),
-        ("data.deduplicate", "true"),
-    ] {
+    for (key, value) in [("trainer.packing", "best_fit"), ("trainer.bucketing", "true"), ("data.deduplicate", "true")] {
         let failure = job(true).set(key, value).run().failure(2);
         assert_says(&failure, &["`data.lazy` is true", &format!("`{key}` needs to know all rows")]);
     }
     let job = job(true);
-    let array = job.file("rows.json", "[{\"prompt\": \"a\", \"completion\": \"b\"}]").display().to_string();
-    assert_says(&job.set("data.train", array).run().failure(2), &["rows.json is read from its beginning"]);
+    let compressed = root().join("tests/fixtures/data/train.jsonl.gz");
+    let failure = job.set("data.train", compressed.display()).set("data.cache", false).run().failure(2);
+    assert_says(&failure, &["train.jsonl.gz is read from its beginning"]);
 }
 
 #[test]

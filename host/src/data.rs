@@ -3,6 +3,7 @@
 mod bad_rows;
 mod cache;
 mod chain;
+mod content;
 mod dataset;
 mod hub_sources;
 mod items;
@@ -75,7 +76,10 @@ pub fn read(job: &Job, encoder: &Encoder, tokenizer: &str) -> Result<Data, Failu
     let settings = &job.resolved.settings;
     let data = &settings.data;
     let mut reader = Reader::new(job, encoder);
-    let mut sources = open(job, &data.train_names())?;
+    let mut sources = Vec::new();
+    for (number, name) in data.train_names().iter().enumerate() {
+        sources.push(Opened::new(number, job.data_unpacked(name, on_demand::unpacked(job, name).as_deref())?)?);
+    }
     if let Reading::Streamed(rows) = length::reading(settings, &mut sources)? {
         let set = [("bucketing", settings.trainer.bucketing), ("packing", settings.trainer.packing != Packing::None)];
         if let Some((key, _)) = set.iter().find(|(_, is_set)| *is_set) {
@@ -97,8 +101,11 @@ pub fn read(job: &Job, encoder: &Encoder, tokenizer: &str) -> Result<Data, Failu
         return Ok(Data { train: Training::Streamed(streamed), held_out, rows, fingerprint });
     }
     let sources = match OnDemand::of(job, encoder, sources, tokenizer)? {
-        Ok(train) => {
-            let held_out = read_held_out(job, &mut reader, tokenizer)?;
+        Ok(mut train) => {
+            let held_out = match data.split()? {
+                Some(split) => Some(train.hold_out(&mut reader, split, tokenizer)?),
+                None => read_held_out(job, &mut reader, tokenizer)?,
+            };
             let (rows, fingerprint) = (Some(train.places()), length::fingerprint(settings, tokenizer)?);
             return Ok(Data { train: Training::OnDemand(train), held_out, rows, fingerprint });
         }

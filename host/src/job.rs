@@ -2,14 +2,14 @@
 
 mod opened;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use mdt_plugin_api::abi::LoadedComponent;
 use mdt_plugin_api::register::{Connects, ModelComponent, OptimizerComponent, TrainerComponent};
 use mdt_plugin_api::{Compute, DataSource, HostServices, Kind, Services, Setup, SharedTokenizer};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::config::{Chosen, Components as _, Init, Resolved};
 use crate::data;
@@ -109,15 +109,25 @@ impl Job {
 
     /// Makes a data component for one source.
     pub fn data(&self, source: &str) -> Result<Box<dyn DataSource>, Failure> {
-        let setup = self.setup(None, source);
-        let (component, config) = self.component(Kind::Data)?;
-        let Some(id) = self.data_by_extension(source) else { return Ok(component.data(config, &setup)?) };
-        // Components of files share most keys; one of these has its default where the other has none of that name.
-        let schema = self.catalog.schema(Kind::Data, &id)?;
-        let keys =
-            config.as_object().into_iter().flatten().filter(|(key, _)| !schema["properties"][key.as_str()].is_null());
-        let config = Value::Object(keys.map(|(key, value)| (key.clone(), value.clone())).collect());
-        Ok(self.catalog.component(Kind::Data, &id)?.data(&config, &setup)?)
+        self.data_unpacked(source, None)
+    }
+
+    /// The same, where the component keeps the text of a compressed file in another one if it knows the key `unpacked`.
+    pub fn data_unpacked(&self, source: &str, unpacked: Option<&Path>) -> Result<Box<dyn DataSource>, Failure> {
+        let Chosen { id: chosen, config } = self.chosen(Kind::Data)?;
+        let by_extension = self.data_by_extension(source);
+        let id = by_extension.as_ref().unwrap_or(chosen);
+        let mut keys = config.as_object().cloned().unwrap_or_default();
+        if by_extension.is_some() || unpacked.is_some() {
+            let schema = self.catalog.schema(Kind::Data, id)?;
+            let is_known = |key: &str| !schema["properties"][key].is_null();
+            // Components of files share most keys; one of these has its default where the other has none of that name.
+            keys.retain(|key, _| by_extension.is_none() || is_known(key));
+            if let Some(unpacked) = unpacked.filter(|_| is_known("unpacked")) {
+                keys.insert("unpacked".to_owned(), json!(unpacked));
+            }
+        }
+        Ok(self.catalog.component(Kind::Data, id)?.data(&Value::Object(keys), &self.setup(None, source))?)
     }
 
     /// The data component for a source by its extension, where that is another one than the chosen one.

@@ -7,11 +7,11 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use mdt_plugin_api::Item;
+use memmap2::Mmap;
 
 use super::long_rows::{Encoded, LeftOut, Part};
 use crate::progress;
@@ -43,7 +43,7 @@ struct Entry {
 /// Encoded rows in a directory.
 pub(super) struct Cache {
     directory: Option<PathBuf>,
-    segments: Vec<File>,
+    segments: Vec<Mmap>,
     /// By place.
     entries: Vec<Entry>,
     /// Rows of the segment that is not written yet, and their entries.
@@ -62,9 +62,7 @@ impl Cache {
             progress::note(&format!("warning: rows are not kept in {}: {error}", directory.display()));
             return cache;
         }
-        // Those that are used stay longest.
-        let _ = File::open(&directory).and_then(|file| file.set_modified(SystemTime::now()));
-        limit(&below.join("rows"), &directory, LARGEST);
+        limit(&below.join("rows"), &directory);
         cache.directory = Some(directory);
         cache
     }
@@ -96,25 +94,25 @@ impl Cache {
     /// Adds a segment, if it is whole.
     fn add(&mut self, path: &Path) -> io::Result<bool> {
         let file = File::open(path)?;
-        let size = file.metadata()?.len();
-        let mut footer = [0; FOOTER];
-        let Some(end) = size.checked_sub(FOOTER as u64) else { return Ok(false) };
-        file.read_exact_at(&mut footer, end)?;
+        if file.metadata()?.len() == 0 {
+            return Ok(false);
+        }
+        let bytes = map(&file)?;
+        let Some((rest, footer)) = bytes.split_last_chunk::<FOOTER>() else { return Ok(false) };
         let count = u64::from_le_bytes(footer[..8].try_into().unwrap_or_default());
-        let bytes = count.checked_mul(ENTRY as u64).filter(|&bytes| bytes <= end);
-        let Some(bytes) = bytes.filter(|_| footer[12..] == *MAGIC) else { return Ok(false) };
-        let mut entries = vec![0; bytes as usize];
-        file.read_exact_at(&mut entries, end - bytes)?;
-        if crc32c::crc32c(&entries).to_le_bytes() != footer[8..12] {
+        let start = count.checked_mul(ENTRY as u64).and_then(|entries| (rest.len() as u64).checked_sub(entries));
+        let Some(start) = start.filter(|_| footer[12..] == *MAGIC) else { return Ok(false) };
+        let entries = &rest[start as usize..];
+        if crc32c::crc32c(entries).to_le_bytes() != footer[8..12] {
             return Ok(false);
         }
         let segment = self.segments.len() as u32;
-        self.segments.push(file);
         self.entries.extend(entries.chunks_exact(ENTRY).map(|entry| {
             let word = |at: usize| u32::from_le_bytes(entry[at..at + 4].try_into().unwrap_or_default());
             let place = u64::from_le_bytes(entry[..8].try_into().unwrap_or_default());
             Entry { place, segment, offset: word(8), length: word(12), checksum: word(16) }
         }));
+        self.segments.push(bytes);
         Ok(true)
     }
 
@@ -131,9 +129,9 @@ impl Cache {
     /// The row of this place: its number in its source, and its items.
     pub fn get(&self, place: u64) -> Option<(u64, Encoded)> {
         let entry = self.entries[self.entries.binary_search_by_key(&place, |entry| entry.place).ok()?];
-        let mut bytes = vec![0; entry.length as usize];
-        self.segments[entry.segment as usize].read_exact_at(&mut bytes, u64::from(entry.offset)).ok()?;
-        (crc32c::crc32c(&bytes) == entry.checksum).then(|| read(&mut &bytes[..])).flatten()
+        let start = entry.offset as usize;
+        let mut bytes = self.segments[entry.segment as usize].get(start..start.checked_add(entry.length as usize)?)?;
+        (crc32c::crc32c(bytes) == entry.checksum).then(|| read(&mut bytes)).flatten()
     }
 
     /// Keeps a row.
@@ -162,9 +160,9 @@ impl Cache {
         let written = write_segment(directory, &[&self.bytes, &entries, &footer]);
         self.bytes.clear();
         let waiting = std::mem::take(&mut self.waiting);
-        match written {
-            Ok(file) => {
-                self.segments.push(file);
+        match written.and_then(|file| map(&file)) {
+            Ok(bytes) => {
+                self.segments.push(bytes);
                 self.entries.extend(waiting);
                 self.sort();
             }
@@ -193,6 +191,12 @@ impl Entry {
     }
 }
 
+/// A segment in memory, as far as it is read.
+fn map(file: &File) -> io::Result<Mmap> {
+    // SAFETY: a segment is written whole, under another name first, and never changed; nobody but the user may write here.
+    unsafe { Mmap::map(file) }
+}
+
 /// Writes a segment under a name of its own, whoever else writes here, and opens it.
 fn write_segment(directory: &Path, parts: &[&[u8]]) -> io::Result<File> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -206,8 +210,13 @@ fn write_segment(directory: &Path, parts: &[&[u8]]) -> io::Result<File> {
     written.map(|()| file)
 }
 
-/// Removes the directories that were not used for longest, until all together have so many bytes at most; `own` stays.
-fn limit(all: &Path, own: &Path, most: u64) {
+/// Removes the directories that were not used for longest, until all together have 16 GiB at most; `own` is used now and stays.
+pub(super) fn limit(all: &Path, own: &Path) {
+    let _ = File::open(own).and_then(|file| file.set_modified(SystemTime::now()));
+    limit_to(all, own, LARGEST);
+}
+
+fn limit_to(all: &Path, own: &Path, most: u64) {
     let size = |directory: &Path| -> u64 {
         let files = fs::read_dir(directory).into_iter().flatten().flatten();
         files.filter_map(|file| Some(file.metadata().ok()?.len())).sum()
@@ -395,7 +404,7 @@ mod tests {
             File::open(&path).unwrap().set_modified(time).unwrap();
         }
         let left = |most| {
-            limit(directory.path(), &directory.path().join("own"), most);
+            limit_to(directory.path(), &directory.path().join("own"), most);
             ["old", "new", "own"].map(|name| directory.path().join(name).exists())
         };
         assert_eq!(left(300), [true; 3]);

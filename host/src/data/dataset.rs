@@ -56,7 +56,7 @@ pub struct Dataset {
     /// Rows that cannot be used.
     pub(super) bad: Vec<BadRow>,
     /// The number of rows before some were held out; none if that did not happen.
-    split_from: Option<usize>,
+    pub(super) split_from: Option<usize>,
 }
 
 impl Dataset {

@@ -1,22 +1,27 @@
 //! Training rows that are read and encoded when their turn comes, in the order in which rows that are read whole would be trained: for
 //! large sources whose rows can be read in any order.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use mdt_plugin_api::{HostServices, Kind, Length, RowBatch};
 use rayon::prelude::*;
 use serde_json::json;
 
 use super::bad_rows::bad_row_number;
-use super::cache::Cache;
+use super::cache::{self, Cache};
 use super::chain::{Opened, ReadRow};
+use super::dataset::Dataset;
 use super::items::{EncodedRow, Encoder};
-use super::length;
+use super::read::Reader;
 use super::row_location::RowLocation;
+use super::sources::is_compressed;
+use super::{content, split};
 use crate::checksum;
-use crate::config::{LongRows, OnBadRow, Packing, Settings};
+use crate::config::{EvalSplit, LongRows, OnBadRow, Packing, Settings};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
+use crate::random::Stream;
 
 /// The bytes of files from which on their rows are not all read before training, where `data.lazy` does not say it.
 const LARGE: u64 = 64 << 20;
@@ -26,7 +31,10 @@ pub struct OnDemand {
     sources: Vec<Opened>,
     /// For each source, the rows up to and with its last one.
     ends: Vec<u64>,
-    places: usize,
+    /// The rows of all sources, as far as they are read.
+    rows: u64,
+    /// For each row that is held out, how many rows that are trained come before it.
+    held_out: Vec<u64>,
     names: Vec<String>,
     cache: Cache,
     job: Job,
@@ -45,11 +53,13 @@ impl OnDemand {
     ) -> Result<Result<Self, Vec<Opened>>, Failure> {
         let settings = &job.resolved.settings;
         let names = settings.data.train_names();
+        if !is_wanted(settings) {
+            return Ok(Err(sources));
+        }
         let hindrance = match hindrance(settings) {
             None => not_in_any_order(&mut sources, &names)?,
             found => found,
         };
-        let bytes: u64 = names.iter().filter_map(|name| Some(std::fs::metadata(name).ok()?.len())).sum();
         match (settings.data.lazy, hindrance) {
             (Some(true), Some(why)) => {
                 return Err(Failure::configuration(
@@ -58,9 +68,8 @@ impl OnDemand {
                 .because(why)
                 .help("remove one of the two"));
             }
-            (Some(true), None) => {}
-            (None, None) if bytes >= LARGE => {}
-            _ => return Ok(Err(sources)),
+            (_, Some(_)) => return Ok(Err(sources)),
+            (_, None) => {}
         }
         let mut ends = Vec::new();
         for opened in &mut sources {
@@ -68,13 +77,64 @@ impl OnDemand {
             ends.push(ends.last().unwrap_or(&0) + rows);
         }
         let rows = ends.last().copied().unwrap_or(0).min(settings.data.limit.unwrap_or(u64::MAX));
-        let cache = Cache::open(directory(settings).as_deref(), &key(job, encoder, tokenizer)?);
-        Ok(Ok(Self { sources, ends, places: rows as usize, names, cache, job: job.clone() }))
+        let directory = directory(settings);
+        let contents = directory.as_ref().map(|cache| {
+            let of = |name: &String| content::of(Path::new(name), cache, &|| job.services.cancelled());
+            names.par_iter().map(of).collect::<io::Result<Vec<_>>>()
+        });
+        let cache = match contents {
+            Some(Ok(contents)) => Cache::open(directory.as_deref(), &key(job, encoder, &contents, tokenizer)?),
+            // What cannot be read is an error of the source.
+            Some(Err(_)) | None => Cache::open(None, ""),
+        };
+        Ok(Ok(Self { sources, ends, rows, held_out: Vec::new(), names, cache, job: job.clone() }))
     }
 
-    /// The number of rows.
+    /// The number of rows that are trained.
     pub fn places(&self) -> usize {
-        self.places
+        self.rows as usize - self.held_out.len()
+    }
+
+    /// Draws the rows that are held out, and reads them: by the seed, in whose order those are passed over of which nothing is
+    /// trained. Where there are none such, they are the rows that would be held out of rows that are read whole.
+    ///
+    /// # Errors
+    /// A row cannot be read; nothing would be held out, or nothing left to train on.
+    pub(super) fn hold_out(
+        &mut self,
+        reader: &mut Reader<'_>,
+        split: EvalSplit,
+        tokenizer: &str,
+    ) -> Result<Dataset, Failure> {
+        let count = split::count(split, self.places())?;
+        let mut dataset = Dataset::empty(&self.names, tokenizer);
+        let mut order: Vec<u64> = (0..self.rows).collect();
+        Stream::new(self.job.resolved.settings.seed, "split", 0).shuffle(&mut order);
+        let mut drawn = Vec::with_capacity(count);
+        for place in order {
+            if drawn.len() == count {
+                break;
+            }
+            let row = self.read(place)?;
+            if reader.is_trained(&row, &dataset)? {
+                drawn.push((place, row));
+            }
+        }
+        if drawn.len() < count {
+            split::check(count as u64, drawn.len())?;
+        }
+        drawn.sort_by_key(|(place, _)| *place);
+        let (places, rows): (Vec<u64>, Vec<ReadRow>) = drawn.into_iter().unzip();
+        reader.encode(&mut dataset, &rows)?;
+        dataset.split_from = Some(self.rows as usize);
+        self.held_out = places.into_iter().zip(0..).map(|(place, before)| place - before).collect();
+        Ok(dataset)
+    }
+
+    /// The place among all rows of one of those that are trained.
+    fn place_of(&self, trained: usize) -> u64 {
+        let trained = trained as u64;
+        trained + self.held_out.partition_point(|&before| before <= trained) as u64
     }
 
     /// The names of the sources.
@@ -93,7 +153,8 @@ impl OnDemand {
             0 => String::new(),
             rows => format!("; {rows} of them are from the cache"),
         };
-        format!("{} rows of {}, tokenized when their turn comes{known}", self.places, self.names.join(", "))
+        let of = if self.held_out.is_empty() { String::new() } else { format!(" of {}", self.rows) };
+        format!("{}{of} rows of {}, tokenized when their turn comes{known}", self.places(), self.names.join(", "))
     }
 
     /// The rows of these places, encoded.
@@ -101,33 +162,26 @@ impl OnDemand {
     /// # Errors
     /// One cannot be read, and is not to be skipped; the job was cancelled.
     pub fn encoded(&mut self, encoder: &Encoder, places: &[usize]) -> Result<Vec<EncodedRow>, Failure> {
-        let mut known = Vec::with_capacity(places.len());
-        let mut read = Vec::new();
-        for &place in places {
-            let cached = self.cache.get(place as u64);
-            if cached.is_none() {
-                read.push(self.read(place as u64)?);
+        let places: Vec<u64> = places.iter().map(|&place| self.place_of(place)).collect();
+        let mut rows: Vec<Option<EncodedRow>> = places.iter().map(|&place| self.cached(place)).collect();
+        let mut missing: Vec<usize> = (0..rows.len()).filter(|&row| rows[row].is_none()).collect();
+        // In the order of the files: rows that a source decodes together are then read together.
+        missing.sort_by_key(|&row| places[row]);
+        let read = missing.iter().map(|&row| self.read(places[row])).collect::<Result<Vec<_>, _>>()?;
+        let encode = |(location, example): &ReadRow| (*location, encoder.encode_read(example));
+        let encoded: Vec<EncodedRow> = read.par_iter().map(encode).collect();
+        for (row, (location, encoded)) in missing.into_iter().zip(encoded) {
+            if let Ok(encoded) = &encoded {
+                self.cache.put(places[row], location.row, encoded);
             }
-            known.push(cached);
+            rows[row] = Some((location, encoded));
         }
-        let encoded: Vec<EncodedRow> =
-            read.par_iter().map(|(location, example)| (*location, encoder.encode_read(example))).collect();
-        let mut encoded = encoded.into_iter();
-        let mut rows = Vec::with_capacity(places.len());
-        for (&place, cached) in places.iter().zip(known) {
-            let row = match cached {
-                Some((row, encoded)) => {
-                    Some((RowLocation { source: self.source_of(place as u64) as u32, row }, Ok(encoded)))
-                }
-                None => encoded.next().inspect(|(location, row)| {
-                    if let Ok(row) = row {
-                        self.cache.put(place as u64, location.row, row);
-                    }
-                }),
-            };
-            rows.extend(row);
-        }
-        Ok(rows)
+        Ok(rows.into_iter().flatten().collect())
+    }
+
+    fn cached(&self, place: u64) -> Option<EncodedRow> {
+        let (row, encoded) = self.cache.get(place)?;
+        Some((RowLocation { source: self.source_of(place) as u32, row }, Ok(encoded)))
     }
 
     fn source_of(&self, place: u64) -> usize {
@@ -161,12 +215,32 @@ impl OnDemand {
     }
 }
 
+/// Whether rows are to be read when their turn comes, if they can be.
+fn is_wanted(settings: &Settings) -> bool {
+    let size = |name: &String| Some(std::fs::metadata(name).ok()?.len());
+    let is_large = || settings.data.train_names().iter().filter_map(size).sum::<u64>() >= LARGE;
+    settings.data.lazy.unwrap_or_else(is_large)
+}
+
+/// Where the text of a compressed source of training rows is kept, so that these can be read in any order; none for others.
+pub(super) fn unpacked(job: &Job, name: &str) -> Option<PathBuf> {
+    let settings = &job.resolved.settings;
+    let streams = settings.data.streaming == Some(true) || settings.data.is_weighted();
+    if streams || !is_compressed(name) || hindrance(settings).is_some() || !is_wanted(settings) {
+        return None;
+    }
+    let cache = directory(settings)?;
+    let content = content::of(Path::new(name), &cache, &|| job.services.cancelled()).ok()?;
+    let (all, own) = (cache.join("unpacked"), cache.join("unpacked").join(content));
+    cache::limit(&all, &own);
+    Some(own.join("text"))
+}
+
 /// What needs to know all rows before the first update.
 fn hindrance(settings: &Settings) -> Option<String> {
     let (data, trainer) = (&settings.data, &settings.trainer);
     let keys = [
         ("data.deduplicate", data.deduplicate),
-        ("data.eval_split", data.eval_split.is_some()),
         ("trainer.bucketing", trainer.bucketing),
         ("trainer.packing", trainer.packing != Packing::None),
         ("trainer.long_rows = \"split\"", trainer.long_rows == LongRows::Split),
@@ -182,7 +256,7 @@ fn not_in_any_order(sources: &mut [Opened], names: &[String]) -> Result<Option<S
         if source.state_of(0)?.is_none() {
             let name = &names[*number as usize];
             return Ok(Some(format!(
-                "{name} is read from its beginning: it is compressed, one JSON array, or of another kind"
+                "{name} is read from its beginning: it is compressed and `data.cache` is false, or of another kind"
             )));
         }
     }
@@ -204,9 +278,9 @@ fn directory(settings: &Settings) -> Option<PathBuf> {
     }
 }
 
-/// Identifies rows and what they are turned into: the content of the sources, by size, time and samples; the components and all of
-/// their keys; the tokenizer's files; the host's limits.
-fn key(job: &Job, encoder: &Encoder, tokenizer: &str) -> Result<String, Failure> {
+/// Identifies rows and what they are turned into: the content of the sources; the components and all of their keys; the tokenizer's
+/// files; the host's limits.
+fn key(job: &Job, encoder: &Encoder, contents: &[String], tokenizer: &str) -> Result<String, Failure> {
     let settings = &job.resolved.settings;
     let kinds = [Kind::Data, Kind::Tokenizer, Kind::Trainer];
     let mut components = Vec::new();
@@ -214,18 +288,11 @@ fn key(job: &Job, encoder: &Encoder, tokenizer: &str) -> Result<String, Failure>
         components.push(json!([kind.name(), id, job.catalog.checksum(kind, &id)?]));
     }
     let configs = kinds.map(|kind| job.resolved.component(kind).map(|chosen| chosen.config.clone()));
-    let names = settings.data.train_names();
-    let times = names.iter().map(|name| {
-        let modified = std::fs::metadata(name).and_then(|file| file.modified()).ok();
-        modified
-            .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok())
-            .map(|time| time.as_nanos().to_string())
-    });
     let model = job.model_directory()?;
     let key = json!([
         env!("CARGO_PKG_VERSION"),
-        length::fingerprint(settings, tokenizer)?,
-        times.collect::<Vec<_>>(),
+        contents,
+        tokenizer,
         components,
         configs,
         encoder.identity(),

@@ -9,6 +9,7 @@ use mdt_plugin_api::prelude::*;
 use mdt_plugin_api::serde_json::{Map, Value};
 
 use crate::open::{self, Data};
+use crate::unpacked;
 
 mdt_plugin_api::config! {
     /// Keys of the data sources `csv` and `tsv`.
@@ -24,6 +25,9 @@ mdt_plugin_api::config! {
         /// What separates cells. Unset, it is a tab in files whose name has the extension `tsv`, and a comma in others.
         #[serde(skip_serializing_if = "Option::is_none")]
         delimiter: Option<char> = None,
+        /// The file in which the text of a compressed file is kept, so that its rows can be read in any order. The host sets it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        unpacked: Option<String> = None,
     }
 }
 
@@ -36,10 +40,15 @@ pub struct Csv {
     columns: Columns,
     names: Vec<String>,
     delimiter: u8,
+    unpacked: Option<PathBuf>,
     reader: Reader<BufReader<Data>>,
     services: Services,
-    count: Option<u64>,
+    /// The number of rows, and where every so many of them begin.
+    index: Option<(u64, Vec<Position>)>,
 }
+
+/// How many rows apart the places of an index are.
+const APART: u64 = 32;
 
 impl Component for Csv {
     type Config = Config;
@@ -50,7 +59,8 @@ impl Component for Csv {
     /// The file cannot be read or is of another kind; two columns have one name; columns cannot be mapped.
     fn create(config: Config, setup: &Setup) -> Result<Self> {
         let path = Path::new(&setup.source);
-        let Config { format, fields, text, delimiter } = config;
+        let Config { format, fields, text, delimiter, unpacked } = config;
+        let unpacked = unpacked.map(PathBuf::from);
         let columns = Columns::new(format, fields, text)?;
         // `train.tsv.gz` is one, too.
         let is_tsv = path.file_name().is_some_and(|name| name.to_string_lossy().split('.').any(|part| part == "tsv"));
@@ -58,7 +68,7 @@ impl Component for Csv {
             .ok()
             .filter(u8::is_ascii)
             .ok_or_else(|| Error::config("data.delimiter must be an ASCII character").with("key", "data.delimiter"))?;
-        let mut reader = reader(path, delimiter)?;
+        let mut reader = reader(unpacked::open(path, unpacked.as_deref(), &setup.services)?, delimiter);
         let header = reader.headers().map_err(|error| unreadable(path, &error))?;
         let names: Vec<String> = header.iter().map(str::to_owned).collect();
         if let Some((_, twice)) = names.iter().enumerate().find(|(place, name)| names[..*place].contains(name)) {
@@ -67,13 +77,12 @@ impl Component for Csv {
                 .help("rename one of the two"));
         }
         let (path, services) = (path.to_owned(), setup.services.clone());
-        Ok(Self { path, columns, names, delimiter, reader, services, count: None })
+        Ok(Self { path, columns, names, delimiter, unpacked, reader, services, index: None })
     }
 }
 
-fn reader(path: &Path, delimiter: u8) -> Result<Reader<BufReader<Data>>> {
-    let text = BufReader::with_capacity(1 << 18, open::file(path)?);
-    Ok(ReaderBuilder::new().delimiter(delimiter).from_reader(text))
+fn reader(data: Data, delimiter: u8) -> Reader<BufReader<Data>> {
+    ReaderBuilder::new().delimiter(delimiter).from_reader(BufReader::with_capacity(1 << 18, data))
 }
 
 /// What is wrong with a file, or with one row of it.
@@ -96,35 +105,49 @@ fn unreadable(path: &Path, error: &::csv::Error) -> Error {
     }
 }
 
+impl Csv {
+    /// Counts the rows and finds where they begin, with a reader of its own.
+    ///
+    /// # Errors
+    /// The file cannot be read or has no rows; the job is cancelled.
+    fn index(&mut self) -> Result<&(u64, Vec<Position>)> {
+        if self.index.is_none() {
+            // Rows that cannot be used are rows, too.
+            let data = unpacked::open(&self.path, self.unpacked.as_deref(), &self.services)?;
+            let mut reader = reader(data, self.delimiter);
+            reader.byte_headers().map_err(|error| unreadable(&self.path, &error))?;
+            let (mut row, mut count, mut places) = (::csv::ByteRecord::new(), 0, Vec::new());
+            loop {
+                if count % APART == 0 {
+                    places.push(reader.position().clone());
+                }
+                match reader.read_byte_record(&mut row) {
+                    Ok(false) => break,
+                    Err(error) if !matches!(error.kind(), ErrorKind::UnequalLengths { .. }) => {
+                        return Err(unreadable(&self.path, &error));
+                    }
+                    Ok(true) | Err(_) => count += 1,
+                }
+                if count % 1024 == 0 && self.services.cancelled() {
+                    return Err(Error::new(
+                        ErrorCode::Cancelled,
+                        "interrupted while the rows of the data file were counted",
+                    )
+                    .with("file", self.path.display()));
+                }
+            }
+            if count == 0 {
+                return Err(Error::input("the data file has no rows").with("file", self.path.display()));
+            }
+            self.index = Some((count, places));
+        }
+        self.index.as_ref().ok_or_else(|| Error::other("the index is lost"))
+    }
+}
+
 impl DataSource for Csv {
     fn length(&mut self) -> Result<Length> {
-        if let Some(count) = self.count {
-            return Ok(Length::Rows(count));
-        }
-        // Rows that cannot be used are rows, too.
-        let mut reader = reader(&self.path, self.delimiter)?;
-        let (mut row, mut count) = (::csv::ByteRecord::new(), 0);
-        loop {
-            match reader.read_byte_record(&mut row) {
-                Ok(false) => break,
-                Err(error) if !matches!(error.kind(), ErrorKind::UnequalLengths { .. }) => {
-                    return Err(unreadable(&self.path, &error));
-                }
-                Ok(true) | Err(_) => count += 1,
-            }
-            if count % 1024 == 0 && self.services.cancelled() {
-                return Err(Error::new(
-                    ErrorCode::Cancelled,
-                    "interrupted while the rows of the data file were counted",
-                )
-                .with("file", self.path.display()));
-            }
-        }
-        if count == 0 {
-            return Err(Error::input("the data file has no rows").with("file", self.path.display()));
-        }
-        self.count = Some(count);
-        Ok(Length::Rows(count))
+        Ok(Length::Rows(self.index()?.0))
     }
 
     fn next(&mut self) -> Result<Option<Example>> {
@@ -152,6 +175,26 @@ impl DataSource for Csv {
         let mut place = Position::new();
         place.set_byte(byte).set_line(line).set_record(record);
         self.reader.seek(place).map_err(|error| unreadable(&self.path, &error))
+    }
+
+    fn state_of(&mut self, row: u64) -> Result<Option<String>> {
+        if matches!(self.reader.get_ref().get_ref(), Data::Compressed(_)) {
+            return Ok(None);
+        }
+        let (count, places) = self.index()?;
+        let place = places.get((row / APART) as usize).filter(|_| row < *count).cloned();
+        let Some(place) = place else { return Ok(None) };
+        self.reader.seek(place).map_err(|error| unreadable(&self.path, &error))?;
+        let mut passed = ::csv::ByteRecord::new();
+        for _ in 0..row % APART {
+            match self.reader.read_byte_record(&mut passed) {
+                Err(error) if !matches!(error.kind(), ErrorKind::UnequalLengths { .. }) => {
+                    return Err(unreadable(&self.path, &error));
+                }
+                _ => {}
+            }
+        }
+        self.state().map(Some)
     }
 }
 
@@ -186,6 +229,12 @@ mod tests {
         restored.restore(&state).unwrap();
         assert_eq!(restored.next().unwrap(), example(2, "e", "f"));
         assert!(restored.restore("somewhere").is_err());
+        for (place, expected) in [(3, example(4, "h", "i")), (1, example(2, "e", "f"))] {
+            let state = restored.state_of(place).unwrap().unwrap();
+            restored.restore(&state).unwrap();
+            assert_eq!(restored.next().unwrap(), expected);
+        }
+        assert_eq!(restored.state_of(4).unwrap(), None);
     }
 
     #[test]

@@ -9,11 +9,28 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use mdt_columns::{Columns, Config};
+use mdt_columns::{Columns, Fields, Format};
 use mdt_plugin_api::prelude::*;
 use rows::Rows;
 
-use crate::open;
+use crate::{open, unpacked};
+
+mdt_plugin_api::config! {
+    /// Keys of the data source `jsonl`.
+    pub struct Config {
+        /// The format of the rows: `auto`, `messages`, `prompt_completion`, `sharegpt`, `alpaca`, `preference`,
+        /// `text`, or `columns` for rows of any columns.
+        format: Format = Format::Auto,
+        /// The names of columns in the file, where they differ: `{ prompt = "question", completion = "answer" }`.
+        fields: Fields = Fields::default(),
+        /// Text that is made of columns: `{title}\n{body}`. Two braces stand for one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        text: Option<String> = None,
+        /// The file in which the text of a compressed file is kept, so that its rows can be read in any order. The host sets it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        unpacked: Option<String> = None,
+    }
+}
 
 /// The data source `jsonl`.
 ///
@@ -23,11 +40,12 @@ use crate::open;
 /// through once. It must not change meanwhile.
 pub struct Jsonl {
     path: PathBuf,
+    unpacked: Option<PathBuf>,
     columns: Columns,
     rows: Rows,
     services: Services,
     /// The number of rows, and where every so many of them begin.
-    index: Option<(u64, Option<Vec<lines::Position>>)>,
+    index: Option<(u64, Option<Vec<rows::Place>>)>,
 }
 
 impl Component for Jsonl {
@@ -39,10 +57,15 @@ impl Component for Jsonl {
     /// The file cannot be read or is of another kind; columns cannot be mapped.
     fn create(config: Config, setup: &Setup) -> Result<Self> {
         let path = Path::new(&setup.source);
-        let columns = config.columns()?;
-        let rows = Rows::new(open::file(path)?).map_err(|error| open::unreadable(path, &error))?;
-        Ok(Self { path: path.to_owned(), columns, rows, services: setup.services.clone(), index: None })
+        let Config { format, fields, text, unpacked } = config;
+        let (columns, unpacked) = (Columns::new(format, fields, text)?, unpacked.map(PathBuf::from));
+        let rows = rows(path, unpacked.as_deref(), &setup.services)?;
+        Ok(Self { path: path.to_owned(), unpacked, columns, rows, services: setup.services.clone(), index: None })
     }
+}
+
+fn rows(path: &Path, unpacked: Option<&Path>, services: &Services) -> Result<Rows> {
+    Rows::new(unpacked::open(path, unpacked, services)?).map_err(|error| open::unreadable(path, &error))
 }
 
 impl Jsonl {
@@ -50,9 +73,9 @@ impl Jsonl {
     ///
     /// # Errors
     /// The file cannot be read, has no rows, or has text after its array; the job is cancelled.
-    fn index(&mut self) -> Result<&(u64, Option<Vec<lines::Position>>)> {
+    fn index(&mut self) -> Result<&(u64, Option<Vec<rows::Place>>)> {
         if self.index.is_none() {
-            let mut rows = Rows::new(open::file(&self.path)?).map_err(|error| open::unreadable(&self.path, &error))?;
+            let mut rows = rows(&self.path, self.unpacked.as_deref(), &self.services)?;
             let look = |_| match self.services.cancelled() {
                 false => Ok(()),
                 true => {

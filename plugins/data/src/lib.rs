@@ -6,6 +6,7 @@ mod compressed;
 mod csv;
 mod jsonl;
 mod open;
+mod unpacked;
 
 pub use csv::Csv;
 pub use jsonl::Jsonl;

@@ -9,13 +9,21 @@ use mdt_plugin_api::Error;
 use super::lines::LONGEST;
 use super::rows::Row;
 
-/// A position between two elements: the number of elements before it.
+/// A position between two elements, behind the bracket or the comma before the next one, or behind the last bracket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Position(pub u64);
+pub(super) struct Position {
+    /// Elements before it.
+    pub rows: u64,
+    /// Bytes before it, and the line and column of the character behind it; none where an earlier version wrote it.
+    place: Option<(u64, u64, usize)>,
+}
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "after {} rows of an array", self.0)
+        if let Some((offset, line, column)) = self.place {
+            write!(f, "byte {offset} line {line} column {column} ")?;
+        }
+        write!(f, "after {} rows of an array", self.rows)
     }
 }
 
@@ -23,10 +31,21 @@ impl FromStr for Position {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let rows = text.strip_prefix("after ").and_then(|rest| rest.strip_suffix(" rows of an array"));
-        rows.and_then(|rows| rows.parse().ok())
-            .map(Self)
-            .ok_or_else(|| Error::input(format!("{text:?} is not a place in a file that is one JSON array")))
+        let rest = text.strip_suffix(" rows of an array");
+        let parts =
+            rest.and_then(|rest| rest.strip_prefix("after ").map(|rows| ("", rows)).or(rest.split_once(" after ")));
+        let parsed = parts.and_then(|(place, rows)| {
+            let words: Vec<&str> = place.split(' ').collect();
+            let place = match words[..] {
+                [""] => None,
+                ["byte", offset, "line", line, "column", column] => {
+                    Some((offset.parse().ok()?, line.parse().ok()?, column.parse().ok()?))
+                }
+                _ => return None,
+            };
+            Some(Self { rows: rows.parse().ok()?, place })
+        });
+        parsed.ok_or_else(|| Error::input(format!("{text:?} is not a place in a file that is one JSON array")))
     }
 }
 
@@ -46,6 +65,8 @@ pub(super) enum After {
 pub(super) struct Elements<R> {
     reader: R,
     rows: u64,
+    /// The bytes before the next character.
+    offset: u64,
     line: u64,
     column: usize,
     /// What followed the last element; before the first one, a comma.
@@ -56,7 +77,8 @@ pub(super) struct Elements<R> {
 impl<R: BufRead + Seek> Elements<R> {
     /// Reads from the beginning of a text whose first character, but for white space, is the array's bracket.
     pub fn new(reader: R) -> io::Result<Self> {
-        let mut elements = Self { reader, rows: 0, line: 1, column: 1, after: After::Comma, buffer: Vec::new() };
+        let mut elements =
+            Self { reader, rows: 0, offset: 0, line: 1, column: 1, after: After::Comma, buffer: Vec::new() };
         elements.rewind()?;
         Ok(elements)
     }
@@ -64,7 +86,7 @@ impl<R: BufRead + Seek> Elements<R> {
     /// Before the first element.
     fn rewind(&mut self) -> io::Result<()> {
         self.reader.seek(SeekFrom::Start(0))?;
-        (self.rows, self.line, self.column, self.after) = (0, 1, 1, After::Comma);
+        (self.rows, self.offset, self.line, self.column, self.after) = (0, 0, 1, 1, After::Comma);
         while let Some(byte) = self.byte()? {
             if byte == b'[' {
                 break;
@@ -141,13 +163,29 @@ impl<R: BufRead + Seek> Elements<R> {
         }
     }
 
-    /// Where the next element begins.
-    pub fn position(&self) -> Position {
-        Position(self.rows)
+    /// What it reads.
+    pub fn get_ref(&self) -> &R {
+        &self.reader
     }
 
-    /// Continues at a place; `false` if the array has fewer elements.
+    /// Where the next element begins.
+    pub fn position(&self) -> Position {
+        Position { rows: self.rows, place: Some((self.offset, self.line, self.column)) }
+    }
+
+    /// Continues at a place; `false` if no element begins there, or the array has fewer elements.
     pub fn seek(&mut self, position: Position) -> io::Result<bool> {
+        if let Some((offset, line, column)) = position.place {
+            let Some(before) = offset.checked_sub(1) else { return Ok(false) };
+            self.reader.seek(SeekFrom::Start(before))?;
+            self.after = match self.byte()? {
+                Some(b',' | b'[') => After::Comma,
+                Some(b']') => After::Bracket,
+                _ => return Ok(false),
+            };
+            (self.rows, self.offset, self.line, self.column) = (position.rows, offset, line, column);
+            return Ok(true);
+        }
         self.rewind()?;
         while self.rows < position.0 {
             if self.next()?.is_none() {
@@ -161,6 +199,7 @@ impl<R: BufRead + Seek> Elements<R> {
     fn byte(&mut self) -> io::Result<Option<u8>> {
         let Some(&byte) = self.reader.fill_buf()?.first() else { return Ok(None) };
         self.reader.consume(1);
+        self.offset += 1;
         match byte {
             b'\n' => (self.line, self.column) = (self.line + 1, 1),
             // The later bytes of a character.

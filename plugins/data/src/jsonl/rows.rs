@@ -23,6 +23,13 @@ pub(super) struct Row<'a> {
     pub text: &'a [u8],
 }
 
+/// Where a row begins.
+#[derive(Clone, Copy)]
+pub(super) enum Place {
+    Line(lines::Position),
+    Element(array::Position),
+}
+
 /// Reads rows.
 pub(super) enum Rows {
     Lines(Lines<BufReader<Data>>),
@@ -68,19 +75,19 @@ impl Rows {
     ///
     /// # Errors
     /// As for [`Rows::next`]; `look` ends the reading.
-    pub fn index(
-        &mut self,
-        mut look: impl FnMut(u64) -> Result<()>,
-        path: &Path,
-    ) -> Result<(u64, Option<Vec<lines::Position>>)> {
+    pub fn index(&mut self, mut look: impl FnMut(u64) -> Result<()>, path: &Path) -> Result<(u64, Option<Vec<Place>>)> {
         let unreadable = |error: io::Error| open::unreadable(path, &error);
-        let can_enter = matches!(self, Self::Lines(lines) if matches!(lines.get_ref().get_ref(), Data::Plain(_)));
-        let (mut count, mut places) = (0, can_enter.then(Vec::new));
+        let data = match self {
+            Self::Lines(lines) => lines.get_ref().get_ref(),
+            Self::Array(elements) => elements.get_ref().get_ref(),
+        };
+        let (mut count, mut places) = (0, matches!(data, Data::Plain(_)).then(Vec::new));
         loop {
-            if let (Some(places), Self::Lines(lines)) = (&mut places, &*self)
-                && count % APART == 0
-            {
-                places.push(lines.position());
+            if let Some(places) = places.as_mut().filter(|_| count % APART == 0) {
+                places.push(match self {
+                    Self::Lines(lines) => Place::Line(lines.position()),
+                    Self::Array(elements) => Place::Element(elements.position()),
+                });
             }
             if self.next().map_err(unreadable)?.is_none() {
                 return Ok((count, places));
@@ -93,12 +100,14 @@ impl Rows {
     }
 
     /// The state before the row that comes this many rows after a place.
-    pub fn state_after(&mut self, place: lines::Position, rows: u64) -> io::Result<String> {
-        if let Self::Lines(lines) = self {
-            lines.seek(place)?;
-            for _ in 0..rows {
-                lines.next()?;
-            }
+    pub fn state_after(&mut self, place: Place, rows: u64) -> io::Result<String> {
+        match (&mut *self, place) {
+            (Self::Lines(lines), Place::Line(place)) => lines.seek(place)?,
+            (Self::Array(elements), Place::Element(place)) => drop(elements.seek(place)?),
+            _ => {}
+        }
+        for _ in 0..rows {
+            self.next()?;
         }
         Ok(self.state())
     }
@@ -119,7 +128,7 @@ impl Rows {
             Self::Array(elements) => {
                 let position: array::Position = state.parse().map_err(in_file)?;
                 if !elements.seek(position).map_err(unreadable)? {
-                    return changed(format!("it no longer has {} rows", position.0));
+                    return changed(format!("no row begins {position} any more"));
                 }
                 Ok(())
             }
