@@ -240,12 +240,77 @@ fn documents_of_a_packed_row_each_have_the_learnt_positions_from_the_first_on() 
     };
     let (plain, packed) = (losses("none"), losses("best_fit"));
     assert!((packed - plain).abs() < 1e-5 * plain, "{packed} and {plain}");
+}
 
-    let job = job("gpt2");
-    let row = json!({ "prompt": "Shout ", "completion": "a".repeat(80) }).to_string();
-    let rows = job.file("long.jsonl", format!("{row}\n{row}\n"));
-    let job = job.set("data.train", rows.display()).set("trainer.max_steps", 1);
-    assert_says(&job.run().failure(4), &["88 tokens", "64 positions", "trainer.max_seq_len"]);
+#[test]
+fn a_row_longer_than_the_learnt_positions_is_an_error_of_the_data_with_its_place() {
+    let job = job("gpt2").set("trainer.max_steps", 1);
+    let row = |letters: usize| json!({ "prompt": "Shout ", "completion": "a".repeat(letters) }).to_string();
+    let rows = job.file("long.jsonl", [row(5), row(80), row(5)].join("\n"));
+    let job = job.set("data.train", rows.display());
+    for size in [1, 2] {
+        let failure = job.run_with(&["--set", &format!("trainer.batch_size={size}")]).failure(4);
+        let place = format!("{} row 2", rows.display());
+        assert_says(&failure, &["88 tokens", "64 positions", "trainer.max_seq_len = 64", &place]);
+    }
+    // Cut, left out or skipped it does no harm.
+    for setting in ["trainer.max_seq_len=64", "data.max_tokens=64", "data.on_bad_row=skip"] {
+        job.run_with(&["--set", setting, "--set", "checkpoint.resume=never"]).success();
+    }
+    let model = families::file("gpt2", "model").display().to_string();
+    let prompt = "a".repeat(80);
+    let failure =
+        mdt_tests::run(["generate", "--model", &model, "--prompt", &prompt, "--prompt-format", "plain"]).failure(4);
+    assert_says(&failure, &["81 tokens", "64 positions"]);
+    let answer =
+        mdt_tests::run(["generate", "--model", &model, "--prompt", "Shout a", "--json", "--max-tokens", "100"]);
+    let answer: Value = serde_json::from_str(&answer.success().stdout).expect("JSON");
+    let all = answer["prompt_tokens"].as_u64().zip(answer["rows"][0]["answer_tokens"].as_u64());
+    assert!(all.is_some_and(|(prompt, answer)| prompt + answer <= 64), "{answer}");
+}
+
+#[test]
+fn quantised_on_load_every_family_takes_an_adapter_and_answers() {
+    for name in families::NAMES {
+        let job = job(name)
+            .rows(0..4)
+            .set("model.adapter", "lora")
+            .set("model.adapter.rank", 2)
+            .set("model.quantize", "{ bits = 4, group_size = 32 }")
+            .set("optimizer.learning_rate", 1e-2)
+            .set("trainer.max_steps", 4);
+        // Rows of weights have whole groups of 32 numbers.
+        let narrow = job.run();
+        if narrow.status == Some(4) && narrow.stderr.contains("group") {
+            assert_says(&narrow.stderr, &["model.quantize"]);
+            println!("{name}: too narrow to be quantised");
+            continue;
+        }
+        narrow.success();
+        let losses = job.numbers("loss");
+        assert!(losses.iter().all(|loss| loss.is_finite()) && losses[3] < losses[0], "{name}: {losses:?}");
+        let mut generate = command();
+        generate.args(["generate", "--prompt", "Shout abc", "--max-tokens", "4", "--model"]).arg(job.output());
+        generate.args(["--set", "model.quantize={ bits = 4, group_size = 32 }"]);
+        if let Some(example) = families::example(name) {
+            generate.arg("--plugin-dir").arg(example_plugin(example).parent().expect("a directory"));
+        }
+        let output = generate.output().expect("it runs");
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn beyond_the_length_of_short_factors_longrope_answers_as_transformers_does() {
+    let (model, answers) = (families::open("phi3_long"), read_json(&families::file("phi3_long", "generation.json")));
+    let tokens = |value: &Value| -> Vec<i32> {
+        value.as_array().expect("a list").iter().map(|id| id.as_i64().expect("an id") as i32).collect()
+    };
+    for answer in answers.as_array().expect("a list") {
+        let (prompt, expected) = (tokens(&answer["prompt"]), tokens(&answer["answer"]));
+        // With keys of short factors in the cache, all but the longest prompt are answered otherwise.
+        assert_eq!(model.greedy(&prompt, expected.len()), expected, "after {} tokens", prompt.len());
+    }
 }
 
 #[test]
@@ -272,6 +337,66 @@ fn tensors_that_no_parameter_takes_are_reported_and_other_names_are_found() {
     let plain = one_update(self::job("gpt2"));
     plain.run().success();
     assert!(run.final_weights() == plain.final_weights(), "other names gave other weights");
+}
+
+/// The tensors of a file, those of all experts in two as transformers 5 has them in memory.
+fn with_fused_experts(file: &Path, target: &Path) {
+    type Tensor = (safetensors::Dtype, Vec<usize>, Vec<u8>);
+    let bytes = fs::read(file).expect("the weights");
+    let read = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+    let mut tensors = BTreeMap::<String, Tensor>::new();
+    let mut experts = BTreeMap::<(String, usize), BTreeMap<&str, Tensor>>::new();
+    for (name, view) in read.tensors() {
+        let tensor = (view.dtype(), view.shape().to_vec(), view.data().to_vec());
+        let name = name.replace("block_sparse_moe", "mlp");
+        match name.split_once(".experts.") {
+            None => drop(tensors.insert(name, tensor)),
+            Some((layer, rest)) => {
+                let (expert, part) = rest.split_once('.').expect("a number and a part");
+                let part = match part.trim_end_matches(".weight") {
+                    "w1" | "gate_proj" => "gate",
+                    "w3" | "up_proj" => "up",
+                    _ => "down",
+                };
+                let place = (format!("{layer}.experts"), expert.parse().expect("a number"));
+                experts.entry(place).or_default().insert(part, tensor);
+            }
+        }
+    }
+    for ((place, _), parts) in experts {
+        for (name, parts) in [("gate_up_proj", &[&parts["gate"], &parts["up"]][..]), ("down_proj", &[&parts["down"]])] {
+            let rows = parts.iter().map(|(_, shape, _)| shape[0]).sum();
+            let fused = tensors.entry(format!("{place}.{name}")).or_insert((
+                parts[0].0,
+                vec![0, rows, parts[0].1[1]],
+                Vec::new(),
+            ));
+            fused.1[0] += 1;
+            parts.iter().for_each(|(_, _, bytes)| fused.2.extend(bytes));
+        }
+    }
+    let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
+        (name, safetensors::tensor::TensorView::new(*dtype, shape.clone(), bytes).expect("a tensor"))
+    });
+    safetensors::serialize_to_file(views, None, target).expect("written");
+}
+
+#[test]
+fn experts_that_stand_in_one_tensor_are_read_to_the_same_bits() {
+    for name in ["mixtral", "qwen3_moe", "qwen3_moe_sparse"] {
+        let job = one_update(job(name));
+        let model = edited(&job, name, |_| ());
+        let weights = families::file(name, "model/model.safetensors");
+        with_fused_experts(&weights, &model.join("model.safetensors"));
+        let ids = integers(&families::file(name, "logits.safetensors"), "input_ids");
+        assert!(families::open_at(name, &model).logits(2, &ids) == families::open(name).logits(2, &ids), "{name}");
+        let run = job.set("model.path", model.display());
+        assert!(!run.run().success().stderr.contains("taken by no parameter"), "{name}");
+        let plain = one_update(self::job(name));
+        plain.run().success();
+        // They are written as transformers writes them unless it is told otherwise: a tensor for each expert.
+        assert!(run.final_weights() == plain.final_weights(), "{name}");
+    }
 }
 
 /// All families of the built-in plugin have a row in the table above.

@@ -51,37 +51,152 @@ fn a_model_that_memorised_four_rows_answers_them_exactly() {
     assert_eq!(run.stdout.trim_end(), row["completion"].as_str().expect("text"));
 }
 
+/// The JSON of a command.
+fn read(run: &Run) -> Value {
+    serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {}", run.stdout))
+}
+
+fn ids(value: &Value) -> Vec<u64> {
+    value.as_array().expect("a list").iter().map(|id| id.as_u64().expect("an id")).collect()
+}
+
+/// What becomes of a prompt in training and, by itself, in generation.
+struct Seen {
+    /// The start-up lines of training.
+    trained: String,
+    /// The line of generation.
+    generated: String,
+    /// The tokens of the row that training saw.
+    row: Vec<u64>,
+    /// The tokens that the model had of the prompt alone, and of the row.
+    prompts: [Vec<u64>; 2],
+}
+
+/// Trains on one row, and answers its prompt with what training left.
+fn seen(row: &Value, settings: &[(&str, &str)], model: impl Fn(&Job) -> std::path::PathBuf) -> Seen {
+    let job = Job::new().set("trainer.max_steps", 1).set("checkpoint.save_steps", 1);
+    let data = job.file("rows.jsonl", row.to_string());
+    let job = settings.iter().fold(job.set("data.train", data.display()), |job, (key, value)| job.set(key, value));
+    let trained = job.run().success().stderr;
+    let shown = job.run_with(&["data", "preview", "--json", "--rows", "1"]).success().stdout;
+    let shown: Value = serde_json::from_str(shown.lines().next().expect("a row")).expect("JSON");
+    let prompt = row["prompt"].as_str().or_else(|| row["messages"][0]["content"].as_str()).expect("a prompt");
+    let (model, data) = (model(&job), data.display().to_string());
+    let [alone, of_row] = [&["--prompt", prompt], &["--data", &data]]
+        .map(|arguments| generate(&model, &[&["--max-tokens", "1", "--json"], &arguments[..]].concat()));
+    let prompts = [&alone, &of_row].map(|run| ids(&read(run)["rows"][0]["prompt_ids"]));
+    Seen { trained, generated: alone.stderr, row: ids(&shown["tokens"]), prompts }
+}
+
+fn final_model(job: &Job) -> std::path::PathBuf {
+    job.output().join("final")
+}
+
 #[test]
-fn prompts_are_what_they_were_in_training() {
-    let prompts = |format: Option<&str>| {
-        let row = r#"{"prompt": "Shout abc", "completion": "ABC"}"#;
-        let job = Job::new().set("trainer.max_steps", 1);
-        let data = job.file("rows.jsonl", row);
-        let job = job.set("data.train", data.display());
-        let job = if let Some(format) = format { job.set("trainer.prompt_format", format) } else { job };
-        let run = job.run().success();
-        let said = run.stderr.lines().find(|line| line.contains("prompts  ")).expect("a line").to_owned();
-        let model = job.output().join("final");
-        let tokens = |arguments: &[&str]| {
-            let run = generate(&model, &[&["--max-tokens", "1", "--json"], arguments].concat());
-            serde_json::from_str::<Value>(&run.stdout).expect("JSON")["prompt_tokens"].as_u64().expect("a number")
-        };
-        let data = data.display().to_string();
-        (said, tokens(&["--prompt", "Shout abc"]), tokens(&["--data", &data]), job.numbers("tokens")[0])
+fn generation_reads_what_training_saw_by_itself_and_says_so() {
+    let prompt = serde_json::json!({"prompt": "Shout abc", "completion": "ABC"});
+    let turns = serde_json::json!({"messages": [
+        {"role": "user", "content": "Shout abc"}, {"role": "assistant", "content": "ABC"},
+    ]});
+    let (plain, rendered) = ("plain text", "rendered by the chat template");
+    for (row, settings, words) in [
+        (&prompt, &[][..], plain),
+        (&prompt, &[("trainer.prompt_format", "plain")], plain),
+        (&prompt, &[("trainer.prompt_format", "template")], rendered),
+        (&turns, &[], rendered),
+    ] {
+        let Seen { trained, generated, row: tokens, prompts } = seen(row, settings, final_model);
+        for own in &prompts {
+            assert!(tokens.starts_with(own) && own.len() + 3 < tokens.len(), "{settings:?}: {own:?} of {tokens:?}");
+        }
+        assert_eq!(prompts[0], prompts[1], "{settings:?}");
+        assert_says(&generated, &["prompts are ", words, "as in training", "training_format.json"]);
+        if row.get("prompt").is_some() {
+            assert_says(&trained, &["prompts  ", words, "trainer.prompt_format"]);
+        }
+    }
+}
+
+#[test]
+fn what_was_trained_goes_with_checkpoints_adapters_exports_and_merged_models() {
+    let template = "{% for m in messages %}<{{ m.role }}>{{ greeting }}{{ m.content }}\n{% endfor %}\
+        {% if add_generation_prompt %}<assistant>{{ greeting }}{% endif %}";
+    let row = serde_json::json!({"prompt": "Shout abc", "completion": "ABC"});
+    let written = |job: &Job, command: &str, arguments: &[&str]| {
+        let (from, out) = (job.output().display().to_string(), job.directory().join("out-of").join(command));
+        let place = out.display().to_string();
+        run([&[command, "--model", &from, "--out", &place], arguments].concat()).success();
+        out
+    };
+    type Place<'a> = (&'a str, Option<&'a str>, &'a dyn Fn(&Job) -> std::path::PathBuf);
+    let places: [Place<'_>; 5] = [
+        ("checkpoint", None, &|job| job.checkpoint(1)),
+        ("adapter", Some("lora"), &final_model),
+        ("fused", Some("lora"), &|job| written(job, "fuse", &[])),
+        ("exported", None, &|job| written(job, "export", &["--to", "transformers"])),
+        ("quantised", None, &|job| written(job, "export", &["--to", "mlx", "--quantize", "4,32"])),
+    ];
+    let job = Job::new();
+    let file = job.file("chat.jinja", template).display().to_string();
+    for (kind, adapter, model) in places {
+        let mut settings = vec![
+            ("tokenizer.chat_template", file.as_str()),
+            ("tokenizer.chat_template_kwargs", "{ greeting = \"Hello. \" }"),
+            ("trainer.prompt_format", "template"),
+        ];
+        settings.extend(adapter.map(|adapter| ("model.adapter", adapter)));
+        let Seen { generated, row: tokens, prompts, .. } = seen(&row, &settings, |job| {
+            let place = model(job);
+            // The file of the configuration is needed no longer.
+            std::fs::write(&file, "{{ raise_exception('changed') }}").expect("written");
+            place
+        });
+        std::fs::write(&file, template).expect("written");
+        for own in &prompts {
+            assert!(tokens.starts_with(own) && own.len() > 25, "{kind}: {own:?} of {tokens:?}");
+        }
+        assert_says(&generated, &["rendered by the chat template", "greeting", "as in training"]);
+    }
+}
+
+#[test]
+fn the_command_line_changes_what_was_trained_and_that_is_said() {
+    let job = Job::new().set("trainer.max_steps", 1).set("trainer.train_on", "all").rows(0..8);
+    job.run().success();
+    let model = final_model(&job);
+    let tokens = |arguments: &[&str]| {
+        let run = generate(&model, &[&["--prompt", "Shout abc", "--max-tokens", "1", "--json"], arguments].concat());
+        (ids(&read(&run)["rows"][0]["prompt_ids"]).len(), run.stderr)
     };
     // One token for each character, and bos; the template adds a line break.
-    let (said, prompt, row, trained) = prompts(Some("plain"));
-    assert!(
-        said.contains("plain text") && (prompt, row, trained) == (10, 10, 14.0),
-        "{said}: {prompt} {row} {trained}"
-    );
-    let (said, prompt, row, trained) = prompts(Some("template"));
-    assert!(
-        said.contains("chat template renders") && (prompt, row, trained) == (11, 11, 15.0),
-        "{said}: {prompt} {row}"
-    );
-    let (said, prompt, row, trained) = prompts(None);
-    assert!(said.contains("set trainer.prompt_format") && (prompt, row, trained) == (11, 10, 14.0), "{said}: {prompt}");
+    let (plain, said) = tokens(&[]);
+    assert!(plain == 10 && said.contains("as in training"), "{plain}: {said}");
+    for arguments in [["--prompt-format", "template"], ["--set", "trainer.prompt_format=template"]] {
+        let (rendered, said) = tokens(&arguments);
+        assert_eq!(rendered, 11, "{arguments:?}");
+        assert_says(&said, &["warning: not as in training: prompts are rendered", "they were plain text"]);
+    }
+    let rows = job.directory().join("train.jsonl").display().to_string();
+    let model = model.display().to_string();
+    let evaluate = |arguments: &[&str]| {
+        let run = run([&["evaluate", "--json", "--model", &model, "--data", &rows], arguments].concat()).success();
+        (read(&run)["tokens"].as_u64().expect("a number"), run.stderr)
+    };
+    let (all, said) = evaluate(&[]);
+    assert_says(&said, &["train_on = all", "as in training"]);
+    let (answers, said) = evaluate(&["--set", "trainer.train_on=assistant"]);
+    assert_says(&said, &["warning: not as in training", "train_on = assistant", "train_on was all"]);
+    assert!(answers < all, "{answers} of {all}");
+
+    // A conversation with a model of plain prompts.
+    let run = mdt_tests::command().args(["chat", "--model", &model, "--max-tokens", "1"]).stdin(Stdio::null()).output();
+    let said = Run::from(run.expect("the program starts")).success().stderr;
+    assert_says(&said, &["warning: not as in training: prompts are rendered by the chat template", "plain text"]);
+
+    let record = final_model(&job).join("training_format.json");
+    std::fs::write(&record, "{").expect("written");
+    let refused = mdt_tests::run(["generate", "--model", &model, "--prompt", "a"]).failure(4);
+    assert_says(&refused, &["record of how the model was trained", "training_format.json", "remove the file"]);
 }
 
 #[test]

@@ -18,6 +18,7 @@ use crate::random::Stream;
 use crate::staging;
 use crate::storage::unwritable;
 use crate::tokenizer_files::TokenizerFiles;
+use crate::training_format::{self, TrainingFormat};
 
 /// A difference above this part of the largest logit is worth a warning: rounding in f32 is far below it.
 pub const WARN_ABOVE: f64 = 1e-3;
@@ -140,7 +141,7 @@ fn write(job: &Job, opened: &OpenedModel, weights: Parameters, form: Form, out: 
         config.insert("tie_word_embeddings".to_owned(), json!(false));
     }
     let types = Types::of(&job.resolved.settings, specs, &opened.directory)?;
-    let (tokenizer, card) = (opened.tokenizer_files()?, card(job, opened, form).text());
+    let (tokenizer, card) = (recorded(job, opened.tokenizer_files()?)?, card(job, opened, form).text());
     parameters.with_arrays(|trained| {
         parameters.with_frozen_arrays(|frozen| {
             parameters.with_quantised_arrays(|quantised| {
@@ -168,7 +169,7 @@ fn write_quantised(job: &Job, opened: &OpenedModel, whole: &Path, packing: Packi
     let own = job.model(&directory)?;
     let specs: Vec<ParameterSpec> = own.spec().parameters.iter().cloned().map(ParameterSpec::frozen).collect();
     let types = Types::of_source(&specs, &directory)?;
-    let tokenizer = TokenizerFiles::of(directory.path(), &job.tokenizer(&directory)?)?;
+    let tokenizer = recorded(job, TokenizerFiles::of(directory.path(), &job.tokenizer(&directory)?)?)?;
     let form = Form::Mlx { quantize: Some(packing) };
     let card = card(job, opened, form).text();
     let holding = Holding { quantize: Some(packing), ..Holding::PLAIN };
@@ -188,6 +189,14 @@ fn write_quantised(job: &Job, opened: &OpenedModel, whole: &Path, packing: Packi
             };
             export.write_to(out, &|| job.services.cancelled())
         })
+    })
+}
+
+/// The files of a tokenizer with the record of how the model was trained, where there is one.
+fn recorded(job: &Job, files: TokenizerFiles) -> Result<TokenizerFiles, Failure> {
+    Ok(match TrainingFormat::passed_on(job)? {
+        Some(record) => files.with(training_format::FILE, record.text()),
+        None => files,
     })
 }
 

@@ -38,5 +38,6 @@ mod terminal;
 mod text_file;
 mod tokenizer_files;
 mod train;
+mod training_format;
 mod unexpected_end;
 mod watchdog;

@@ -56,6 +56,9 @@ pub struct Row {
     pub supervised_tokens: usize,
     /// Number of tokens that were cut off at `trainer.max_seq_len`.
     pub truncated: u64,
+    /// What the trainer says of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// A job's data, read and encoded.
@@ -94,7 +97,7 @@ impl<'a> Preview<'a> {
     ///
     /// Of rows that stream, only the first ones are read, and whether these are all is the second result.
     pub fn read(&self) -> Result<(Dataset, bool), Failure> {
-        let encoder = Encoder::new(self.job, &self.trainer, usize::MAX);
+        let encoder = Encoder::new(self.job, &self.trainer, None);
         let (train, held_out, whole) = data::preview(self.job, &encoder, &self.tokenizer_files.checksum()?)?;
         match self.part {
             Part::Train => Ok((train, whole)),
@@ -125,7 +128,7 @@ impl<'a> Preview<'a> {
             while let Some(example) = source.next()? {
                 if example.row == number {
                     let at = |error| Failure::from(error).at(format!("{name} row {number}"));
-                    let encoder = Encoder::new(self.job, &self.trainer, usize::MAX);
+                    let encoder = Encoder::new(self.job, &self.trainer, None);
                     let items = encoder.items(&example).map_err(at)?;
                     for (part, item) in (1..).zip(&items) {
                         let part = Some((part, items.len())).filter(|_| items.len() > 1);
@@ -162,6 +165,7 @@ impl<'a> Preview<'a> {
                 pieces,
                 supervised_tokens: sequence.supervised_tokens(),
                 truncated: sequence.truncated,
+                notes: item.notes.clone(),
             })
         };
         item.sequences.iter().map(describe).collect()

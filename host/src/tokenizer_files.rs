@@ -10,7 +10,6 @@ use sha2::{Digest, Sha256};
 
 use crate::checksum;
 use crate::exit::{Failure, Status};
-use crate::prompt_format::{self, PromptFormat};
 use crate::storage::{self, unwritable};
 
 /// How to generate, which goes with the model as its tokenizer does.
@@ -50,24 +49,17 @@ impl TokenizerFiles {
         }
     }
 
-    /// The same with a record of what the prompts of a job are.
-    ///
-    /// # Errors
-    /// The file that has it cannot be read.
-    pub fn recording(mut self, prompts: Option<PromptFormat>) -> Result<Self, Failure> {
-        if let Some(file) = self.files.iter_mut().find(|file| file.name == prompt_format::FILE) {
-            let path = self.directory.join(&file.name);
-            let text = match &file.text {
-                Some(text) => text.clone(),
-                None => {
-                    fs::read_to_string(inside(&self.directory, &path)?).map_err(|error| unreadable(&path, error))?
-                }
-            };
-            if let Some(recorded) = PromptFormat::record(prompts, &text) {
-                file.text = Some(recorded);
-            }
-        }
-        Ok(self)
+    /// The same with another file of this text.
+    #[must_use]
+    pub fn with(mut self, name: &str, text: String) -> Self {
+        self.files.retain(|file| file.name != name);
+        self.files.push(NamedFile { name: name.to_owned(), text: Some(text) });
+        self
+    }
+
+    /// What a file says, where that is not what the model's own file says.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.files.iter().find(|file| file.name == name)?.text.as_deref()
     }
 
     /// A checksum of all of them. The keys of the configuration are compared on their own.

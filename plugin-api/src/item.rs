@@ -36,6 +36,10 @@ pub struct Item {
     /// Numbers by name: a reward, a weight, a log-probability for each token. They must be finite, and those named
     /// `weight` above 0.
     pub numbers: Vec<(String, Vec<f64>)>,
+    /// What the user should know of it, in sentences that many items may share: the host shows each once, with the number of
+    /// its rows and the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 impl Item {
@@ -58,6 +62,13 @@ impl Item {
     #[must_use]
     pub fn with_numbers(mut self, name: &str, values: impl Into<Vec<f64>>) -> Self {
         self.numbers.push((name.to_owned(), values.into()));
+        self
+    }
+
+    /// Adds what the user should know of it.
+    #[must_use]
+    pub fn with_notes(mut self, notes: impl IntoIterator<Item = String>) -> Self {
+        self.notes.extend(notes);
         self
     }
 

@@ -111,7 +111,7 @@ pub use half::{bf16, f16};
 pub use host_array::{Element, HostArray, HostArrayRef};
 pub use item::{Item, Sequence};
 pub use model::{
-    Attention, BlockFunction, BlockResults, Head, Init, Layout, Model, ModelContext, ModelHost, ModelSpec,
+    Attention, BlockFunction, BlockResults, HalfOf, Head, Init, Layout, Model, ModelContext, ModelHost, ModelSpec,
     ParameterSpec, Pass, Role,
 };
 pub use observer::{Event, Metrics, Observation, Observer, Sample, Started, Written};

@@ -4,7 +4,7 @@ mod context;
 mod spec;
 
 pub use context::{Attention, BlockFunction, BlockResults, ModelContext, ModelHost, Pass};
-pub use spec::{Head, Init, Layout, ModelSpec, ParameterSpec, Role};
+pub use spec::{HalfOf, Head, Init, Layout, ModelSpec, ParameterSpec, Role};
 
 use crate::{Result, Tensor};
 

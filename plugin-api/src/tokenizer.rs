@@ -124,6 +124,14 @@ pub trait Tokenizer: Send + Sync {
     /// There is no chat template, or it cannot render these messages; it is not clear which tokens are the assistant's.
     fn render(&self, messages: &[Message]) -> Result<Rendered>;
 
+    /// The same, and what the user should know of how it is rendered, in sentences that many rows may share.
+    ///
+    /// # Errors
+    /// As for [`Tokenizer::render`].
+    fn render_noted(&self, messages: &[Message]) -> Result<(Rendered, Vec<String>)> {
+        Ok((self.render(messages)?, Vec::new()))
+    }
+
     /// A conversation without its last answer, up to where the assistant begins to speak.
     ///
     /// # Errors

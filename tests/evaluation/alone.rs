@@ -1,6 +1,6 @@
 //! `mdt-host evaluate`: the held-out loss without training.
 
-use mdt_tests::{Job, assert_says, run};
+use mdt_tests::{Job, LoadedModel, assert_says, run};
 use serde_json::Value;
 
 use super::{evaluations, hold_out};
@@ -38,6 +38,38 @@ fn a_model_and_each_checkpoint_have_the_loss_that_training_saw() {
     assert_eq!(evaluated(&job, &["--model", &model])["loss"], last["eval_loss"]);
     let text = job.run_with(&["evaluate", "--model", &model]).success().stdout;
     assert_says(&text, &["held-out loss ", "perplexity ", " tokens"]);
+}
+
+#[test]
+fn accuracy_is_the_share_of_trained_tokens_that_have_the_largest_logit() {
+    let job = job().set("optimizer.learning_rate", 1e-2);
+    job.run().success();
+    let model = job.output().join("final");
+    let rows = job.run_with(&["data", "preview", "--json", "--split", "eval", "--rows", "100"]).success().stdout;
+    let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let (loaded, mut right, mut all) = (LoadedModel::open(&model), 0, 0);
+    for row in rows.iter().filter(|row| row.get("tokens").is_some_and(Value::is_array)) {
+        let tokens: Vec<i32> =
+            row["tokens"].as_array().expect("a list").iter().map(|id| id.as_i64().expect("an id") as i32).collect();
+        let logits = loaded.logits(1, &tokens);
+        let width = logits.len() / tokens.len();
+        let best = |place: usize| {
+            let logits = logits[place * width..][..width].iter().enumerate();
+            logits.max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(token, _)| token as i32)
+        };
+        for (place, trained) in row["supervised"].as_array().expect("a list").iter().enumerate() {
+            if *trained == Value::Bool(true) {
+                all += 1;
+                right += usize::from(best(place - 1) == Some(tokens[place]));
+            }
+        }
+    }
+    let figures = evaluated(&job, &["--model", &model.display().to_string()]);
+    assert_eq!(figures["tokens"], all);
+    assert!(right > 0 && right < all, "{right} of {all}");
+    assert_eq!(figures["accuracy"].as_f64(), Some(right as f64 / all as f64));
+    let text = job.run_with(&["evaluate", "--model", &model.display().to_string()]).success().stdout;
+    assert_says(&text, &[&format!("accuracy {:.1} %", 100.0 * right as f64 / all as f64)]);
 }
 
 #[test]

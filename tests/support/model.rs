@@ -160,10 +160,8 @@ impl LoadedModel {
         let mut next = prompt.to_vec();
         let mut answer = Vec::new();
         for _ in 0..count {
-            let hidden = model.continue_hidden(&self.ids(1, &next), &mut cache).expect("hidden states");
-            let logits = elements(&model.head(&hidden).expect("logits"));
-            let last = &logits[logits.len() - logits.len() / next.len()..];
-            let best = last.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
+            let logits = elements(&model.next_logits(&next, 1, &mut cache).expect("logits"));
+            let best = logits.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
             next = best.map(|(token, _)| vec![token as i32]).expect("a vocabulary");
             answer.extend(&next);
         }

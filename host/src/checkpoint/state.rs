@@ -2,6 +2,7 @@
 
 use crate::exit::Failure;
 use crate::storage::{Written, unreadable};
+use crate::training_format::RowForm;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -51,6 +52,12 @@ pub struct State {
     /// How the configuration changed between the runs of the job that led here, the earliest change first.
     #[serde(default)]
     pub history: Vec<Changed>,
+    /// The forms of the job's rows.
+    #[serde(default)]
+    pub rows: Vec<RowForm>,
+    /// The texts of the templates that it configures, by their keys: their files may change.
+    #[serde(default)]
+    pub templates: BTreeMap<String, String>,
     /// Length of `metrics.jsonl` after the line of this update.
     pub metrics_bytes: u64,
     /// What else the training loop keeps, such as its evaluations. Only the loop reads it.

@@ -8,6 +8,7 @@ use super::arrays::Tensors;
 use super::*;
 use crate::exit::Status;
 use crate::storage::{Array, TypedArray};
+use crate::training_format::RowForm;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,6 +29,8 @@ fn state(update: u64) -> State {
         model: "/models/small".to_owned(),
         adapter: json!(null),
         history: vec![Changed { after: 1, keys: BTreeMap::from([("seed".to_owned(), [json!(null), json!(7)])]) }],
+        rows: vec![RowForm::Prompts],
+        templates: BTreeMap::from([("chat_template".to_owned(), "{{ messages }}".to_owned())]),
         metrics_bytes: 100 * update,
         progress: json!({ "tokens": 12 }),
     }

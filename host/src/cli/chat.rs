@@ -15,8 +15,10 @@ use crate::exit::{Failure, Status};
 use crate::generation::{Generator, Options, Session};
 use crate::job::Job;
 use crate::progress;
+use crate::prompt_format::PromptFormat;
 use crate::signals::{self, Interruptions};
 use crate::train::{self, Work};
+use crate::training_format::TrainingFormat;
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -51,6 +53,9 @@ fn converse(
         return Err(Failure::new(Status::Input, "the model has no chat template, so it holds no conversations")
             .at(opened.directory.path().display())
             .help("name a template: `--set tokenizer.chat_template=FILE`; or continue a text: `mdt-host generate`"));
+    }
+    if let Some(record) = TrainingFormat::of_source(job)? {
+        progress::note(&record.compared(job, Some(PromptFormat::Template), false));
     }
     train::admit(job, &opened, Work::Answers(&[]), force)?;
     let generator = Generator::new(&opened, opened.weights()?)?;

@@ -70,24 +70,25 @@ impl Common {
 
     /// The job that the configuration describes.
     pub(super) fn job(&self, flags: Vec<Flag>, cancelled: Arc<AtomicBool>) -> Result<Job, Failure> {
-        self.job_of(&self.layers(flags)?, cancelled)
+        self.job_of(&|| self.layers(flags.clone()), cancelled)
     }
 
     /// The job of which this process is a rank.
     pub(super) fn job_of_rank(&self, cancelled: Arc<AtomicBool>) -> Result<Job, Failure> {
-        self.job_of(&self.layers_of_rank()?, cancelled)
+        self.job_of(&|| self.layers_of_rank(), cancelled)
     }
 
-    fn job_of(&self, layers: &Layers, cancelled: Arc<AtomicBool>) -> Result<Job, Failure> {
-        let catalog = self.catalog(layers)?;
+    fn job_of(&self, read: &dyn Fn() -> Result<Layers, Failure>, cancelled: Arc<AtomicBool>) -> Result<Job, Failure> {
+        let layers = read()?;
+        let catalog = self.catalog(&layers)?;
         let mut resolved = layers.resolve(&catalog)?;
         let interrupted = || cancelled.load(Ordering::Relaxed);
         let Model { path, name, revision, init, .. } = &resolved.settings.model;
         if let (None, Some(name)) = (path, name.as_ref().filter(|name| hub::is_name(name))) {
             let wanted = hub::Wanted::Model { weights: *init == Init::Pretrained };
             hub::snapshot(hub::Kind::Model, name, revision.as_deref(), &wanted, &interrupted)?;
-            // Now its `config.json` says which component it needs.
-            resolved = layers.resolve(&catalog)?;
+            // Now its `config.json` says which component it needs, and its record how it was trained.
+            resolved = read()?.resolve(&catalog)?;
         }
         data::expand(&mut resolved, &catalog, &interrupted)?;
         Ok(Job { resolved, catalog: Arc::new(catalog), services: Arc::new(LocalServices::new(cancelled)) })

@@ -21,7 +21,7 @@ pub(super) enum Command {
     ///
     /// Reads and encodes every row as training does, and loads no weights. With --json each line is one object: one for
     /// each row that is shown (`source`, `row`, `text`, `tokens`, `supervised`, `pieces`, `supervised_tokens`,
-    /// `truncated`, `part` of a row that has several sequences, and `packed_row` where rows are packed), then one line `{"totals": {…}}`.
+    /// `truncated`, `part` of a row that has several sequences, `packed_row` where rows are packed, and `notes` where training and generation differ), then one line `{"totals": {…}}`.
     Preview(Arguments),
 }
 

@@ -14,8 +14,9 @@ use super::output::print;
 use crate::config::Flag;
 use crate::exit::Failure;
 use crate::generation::Options;
-use crate::job::{Job, OpenedModel};
-use crate::{signals, train};
+use crate::job::Job;
+use crate::training_format::TrainingFormat;
+use crate::{progress, signals, train};
 
 /// Prompts that are answered together.
 const BATCH: usize = 8;
@@ -33,7 +34,7 @@ pub(super) struct Arguments {
     /// Maximum length of such an answer, in tokens.
     #[arg(long, value_name = "N", default_value_t = 256, requires = "exact_match")]
     max_tokens: usize,
-    /// Print JSON: `loss`, `perplexity`, `tokens`, `metrics`, `seconds`, and with --exact-match `exact_match` and `compared`.
+    /// Print JSON: `loss`, `perplexity`, `accuracy`, `tokens`, `metrics`, `seconds`, and with --exact-match `exact_match` and `compared`.
     #[arg(long)]
     json: bool,
 }
@@ -44,6 +45,9 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
     flags.extend(arguments.data.as_ref().map(data));
     let cancelled = signals::cancellation()?;
     let job = common.job(flags, Arc::clone(&cancelled))?;
+    if let Some(record) = TrainingFormat::of_source(&job)? {
+        progress::note(&record.compared(&job, None, true));
+    }
     let (figures, matched) = on_compute_thread(&job, || {
         let figures = train::evaluate(&job, common.force)?;
         let matched = arguments.exact_match.then(|| matches(&job, arguments.max_tokens, &cancelled, common.force));
@@ -73,12 +77,12 @@ fn matches(job: &Job, max_tokens: usize, cancelled: &AtomicBool, force: bool) ->
             "name them with --data or `data.eval`; rows that are held out by `data.eval_split` have tokens only",
         ));
     }
-    let examples = |_: &OpenedModel| -> Result<Vec<Example>, Failure> {
+    let examples = |_| -> Result<Vec<Example>, Failure> {
         let all = sources.iter().map(|source| rows(job, source, None, cancelled));
         Ok(all.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     };
     let options = Options { max_tokens, ..Options::default() };
-    let (answered, _) =
-        answers(job, examples, Batch { size: BATCH, prints: false, format: None }, &options, cancelled, force)?;
+    let batch = Batch { size: BATCH, prints: false, format: None, are_alone: false, tells: false };
+    let (answered, _) = answers(job, examples, batch, &options, cancelled, force)?;
     Ok(exact_match(&answered))
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
-use mdt_plugin_api::{Example, Length, SharedTokenizer};
+use mdt_plugin_api::{Example, Kind, Length, SharedTokenizer};
 
 use self::show::show;
 use super::common::{Common, on_compute_thread};
@@ -24,6 +24,7 @@ use crate::progress;
 use crate::prompt_format::PromptFormat;
 use crate::signals;
 use crate::train::{self, Work};
+use crate::training_format::TrainingFormat;
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -37,7 +38,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "SOURCE")]
     data: Option<String>,
     /// Whether prompts are plain text, or what a user says, which the chat template renders. The default is as in
-    /// training.
+    /// training, which is said; of a model without a record of it, what a user says if there is a chat template, and the
+    /// prompts of rows are plain text.
     #[arg(long, value_name = "FORMAT")]
     prompt_format: Option<PromptFormat>,
     /// The number of rows to answer.
@@ -51,7 +53,7 @@ pub(super) struct Arguments {
     batch_size: u32,
     #[command(flatten)]
     sampling: Sampling,
-    /// Print JSON: the rows, and how many tokens were computed in which time.
+    /// Print JSON: the rows (`prompt_ids` are the tokens that the model had), and how many tokens were computed in which time.
     #[arg(long)]
     json: bool,
 }
@@ -60,17 +62,17 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> Result<(), Failure>
     let options = arguments.sampling.options()?;
     let cancelled = signals::cancellation()?;
     let job = common.job(arguments.model.flags(), Arc::clone(&cancelled))?;
-    let examples = |opened: &OpenedModel| match &arguments.data {
+    let examples = |format: PromptFormat| match &arguments.data {
         Some(source) => rows(&job, source, arguments.limit, &cancelled),
-        None => {
-            let is_chat = opened.tokenizer.vocabulary().renders_messages;
-            let format = arguments.prompt_format.or_else(|| PromptFormat::recorded(&job, opened));
-            let format = format.unwrap_or(if is_chat { PromptFormat::Template } else { PromptFormat::Plain });
-            Ok(arguments.prompt.iter().map(|prompt| format.example(prompt)).collect())
-        }
+        None => Ok(arguments.prompt.iter().map(|prompt| format.example(prompt)).collect()),
     };
-    let batch =
-        Batch { size: arguments.batch_size as usize, prints: arguments.streams(), format: arguments.prompt_format };
+    let batch = Batch {
+        size: arguments.batch_size as usize,
+        prints: arguments.streams(),
+        format: arguments.prompt_format,
+        are_alone: arguments.data.is_none(),
+        tells: true,
+    };
     let (answered, speed) =
         on_compute_thread(&job, || answers(&job, examples, batch, &options, &cancelled, common.force))?;
     show(&answered, &speed, arguments)
@@ -84,20 +86,40 @@ pub(super) struct Batch {
     pub(super) prints: bool,
     /// What prompts are; the default is as in training.
     pub(super) format: Option<PromptFormat>,
+    /// Whether prompts stand alone, and are not those of rows.
+    pub(super) are_alone: bool,
+    /// Whether the user is told what prompts are.
+    pub(super) tells: bool,
+}
+
+impl Batch {
+    /// What the prompts are.
+    fn format(&self, job: &Job, opened: &OpenedModel, record: Option<&TrainingFormat>) -> PromptFormat {
+        let configured = || PromptFormat::of(&job.resolved.component(Kind::Trainer)?.config);
+        let recorded = || if self.are_alone { record?.prompts() } else { record?.prompts_of_rows() };
+        let is_chat = opened.tokenizer.vocabulary().renders_messages;
+        let default = if self.are_alone && is_chat { PromptFormat::Template } else { PromptFormat::Plain };
+        self.format.or_else(configured).or_else(recorded).unwrap_or(default)
+    }
 }
 
 /// The answers of a job's model to these examples.
 pub(super) fn answers(
     job: &Job,
-    examples: impl FnOnce(&OpenedModel) -> Result<Vec<Example>, Failure>,
+    examples: impl FnOnce(PromptFormat) -> Result<Vec<Example>, Failure>,
     batch: Batch,
     options: &Options,
     cancelled: &AtomicBool,
     force: bool,
 ) -> Result<(Vec<Answered>, Speed), Failure> {
     let opened = job.open_model(job.compute()?)?.to_be_used_only();
-    let examples = examples(&opened)?;
-    let format = batch.format.or_else(|| PromptFormat::recorded(job, &opened)).unwrap_or(PromptFormat::Plain);
+    let record = TrainingFormat::of_source(job)?;
+    let format = batch.format(job, &opened, record.as_ref());
+    let examples = examples(format)?;
+    if let Some(record) = record.filter(|_| batch.tells) {
+        let has_prompts = batch.are_alone || examples.iter().any(PromptFormat::applies_to);
+        progress::note(&record.compared(job, has_prompts.then_some(format), false));
+    }
     let batches = examples.chunks(batch.size);
     let prompts =
         batches.clone().map(|batch| prompts(&opened.tokenizer, batch, format)).collect::<Result<Vec<_>, _>>()?;
@@ -112,7 +134,8 @@ pub(super) fn answers(
         let Answers { answers, speed: of_batch } = generator.answers(prompts, options, &mut listener)?;
         require_not_cancelled(cancelled)?;
         speed.add(of_batch);
-        answered.extend(batch.iter().zip(answers).map(|(example, answer)| Answered::new(example, answer)));
+        let rows = batch.iter().zip(prompts).zip(answers);
+        answered.extend(rows.map(|((example, tokens), answer)| Answered::new(example, tokens, answer)));
     }
     Ok((answered, speed))
 }

@@ -34,6 +34,8 @@ pub enum Origin {
     Environment(String),
     /// The job that wrote the checkpoint which is used as a model.
     Checkpoint(PathBuf),
+    /// The record of how the model, or its adapter, was trained.
+    Record(PathBuf),
     /// The `config.json` of the model, which decides its component.
     Model,
     /// `--set`, with its key.
@@ -62,6 +64,7 @@ impl fmt::Display for Origin {
             Origin::Launcher { name, variable } => write!(f, "{name} ({variable})"),
             Origin::Environment(name) => write!(f, "environment variable {name}"),
             Origin::Checkpoint(path) => write!(f, "the job of {}", path.display()),
+            Origin::Record(path) => write!(f, "{}", path.display()),
             Origin::Model => f.write_str("the model's config.json"),
             Origin::Set(key) => write!(f, "--set {key}"),
             Origin::Flag(name) => f.write_str(name),

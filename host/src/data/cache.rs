@@ -23,7 +23,7 @@ const SEGMENT: usize = 32 << 20;
 const LARGEST: u64 = 16 << 30;
 
 /// The end of a whole segment.
-const MAGIC: &[u8; 8] = b"MDTROWS1";
+const MAGIC: &[u8; 8] = b"MDTROWS2";
 
 /// Bytes of an entry in a segment, and of what ends it: the number of entries, their checksum, the magic.
 const ENTRY: usize = 24;
@@ -250,7 +250,7 @@ fn write(row: u64, Encoded { items, parts, left_out }: &Encoded, out: &mut Vec<u
         Some(LeftOut::MaxTokens) => 2,
     });
     number(out, items.len() as u64);
-    for (Item { sequences, numbers }, part) in items.iter().zip(parts) {
+    for (Item { sequences, numbers, notes }, part) in items.iter().zip(parts) {
         out.push(match part {
             Part::Whole => 0,
             Part::FirstPiece => 1,
@@ -270,6 +270,8 @@ fn write(row: u64, Encoded { items, parts, left_out }: &Encoded, out: &mut Vec<u
             number(out, values.len() as u64);
             values.iter().for_each(|value| out.extend(value.to_le_bytes()));
         }
+        number(out, notes.len() as u64);
+        notes.iter().for_each(|note| text(out, note));
     }
 }
 
@@ -317,6 +319,9 @@ fn read(bytes: &mut &[u8]) -> Option<(u64, Encoded)> {
             let values = values.map(|value| f64::from_le_bytes(value.try_into().unwrap_or_default()));
             item = item.with_numbers(&name, values.collect::<Vec<_>>());
         }
+        for _ in 0..count(bytes)? {
+            item.notes.push(text(bytes)?);
+        }
         encoded.items.push(item);
     }
     bytes.is_empty().then_some((row, encoded))
@@ -328,7 +333,7 @@ mod tests {
 
     fn encoded(place: u32) -> Encoded {
         let item = Item::of(vec![place, 1, 2], vec![false, true, true]).with("ä", vec![3], vec![false]);
-        let item = item.with_numbers("reward", [0.5, f64::from(place)]);
+        let item = item.with_numbers("reward", [0.5, f64::from(place)]).with_notes(["ü".to_owned()]);
         Encoded {
             items: vec![item, Item::of(vec![7], vec![true])],
             parts: vec![Part::FirstPiece, Part::LaterPiece],

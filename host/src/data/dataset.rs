@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::bad_rows::BadRow;
 use super::long_rows::{Encoded, LeftOut, LongRows, Part};
+use super::notes::Notes;
 use super::row_location::{self, RowLocation};
 use super::row_order::Plan;
 use super::{packing, split};
@@ -314,6 +315,11 @@ impl Dataset {
         Some((same(&self.locations[..=item]), same(&self.locations))).filter(|&(_, all)| all > 1)
     }
 
+    /// What the trainer says of the rows.
+    pub fn notes(&self) -> Notes {
+        Notes::of(self.locations.iter().copied().zip(&self.rows))
+    }
+
     /// Those that cannot be used.
     pub fn bad(&self) -> &[BadRow] {
         &self.bad
@@ -384,7 +390,7 @@ impl Dataset {
 /// A checksum of the tokens of items, which of them are trained, and the numbers beside them.
 fn content_of<'a>(items: impl Iterator<Item = &'a Item>) -> [u8; 32] {
     let mut digest = Sha256::new();
-    for Item { sequences, numbers } in items {
+    for Item { sequences, numbers, .. } in items {
         for sequence in sequences {
             digest.update((sequence.name.len() as u64).to_le_bytes());
             digest.update(&sequence.name);

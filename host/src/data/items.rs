@@ -1,7 +1,7 @@
 //! What the host makes sure of in the items that a trainer returns.
 
 use mdt_plugin_api::register::TrainerComponent;
-use mdt_plugin_api::{Error, Example, Item, Result, Sequence};
+use mdt_plugin_api::{Error, Example, Item, ModelSpec, Result, Sequence};
 
 use super::long_rows::{Encoded, LeftOut, Part, pieces, require_splittable};
 use super::row_location::RowLocation;
@@ -18,6 +18,8 @@ pub struct ItemLimits {
     pub max_seq_len: usize,
     /// Token ids are below it.
     pub vocabulary: usize,
+    /// The positions that the model has learnt, where it has learnt some.
+    pub positions: Option<usize>,
 }
 
 /// Turns rows into items.
@@ -33,10 +35,10 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// An encoder of a job's rows, by this trainer. Token ids are below `vocabulary`.
-    pub fn new(job: &Job, trainer: &TrainerComponent, vocabulary: usize) -> Self {
+    /// An encoder of a job's rows, by this trainer, for a model; without one, any tokens will do.
+    pub fn new(job: &Job, trainer: &TrainerComponent, model: Option<&ModelSpec>) -> Self {
         let settings = &job.resolved.settings.trainer;
-        let limits = ItemLimits { max_seq_len: settings.max_seq_len as usize, vocabulary };
+        let limits = ItemLimits::of(settings.max_seq_len as usize, model);
         let max_tokens = job.resolved.settings.data.max_tokens.map_or(usize::MAX, |most| most as usize);
         Self { trainer: trainer.clone(), name: job.trainer_name(), limits, long_rows: settings.long_rows, max_tokens }
     }
@@ -125,7 +127,12 @@ impl Encoder {
             };
             Ok(Made { pieces, tokens })
         };
-        items.into_iter().map(within_limits).collect::<Result<_>>().map_err(of_trainer)
+        let made: Vec<Made> = items.into_iter().map(within_limits).collect::<Result<_>>().map_err(of_trainer)?;
+        // Rows that are left out for their length may have any.
+        let kept = made.iter().filter(|made| made.tokens <= self.max_tokens).flat_map(|made| &made.pieces);
+        let mut kept = kept.filter(|item| self.long_rows != LongRows::Drop || !self.is_too_long(item));
+        kept.try_for_each(|item| self.limits.check_positions(item)).map_err(|error| error.with("row", example.row))?;
+        Ok(made)
     }
 
     fn is_too_long(&self, item: &Item) -> bool {
@@ -142,6 +149,29 @@ struct Made {
 }
 
 impl ItemLimits {
+    /// Those of a model; without one, any tokens will do.
+    pub fn of(max_seq_len: usize, model: Option<&ModelSpec>) -> Self {
+        let vocabulary = model.map_or(usize::MAX, |model| model.vocabulary_size);
+        Self { max_seq_len, vocabulary, positions: model.and_then(|model| model.max_positions) }
+    }
+
+    /// Checks that the model knows a position for each token.
+    ///
+    /// # Errors
+    /// A sequence is too long: that is the row's fault, or the configuration's.
+    fn check_positions(self, item: &Item) -> Result<()> {
+        match self.positions {
+            Some(positions) if item.length() > positions => {
+                let tokens = item.length();
+                let message = format!("a sequence has {tokens} tokens, and the model has learnt {positions} positions");
+                Err(Error::input(message).help(format!(
+                    "set trainer.max_seq_len = {positions}: longer rows are then cut, or left out or split (trainer.long_rows)"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Checks all that the trainer returned, and cuts the sequences of an item.
     ///
     /// # Errors
@@ -149,7 +179,7 @@ impl ItemLimits {
     pub fn enforce(self, item: &mut Item) -> Result<()> {
         self.check(item)?;
         self.cut(item);
-        Ok(())
+        self.check_positions(item)
     }
 
     /// Cuts the sequences of an item at the right.
@@ -214,7 +244,7 @@ impl ItemLimits {
 mod tests {
     use super::*;
 
-    const LIMITS: ItemLimits = ItemLimits { max_seq_len: 3, vocabulary: 10 };
+    const LIMITS: ItemLimits = ItemLimits { max_seq_len: 3, vocabulary: 10, positions: None };
 
     fn refused(item: Item) -> String {
         LIMITS.enforce(&mut { item }).unwrap_err().to_string()
@@ -227,6 +257,16 @@ mod tests {
         let expected =
             Sequence { truncated: 2, ..Item::of(vec![1, 2, 3], vec![false, true, true]).sequences.remove(0) };
         assert_eq!(item.sequences, [expected]);
+    }
+
+    #[test]
+    fn a_sequence_without_a_position_for_each_token_is_an_error_of_the_row() {
+        let item = Item::of(vec![1, 2, 3], vec![true; 3]);
+        let limits = |positions| ItemLimits { positions: Some(positions), ..LIMITS };
+        assert!(limits(3).enforce(&mut item.clone()).is_ok());
+        let error = limits(2).enforce(&mut item.clone()).unwrap_err();
+        assert_eq!(error.code(), mdt_plugin_api::ErrorCode::Input);
+        assert!(error.to_string().contains("3 tokens") && error.to_string().contains("2 positions"), "{error}");
     }
 
     #[test]

@@ -56,7 +56,8 @@ pub struct LongRows {
 /// The pieces of an item of one sequence. A piece begins with the last token of the one before, from which its first
 /// trained token is predicted: so each token is trained in one piece.
 pub(super) fn pieces(item: Item, max_seq_len: usize) -> Vec<Item> {
-    let [sequence] = item.sequences.as_slice() else { return vec![item] };
+    let Item { sequences, notes, .. } = &item;
+    let [sequence] = sequences.as_slice() else { return vec![item] };
     let length = sequence.tokens.len();
     let starts = (0..).map(|piece| piece * (max_seq_len - 1));
     let starts = starts.take_while(|&start| start == 0 || start + 1 < length);
@@ -64,7 +65,7 @@ pub(super) fn pieces(item: Item, max_seq_len: usize) -> Vec<Item> {
         let own = start..length.min(start + max_seq_len);
         let mut supervised = sequence.supervised[own.clone()].to_vec();
         supervised.first_mut().into_iter().for_each(|first| *first = false);
-        Item::default().with(&sequence.name, sequence.tokens[own].to_vec(), supervised)
+        Item::default().with(&sequence.name, sequence.tokens[own].to_vec(), supervised).with_notes(notes.clone())
     };
     starts.map(piece).collect()
 }

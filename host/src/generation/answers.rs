@@ -36,7 +36,7 @@ pub enum End {
     Token,
     /// One of the texts in [`Options::stop`] was reached.
     Text,
-    /// It is as long as it may be.
+    /// It is as long as it may be, or the model has learnt no further position.
     Length,
     /// The user interrupted it.
     Interrupted,
@@ -106,6 +106,22 @@ pub trait Listener {
     fn is_interrupted(&self) -> bool;
 }
 
+/// A listener to one prompt of several that are answered one after the other.
+struct OfOne<'a> {
+    number: usize,
+    listener: &'a mut dyn Listener,
+}
+
+impl Listener for OfOne<'_> {
+    fn text(&mut self, _: usize, text: &str) -> Result<(), Failure> {
+        self.listener.text(self.number, text)
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.listener.is_interrupted()
+    }
+}
+
 /// A model that continues prompts. Compute thread only.
 pub struct Generator {
     model: TrainedModel,
@@ -147,12 +163,39 @@ impl Generator {
         listener: &mut dyn Listener,
     ) -> Result<Answers, Failure> {
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+        // A row that gets long has other keys, and others of the batch may not be there yet.
+        let may_change = |limit: usize| longest.saturating_add(options.max_tokens) > limit;
+        if prompts.len() > 1 && self.model.other_keys_beyond().is_some_and(may_change) {
+            return self.answers_one_by_one(prompts, options, listener);
+        }
         let padding: Vec<usize> = prompts.iter().map(|prompt| longest - prompt.len()).collect();
         let padded = prompts.iter().zip(&padding).flat_map(|(prompt, &padding)| {
             std::iter::repeat_n(PADDING, padding).chain(prompt.iter().map(|&token| token as i32))
         });
         let (given, mut cache) = (padded.collect(), Cache::after_padding(padding));
         self.continue_rows(prompts, given, &mut cache, options, listener)
+    }
+
+    /// The same, each alone.
+    fn answers_one_by_one(
+        &self,
+        prompts: &[Vec<u32>],
+        options: &Options,
+        listener: &mut dyn Listener,
+    ) -> Result<Answers, Failure> {
+        let mut all = Answers::default();
+        for (number, prompt) in prompts.iter().enumerate() {
+            let mut of_one = OfOne { number, listener: &mut *listener };
+            let Answers { answers, speed } = self.answers(std::slice::from_ref(prompt), options, &mut of_one)?;
+            all.answers.extend(answers);
+            all.speed.add(speed);
+        }
+        Ok(all)
+    }
+
+    /// See [`TrainedModel::keys_change`].
+    pub(super) fn keys_change(&self, cached: usize, length: usize) -> bool {
+        self.model.keys_change(cached, length)
     }
 
     /// The answer to a prompt, whose first tokens are in the cache.
@@ -180,6 +223,12 @@ impl Generator {
         if prompts.iter().any(Vec::is_empty) {
             return Err(Error::input("a prompt has no tokens: there is nothing to continue").into());
         }
+        let positions = self.model.max_positions().unwrap_or(usize::MAX);
+        if let Some(prompt) = prompts.iter().find(|prompt| prompt.len() > positions) {
+            let message =
+                format!("a prompt has {} tokens, and the model has learnt {positions} positions", prompt.len());
+            return Err(Error::input(message).help("give a shorter prompt").into());
+        }
         let begin = Instant::now();
         let mut speed = Speed { prompt_tokens: prompts.iter().map(Vec::len).sum(), ..Speed::default() };
         let mut rows: Vec<Row> = (0..).zip(prompts).map(|(number, prompt)| self.row(number, prompt, options)).collect();
@@ -197,6 +246,9 @@ impl Generator {
             for (row, logits) in rows.iter_mut().zip(logits.chunks_exact(width)) {
                 if row.end.is_none() {
                     let text = self.advance(row, logits, options)?;
+                    if row.tokens.len() >= positions {
+                        row.end = row.end.or(Some(End::Length));
+                    }
                     listener.text(row.prompt, &text)?;
                 }
             }

@@ -28,7 +28,7 @@ impl<'a> Session<'a> {
         let shared = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         // The logits after the last token are needed, so that one is always computed.
         let mut known = shared.min(prompt.len().saturating_sub(1));
-        if !self.cache.truncate(known) {
+        if self.generator.keys_change(self.cache.length(), prompt.len()) || !self.cache.truncate(known) {
             (self.cache, known) = (Cache::default(), 0);
         }
         let answer = self.generator.continued(prompt, &mut self.cache, options, listener);

@@ -12,7 +12,7 @@ pub enum Wanted<'a> {
 }
 
 /// Small files of a model: its configuration, its tokenizer, how it is used and who may use it.
-const OF_A_MODEL: [&str; 17] = [
+const OF_A_MODEL: [&str; 19] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -25,6 +25,8 @@ const OF_A_MODEL: [&str; 17] = [
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
+    "training_format.json",
+    "training_template.jinja",
     "adapter_config.json",
     "README.md",
     "LICENSE",

@@ -17,6 +17,8 @@ pub struct Cache {
     /// What stands before the rows; none where they are of one length.
     padding: Option<Padding>,
     entries: HashMap<String, Entry>,
+    /// The tokens of each row, of a model for which keys may have to be computed again.
+    tokens: Vec<Vec<i32>>,
     /// What the model keeps; see [`mdt_plugin_api::ModelContext::keep`].
     states: HashMap<String, Tensor>,
 }
@@ -57,6 +59,24 @@ impl Cache {
         self.states.values().next().map_or(Ok(()), |state| state.compute().eval(&states))
     }
 
+    /// Takes note of the next tokens `[rows, T]`.
+    pub(super) fn remember(&mut self, tokens: &[i32], rows: usize) {
+        self.tokens.resize(rows, Vec::new());
+        for (all, new) in self.tokens.iter_mut().zip(tokens.chunks_exact(tokens.len() / rows)) {
+            // Tokens before an interruption may not have been computed.
+            all.truncate(self.length);
+            all.extend(new);
+        }
+    }
+
+    /// Forgets what was computed of the tokens that were taken note of; they are `[rows, T]`.
+    pub(super) fn begin_again(&mut self) -> Vec<i32> {
+        let (padding, tokens) = (self.padding.take(), std::mem::take(&mut self.tokens));
+        let all = tokens.concat();
+        *self = Self { padding, tokens, ..Self::default() };
+        all
+    }
+
     /// Computes what was appended, where no result needs it.
     pub(super) fn eval(&self) -> Result<()> {
         let arrays: Vec<_> =
@@ -76,6 +96,7 @@ impl Cache {
             return false;
         }
         self.entries.values_mut().for_each(|entry| entry.used -= forgotten);
+        self.tokens.iter_mut().for_each(|row| row.truncate(length));
         self.length = length;
         true
     }
@@ -93,6 +114,9 @@ impl Cache {
             entry.values = entry.values.take(&indices, 0)?;
         }
         self.padding = self.padding.take().and_then(|padding| padding.of_rows(rows));
+        if !self.tokens.is_empty() {
+            self.tokens = rows.iter().map(|&row| self.tokens[row].clone()).collect();
+        }
         self.eval()?;
         Ok(true)
     }

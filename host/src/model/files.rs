@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use mdt_plugin_api::{Dtype, HostArrayRef, ParameterSpec};
+use mdt_plugin_api::{Dtype, HalfOf, HostArrayRef, ParameterSpec};
 use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
 
@@ -23,6 +23,8 @@ pub(super) struct Files {
     index: HashMap<String, usize>,
     /// Which checkpoint has a parameter whole, among the files: it takes the place of what the model's own have.
     trained: HashMap<String, usize>,
+    /// The shapes `[rows, columns]` of half an expert in the tensors of three axes.
+    halves: HashMap<String, [usize; 2]>,
     /// Whether parameters that no checkpoint has are drawn, and no file of the model's own is read.
     draws_others: bool,
     /// The quantisation that `config.json` names.
@@ -87,13 +89,17 @@ impl Files {
                 ));
         };
         let files = names.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
-        let mut index = HashMap::new();
+        let (mut index, mut halves) = (HashMap::new(), HashMap::new());
         for (number, file) in files.iter().enumerate() {
-            for name in file.metadata().tensors().into_keys() {
+            for (name, info) in file.metadata().tensors() {
+                if let &[_, rows, columns] = info.shape.as_slice() {
+                    halves.insert(name.clone(), [rows / 2, columns]);
+                }
                 index.insert(name, number);
             }
         }
-        Ok(Self { files, index, trained: HashMap::new(), draws_others, quantization: Quantization::of(config) })
+        let quantization = Quantization::of(config);
+        Ok(Self { files, index, trained: HashMap::new(), halves, draws_others, quantization })
     }
 
     /// Checks that no parameter which is to be trained is quantised.
@@ -126,13 +132,28 @@ impl Files {
         }
         let names = [&spec.name].into_iter().chain(&spec.aliases);
         let whole = names.into_iter().find(|name| self.index.contains_key(*name));
-        match whole {
-            None if !spec.stacked_from.is_empty() => {
+        match (whole, &spec.half_of) {
+            (None, Some(half)) if self.index.contains_key(&half.name) => self.read_half(half, &spec.shape),
+            (None, _) if !spec.stacked_from.is_empty() => {
                 let shape = spec.shape.get(1..).unwrap_or_default();
                 self.read_parts(spec, &spec.stacked_from, shape)
             }
             _ => self.read_parts(spec, std::slice::from_ref(whole.unwrap_or(&spec.name)), &spec.shape),
         }
+    }
+
+    /// One half of a tensor, expert by expert.
+    fn read_half(&self, HalfOf { name, second }: &HalfOf, expected: &[usize]) -> Result<Stored<'_>, Failure> {
+        let whole = match *expected {
+            [experts, rows, columns] => vec![experts, 2 * rows, columns],
+            _ => expected.to_vec(),
+        };
+        let (name, HostArrayRef { dtype, bytes, .. }) = self.read_plain(name, &whole)?;
+        let shape = &self.halves[name];
+        let halves = bytes.chunks_exact((shape[0] * shape[1] * dtype.size()).max(1));
+        let own = halves.skip(usize::from(*second)).step_by(2);
+        let tensors = own.map(|bytes| (name, HostArrayRef { dtype, shape: &shape[..], bytes })).collect();
+        Ok(Stored { tensors, packing: None })
     }
 
     /// The name that a checkpoint has for a parameter.
@@ -354,7 +375,8 @@ impl Files {
 
 /// All names that files may have for a parameter, or for its parts.
 fn names_in_files(spec: &ParameterSpec) -> impl Iterator<Item = &String> {
-    [&spec.name].into_iter().chain(&spec.aliases).chain(&spec.stacked_from)
+    let half = spec.half_of.iter().map(|half| &half.name);
+    [&spec.name].into_iter().chain(&spec.aliases).chain(&spec.stacked_from).chain(half)
 }
 
 /// A parameter that files may hold under the names of those that are tied to it, too.

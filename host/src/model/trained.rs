@@ -1,5 +1,6 @@
 //! A model with its weights, as trainers and generation call it.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -12,6 +13,7 @@ use super::auxiliary::{AuxiliaryLosses, OfPass};
 use super::bound::BoundWeights;
 use super::forward::{Forward, Training};
 use super::precision::Precision;
+use super::right_tokens::RightTokens;
 use super::{Cache, DescribedModel, Directory, OWN};
 use crate::exit::{Failure, Status};
 
@@ -38,6 +40,7 @@ pub struct TrainedModel {
     logits_bytes: Option<usize>,
     frozen: FrozenModels,
     auxiliary: Option<AuxiliaryLosses>,
+    right: Option<RightTokens>,
 }
 
 /// Models that are not trained, by name.
@@ -54,6 +57,7 @@ impl TrainedModel {
             logits_bytes: None,
             frozen: FrozenModels::new(),
             auxiliary: None,
+            right: None,
         }
     }
 
@@ -72,9 +76,30 @@ impl TrainedModel {
         Self { auxiliary: Some(losses.clone()), ..self }
     }
 
+    /// The same, which counts here the tokens with the largest logits among those whose losses are asked for. Their logits are
+    /// computed for that, in pieces.
+    pub fn counting(self, right: &RightTokens) -> Self {
+        Self { right: Some(right.clone()), ..self }
+    }
+
     /// The same with a limit of its own for the bytes of logits that are there at a time.
     pub fn with_logits_bytes(self, logits_bytes: usize) -> Self {
         Self { logits_bytes: Some(logits_bytes), ..self }
+    }
+
+    /// The number of positions that the model has learnt, where it has learnt some.
+    pub fn max_positions(&self) -> Option<usize> {
+        self.model.spec().max_positions
+    }
+
+    /// The length beyond which sequences have other keys; see [`ModelSpec::other_keys_beyond`].
+    pub fn other_keys_beyond(&self) -> Option<usize> {
+        self.model.spec().other_keys_beyond
+    }
+
+    /// Whether a sequence that grows, or shrinks, from the cached tokens to this length has other keys then.
+    pub fn keys_change(&self, cached: usize, length: usize) -> bool {
+        self.other_keys_beyond().is_some_and(|limit| cached > 0 && (cached > limit) != (length > limit))
     }
 
     /// Logits `[rows, 1, V]` after these tokens `[rows, T]`, which follow what is in the cache. Many tokens are computed in
@@ -92,6 +117,13 @@ impl TrainedModel {
         rows: usize,
         cache: &mut Cache,
     ) -> Result<Option<Tensor>> {
+        let mut tokens = Cow::Borrowed(tokens);
+        if self.other_keys_beyond().is_some() {
+            cache.remember(&tokens, rows);
+            if self.keys_change(cache.length(), cache.length() + tokens.len() / rows) {
+                tokens = Cow::Owned(cache.begin_again());
+            }
+        }
         let (count, step) = (tokens.len() / rows, (self.tokens_of_pass() / rows).max(1));
         let length = cache.length() + count;
         for start in (0..count).step_by(step) {
@@ -203,6 +235,13 @@ impl ModelCalls for TrainedModel {
         let ModelSpec { head, vocabulary_size, .. } = self.model.spec();
         let rows_in = |bytes: usize| (bytes / ((*vocabulary_size).max(1) * size_of::<f32>())).max(1);
         let rows_at_a_time = self.logits_bytes.map(rows_in);
+        if let Some(right) = &self.right {
+            for start in (0..rows).step_by(rows_in(LOGITS_BYTES)) {
+                let end = (start + rows_in(LOGITS_BYTES)).min(rows) as i64;
+                let hidden = hidden.slice(&[start as i64, 0], &[end, width as i64])?;
+                right.add(&self.head(&hidden)?, &targets.slice(&[start as i64], &[end])?)?;
+            }
+        }
         if let Some(losses) = self.weights.layer(&head.name)?.token_losses(head, hidden, targets, rows_at_a_time)? {
             return Ok(losses);
         }

@@ -46,6 +46,7 @@ impl Paint {
             let _ = write!(text, ", {} more cut off at trainer.max_seq_len", row.truncated);
         }
         text.push('\n');
+        row.notes.iter().for_each(|note| text += &format!("  note: {}\n", printable(note)));
         self.text(row).lines().for_each(|line| text += &format!("  │ {line}\n"));
         self.tokens(row).iter().for_each(|line| text += &format!("  {line}\n"));
         text
@@ -108,6 +109,7 @@ mod tests {
             pieces,
             supervised_tokens: 4,
             truncated: 2,
+            notes: Vec::new(),
         }
     }
 

@@ -7,7 +7,7 @@ use mdt_plugin_api::Item;
 use serde::Serialize;
 
 use crate::counted::counted;
-use crate::data::{BadRow, Dataset, Plan, packing};
+use crate::data::{BadRow, Dataset, Plan, RowLocation, packing};
 
 /// The maximum number of dropped rows that are named.
 const NAMED: usize = 20;
@@ -29,6 +29,9 @@ pub struct Totals {
     pub repeated: Vec<Dropped>,
     /// Rows that cannot be used, where `data.on_bad_row` skips them.
     pub bad: Vec<Bad>,
+    /// What the trainer says of rows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<Note>,
     /// Rows that were split into pieces, where it does that, and the pieces that are trained.
     pub split_rows: usize,
     /// The pieces of them that are trained.
@@ -65,6 +68,17 @@ pub struct Dropped {
     pub source: String,
     /// Its number there.
     pub row: u64,
+}
+
+/// What the trainer says of rows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Note {
+    /// The sentence.
+    pub note: String,
+    /// The number of rows that it is said of.
+    pub rows: usize,
+    /// The first of them.
+    pub first: Dropped,
 }
 
 /// A row that cannot be used.
@@ -134,6 +148,11 @@ impl Totals {
             row: named(dataset.place_of(location)),
             reason: reason.clone(),
         };
+        let note = |(note, rows, first): (&str, usize, RowLocation)| Note {
+            note: note.to_owned(),
+            rows,
+            first: named(dataset.place_of(&first)),
+        };
         Self {
             rows: dataset.row_count(),
             rows_by_answer: dataset.by_answer(),
@@ -142,6 +161,7 @@ impl Totals {
             over_max_tokens,
             repeated,
             bad: dataset.bad().iter().map(bad).collect(),
+            notes: dataset.notes().iter().map(note).collect(),
             split_rows: long.split,
             pieces: long.pieces,
             truncated_rows: long.cut,
@@ -218,6 +238,9 @@ impl fmt::Display for Totals {
             if self.bad.len() > NAMED {
                 write!(f, "\n          …")?;
             }
+        }
+        for Note { note, rows, first: Dropped { source, row } } in &self.notes {
+            write!(f, "\nnote      {}, first {source}:{row}: {note}", counted(*rows, "row"))?;
         }
         let share = 100.0 * self.supervised_share;
         let supervised = HumanCount(self.supervised_tokens);

@@ -14,6 +14,7 @@ use crate::finite::all_finite;
 use crate::metrics::Metrics;
 use crate::model::Adapter;
 use crate::storage::Array;
+use crate::training_format;
 
 impl Run<'_> {
     /// Whether a checkpoint is due after this update.
@@ -45,6 +46,8 @@ impl Run<'_> {
             model: self.model.place(),
             adapter: json!(self.learner.objective.adapter.as_ref().map(Adapter::use_of)),
             history: self.history.clone(),
+            rows: self.row_forms.clone(),
+            templates: training_format::templates(&self.tokenizer_files),
             metrics_bytes: self.output.metrics.as_ref().map_or(0, Metrics::bytes),
             progress: json!({ evaluate::PROGRESS: self.evaluations, start::CURSOR: self.rows.cursor }),
         };

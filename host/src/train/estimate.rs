@@ -122,7 +122,7 @@ pub fn admitted(job: &Job) -> Result<Estimate, Failure> {
     let opened = job.open_model(job.compute()?)?;
     // Its errors come before those of the data, as in a run.
     optimizer(job, &opened)?;
-    let encoder = Encoder::new(job, &opened.trainer, opened.model.spec().vocabulary_size);
+    let encoder = Encoder::new(job, &opened.trainer, Some(opened.model.spec()));
     let data = data::read(job, &encoder, &opened.tokenizer_files()?.checksum()?)?;
     opened.check_files()?;
     admit(job, &opened, Work::Training(&data), false)

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::estimate::{self, Work};
 use super::evaluate::{Evaluation, HeldOutLoss, shown};
 use super::frozen::Frozen;
-use super::gradient::Objective;
+use super::gradient::{ACCURACY, Objective};
 use crate::data::{self, Encoder};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
@@ -26,6 +26,9 @@ pub struct Figures {
     /// `exp(loss)`, where the loss is that of tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub perplexity: Option<f64>,
+    /// The share of the supervised tokens that the model finds most likely, where the loss is that of tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
     /// Supervised tokens of the held-out rows.
     pub tokens: u64,
     /// The trainer's own numbers.
@@ -52,14 +55,14 @@ pub fn evaluate(job: &Job, force: bool) -> Result<Figures, Failure> {
     let opened = job.open_model(job.compute()?)?;
     // A checkpoint has the loss that its job saw.
     let opened = if opened.checkpoint().is_some() { opened.as_in_training() } else { opened.to_be_used_only() };
-    let encoder = Encoder::new(job, &opened.trainer, opened.model.spec().vocabulary_size);
+    let encoder = Encoder::new(job, &opened.trainer, Some(opened.model.spec()));
     let held_out = data::held_out(job, &encoder, &opened.tokenizer_files()?.checksum()?)?;
     progress::note(&format!("held out {}", held_out.summary()));
     estimate::admit(job, &opened, Work::Evaluation(&held_out), force)?;
     let parameters = opened.weights()?;
     let after = opened.checkpoint().map_or(0, |checkpoint| checkpoint.state.update);
     let frozen = Frozen::load(job, &opened, &parameters)?;
-    let objective = Objective::new(job, opened, frozen);
+    let objective = Objective { counts_right: true, ..Objective::new(job, opened, frozen) };
     let backend = job.other_comm("local", &json!({}))?;
     let alone = Bootstrap { world_size: 1, ..Bootstrap::default() };
     let peers = Peers::new(backend.open(&alone)?, "local", Duration::from_secs(1));
@@ -68,14 +71,15 @@ pub fn evaluate(job: &Job, force: bool) -> Result<Figures, Failure> {
     let size = settings.trainer.batch_size as usize;
     let evaluation =
         Evaluation { objective: &objective, parameters: &parameters, peers: &peers, held_out: &held_out, size, after };
-    let Some((batches, metrics)) = evaluation.run(&|| job.services.cancelled())? else {
+    let Some((batches, mut metrics)) = evaluation.run(&|| job.services.cancelled())? else {
         return Err(Failure::new(Status::Interrupted, "interrupted"));
     };
     let HeldOutLoss { loss, perplexity, tokens } = HeldOutLoss::of(&batches);
     if !loss.is_finite() {
         return Err(Failure::new(Status::NonFinite, format!("the held-out loss is {loss}")));
     }
-    Ok(Figures { loss, perplexity, tokens, metrics, seconds: begin.elapsed().as_secs_f64() })
+    let accuracy = metrics.remove(ACCURACY);
+    Ok(Figures { loss, perplexity, accuracy, tokens, metrics, seconds: begin.elapsed().as_secs_f64() })
 }
 
 impl fmt::Display for Figures {
@@ -83,6 +87,9 @@ impl fmt::Display for Figures {
         write!(f, "held-out loss {:.4}", self.loss)?;
         if let Some(perplexity) = self.perplexity {
             write!(f, ", perplexity {}", shown(perplexity))?;
+        }
+        if let Some(accuracy) = self.accuracy {
+            write!(f, ", accuracy {:.1} %", 100.0 * accuracy)?;
         }
         for (name, value) in &self.metrics {
             write!(f, ", {name} {value:.4}")?;

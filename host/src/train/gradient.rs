@@ -15,8 +15,8 @@ use crate::data::ItemLimits;
 use crate::generation::FirstDrawn;
 use crate::job::{Job, OpenedModel};
 use crate::model::{
-    Adapter, AuxiliaryLoss, AuxiliaryLosses, BoundWeights, DescribedModel, FrozenModels, Parameters, TrainedModel,
-    Training,
+    Adapter, AuxiliaryLoss, AuxiliaryLosses, BoundWeights, DescribedModel, FrozenModels, Parameters, RightTokens,
+    TrainedModel, Training,
 };
 use crate::staging;
 
@@ -42,7 +42,12 @@ pub struct Objective {
     pub tokenizer: SharedTokenizer,
     /// The job's seed.
     pub seed: u64,
+    /// Whether evaluation also counts the tokens that the model would have drawn.
+    pub counts_right: bool,
 }
+
+/// The metric of evaluation with the share of trained tokens that have the largest logit.
+pub const ACCURACY: &str = "token_accuracy";
 
 impl Objective {
     /// The objective of a job.
@@ -50,10 +55,23 @@ impl Objective {
         let OpenedModel { compute, model, adapter, trainer, tokenizer, .. } = opened;
         let settings = &job.resolved.settings;
         let max_seq_len = settings.trainer.max_seq_len as usize;
-        let items = ItemLimits { max_seq_len, vocabulary: model.spec().vocabulary_size };
+        let items = ItemLimits::of(max_seq_len, Some(model.spec()));
         let (trainer_name, packing, seed) = (job.trainer_name(), settings.trainer.packing, settings.seed);
         let drawn = FirstDrawn::default();
-        Self { compute, model, adapter, trainer, trainer_name, frozen, items, packing, drawn, tokenizer, seed }
+        Self {
+            compute,
+            model,
+            adapter,
+            trainer,
+            trainer_name,
+            frozen,
+            items,
+            packing,
+            drawn,
+            tokenizer,
+            seed,
+            counts_right: false,
+        }
     }
 
     /// Loss and gradient of a micro-batch: the gradient of each parameter, computed, on the device.
@@ -86,7 +104,7 @@ impl Objective {
             let (models, inputs) = self.frozen.bind_handles(&self.compute, inputs);
             let tensors = inputs.iter().map(|&handle| Tensor::borrowed(&self.compute, handle));
             let batch = Batch::new(names.iter().cloned().zip(tensors).collect());
-            let loss = self.loss(weights, models, &batch, Some(training))?;
+            let loss = self.loss(weights, models, &batch, Some(training), None)?;
             metrics = loss.metrics;
             [loss.objective].into_iter().chain(loss.values).map(Tensor::into_handle).collect()
         };
@@ -114,8 +132,16 @@ impl Objective {
     pub fn evaluate(&self, parameters: &Parameters, batch: &HostBatch) -> Result<Sums> {
         let (names, inputs) = self.upload(batch)?;
         let tensors = Batch::new(names.into_iter().zip(inputs).collect());
-        self.loss(parameters.bind(), self.frozen.bind(&self.compute), &tensors, None)?
-            .read([batch.tokens, batch.supervised_tokens].map(|tokens| tokens as f64))
+        let right = self.counts_right.then(RightTokens::default);
+        let mut sums = self
+            .loss(parameters.bind(), self.frozen.bind(&self.compute), &tensors, None, right.as_ref())?
+            .read([batch.tokens, batch.supervised_tokens].map(|tokens| tokens as f64))?;
+        // Where the loss is not that of tokens, as many as are trained, it says nothing.
+        if let Some(right) = right.filter(|_| sums.weight == sums.supervised_tokens) {
+            let weight = sums.weight;
+            sums.metrics.entry(ACCURACY.to_owned()).or_insert([right.number(), weight]);
+        }
+        Ok(sums)
     }
 
     fn upload(&self, batch: &HostBatch) -> Result<(Vec<String>, Vec<Tensor>)> {
@@ -130,12 +156,17 @@ impl Objective {
         frozen: FrozenModels,
         batch: &Batch,
         training: Option<Training>,
+        right: Option<&RightTokens>,
     ) -> Result<LossValues> {
         let auxiliary = AuxiliaryLosses::default();
         let model =
             TrainedModel::new(&self.model, weights, &self.compute).with_frozen(frozen).with_auxiliary(&auxiliary);
         let model = match training {
             Some(training) => model.in_training(training),
+            None => model,
+        };
+        let model = match right {
+            Some(right) => model.counting(right),
             None => model,
         };
         let ctx = TrainerContext::new(Rc::new(model), Rc::clone(&self.compute));

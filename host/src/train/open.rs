@@ -17,15 +17,15 @@ use super::slow_rank::SlowRank;
 use super::update::Learner;
 use super::{Run, builds, connect, estimate, evaluate, processor, share, start};
 use crate::checkpoint::Store;
-use crate::data::{self, BadRows, Data, Encoder, LongRows, Plan, Training};
+use crate::data::{self, BadRows, Data, Encoder, LongRows, Notes, Plan, Training};
 use crate::exit::Failure;
 use crate::export::Types;
 use crate::job::Job;
 use crate::model;
 use crate::observers::Observers;
 use crate::progress::{self, Progress};
-use crate::prompt_format::PromptFormat;
 use crate::storage;
+use crate::training_format::{self, RowForm, TrainingFormat};
 
 impl<'a> Run<'a> {
     /// Opens a job, at its beginning or at the checkpoint that it resumes from. With `force`, also one that seems not to fit into
@@ -52,9 +52,10 @@ impl<'a> Run<'a> {
         // Which part of a sum a rank is given does not decide which states it has.
         let layout = GradientLayout::of(&optimizer, &settings.comm, false)?;
         let tokenizer_files = opened.tokenizer_files()?;
-        let encoder = Encoder::new(job, &opened.trainer, opened.model.spec().vocabulary_size);
+        let encoder = Encoder::new(job, &opened.trainer, Some(opened.model.spec()));
         let read = data::read(job, &encoder, &tokenizer_files.checksum()?)?;
-        let prompts = PromptFormat::trained(job, &opened.tokenizer);
+        let format = TrainingFormat::of_job(job, RowForm::of_job(job));
+        let prompts = format.announced(opened.tokenizer.vocabulary().renders_messages);
         let plan = Plan::of(settings, read.rows);
         opened.check_files()?;
         let estimate = estimate::admit(job, &opened, estimate::Work::Training(&read), force)?;
@@ -150,8 +151,9 @@ impl<'a> Run<'a> {
             history,
             peers,
             model: directory,
-            tokenizer_files: tokenizer_files.recording(prompts.and_then(|(format, _)| format))?,
-            prompts: prompts.map(|(_, description)| description),
+            tokenizer_files: tokenizer_files.with(training_format::FILE, format.text()),
+            row_forms: format.rows().to_vec(),
+            prompts,
             types,
             learner: Learner::new(settings, updates, estimate.recompute, parameters, objective, optimizer, layout),
             frozen: frozen_weights,
@@ -162,6 +164,7 @@ impl<'a> Run<'a> {
                 cursor,
                 dropped: 0,
                 long: LongRows::default(),
+                notes: Notes::default(),
                 bad,
                 held_out,
                 fingerprint,

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use crate::config::OnBadRow;
 use crate::data::{
-    BadRow, Cursor, Dataset, EncodedRow, Encoder, LongRows, OnDemand, Part, Plan, ReadRow, RowLocation, Rows,
+    BadRow, Cursor, Dataset, EncodedRow, Encoder, LongRows, Notes, OnDemand, Part, Plan, ReadRow, RowLocation, Rows,
     is_of_a_row,
 };
 use crate::exit::{Failure, Status};
@@ -51,6 +51,8 @@ pub struct UpdateEnd {
     pub dropped: Vec<RowLocation>,
     /// Those of them that were too long.
     pub long: LongRows,
+    /// What the trainer says of rows that were read while training went on.
+    pub notes: Notes,
     /// Rows that cannot be used and are passed over.
     pub bad: Vec<BadRow>,
 }
@@ -267,6 +269,7 @@ impl Maker {
                 }
                 Ok(own) => {
                     end.long.count(location, &own);
+                    end.notes.add(Notes::of(own.items.iter().map(|item| (location, item))));
                     if own.items.is_empty() && own.left_out.is_none() {
                         end.dropped.push(location);
                     }

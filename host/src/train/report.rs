@@ -7,8 +7,9 @@ use mdt_plugin_api::{Event, MemoryInfo};
 
 use super::run::Output;
 use super::update::UpdateNumbers;
-use super::{Run, estimate};
+use super::{Run, estimate, prefetch};
 use crate::config::{Init, Packing};
+use crate::data::{self, RowLocation};
 use crate::exit::Failure;
 use crate::metrics;
 use crate::progress::{self, Line};
@@ -41,7 +42,11 @@ impl Run<'_> {
         }
         progress::note(&format!("data     {}", self.rows.summary));
         settings.data.revisions.iter().for_each(|revision| progress::note(&format!("data     from {revision}")));
-        if let Some(prompts) = self.prompts {
+        if let Some(rows) = self.rows.train.as_ref().and_then(prefetch::Source::whole) {
+            let name = |rows: &[RowLocation]| data::describe(&self.rows.sources, rows);
+            rows.notes().lines(&name).iter().for_each(|note| progress::note(&format!("note     {note}")));
+        }
+        if let Some(prompts) = &self.prompts {
             progress::note(&format!("prompts  {prompts}"));
         }
         if let Some(held_out) = &self.rows.held_out {

@@ -15,7 +15,7 @@ use super::update::Learner;
 use crate::checkpoint::{Changed, Store};
 use crate::config::Settings;
 use crate::counted::counted;
-use crate::data::{self, BadRows, Cursor, Dataset, Encoder, LongRows, Plan, RowLocation};
+use crate::data::{self, BadRows, Cursor, Dataset, Encoder, LongRows, Notes, Plan, RowLocation};
 use crate::exit::Failure;
 use crate::export::Types;
 use crate::job::Job;
@@ -25,6 +25,7 @@ use crate::observers::Observers;
 use crate::peers::Peers;
 use crate::progress::{self, Progress};
 use crate::tokenizer_files::TokenizerFiles;
+use crate::training_format::RowForm;
 
 /// A training run, between two updates. Compute thread only.
 pub struct Run<'a> {
@@ -42,8 +43,10 @@ pub struct Run<'a> {
     pub(super) model: Directory,
     /// The files of its tokenizer.
     pub(super) tokenizer_files: TokenizerFiles,
+    /// The forms of its rows.
+    pub(super) row_forms: Vec<RowForm>,
     /// What the prompts of its rows are, in words.
-    pub(super) prompts: Option<&'static str>,
+    pub(super) prompts: Option<String>,
     /// The types that the trained model is written in.
     pub(super) types: Types,
     pub(super) learner: Learner,
@@ -73,6 +76,8 @@ pub(super) struct Rows {
     pub(super) dropped: usize,
     /// How many of them were too long.
     pub(super) long: LongRows,
+    /// What the trainer said of those that were read while training went on.
+    pub(super) notes: Notes,
     /// Those that cannot be used and are passed over.
     pub(super) bad: BadRows,
     pub(super) held_out: Option<Dataset>,
@@ -128,7 +133,7 @@ impl<'a> Run<'a> {
         let rank = self.peers.rank();
         let train = self.rows.train.take().ok_or_else(Failure::internal)?;
         let objective = &self.learner.objective;
-        let encoder = Encoder::new(self.job, &objective.trainer, objective.model.spec().vocabulary_size);
+        let encoder = Encoder::new(self.job, &objective.trainer, Some(objective.model.spec()));
         let on_bad_row = self.settings().data.on_bad_row;
         let trainer = &objective.trainer;
         let mut batches = prefetch::start(&self.rows.plan, rank, self.done + 1, train, trainer, encoder, on_bad_row)?;
@@ -159,6 +164,7 @@ impl<'a> Run<'a> {
         }
         self.rows.bad.summary().into_iter().for_each(|bad| progress::note(&format!("data     {bad}")));
         let first = |rows: &[RowLocation]| format!("first {}", name_rows(&rows[..1]));
+        self.rows.notes.lines(&name_rows).iter().for_each(|note| progress::note(&format!("note     {note}")));
         self.rows.long.parts(&first).iter().for_each(|part| progress::note(&format!("data     {part}")));
         self.export()?;
         if let Some(bytes) = metrics::peak_memory_bytes() {
@@ -169,7 +175,7 @@ impl<'a> Run<'a> {
 
     /// Takes note of what was read for an update.
     fn take_end(&mut self, end: UpdateEnd, name_rows: &dyn Fn(&[RowLocation]) -> String) -> Result<(), Failure> {
-        let UpdateEnd { cursor, dropped, long, bad } = end;
+        let UpdateEnd { cursor, dropped, long, notes, bad } = end;
         self.rows.bad.add(&self.rows.sources, &bad)?.iter().for_each(|line| self.output.progress.note(line));
         self.rows.cursor = cursor;
         if self.rows.dropped == 0 && !dropped.is_empty() {
@@ -178,6 +184,9 @@ impl<'a> Run<'a> {
         }
         self.rows.dropped += dropped.len();
         self.rows.long.add(long);
+        for (note, _, row) in self.rows.notes.add(notes).iter() {
+            self.output.progress.note(&format!("note     from {} on: {note}", name_rows(&[row])));
+        }
         Ok(())
     }
 

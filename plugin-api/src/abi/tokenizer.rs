@@ -4,6 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use abi_stable::std_types::{RSlice, RStr};
+use serde::{Deserialize, Serialize};
 
 use super::guard::{Guarded, Owner};
 use super::object::{AnyThread, Imported, RawObject, RawSink, exports};
@@ -28,11 +29,28 @@ interfaces! {
         /// [`Tokenizer::files`].
         fn list_files() -> Vec<NamedFile>;
     }
+
+    /// Conversations with what the user should know of them. Any thread.
+    "tokenizer.notes/1" TokenizerNotes NoteFunctions {
+        /// [`Tokenizer::render_noted`] of a list of [`Message`]s; gives the text and the notes.
+        fn render_with_notes(
+            messages: RSlice<'_, u8>, ids: &RawSink<'_, u32>, offsets: &RawSink<'_, usize>, assistant: &RawSink<'_, bool>
+        ) -> Noted;
+    }
 }
-replies! { Vocabulary, Vec<NamedFile> }
-exports! { Arc<dyn Tokenizer>: TokenizerText; }
+replies! { Vocabulary, Vec<NamedFile>, Noted }
+exports! { Arc<dyn Tokenizer>: TokenizerText, TokenizerNotes; }
 // SAFETY: `Tokenizer` is `Send + Sync`.
 unsafe impl AnyThread for TokenizerText {}
+// SAFETY: as above.
+unsafe impl AnyThread for TokenizerNotes {}
+
+/// The text of a conversation, and what the user should know of it.
+#[derive(Default, Serialize, Deserialize)]
+pub(super) struct Noted {
+    text: String,
+    notes: Vec<String>,
+}
 
 /// Makes an object of a plain tokenizer; one that came across already is handed on as it is.
 pub(super) fn export(tokenizer: Arc<dyn Tokenizer>, owner: impl FnOnce() -> Arc<Owner>) -> RawObject {
@@ -72,6 +90,27 @@ fn read(ids: Vec<u32>, offsets: &[usize], length: usize) -> Result<Tokens> {
     Ok(Tokens { ids, offsets: pairs.iter().map(|&[start, end]| (start, end)).collect() })
 }
 
+/// Messages, as they come across.
+fn plain(messages: RSlice<'_, u8>) -> Result<Vec<Message>> {
+    let turns: Vec<Datum> = decode(messages.as_slice())?;
+    turns.iter().enumerate().map(|(index, turn)| turn.message(&format!("messages[{index}]"))).collect()
+}
+
+impl NoteFunctions for Arc<dyn Tokenizer> {
+    fn render_with_notes(
+        &self,
+        messages: RSlice<'_, u8>,
+        ids: &RawSink<'_, u32>,
+        offsets: &RawSink<'_, usize>,
+        assistant: &RawSink<'_, bool>,
+    ) -> Result<Noted> {
+        let (rendered, notes) = self.render_noted(&plain(messages)?)?;
+        write(&rendered.tokens, ids, offsets);
+        assistant.write(&rendered.assistant);
+        Ok(Noted { text: rendered.text, notes })
+    }
+}
+
 impl TextFunctions for Arc<dyn Tokenizer> {
     fn describe_vocabulary(&self) -> Result<Vocabulary> {
         self.vocabulary()
@@ -94,9 +133,7 @@ impl TextFunctions for Arc<dyn Tokenizer> {
         offsets: &RawSink<'_, usize>,
         assistant: &RawSink<'_, bool>,
     ) -> Result<String> {
-        let turns: Vec<Datum> = decode(messages.as_slice())?;
-        let turns = turns.iter().enumerate().map(|(index, turn)| turn.message(&format!("messages[{index}]")));
-        let messages = turns.collect::<Result<Vec<_>>>()?;
+        let messages = plain(messages)?;
         let rendered = if prompt { self.render_prompt(&messages)? } else { self.render(&messages)? };
         write(&rendered.tokens, ids, offsets);
         assistant.write(&rendered.assistant);
@@ -108,24 +145,43 @@ impl TextFunctions for Arc<dyn Tokenizer> {
     }
 }
 
-impl Imported<TokenizerText> {
-    fn rendered(&self, messages: &[Message], prompt: bool) -> Result<Rendered> {
-        let (mut ids, mut offsets, mut assistant) = (Vec::new(), Vec::new(), Vec::new());
-        let messages = encode(&messages.iter().cloned().map(Datum::from).collect::<Vec<_>>())?;
-        let text = self.render_messages(
-            messages.as_slice().into(),
-            prompt,
-            &RawSink::of(&mut ids),
-            &RawSink::of(&mut offsets),
-            &RawSink::of(&mut assistant),
-        )?;
-        let tokens = read(ids, &offsets, text.len()).map_err(|error| error.in_component(self.name()))?;
+/// What a tokenizer writes of a conversation.
+#[derive(Default)]
+struct Written {
+    ids: Vec<u32>,
+    offsets: Vec<usize>,
+    assistant: Vec<bool>,
+}
+
+impl Written {
+    /// The conversation of this text.
+    fn rendered(self, text: String, name: &'static str) -> Result<Rendered> {
+        let Self { ids, offsets, assistant } = self;
+        let tokens = read(ids, &offsets, text.len()).map_err(|error| error.in_component(name))?;
         if assistant.len() != tokens.ids.len() {
             let (marks, tokens) = (assistant.len(), tokens.ids.len());
             return Err(Error::plugin(format!("a conversation has {tokens} tokens and {marks} marks for them"))
-                .in_component(self.name()));
+                .in_component(name));
         }
         Ok(Rendered { text, tokens, assistant })
+    }
+}
+
+fn encoded(messages: &[Message]) -> Result<Vec<u8>> {
+    encode(&messages.iter().cloned().map(Datum::from).collect::<Vec<_>>())
+}
+
+impl Imported<TokenizerText> {
+    fn rendered(&self, messages: &[Message], prompt: bool) -> Result<Rendered> {
+        let (mut written, messages) = (Written::default(), encoded(messages)?);
+        let text = self.render_messages(
+            messages.as_slice().into(),
+            prompt,
+            &RawSink::of(&mut written.ids),
+            &RawSink::of(&mut written.offsets),
+            &RawSink::of(&mut written.assistant),
+        )?;
+        written.rendered(text, self.name())
     }
 }
 
@@ -146,6 +202,18 @@ impl Tokenizer for Imported<TokenizerText> {
 
     fn render(&self, messages: &[Message]) -> Result<Rendered> {
         self.rendered(messages, false)
+    }
+
+    fn render_noted(&self, messages: &[Message]) -> Result<(Rendered, Vec<String>)> {
+        let Some(noting) = self.beside::<TokenizerNotes>()? else { return Ok((self.render(messages)?, Vec::new())) };
+        let (mut written, messages) = (Written::default(), encoded(messages)?);
+        let Noted { text, notes } = noting.render_with_notes(
+            messages.as_slice().into(),
+            &RawSink::of(&mut written.ids),
+            &RawSink::of(&mut written.offsets),
+            &RawSink::of(&mut written.assistant),
+        )?;
+        Ok((written.rendered(text, self.name())?, notes))
     }
 
     fn render_prompt(&self, messages: &[Message]) -> Result<Rendered> {

@@ -211,6 +211,7 @@ impl RawItem<'_> {
         Item {
             sequences: self.sequences.iter().map(sequence).collect(),
             numbers: self.numbers.iter().map(|raw| (raw.name.into(), raw.values.to_vec())).collect(),
+            notes: Vec::new(),
         }
     }
 }

@@ -34,9 +34,22 @@ pub struct ParameterSpec {
     /// or an alias, and saved as these.
     #[serde(default)]
     pub stacked_from: Vec<String>,
+    /// The tensor of which some files have it as one half, where neither its own name nor an alias is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub half_of: Option<HalfOf>,
     /// Whether it is trained. One that is not has no gradient and no optimizer state; it is saved with the model.
     #[serde(default = "trainable")]
     pub trainable: bool,
+}
+
+/// A tensor `[E, 2 · rows, columns]` whose halves along the second axis are two parameters: gates and what they are multiplied with,
+/// of all experts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HalfOf {
+    /// Its name in files.
+    pub name: String,
+    /// Whether the second half is meant.
+    pub second: bool,
 }
 
 fn trainable() -> bool {
@@ -55,6 +68,7 @@ impl ParameterSpec {
             tied_to: None,
             aliases: Vec::new(),
             stacked_from: Vec::new(),
+            half_of: None,
             trainable: true,
         }
     }
@@ -73,6 +87,11 @@ impl ParameterSpec {
     pub fn alias(mut self, name: impl Into<String>) -> Self {
         self.aliases.push(name.into());
         self
+    }
+
+    /// One half of this tensor in some files.
+    pub fn half_of(self, name: impl Into<String>, second: bool) -> Self {
+        Self { half_of: Some(HalfOf { name: name.into(), second }), ..self }
     }
 
     /// Made of these tensors of files, in their order along its first axis:
@@ -172,12 +191,20 @@ pub struct ModelSpec {
     /// other defaults for absent keys than this model.
     #[serde(default)]
     pub config: Map<String, Json>,
+    /// The number of positions that it has learnt, where it has learnt some: no sequence may be longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_positions: Option<usize>,
+    /// The length beyond which a sequence has other keys than a shorter one, as with LongRoPE: generation computes all of them
+    /// again when it gets there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_keys_beyond: Option<usize>,
 }
 
 impl ModelSpec {
     /// A model without further keys for its `config.json`.
     pub fn new(parameters: Vec<ParameterSpec>, vocabulary_size: usize, head: Head) -> Self {
-        Self { parameters, vocabulary_size, head, config: Map::new() }
+        let (config, max_positions, other_keys_beyond) = (Map::new(), None, None);
+        Self { parameters, vocabulary_size, head, config, max_positions, other_keys_beyond }
     }
 
     /// The number of features of its hidden states, which is that of its head's inputs.

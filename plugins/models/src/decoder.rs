@@ -246,15 +246,8 @@ impl Decoder {
         if self.embedding_multiplier != 1.0 {
             embedded = embedded.multiply(self.embedding_multiplier)?;
         }
-        if let Some(count) = self.positions {
-            let positions = ctx.positions()?;
-            // Only rows that are not packed share their positions; a packed one may be longer than all of its documents, and
-            // what lies beyond the last position is an error of the embedding there.
-            if ctx.length() > count && positions.shape()?[0] < tokens.shape()?[0] {
-                let message = format!("a sequence has {} tokens, and the model knows {count} positions", ctx.length());
-                return Err(Error::input(message).help("set trainer.max_seq_len to the model's n_positions"));
-            }
-            embedded = (&embedded + &ctx.embedding(POSITIONS, &positions)?)?;
+        if self.positions.is_some() {
+            embedded = (&embedded + &ctx.embedding(POSITIONS, &ctx.positions()?)?)?;
         }
         ctx.dropout("embedding.dropout", &embedded, self.embedding_dropout)
     }

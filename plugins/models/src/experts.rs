@@ -48,16 +48,25 @@ impl Experts {
         Ok(config.flag("output_router_logits")?.then_some(coefficient))
     }
 
-    /// Declares their parameters. Files have a tensor for each expert.
+    /// Declares their parameters. Files have a tensor for each expert, or those of all in two, which transformers 5 keeps in memory
+    /// and writes where it is asked to (`save_original_format=False`).
     pub fn declare(&self, parameters: &mut Parameters, layer: &str) {
         let (hidden, [gate, up, down]) = (parameters.hidden, self.parts);
         parameters.linear(&format!("{layer}.{}.gate", self.name), [self.count, hidden], false);
+        let fused = |name: &str| format!("{layer}.mlp.{name}");
+        if let Some(router) = parameters.specs.last_mut().filter(|_| self.name != "mlp") {
+            router.aliases.push(fused("gate.weight"));
+        }
         for (part, [out, input]) in
             [(gate, [self.inner, hidden]), (up, [self.inner, hidden]), (down, [hidden, self.inner])]
         {
             let name = |of: &str| format!("{layer}.{}.experts.{of}.weight", self.name);
             let files = (0..self.count).map(|expert| name(&format!("{expert}.{part}")));
             let spec = ParameterSpec::new(name(part), [self.count, out, input], Role::Experts, parameters.normal);
+            let spec = match part {
+                part if part == down => spec.alias(fused("experts.down_proj")),
+                part => spec.half_of(fused("experts.gate_up_proj"), part == up),
+            };
             parameters.specs.push(spec.stacked_from(files));
         }
     }

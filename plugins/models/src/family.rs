@@ -10,6 +10,7 @@ use crate::config::refuse_other_mathematics;
 use crate::decoder::Decoder;
 use crate::exported_config::exported_keys;
 use crate::json::Object;
+use crate::rope::Rope;
 
 /// A family of models: what its `config.json` says. A component is made without being told its id, so the family is a type.
 ///
@@ -74,7 +75,9 @@ impl<F: Family> Component for FamilyModel<F> {
 impl<F: Family> Model for FamilyModel<F> {
     fn spec(&self) -> ModelSpec {
         let spec = ModelSpec::new(self.decoder.parameters(), self.decoder.vocabulary_size, self.decoder.head());
-        ModelSpec { config: self.exported.clone(), ..spec }
+        let config = self.exported.clone();
+        let other_keys_beyond = self.decoder.ropes.iter().filter_map(Rope::other_keys_beyond).min();
+        ModelSpec { config, max_positions: self.decoder.positions, other_keys_beyond, ..spec }
     }
 
     fn hidden(&self, ctx: &ModelContext, tokens: &Tensor) -> Result<Tensor> {

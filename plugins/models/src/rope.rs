@@ -52,8 +52,7 @@ enum Scaling {
         original: f64,
         truncate: bool,
     },
-    /// Each frequency divided by a factor of its own: by others in passes with a position beyond `original`. Keys that already
-    /// stand in a cache keep their rotation.
+    /// Each frequency divided by a factor of its own: by others in sequences longer than `original`, whose keys are others, too.
     Long {
         short: Vec<f64>,
         long: Vec<f64>,
@@ -174,14 +173,26 @@ impl Rope {
             Ok((Tensor::from_host(ctx.compute(), &HostArray::new(&[inverse.len()], &inverse)?)?, scale))
         };
         let Scaling::Long { original, .. } = self.scaling else { return on_device(ctx.length()) };
-        // A packed row may be longer than all of its documents.
         let original = original as usize;
         let (short, long) = (on_device(original)?.0, on_device(original + 1)?);
         if ctx.length() <= original {
             return Ok((short, long.1));
         }
-        let is_long = ctx.positions()?.max()?.greater_equal(original as f64)?;
+        let positions = ctx.positions()?;
+        // A part of a sequence that is generated: the whole is long. A packed row may be longer than all of its documents.
+        if positions.shape()?.last().is_some_and(|&tokens| tokens < ctx.length()) {
+            return Ok(long);
+        }
+        let is_long = positions.max()?.greater_equal(original as f64)?;
         Ok((is_long.select(&long.0, &short)?, long.1))
+    }
+
+    /// The length beyond which a sequence has other keys, where there is one.
+    pub fn other_keys_beyond(&self) -> Option<usize> {
+        match self.scaling {
+            Scaling::Long { original, .. } => Some(original as usize),
+            _ => None,
+        }
     }
 
     /// Frequencies for a pass whose last position is `length - 1`; few kinds of scaling look at it.

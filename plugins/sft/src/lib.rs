@@ -66,8 +66,8 @@ pub struct Sft {
     warned: AtomicBool,
 }
 
-/// Tokens of a row, and which of them are trained.
-type Masked = (Vec<u32>, Vec<bool>);
+/// Tokens of a row, which of them are trained, and what the user should know of them.
+type Masked = (Vec<u32>, Vec<bool>, Vec<String>);
 
 const JOINED: &str = "in some rows one token holds both the end of the prompt and the start of the completion; it is \
     trained, but a prompt that is given alone ends in another token: let completions begin with the space that prompts \
@@ -108,21 +108,21 @@ impl Sft {
             TrainOn::All => vec![true; tokens.len()],
             TrainOn::Assistant | TrainOn::Completion => completion,
         };
-        Ok(vec![(tokens, trained)])
+        Ok(vec![(tokens, trained, Vec::new())])
     }
 
     fn conversation(&self, messages: &[Message]) -> Result<Vec<Masked>> {
         let last_only = self.config.turns == Turns::Last || self.config.train_on == TrainOn::Completion;
         if self.config.train_on == TrainOn::All {
-            let rendered = self.tokenizer.render(&turns::untrained(messages))?;
+            let (rendered, notes) = self.tokenizer.render_noted(&turns::untrained(messages))?;
             let trained = vec![true; rendered.tokens.ids.len()];
-            return Ok(vec![(rendered.tokens.ids, trained)]);
+            return Ok(vec![(rendered.tokens.ids, trained, notes)]);
         }
         let rendered = match last_only {
             true => vec![turns::last(&*self.tokenizer, messages)?],
             false => turns::all(&*self.tokenizer, messages)?,
         };
-        Ok(rendered.into_iter().map(|rendered| (rendered.tokens.ids, rendered.assistant)).collect())
+        Ok(rendered.into_iter().map(|(rendered, notes)| (rendered.tokens.ids, rendered.assistant, notes)).collect())
     }
 }
 
@@ -130,7 +130,8 @@ impl Trainer for Sft {
     fn encode(&self, example: &Example) -> Result<Vec<Item>> {
         let sequences = Content::of(example).and_then(|content| self.sequences(content));
         let sequences = sequences.map_err(|error| error.with("row", example.row))?;
-        Ok(sequences.into_iter().map(|(tokens, supervised)| Item::of(tokens, supervised)).collect())
+        let item = |(tokens, supervised, notes)| Item::of(tokens, supervised).with_notes(notes);
+        Ok(sequences.into_iter().map(item).collect())
     }
 
     fn collate(&self, rows: &BatchRows<'_>) -> Result<HostBatch> {

@@ -7,6 +7,9 @@
 use mdt_plugin_api::serde_json::Value;
 use mdt_plugin_api::{Message, Rendered, Result, Tokenizer};
 
+/// A conversation, and what the user should know of it.
+type Noted = (Rendered, Vec<String>);
+
 const ASSISTANT: &str = "assistant";
 /// The key of a message whose answer is not trained.
 const WEIGHT: &str = "weight";
@@ -15,8 +18,8 @@ const WEIGHT: &str = "weight";
 ///
 /// # Errors
 /// The conversation cannot be rendered, or no mask is right for one of its answers alone.
-pub fn all(tokenizer: &dyn Tokenizer, messages: &[Message]) -> Result<Vec<Rendered>> {
-    let whole = match tokenizer.render(messages) {
+pub fn all(tokenizer: &dyn Tokenizer, messages: &[Message]) -> Result<Vec<Noted>> {
+    let whole = match tokenizer.render_noted(messages) {
         Ok(whole) => return Ok(vec![whole]),
         Err(whole) => whole,
     };
@@ -32,10 +35,10 @@ pub fn all(tokenizer: &dyn Tokenizer, messages: &[Message]) -> Result<Vec<Render
 ///
 /// # Errors
 /// As for [`all`].
-pub fn last(tokenizer: &dyn Tokenizer, messages: &[Message]) -> Result<Rendered> {
+pub fn last(tokenizer: &dyn Tokenizer, messages: &[Message]) -> Result<Noted> {
     match messages.iter().rposition(|message| message.role == ASSISTANT) {
         Some(turn) => alone(tokenizer, &messages[..=turn]),
-        None => tokenizer.render(messages),
+        None => tokenizer.render_noted(messages),
     }
 }
 
@@ -45,12 +48,12 @@ pub fn untrained(messages: &[Message]) -> Vec<Message> {
 }
 
 /// A conversation of which only the last message is trained.
-fn alone(tokenizer: &dyn Tokenizer, messages: &[Message]) -> Result<Rendered> {
+fn alone(tokenizer: &dyn Tokenizer, messages: &[Message]) -> Result<Noted> {
     let mut messages = messages.to_vec();
     let answer = messages.pop();
     let mut messages = untrained(&messages);
     messages.extend(answer);
-    tokenizer.render(&messages)
+    tokenizer.render_noted(&messages)
 }
 
 fn without_weight(mut message: Message) -> Message {

@@ -6,38 +6,87 @@ use mdt_plugin_api::{Error, Message, Rendered, Result, Tokens};
 
 use crate::conversation::Conversation;
 use crate::end_of_turn::{end_of_turn, missing_end, special_at};
+use crate::own_context;
 use crate::template::ChatTemplate;
 use crate::tokenizer_file::TokenizerFile;
 
 pub const ASSISTANT: &str = "assistant";
 
-/// A conversation, as the template renders it and nothing added, and which tokens are the assistant's: every turn of it
-/// with its end-of-turn token, but those with a weight of 0.
+/// A conversation, and what the user should know of how it is rendered.
+pub type Noted = (Rendered, Vec<String>);
+
+/// A conversation, as the template renders it and nothing added but the end of a last answer that has none, and which tokens are
+/// the assistant's: every turn of it with its end-of-turn token, but those with a weight of 0.
 ///
 /// If the template marks answers with `{% generation %}`, the marked text is the assistant's. For other templates, see
-/// [`answers`].
+/// [`answers`]; where one shows a question otherwise once it is answered, see [`own_context`].
 ///
 /// # Errors
 /// The template cannot render it; it is not clear where the answers are.
-pub fn render(tokenizer: &TokenizerFile, template: &ChatTemplate, messages: &[Message]) -> Result<Rendered> {
+pub fn render(tokenizer: &TokenizerFile, template: &ChatTemplate, messages: &[Message]) -> Result<Noted> {
     let conversation = template.conversation(messages)?;
     let mut whole = template.render(&conversation, messages.len(), false)?;
     template.require_roles(messages, &whole.text)?;
     let mut tokens = tokenizer.tokens(&whole.text)?;
-    if let Some(end) = missing_end(tokenizer, template, &conversation, messages, (&whole.text, &tokens))? {
+    let mut notes = Vec::new();
+    if let Some((end, note)) = missing_end(tokenizer, template, &conversation, messages, (&whole.text, &tokens))? {
         whole.text += &end;
         tokens = tokenizer.tokens(&whole.text)?;
+        notes.push(note);
     }
     let spans = if template.marks_answers() {
+        notes.extend(asked_otherwise(template, &conversation, messages, &whole.text)?);
         weighted(template, &conversation, whole.marked)?
     } else {
         let weighted = conversation.weighted.iter();
         let marked = messages.iter().zip(weighted).map(|(message, &weighted)| message.role == ASSISTANT && weighted);
-        answers(tokenizer, template, &conversation, &marked.collect::<Vec<_>>(), &whole.text, &tokens)?
+        let marked: Vec<bool> = marked.collect();
+        match answers(tokenizer, template, &conversation, &marked, (&whole.text, &tokens), &mut notes) {
+            Ok(spans) => spans,
+            Err(error) => {
+                let is_last = marked.iter().position(|&marked| marked) == Some(marked.len() - 1);
+                let alone = is_last.then(|| own_context::render(tokenizer, template, &conversation, &whole.text));
+                return alone.transpose()?.flatten().ok_or(error);
+            }
+        }
     };
     let assistant = tokens.inside(&spans);
-    Ok(Rendered { text: whole.text, tokens, assistant })
+    Ok((Rendered { text: whole.text, tokens, assistant }, notes))
 }
+
+/// What to say of a last answer that does not begin as generation begins it; `None` where it does.
+///
+/// # Errors
+/// The template fails on the conversation.
+pub fn asked_otherwise(
+    template: &ChatTemplate,
+    conversation: &Conversation,
+    messages: &[Message],
+    whole: &str,
+) -> Result<Option<String>> {
+    let turn = messages.len().saturating_sub(1);
+    if conversation.weighted.last() != Some(&true) || messages.last().is_none_or(|last| last.role != ASSISTANT) {
+        return Ok(None);
+    }
+    let prompt = template.render(conversation, turn, true)?.text;
+    if begins_with(whole, &prompt).is_some() {
+        return Ok(None);
+    }
+    let given = template.render(conversation, turn, false)?.text;
+    Ok(Some(begins_otherwise(prompt.strip_prefix(&given).unwrap_or(&prompt))))
+}
+
+/// The sentence that says how generation begins answers that are shown otherwise.
+fn begins_otherwise(prompt: &str) -> String {
+    let prompt: String = prompt.trim().chars().take(SHOWN).collect();
+    format!(
+        "generation begins answers with {prompt:?}, and the chat template shows them without it: they are trained as it shows them \
+         (see tokenizer.chat_template_kwargs)"
+    )
+}
+
+/// The most characters of a prompt that a sentence shows.
+const SHOWN: usize = 200;
 
 /// Everything before the last answer, including the start of the assistant's turn.
 pub fn render_prompt(tokenizer: &TokenizerFile, template: &ChatTemplate, messages: &[Message]) -> Result<Rendered> {
@@ -87,15 +136,16 @@ fn answers(
     template: &ChatTemplate,
     conversation: &Conversation,
     marked: &[bool],
-    whole: &str,
-    pieces: &Tokens,
+    (whole, pieces): (&str, &Tokens),
+    notes: &mut Vec<String>,
 ) -> Result<Vec<Range<usize>>> {
     let mut spans = Vec::new();
     for turn in (0..marked.len()).filter(|&turn| marked[turn]) {
         let prompt = template.render(conversation, turn, true)?.text;
-        let Some(begin) = begins(tokenizer, template, conversation, turn, (whole, pieces), &prompt)? else {
+        let Some((begin, note)) = begins(tokenizer, template, conversation, turn, (whole, pieces), &prompt)? else {
             return Err(difference(template, whole, &prompt, turn, "the prompt of an answer"));
         };
+        notes.extend(note.filter(|note| !notes.contains(note)));
         let end = if turn + 1 == marked.len() {
             end_of_turn(tokenizer, whole, pieces, begin..whole.len())
         } else {
@@ -126,7 +176,7 @@ fn answers(
     Ok(spans)
 }
 
-/// Where the answer of a turn begins in the whole conversation: where its prompt ends.
+/// Where the answer of a turn begins in the whole conversation: where its prompt ends; and what the user should know of it.
 ///
 /// Templates of reasoning models may ask for an answer with a thought that is begun, or empty, and render answers without
 /// it. If all before that is the same, an answer begins with the first token that differs, as in TRL.
@@ -137,12 +187,9 @@ fn begins(
     turn: usize,
     (whole, pieces): (&str, &Tokens),
     prompt: &str,
-) -> Result<Option<usize>> {
-    if whole.starts_with(prompt) {
-        return Ok(Some(prompt.len()));
-    }
-    if let Some(end) = begin_but_for_white_space(whole, prompt) {
-        return Ok(Some(end));
+) -> Result<Option<(usize, Option<String>)>> {
+    if let Some(end) = begins_with(whole, prompt) {
+        return Ok(Some((end, None)));
     }
     let asked = tokenizer.tokens(prompt)?.ids;
     let differs = asked.iter().zip(&pieces.ids).position(|(a, b)| a != b).unwrap_or(asked.len());
@@ -151,20 +198,22 @@ fn begins(
     if !whole.starts_with(&given) || given.len() > same {
         return Ok(None);
     }
-    let thought = prompt[given.len()..].to_lowercase();
+    let Some(asked) = prompt.get(given.len()..) else { return Ok(None) };
+    let thought = asked.to_lowercase();
     let asks_for_thought = ["think", "thought", "reason"].iter().any(|word| thought.contains(word));
     let content = conversation.turns[turn].get_attr("content").unwrap_or_default();
     let content = content.as_str().unwrap_or_default().trim();
     let follows = !content.is_empty() && whole[same..].trim_start().starts_with(content);
-    if asks_for_thought {
-        template.tell_of_thought(prompt[given.len()..].trim());
-    }
-    Ok((asks_for_thought || follows).then_some(same))
+    let note = asks_for_thought.then(|| begins_otherwise(asked));
+    Ok((asks_for_thought || follows).then_some((same, note)))
 }
 
-/// Where a prompt ends in a text that begins with it but for white space: some templates put a line break behind a turn once
-/// another follows.
-fn begin_but_for_white_space(whole: &str, prompt: &str) -> Option<usize> {
+/// Where a prompt ends in a text that begins with it, maybe but for white space: some templates put a line break behind a turn
+/// once another follows.
+fn begins_with(whole: &str, prompt: &str) -> Option<usize> {
+    if whole.starts_with(prompt) {
+        return Some(prompt.len());
+    }
     let mut rest = whole.char_indices().filter(|(_, character)| !character.is_whitespace());
     let mut end = 0;
     for wanted in prompt.chars().filter(|character| !character.is_whitespace()) {

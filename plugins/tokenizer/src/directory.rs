@@ -255,28 +255,28 @@ impl ModelDirectory {
         Ok(found)
     }
 
-    /// The template that `tokenizer.chat_template` gives: the template itself, the name of one of the model's, or the path
+    /// The template that a key of the configuration gives: the template itself, the name of one of the model's, or the path
     /// of a file with it.
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn configured_template(&self, value: &str) -> Result<TemplateSource> {
+    pub fn configured_template(&self, key: &str, value: &str) -> Result<TemplateSource> {
         if value.contains("{{") || value.contains("{%") {
-            return Ok(TemplateSource { origin: "tokenizer.chat_template".into(), text: value.to_owned() });
+            return Ok(TemplateSource { origin: key.into(), text: value.to_owned() });
         }
         if let Some((_, source)) = self.named_templates()?.into_iter().find(|(name, _)| name == value) {
             return Ok(source);
         }
-        let error = |message| {
-            Error::config(message).with("key", "tokenizer.chat_template").with("file", value).help(
+        let error = |message: String| {
+            Error::config(message).with("key", key).with("file", value).help(
                 "give the path of a .jinja file, relative to the working directory, the name of one of the model's \
                  templates, or the template itself",
             )
         };
         match read_if_present(Path::new(value)) {
             Ok(Some(text)) => Ok(TemplateSource { origin: value.to_owned(), text }),
-            Ok(None) => Err(error("tokenizer.chat_template names a file that is not there")),
-            Err(cause) => Err(error("the file that tokenizer.chat_template names cannot be read").caused_by(cause)),
+            Ok(None) => Err(error(format!("{key} names a file that is not there"))),
+            Err(cause) => Err(error(format!("the file that {key} names cannot be read")).caused_by(cause)),
         }
     }
 }
@@ -341,7 +341,7 @@ mod tests {
         let opened = opened.expect("opens");
         let (default, tool_use) = opened.chat_templates().expect("read").expect("present");
         assert_eq!((default.text.as_str(), tool_use.expect("present").text.as_str()), ("d", "t"));
-        assert_eq!(opened.configured_template("tool_use").expect("found").text, "t");
+        assert_eq!(opened.configured_template("tokenizer.chat_template", "tool_use").expect("found").text, "t");
 
         let named = r#"{"chat_template": [{"name": "rag", "template": "t"}]}"#;
         let (_place, opened) = directory(&[("tokenizer_config.json", named)]);

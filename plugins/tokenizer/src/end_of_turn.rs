@@ -29,13 +29,14 @@ pub fn stop_tokens<'a>(
 /// cannot render that conversation.
 fn end_of_turn_token(tokenizer: &TokenizerFile, template: &ChatTemplate) -> Option<u32> {
     let say = |role: &str| Message { role: role.into(), content: "Hello".into(), ..Message::default() };
-    let rendered = render(tokenizer, template, &[say("user"), say(ASSISTANT)]).ok()?;
+    let (rendered, _) = render(tokenizer, template, &[say("user"), say(ASSISTANT)]).ok()?;
     let last = rendered.assistant.iter().rposition(|&marked| marked)?;
     Some(rendered.tokens.ids[last]).filter(|&id| tokenizer.is_special(id))
 }
 
-/// The special token that would follow the last answer if the conversation went on, where the template ends that answer with
-/// none: it leaves its end out, as Apertus' does, or the next turn's first token is the end, as GLM's is.
+/// The end of a last answer that the template ends with no special token, and the sentence that says so. It is the special token
+/// that would follow if the conversation went on: the template leaves it out, as Apertus' does, or the next turn's first token
+/// is the end, as GLM's is. Where there is none, it is the end-of-sequence token, at which generation stops.
 ///
 /// # Errors
 /// The conversation cannot be tokenized.
@@ -45,7 +46,7 @@ pub fn missing_end(
     conversation: &Conversation,
     messages: &[Message],
     (text, pieces): (&str, &Tokens),
-) -> Result<Option<String>> {
+) -> Result<Option<(String, String)>> {
     let is_trained = conversation.weighted.last() == Some(&true) && !template.marks_answers();
     let Some(last) = messages.last().filter(|last| is_trained && last.role == ASSISTANT) else { return Ok(None) };
     if end_of_turn(tokenizer, text, pieces, 0..text.len()).is_some() {
@@ -69,10 +70,22 @@ pub fn missing_end(
             && longer.text.starts_with(text)
             && let Some(end) = special_at(tokenizer, &longer.text, &tokenizer.tokens(&longer.text)?, text.len())
         {
-            return Ok(Some(longer.text[text.len()..end].to_owned()));
+            let end = longer.text[text.len()..end].to_owned();
+            let note = format!(
+                "the chat template leaves out the end of a last answer, {:?}, at which generation stops: it is trained, too",
+                end.trim()
+            );
+            return Ok(Some((end, note)));
         }
     }
-    Ok(None)
+    let Some(eos) = tokenizer.eos_text() else { return Ok(None) };
+    let whole = format!("{text}{eos}");
+    let is_its_end = special_at(tokenizer, &whole, &tokenizer.tokens(&whole)?, text.len()) == Some(whole.len());
+    let note = format!(
+        "the chat template ends answers with no token: the end-of-sequence token, {eos:?}, at which generation stops, is trained \
+         after each"
+    );
+    Ok(is_its_end.then_some((eos, note)))
 }
 
 /// Where the special token ends that follows here, maybe after white space.

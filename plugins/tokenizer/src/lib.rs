@@ -8,12 +8,14 @@ mod conversation;
 mod directory;
 mod end_of_turn;
 mod generation_marks;
+mod own_context;
 mod python_json;
 mod regular_file;
 mod render_limits;
 mod template;
 mod time_and_memory;
 mod tokenizer_file;
+mod twin;
 
 use std::collections::BTreeMap;
 use std::panic;
@@ -22,6 +24,7 @@ use std::sync::Arc;
 use mdt_plugin_api::prelude::*;
 use serde_json::Value;
 
+use crate::chat::Noted;
 use crate::conversation::RESERVED;
 use crate::directory::ModelDirectory;
 use crate::end_of_turn::stop_tokens;
@@ -35,6 +38,10 @@ mdt_plugin_api::config! {
         /// A chat template to use instead of the model's: the path of a Jinja file, the name of one of the model's templates,
         /// or the template itself.
         chat_template: Option<String> = None,
+        /// A chat template that training renders conversations with, in the place of the one of generation: one that marks answers
+        /// with `{% generation %}`, or keeps the reasoning of earlier ones. It is compared with that on every row. As `chat_template`
+        /// gives it.
+        training_template: Option<String> = None,
         /// Further variables for the chat template, such as `{ enable_thinking = false }`. The variables of a row (column
         /// `chat_template_kwargs`) take precedence.
         chat_template_kwargs: BTreeMap<String, Value> = BTreeMap::new(),
@@ -43,6 +50,9 @@ mdt_plugin_api::config! {
         template_date: String = "2024-07-26".into(),
     }
 }
+
+/// The file that the training template is written to, beside the one of generation.
+const TRAINING: &str = "training_template.jinja";
 
 /// The tokenizer.
 pub struct HuggingFace(Arc<Shared>);
@@ -53,6 +63,8 @@ struct Shared {
     template: Option<ChatTemplate>,
     /// The template of rows with tools, where the model has one of its own.
     tool_use: Option<ChatTemplate>,
+    /// The template of training, where it is another one.
+    training: Option<ChatTemplate>,
     stop: Vec<u32>,
     /// The files that it was made of.
     files: Vec<NamedFile>,
@@ -76,9 +88,15 @@ impl Component for HuggingFace {
 
         let directory = ModelDirectory::open(path, &setup.model_config)?;
         let file = TokenizerFile::load(&directory)?;
-        let configured =
-            config.chat_template.as_deref().map(|value| directory.configured_template(value)).transpose()?;
-        let files = directory.files(configured.as_ref().map(|source| source.text.as_str()))?;
+        let configured = |key, value: &Option<String>| {
+            value.as_deref().map(|value| directory.configured_template(key, value)).transpose()
+        };
+        let training = configured("tokenizer.training_template", &config.training_template)?;
+        let configured = configured("tokenizer.chat_template", &config.chat_template)?;
+        let mut files = directory.files(configured.as_ref().map(|source| source.text.as_str()))?;
+        files.extend(
+            training.as_ref().map(|source| NamedFile { name: TRAINING.to_owned(), text: Some(source.text.clone()) }),
+        );
         let sources = match configured {
             Some(source) => Some((source, None)),
             None => directory.chat_templates()?,
@@ -91,15 +109,21 @@ impl Component for HuggingFace {
         }
         let special = directory.special_tokens();
         let compile = |source: TemplateSource| {
-            ChatTemplate::compile(&source, &special, config.chat_template_kwargs.clone(), date, &setup.services)
+            ChatTemplate::compile(&source, &special, config.chat_template_kwargs.clone(), date)
         };
         let (source, tool_use) = sources.unzip();
         let (template, tool_use) = (source.map(compile).transpose()?, tool_use.flatten().map(compile).transpose()?);
+        let training = training.map(compile).transpose()?;
+        if training.is_some() && template.is_none() {
+            return Err(Error::config("the model has no chat template that generation would use")
+                .with("key", "tokenizer.training_template")
+                .help("name it with tokenizer.chat_template; or use this template for both, as tokenizer.chat_template alone"));
+        }
         let stop = stop_tokens(&directory, &file, [&template, &tool_use].into_iter().flatten());
-        if let Some(error) = [&template, &tool_use].into_iter().flatten().find_map(ChatTemplate::exceeded) {
+        if let Some(error) = [&template, &tool_use, &training].into_iter().flatten().find_map(ChatTemplate::exceeded) {
             return Err(error.clone());
         }
-        Ok(Self(Arc::new(Shared { file, template, tool_use, stop, files })))
+        Ok(Self(Arc::new(Shared { file, template, tool_use, training, stop, files })))
     }
 }
 
@@ -118,21 +142,41 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// A conversation of training.
+    fn render(&self, messages: &[Message]) -> Result<Noted> {
+        let generation = self.template(messages)?;
+        let Some(training) = &self.training else { return chat::render(&self.file, generation, messages) };
+        let (rendered, mut notes) = chat::render(&self.file, training, messages)?;
+        for note in twin::differences(training, generation, messages)? {
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+        Ok((rendered, notes))
+    }
+
+    /// A prompt of generation.
+    fn render_prompt(&self, messages: &[Message]) -> Result<Rendered> {
+        chat::render_prompt(&self.file, self.template(messages)?, messages)
+    }
+}
+
 impl HuggingFace {
     /// Renders messages within limits of time and memory, on one other thread for all that this takes.
-    fn limited(
+    fn limited<T: Send + 'static>(
         &self,
         messages: &[Message],
-        render: fn(&TokenizerFile, &ChatTemplate, &[Message]) -> Result<Rendered>,
-    ) -> Result<Rendered> {
+        render: fn(&Shared, &[Message]) -> Result<T>,
+    ) -> Result<T> {
         let size = messages.iter().map(|message| message.content.len()).sum();
         let (shared, owned) = (Arc::clone(&self.0), messages.to_vec());
-        let work = move || render(&shared.file, shared.template(&owned)?, &owned);
+        let work = move || render(&shared, &owned);
         match limited(Part::Tokenizer, size, work) {
             Ok(Ok(result)) => result,
             Ok(Err(panic)) => panic::resume_unwind(panic),
             Err(GivenUp { part, reason }) => Err(match (part, self.0.template(messages)) {
-                (Part::Template, Ok(template)) => template.exceed(reason),
+                (Part::Template, Ok(template)) => self.0.training.as_ref().unwrap_or(template).exceed(reason),
                 _ => self.0.file.exceed(&reason),
             }),
         }
@@ -154,11 +198,15 @@ impl Tokenizer for HuggingFace {
     }
 
     fn render(&self, messages: &[Message]) -> Result<Rendered> {
-        self.limited(messages, chat::render)
+        Ok(self.render_noted(messages)?.0)
+    }
+
+    fn render_noted(&self, messages: &[Message]) -> Result<Noted> {
+        self.limited(messages, Shared::render)
     }
 
     fn render_prompt(&self, messages: &[Message]) -> Result<Rendered> {
-        self.limited(messages, chat::render_prompt)
+        self.limited(messages, Shared::render_prompt)
     }
 
     fn files(&self) -> Result<Vec<NamedFile>> {

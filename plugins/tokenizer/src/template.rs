@@ -7,11 +7,10 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use jiff::civil::{Date, DateTime};
-use mdt_plugin_api::{Error, LogLevel, Message, Result, Services};
+use mdt_plugin_api::{Error, Message, Result};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, ValueKind};
 use minijinja::{Environment, ErrorKind, Value, escape_formatter};
@@ -42,9 +41,6 @@ pub struct ChatTemplate {
     forms: Forms,
     text: String,
     exceeded: OnceLock<Error>,
-    /// Whether the user was told of thoughts that answers lack.
-    told: AtomicBool,
-    services: Services,
 }
 
 /// A conversation as text.
@@ -72,7 +68,6 @@ impl ChatTemplate {
         special_tokens: &[(String, String)],
         variables: BTreeMap<String, serde_json::Value>,
         date: Date,
-        services: &Services,
     ) -> Result<Self> {
         // As Jinja does. A template from a Windows editor would otherwise put carriage returns into the prompts.
         let text = source.text.replace("\r\n", "\n").replace('\r', "\n");
@@ -122,8 +117,6 @@ impl ChatTemplate {
             forms: Forms::default(),
             text,
             exceeded: OnceLock::new(),
-            told: AtomicBool::new(false),
-            services: services.clone(),
         };
         template.forms = template.tried();
         Ok(template)
@@ -214,21 +207,6 @@ impl ChatTemplate {
                 .help("the roles are system, user, assistant, tool, and others that the template knows"));
         }
         Ok(())
-    }
-
-    /// Tells the user once that answers are asked for with a thought that they do not have in rows.
-    pub fn tell_of_thought(&self, prompt: &str) {
-        if self.told.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let prompt: String = prompt.chars().take(SHOWN).collect();
-        self.services.log(
-            LogLevel::Warn,
-            &format!(
-                "the chat template asks for answers with {prompt:?}, and shows some answers of the data without it: they are \
-                 trained as it shows them, and generation begins otherwise (see tokenizer.chat_template_kwargs)"
-            ),
-        );
     }
 
     /// Renders the first turns of a conversation; with `generation_prompt`, up to where the assistant would begin to

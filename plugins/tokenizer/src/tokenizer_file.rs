@@ -83,6 +83,11 @@ impl TokenizerFile {
         self.eos
     }
 
+    /// The text of the token that ends a text.
+    pub fn eos_text(&self) -> Option<String> {
+        self.inner.id_to_token(self.eos?)
+    }
+
     /// Whether a token is special: a marker, not text.
     pub fn is_special(&self, id: u32) -> bool {
         self.special.contains(&id)

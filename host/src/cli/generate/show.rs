@@ -11,14 +11,16 @@ use crate::generation::{Answer, Speed};
 /// A prompt with its answer.
 pub(in crate::cli) struct Answered {
     prompt: String,
+    /// The tokens of the prompt, as the model had them.
+    tokens: Vec<u32>,
     expected: Option<String>,
     answer: Answer,
 }
 
 impl Answered {
-    pub(super) fn new(example: &Example, answer: Answer) -> Self {
+    pub(super) fn new(example: &Example, tokens: &[u32], answer: Answer) -> Self {
         let (prompt, expected) = describe(example);
-        Self { prompt, expected, answer }
+        Self { prompt, tokens: tokens.to_vec(), expected, answer }
     }
 
     /// Whether it is exactly the expected one; `None` where none is expected.
@@ -47,9 +49,9 @@ pub(in crate::cli) fn exact_match(answered: &[Answered]) -> (usize, Option<f64>)
 pub(super) fn show(answered: &[Answered], speed: &Speed, arguments: &Arguments) -> Result<(), Failure> {
     let (compared, exact_match) = exact_match(answered);
     if arguments.json {
-        let row = |Answered { prompt, expected, answer }: &Answered| {
+        let row = |Answered { prompt, tokens, expected, answer }: &Answered| {
             json!({
-                "prompt": prompt, "expected": expected, "answer": answer.text,
+                "prompt": prompt, "prompt_ids": tokens, "expected": expected, "answer": answer.text,
                 "answer_tokens": answer.tokens.len(), "ended_by": answer.end.name(),
             })
         };
@@ -71,7 +73,7 @@ pub(super) fn show(answered: &[Answered], speed: &Speed, arguments: &Arguments) 
         return answered.iter().try_for_each(|answered| print(&answered.answer.text));
     }
     let stride = answered.len().div_ceil(arguments.show.unwrap_or(answered.len()).max(1)).max(1);
-    for Answered { prompt, expected, answer } in answered.iter().step_by(stride) {
+    for Answered { prompt, expected, answer, .. } in answered.iter().step_by(stride) {
         let expected = expected.as_ref().map_or(String::new(), |expected| format!(" (expected {expected:?})"));
         print(format_args!("{prompt:?} → {:?}{expected}", answer.text))?;
     }

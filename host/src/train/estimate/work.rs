@@ -81,7 +81,7 @@ impl Work<'_> {
                         }
                     }
                     Training::OnDemand(_) | Training::Streamed(_) => {
-                        let encoder = Encoder::new(job, &objective.trainer, objective.model.spec().vocabulary_size);
+                        let encoder = Encoder::new(job, &objective.trainer, Some(objective.model.spec()));
                         let items = micro_batches::longest(job, &encoder)?;
                         if !items.is_empty() {
                             plan_twice(&items)?;

@@ -26,35 +26,21 @@ fn assert_says(error: &Error, code: ErrorCode, parts: &[&str]) {
 }
 
 #[test]
-fn a_prompt_that_is_no_beginning_of_the_conversation_names_template_and_row() {
-    // Shows a question otherwise once it is answered: no context of the answer is what generation would see.
-    let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n\
-        {{ m.content if loop.last else m.content | upper }}<|im_end|>\n{% endfor %}\
-        {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-    let trainer = with_template("chatml", template);
-    let one = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]);
-    let more = json!([one[0], one[1], {"role": "user", "content": "Hm"}, {"role": "assistant", "content": "Ha"}]);
-    for chat in [one, more] {
-        let error = trainer.encode(&example(messages(&chat))).expect_err("refused");
-        let parts = ["template: tokenizer.chat_template", "row: 812", "message: 2", "HI", "{% generation %}"];
-        assert_says(&error, ErrorCode::Input, &parts);
-    }
-}
-
-#[test]
-fn a_generation_prompt_that_the_answer_does_not_follow_is_refused() {
+fn a_prompt_that_no_answer_follows_is_refused_by_template_and_row() {
     let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
         {% if add_generation_prompt %}<|im_start|>model\n{% endif %}";
     let chat = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]);
     let error = with_template("chatml", template).encode(&example(messages(&chat))).expect_err("refused");
-    assert_says(&error, ErrorCode::Input, &["row: 812", "message: 2", "model"]);
+    assert_says(&error, ErrorCode::Input, &["template: tokenizer.chat_template", "row: 812", "message: 2", "model"]);
 }
 
 #[test]
-fn a_template_that_never_ends_an_answer_is_refused_and_not_trained_on_all_tokens() {
+fn without_an_end_of_sequence_token_a_template_that_never_ends_an_answer_is_refused() {
     let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
     let chat = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]);
-    let error = with_template("chatml", template).encode(&example(messages(&chat))).expect_err("refused");
+    let place = directory("chatml", &[("tokenizer_config.json", "{}")]);
+    let config = Config { chat_template: Some(template.to_owned()), ..Config::default() };
+    let error = trainer(place.path(), config).encode(&example(messages(&chat))).expect_err("refused");
     assert_says(&error, ErrorCode::Input, &["no special token", "row: 812", "eos_token"]);
 }
 

@@ -38,6 +38,7 @@ pub fn ones(mask: &[bool]) -> Vec<u32> {
 #[derive(Clone, Default)]
 pub struct Config {
     pub chat_template: Option<String>,
+    pub training_template: Option<String>,
     pub chat_template_kwargs: BTreeMap<String, Value>,
     pub template_date: Option<String>,
 }
@@ -73,6 +74,11 @@ impl Pair {
         Ok(self.trainer.encode(example)?.into_iter().map(|mut item| item.sequences.remove(0)).collect())
     }
 
+    /// What the user should know of a row: the sentences of all its sequences.
+    pub fn notes(&self, example: &Example) -> Result<Vec<String>> {
+        Ok(self.trainer.encode(example)?.into_iter().flat_map(|item| item.notes).collect())
+    }
+
     pub fn collate(&self, rows: &[&Sequence]) -> Result<HostBatch> {
         let item = |row: &&Sequence| Item { sequences: vec![(*row).clone()], ..Item::default() };
         let items: Vec<Item> = rows.iter().map(item).collect();
@@ -102,9 +108,10 @@ pub fn create(directory: &Path, config: Config) -> Result<Pair> {
 
 /// The same with keys of the trainer.
 pub fn create_sft(directory: &Path, config: Config, sft: mdt_sft::Config) -> Result<Pair> {
-    let Config { chat_template, chat_template_kwargs, template_date } = config;
+    let Config { chat_template, training_template, chat_template_kwargs, template_date } = config;
     let mut config = json!({ "chat_template_kwargs": chat_template_kwargs });
-    let keys = [("chat_template", chat_template), ("template_date", template_date)];
+    let keys =
+        [("chat_template", chat_template), ("training_template", training_template), ("template_date", template_date)];
     for (key, value) in keys.into_iter().filter_map(|(key, value)| Some((key, value?))) {
         config[key] = json!(value);
     }

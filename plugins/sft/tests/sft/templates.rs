@@ -23,18 +23,6 @@ fn a_template_may_end_what_it_renders_with_a_special_token_of_its_own() {
     assert_eq!(trained(&chatml(), &encoded), ["Ho<|im_end|>", "Ha<|im_end|>\n<|endoftext|>"]);
 }
 
-#[test]
-fn a_template_that_ends_earlier_turns_otherwise_is_refused() {
-    let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\
-        {{ '<|endoftext|>' if loop.last else '<|im_end|>' }}{% endfor %}\
-        {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-    let chat = messages(&json!([
-        {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"},
-        {"role": "user", "content": "Hm"}, {"role": "assistant", "content": "Ha"},
-    ]));
-    assert!(with_template("chatml", template).encode(&example(chat)).is_err());
-}
-
 /// Drops the reasoning of all answers but the last, and asks for answers that begin with a thought.
 const REASONING: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n\
     {{ m.content if loop.last else m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}\
@@ -46,9 +34,127 @@ fn answers_that_lack_the_thought_that_they_are_asked_for_are_trained_from_where_
         {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "<think>a</think>Ho"},
         {"role": "user", "content": "Hm"}, {"role": "assistant", "content": "Ha"},
     ]));
-    let sequences = with_template("chatml", REASONING).sequences(&example(chat)).expect("encodes");
+    let sequences = with_template("chatml", REASONING).sequences(&example(chat.clone())).expect("encodes");
     let trained: Vec<_> = sequences.iter().map(|sequence| trained(&chatml(), sequence)).collect();
     assert_eq!(trained, [["a</think>Ho<|im_end|>"], ["Ha<|im_end|>"]]);
+    let notes = with_template("chatml", REASONING).notes(&example(chat)).expect("encodes");
+    assert!(
+        matches!(&notes[..], [note] if note.contains("generation begins answers with") && note.contains("<think>")),
+        "{notes:?}"
+    );
+}
+
+#[test]
+fn an_answer_that_the_template_never_ends_is_ended_by_the_end_of_sequence_token() {
+    let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}\
+        {% if add_generation_prompt %}assistant: {% endif %}";
+    let turns = |count: usize| {
+        let all = json!([
+            {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"},
+            {"role": "user", "content": "Hm"}, {"role": "assistant", "content": "Ha"},
+        ]);
+        example(messages(&json!(all.as_array().expect("a list")[..count])))
+    };
+    let pair = with_template("chatml", template);
+    let of = |count| {
+        let sequences = pair.sequences(&turns(count)).expect("encodes");
+        sequences.iter().map(|sequence| trained(&chatml(), sequence).concat()).collect::<Vec<_>>()
+    };
+    assert_eq!(of(2), ["Ho\n<|im_end|>"]);
+    // Each in its own sequence: the second is not asked for behind an end that generation would not have.
+    assert_eq!(of(4), ["Ho\n<|im_end|>", "Ha\n<|im_end|>"]);
+    let notes = pair.notes(&turns(2)).expect("encodes");
+    assert!(
+        matches!(&notes[..], [note] if note.contains("ends answers with no token") && note.contains("<|im_end|>")),
+        "{notes:?}"
+    );
+}
+
+/// Behind all that was said it asks for an answer in few words, as Command R+ does for tools.
+const LAST_INSTRUCTION: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+    <|im_start|>system\nBe brief.<|im_end|>\n{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+/// Drops what was thought before the last answer, as gpt-oss does.
+const DROPPED: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n\
+    {% if m.reasoning_content and (loop.last or messages[-1].role != 'assistant') %}<think>{{ m.reasoning_content }}</think>{% endif %}\
+    {{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+/// Ends all turns but the last one otherwise.
+const OTHER_END: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\
+    {{ '<|endoftext|>' if loop.last else '<|im_end|>' }}{% endfor %}\
+    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+/// Shows all turns but the last one in upper case.
+const UPPER_CASE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n\
+    {{ m.content if loop.last else m.content | upper }}<|im_end|>\n{% endfor %}\
+    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+#[test]
+fn a_question_that_is_shown_otherwise_once_it_is_answered_is_trained_as_generation_sees_it() {
+    let row = json!([
+        {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho", "reasoning_content": "a"},
+        {"role": "user", "content": "Hm"}, {"role": "assistant", "content": "Ha", "reasoning_content": "b"},
+    ]);
+    let [question, answer] = [&row.as_array().expect("a list")[..3], &row.as_array().expect("a list")[..]];
+    for (template, expected) in [
+        (LAST_INSTRUCTION, "Ha<|im_end|>"),
+        (DROPPED, "<think>b</think>Ha<|im_end|>"),
+        (OTHER_END, "Ha<|endoftext|>"),
+        (UPPER_CASE, "Ha<|im_end|>"),
+    ] {
+        let pair = with_template("chatml", template);
+        let sequences = pair.sequences(&example(messages(&json!(answer)))).expect("encodes");
+        let last = sequences.last().expect("a sequence");
+        let prompt = pair.encode_prompt(&example(messages(&json!(question)))).expect("renders");
+        assert!(last.tokens.starts_with(&prompt), "what generation reads is how training begins: {template}");
+        assert!(
+            !last.supervised[..prompt.len()].contains(&true)
+                && last.supervised[prompt.len()..].iter().all(|&mark| mark)
+        );
+        assert_eq!(trained(&chatml(), last), [expected]);
+        let notes = pair.notes(&example(messages(&json!(answer)))).expect("encodes");
+        assert!(notes.iter().any(|note| note.contains("as generation sees it")), "{notes:?}");
+    }
+}
+
+#[test]
+fn a_training_template_is_compared_with_the_one_of_generation_on_each_row() {
+    let twin = |marks: [&str; 2], content: &str| {
+        format!(
+            "{{% for m in messages %}}<|im_start|>{{{{ m.role }}}}\n{{% if m.role == 'assistant' %}}{}{{{{ {content} }}}}<|im_end|>{}\
+             {{% else %}}{{{{ m.content }}}}<|im_end|>{{% endif %}}{{{{ '\\n' }}}}{{% endfor %}}\
+             {{% if add_generation_prompt %}}<|im_start|>assistant\n<think>{{% endif %}}",
+            marks[0], marks[1]
+        )
+    };
+    let marks = ["{% generation %}", "{% endgeneration %}"];
+    let pair = |training: String| {
+        let (chat_template, training_template) = (Some(REASONING.to_owned()), Some(training));
+        trainer(&chatml(), Config { chat_template, training_template, ..Config::default() })
+    };
+    let one = example(messages(
+        &json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "<think>a</think>Ho"}]),
+    ));
+    let two = example(messages(&json!([
+        {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "<think>a</think>Ho"},
+        {"role": "user", "content": "Hm"}, {"role": "assistant", "content": "<think>b</think>Ha"},
+    ])));
+    let right = pair(twin(marks, "m.content"));
+    assert_eq!(right.notes(&one).expect("encodes"), [""; 0], "the same text");
+    let notes = right.notes(&two).expect("encodes");
+    assert!(matches!(&notes[..], [note] if note.contains("earlier turns")), "{notes:?}");
+    let encoded = right.encode(&two).expect("encodes");
+    assert_eq!(trained(&chatml(), &encoded), ["<think>a</think>Ho<|im_end|>", "<think>b</think>Ha<|im_end|>"]);
+    // Generation goes on with its own.
+    let prompt = right.decode(&right.encode_prompt(&two).expect("renders")).expect("decodes");
+    assert!(!prompt.contains("a</think>"), "{prompt}");
+    let other = pair(twin(marks, "m.content.split('</think>')[-1]"));
+    let notes = other.notes(&one).expect("encodes");
+    assert!(notes.iter().any(|note| note.contains("the last exchange otherwise")), "{notes:?}");
+    assert!(
+        notes.iter().any(|note| note.contains("generation begins answers with") && note.contains("<think>")),
+        "{notes:?}"
+    );
 }
 
 #[test]

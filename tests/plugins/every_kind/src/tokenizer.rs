@@ -63,6 +63,11 @@ impl Tokenizer for Bytes {
         Ok(rendered(messages))
     }
 
+    fn render_noted(&self, messages: &[Message]) -> Result<(Rendered, Vec<String>)> {
+        self.0.at("render_noted")?;
+        Ok((rendered(messages), messages.iter().map(|message| format!("{} ñ\0", message.role)).collect()))
+    }
+
     fn render_prompt(&self, messages: &[Message]) -> Result<Rendered> {
         self.0.at("render_prompt")?;
         Ok(rendered(&[messages, &[Message::new("assistant", ">")]].concat()))
@@ -76,7 +81,10 @@ impl Tokenizer for Bytes {
 }
 
 /// The methods that may fail.
-pub const METHODS: &[&str] = &["vocabulary", "encode", "decode", "render", "render_prompt", "files"];
+pub const METHODS: &[&str] = &["vocabulary", "encode", "decode", "render", "render_noted", "render_prompt", "files"];
+
+/// Those of `tokenizer.notes/1`.
+pub const NOTES: &[&str] = &["render_noted"];
 
 /// Calls each method.
 pub fn exercise(recorder: &mut Recorder, source: &Source) {
@@ -92,6 +100,7 @@ pub fn exercise(recorder: &mut Recorder, source: &Source) {
     }
     let messages = [Message::new("user", "2 + 2"), Message::new("assistant", "4")];
     recorder.call_shared("render", || tokenizer.render(&messages));
+    recorder.call_shared("render_noted", || tokenizer.render_noted(&messages));
     recorder.call_shared("render_prompt", || tokenizer.render_prompt(&messages[..1]));
     recorder.call_shared("files", || tokenizer.files());
     recorder.drop("drop", tokenizer);
