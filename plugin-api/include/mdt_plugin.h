@@ -302,6 +302,13 @@ typedef struct {
 } MdtTokenizerText;
 MDT_LAYOUT(sizeof(MdtTokenizerText) == 40 && offsetof(MdtTokenizerText, describe_vocabulary) == 0 && offsetof(MdtTokenizerText, encode_text) == 8 && offsetof(MdtTokenizerText, decode_tokens) == 16 && offsetof(MdtTokenizerText, render_messages) == 24 && offsetof(MdtTokenizerText, list_files) == 32)
 
+#define MdtTokenizerNotes_name "tokenizer.notes/1"
+#define MdtTokenizerNotes_fingerprint UINT64_C(0x46a0c16dfd4e1a36)
+typedef struct {
+    bool (*render_with_notes)(const void *object, MdtSlice_uint8_t messages, const MdtSink_uint32_t * ids, const MdtSink_size_t * offsets, const MdtSink_bool * assistant, MdtSink_uint8_t out);
+} MdtTokenizerNotes;
+MDT_LAYOUT(sizeof(MdtTokenizerNotes) == 8 && offsetof(MdtTokenizerNotes, render_with_notes) == 0)
+
 #define MdtHostModel_name "host.model/1"
 #define MdtHostModel_fingerprint UINT64_C(0x36bf3eabfbae4e17)
 typedef struct {

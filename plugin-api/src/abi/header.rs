@@ -44,6 +44,7 @@ pub fn c_header() -> String {
         interface::<model::ModelBlock>,
         interface::<model::ModelForward>,
         interface::<tokenizer::TokenizerText>,
+        interface::<tokenizer::TokenizerNotes>,
         interface::<trainer::HostModel>,
         interface::<trainer::TrainerObjective>,
         interface::<prepare::HostGeneration>,
