@@ -6,7 +6,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const SOURCES: [&str; 20] = [
+const SOURCES: [&str; 21] = [
+    "add.cpp",
     "attention.cpp",
     "convert.cpp",
     "cross_entropy.cpp",

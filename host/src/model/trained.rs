@@ -12,6 +12,7 @@ use mdt_plugin_api::{
 use super::auxiliary::{AuxiliaryLosses, OfPass};
 use super::bound::BoundWeights;
 use super::forward::{Forward, Training};
+use super::layer::Layer;
 use super::precision::Precision;
 use super::right_tokens::RightTokens;
 use super::{Cache, DescribedModel, Directory, OWN};
@@ -242,7 +243,8 @@ impl ModelCalls for TrainedModel {
                 right.add(&self.head(&hidden)?, &targets.slice(&[start as i64], &[end])?)?;
             }
         }
-        if let Some(losses) = self.weights.layer(&head.name)?.token_losses(head, hidden, targets, rows_at_a_time)? {
+        let layer = Layer { precision: self.model.precision(), ..self.weights.layer(&head.name)? };
+        if let Some(losses) = layer.token_losses(head, hidden, targets, rows_at_a_time)? {
             return Ok(losses);
         }
         let piece = rows_at_a_time.unwrap_or(rows_in(LOGITS_BYTES));

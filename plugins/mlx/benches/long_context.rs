@@ -66,8 +66,8 @@ fn attention(tokens: i32, heads: [i32; 2], width: i32, window: Option<i32>, soft
 
 fn losses(rows: i32, vocabulary: i32, width: i32) {
     let targets = Array::from_slice(&(0..rows).map(|row| row * 7919 % vocabulary).collect::<Vec<_>>(), &[rows]);
-    let tile = TokenLosses::tile(rows, vocabulary, width);
-    let options = TokenLosses { scale: 1.0, soft_cap: None, tile };
+    let tile = TokenLosses::tile(rows, vocabulary, width, false);
+    let options = TokenLosses { scale: 1.0, soft_cap: None, tile, rounds: false };
     let product = 2.0 * f64::from(rows) * f64::from(vocabulary) * f64::from(width);
     let inputs = [draw(&[rows, width]), draw(&[vocabulary, width])];
     let name = format!("losses {rows} × {vocabulary} × {width}, tiles of {tile:?}");

@@ -183,6 +183,8 @@ pub struct TokenLosses {
     pub soft_cap: Option<f32>,
     /// The rows and columns of the logits that are there at a time.
     pub tile: (i32, i32),
+    /// Whether operands of products are rounded to bfloat16.
+    pub rounds: bool,
 }
 
 impl TokenLosses {
@@ -194,18 +196,22 @@ impl TokenLosses {
         i64::from(rows) * i64::from(vocabulary) <= i64::from(Self::TILE)
     }
 
+    /// Elements of a tile whose products are so fast that reading logits from memory would take longer: 8 MiB.
+    const ROUNDED_TILE: i32 = 2 << 20;
+
     /// A tile for so many rows and columns, and hidden states of this width: at most 16 Mi logits, and as many numbers of the
-    /// weight. A function of the shape alone, and so are the bits.
-    pub fn tile(rows: i32, vocabulary: i32, width: i32) -> (i32, i32) {
+    /// weight, or fewer of rounded products. A function of the shape alone, and so are the bits.
+    pub fn tile(rows: i32, vocabulary: i32, width: i32, rounds: bool) -> (i32, i32) {
         let rows = rows.clamp(1, 2048);
-        let columns = Self::TILE / rows.max(width);
+        let columns = if rounds { Self::ROUNDED_TILE } else { Self::TILE } / rows.max(width);
         // OpenBLAS works on multiples of 64 columns.
         (rows, if columns < vocabulary { (columns / 64 * 64).max(1) } else { vocabulary })
     }
 }
 
 /// [`cross_entropy`] of the logits `scale · (hidden · weightᵀ + bias)` or of their caps, of which a tile is there at a time: hidden
-/// `[N, D]` and weight `[V, D]`, targets `[N]` int32, bias `[V]`, none of them empty; result `[N]` f32.
+/// `[N, D]` and weight `[V, D]`, targets `[N]` int32, bias `[V]`, none of them empty; result `[N]` f32. Where products round their
+/// operands, any of them may be bfloat16, else all are f32.
 ///
 /// # Errors
 /// Other shapes or types; no native part, or no CPU.
@@ -221,9 +227,9 @@ pub fn token_losses(
         && hidden.dim(1) == weight.dim(1)
         && targets.shape() == [hidden.dim(0)]
         && targets.dtype() == Dtype::Int32
-        && matches!(hidden.dtype(), Dtype::Float32 | Dtype::Bfloat16)
-        && hidden.dtype() == weight.dtype()
-        && bias.is_none_or(|bias| bias.shape() == [weight.dim(0)] && bias.dtype() == weight.dtype());
+        && bias.is_none_or(|bias| bias.shape() == [weight.dim(0)]);
+    let takes = |x: &Array| x.dtype() == Dtype::Float32 || options.rounds && x.dtype() == Dtype::Bfloat16;
+    let fits = fits && [Some(hidden), Some(weight), bias].into_iter().flatten().all(takes);
     let expected = "hidden [N, D], a weight [V, D], int32 targets [N] and, if any, a bias [V]";
     expect(fits, "token_losses", expected, &[hidden, weight, targets])?;
     #[cfg(mdt_native)]
@@ -455,6 +461,43 @@ pub fn embedding(table: &Array, ids: &Array) -> Result<Array> {
     expect(fits, "embedding", "a table [V, D] and int32 ids", &[table, ids])?;
     let ids = &checked_indices(c"embedding", ids, table.dim(0), false)?;
     fused_or_composed!([table], embedding(table, ids))
+}
+
+/// The sum of two arrays of one type, where the shapes allow it. Half precision is added in float32.
+///
+/// # Errors
+/// What MLX says.
+pub fn add(a: &Array, b: &Array) -> Result<Array> {
+    /// Elements from which on threads help.
+    #[cfg(mdt_native)]
+    const MANY: usize = 4096;
+    #[cfg(mdt_native)]
+    if a.shape() == b.shape()
+        && a.size() >= MANY
+        && a.dtype() == b.dtype()
+        && matches!(a.dtype(), Dtype::Float32 | Dtype::Bfloat16)
+        && on_cpu()
+    {
+        return native::add(a, b);
+    }
+    if !is_half(a.dtype()) {
+        return a.add(b);
+    }
+    let [wide, other] = [a, b].map(|x| convert(x, Dtype::Float32));
+    convert(&wide?.add(other?)?, a.dtype())
+}
+
+/// Values and gradients with the sums that MLX makes of several uses of an array done by this module: those of rounded products
+/// become one product each, others are [`add`]. In float32 the bits are the same.
+///
+/// # Errors
+/// What MLX says.
+pub fn with_joined_sums(arrays: Vec<Array>) -> Result<Vec<Array>> {
+    #[cfg(mdt_native)]
+    if on_cpu() {
+        return native::with_joined_sums(arrays);
+    }
+    Ok(arrays)
 }
 
 /// The gradient of a parameter, as MLX gives it: where it is added up of several uses of a table, those by [`embedding`] are added to

@@ -42,8 +42,12 @@ pub fn value_and_grad(
         })
     };
     let result = value_and_grad_with_argnums(traced, &places[..])(&arrays).and_then(|(values, gradients)| {
-        let dense = |gradient: Array| fused::with_look_ups_added_in_place(&gradient)?.contiguous();
-        Ok((values, gradients.into_iter().map(dense).collect::<Result<Vec<_>, _>>()?))
+        let count = values.len();
+        let gradients = gradients.iter().map(fused::with_look_ups_added_in_place);
+        let all = values.into_iter().map(Ok).chain(gradients).collect::<Result<Vec<_>, _>>()?;
+        let mut values = fused::with_joined_sums(all)?;
+        let gradients = values.split_off(count);
+        Ok((values, gradients.iter().map(Array::contiguous).collect::<Result<Vec<_>, _>>()?))
     });
     let failure = handles.borrow_mut().take_failure();
     match (result, failure) {

@@ -6,6 +6,7 @@
 //!
 //! The kernels do not use MLX: they take and fill slices. The `ffi` module gives them the memory of MLX arrays.
 
+pub mod add;
 pub mod attention;
 pub mod cross_entropy;
 pub mod embedding;

@@ -44,6 +44,8 @@ struct Operation {
 enum Converted {
     /// Every input to the result's type, half precision to float32.
     ToResult,
+    /// The same, but half precision of one type stays.
+    ToResultOrHalf,
     /// The differentiable inputs to float32 or float64.
     ToFloat,
     /// The same, but half precision of one type stays where the device has kernels for it that add in float32.
@@ -64,11 +66,11 @@ enum Apply {
     Several(fn(&Call<'_>) -> Result<Vec<Array>, Fault>),
 }
 
-use Converted::{No, ToFloat, ToFloatOnCpu, ToFloatOrHalf, ToPromoted, ToResult};
+use Converted::{No, ToFloat, ToFloatOnCpu, ToFloatOrHalf, ToPromoted, ToResult, ToResultOrHalf};
 
 /// In the order of their numbers, which the search relies on.
 const OPERATIONS: &[Operation] = &[
-    binary(OpKind::ADD, ToResult, |a, b| a.add(b)),
+    binary(OpKind::ADD, ToResultOrHalf, fused::add),
     binary(OpKind::SUBTRACT, ToResult, |a, b| a.subtract(b)),
     binary(OpKind::MULTIPLY, ToResult, |a, b| a.multiply(b)),
     binary(OpKind::DIVIDE, ToResult, |a, b| a.divide(b)),
@@ -311,7 +313,8 @@ impl Operation {
             ToFloat | ToFloatOrHalf | ToFloatOnCpu if !is_differentiable => return Ok(None),
             ToFloatOnCpu if !fused::on_cpu() => result,
             ToFloatOrHalf if fused::takes_half() && are_alike(definition, inputs) => return Ok(None),
-            ToResult | ToFloat | ToFloatOrHalf | ToFloatOnCpu => widened(result),
+            ToResultOrHalf if are_alike(definition, inputs) => return Ok(None),
+            ToResult | ToResultOrHalf | ToFloat | ToFloatOrHalf | ToFloatOnCpu => widened(result),
             ToPromoted => {
                 let mut common = None;
                 for input in inputs.iter().flatten() {

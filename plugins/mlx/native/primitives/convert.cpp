@@ -35,6 +35,11 @@ class Convert : public CpuPrimitive {
 
 } // namespace
 
+array before_rounding(const array& a) {
+  const bool is_rounded = is_half(a.dtype()) && a.has_primitive() && dynamic_cast<const Convert*>(&a.primitive()) != nullptr;
+  return is_rounded ? a.inputs()[0] : a;
+}
+
 array convert(const array& x, mx::Dtype dtype, Stream stream) {
   return array(x.shape(), dtype, std::make_shared<Convert>(stream), {dense(x, stream)});
 }

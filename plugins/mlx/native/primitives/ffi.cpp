@@ -55,11 +55,11 @@ bool mdt_op_cross_entropy(mlx_array* losses, mlx_array logits, mlx_array targets
 // `bias` may be an empty handle.
 bool mdt_op_token_losses(
     mlx_array* losses, mlx_array hidden, mlx_array weight, mlx_array targets, mlx_array bias, float scale, float soft_cap,
-    int rows, int columns, mlx_stream stream, Failure* failure) {
+    int rows, int columns, bool rounds, mlx_stream stream, Failure* failure) {
   return guarded(failure, [&] {
     mlx_array_set_(
         *losses, mdt::token_losses(
-                     get(hidden), get(weight), get(targets), optional(bias), {scale, soft_cap, rows, columns},
+                     get(hidden), get(weight), get(targets), optional(bias), {scale, soft_cap, rows, columns, rounds},
                      mlx_stream_get_(stream)));
   });
 }
@@ -123,6 +123,24 @@ bool mdt_op_with_look_ups_added_in_place(mlx_array* out, mlx_array gradient, mlx
 
 bool mdt_op_linear(mlx_array* out, mlx_array x, mlx_array weight, mlx_stream stream, Failure* failure) {
   return guarded(failure, [&] { mlx_array_set_(*out, mdt::linear(get(x), get(weight), mlx_stream_get_(stream))); });
+}
+
+bool mdt_op_add(mlx_array* out, mlx_array a, mlx_array b, mlx_stream stream, Failure* failure) {
+  return guarded(failure, [&] { mlx_array_set_(*out, mdt::add(get(a), get(b), mlx_stream_get_(stream))); });
+}
+
+// Replaces the arrays of these handles.
+bool mdt_join_sums(mlx_array* ends, size_t count, mlx_stream stream, Failure* failure) {
+  return guarded(failure, [&] {
+    std::vector<mlx::core::array> arrays;
+    for (size_t i = 0; i < count; ++i) {
+      arrays.push_back(get(ends[i]));
+    }
+    mdt::join_sums(arrays, mlx_stream_get_(stream));
+    for (size_t i = 0; i < count; ++i) {
+      mlx_array_set_(ends[i], arrays[i]);
+    }
+  });
 }
 
 bool mdt_op_dequantize(

@@ -124,6 +124,11 @@ bool is_half(Dtype type) {
   return type == mx::float16 || type == mx::bfloat16;
 }
 
+bool are_bf16(const std::vector<array>& inputs, const std::vector<Dtype>& outputs) {
+  return std::all_of(inputs.begin(), inputs.end(), [](const array& a) { return a.dtype() == mx::bfloat16; }) &&
+      std::all_of(outputs.begin(), outputs.end(), [](Dtype type) { return type == mx::bfloat16; });
+}
+
 void widen(Dtype type, const void* from, size_t count, float* to) {
   (type == mx::bfloat16 ? mdt_widen_bf16 : mdt_widen_f16)(static_cast<const uint16_t*>(from), count, to);
 }
@@ -136,7 +141,8 @@ std::vector<array> widened(
     std::vector<Shape> shapes, std::vector<Dtype> types, std::shared_ptr<CpuPrimitive> primitive,
     const std::vector<array>& inputs) {
   const auto has_half = [](const array& a) { return is_half(a.dtype()); };
-  if (std::any_of(inputs.begin(), inputs.end(), has_half) || std::any_of(types.begin(), types.end(), is_half)) {
+  const bool are_half = std::any_of(inputs.begin(), inputs.end(), has_half) || std::any_of(types.begin(), types.end(), is_half);
+  if (are_half && !primitive->takes_half(inputs, types)) {
     const Stream stream = primitive->stream();
     primitive = std::make_shared<InHalf>(stream, std::move(primitive));
   }

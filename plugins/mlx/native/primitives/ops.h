@@ -24,11 +24,13 @@ struct TokenLosses {
   float scale; // of products and bias
   float soft_cap; // none where it is 0
   int rows, columns; // of the products that are there at a time
+  bool rounds; // whether operands are rounded to bfloat16
 
   bool operator==(const TokenLosses&) const = default;
 };
 
-// hidden [N, D], weight [V, D], targets [N] int32, bias [V] -> losses [N]. Hidden, weight and bias are all float32 or all bfloat16.
+// hidden [N, D], weight [V, D], targets [N] int32, bias [V] -> losses [N]. All are float32, or with `rounds` any of them
+// bfloat16.
 array token_losses(
     const array& hidden, const array& weight, const array& targets, const std::optional<array>& bias,
     const TokenLosses& options, Stream stream);
@@ -69,6 +71,13 @@ array embedding(const array& table, const array& ids, Stream stream);
 
 // A gradient of a table that MLX adds up of several uses: look-ups in the table are added to the others in place.
 array with_look_ups_added_in_place(const array& gradient, Stream stream);
+
+// Of one shape, both float32 or both bfloat16.
+array add(const array& a, const array& b, Stream stream);
+
+// Sums in the graphs of these arrays that MLX makes of several uses of an array: those of rounded products become one product each, and
+// others are added on all threads.
+void join_sums(std::vector<array>& ends, Stream stream);
 
 // x [.., in], weight [out, in] -> [.., out].
 array linear(const array& x, const array& weight, Stream stream);

@@ -40,18 +40,6 @@ void allocate_heads_inside(array& out) {
       mx::Strides{positions * heads * width, width, heads * width, 1}, flags);
 }
 
-MdtView view(const array& a) {
-  MdtView view{a.data<float>(), a.size() == 0 ? size_t(0) : size_t(1), {}, {}};
-  for (int axis = 0; axis < 4; ++axis) {
-    view.shape[axis] = static_cast<size_t>(a.shape(axis));
-    view.strides[axis] = static_cast<size_t>(a.strides(axis));
-    if (a.size() != 0) {
-      view.len += (view.shape[axis] - 1) * view.strides[axis];
-    }
-  }
-  return view;
-}
-
 array CpuPrimitive::forwards(const array& a) {
   const auto& strides = a.strides();
   if (std::none_of(strides.begin(), strides.end(), [](int64_t stride) { return stride < 0; })) {

@@ -40,6 +40,11 @@ class CpuPrimitive : public mlx::core::Primitive {
     return name();
   }
 
+  // Whether it has kernels for these inputs and outputs, some of which are of half precision.
+  virtual bool takes_half(const std::vector<array>&, const std::vector<Dtype>&) const {
+    return false;
+  }
+
   void eval_gpu(const std::vector<array>&, std::vector<array>&) override {
     throw std::runtime_error(std::string(name()) + " has no GPU form");
   }
@@ -70,7 +75,21 @@ void allocate(array& out);
 void allocate_heads_inside(array& out);
 
 // The memory of an evaluated four-dimensional array whose strides are not negative.
-MdtView view(const array& a);
+template <class T = float>
+MdtView<T> view(const array& a) {
+  MdtView<T> view{a.data<T>(), a.size() == 0 ? size_t(0) : size_t(1), {}, {}};
+  for (int axis = 0; axis < 4; ++axis) {
+    if (a.strides(axis) < 0) {
+      throw std::runtime_error("an axis runs backwards through the memory");
+    }
+    view.shape[axis] = static_cast<size_t>(a.shape(axis));
+    view.strides[axis] = static_cast<size_t>(a.strides(axis));
+    if (a.size() != 0) {
+      view.len += (view.shape[axis] - 1) * view.strides[axis];
+    }
+  }
+  return view;
+}
 
 // One f32 output.
 template <class P, class... Args>
@@ -87,8 +106,8 @@ std::vector<array> several(
       std::move(shapes), types, std::make_shared<P>(stream, std::forward<Args>(args)...), inputs);
 }
 
-// Outputs of these types of a primitive that takes and fills f32. Inputs of half precision are widened when it runs, and outputs of
-// half precision rounded, so that what is kept for gradients is half as large.
+// Outputs of these types of a primitive that takes and fills f32. Where it has no kernels of their type, inputs of half precision are
+// widened when it runs, and outputs of half precision rounded, so that what is kept for gradients is half as large.
 std::vector<array> widened(
     std::vector<Shape> shapes, std::vector<Dtype> types, std::shared_ptr<CpuPrimitive> primitive,
     const std::vector<array>& inputs);
@@ -101,6 +120,12 @@ array widened_one(Dtype type, const Shape& shape, Stream stream, const std::vect
 
 // Whether elements are of half precision.
 bool is_half(Dtype type);
+
+// The elements in f32 that were rounded to half precision; the array itself where it is nothing of the kind.
+array before_rounding(const array& a);
+
+// Whether all are bfloat16.
+bool are_bf16(const std::vector<array>& inputs, const std::vector<Dtype>& outputs);
 
 // The kernels between f32 and a type of half precision.
 void widen(Dtype type, const void* from, size_t count, float* to);

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
+#include <vector>
 
 #include "mlx/allocator.h"
 #include "primitive.h"
@@ -36,13 +38,40 @@ struct Operand {
 // Its elements, which are f32 or `operands`, rounded to `operands`, as f32.
 void round(const Operand& operand, Dtype operands, float* to);
 
-// c [m, n] = a [m, k] · b [k, n], of this type. None of the three is 0.
-void multiply(const Operand& a, const Operand& b, Dtype operands, int m, int n, int k, void* c, Dtype type);
+// a [m, k] · b [k, n], none of which is 0.
+struct Term {
+  Operand a, b;
+  int k;
+};
 
-// The memory that it takes for so long.
-size_t scratch_bytes(size_t m, size_t n, size_t k, Dtype operands, Dtype type);
+// Where a product goes. Numbers of f32 may be added to what is there.
+struct Result {
+  void* data;
+  Dtype type;
+  bool adds;
+};
 
-// f32, or the type of the operands; dense.
+// The sum of the terms [m, n].
+void multiply(const std::vector<Term>& terms, Dtype operands, int m, int n, const Result& result);
+
+// c [m, n] = a [m, k] · b [k, n], of this type.
+inline void multiply(const Operand& a, const Operand& b, Dtype operands, int m, int n, int k, void* c, Dtype type) {
+  multiply({{a, b, k}}, operands, m, n, {c, type, false});
+}
+
+// The memory that it takes for so long; the data of the operands is not looked at.
+size_t scratch_bytes(const std::vector<Term>& terms, Dtype operands, int m, int n, Dtype type);
+
+inline size_t scratch_bytes(size_t m, size_t n, size_t k, Dtype operands, Dtype type) {
+  const Term term{{nullptr, operands, m * k, false}, {nullptr, operands, k * n, false}, static_cast<int>(k)};
+  return scratch_bytes({term}, operands, static_cast<int>(m), static_cast<int>(n), type);
+}
+
+// f32, or the type of the operands; dense. What has been rounded to the operands' type is taken as it was before: it is rounded again
+// when it is multiplied, and its gradient is not rounded.
 array as_operand(const array& a, Dtype operands, Stream stream);
+
+// The sum of two products as one product, if it is one.
+std::optional<array> sum_of_products(const array& left, const array& right, Stream stream);
 
 } // namespace mdt

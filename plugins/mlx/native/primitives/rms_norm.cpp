@@ -14,11 +14,23 @@ class RmsNormBackward : public CpuPrimitive {
     allocate(outputs[0]);
     allocate(outputs[1]);
     const size_t width = inputs[1].size();
+    if (inputs[0].dtype() == mlx::core::bfloat16) {
+      dispatch([x = inputs[0].data<uint16_t>(), weight = inputs[1].data<uint16_t>(), eps = eps_,
+                cotangent = inputs[2].data<uint16_t>(), rows = inputs[0].size() / width, width,
+                grad_x = outputs[0].data<uint16_t>(), grad_weight = outputs[1].data<uint16_t>()]() {
+        mdt_rms_norm_backward_bf16(x, weight, eps, cotangent, rows, width, grad_x, grad_weight);
+      });
+      return;
+    }
     dispatch([x = inputs[0].data<float>(), weight = inputs[1].data<float>(), eps = eps_,
               cotangent = inputs[2].data<float>(), rows = inputs[0].size() / width, width,
               grad_x = outputs[0].data<float>(), grad_weight = outputs[1].data<float>()]() {
       mdt_rms_norm_backward(x, weight, eps, cotangent, rows, width, grad_x, grad_weight);
     });
+  }
+
+  bool takes_half(const std::vector<array>& inputs, const std::vector<Dtype>& outputs) const override {
+    return are_bf16(inputs, outputs);
   }
 
   DEFINE_NAME(RmsNormBackward)
@@ -37,6 +49,13 @@ class RmsNorm : public CpuPrimitive {
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
     allocate(outputs[0]);
     const size_t width = inputs[1].size();
+    if (inputs[0].dtype() == mlx::core::bfloat16) {
+      dispatch([x = inputs[0].data<uint16_t>(), weight = inputs[1].data<uint16_t>(), eps = eps_,
+                rows = inputs[0].size() / width, width, out = outputs[0].data<uint16_t>()]() {
+        mdt_rms_norm_bf16(x, weight, eps, rows, width, out);
+      });
+      return;
+    }
     dispatch([x = inputs[0].data<float>(), weight = inputs[1].data<float>(), eps = eps_,
               rows = inputs[0].size() / width, width, out = outputs[0].data<float>()]() {
       mdt_rms_norm(x, weight, eps, rows, width, out);
@@ -50,6 +69,10 @@ class RmsNorm : public CpuPrimitive {
         {primals[0].shape(), primals[1].shape()}, {primals[0].dtype(), primals[1].dtype()},
         std::make_shared<RmsNormBackward>(stream(), eps_), {primals[0], primals[1], dense(cotangents[0], stream())});
     return select(gradients, primals, argnums, stream());
+  }
+
+  bool takes_half(const std::vector<array>& inputs, const std::vector<Dtype>& outputs) const override {
+    return are_bf16(inputs, outputs);
   }
 
   DEFINE_NAME(RmsNorm)

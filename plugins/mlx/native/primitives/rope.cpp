@@ -34,6 +34,12 @@ class Rope : public CpuPrimitive {
   // x, cos, sin -> rotated x
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
     allocate_heads_inside(outputs[0]);
+    if (inputs[0].dtype() == mlx::core::bfloat16) {
+      dispatch([x = view<uint16_t>(inputs[0]), cos = inputs[1].data<float>(), sin = inputs[2].data<float>(),
+                half = inputs[1].shape(1), per_batch = inputs[1].shape(0) != inputs[0].shape(2), inverse = inverse_,
+                out = outputs[0].data<uint16_t>()]() { mdt_rope_bf16(&x, cos, sin, half, per_batch, inverse, out); });
+      return;
+    }
     const array x = forwards(inputs[0]);
     dispatch([x = view(x), cos = inputs[1].data<float>(), sin = inputs[2].data<float>(), half = inputs[1].shape(1),
               per_batch = inputs[1].shape(0) != x.shape(2), inverse = inverse_, out = outputs[0].data<float>()]() {
@@ -48,6 +54,10 @@ class Rope : public CpuPrimitive {
     const array grad = widened_one<Rope>(
         cotangent.dtype(), primals[0].shape(), stream(), {cotangent, primals[1], primals[2]}, !inverse_);
     return select({grad}, primals, argnums, stream());
+  }
+
+  bool takes_half(const std::vector<array>& inputs, const std::vector<Dtype>& outputs) const override {
+    return are_bf16({inputs[0]}, outputs);
   }
 
   DEFINE_NAME(Rope)

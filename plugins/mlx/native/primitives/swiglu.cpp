@@ -13,10 +13,21 @@ class SwigluBackward : public CpuPrimitive {
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
     allocate(outputs[0]);
     allocate(outputs[1]);
+    if (inputs[0].dtype() == mlx::core::bfloat16) {
+      dispatch([gate = inputs[0].data<uint16_t>(), up = inputs[1].data<uint16_t>(), cotangent = inputs[2].data<uint16_t>(),
+                len = inputs[0].size(), grad_gate = outputs[0].data<uint16_t>(), grad_up = outputs[1].data<uint16_t>()]() {
+        mdt_swiglu_backward_bf16(gate, up, cotangent, len, grad_gate, grad_up);
+      });
+      return;
+    }
     dispatch([gate = inputs[0].data<float>(), up = inputs[1].data<float>(), cotangent = inputs[2].data<float>(),
               len = inputs[0].size(), grad_gate = outputs[0].data<float>(), grad_up = outputs[1].data<float>()]() {
       mdt_swiglu_backward(gate, up, cotangent, len, grad_gate, grad_up);
     });
+  }
+
+  bool takes_half(const std::vector<array>& inputs, const std::vector<Dtype>& outputs) const override {
+    return are_bf16(inputs, outputs);
   }
 
   DEFINE_NAME(SwigluBackward)
@@ -29,6 +40,11 @@ class Swiglu : public CpuPrimitive {
 
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
     allocate(outputs[0]);
+    if (inputs[0].dtype() == mlx::core::bfloat16) {
+      dispatch([gate = inputs[0].data<uint16_t>(), up = inputs[1].data<uint16_t>(), len = inputs[0].size(),
+                out = outputs[0].data<uint16_t>()]() { mdt_swiglu_bf16(gate, up, len, out); });
+      return;
+    }
     dispatch([gate = inputs[0].data<float>(), up = inputs[1].data<float>(), len = inputs[0].size(),
               out = outputs[0].data<float>()]() { mdt_swiglu(gate, up, len, out); });
   }
@@ -41,6 +57,10 @@ class Swiglu : public CpuPrimitive {
         {shape, shape}, {primals[0].dtype(), primals[1].dtype()}, std::make_shared<SwigluBackward>(stream()),
         {primals[0], primals[1], dense(cotangents[0], stream())});
     return select(gradients, primals, argnums, stream());
+  }
+
+  bool takes_half(const std::vector<array>& inputs, const std::vector<Dtype>& outputs) const override {
+    return are_bf16(inputs, outputs);
   }
 
   DEFINE_NAME(Swiglu)

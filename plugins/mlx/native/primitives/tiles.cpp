@@ -1,6 +1,9 @@
 // A tile of the left operand has 16 rows of 32 numbers; one of the right operand has 16 pairs of rows of 16 columns, the two numbers of a
-// pair beside each other; their product is added to 16 × 16 sums in f32. Both operands are packed into tiles first, in panels of 32 rows or
-// columns and the whole k, rounded on the way. Then every block of 32 × 32 sums is four tiles that stay in registers over the whole k.
+// pair beside each other; their product is added to 16 × 16 sums in f32. A block of 32 × 32 sums is four tiles that stay in registers over
+// `STEPS_AT_ONCE` steps of k; where there are more, sums are put aside as they are, which rounds nothing.
+//
+// The right operand is packed into tiles first, for all threads. A task packs the rows of the left one that it needs, into memory of its
+// thread, or reads tiles where they lie. While a block is multiplied, the results of the one before it are converted and written.
 #include "tiles.h"
 
 #if defined(__x86_64__)
@@ -15,7 +18,9 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <string_view>
+#include <utility>
 
 #include "kernels.h"
 
@@ -28,12 +33,20 @@ namespace {
 
 constexpr size_t SIDE = 16;           // rows of a tile
 constexpr size_t PANEL = 2 * SIDE;    // rows or columns of a panel
-constexpr size_t DEPTH = 2 * SIDE;    // steps of k of a tile
+constexpr size_t DEPTH = 2 * SIDE;    // numbers of k of a step
 constexpr size_t TILE = SIDE * DEPTH; // numbers of a tile
-// Row panels of a task.
+constexpr size_t STEP = 2 * TILE;     // numbers of a step of a panel
+constexpr size_t BLOCK = PANEL * PANEL;
+// Steps of k whose products are added up in registers.
+constexpr size_t STEPS_AT_ONCE = 32;
+// Row panels of a task; its left operand stays in the second cache.
 constexpr size_t ROWS_AT_ONCE = 8;
-// Bytes of column panels that every row panel of a task meets before the next ones come: they stay in the second cache.
-constexpr size_t BYTES_OF_COLUMNS = 512 << 10;
+// Bytes of column panels that every row panel of a task meets before the next ones come: they stay in the second cache, too.
+constexpr size_t BYTES_OF_COLUMNS = 768 << 10;
+// Column panels at a time where sums are put aside.
+constexpr size_t COLUMNS_ASIDE = 32;
+// Tasks that keep several threads busy, where the result is large enough for them.
+constexpr size_t LEAST_TASKS = 8;
 
 size_t panels(size_t length) {
   return (length + PANEL - 1) / PANEL;
@@ -41,6 +54,14 @@ size_t panels(size_t length) {
 
 size_t steps(size_t k) {
   return (k + DEPTH - 1) / DEPTH;
+}
+
+size_t steps(const Terms& terms) {
+  size_t count = 0;
+  for (const Term& term : terms) {
+    count += steps(term.k);
+  }
+  return count;
 }
 
 bool permitted() {
@@ -58,7 +79,7 @@ bool has_instructions() {
 }
 
 // 16 × 16 numbers of 32 bits, transposed.
-WITH_TILES void transpose(__m512i* rows) {
+WITH_TILES inline void transpose(__m512i* rows) {
   __m512i t[16], u[16];
   for (int i = 0; i < 8; ++i) {
     t[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
@@ -85,7 +106,7 @@ WITH_TILES void transpose(__m512i* rows) {
 }
 
 // The first `count` of 32 numbers in a row, as bfloat16; the others are 0.
-WITH_TILES __m512i row_of_32(const void* data, bool is_bf16, size_t offset, size_t count) {
+WITH_TILES inline __m512i row_of_32(const void* data, bool is_bf16, size_t offset, size_t count) {
   const __mmask32 mask = count >= 32 ? ~0u : (1u << count) - 1;
   if (is_bf16) {
     return _mm512_maskz_loadu_epi16(mask, static_cast<const uint16_t*>(data) + offset);
@@ -96,82 +117,52 @@ WITH_TILES __m512i row_of_32(const void* data, bool is_bf16, size_t offset, size
   return (__m512i)_mm512_cvtne2ps_pbh(high, low);
 }
 
-// The first `count` of 16 numbers of two rows, as bfloat16, those of one column beside each other; the others are 0.
-WITH_TILES __m512i pair_of_rows(
-    const void* data, bool is_bf16, size_t offset, size_t stride, size_t rows, size_t count) {
-  const __mmask16 all = count >= 16 ? 0xffff : static_cast<__mmask16>((1u << count) - 1);
-  const __mmask16 first = rows > 0 ? all : 0, second = rows > 1 ? all : 0;
-  __m512i both;
-  if (is_bf16) {
-    const uint16_t* from = static_cast<const uint16_t*>(data) + offset;
-    const __m256i upper = _mm256_maskz_loadu_epi16(first, from);
-    const __m256i lower = _mm256_maskz_loadu_epi16(second, from + stride);
-    both = _mm512_inserti64x4(_mm512_castsi256_si512(upper), lower, 1);
-  } else {
-    const float* from = static_cast<const float*>(data) + offset;
-    const __m512 upper = _mm512_maskz_loadu_ps(first, from);
-    const __m512 lower = _mm512_maskz_loadu_ps(second, from + stride);
-    both = (__m512i)_mm512_cvtne2ps_pbh(lower, upper);
-  }
-  const __m512i interleaved = _mm512_set_epi16(
-      31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  return _mm512_permutexvar_epi16(interleaved, both);
-}
-
 // A matrix as this file packs it: `outer` rows (of the left operand) or columns (of the right one), of k numbers each.
 struct Packing {
-  const Matrix* matrix;
+  Matrix matrix;
   size_t outer, k;
-  bool is_left;
-  uint16_t* to;
-
-  // Whether the k numbers of a row or column lie one after another.
-  bool k_is_inner() const {
-    return matrix->transposed != is_left;
-  }
+  bool k_is_inner; // whether the k numbers of a row or column lie one after another
 };
 
-// The tile of 16 rows or columns from `first` on and the steps of k from `step` on.
-WITH_TILES void pack_tile(const Packing& packing, size_t first, size_t step, uint16_t* to) {
-  const auto& [matrix, outer, k, is_left, all] = packing;
-  (void)all;
-  const size_t outers = first < outer ? std::min(SIDE, outer - first) : 0;
-  const size_t depth = std::min(DEPTH, k - step);
-  __m512i rows[SIDE];
-  if (packing.k_is_inner()) {
-    for (size_t i = 0; i < SIDE; ++i) {
-      rows[i] = i < outers ? row_of_32(matrix->data, matrix->is_bf16, (first + i) * k + step, depth) : _mm512_setzero_si512();
-    }
-    if (!is_left) {
-      transpose(rows);
+// A step of the panel from row or column `first` on: its two tiles. The right operand's are pairs of rows.
+WITH_TILES void pack_step(const Packing& packing, size_t first, size_t place, bool is_left, uint16_t* to) {
+  const auto& [matrix, outer, k, k_is_inner] = packing;
+  const size_t outers = std::min(PANEL, outer - first), depth = std::min(DEPTH, k - place);
+  __m512i rows[2][SIDE];
+  if (k_is_inner) {
+    for (size_t i = 0; i < PANEL; ++i) {
+      rows[i / SIDE][i % SIDE] =
+          i < outers ? row_of_32(matrix.data, matrix.is_bf16, (first + i) * k + place, depth) : _mm512_setzero_si512();
     }
   } else {
+    const __m512i low = _mm512_set_epi16(
+        47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(SIDE));
     for (size_t i = 0; i < SIDE; ++i) {
-      const size_t there = depth > 2 * i ? depth - 2 * i : 0;
-      const size_t offset = there > 0 && outers > 0 ? (step + 2 * i) * outer + first : 0;
-      rows[i] = pair_of_rows(matrix->data, matrix->is_bf16, offset, outer, there, outers);
-    }
-    if (is_left) {
-      transpose(rows);
+      const size_t there = depth > 2 * i ? depth - 2 * i : 0, offset = (place + 2 * i) * outer + first;
+      const __m512i even = there > 0 ? row_of_32(matrix.data, matrix.is_bf16, offset, outers) : _mm512_setzero_si512();
+      const __m512i odd =
+          there > 1 ? row_of_32(matrix.data, matrix.is_bf16, offset + outer, outers) : _mm512_setzero_si512();
+      rows[0][i] = _mm512_permutex2var_epi16(even, low, odd);
+      rows[1][i] = _mm512_permutex2var_epi16(even, high, odd);
     }
   }
-  for (size_t i = 0; i < SIDE; ++i) {
-    _mm512_store_si512(to + i * DEPTH, rows[i]);
+  if (k_is_inner != is_left) {
+    transpose(rows[0]);
+    transpose(rows[1]);
+  }
+  for (size_t i = 0; i < PANEL; ++i) {
+    _mm512_store_si512(to + i * DEPTH, rows[i / SIDE][i % SIDE]);
   }
 }
 
-// One panel: for each step of k its two tiles.
-void pack_panel(void* context, int panel) {
-  const auto& packing = *static_cast<const Packing*>(context);
-  uint16_t* to = packing.to + size_t(panel) * steps(packing.k) * 2 * TILE;
-  for (size_t step = 0; step < packing.k; step += DEPTH, to += 2 * TILE) {
-    pack_tile(packing, panel * PANEL, step, to);
-    pack_tile(packing, panel * PANEL + SIDE, step, to + TILE);
-  }
+// Whether tiles of whole panels of the left operand can be read as they lie in memory.
+bool lies_in_tiles(const Packing& left) {
+  return left.k_is_inner && left.matrix.is_bf16 && left.k % DEPTH == 0;
 }
 
 // The layout that `ldtilecfg` reads: eight tiles of 16 rows of 64 bytes.
-struct alignas(64) Configuration {
+struct Configuration {
   uint8_t palette = 1;
   uint8_t start_row = 0;
   uint8_t reserved[14] = {};
@@ -179,76 +170,252 @@ struct alignas(64) Configuration {
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-struct Product {
-  const uint16_t *left, *right;
-  size_t m, n, k;
-  void* c;
-  bool c_is_bf16;
+// Steps of k of one term, which are added up in registers.
+struct Stretch {
+  Packing left;
+  size_t place;  // the first number of k
+  size_t step;   // the same among the steps of all terms
+  size_t count;  // steps
 };
 
-// The sums of a block, and where they go.
-WITH_TILES void multiply_block(const Product& product, size_t row_panel, size_t column_panel) {
-  const size_t count = steps(product.k);
-  const uint16_t* a = product.left + row_panel * count * 2 * TILE;
-  const uint16_t* b = product.right + column_panel * count * 2 * TILE;
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  for (size_t step = 0; step < count; ++step, a += 2 * TILE, b += 2 * TILE) {
-    _tile_loadd(4, a, 64);
-    _tile_loadd(5, a + TILE, 64);
-    _tile_loadd(6, b, 64);
-    _tile_loadd(7, b + TILE, 64);
+// A product as it is computed. Its result is transposed when it is written where that spares transposing the larger operand.
+struct Product {
+  std::vector<Stretch> stretches;
+  const uint16_t* left;  // [row panel][step], or null where tasks pack it
+  const uint16_t* right; // [column panel][step]
+  size_t m, n, all_steps;
+  Result result;
+  bool is_transposed;
+  size_t columns_at_once, row_tasks, column_tasks;
+};
+
+// Where the tiles of a row panel lie.
+struct Left {
+  const uint16_t* tiles;
+  size_t bytes_of_row, second, step;
+};
+
+// The sums of a block that is done, whose rows are written while the next block is multiplied.
+struct Done {
+  float* sums = nullptr;
+  size_t row = 0, column = 0, width = 0, next = 0, rows = 0;
+  __mmask32 columns = 0;
+};
+
+WITH_TILES inline void write_rows(const Result& result, Done& done, size_t count) {
+  const size_t end = std::min(done.rows, done.next + count);
+  for (; done.next < end; ++done.next) {
+    const float* sums = done.sums + done.next * PANEL;
+    const size_t place = (done.row + done.next) * done.width + done.column;
+    __m512 low = _mm512_load_ps(sums), high = _mm512_load_ps(sums + SIDE);
+    if (result.is_bf16) {
+      const __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+      _mm512_mask_storeu_epi16(static_cast<uint16_t*>(result.data) + place, done.columns, rounded);
+      continue;
+    }
+    float* to = static_cast<float*>(result.data) + place;
+    const auto first = static_cast<__mmask16>(done.columns), second = static_cast<__mmask16>(done.columns >> SIDE);
+    if (result.adds) {
+      low = _mm512_add_ps(_mm512_maskz_loadu_ps(first, to), low);
+      high = _mm512_add_ps(_mm512_maskz_loadu_ps(second, to + SIDE), high);
+    }
+    _mm512_mask_storeu_ps(to, first, low);
+    _mm512_mask_storeu_ps(to + SIDE, second, high);
+  }
+}
+
+// The block from this row and column on is done.
+WITH_TILES Done finish(const Product& product, size_t row, size_t column, float* sums) {
+  size_t rows = std::min(PANEL, product.m - row), columns = std::min(PANEL, product.n - column), width = product.n;
+  if (product.is_transposed) {
+    __m512i quarters[4][SIDE];
+    for (size_t q = 0; q < 4; ++q) {
+      for (size_t i = 0; i < SIDE; ++i) {
+        quarters[q][i] = _mm512_load_si512(sums + (q / 2 * SIDE + i) * PANEL + q % 2 * SIDE);
+      }
+      transpose(quarters[q]);
+    }
+    for (size_t q = 0; q < 4; ++q) {
+      for (size_t i = 0; i < SIDE; ++i) {
+        _mm512_store_si512(sums + (q % 2 * SIDE + i) * PANEL + q / 2 * SIDE, quarters[q][i]);
+      }
+    }
+    std::swap(rows, columns);
+    std::swap(row, column);
+    width = product.m;
+  }
+  return {sums, row, column, width, 0, rows, columns >= PANEL ? ~0u : (1u << columns) - 1};
+}
+
+// Adds `count` steps to the sums of a block, and writes rows of the one before it.
+WITH_TILES void multiply_block(
+    const Left& left, const uint16_t* b, size_t count, bool begins, float* sums, const Result& result, Done& before) {
+  constexpr int STRIDE = PANEL * sizeof(float);
+  if (begins) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  } else {
+    _tile_loadd(0, sums, STRIDE);
+    _tile_loadd(1, sums + SIDE, STRIDE);
+    _tile_loadd(2, sums + SIDE * PANEL, STRIDE);
+    _tile_loadd(3, sums + SIDE * PANEL + SIDE, STRIDE);
+  }
+  const size_t rows_of_step = (PANEL + count - 1) / count;
+  const uint16_t* a = left.tiles;
+  for (size_t step = 0; step < count; ++step, a += left.step, b += STEP) {
+    _tile_loadd(4, a, left.bytes_of_row);
+    _tile_loadd(6, b, DEPTH * sizeof(uint16_t));
+    _tile_loadd(7, b + TILE, DEPTH * sizeof(uint16_t));
     _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(5, a + left.second, left.bytes_of_row);
     _tile_dpbf16ps(1, 4, 7);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
+    write_rows(result, before, rows_of_step);
   }
-  alignas(64) float sums[PANEL][PANEL];
-  constexpr int STRIDE = PANEL * sizeof(float);
-  _tile_stored(0, &sums[0][0], STRIDE);
-  _tile_stored(1, &sums[0][SIDE], STRIDE);
-  _tile_stored(2, &sums[SIDE][0], STRIDE);
-  _tile_stored(3, &sums[SIDE][SIDE], STRIDE);
-  const size_t row = row_panel * PANEL, column = column_panel * PANEL;
-  const size_t rows = std::min(PANEL, product.m - row), columns = std::min(PANEL, product.n - column);
-  for (size_t i = 0; i < rows; ++i) {
-    const size_t place = (row + i) * product.n + column;
-    for (size_t j = 0; j < columns; j += SIDE) {
-      const __mmask16 mask = columns - j >= SIDE ? 0xffff : static_cast<__mmask16>((1u << (columns - j)) - 1);
-      const __m512 some = _mm512_load_ps(&sums[i][j]);
-      if (product.c_is_bf16) {
-        const __m256i rounded = (__m256i)_mm512_cvtneps_pbh(some);
-        _mm256_mask_storeu_epi16(static_cast<uint16_t*>(product.c) + place + j, mask, rounded);
-      } else {
-        _mm512_mask_storeu_ps(static_cast<float*>(product.c) + place + j, mask, some);
-      }
+  _tile_stored(0, sums, STRIDE);
+  _tile_stored(1, sums + SIDE, STRIDE);
+  _tile_stored(2, sums + SIDE * PANEL, STRIDE);
+  _tile_stored(3, sums + SIDE * PANEL + SIDE, STRIDE);
+}
+
+// Packed rows of the left operand, and sums that are put aside: kept by each thread, about 1.5 MiB.
+struct Memory {
+  static constexpr size_t LEFT = ROWS_AT_ONCE * STEPS_AT_ONCE * STEP, SUMS = ROWS_AT_ONCE * COLUMNS_ASIDE * BLOCK;
+  struct Free {
+    void operator()(void* memory) const {
+      std::free(memory);
+    }
+  };
+  std::unique_ptr<uint16_t, Free> left{static_cast<uint16_t*>(std::aligned_alloc(64, LEFT * sizeof(uint16_t)))};
+  std::unique_ptr<float, Free> sums{static_cast<float*>(std::aligned_alloc(64, SUMS * sizeof(float)))};
+};
+
+// Packs a stretch of some row panels, of which every number of k has one beside the other in memory where k is the outer axis.
+WITH_TILES void pack_rows(const Stretch& stretch, size_t first, size_t last, uint16_t* to) {
+  for (size_t step = 0; step < stretch.count; ++step) {
+    for (size_t row = first; row < last; ++row) {
+      uint16_t* place = to + ((row - first) * STEPS_AT_ONCE + step) * STEP;
+      pack_step(stretch.left, row * PANEL, stretch.place + step * DEPTH, true, place);
     }
   }
 }
 
-WITH_TILES void multiply_rows(void* context, int task) {
-  const auto& product = *static_cast<const Product*>(context);
-  const Configuration configuration;
-  _tile_loadconfig(&configuration);
-  const size_t first = size_t(task) * ROWS_AT_ONCE, last = std::min(first + ROWS_AT_ONCE, panels(product.m));
-  const size_t of_panel = steps(product.k) * 2 * TILE * sizeof(uint16_t);
-  const size_t columns = panels(product.n), at_once = std::max<size_t>(BYTES_OF_COLUMNS / of_panel, 1);
-  for (size_t start = 0; start < columns; start += at_once) {
-    for (size_t row_panel = first; row_panel < last; ++row_panel) {
-      for (size_t column_panel = start; column_panel < std::min(start + at_once, columns); ++column_panel) {
-        multiply_block(product, row_panel, column_panel);
+// Some row panels times some column panels.
+WITH_TILES void multiply_rows(const Product& product, size_t first, size_t last, size_t begin, size_t end, Memory& memory) {
+  const bool is_whole = product.stretches.size() == 1;
+  Done done;
+  size_t other = 0;
+  for (size_t start = begin; start < end; start += product.columns_at_once) {
+    const size_t stop = std::min(start + product.columns_at_once, end);
+    for (const Stretch& stretch : product.stretches) {
+      const Packing& from = stretch.left;
+      // Rows up to this one are read where they lie.
+      const size_t whole = lies_in_tiles(from) ? std::max(first, std::min(last, product.m / PANEL)) : first;
+      if (product.left == nullptr && (!is_whole || start == begin)) {
+        pack_rows(stretch, whole, last, memory.left.get() + (whole - first) * STEPS_AT_ONCE * STEP);
+      }
+      for (size_t row = first; row < last; ++row) {
+        Left left{memory.left.get() + (row - first) * STEPS_AT_ONCE * STEP, DEPTH * sizeof(uint16_t), TILE, STEP};
+        if (product.left != nullptr) {
+          left.tiles = product.left + (row * product.all_steps + stretch.step) * STEP;
+        } else if (row < whole) {
+          const auto* tiles = static_cast<const uint16_t*>(from.matrix.data) + row * PANEL * from.k + stretch.place;
+          left = {tiles, from.k * sizeof(uint16_t), SIDE * from.k, DEPTH};
+        }
+        for (size_t column = start; column < stop; ++column) {
+          const size_t place = is_whole ? other ^= 1 : (row - first) * product.columns_at_once + column - start;
+          float* sums = memory.sums.get() + place * BLOCK;
+          const uint16_t* right = product.right + (column * product.all_steps + stretch.step) * STEP;
+          multiply_block(left, right, stretch.count, stretch.step == 0, sums, product.result, done);
+          if (stretch.step + stretch.count == product.all_steps) {
+            done = finish(product, row * PANEL, column * PANEL, sums);
+          }
+        }
       }
     }
+    // The sums of the next columns may take its place.
+    write_rows(product.result, done, PANEL);
   }
+}
+
+WITH_TILES void multiply_task(void* context, int task) {
+  const auto& product = *static_cast<const Product*>(context);
+  static thread_local Memory memory;
+  const Configuration configuration;
+  _tile_loadconfig(&configuration);
+  const size_t row_task = task % product.row_tasks, column_task = task / product.row_tasks, columns = panels(product.n);
+  const size_t first = row_task * ROWS_AT_ONCE, last = std::min(first + ROWS_AT_ONCE, panels(product.m));
+  const size_t begin = columns * column_task / product.column_tasks, end = columns * (column_task + 1) / product.column_tasks;
+  multiply_rows(product, first, last, begin, end, memory);
   _tile_release();
 }
 
-void pack(const Matrix& matrix, size_t outer, size_t k, bool is_left, uint16_t* to) {
-  Packing packing{&matrix, outer, k, is_left, to};
-  mdt_parallel_for(&packing, static_cast<int>(panels(outer)), pack_panel);
+// An operand of a term, packed for all threads. What lies side by side in memory is packed by one task.
+struct Packed {
+  Packing from;
+  bool is_left;
+  uint16_t* to;
+  size_t all_steps, units_of_task;
+};
+
+WITH_TILES void pack_some(void* context, int task) {
+  const auto& [from, is_left, to, all_steps, units] = *static_cast<const Packed*>(context);
+  const size_t count = panels(from.outer), of_each = steps(from.k), first = task * units;
+  const auto pack = [&](size_t panel, size_t step) WITH_TILES {
+    pack_step(from, panel * PANEL, step * DEPTH, is_left, to + (panel * all_steps + step) * STEP);
+  };
+  if (from.k_is_inner) {
+    for (size_t panel = first; panel < std::min(first + units, count); ++panel) {
+      for (size_t step = 0; step < of_each; ++step) {
+        pack(panel, step);
+      }
+    }
+  } else {
+    for (size_t step = first; step < std::min(first + units, of_each); ++step) {
+      for (size_t panel = 0; panel < count; ++panel) {
+        pack(panel, step);
+      }
+    }
+  }
 }
+
+void pack_all(const Packing& from, bool is_left, uint16_t* to, size_t all_steps) {
+  const size_t units = from.k_is_inner ? panels(from.outer) : steps(from.k), tasks = 2 * LEAST_TASKS;
+  Packed packed{from, is_left, to, all_steps, (units + tasks - 1) / tasks};
+  mdt_parallel_for(&packed, static_cast<int>((units + packed.units_of_task - 1) / packed.units_of_task), pack_some);
+}
+
+// How a product is computed: a function of its shape.
+struct Plan {
+  size_t m, n;
+  bool swaps, packs_left = false;
+  size_t row_tasks, column_tasks = 1;
+
+  Plan(const Terms& terms, size_t rows, size_t columns) {
+    const auto both_turn = [](const Term& term) { return term.a.transposed && !term.b.transposed; };
+    // Of two operands that would both have to be transposed as the left one, the smaller one is.
+    swaps = columns < rows && std::all_of(terms.begin(), terms.end(), both_turn);
+    m = swaps ? columns : rows;
+    n = swaps ? rows : columns;
+    row_tasks = (panels(m) + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
+    if (row_tasks < LEAST_TASKS) {
+      column_tasks = std::min((panels(n) + 3) / 4, (LEAST_TASKS + row_tasks - 1) / row_tasks);
+    }
+    // Else every task of the same rows would pack them.
+    packs_left = column_tasks > 1 && !std::all_of(terms.begin(), terms.end(), [&](const Term& term) {
+      return lies_in_tiles(packings(term).first);
+    });
+  }
+
+  // Those of the left and the right operand.
+  std::pair<Packing, Packing> packings(const Term& term) const {
+    const Packing a{term.a, swaps ? n : m, term.k, !term.a.transposed}, b{term.b, swaps ? m : n, term.k, term.b.transposed};
+    return swaps ? std::pair(b, a) : std::pair(a, b);
+  }
+};
 
 } // namespace
 
@@ -261,18 +428,34 @@ bool available() {
   return is;
 }
 
-size_t scratch_bytes(size_t m, size_t n, size_t k) {
-  return (panels(m) + panels(n)) * steps(k) * 2 * TILE * sizeof(uint16_t) + 64;
+size_t scratch_bytes(const Terms& terms, size_t m, size_t n) {
+  const Plan plan(terms, m, n);
+  return (panels(plan.n) + (plan.packs_left ? panels(plan.m) : 0)) * steps(terms) * STEP * sizeof(uint16_t) + 64;
 }
 
-void multiply(const Matrix& a, const Matrix& b, size_t m, size_t n, size_t k, void* c, bool c_is_bf16, void* scratch) {
-  auto* left = reinterpret_cast<uint16_t*>((reinterpret_cast<uintptr_t>(scratch) + 63) / 64 * 64);
-  uint16_t* right = left + panels(m) * steps(k) * 2 * TILE;
-  pack(a, m, k, true, left);
-  pack(b, n, k, false, right);
-  Product product{left, right, m, n, k, c, c_is_bf16};
-  const size_t tasks = (panels(m) + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
-  mdt_parallel_for(&product, static_cast<int>(tasks), multiply_rows);
+void multiply(const Terms& terms, size_t m, size_t n, const Result& result, void* scratch) {
+  const Plan plan(terms, m, n);
+  const size_t all_steps = steps(terms);
+  auto* right = reinterpret_cast<uint16_t*>((reinterpret_cast<uintptr_t>(scratch) + 63) / 64 * 64);
+  uint16_t* left = plan.packs_left ? right + panels(plan.n) * all_steps * STEP : nullptr;
+  Product product{{}, left, right, plan.m, plan.n, all_steps, result, plan.swaps, 0, plan.row_tasks, plan.column_tasks};
+  size_t step = 0;
+  for (const Term& term : terms) {
+    const auto [of_left, of_right] = plan.packings(term);
+    pack_all(of_right, false, right + step * STEP, all_steps);
+    if (plan.packs_left) {
+      pack_all(of_left, true, left + step * STEP, all_steps);
+    }
+    for (size_t done = 0; done < steps(term.k); done += STEPS_AT_ONCE) {
+      const size_t count = std::min(STEPS_AT_ONCE, steps(term.k) - done);
+      product.stretches.push_back({of_left, done * DEPTH, step + done, count});
+    }
+    step += steps(term.k);
+  }
+  const size_t bytes_of_panel = std::min(all_steps, STEPS_AT_ONCE) * STEP * sizeof(uint16_t);
+  const size_t limit = product.stretches.size() == 1 ? panels(product.n) : COLUMNS_ASIDE;
+  product.columns_at_once = std::clamp<size_t>(BYTES_OF_COLUMNS / bytes_of_panel, 1, limit);
+  mdt_parallel_for(&product, static_cast<int>(product.row_tasks * product.column_tasks), multiply_task);
 }
 
 } // namespace mdt::tiles
@@ -285,11 +468,11 @@ bool available() {
   return false;
 }
 
-size_t scratch_bytes(size_t, size_t, size_t) {
+size_t scratch_bytes(const Terms&, size_t, size_t) {
   return 0;
 }
 
-void multiply(const Matrix&, const Matrix&, size_t, size_t, size_t, void*, bool, void*) {}
+void multiply(const Terms&, size_t, size_t, const Result&, void*) {}
 
 } // namespace mdt::tiles
 

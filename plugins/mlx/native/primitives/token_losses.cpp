@@ -1,14 +1,13 @@
 // A head and the loss of its logits, of which a tile is there at a time: the forward pass keeps the log-sum-exp of each row, the
-// backward pass computes the tiles again and turns each into its gradient in place.
+// backward pass computes the tiles again and turns each into its gradient.
 //
-// Tiles of bfloat16 operands are widened as they are multiplied, and each gradient is added up in float32 and rounded once.
+// Operands may be rounded to bfloat16; logits and sums are f32, and each gradient is added up in f32 and rounded at most once.
 #include <algorithm>
 #include <optional>
 
 #include "blas.h"
-#include "mlx/allocator.h"
 #include "mlx/ops.h"
-#include "primitive.h"
+#include "product.h"
 
 namespace mdt {
 
@@ -17,44 +16,23 @@ namespace mx = mlx::core;
 namespace {
 
 // Memory while a kernel runs. (That of an array would be there from when the kernel is scheduled, for both passes at a time.)
-class Memory {
+class Memory : public Scratch {
  public:
-  explicit Memory(size_t count) : buffer_(mx::allocator::malloc(std::max<size_t>(count, 1) * sizeof(float))) {}
-  ~Memory() {
-    mx::allocator::free(buffer_);
-  }
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
-
-  float* data() {
-    return static_cast<float*>(buffer_.raw_ptr());
-  }
-
- private:
-  mx::allocator::Buffer buffer_;
+  explicit Memory(size_t count) : Scratch(count * sizeof(float)) {}
 };
 
-// The numbers of a matrix with rows of `width`, as float32.
-class Operand {
- public:
-  Operand(const array& a, size_t width)
-      : wide_(a.dtype() == float32 ? a.data<float>() : nullptr),
-        narrow_(wide_ == nullptr ? a.data<uint16_t>() : nullptr),
-        width_(width) {}
+// A matrix with rows of `width`.
+struct Matrix {
+  const void* data;
+  Dtype type;
+  size_t width;
 
-  // Rows from `first` on; `memory` has place for them, where they have to be widened.
-  const float* rows(size_t first, size_t count, Memory& memory) const {
-    if (wide_ != nullptr) {
-      return wide_ + first * width_;
-    }
-    mdt_widen_bf16(narrow_ + first * width_, count * width_, memory.data());
-    return memory.data();
+  Matrix(const array& a, size_t width) : data(a.data<void>()), type(a.dtype()), width(width) {}
+
+  Operand rows(size_t first, size_t count, bool transposed) const {
+    const size_t size = type == float32 ? sizeof(float) : sizeof(uint16_t);
+    return {static_cast<const char*>(data) + first * width * size, type, count * width, transposed};
   }
-
- private:
-  const float* wide_;
-  const uint16_t* narrow_;
-  size_t width_;
 };
 
 // A gradient with rows of `width`: in its own memory, or in memory from which its rows are rounded.
@@ -83,25 +61,24 @@ struct Gradient {
 
 // What both passes read: the first inputs of both primitives are hidden, weight, targets and, if any, bias.
 struct Head {
-  Operand hidden, weight;
+  Matrix hidden, weight;
   const int32_t* targets;
-  bool has_bias;
-  Operand bias;
+  std::optional<Matrix> bias;
   int count, vocabulary, width;
-  bool widens;
   TokenLosses options;
 
   Head(const std::vector<array>& inputs, bool has_bias, const TokenLosses& options)
       : hidden(inputs[0], inputs[0].shape(1)),
         weight(inputs[1], inputs[1].shape(1)),
         targets(inputs[2].data<int32_t>()),
-        has_bias(has_bias),
-        bias(has_bias ? Operand(inputs[3], 1) : weight),
+        bias(has_bias ? std::optional<Matrix>(std::in_place, inputs[3], 1) : std::nullopt),
         count(inputs[0].shape(0)),
         vocabulary(inputs[1].shape(0)),
         width(inputs[0].shape(1)),
-        widens(inputs[0].dtype() != float32),
-        options{options.scale, options.soft_cap, std::min(options.rows, count), std::min(options.columns, vocabulary)} {}
+        options(options) {
+    this->options.rows = std::min(options.rows, count);
+    this->options.columns = std::min(options.columns, vocabulary);
+  }
 
   int rows_from(int row) const {
     return std::min(options.rows, count - row);
@@ -110,33 +87,34 @@ struct Head {
   int columns_from(int column) const {
     return std::min(options.columns, vocabulary - column);
   }
+
+  // c [m, n] = a [m, k] · b [k, n], or that added to it.
+  void multiply(const Operand& a, const Operand& b, int m, int n, int k, float* c, bool adds) const {
+    if (options.rounds) {
+      mdt::multiply({{a, b, k}}, mx::bfloat16, m, n, {c, float32, adds});
+      return;
+    }
+    cblas_sgemm(
+        ROW_MAJOR, a.transposed ? TRANSPOSED : PLAIN, b.transposed ? TRANSPOSED : PLAIN, m, n, k, 1.0f,
+        static_cast<const float*>(a.data), a.transposed ? m : k, static_cast<const float*>(b.data), b.transposed ? k : n,
+        adds ? 1.0f : 0.0f, c, n);
+  }
 };
 
-// The tile that is there at a time, and the widened operands.
+// The tile that is there at a time.
 class Tiles {
  public:
   explicit Tiles(const Head& head)
       : head_(head),
         products_(static_cast<size_t>(head.options.rows) * head.options.columns),
-        hidden_(head.widens ? static_cast<size_t>(head.options.rows) * head.width : 0),
-        weight_(head.widens ? static_cast<size_t>(head.options.columns) * head.width : 0),
-        bias_(head.widens ? head.options.columns : 0) {}
+        bias_(head.bias && head.bias->type != float32 ? head.options.columns : 0) {}
 
-  const float* hidden(int row) {
-    return head_.hidden.rows(row, head_.rows_from(row), hidden_);
-  }
-
-  const float* weight(int column) {
-    return head_.weight.rows(column, head_.columns_from(column), weight_);
-  }
-
-  // The tile from this row and column on, with these operands; its products are there then.
-  MdtTile multiply(int row, int column, const float* hidden, const float* weight) {
-    const int rows = head_.rows_from(row), columns = head_.columns_from(column), width = head_.width;
-    cblas_sgemm(
-        ROW_MAJOR, PLAIN, TRANSPOSED, rows, columns, width, 1.0f, hidden, width, weight, width, 0.0f, products(), columns);
-    const float* bias = head_.has_bias ? head_.bias.rows(column, columns, bias_) : nullptr;
-    return {static_cast<size_t>(rows), static_cast<size_t>(column), static_cast<size_t>(columns), bias,
+  // The tile from this row and column on; its products are there then.
+  MdtTile multiply(int row, int column) {
+    const int rows = head_.rows_from(row), columns = head_.columns_from(column);
+    const Operand hidden = head_.hidden.rows(row, rows, false), weight = head_.weight.rows(column, columns, true);
+    head_.multiply(hidden, weight, rows, columns, head_.width, products(), false);
+    return {static_cast<size_t>(rows), static_cast<size_t>(column), static_cast<size_t>(columns), bias(column, columns),
             head_.options.scale, head_.options.soft_cap};
   }
 
@@ -145,15 +123,40 @@ class Tiles {
   }
 
  private:
+  const float* bias(int column, int columns) {
+    if (!head_.bias) {
+      return nullptr;
+    }
+    const Operand bias = head_.bias->rows(column, columns, false);
+    if (bias.type == float32) {
+      return static_cast<const float*>(bias.data);
+    }
+    widen(bias.type, bias.data, columns, bias_.data());
+    return bias_.data();
+  }
+
   const Head& head_;
-  Memory products_, hidden_, weight_, bias_;
+  Memory products_, bias_;
 };
 
-// The bytes of `Tiles`.
-size_t tile_bytes(const std::vector<array>& inputs, const TokenLosses& options) {
-  const size_t rows = std::min(options.rows, inputs[0].shape(0)), columns = std::min(options.columns, inputs[1].shape(0));
-  const size_t widened = inputs[0].dtype() == float32 ? 0 : (rows + columns) * inputs[0].shape(1);
-  return (rows * columns + widened) * sizeof(float);
+// The rows and columns of a tile, and the width.
+struct Sizes {
+  size_t rows, columns, width;
+
+  Sizes(const std::vector<array>& inputs, const TokenLosses& options)
+      : rows(std::min(options.rows, inputs[0].shape(0))),
+        columns(std::min(options.columns, inputs[1].shape(0))),
+        width(inputs[0].shape(1)) {}
+
+  // The bytes of `Tiles`.
+  size_t tile_bytes() const {
+    return rows * columns * sizeof(float);
+  }
+};
+
+// What a product of operands that are rounded takes beside them.
+size_t product_bytes(const Operand& a, const Operand& b, size_t m, size_t n, size_t k) {
+  return scratch_bytes({{a, b, static_cast<int>(k)}}, mx::bfloat16, static_cast<int>(m), static_cast<int>(n), float32);
 }
 
 // Which gradients are asked for.
@@ -191,10 +194,23 @@ class TokenLossesBackward : public CpuPrimitive {
   }
 
   size_t scratch_bytes(const std::vector<array>& inputs, const std::vector<array>&) const override {
-    const size_t sums = inputs[0].dtype() == float32
-        ? 0
-        : (inputs[0].size() + std::min<size_t>(options_.columns, inputs[1].shape(0)) * inputs[0].shape(1)) * sizeof(float);
-    return tile_bytes(inputs, options_) + sums;
+    const Sizes sizes(inputs, options_);
+    const auto [rows, columns, width] = sizes;
+    const size_t sums = (wanted_.hidden && inputs[0].dtype() != float32 ? inputs[0].size() : 0) +
+        (wanted_.weight && inputs[1].dtype() != float32 ? columns * width : 0);
+    const size_t bytes = sizes.tile_bytes() + sums * sizeof(float);
+    if (!options_.rounds) {
+      return bytes;
+    }
+    const auto operand = [](Dtype type, size_t size, bool transposed) { return Operand{nullptr, type, size, transposed}; };
+    const Dtype hidden = inputs[0].dtype(), weight = inputs[1].dtype();
+    const size_t of_products = std::max(
+        {product_bytes(operand(hidden, rows * width, false), operand(weight, columns * width, true), rows, columns, width),
+         product_bytes(
+             operand(mx::bfloat16, rows * columns, false), operand(weight, columns * width, false), rows, width, columns),
+         product_bytes(
+             operand(mx::bfloat16, rows * columns, true), operand(hidden, rows * width, false), columns, width, rows)});
+    return bytes + rows * columns * sizeof(uint16_t) + of_products;
   }
 
   DEFINE_NAME(TokenLossesBackward)
@@ -209,31 +225,35 @@ class TokenLossesBackward : public CpuPrimitive {
       const Head& head, const std::optional<Gradient>& of_hidden, const std::optional<Gradient>& of_weight,
       const std::optional<Gradient>& of_bias, const float* lse, const float* cotangent) {
     const int width = head.width, columns_at_a_time = head.options.columns;
-    const auto if_widened = [&](size_t count) { return head.widens ? count : 0; };
+    const auto sums_of = [](const std::optional<Gradient>& gradient, size_t count) {
+      return gradient && gradient->narrow != nullptr ? count : 0;
+    };
     Tiles tiles(head);
-    Memory hidden_sums(if_widened(static_cast<size_t>(head.count) * width));
-    Memory weight_sums(if_widened(static_cast<size_t>(columns_at_a_time) * width));
-    Memory bias_sums(if_widened(columns_at_a_time)), column_sums(of_bias ? columns_at_a_time : 0);
+    Memory hidden_sums(sums_of(of_hidden, static_cast<size_t>(head.count) * width));
+    Memory weight_sums(sums_of(of_weight, static_cast<size_t>(columns_at_a_time) * width));
+    Memory bias_sums(sums_of(of_bias, columns_at_a_time)), column_sums(of_bias ? columns_at_a_time : 0);
+    Scratch rounded(head.options.rounds ? size_t(head.options.rows) * columns_at_a_time * sizeof(uint16_t) : 0);
+    auto* const narrow = head.options.rounds ? reinterpret_cast<uint16_t*>(rounded.data()) : nullptr;
     for (int column = 0; column < head.vocabulary; column += columns_at_a_time) {
       const int columns = head.columns_from(column);
-      const float* weight = tiles.weight(column);
       for (int row = 0; row < head.count; row += head.options.rows) {
         const int rows = head.rows_from(row);
-        const float* hidden = tiles.hidden(row);
-        const MdtTile tile = tiles.multiply(row, column, hidden, weight);
+        const MdtTile tile = tiles.multiply(row, column);
         float* gradient = tiles.products();
-        mdt_token_losses_gradient(&tile, gradient, head.targets + row, lse + row, cotangent + row, head.vocabulary);
+        mdt_token_losses_gradient(
+            &tile, gradient, head.targets + row, lse + row, cotangent + row, head.vocabulary, narrow);
+        const auto of_tile = [&](bool transposed) {
+          const size_t size = size_t(rows) * columns;
+          return narrow != nullptr ? Operand{narrow, mx::bfloat16, size, transposed} : Operand{gradient, float32, size, transposed};
+        };
         if (of_hidden) {
           // All rows are added up side by side.
           float* sums = of_hidden->rows(0, hidden_sums) + static_cast<size_t>(row) * width;
-          cblas_sgemm(
-              ROW_MAJOR, PLAIN, PLAIN, rows, width, columns, 1.0f, gradient, columns, weight, width,
-              column == 0 ? 0.0f : 1.0f, sums, width);
+          head.multiply(of_tile(false), head.weight.rows(column, columns, false), rows, width, columns, sums, column > 0);
         }
         if (of_weight) {
-          cblas_sgemm(
-              ROW_MAJOR, TRANSPOSED, PLAIN, columns, width, rows, 1.0f, gradient, columns, hidden, width,
-              row == 0 ? 0.0f : 1.0f, of_weight->rows(column, weight_sums), width);
+          float* sums = of_weight->rows(column, weight_sums);
+          head.multiply(of_tile(true), head.hidden.rows(row, rows, false), columns, width, rows, sums, row > 0);
         }
         if (of_bias) {
           mdt_sum(gradient, 1, rows, columns, column_sums.data());
@@ -273,9 +293,8 @@ class TokenLossesForward : public CpuPrimitive {
       Tiles tiles(head);
       Memory sums(head.options.rows);
       for (int row = 0; row < head.count; row += head.options.rows) {
-        const float* hidden = tiles.hidden(row);
         for (int column = 0; column < head.vocabulary; column += head.options.columns) {
-          const MdtTile tile = tiles.multiply(row, column, hidden, tiles.weight(column));
+          const MdtTile tile = tiles.multiply(row, column);
           mdt_token_losses_fold(&tile, tiles.products(), head.targets + row, lse + row, sums.data(), losses + row);
         }
         mdt_token_losses_finish(head.targets + row, head.rows_from(row), lse + row, sums.data(), losses + row);
@@ -288,17 +307,18 @@ class TokenLossesForward : public CpuPrimitive {
       const std::vector<array>& outputs) override {
     Wanted wanted{};
     std::vector<Shape> shapes;
+    std::vector<mx::Dtype> types;
     const auto asked = [&](int argnum) {
       const bool is_asked = std::find(argnums.begin(), argnums.end(), argnum) != argnums.end();
       if (is_asked) {
         shapes.push_back(primals[argnum].shape());
+        types.push_back(primals[argnum].dtype());
       }
       return is_asked;
     };
     wanted = {asked(0), asked(1), asked(3)};
     std::vector<array> inputs = primals;
     inputs.insert(inputs.end(), {outputs[1], dense(cotangents[0], stream())});
-    const std::vector<mx::Dtype> types(shapes.size(), primals[0].dtype());
     const auto gradients = array::make_arrays(
         shapes, types, std::make_shared<TokenLossesBackward>(stream(), options_, has_bias_, wanted), inputs);
     // In their order those that are wanted; there is none of the targets.
@@ -311,7 +331,14 @@ class TokenLossesForward : public CpuPrimitive {
   }
 
   size_t scratch_bytes(const std::vector<array>& inputs, const std::vector<array>&) const override {
-    return tile_bytes(inputs, options_);
+    const Sizes sizes(inputs, options_);
+    const auto [rows, columns, width] = sizes;
+    if (!options_.rounds) {
+      return sizes.tile_bytes();
+    }
+    const Operand hidden{nullptr, inputs[0].dtype(), rows * width, false};
+    const Operand weight{nullptr, inputs[1].dtype(), columns * width, true};
+    return sizes.tile_bytes() + product_bytes(hidden, weight, rows, columns, width);
   }
 
   DEFINE_NAME(TokenLosses)
@@ -330,7 +357,10 @@ class TokenLossesForward : public CpuPrimitive {
 array token_losses(
     const array& hidden, const array& weight, const array& targets, const std::optional<array>& bias,
     const TokenLosses& options, Stream stream) {
-  std::vector<array> inputs{dense(hidden, stream), dense(weight, stream), dense(targets, stream)};
+  const auto operand = [&](const array& a) {
+    return options.rounds ? as_operand(a, mx::bfloat16, stream) : dense(a, stream);
+  };
+  std::vector<array> inputs{operand(hidden), operand(weight), dense(targets, stream)};
   if (bias) {
     inputs.push_back(dense(*bias, stream));
   }

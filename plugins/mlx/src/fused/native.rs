@@ -30,7 +30,7 @@ constructors! {
     fn mdt_op_cross_entropy([losses], logits: mlx_array, targets: mlx_array);
     fn mdt_op_token_losses(
         [losses], hidden: mlx_array, weight: mlx_array, targets: mlx_array, bias: mlx_array, scale: f32, soft_cap: f32,
-        rows: c_int, columns: c_int
+        rows: c_int, columns: c_int, rounds: bool
     );
     fn mdt_op_swiglu([out], gate: mlx_array, up: mlx_array);
     fn mdt_op_rms_norm([out], x: mlx_array, weight: mlx_array, eps: f32);
@@ -46,6 +46,7 @@ constructors! {
     fn mdt_op_function([out], x: mlx_array, which: c_int);
     fn mdt_op_sum([out], x: mlx_array, first: c_int, axes: c_int);
     fn mdt_op_convert([out], x: mlx_array, to_bf16: bool);
+    fn mdt_op_add([out], a: mlx_array, b: mlx_array);
     fn mdt_op_embedding([out], table: mlx_array, ids: mlx_array);
     fn mdt_op_with_look_ups_added_in_place([out], gradient: mlx_array);
     fn mdt_op_linear([out], x: mlx_array, weight: mlx_array);
@@ -93,6 +94,7 @@ unsafe extern "C" {
         visit: Visit,
         failure: *mut Failure,
     ) -> bool;
+    fn mdt_join_sums(ends: *mut mlx_array, count: usize, stream: mlx_stream, failure: *mut Failure) -> bool;
     fn mdt_array_id(array: mlx_array) -> usize;
     fn mdt_array_is_exclusive(array: mlx_array) -> bool;
     fn mdt_settle(stream: mlx_stream);
@@ -192,13 +194,15 @@ pub fn token_losses(
     weight: &Array,
     targets: &Array,
     bias: Option<&Array>,
-    &TokenLosses { scale, soft_cap, tile: (rows, columns) }: &TokenLosses,
+    &TokenLosses { scale, soft_cap, tile: (rows, columns), rounds }: &TokenLosses,
 ) -> Result<Array> {
     let (hidden, weight, targets, bias) = (hidden.as_ptr(), weight.as_ptr(), targets.as_ptr(), or_empty(bias));
     let soft_cap = soft_cap.unwrap_or(0.0);
     // SAFETY: as in `cross_entropy`; `bias` may be empty.
     build(|[losses], stream, failure| unsafe {
-        mdt_op_token_losses(losses, hidden, weight, targets, bias, scale, soft_cap, rows, columns, stream, failure)
+        mdt_op_token_losses(
+            losses, hidden, weight, targets, bias, scale, soft_cap, rows, columns, rounds, stream, failure,
+        )
     })
     .map(|[a]| a)
 }
@@ -259,6 +263,18 @@ pub fn embedding(table: &Array, ids: &Array) -> Result<Array> {
     // SAFETY: as in `cross_entropy`.
     build(|[out], stream, failure| unsafe { mdt_op_embedding(out, table.as_ptr(), ids.as_ptr(), stream, failure) })
         .map(|[a]| a)
+}
+
+pub fn add(a: &Array, b: &Array) -> Result<Array> {
+    // SAFETY: as in `cross_entropy`.
+    build(|[out], stream, failure| unsafe { mdt_op_add(out, a.as_ptr(), b.as_ptr(), stream, failure) }).map(|[a]| a)
+}
+
+pub fn with_joined_sums(arrays: Vec<Array>) -> Result<Vec<Array>> {
+    let mut handles: Vec<mlx_array> = arrays.iter().map(Array::as_ptr).collect();
+    // SAFETY: live handles, whose arrays are replaced by others.
+    build(|[], stream, failure| unsafe { mdt_join_sums(handles.as_mut_ptr(), handles.len(), stream, failure) })?;
+    Ok(arrays)
 }
 
 pub fn with_look_ups_added_in_place(gradient: &Array) -> Result<Array> {

@@ -9,15 +9,16 @@ use std::ffi::{c_int, c_void};
 use mdt_plugin_api::half::f16;
 
 use super::attention::{self, Cut, Gradients, Mask};
+use super::half::{Bf16, Element};
 use super::quantized::{self, Quantized, Stored};
 use super::{
-    View4, cross_entropy, embedding, few_rows, functions, half, product, rms_norm, rope, sum, swiglu, token_losses,
+    View4, add, cross_entropy, embedding, few_rows, functions, half, product, rms_norm, rope, sum, swiglu, token_losses,
 };
 
 /// `MdtView` of `native/primitives/kernels.h`.
 #[repr(C)]
-pub struct RawView {
-    data: *const f32,
+pub struct RawView<E = f32> {
+    data: *const E,
     len: usize,
     shape: [usize; 4],
     strides: [usize; 4],
@@ -81,10 +82,10 @@ unsafe fn output<'a, T>(data: *mut T, len: usize) -> &'a mut [T] {
     unsafe { std::slice::from_raw_parts_mut(data, len) }
 }
 
-impl RawView {
+impl<E: Element> RawView<E> {
     /// # Safety
     /// As for [`input`], with `data` and `len`.
-    unsafe fn get<'a>(&self) -> View4<'a> {
+    unsafe fn get<'a>(&self) -> View4<'a, E> {
         // SAFETY: the caller's promise.
         View4::new(unsafe { input(self.data, self.len) }, self.shape, self.strides)
     }
@@ -194,12 +195,65 @@ kernels! {
     /// [`token_losses::gradient`].
     fn mdt_token_losses_gradient(
         tile: *const RawTile, products: *mut f32, targets: *const i32, lse: *const f32, cotangents: *const f32,
-        vocabulary: usize,
+        vocabulary: usize, narrow: *mut Bf16,
     ) {
         let rows = (*tile).rows;
         let (targets, lse, cotangents) = (input(targets, rows), input(lse, rows), input(cotangents, rows));
         let cotangents = token_losses::Cotangents { targets, lse, cotangents, vocabulary };
-        token_losses::gradient(output(products, rows * (*tile).width), (*tile).get(), cotangents);
+        let len = rows * (*tile).width;
+        let narrow = output(narrow, if narrow.is_null() { 0 } else { len });
+        token_losses::gradient(output(products, len), (*tile).get(), cotangents, narrow);
+    }
+
+    /// [`add::add`].
+    fn mdt_add(a: *const f32, b: *const f32, len: usize, out: *mut f32) {
+        add::add(input(a, len), input(b, len), output(out, len));
+    }
+
+    /// [`add::add_to`].
+    fn mdt_add_to(sum: *mut f32, more: *const f32, len: usize) {
+        add::add_to(output(sum, len), input(more, len));
+    }
+
+    /// [`add::add`] of bfloat16.
+    fn mdt_add_bf16(a: *const Bf16, b: *const Bf16, len: usize, out: *mut Bf16) {
+        add::add(input(a, len), input(b, len), output(out, len));
+    }
+
+    /// [`add::add_to`] of bfloat16.
+    fn mdt_add_to_bf16(sum: *mut Bf16, more: *const Bf16, len: usize) {
+        add::add_to(output(sum, len), input(more, len));
+    }
+
+    /// [`swiglu::forward`] of bfloat16.
+    fn mdt_swiglu_bf16(gate: *const Bf16, up: *const Bf16, len: usize, out: *mut Bf16) {
+        swiglu::forward(input(gate, len), input(up, len), output(out, len));
+    }
+
+    /// [`swiglu::backward`] of bfloat16.
+    fn mdt_swiglu_backward_bf16(
+        gate: *const Bf16, up: *const Bf16, cotangent: *const Bf16, len: usize, grad_gate: *mut Bf16, grad_up: *mut Bf16,
+    ) {
+        let (gate, up, cotangent) = (input(gate, len), input(up, len), input(cotangent, len));
+        swiglu::backward(gate, up, cotangent, output(grad_gate, len), output(grad_up, len));
+    }
+
+    /// [`rms_norm::forward`] of bfloat16.
+    fn mdt_rms_norm_bf16(x: *const Bf16, weight: *const Bf16, eps: f32, rows: usize, width: usize, out: *mut Bf16) {
+        let weight: Vec<f32> = input(weight, width).iter().map(|weight| weight.wide()).collect();
+        rms_norm::forward(input(x, rows * width), &weight, eps, output(out, rows * width));
+    }
+
+    /// [`rms_norm::backward`] of bfloat16.
+    fn mdt_rms_norm_backward_bf16(
+        x: *const Bf16, weight: *const Bf16, eps: f32, cotangent: *const Bf16, rows: usize, width: usize,
+        grad_x: *mut Bf16, grad_weight: *mut Bf16,
+    ) {
+        let len = rows * width;
+        let weight: Vec<f32> = input(weight, width).iter().map(|weight| weight.wide()).collect();
+        let mut sums = vec![0.0; width];
+        rms_norm::backward(input(x, len), &weight, eps, input(cotangent, len), output(grad_x, len), &mut sums);
+        output(grad_weight, width).iter_mut().zip(sums).for_each(|(narrow, sum)| *narrow = Bf16::nearest(sum));
     }
 
     /// [`swiglu::forward`].
@@ -240,6 +294,17 @@ kernels! {
 
     /// [`rope::rotate`].
     fn mdt_rope(x: *const RawView, cos: *const f32, sin: *const f32, half: usize, per_batch: bool, inverse: bool, out: *mut f32) {
+        let x = (*x).get();
+        let [batch, heads, positions, width] = x.shape();
+        let rows = if per_batch { batch * positions } else { positions };
+        let tables = rope::Tables { cos: input(cos, rows * half), sin: input(sin, rows * half), half, per_batch };
+        rope::rotate(x, tables, inverse, output(out, batch * heads * positions * width));
+    }
+
+    /// [`rope::rotate`] of bfloat16.
+    fn mdt_rope_bf16(
+        x: *const RawView<Bf16>, cos: *const f32, sin: *const f32, half: usize, per_batch: bool, inverse: bool, out: *mut Bf16,
+    ) {
         let x = (*x).get();
         let [batch, heads, positions, width] = x.shape();
         let rows = if per_batch { batch * positions } else { positions };

@@ -6,6 +6,43 @@ use mdt_plugin_api::half::slice::HalfFloatSliceExt;
 use super::isa::{Simd, multiversion};
 use super::pool;
 
+/// A number as it lies in memory. Kernels compute in f32.
+pub trait Element: Copy + Send + Sync {
+    /// It as f32.
+    fn wide(self) -> f32;
+    /// The nearest one.
+    fn nearest(x: f32) -> Self;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn nearest(x: f32) -> Self {
+        x
+    }
+}
+
+/// A bfloat16 as its bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Bf16(pub u16);
+
+impl Element for Bf16 {
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        f32::from_bits(u32::from(self.0) << 16)
+    }
+
+    #[inline(always)]
+    fn nearest(x: f32) -> Self {
+        Self((rounded(x) >> 16) as u16)
+    }
+}
+
 /// Elements per task.
 const BLOCK: usize = 16 * 1024;
 
@@ -56,7 +93,7 @@ multiversion! {
 #[inline(always)]
 fn widen_body<S: Simd, const ROWS: usize>(x: &[u16], out: &mut [f32]) {
     for (out, &x) in out.iter_mut().zip(x) {
-        *out = f32::from_bits(u32::from(x) << 16);
+        *out = Bf16(x).wide();
     }
 }
 
@@ -67,7 +104,7 @@ multiversion! {
 #[inline(always)]
 fn narrow_body<S: Simd, const ROWS: usize>(x: &[f32], out: &mut [u16]) {
     for (out, x) in out.iter_mut().zip(x) {
-        *out = (rounded(*x) >> 16) as u16;
+        *out = Bf16::nearest(*x).0;
     }
 }
 

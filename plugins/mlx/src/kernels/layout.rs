@@ -1,19 +1,21 @@
 //! Four-dimensional views (batch, heads, positions, features) over memory of any layout.
 
+use super::half::Element;
+
 /// A read-only view of x[batch, head, position, feature] with a stride for each axis, in elements; 0 for a broadcast axis.
 #[derive(Clone, Copy, Debug)]
-pub struct View4<'a> {
-    data: &'a [f32],
+pub struct View4<'a, E = f32> {
+    data: &'a [E],
     shape: [usize; 4],
     strides: [usize; 4],
 }
 
-impl<'a> View4<'a> {
+impl<'a, E: Element> View4<'a, E> {
     /// Views `data`, whose first element is x[0, 0, 0, 0].
     ///
     /// # Panics
     /// If an element would lie outside `data`.
-    pub fn new(data: &'a [f32], shape: [usize; 4], strides: [usize; 4]) -> Self {
+    pub fn new(data: &'a [E], shape: [usize; 4], strides: [usize; 4]) -> Self {
         let extent = extent(shape, strides);
         assert!(
             extent <= data.len(),
@@ -24,7 +26,7 @@ impl<'a> View4<'a> {
     }
 
     /// Views row-major data.
-    pub fn contiguous(data: &'a [f32], shape: [usize; 4]) -> Self {
+    pub fn contiguous(data: &'a [E], shape: [usize; 4]) -> Self {
         let [_, h, t, d] = shape;
         Self::new(data, shape, [h * t * d, t * d, d, 1])
     }
@@ -34,17 +36,17 @@ impl<'a> View4<'a> {
         self.shape
     }
 
-    /// Copies the features at one place into the front of `row`.
+    /// Copies the features at one place into the front of `row`, as f32.
     #[inline(always)]
     pub fn read_row(&self, batch: usize, head: usize, position: usize, row: &mut [f32]) {
         let [b, h, t, d] = self.strides;
         let from = &self.data[batch * b + head * h + position * t..];
         let width = self.shape[3];
         if d == 1 {
-            row[..width].copy_from_slice(&from[..width]);
+            row[..width].iter_mut().zip(&from[..width]).for_each(|(to, from)| *to = from.wide());
         } else {
             for (i, value) in row[..width].iter_mut().enumerate() {
-                *value = from[i * d];
+                *value = from[i * d].wide();
             }
         }
     }

@@ -1,20 +1,43 @@
 //! RMSNorm, y = x / √(mean(x²) + ε) · w (Zhang and Sennrich, 2019).
 
+use super::half::{Bf16, Element};
 use super::isa::{LANES, Simd, fold, madd, multiversion};
 use super::pool;
 
 /// Rows per task. Each task adds up its own part of the weight's gradient, and the parts are folded in order.
 const ROWS: usize = 32;
 
+/// Elements with the loops that are compiled for them.
+pub trait Normed: Element {
+    /// [`forward`] of a block.
+    fn forward_block(x: &[Self], weight: &[f32], eps: f32, out: &mut [Self]);
+    /// [`backward`] of a block, whose gradient of the weight is added.
+    fn backward_block(
+        x: &[Self],
+        weight: &[f32],
+        eps: f32,
+        cotangent: &[Self],
+        grad_x: &mut [Self],
+        grad_weight: &mut [f32],
+    );
+}
+
 /// Normalises each row of `x`, rows of `weight.len()` values.
-pub fn forward(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+pub fn forward<E: Normed>(x: &[E], weight: &[f32], eps: f32, out: &mut [E]) {
     let width = weight.len();
     let tasks = x.chunks(ROWS * width).zip(out.chunks_mut(ROWS * width));
-    pool::run(tasks.collect(), |(x, out)| forward_block(x, weight, eps, out));
+    pool::run(tasks.collect(), |(x, out)| E::forward_block(x, weight, eps, out));
 }
 
 /// Gradients of the rows and of the weight, for the cotangent of the output.
-pub fn backward(x: &[f32], weight: &[f32], eps: f32, cotangent: &[f32], grad_x: &mut [f32], grad_weight: &mut [f32]) {
+pub fn backward<E: Normed>(
+    x: &[E],
+    weight: &[f32],
+    eps: f32,
+    cotangent: &[E],
+    grad_x: &mut [E],
+    grad_weight: &mut [f32],
+) {
     let width = weight.len();
     let block = ROWS * width;
     let blocks = x.len().div_ceil(block);
@@ -22,7 +45,7 @@ pub fn backward(x: &[f32], weight: &[f32], eps: f32, cotangent: &[f32], grad_x: 
     let inputs = x.chunks(block).zip(cotangent.chunks(block));
     let tasks = inputs.zip(grad_x.chunks_mut(block).zip(partial.chunks_mut(width)));
     pool::run(tasks.collect(), |((x, cotangent), (grad_x, partial))| {
-        backward_block(x, weight, eps, cotangent, grad_x, partial);
+        E::backward_block(x, weight, eps, cotangent, grad_x, partial);
     });
     grad_weight.fill(0.0);
     for part in partial.chunks_exact(width) {
@@ -32,32 +55,57 @@ pub fn backward(x: &[f32], weight: &[f32], eps: f32, cotangent: &[f32], grad_x: 
     }
 }
 
-multiversion! {
-    fn forward_block(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = forward_body;
+/// Implements [`Normed`] for a type.
+macro_rules! normed {
+    ($element:ty) => {
+        impl Normed for $element {
+            fn forward_block(x: &[Self], weight: &[f32], eps: f32, out: &mut [Self]) {
+                multiversion! {
+                    fn block(x: &[$element], weight: &[f32], eps: f32, out: &mut [$element]) = forward_body;
+                }
+                block(x, weight, eps, out);
+            }
+
+            fn backward_block(
+                x: &[Self],
+                weight: &[f32],
+                eps: f32,
+                cotangent: &[Self],
+                grad_x: &mut [Self],
+                grad_weight: &mut [f32],
+            ) {
+                multiversion! {
+                    fn block(
+                        x: &[$element], weight: &[f32], eps: f32, cotangent: &[$element], grad_x: &mut [$element],
+                        grad_weight: &mut [f32],
+                    ) = backward_body;
+                }
+                block(x, weight, eps, cotangent, grad_x, grad_weight);
+            }
+        }
+    };
 }
+normed!(f32);
+normed!(Bf16);
 
 #[inline(always)]
-fn forward_body<S: Simd, const ROWS: usize>(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+fn forward_body<S: Simd, const ROWS: usize>(x: &[impl Element], weight: &[f32], eps: f32, out: &mut [impl Element]) {
     let width = weight.len();
     for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
         let scale = inverse_rms::<S>(x, eps);
         for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
-            *out = x * scale * w;
+            *out = Element::nearest(x.wide() * scale * w);
         }
     }
 }
 
-multiversion! {
-    fn backward_block(x: &[f32], weight: &[f32], eps: f32, cotangent: &[f32], grad_x: &mut [f32], grad_weight: &mut [f32]) = backward_body;
-}
-
 #[inline(always)]
 fn backward_body<S: Simd, const ROWS: usize>(
-    x: &[f32],
+    x: &[impl Element],
     weight: &[f32],
     eps: f32,
-    cotangent: &[f32],
-    grad_x: &mut [f32],
+    cotangent: &[impl Element],
+    grad_x: &mut [impl Element],
     grad_weight: &mut [f32],
 ) {
     let width = weight.len();
@@ -68,40 +116,40 @@ fn backward_body<S: Simd, const ROWS: usize>(
         // dx = r · (c·w − x · r² · mean(c·w·x))
         let shift = projection * scale * scale / width as f32;
         for ((dx, x), (w, c)) in dx.iter_mut().zip(x).zip(weight.iter().zip(c)) {
-            *dx = scale * madd::<S>(-shift, *x, c * w);
+            *dx = Element::nearest(scale * madd::<S>(-shift, x.wide(), c.wide() * w));
         }
         for ((dw, x), c) in grad_weight.iter_mut().zip(x).zip(c) {
-            *dw = madd::<S>(*x * scale, *c, *dw);
+            *dw = madd::<S>(x.wide() * scale, c.wide(), *dw);
         }
     }
 }
 
 #[inline(always)]
-fn inverse_rms<S: Simd>(x: &[f32], eps: f32) -> f32 {
+fn inverse_rms<S: Simd>(x: &[impl Element], eps: f32) -> f32 {
     let (chunks, rest) = x.as_chunks::<LANES>();
     let mut squares = [0.0; LANES];
     for chunk in chunks {
         for l in 0..LANES {
-            squares[l] = madd::<S>(chunk[l], chunk[l], squares[l]);
+            squares[l] = madd::<S>(chunk[l].wide(), chunk[l].wide(), squares[l]);
         }
     }
-    let total = fold(squares) + rest.iter().map(|x| x * x).sum::<f32>();
+    let total = fold(squares) + rest.iter().map(|x| x.wide() * x.wide()).sum::<f32>();
     1.0 / (total / x.len() as f32 + eps).sqrt()
 }
 
 /// Σ x · w · c
 #[inline(always)]
-fn weighted_dot<S: Simd>(x: &[f32], w: &[f32], c: &[f32]) -> f32 {
+fn weighted_dot<S: Simd>(x: &[impl Element], w: &[f32], c: &[impl Element]) -> f32 {
     let ((x, x_rest), (w, w_rest), (c, c_rest)) =
         (x.as_chunks::<LANES>(), w.as_chunks::<LANES>(), c.as_chunks::<LANES>());
     let mut sums = [0.0; LANES];
     for ((x, w), c) in x.iter().zip(w).zip(c) {
         for l in 0..LANES {
-            sums[l] = madd::<S>(x[l] * w[l], c[l], sums[l]);
+            sums[l] = madd::<S>(x[l].wide() * w[l], c[l].wide(), sums[l]);
         }
     }
     let rest = x_rest.iter().zip(w_rest).zip(c_rest);
-    fold(sums) + rest.map(|((x, w), c)| x * w * c).sum::<f32>()
+    fold(sums) + rest.map(|((x, w), c)| x.wide() * w * c.wide()).sum::<f32>()
 }
 
 #[cfg(test)]

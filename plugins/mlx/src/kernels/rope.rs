@@ -2,6 +2,8 @@
 //!
 //! Frequencies come as data, so every scaling rule (Llama 3, linear, YaRN) is a matter of the table, not of the kernel.
 
+use super::half::Element;
+use super::isa::{Simd, multiversion};
 use super::{View4, pool};
 
 /// Positions per task.
@@ -35,7 +37,7 @@ pub fn tables(positions: &[i32], inv_freq: &[f32], factor: f32, cos: &mut [f32],
 }
 
 /// Rotates `x` [B, H, T, D] into `out`, which is laid out as [B, T, H, D]. `inverse` rotates back: the gradient of the rotation.
-pub fn rotate(x: View4<'_>, tables: Tables<'_>, inverse: bool, out: &mut [f32]) {
+pub fn rotate<E: Element>(x: View4<'_, E>, tables: Tables<'_>, inverse: bool, out: &mut [E]) {
     let [_, heads, positions, width] = x.shape();
     if out.is_empty() {
         return;
@@ -43,21 +45,32 @@ pub fn rotate(x: View4<'_>, tables: Tables<'_>, inverse: bool, out: &mut [f32]) 
     let half = tables.half;
     let sign = if inverse { -1.0 } else { 1.0 };
     pool::run(out.chunks_mut(ROWS * heads * width).enumerate().collect(), |(number, out)| {
+        let mut features = vec![0.0; width];
         for (i, out) in out.chunks_mut(heads * width).enumerate() {
             let (batch, position) = ((number * ROWS + i) / positions, (number * ROWS + i) % positions);
             let row = if tables.per_batch { batch * positions + position } else { position };
             let (cos, sin) = (&tables.cos[row * half..][..half], &tables.sin[row * half..][..half]);
             for (head, out) in out.chunks_mut(width).enumerate() {
-                x.read_row(batch, head, position, out);
-                let (first, second) = out.split_at_mut(half);
-                for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(cos.iter().zip(sin)) {
-                    let (x, y, sin) = (*a, *b, sin * sign);
-                    *a = x * cos - y * sin;
-                    *b = y * cos + x * sin;
-                }
+                x.read_row(batch, head, position, &mut features);
+                rotate_row(&mut features, cos, sin, sign);
+                out.iter_mut().zip(&features).for_each(|(out, feature)| *out = E::nearest(*feature));
             }
         }
     });
+}
+
+multiversion! {
+    fn rotate_row(features: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) = rotate_body;
+}
+
+#[inline(always)]
+fn rotate_body<S: Simd, const ROWS: usize>(features: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+    let (first, second) = features.split_at_mut(cos.len());
+    for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(cos.iter().zip(sin)) {
+        let (x, y, sin) = (*a, *b, sin * sign);
+        *a = x * cos - y * sin;
+        *b = y * cos + x * sin;
+    }
 }
 
 #[cfg(test)]

@@ -1,54 +1,87 @@
 //! SwiGLU, silu(gate) · up with silu(x) = x / (1 + e^−x) (Shazeer, "GLU Variants Improve Transformer", 2020).
 
+use super::half::{Bf16, Element};
 use super::isa::{Simd, madd, multiversion, sigmoid};
 use super::pool;
 
 /// Elements per task: 64 KiB of each operand.
 const BLOCK: usize = 16 * 1024;
 
+/// Elements with the loops that are compiled for them.
+pub trait Gated: Element {
+    /// [`forward`] of a block.
+    fn forward_block(gate: &[Self], up: &[Self], out: &mut [Self]);
+    /// [`backward`] of a block.
+    fn backward_block(gate: &[Self], up: &[Self], cotangent: &[Self], grad_gate: &mut [Self], grad_up: &mut [Self]);
+}
+
 /// `out = silu(gate) · up`, element by element.
-pub fn forward(gate: &[f32], up: &[f32], out: &mut [f32]) {
+pub fn forward<E: Gated>(gate: &[E], up: &[E], out: &mut [E]) {
     let tasks = gate.chunks(BLOCK).zip(up.chunks(BLOCK)).zip(out.chunks_mut(BLOCK));
-    pool::run(tasks.collect(), |((gate, up), out)| forward_block(gate, up, out));
+    pool::run(tasks.collect(), |((gate, up), out)| E::forward_block(gate, up, out));
 }
 
 /// Both gradients for the cotangent of the output.
-pub fn backward(gate: &[f32], up: &[f32], cotangent: &[f32], grad_gate: &mut [f32], grad_up: &mut [f32]) {
+pub fn backward<E: Gated>(gate: &[E], up: &[E], cotangent: &[E], grad_gate: &mut [E], grad_up: &mut [E]) {
     let inputs = gate.chunks(BLOCK).zip(up.chunks(BLOCK)).zip(cotangent.chunks(BLOCK));
     let tasks = inputs.zip(grad_gate.chunks_mut(BLOCK).zip(grad_up.chunks_mut(BLOCK)));
     pool::run(tasks.collect(), |(((gate, up), cotangent), (grad_gate, grad_up))| {
-        backward_block(gate, up, cotangent, grad_gate, grad_up);
+        E::backward_block(gate, up, cotangent, grad_gate, grad_up);
     });
 }
 
-multiversion! {
-    fn forward_block(gate: &[f32], up: &[f32], out: &mut [f32]) = forward_body;
+/// Implements [`Gated`] for a type.
+macro_rules! gated {
+    ($element:ty) => {
+        impl Gated for $element {
+            fn forward_block(gate: &[Self], up: &[Self], out: &mut [Self]) {
+                multiversion! { fn block(gate: &[$element], up: &[$element], out: &mut [$element]) = forward_body; }
+                block(gate, up, out);
+            }
+
+            fn backward_block(
+                gate: &[Self],
+                up: &[Self],
+                cotangent: &[Self],
+                grad_gate: &mut [Self],
+                grad_up: &mut [Self],
+            ) {
+                multiversion! {
+                    fn block(
+                        gate: &[$element], up: &[$element], cotangent: &[$element], grad_gate: &mut [$element],
+                        grad_up: &mut [$element],
+                    ) = backward_body;
+                }
+                block(gate, up, cotangent, grad_gate, grad_up);
+            }
+        }
+    };
 }
+gated!(f32);
+gated!(Bf16);
 
 #[inline(always)]
-fn forward_body<S: Simd, const ROWS: usize>(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    for ((out, &g), &u) in out.iter_mut().zip(gate).zip(up) {
-        *out = g * sigmoid::<S>(g) * u;
+fn forward_body<S: Simd, const ROWS: usize>(gate: &[impl Element], up: &[impl Element], out: &mut [impl Element]) {
+    for ((out, g), u) in out.iter_mut().zip(gate).zip(up) {
+        let g = g.wide();
+        *out = Element::nearest(g * sigmoid::<S>(g) * u.wide());
     }
-}
-
-multiversion! {
-    fn backward_block(gate: &[f32], up: &[f32], cotangent: &[f32], grad_gate: &mut [f32], grad_up: &mut [f32]) = backward_body;
 }
 
 #[inline(always)]
 fn backward_body<S: Simd, const ROWS: usize>(
-    gate: &[f32],
-    up: &[f32],
-    cotangent: &[f32],
-    grad_gate: &mut [f32],
-    grad_up: &mut [f32],
+    gate: &[impl Element],
+    up: &[impl Element],
+    cotangent: &[impl Element],
+    grad_gate: &mut [impl Element],
+    grad_up: &mut [impl Element],
 ) {
-    for ((((&g, &u), &c), dg), du) in gate.iter().zip(up).zip(cotangent).zip(grad_gate).zip(grad_up) {
+    for ((((g, u), c), dg), du) in gate.iter().zip(up).zip(cotangent).zip(grad_gate).zip(grad_up) {
+        let (g, u, c) = (g.wide(), u.wide(), c.wide());
         let s = sigmoid::<S>(g);
         // d silu / dx = s + x · s · (1 − s)
-        *dg = c * u * (s * madd::<S>(g, 1.0 - s, 1.0));
-        *du = c * (g * s);
+        *dg = Element::nearest(c * u * (s * madd::<S>(g, 1.0 - s, 1.0)));
+        *du = Element::nearest(c * (g * s));
     }
 }
 

@@ -5,6 +5,7 @@
 //! logits are one tile has the bits of [`super::cross_entropy`].
 
 use super::cross_entropy::{row_max, sum_exp};
+use super::half::{Bf16, Element};
 use super::isa::{Simd, exp, larger, multiversion, tanh};
 use super::pool;
 
@@ -91,43 +92,58 @@ pub struct Cotangents<'a> {
     pub vocabulary: usize,
 }
 
-/// Turns a tile of products into their gradient, all zero where the target is negative.
-pub fn gradient(products: &mut [f32], tile: Tile<'_>, rows: Cotangents<'_>) {
+/// Turns a tile of products into their gradient, all zero where the target is negative. It is in `narrow`, too, unless that is empty.
+pub fn gradient(products: &mut [f32], tile: Tile<'_>, rows: Cotangents<'_>, narrow: &mut [Bf16]) {
+    let mut narrow = narrow.chunks_mut(ROWS * tile.width.max(1));
     let Cotangents { targets, lse, cotangents, vocabulary } = rows;
     let rows = targets.chunks(ROWS).zip(lse.chunks(ROWS)).zip(cotangents.chunks(ROWS));
-    pool::run(
-        products.chunks_mut(ROWS * tile.width.max(1)).zip(rows).collect(),
-        |(products, ((targets, lse), cotangents))| {
-            gradient_block(products, tile, Cotangents { targets, lse, cotangents, vocabulary });
-        },
-    );
+    let products = products.chunks_mut(ROWS * tile.width.max(1));
+    let tasks = products.zip(rows).map(|(products, rows)| (products, rows, narrow.next().unwrap_or_default()));
+    pool::run(tasks.collect(), |(products, ((targets, lse), cotangents), narrow)| {
+        gradient_block(products, tile, Cotangents { targets, lse, cotangents, vocabulary }, narrow);
+    });
 }
 
 multiversion! {
-    fn gradient_block(products: &mut [f32], tile: Tile<'_>, rows: Cotangents<'_>) = gradient_body;
+    fn gradient_block(products: &mut [f32], tile: Tile<'_>, rows: Cotangents<'_>, narrow: &mut [Bf16]) = gradient_body;
 }
 
 #[inline(always)]
-fn gradient_body<S: Simd, const ROWS: usize>(products: &mut [f32], tile: Tile<'_>, rows: Cotangents<'_>) {
+fn gradient_body<S: Simd, const ROWS: usize>(
+    products: &mut [f32],
+    tile: Tile<'_>,
+    rows: Cotangents<'_>,
+    narrow: &mut [Bf16],
+) {
+    let mut narrow = narrow.chunks_exact_mut(tile.width);
     for (i, row) in products.chunks_exact_mut(tile.width).enumerate() {
-        let (target, lse, factor) = (rows.targets[i], rows.lse[i], rows.cotangents[i] * tile.scale);
-        if target < 0 {
-            row.fill(0.0);
-            continue;
+        row_gradient::<S>(row, tile, rows, i);
+        for (narrow, value) in narrow.next().into_iter().flatten().zip(row) {
+            *narrow = Bf16::nearest(*value);
         }
-        logits::<S>(row, tile);
-        let place = place(target, tile).filter(|&place| place < row.len());
-        let logit = place.map_or(0.0, |place| row[place]);
-        match tile.soft_cap {
-            None => row.iter_mut().for_each(|logit| *logit = exp::<S>(*logit - lse) * factor),
-            Some(cap) => row.iter_mut().for_each(|logit| *logit = exp::<S>(*logit - lse) * factor * slope(*logit, cap)),
-        }
-        if let Some(place) = place {
-            row[place] -= factor * tile.soft_cap.map_or(1.0, |cap| slope(logit, cap));
-        }
-        if target as usize >= rows.vocabulary {
-            row.fill(f32::NAN);
-        }
+    }
+}
+
+/// Turns row `i` into its gradient.
+#[inline(always)]
+fn row_gradient<S: Simd>(row: &mut [f32], tile: Tile<'_>, rows: Cotangents<'_>, i: usize) {
+    let (target, lse, factor) = (rows.targets[i], rows.lse[i], rows.cotangents[i] * tile.scale);
+    if target < 0 {
+        row.fill(0.0);
+        return;
+    }
+    logits::<S>(row, tile);
+    let place = place(target, tile).filter(|&place| place < row.len());
+    let logit = place.map_or(0.0, |place| row[place]);
+    match tile.soft_cap {
+        None => row.iter_mut().for_each(|logit| *logit = exp::<S>(*logit - lse) * factor),
+        Some(cap) => row.iter_mut().for_each(|logit| *logit = exp::<S>(*logit - lse) * factor * slope(*logit, cap)),
+    }
+    if let Some(place) = place {
+        row[place] -= factor * tile.soft_cap.map_or(1.0, |cap| slope(logit, cap));
+    }
+    if target as usize >= rows.vocabulary {
+        row.fill(f32::NAN);
     }
 }
 

@@ -15,27 +15,29 @@ pub fn cross_entropy(call: &Call<'_>) -> Outcome {
     Ok(fused::cross_entropy(logits, targets)?)
 }
 
-/// The logits are kept for their gradient where they are few, and never all there where they are many. Half precision is widened
-/// first, but for bfloat16 where the logits are many.
+/// The logits are kept for their gradient where they are few, and never all there where they are many or their products are rounded to
+/// bfloat16. Else half precision is widened first.
 pub fn token_losses(call: &Call<'_>) -> Outcome {
     let (hidden, weight, targets, bias) = (call.input(0), call.input(1), call.input(2), call.given(3));
     let (rows, vocabulary, width) = (hidden.dim(0), weight.dim(0), hidden.dim(1));
     let at_a_time = call.optional::<i64>("rows")?.map(|rows| i32::try_from(rows).unwrap_or(i32::MAX));
-    let keeps = at_a_time.is_none() && TokenLosses::keeps(rows, vocabulary);
     let scale = call.optional::<f64>("scale")?.map(|scale| scale as f32);
     let soft_cap = call.optional::<f64>("soft_cap")?.map(|cap| cap as f32);
     let operands = layers::operands(call)?;
-    let is_bf16 = [Some(hidden), Some(weight), bias].into_iter().flatten().all(|x| x.dtype() == MlxDtype::Bfloat16);
-    let widen = |x: &Array| fused::convert(x, MlxDtype::Float32);
-    let of = |x: &Array| if is_bf16 && !keeps { Ok(x.clone()) } else { widen(x) };
+    let is_bf16 = |x: &Array| x.dtype() == MlxDtype::Bfloat16;
+    // As in the other products of layers.
+    let rounds = operands == Some(MlxDtype::Bfloat16) || operands.is_none() && is_bf16(hidden);
+    let keeps = at_a_time.is_none() && !rounds && TokenLosses::keeps(rows, vocabulary);
+    let of = |x: &Array| if rounds && is_bf16(x) { Ok(x.clone()) } else { fused::convert(x, MlxDtype::Float32) };
     let of_product = |x: &Array| match operands {
-        Some(operands) if !is_bf16 && !keeps => fused::rounded(x, operands),
+        Some(operands) if !rounds && !keeps => fused::rounded(x, operands),
         _ => of(x),
     };
     let (hidden, weight, bias) = (of_product(hidden)?, of_product(weight)?, bias.map(of).transpose()?);
     if !keeps {
-        let tile = at_a_time.map_or(TokenLosses::tile(rows, vocabulary, width), |rows| (rows, vocabulary));
-        let options = TokenLosses { scale: scale.unwrap_or(1.0), soft_cap, tile };
+        let tile = TokenLosses::tile(rows, vocabulary, width, rounds);
+        let tile = at_a_time.map_or(tile, |rows| (rows, vocabulary));
+        let options = TokenLosses { scale: scale.unwrap_or(1.0), soft_cap, tile, rounds };
         return Ok(fused::token_losses(&hidden, &weight, targets, bias.as_ref(), &options)?);
     }
     let mut logits = match operands {

@@ -51,7 +51,7 @@ impl Case {
         for tile in tiles() {
             let mut part = self.part(tile);
             let Self { targets, cotangents, width, .. } = self;
-            gradient(&mut part, tile, Cotangents { targets, lse: &max, cotangents, vocabulary: *width });
+            gradient(&mut part, tile, Cotangents { targets, lse: &max, cotangents, vocabulary: *width }, &mut []);
             for (to, from) in gradient_of_all.chunks_mut(*width).zip(part.chunks(tile.width)) {
                 to[tile.first..][..tile.width].copy_from_slice(from);
             }
