@@ -6,15 +6,22 @@ import resource
 import statistics
 import sys
 
-BATCH = int(os.environ.get("BATCH", 8))
+# Hidden size, layers, heads, key/value heads, intermediate size, vocabulary, rows of a batch.
+SHAPES = {
+    "5m": (256, 4, 8, 4, 768, 8192, 8),
+    "26m": (512, 6, 8, 4, 1408, 16384, 8),
+    "100m": (768, 12, 12, 4, 2048, 32000, 4),
+}
+HIDDEN, LAYERS, HEADS, KV_HEADS, INTERMEDIATE, VOCABULARY, ROWS = SHAPES[os.environ.get("SHAPE", "5m")]
+BATCH = int(os.environ.get("BATCH", ROWS))
 LENGTH = int(os.environ.get("LENGTH", 256))  # positions that the model sees in each row
 CONFIG = dict(
-    hidden_size=256,
-    num_hidden_layers=4,
-    num_attention_heads=8,
-    num_key_value_heads=4,
-    intermediate_size=768,
-    vocab_size=8192,
+    hidden_size=HIDDEN,
+    num_hidden_layers=LAYERS,
+    num_attention_heads=HEADS,
+    num_key_value_heads=KV_HEADS,
+    intermediate_size=INTERMEDIATE,
+    vocab_size=VOCABULARY,
     max_position_embeddings=max(512, LENGTH),
     rms_norm_eps=1e-5,
     tie_word_embeddings=True,

@@ -15,6 +15,7 @@ pub use self::plan::OptimizerPlan;
 use self::plan::{ParameterPlan, Rule};
 use self::state::HostState;
 pub(super) use self::state::is_finite;
+use super::clip;
 use super::layout::{CHUNK, GradientLayout, Piece};
 use super::schedule::Schedule;
 use crate::checkpoint::{Checkpoint, Tensors};
@@ -119,18 +120,24 @@ impl StatefulOptimizer {
         matches!(self.states, States::Device(_))
     }
 
-    /// Updates parameters in place: those of which this rank has the gradient, which is the clipped mean, in the order of the
-    /// parameters.
+    /// Updates parameters in place: those of which this rank has the gradient, in the order of the parameters. The gradient times
+    /// `factor` is the clipped mean.
     ///
     /// # Errors
     /// The optimizer failed or panicked; the weights are then partly updated and must not be saved.
-    pub fn apply(&mut self, parameters: &mut Parameters, gradient: &[(&Piece, &[f32])], step: u64) -> Result<()> {
+    pub fn apply(
+        &mut self,
+        parameters: &mut Parameters,
+        gradient: Vec<(&Piece, &mut [f32])>,
+        factor: f32,
+        step: u64,
+    ) -> Result<()> {
         let Self { plan, schedules, states: States::Host(states), planned_steps, .. } = self else {
             return Err(Error::other("an optimizer on the device was given a gradient on the host"));
         };
         let planned_steps = Some(*planned_steps);
         staging::with_slices_mut(parameters.tensors_mut(), |slices| {
-            let (mut tasks, mut gradient) = (Vec::new(), gradient.iter().peekable());
+            let (mut tasks, mut gradient) = (Vec::new(), gradient.into_iter().peekable());
             let of_parameters = plan.parameters.iter().zip(&*schedules).zip(states.iter_mut()).zip(slices);
             for (number, (((parameter, schedule), states), weights)) in of_parameters.enumerate() {
                 let Some((piece, gradient)) = gradient.next_if(|(piece, _)| piece.parameter == number) else {
@@ -140,7 +147,7 @@ impl StatefulOptimizer {
                 let weights = weights.get_mut(piece.elements.clone()).ok_or_else(short)?;
                 split(parameter.granularity, update, weights, gradient, states, &mut tasks)?;
             }
-            tasks.into_par_iter().try_for_each(|task| task.run(&plan.rule))
+            tasks.into_par_iter().try_for_each(|task| task.run(&plan.rule, factor))
         })
     }
 
@@ -279,13 +286,15 @@ impl ParameterPlan {
 struct Task<'a> {
     update: Update<'a>,
     parameter: &'a mut [f32],
-    gradient: &'a [f32],
+    gradient: &'a mut [f32],
     states: Vec<(Dtype, &'a mut [u8])>,
 }
 
 impl Task<'_> {
-    fn run(self, rule: &Rule) -> Result<()> {
+    /// Updates the slice with its gradient times `factor`, which is multiplied here because the slice is in the cache then.
+    fn run(self, rule: &Rule, factor: f32) -> Result<()> {
         let Self { update, parameter, gradient, states } = self;
+        clip::scale(gradient, factor);
         match rule {
             Rule::Slices(slices) => {
                 let states = states.into_iter().map(|(_, bytes)| bytemuck::cast_slice_mut(bytes));
@@ -305,7 +314,7 @@ fn split<'a>(
     granularity: Granularity,
     update: Update<'a>,
     mut parameter: &'a mut [f32],
-    mut gradient: &'a [f32],
+    mut gradient: &'a mut [f32],
     states: &'a mut [HostState],
     tasks: &mut Vec<Task<'a>>,
 ) -> Result<()> {
@@ -332,7 +341,7 @@ fn split<'a>(
         tasks.push(Task {
             update: update.clone(),
             parameter: parameter.split_off_mut(..length).ok_or_else(short)?,
-            gradient: gradient.split_off(..length).ok_or_else(short)?,
+            gradient: gradient.split_off_mut(..length).ok_or_else(short)?,
             states: rest.iter_mut().zip(&parts).map(take).collect::<Result<_>>()?,
         });
         slice += 1;

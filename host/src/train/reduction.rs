@@ -191,18 +191,19 @@ impl Summed<'_> {
         Ok(clip::norm_of_mean(&squares, weight))
     }
 
-    /// Multiplies what this rank updates by a factor.
-    pub(super) fn scale(&mut self, factor: f32) -> Result<(), Failure> {
-        for (bucket, buffer) in self.layout.buckets().iter().zip(&mut self.buckets) {
+    /// The same, to be changed.
+    pub(super) fn own_mut(&mut self) -> Result<Vec<(&Piece, &mut [f32])>, Failure> {
+        let mut all = Vec::new();
+        for (bucket, buffer) in self.layout.buckets().iter().zip(&mut self.buckets).rev() {
             let mut rest = buffer.as_mut_slice::<f32>()?;
             let mut place = bucket.places.start;
             for piece in self.layout.pieces_of(bucket).iter().filter(|piece| self.layout.is_own(piece)) {
                 let (own, behind) = std::mem::take(&mut rest)[piece.place - place..].split_at_mut(piece.elements.len());
-                clip::scale(own, factor);
+                all.push((piece, own));
                 (rest, place) = (behind, piece.places().end);
             }
         }
-        Ok(())
+        Ok(all)
     }
 }
 

@@ -225,8 +225,7 @@ impl Learner {
     fn apply(&mut self, gradient: &mut SummedGradient<'_>, factor: f32, update: u64) -> Result<(), Failure> {
         match gradient {
             SummedGradient::Host(gradient) => {
-                gradient.scale(factor)?;
-                Ok(self.optimizer.apply(&mut self.parameters, &gradient.own()?, update)?)
+                Ok(self.optimizer.apply(&mut self.parameters, gradient.own_mut()?, factor, update)?)
             }
             SummedGradient::Device(gradients) => {
                 let scaled = on_device::scaled(gradients, factor)?;

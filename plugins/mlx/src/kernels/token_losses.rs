@@ -118,8 +118,8 @@ fn gradient_body<S: Simd, const ROWS: usize>(
     let mut narrow = narrow.chunks_exact_mut(tile.width);
     for (i, row) in products.chunks_exact_mut(tile.width).enumerate() {
         row_gradient::<S>(row, tile, rows, i);
-        for (narrow, value) in narrow.next().into_iter().flatten().zip(row) {
-            *narrow = Bf16::nearest(*value);
+        if let Some(narrow) = narrow.next() {
+            narrow.iter_mut().zip(row).for_each(|(narrow, value)| *narrow = Bf16::nearest(*value));
         }
     }
 }
