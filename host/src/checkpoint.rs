@@ -26,4 +26,4 @@ pub use arrays::{Tensors, copy_elements};
 pub use best::Evaluated;
 pub use directory::{Checkpoint, MANIFEST, MODEL, STATE};
 pub use state::{Changed, State};
-pub use store::{Store, place, written};
+pub use store::{Saving, Store, place, written};

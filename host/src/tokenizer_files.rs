@@ -87,7 +87,7 @@ impl TokenizerFiles {
         self.copied().map(drop)
     }
 
-    /// Writes them to `to`; messages call that `target`.
+    /// Writes them to `to`, which is staged for `target`; messages name that.
     pub fn write(&self, to: &Path, target: &Path) -> Result<(), Failure> {
         let unwritable = |name: &str, error: io::Error| {
             unwritable("the trained model cannot be written", &target.join(name), &error)
@@ -105,10 +105,6 @@ impl TokenizerFiles {
         for (name, text) in self.files.iter().filter_map(|file| Some((&file.name, file.text.as_ref()?))) {
             room(name)?;
             storage::write(&to.join(name), text.as_bytes()).map_err(|error| unwritable(name, error))?;
-        }
-        let directories = self.files.iter().filter_map(|file| Path::new(&file.name).parent());
-        for directory in directories.filter(|directory| !directory.as_os_str().is_empty()) {
-            storage::sync(&to.join(directory)).map_err(|error| unwritable(&directory.to_string_lossy(), error))?;
         }
         Ok(())
     }

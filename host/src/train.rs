@@ -36,7 +36,6 @@ mod stop;
 mod update;
 
 pub mod bench;
-pub mod bench_collectives;
 
 pub use connect::backend;
 pub use estimate::{Estimate, Work, admit, admitted, available};

@@ -17,10 +17,24 @@ use std::time::{Duration, Instant, SystemTime};
 #[derive(Debug)]
 pub struct Store {
     output_dir: PathBuf,
-    directory: PathBuf,
-    keep: u32,
+    checkpoints: Checkpoints,
     /// Held as long as the store; the system frees it when the process is killed.
     _lock: File,
+}
+
+/// The directory of checkpoints, of which the newest `keep` are kept; 0 keeps all.
+#[derive(Clone, Debug)]
+struct Checkpoints {
+    directory: PathBuf,
+    keep: u32,
+}
+
+/// A checkpoint whose bytes are written, and that is not on the disk yet. Dropped before [`Saving::finish`], nothing of it stays.
+pub struct Saving {
+    staged: Staged,
+    checkpoints: Checkpoints,
+    update: u64,
+    best: Option<Evaluated>,
 }
 
 #[derive(Debug)]
@@ -43,51 +57,49 @@ impl Store {
             unwritable("the checkpoint directory cannot be created", &output_dir.join(DIRECTORY), &error)
         };
         fs::create_dir_all(output_dir).map_err(failed)?;
-        let store = Store { output_dir: output_dir.to_owned(), keep, _lock: lock(output_dir)?, directory };
-        store.finish_setting_aside().and_then(|_| fs::create_dir_all(&store.directory)).map_err(failed)?;
-        store
-            .recover()
-            .map_err(|error| unwritable("what an interrupted save left cannot be removed", &store.directory, &error))?;
+        let store = Store {
+            output_dir: output_dir.to_owned(),
+            checkpoints: Checkpoints { directory, keep },
+            _lock: lock(output_dir)?,
+        };
+        store.finish_setting_aside().and_then(|_| fs::create_dir_all(store.directory())).map_err(failed)?;
+        store.recover().map_err(|error| {
+            unwritable("what an interrupted save left cannot be removed", store.directory(), &error)
+        })?;
         Ok(store)
     }
 
     /// The directory of the checkpoint of an update.
     pub fn path(&self, update: u64) -> PathBuf {
-        self.directory.join(name(update))
+        self.checkpoints.path(update)
+    }
+
+    fn directory(&self) -> &Path {
+        &self.checkpoints.directory
     }
 
     /// Whether a checkpoint is in this directory.
     pub fn contains(&self, checkpoint: &Checkpoint) -> bool {
         let parent = fs::canonicalize(&checkpoint.path).ok().and_then(|path| path.parent().map(Path::to_owned));
-        parent.is_some_and(|parent| fs::canonicalize(&self.directory).is_ok_and(|directory| directory == parent))
+        parent.is_some_and(|parent| fs::canonicalize(self.directory()).is_ok_and(|directory| directory == parent))
     }
 
-    /// Writes the checkpoint of `state.update`, names the best one in `best.json`, and deletes the oldest ones beyond the
-    /// number to keep, but never the best. An earlier one of the same update is replaced. Returns its directory when it
-    /// is on the disk.
-    ///
-    /// The arrays are written as they are, without a second copy in memory.
+    /// Writes the bytes of the checkpoint of `state.update`, as they are, without a second copy in memory. Once they are written
+    /// weights and states may change; [`Saving::finish`], on any thread, waits for the disk and makes it a checkpoint.
     ///
     /// # Errors
     /// Status 7, with the file and what to do about it. Nothing of this checkpoint is left; earlier ones are unchanged.
-    pub fn save(
+    pub fn begin_save(
         &self,
         state: &State,
         parameters: &[Array<'_>],
         optimizer: &[TypedArray<'_>],
         best: Option<Evaluated>,
-    ) -> Result<PathBuf, Failure> {
+    ) -> Result<Saving, Failure> {
         let target = self.path(state.update);
-        let what = format!("the checkpoint of update {} cannot be written", state.update);
-        let failed = |path: &Path, error: &io::Error| {
-            let failure = unwritable(&what, path, error);
-            match self.updates().ok().and_then(|updates| updates.last().copied()) {
-                Some(newest) => failure.because(format!("the newest checkpoint is {}", name(newest))),
-                None => failure,
-            }
-        };
+        let failed = |path: &Path, error: &io::Error| self.checkpoints.cannot_save(state.update, path, error);
         // Somebody may have deleted all checkpoints during the run.
-        let staged = fs::create_dir_all(&self.directory).and_then(|()| Staged::create(&target));
+        let staged = fs::create_dir_all(self.directory()).and_then(|()| Staged::create(&target));
         let staged = staged.map_err(|error| failed(&target, &error))?;
         let write = |name: &str, write: &dyn Fn(&Path) -> io::Result<storage::Written>| {
             let path = staged.path().join(name);
@@ -102,16 +114,98 @@ impl Store {
         let files = files.into_iter().map(|(name, written)| (name.to_owned(), written)).collect();
         let manifest = Manifest { update: state.update, files };
         write(MANIFEST, &|path| storage::write(path, &to_json(&manifest)?))?;
-        staged.publish().map_err(|error| failed(&target, &error))?;
-        self.finish_save(state.update, best)?;
-        Ok(target)
+        Ok(Saving { staged, checkpoints: self.checkpoints.clone(), update: state.update, best })
+    }
+
+    /// Names the best checkpoint and deletes those beyond the number to keep, as every save does, at the start of a run: a kill
+    /// may have come in between.
+    ///
+    /// # Errors
+    /// Status 7: the directory cannot be written.
+    pub fn finish_save(&self, newest: u64, best: Option<Evaluated>) -> Result<(), Failure> {
+        self.checkpoints.finish_save(newest, best)
+    }
+
+    /// Finds the newest checkpoint that is whole. Reads every byte of it once, for the sha256.
+    ///
+    /// # Errors
+    /// Status 7: the directory cannot be read, or there are checkpoints and none is whole. In that case no new run
+    /// begins, because its files would replace those of the old one.
+    pub fn latest(&self) -> Result<Latest, Failure> {
+        let updates = self
+            .updates()
+            .map_err(|error| unreadable("the checkpoint directory cannot be read", self.directory(), error))?;
+        let mut failures = Vec::new();
+        for &update in updates.iter().rev() {
+            match Checkpoint::open(&self.path(update)) {
+                Ok(checkpoint) => {
+                    let warnings = failures.iter().map(|failure| passed_over(failure, &checkpoint)).collect();
+                    return Ok(Latest { checkpoint: Some(checkpoint), warnings });
+                }
+                Err(failure) => failures.push(failure),
+            }
+        }
+        match failures.into_iter().next() {
+            None => Ok(Latest { checkpoint: None, warnings: Vec::new() }),
+            Some(newest) => {
+                let message = format!("none of the {} checkpoints can be resumed from", updates.len());
+                Err(Failure::new(Status::Storage, message)
+                    .at(self.directory().display())
+                    .because(newest.in_one_line())
+                    .help(
+                        "begin again with `checkpoint.resume = \"never\"`: the results are moved to `earlier-N` then",
+                    ))
+            }
+        }
+    }
+
+    /// The updates whose checkpoints have their final names, whole or not.
+    pub(super) fn updates(&self) -> io::Result<BTreeSet<u64>> {
+        self.checkpoints.updates()
+    }
+
+    pub(super) fn output_dir(&self) -> &Path {
+        &self.output_dir
+    }
+
+    fn recover(&self) -> io::Result<()> {
+        let entries = fs::read_dir(self.directory())?.collect::<io::Result<Vec<_>>>()?;
+        for entry in entries {
+            let entry = entry.file_name();
+            if let Some(name) = entry.to_str().and_then(storage::leftover_of).filter(|name| update(name).is_some()) {
+                storage::recover(&self.directory().join(name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Checkpoints {
+    fn path(&self, update: u64) -> PathBuf {
+        self.directory.join(name(update))
+    }
+
+    fn updates(&self) -> io::Result<BTreeSet<u64>> {
+        let mut updates = BTreeSet::new();
+        for entry in fs::read_dir(&self.directory)? {
+            updates.extend(entry?.file_name().to_str().and_then(update));
+        }
+        Ok(updates)
+    }
+
+    /// The error of a checkpoint that cannot be written.
+    fn cannot_save(&self, update: u64, path: &Path, error: &io::Error) -> Failure {
+        let failure = unwritable(&format!("the checkpoint of update {update} cannot be written"), path, error);
+        match self.updates().ok().and_then(|updates| updates.last().copied()) {
+            Some(newest) => failure.because(format!("the newest checkpoint is {}", name(newest))),
+            None => failure,
+        }
     }
 
     /// Names the best checkpoint in `best.json`, or removes the file if there is none; then deletes the checkpoints up to
     /// `newest` that are beyond the number to keep, except the best. Later ones, which exist after a resume from an earlier
-    /// one, are neither counted nor deleted. Called at every save, and at the start of a run because a kill may have come
-    /// in between.
-    pub fn finish_save(&self, newest: u64, best: Option<Evaluated>) -> Result<(), Failure> {
+    /// one, are neither counted nor deleted.
+    fn finish_save(&self, newest: u64, best: Option<Evaluated>) -> Result<(), Failure> {
         // Before the deletion, so that the checkpoint in the file exists at every moment.
         best::write(&self.directory, best.map(|best| (best, name(best.update))))
             .map_err(|error| unwritable("the best checkpoint cannot be named", &self.directory.join(BEST), &error))?;
@@ -128,62 +222,18 @@ impl Store {
         };
         delete().map_err(|error| unwritable("an old checkpoint cannot be deleted", &self.directory, &error))
     }
+}
 
-    /// Finds the newest checkpoint that is whole. Reads every byte of it once, for the sha256.
+impl Saving {
+    /// Waits for the disk, then puts the checkpoint in its place, names the best one in `best.json`, and deletes the oldest ones
+    /// beyond the number to keep, but never the best. An earlier one of the same update is replaced.
     ///
     /// # Errors
-    /// Status 7: the directory cannot be read, or there are checkpoints and none is whole. In that case no new run
-    /// begins, because its files would replace those of the old one.
-    pub fn latest(&self) -> Result<Latest, Failure> {
-        let updates = self
-            .updates()
-            .map_err(|error| unreadable("the checkpoint directory cannot be read", &self.directory, error))?;
-        let mut failures = Vec::new();
-        for &update in updates.iter().rev() {
-            match Checkpoint::open(&self.path(update)) {
-                Ok(checkpoint) => {
-                    let warnings = failures.iter().map(|failure| passed_over(failure, &checkpoint)).collect();
-                    return Ok(Latest { checkpoint: Some(checkpoint), warnings });
-                }
-                Err(failure) => failures.push(failure),
-            }
-        }
-        match failures.into_iter().next() {
-            None => Ok(Latest { checkpoint: None, warnings: Vec::new() }),
-            Some(newest) => {
-                let message = format!("none of the {} checkpoints can be resumed from", updates.len());
-                Err(Failure::new(Status::Storage, message)
-                    .at(self.directory.display())
-                    .because(newest.in_one_line())
-                    .help(
-                        "begin again with `checkpoint.resume = \"never\"`: the results are moved to `earlier-N` then",
-                    ))
-            }
-        }
-    }
-
-    /// The updates whose checkpoints have their final names, whole or not.
-    pub(super) fn updates(&self) -> io::Result<BTreeSet<u64>> {
-        let mut updates = BTreeSet::new();
-        for entry in fs::read_dir(&self.directory)? {
-            updates.extend(entry?.file_name().to_str().and_then(update));
-        }
-        Ok(updates)
-    }
-
-    pub(super) fn output_dir(&self) -> &Path {
-        &self.output_dir
-    }
-
-    fn recover(&self) -> io::Result<()> {
-        let entries = fs::read_dir(&self.directory)?.collect::<io::Result<Vec<_>>>()?;
-        for entry in entries {
-            let entry = entry.file_name();
-            if let Some(name) = entry.to_str().and_then(storage::leftover_of).filter(|name| update(name).is_some()) {
-                storage::recover(&self.directory.join(name))?;
-            }
-        }
-        Ok(())
+    /// As those of [`Store::begin_save`].
+    pub fn finish(self) -> Result<(), Failure> {
+        let Self { staged, checkpoints, update, best } = self;
+        staged.publish().map_err(|error| checkpoints.cannot_save(update, &checkpoints.path(update), &error))?;
+        checkpoints.finish_save(update, best)
     }
 }
 

@@ -51,12 +51,14 @@ fn save(store: &Store, update: u64) -> Result<std::path::PathBuf, crate::exit::F
 fn save_beside(store: &Store, update: u64, best: Option<u64>) -> Result<std::path::PathBuf, crate::exit::Failure> {
     let (w, m, v) = (values(update, LENGTH), values(update + 1000, LENGTH), values(update + 2000, LENGTH));
     let shape: &[usize] = &[LENGTH / 2, 2];
-    store.save(
+    let saving = store.begin_save(
         &state(update),
         &[Array { name: "w", shape, data: &w }, Array { name: "scale", shape: &[], data: &w[..1] }],
         &[Array { name: "w.m", shape, data: &m }, Array { name: "w.v", shape, data: &v }].map(TypedArray::from),
         best.map(|update| Evaluated { update, eval_loss: 0.5 }),
-    )
+    )?;
+    saving.finish()?;
+    Ok(store.path(update))
 }
 
 /// Checks that a checkpoint holds the bits that [`save`] gave it.

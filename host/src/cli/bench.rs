@@ -1,22 +1,33 @@
 //! `mdt-host bench`: benchmarks.
 
 use std::ffi::OsString;
+use std::fmt;
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 use serde_json::json;
 
 use super::common::{Common, on_compute_thread};
 use super::launch::{self, Launch};
 use super::output::print;
 use crate::exit::Failure;
-use crate::train::bench;
-use crate::train::bench_collectives::{self, Collective};
+use crate::job::Job;
+use crate::train::bench::collectives::{self, Collective};
+use crate::train::bench::{self, Request};
 use crate::{launchers, progress, rank_processes, signals};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
     /// Measure full updates of the configured model on random tokens.
     Train(Train),
+    /// Measure the optimizer alone: updates of all weights, beside a plain pass over the same bytes.
+    Optimizer(Times),
+    /// Measure how fast the training rows are read, rendered and tokenized.
+    Data(Data),
+    /// Measure how long the model's weights take to load.
+    Load(Times),
+    /// Measure answers to random prompts.
+    Generate(Generate),
     /// Measure sums over ranks on this machine, by the configured backend or over grpc.
     AllReduce(Ranks),
     /// Measure sums of which every rank gets a part.
@@ -60,17 +71,66 @@ pub(super) struct Train {
     json: bool,
 }
 
+#[derive(Args)]
+pub(super) struct Times {
+    /// Number of measured times; one more goes first.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    times: u32,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub(super) struct Data {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub(super) struct Generate {
+    /// Number of prompts that are answered together.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    batch_size: u32,
+    /// Tokens of each prompt.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    prompt_tokens: u32,
+    /// Tokens of each answer.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(2..))]
+    max_tokens: u32,
+    #[command(flatten)]
+    times: Times,
+}
+
 pub(super) fn run(common: &Common, command: &Command) -> Result<(), Failure> {
-    let arguments = match command {
-        Command::Train(arguments) => arguments,
-        Command::AllReduce(arguments) => return measure(common, arguments, Collective::AllReduce),
-        Command::ReduceScatter(arguments) => return measure(common, arguments, Collective::ReduceScatter),
-        Command::AllGather(arguments) => return measure(common, arguments, Collective::AllGather),
-    };
+    match command {
+        Command::Train(Train { tokens, steps, json }) => {
+            show(common, *json, |job| bench::train(job, *tokens as usize, *steps, common.force))
+        }
+        Command::Optimizer(Times { times, json }) => show(common, *json, |job| bench::optimizer(job, *times)),
+        Command::Data(Data { json }) => show(common, *json, bench::data),
+        Command::Load(Times { times, json }) => show(common, *json, |job| bench::load(job, *times)),
+        Command::Generate(Generate { batch_size, prompt_tokens, max_tokens, times: Times { times, json } }) => {
+            let [batch_size, prompt, answer] = [batch_size, prompt_tokens, max_tokens].map(|&number| number as usize);
+            let request = Request { batch_size, prompt, answer };
+            show(common, *json, |job| bench::generate(job, request, *times, common.force))
+        }
+        Command::AllReduce(arguments) => measure(common, arguments, Collective::AllReduce),
+        Command::ReduceScatter(arguments) => measure(common, arguments, Collective::ReduceScatter),
+        Command::AllGather(arguments) => measure(common, arguments, Collective::AllGather),
+    }
+}
+
+/// Prints the figures of the configured job.
+fn show<F: Serialize + fmt::Display + Send>(
+    common: &Common,
+    json: bool,
+    measured: impl FnOnce(&Job) -> Result<F, Failure> + Send,
+) -> Result<(), Failure> {
     let job = common.job(Vec::new(), signals::cancellation()?)?;
-    let figures =
-        on_compute_thread(&job, || bench::train(&job, arguments.tokens as usize, arguments.steps, common.force))?;
-    if arguments.json { print(json!(figures)) } else { print(figures) }
+    let figures = on_compute_thread(&job, || measured(&job))?;
+    if json { print(json!(figures)) } else { print(figures) }
 }
 
 /// Whether `mpirun`, `srun` or another launcher has started this process as one of several ranks.
@@ -111,7 +171,7 @@ fn measure(common: &Common, arguments: &Ranks, collective: Collective) -> Result
     launchers::require_address(&job.resolved)?;
     let sizes: Vec<usize> = bytes.iter().map(|&bytes| bytes as usize).collect();
     let (sizes, times) = (if sizes.is_empty() { &SIZES[..] } else { &sizes }, times.map(|times| times as usize));
-    let figures = bench_collectives::measure(&job, collective, sizes, times)?;
+    let figures = collectives::measure(&job, collective, sizes, times)?;
     match job.resolved.settings.comm.rank {
         0 if *json => print(json!(figures)),
         0 => print(figures),

@@ -70,6 +70,6 @@ impl Sampling {
             repetition_penalty: self.repetition_penalty,
             repetition_context: self.repetition_context,
         };
-        Ok(Options { max_tokens: self.max_tokens, drawing, seed: self.seed, stop: self.stop.clone() })
+        Ok(Options { max_tokens: self.max_tokens, drawing, seed: self.seed, stop: self.stop.clone(), goes_on: false })
     }
 }

@@ -27,6 +27,8 @@ pub struct Options {
     pub seed: u64,
     /// Texts that end an answer, beside the tokens that do.
     pub stop: Vec<String>,
+    /// Whether every answer is as long as it may be, whatever would end it.
+    pub goes_on: bool,
 }
 
 /// Why an answer ended.
@@ -292,7 +294,7 @@ impl Generator {
     /// Draws the next token of a row; returns the text that is certain now.
     fn advance(&self, row: &mut Row, logits: &[f32], options: &Options) -> Result<String> {
         let token = options.drawing.token(logits, &row.tokens, &mut row.stream)?;
-        if self.tokenizer.vocabulary().stop.contains(&token) {
+        if !options.goes_on && self.tokenizer.vocabulary().stop.contains(&token) {
             row.end = Some(End::Token);
             return Ok(String::new());
         }

@@ -4,7 +4,8 @@
 //! replaced; `.NAME.gone` is being deleted. A killed process leaves them behind, and [`recover`] cleans up.
 
 use super::crash_points::reached;
-use std::fs::{self, File};
+use super::file::sync;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -29,9 +30,10 @@ impl Staged {
         &self.temporary
     }
 
-    /// Renames it to the target and replaces an earlier one. Its files must have been synced by their writers.
+    /// Waits until its files are on the disk, renames it to the target and replaces an earlier one.
     pub(crate) fn publish(mut self) -> io::Result<()> {
-        sync(&self.temporary)?;
+        sync_with_content(&self.temporary)?;
+        reached("files on the disk");
         let parent = parent(&self.target);
         let old = beside(&self.target, REPLACED);
         let replaces = self.target.exists();
@@ -108,9 +110,13 @@ pub(crate) fn remove(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until the entries of a directory are on the disk.
-pub(crate) fn sync(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
+/// Waits until a directory, and all that is in it, is on the disk.
+fn sync_with_content(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() { sync_with_content(&entry.path())? } else { sync(&entry.path())? }
+    }
+    sync(directory)
 }
 
 fn remove_if_there(directory: &Path) -> io::Result<()> {

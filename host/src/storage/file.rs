@@ -1,4 +1,4 @@
-//! Writes one file, with its size and digest, and returns when it is on the disk.
+//! Writes one file, with its size and digest.
 
 use crate::checksum::hexadecimal;
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,10 @@ pub(crate) fn open_own(path: &Path, append: bool) -> io::Result<File> {
     }
 }
 
-/// Creates or empties the file at `path`, writes it with `content`, and waits until it is on the disk.
+/// Creates or empties the file at `path` and writes it with `content`. It may not be on the disk yet: [`Staged::publish`] and
+/// [`write`] wait for that.
+///
+/// [`Staged::publish`]: super::Staged::publish
 pub(super) fn write_with(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<Written> {
     let file = open_own(path, false)?;
     file.set_len(0)?;
@@ -42,18 +45,23 @@ pub(super) fn write_with(path: &Path, content: impl FnOnce(&mut dyn Write) -> io
     content(&mut buffered)?;
     buffered.flush()?;
     drop(buffered);
-    let written = Written { bytes: digesting.bytes, sha256: hexadecimal(&digesting.digest.finalize()) };
-    file.sync_all()?;
     super::crash_points::reached("file written");
-    Ok(written)
+    Ok(Written { bytes: digesting.bytes, sha256: hexadecimal(&digesting.digest.finalize()) })
 }
 
 /// Writes `content` to the file at `path` and waits until it is on the disk.
 pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<Written> {
-    write_with(path, |file| file.write_all(content))
+    let written = write_with(path, |file| file.write_all(content))?;
+    sync(path)?;
+    Ok(written)
 }
 
-/// Copies a file and waits until it is on the disk. The copy has the permissions of a new file.
+/// Waits until a file, or the entries of a directory, are on the disk.
+pub(crate) fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Copies a file into a directory that is [`Staged`](super::Staged). The copy has the permissions of a new file.
 pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let mut source = File::open(from)?;
     write_with(to, |file| io::copy(&mut source, file).map(drop))?;

@@ -112,7 +112,8 @@ pub(crate) fn stored(dtype: Dtype) -> Option<safetensors::Dtype> {
     })
 }
 
-/// Writes a safetensors file and waits until it is on the disk. `proceed` is called before each array and may end it.
+/// Writes a safetensors file into a directory that is [`Staged`](super::Staged). `proceed` is called before each array and may end
+/// it.
 ///
 /// # Errors
 /// The file cannot be written, an array's data does not have the size of its shape, or `proceed` fails.

@@ -1,20 +1,41 @@
 //! When a checkpoint is due, and what it is made of.
 
+use std::thread::{self, JoinHandle};
+
 use mdt_plugin_api::Event;
 use serde_json::json;
 
 use super::optimizer::OwnState;
+use super::run::Output;
 use super::stop::Stop;
 use super::update::Learner;
 use super::{Run, agree, evaluate, observe, optimizer, shards, start};
-use crate::checkpoint::State;
+use crate::checkpoint::{Saving, State};
 use crate::config::{OnBadRow, Resume};
 use crate::exit::{Failure, Status};
 use crate::finite::all_finite;
 use crate::metrics::Metrics;
 use crate::model::Adapter;
+use crate::progress;
 use crate::storage::Array;
 use crate::training_format;
+
+/// A checkpoint that goes to the disk while training goes on.
+pub(super) struct Unfinished {
+    update: u64,
+    /// The thread that waits for the disk, on the first rank, until its outcome was taken.
+    disk: Option<JoinHandle<Result<(), Failure>>>,
+}
+
+impl Unfinished {
+    fn start(update: u64, saving: Option<Saving>) -> Result<Self, Failure> {
+        let start = |saving: Saving| thread::Builder::new().name("checkpoint".to_owned()).spawn(|| saving.finish());
+        let disk = saving.map(start).transpose().map_err(|error| {
+            Failure::new(Status::Storage, "no thread can be started for the checkpoint").because(error)
+        })?;
+        Ok(Self { update, disk })
+    }
+}
 
 impl Run<'_> {
     /// Whether a checkpoint is due after this update.
@@ -25,12 +46,13 @@ impl Run<'_> {
     }
 
     /// Writes a checkpoint of the present update, unless there is one. All ranks call it and compare their weights; the
-    /// first one writes.
+    /// first one writes. It is on the disk after [`Run::finish_saving`].
     pub(super) fn save(&mut self) -> Result<(), Stop> {
         let update = self.done;
         if self.output.saved == Some(update) {
             return Ok(());
         }
+        self.finish_saving()?;
         self.share_bad_rows()?;
         let state = State {
             update,
@@ -57,19 +79,25 @@ impl Run<'_> {
         let store = self.output.store.as_ref();
         let what = format!("the checkpoint of update {update}");
         let directory = store.map(|_| self.settings().output_dir.as_path());
-        shards::with_all_states(optimizer, layout, &self.peers, directory, &what, |states| {
+        let saving = shards::with_all_states(optimizer, layout, &self.peers, directory, &what, |states| {
             parameters.with_arrays(|parameters| {
                 let weights = format!("the weights after update {update}");
                 agree::require_same_bits(&self.peers, &weights, parameters.iter().map(|array| array.data))?;
                 self.peers.on_first(&what, || {
-                    store.map_or(Ok(()), |store| store.save(&state, parameters, states, best).map(drop))
+                    store.map(|store| store.begin_save(&state, parameters, states, best)).transpose()
                 })
             })
         })?;
         self.output.saved = Some(update);
-        if let Some(store) = &self.output.store {
-            self.output.observers.tell(|| Event::CheckpointWritten(observe::written(update, &store.path(update))));
-        }
+        self.output.unfinished = Some(Unfinished::start(update, saving.flatten())?);
+        Ok(())
+    }
+
+    /// Waits until the last checkpoint is on the disk. All ranks call it.
+    pub(super) fn finish_saving(&mut self) -> Result<(), Stop> {
+        let Some(Unfinished { update, disk }) = self.output.unfinished.take() else { return Ok(()) };
+        let what = format!("the checkpoint of update {update}");
+        self.peers.on_first(&what, || disk.map_or(Ok(()), |disk| self.output.saved_to(update, disk)))?;
         Ok(())
     }
 
@@ -109,7 +137,7 @@ impl Run<'_> {
             let message = "interrupted before the first update: nothing has been trained, no checkpoint was written";
             return Stop::Together(Failure::new(Status::Interrupted, message));
         }
-        if let Err(stop) = self.save() {
+        if let Err(stop) = self.save().and_then(|()| self.finish_saving()) {
             return stop;
         }
         let failure = Failure::new(Status::Interrupted, format!("interrupted after update {}", self.done));
@@ -127,6 +155,35 @@ impl Run<'_> {
             Resume::Never | Resume::From(_) => {
                 "run it again with `--set checkpoint.resume=auto` to continue from there"
             }
+        }
+    }
+}
+
+impl Output {
+    /// Takes the outcome of a checkpoint that is on the disk by now, where this rank writes it.
+    pub(super) fn look_at_disk(&mut self) -> Result<(), Failure> {
+        let Some(Unfinished { update, disk }) = &mut self.unfinished else { return Ok(()) };
+        match (*update, disk.take_if(|disk| disk.is_finished())) {
+            (update, Some(disk)) => self.saved_to(update, disk),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for the disk, and tells the observers of the checkpoint.
+    fn saved_to(&self, update: u64, disk: JoinHandle<Result<(), Failure>>) -> Result<(), Failure> {
+        disk.join().map_err(|_| Failure::internal())??;
+        if let Some(store) = &self.store {
+            self.observers.tell(|| Event::CheckpointWritten(observe::written(update, &store.path(update))));
+        }
+        Ok(())
+    }
+
+    /// Waits for the disk when the run has ended otherwise: what was written is not lost.
+    pub(super) fn finish_alone(&mut self) {
+        if let Some(Unfinished { update, disk: Some(disk) }) = self.unfinished.take()
+            && let Err(failure) = self.saved_to(update, disk)
+        {
+            progress::note(&format!("warning: {}", failure.in_one_line()));
         }
     }
 }

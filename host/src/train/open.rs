@@ -178,6 +178,7 @@ impl<'a> Run<'a> {
                 progress,
                 observers: Observers::default(),
                 saved: start.resumed.then_some(done),
+                unfinished: None,
             },
             evaluations,
             estimate,

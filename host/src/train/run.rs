@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::best::Evaluations;
 use super::builds::Builds;
+use super::checkpointing::Unfinished;
 use super::estimate::Estimate;
 use super::observe;
 use super::plugin_metrics::PluginMetrics;
@@ -98,6 +99,8 @@ pub(super) struct Output {
     pub(super) observers: Observers,
     /// The update of the last checkpoint of this run, written or resumed from.
     pub(super) saved: Option<u64>,
+    /// The checkpoint that is perhaps not on the disk yet.
+    pub(super) unfinished: Option<Unfinished>,
 }
 
 /// Trains, with `force` also where memory seems to be too small. Call it on the thread that is to be the compute thread.
@@ -116,6 +119,7 @@ pub fn train(job: &Job, force: bool, cancelled: &AtomicBool) -> Result<(), Failu
         }
         stop.into_failure()
     });
+    run.output.finish_alone();
     run.output.observers.finish(observe::end(&outcome), cancelled);
     outcome
 }
@@ -146,6 +150,7 @@ impl<'a> Run<'a> {
             let micro_batches = std::iter::from_fn(|| batches.next(cancelled));
             let outcome = self.learner.update(update, &self.peers, micro_batches, &name_rows, cancelled)?;
             let Some(numbers) = outcome else { return Err(self.interrupted()) };
+            self.output.look_at_disk()?;
             self.done = update;
             self.output.tell_sample(&self.learner.objective, update, false);
             self.take_end(batches.take_end(), &name_rows)?;
@@ -157,6 +162,7 @@ impl<'a> Run<'a> {
                 self.save()?;
             }
         }
+        self.finish_saving()?;
         self.output.progress.finish();
         if self.rows.dropped > 0 {
             let rows = counted(self.rows.dropped, "row");

@@ -44,8 +44,8 @@ fn a_kill_after_any_step_of_a_save_leaves_a_whole_checkpoint_and_no_litter() {
         // The second time replaces the checkpoint of the same update.
         for update in [4, 4] {
             let moments = moments(root.path(), || drop(save(&store, update).unwrap()));
-            // Temporary directory, four files, rename, and either the replacement or the deletion of the oldest.
-            assert_eq!(moments.len(), 8);
+            // Temporary directory, four files, all on the disk, rename, and either the replacement or the deletion of the oldest.
+            assert_eq!(moments.len(), 9);
             for (step, moment) in moments {
                 let store = Store::new(moment.path(), keep).unwrap();
                 let latest = store.latest().unwrap();

@@ -8,9 +8,9 @@ use std::time::Instant;
 use mdt_plugin_api::Region;
 use serde::Serialize;
 
-use super::connect::{backend, connect};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
+use crate::train::connect::{backend, connect};
 
 /// Bytes that are reduced for each size, at least [`FEWEST`] and at most [`MOST`] times, where no number is given.
 const WORK: usize = 1 << 30;
