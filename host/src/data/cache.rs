@@ -103,7 +103,7 @@ impl Cache {
         let start = count.checked_mul(ENTRY as u64).and_then(|entries| (rest.len() as u64).checked_sub(entries));
         let Some(start) = start.filter(|_| footer[12..] == *MAGIC) else { return Ok(false) };
         let entries = &rest[start as usize..];
-        if crc32c::crc32c(entries).to_le_bytes() != footer[8..12] {
+        if crc_fast::crc32_iscsi(entries).to_le_bytes() != footer[8..12] {
             return Ok(false);
         }
         let segment = self.segments.len() as u32;
@@ -131,7 +131,7 @@ impl Cache {
         let entry = self.entries[self.entries.binary_search_by_key(&place, |entry| entry.place).ok()?];
         let start = entry.offset as usize;
         let mut bytes = self.segments[entry.segment as usize].get(start..start.checked_add(entry.length as usize)?)?;
-        (crc32c::crc32c(bytes) == entry.checksum).then(|| read(&mut bytes)).flatten()
+        (crc_fast::crc32_iscsi(bytes) == entry.checksum).then(|| read(&mut bytes)).flatten()
     }
 
     /// Keeps a row.
@@ -142,7 +142,7 @@ impl Cache {
         let start = self.bytes.len();
         write(row, encoded, &mut self.bytes);
         let bytes = &self.bytes[start..];
-        let (length, checksum) = (bytes.len() as u32, crc32c::crc32c(bytes));
+        let (length, checksum) = (bytes.len() as u32, crc_fast::crc32_iscsi(bytes));
         let segment = self.segments.len() as u32;
         self.waiting.push(Entry { place, segment, length, offset: start as u32, checksum });
         if self.bytes.len() >= SEGMENT {
@@ -155,7 +155,7 @@ impl Cache {
         let Some(directory) = self.directory.as_ref().filter(|_| !self.waiting.is_empty()) else { return };
         let entries: Vec<u8> = self.waiting.iter().flat_map(Entry::bytes).collect();
         let mut footer = (self.waiting.len() as u64).to_le_bytes().to_vec();
-        footer.extend(crc32c::crc32c(&entries).to_le_bytes());
+        footer.extend(crc_fast::crc32_iscsi(&entries).to_le_bytes());
         footer.extend(MAGIC);
         let written = write_segment(directory, &[&self.bytes, &entries, &footer]);
         self.bytes.clear();

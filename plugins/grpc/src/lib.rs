@@ -33,6 +33,7 @@
 mod address;
 mod call;
 mod candidates;
+mod checksum;
 mod communicator;
 mod connection;
 mod data_stream;

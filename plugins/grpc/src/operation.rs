@@ -24,6 +24,7 @@ pub(crate) use self::peer::Standings;
 use self::peer::{Arrival, Arriving, Peer};
 use self::rounds::{Place, Plan, Round};
 use crate::call::{Called, Collective, Kind};
+use crate::checksum;
 use crate::data_stream::DataStream;
 use crate::job::Job;
 use crate::memory::{Stripe, padded_length};
@@ -244,7 +245,7 @@ impl Operation {
             return 0;
         }
         let Self { checksums, stripe, peers, .. } = self;
-        let compute = || stripe.pieces(range.clone()).fold(0, crc32c::crc32c_append);
+        let compute = || stripe.pieces(range.clone()).fold(0, checksum::append);
         if peers.len() == 1 { compute() } else { *checksums.entry(range.start).or_insert_with(compute) }
     }
 
@@ -274,7 +275,7 @@ impl Operation {
                 Err(length) => &mut gap[..length],
             };
             let Poll::Ready(read) = stream.poll_payload(context, place).map_err(ended)? else { return Ok(progress) };
-            let checksum = crc32c::crc32c_append(checksum, &place[..read]);
+            let checksum = checksum::append(checksum, &place[..read]);
             if let Some(arriving) = &mut self.peers[index].arriving {
                 (arriving.range.start, arriving.checksum) = (range.start + read, checksum);
             }

@@ -4,6 +4,8 @@
 
 use prost::Message;
 
+use crate::checksum;
+
 tonic::include_proto!("mdt.collectives.v1");
 
 /// The version of the contract: the handshake's and that of all messages.
@@ -37,7 +39,7 @@ impl Chunk {
 
     /// CRC32C of all other fields, encoded as a message.
     fn description_checksum(&self) -> u32 {
-        crc32c::crc32c(&Self { checksum: 0, ..self.clone() }.encode_to_vec())
+        checksum::append(0, &Self { checksum: 0, ..self.clone() }.encode_to_vec())
     }
 }
 
