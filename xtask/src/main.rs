@@ -1,5 +1,6 @@
 //! Developer commands: `cargo xtask <command>`. Run without one, it lists them.
 
+mod bench;
 mod command;
 mod demo;
 mod dependencies;
@@ -23,6 +24,7 @@ usage: cargo xtask <command>
 
   demo    sets up, builds, and trains a small model; further arguments go to mdt-host
   test    sets up, builds, and runs every check and test
+  bench   measures this project beside its peers (PyTorch, ...), in turns; further arguments choose comparisons
   dist    sets up, builds, and stages the program with its plugins under dist/; `--with mpi` adds the plugin `mpi`, which
           needs an MPI library with mpicc, and libclang
   freeze  packs the boundary of this version for the tests of later ones; with a folder, copies it there
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.split_first().map(|(name, rest)| (name.as_str(), rest)) {
         Some(("demo", rest)) => demo::run(rest),
         Some(("test", [])) => test::run(),
+        Some(("bench", names)) => bench::run(names),
         Some(("dist", [])) => setup::run().and_then(|()| dist::run()),
         Some(("dist", [with, mpi])) if with == "--with" && mpi == "mpi" => {
             setup::run().and_then(|()| dist::run_with_mpi())
