@@ -128,7 +128,8 @@ fn by_name(files: &[String]) -> Splits {
         directories.split('/').find_map(part_of).map(named)
     };
     let by_file = |file: &str| part_of(file.rsplit('/').next()?).map(named);
-    let rules: [&dyn Fn(&str) -> Option<String>; 4] =
+    type Rule<'a> = &'a dyn Fn(&str) -> Option<String>;
+    let rules: [Rule<'_>; 4] =
         [&|file| sharded(file).map(str::to_owned), &in_directory, &by_file, &|_| Some(named(Part::Training))];
     rules.into_iter().map(group).find(|splits| !splits.is_empty()).unwrap_or_default()
 }

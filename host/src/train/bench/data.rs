@@ -31,7 +31,7 @@ pub fn data(job: &Job) -> Result<DataFigures, Failure> {
     let settings = &mut job.resolved.settings.data;
     (settings.lazy, settings.streaming) = (Some(false), Some(false));
     let opened = job.open_model(job.compute()?)?;
-    let encoder = Encoder::new(&job, &opened.trainer, opened.model.spec().vocabulary_size);
+    let encoder = Encoder::new(&job, &opened.trainer, Some(opened.model.spec()));
     let tokenizer = opened.tokenizer_files()?.checksum()?;
     let begin = Instant::now();
     let Training::Whole(rows) = data::read(&job, &encoder, &tokenizer)?.train else { return Err(Failure::internal()) };

@@ -50,14 +50,18 @@ pub fn optimizer(job: &Job, times: u32) -> Result<OptimizerFigures, Failure> {
             .help("measure a whole update: `mdt-host bench train`"));
     }
     // Gradients of the size that clipping leaves, none of them 0.
-    let gradient: Vec<f32> = (0..layout.length()).map(|place| 1e-3 * ((place % 251) as f32 - 125.5)).collect();
-    let pieces: Vec<_> = layout.pieces().iter().map(|piece| (piece, &gradient[piece.places()])).collect();
+    let numbers = |elements| (0..elements).map(|place| 1e-3 * ((place % 251) as f32 - 125.5)).collect();
+    let mut gradients: Vec<Vec<f32>> = layout.pieces().iter().map(|piece| numbers(piece.elements.len())).collect();
     let elements = parameters.elements();
     let mut plain = PlainPass::new(elements, state_bytes as usize / size_of::<f32>());
     let (mut updates, mut passes) = (Vec::new(), Vec::new());
     for step in 0..=u64::from(times) {
-        let update = super::seconds(|| optimizer.apply(&mut parameters, &pieces, step + 1))?;
-        let pass = super::seconds(|| Ok::<_, Failure>(plain.run()))?;
+        let gradient = layout.pieces().iter().zip(gradients.iter_mut().map(Vec::as_mut_slice)).collect();
+        let update = super::seconds(|| optimizer.apply(&mut parameters, gradient, 1.0, step + 1))?;
+        let pass = super::seconds(|| {
+            plain.run();
+            Ok::<_, Failure>(())
+        })?;
         if step > 0 {
             updates.push(update);
             passes.push(pass);
