@@ -236,8 +236,10 @@ impl Columns {
         let example = Example::new(number);
         let example = match format {
             Format::PromptCompletion => {
-                let [prompt, completion] =
-                    ["prompt", "completion"].map(|name| take(name)).map(|(c, v)| (c, in_rows(v)));
+                let [prompt, completion] = ["prompt", "completion"].map(|name| {
+                    let (column, value) = take(name);
+                    (column, in_rows(value))
+                });
                 if prompt.1.is_array() && completion.1.is_array() {
                     let turns = continued(messages::read(prompt.0.theirs, prompt.1)?);
                     let turns = [turns, messages::read(completion.0.theirs, completion.1)?].concat();

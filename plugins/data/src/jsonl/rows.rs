@@ -103,7 +103,7 @@ impl Rows {
     pub fn state_after(&mut self, place: Place, rows: u64) -> io::Result<String> {
         match (&mut *self, place) {
             (Self::Lines(lines), Place::Line(place)) => lines.seek(place)?,
-            (Self::Array(elements), Place::Element(place)) => drop(elements.seek(place)?),
+            (Self::Array(elements), Place::Element(place)) => _ = elements.seek(place)?,
             _ => {}
         }
         for _ in 0..rows {
