@@ -187,7 +187,7 @@ impl<R: BufRead + Seek> Elements<R> {
             return Ok(true);
         }
         self.rewind()?;
-        while self.rows < position.0 {
+        while self.rows < position.rows {
             if self.next()?.is_none() {
                 return Ok(false);
             }
