@@ -5,8 +5,7 @@
 
 A row counts as equal if the token ids are those of transformers, and for a template with `{% generation %}` also the
 mask. Where this project makes a sequence of each answer, each is compared with transformers' rendering of the
-conversation up to that answer. A question that a template shows otherwise once it is answered counts if the sequence is
-transformers' prompt and its rendering of the answer. `templates.sha256` lists the templates that the figures in README.md are of.
+conversation up to that answer. `templates.sha256` lists the templates that the figures in README.md are of.
 """
 
 import argparse
@@ -362,17 +361,12 @@ def compare_row(theirs, row, made):
         except Exception as error:
             return "different", f"per turn: {error}"
     if [ids for ids, _ in expected] != [ids for ids, _ in made]:
-        same = lambda own, ids: own == ids or (
-            own[: len(ids)] == ids and own[-1] in theirs.tokenizer.added_tokens_decoder and len(own) <= len(ids) + 2
+        ended = len(expected) == len(made) and all(
+            own == ids or own[: len(ids)] == ids and own[-1] in theirs.tokenizer.added_tokens_decoder and len(own) <= len(ids) + 2
+            for (ids, _), (own, _) in zip(expected, made)
         )
-        are_same = len(expected) == len(made) and [same(own, ids) for (ids, _), (own, _) in zip(expected, made)]
-        if are_same and all(are_same):
+        if ended:
             return "equal, and ended by the token that the template leaves out", ""
-        if not lost and are_same and all(
-            equal or in_own_context(theirs, row, turn, *sequence)
-            for equal, turn, sequence in zip(are_same, answers[-len(made):], made)
-        ):
-            return "equal to the prompt of generation and the answer", ""
         if lost:
             return "different, and not faithful in transformers", lost
         return "different", "\n".join(
@@ -386,17 +380,6 @@ def compare_row(theirs, row, made):
             if not same:
                 return "another mask", f"theirs: {shown(theirs, ids, mask)}\nours:   {shown(theirs, ids, own)}"
     return ("equal" if len(made) == 1 and made[0][0] == ids else "equal per turn"), lost or ""
-
-
-def in_own_context(theirs, row, turn, ids, mask):
-    """Whether a sequence is transformers' prompt of an answer, not trained, and behind it the answer as it renders that, trained."""
-    prompt = theirs.render(row, turn, prompt=True)[0]
-    answer = theirs.tokenizer.decode(ids[len(prompt):])
-    content = row["messages"][turn].get("content") or ""
-    return (
-        ids[: len(prompt)] == prompt and content.strip() in answer and answer in theirs.text(row, turn + 1)
-        and not any(mask[: len(prompt)]) and all(mask[len(prompt):]) and len(ids) > len(prompt)
-    )
 
 
 def shown(theirs, ids, mask):

@@ -6,7 +6,6 @@ use mdt_plugin_api::{Error, Message, Rendered, Result, Tokens};
 
 use crate::conversation::Conversation;
 use crate::end_of_turn::{end_of_turn, missing_end, special_at};
-use crate::own_context;
 use crate::template::ChatTemplate;
 use crate::tokenizer_file::TokenizerFile;
 
@@ -19,7 +18,7 @@ pub type Noted = (Rendered, Vec<String>);
 /// the assistant's: every turn of it with its end-of-turn token, but those with a weight of 0.
 ///
 /// If the template marks answers with `{% generation %}`, the marked text is the assistant's. For other templates, see
-/// [`answers`]; where one shows a question otherwise once it is answered, see [`own_context`].
+/// [`answers`].
 ///
 /// # Errors
 /// The template cannot render it; it is not clear where the answers are.
@@ -41,14 +40,7 @@ pub fn render(tokenizer: &TokenizerFile, template: &ChatTemplate, messages: &[Me
         let weighted = conversation.weighted.iter();
         let marked = messages.iter().zip(weighted).map(|(message, &weighted)| message.role == ASSISTANT && weighted);
         let marked: Vec<bool> = marked.collect();
-        match answers(tokenizer, template, &conversation, &marked, (&whole.text, &tokens), &mut notes) {
-            Ok(spans) => spans,
-            Err(error) => {
-                let is_last = marked.iter().position(|&marked| marked) == Some(marked.len() - 1);
-                let alone = is_last.then(|| own_context::render(tokenizer, template, &conversation, &whole.text));
-                return alone.transpose()?.flatten().ok_or(error);
-            }
-        }
+        answers(tokenizer, template, &conversation, &marked, (&whole.text, &tokens), &mut notes)?
     };
     let assistant = tokens.inside(&spans);
     Ok((Rendered { text: whole.text, tokens, assistant }, notes))

@@ -8,7 +8,6 @@ mod conversation;
 mod directory;
 mod end_of_turn;
 mod generation_marks;
-mod own_context;
 mod python_json;
 mod regular_file;
 mod render_limits;

@@ -26,6 +26,22 @@ fn assert_says(error: &Error, code: ErrorCode, parts: &[&str]) {
 }
 
 #[test]
+fn a_prompt_that_is_no_beginning_of_the_conversation_names_template_and_row() {
+    // Shows a question otherwise once it is answered: no context of the answer is what generation would see.
+    let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n\
+        {{ m.content if loop.last else m.content | upper }}<|im_end|>\n{% endfor %}\
+        {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    let trainer = with_template("chatml", template);
+    let one = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]);
+    let more = json!([one[0], one[1], {"role": "user", "content": "Hm"}, {"role": "assistant", "content": "Ha"}]);
+    for chat in [one, more] {
+        let error = trainer.encode(&example(messages(&chat))).expect_err("refused");
+        let parts = ["template: tokenizer.chat_template", "row: 812", "message: 2", "HI", "{% generation %}"];
+        assert_says(&error, ErrorCode::Input, &parts);
+    }
+}
+
+#[test]
 fn a_prompt_that_no_answer_follows_is_refused_by_template_and_row() {
     let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
         {% if add_generation_prompt %}<|im_start|>model\n{% endif %}";

@@ -74,46 +74,20 @@ fn an_answer_that_the_template_never_ends_is_ended_by_the_end_of_sequence_token(
 const LAST_INSTRUCTION: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
     <|im_start|>system\nBe brief.<|im_end|>\n{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
-/// Drops what was thought before the last answer, as gpt-oss does.
-const DROPPED: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n\
-    {% if m.reasoning_content and (loop.last or messages[-1].role != 'assistant') %}<think>{{ m.reasoning_content }}</think>{% endif %}\
-    {{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-
 /// Ends all turns but the last one otherwise.
 const OTHER_END: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\
     {{ '<|endoftext|>' if loop.last else '<|im_end|>' }}{% endfor %}\
     {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
-/// Shows all turns but the last one in upper case.
-const UPPER_CASE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n\
-    {{ m.content if loop.last else m.content | upper }}<|im_end|>\n{% endfor %}\
-    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-
 #[test]
-fn a_question_that_is_shown_otherwise_once_it_is_answered_is_trained_as_generation_sees_it() {
-    let row = json!([
+fn a_template_that_shows_a_question_otherwise_once_it_is_answered_is_refused() {
+    let row = messages(&json!([
         {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho", "reasoning_content": "a"},
         {"role": "user", "content": "Hm"}, {"role": "assistant", "content": "Ha", "reasoning_content": "b"},
-    ]);
-    let [question, answer] = [&row.as_array().expect("a list")[..3], &row.as_array().expect("a list")[..]];
-    for (template, expected) in [
-        (LAST_INSTRUCTION, "Ha<|im_end|>"),
-        (DROPPED, "<think>b</think>Ha<|im_end|>"),
-        (OTHER_END, "Ha<|endoftext|>"),
-        (UPPER_CASE, "Ha<|im_end|>"),
-    ] {
-        let pair = with_template("chatml", template);
-        let sequences = pair.sequences(&example(messages(&json!(answer)))).expect("encodes");
-        let last = sequences.last().expect("a sequence");
-        let prompt = pair.encode_prompt(&example(messages(&json!(question)))).expect("renders");
-        assert!(last.tokens.starts_with(&prompt), "what generation reads is how training begins: {template}");
-        assert!(
-            !last.supervised[..prompt.len()].contains(&true)
-                && last.supervised[prompt.len()..].iter().all(|&mark| mark)
-        );
-        assert_eq!(trained(&chatml(), last), [expected]);
-        let notes = pair.notes(&example(messages(&json!(answer)))).expect("encodes");
-        assert!(notes.iter().any(|note| note.contains("as generation sees it")), "{notes:?}");
+    ]));
+    for template in [LAST_INSTRUCTION, OTHER_END] {
+        let error = with_template("chatml", template).encode(&example(row.clone())).expect_err("refused");
+        assert!(error.to_string().contains("chat template"), "{error}");
     }
 }
 
