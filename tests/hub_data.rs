@@ -79,6 +79,8 @@ fn a_data_set_whose_files_are_several_or_none_is_told_what_it_has() {
     run(&job("hf://org/rows/data/train_sft-*"), &hub, &[]).success();
     let failure = run(&job("hf://org/rows/data/valid*"), &hub, &[]).failure(4);
     assert_says(&failure, &["no files of rows of that name", "it has data/train_sft-00000-of-00001.parquet"]);
+    let failure = run(&job("hf://org/rows/data/train_sft-*").set("data.eval", "hf://org/rows"), &hub, &[]).failure(4);
+    assert_says(&failure, &["hf://org/rows", "no files of rows of that name"]);
     assert_says(&run(&job("hf://org/other"), &hub, &[]).failure(4), &["org/other", "no such repository"]);
     assert_says(&run(&job("hf://rows"), &hub, &[]).failure(2), &["no name on the Hugging Face Hub"]);
 }
@@ -89,7 +91,7 @@ fn a_data_set_that_has_changed_is_told_with_the_revision_that_the_job_began_with
     let job = job("hf://org/rows").set("checkpoint.save_steps", 2);
     run(&job, &hub, &[]).success();
     fs::remove_dir_all(job.directory().join("hf")).expect("the cache of the hub");
-    let changed = Hub::start(LATER, &[(TRAIN, fixture("chats.datasets.parquet"))]);
+    let changed = Hub::start(LATER, &[("train.jsonl", fixture("pairs.jsonl").repeat(2))]);
     let longer = job.set("trainer.max_steps", 6);
     let failure = run(&longer, &changed, &[]).failure(2);
     assert_says(&failure, &["the training data has changed", &format!("hf://org/rows@{COMMIT}")]);

@@ -12,8 +12,9 @@ fn fixture(name: &str) -> PathBuf {
     root().join("tests/fixtures/tables").join(name)
 }
 
+/// A job on these rows, some of which have tools.
 fn over(path: PathBuf) -> Job {
-    Job::new().set("data.train", path.display())
+    Job::new().set("data.train", path.display()).set("tokenizer.chat_template", fixture("tools.jinja").display())
 }
 
 fn trained(job: &Job) -> (Vec<Value>, Vec<u8>) {

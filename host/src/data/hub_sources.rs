@@ -76,7 +76,8 @@ impl HubSource {
                 .help(format!("name them by a path or a pattern, such as {}/{example}", self.address()))
         })?;
         if chosen.is_empty() {
-            let is_optional = !parts.contains(&Part::Training) && self.path.is_empty();
+            // Rows for validation that training rows may have beside them; all others were asked for.
+            let is_optional = parts == [Part::Validation];
             let listed = all.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", ");
             return match is_optional {
                 true => Ok(Fetched { paths: Vec::new(), revision: String::new() }),
