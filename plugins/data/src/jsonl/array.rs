@@ -69,6 +69,8 @@ pub(super) struct Elements<R> {
     offset: u64,
     line: u64,
     column: usize,
+    /// The same three where the next element begins.
+    next: (u64, u64, usize),
     /// What followed the last element; before the first one, a comma.
     after: After,
     buffer: Vec<u8>,
@@ -77,8 +79,16 @@ pub(super) struct Elements<R> {
 impl<R: BufRead + Seek> Elements<R> {
     /// Reads from the beginning of a text whose first character, but for white space, is the array's bracket.
     pub fn new(reader: R) -> io::Result<Self> {
-        let mut elements =
-            Self { reader, rows: 0, offset: 0, line: 1, column: 1, after: After::Comma, buffer: Vec::new() };
+        let mut elements = Self {
+            reader,
+            rows: 0,
+            offset: 0,
+            line: 1,
+            column: 1,
+            next: (0, 1, 1),
+            after: After::Comma,
+            buffer: Vec::new(),
+        };
         elements.rewind()?;
         Ok(elements)
     }
@@ -96,6 +106,7 @@ impl<R: BufRead + Seek> Elements<R> {
                 self.column = 1;
             }
         }
+        self.next = (self.offset, self.line, self.column);
         Ok(())
     }
 
@@ -146,7 +157,10 @@ impl<R: BufRead + Seek> Elements<R> {
         }
         let number = self.rows + 1;
         // An element that is cut off has nothing behind it.
-        self.rows += u64::from(self.after != After::Nothing);
+        if self.after != After::Nothing {
+            self.rows += 1;
+            self.next = (self.offset, self.line, self.column);
+        }
         let row = Row { number, line: start.0, column: start.1, text: &self.buffer };
         Ok(Some((row, self.after)))
     }
@@ -170,7 +184,7 @@ impl<R: BufRead + Seek> Elements<R> {
 
     /// Where the next element begins.
     pub fn position(&self) -> Position {
-        Position { rows: self.rows, place: Some((self.offset, self.line, self.column)) }
+        Position { rows: self.rows, place: Some(self.next) }
     }
 
     /// Continues at a place; `false` if no element begins there, or the array has fewer elements.
@@ -184,6 +198,7 @@ impl<R: BufRead + Seek> Elements<R> {
                 _ => return Ok(false),
             };
             (self.rows, self.offset, self.line, self.column) = (position.rows, offset, line, column);
+            self.next = (offset, line, column);
             return Ok(true);
         }
         self.rewind()?;
