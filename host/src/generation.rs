@@ -7,7 +7,7 @@ mod session;
 mod stop;
 mod text;
 
-pub use answers::{Answer, Answers, Generator, Listener, Options, Speed};
+pub use answers::{Answer, Answers, Generator, Listener, Options, Speed, Unheard};
 pub use draw::Drawing;
 pub use sampler::{FirstDrawn, Sampler};
 pub use session::Session;

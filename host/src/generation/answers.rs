@@ -124,6 +124,19 @@ impl Listener for OfOne<'_> {
     }
 }
 
+/// Nobody listens, and nothing is interrupted.
+pub struct Unheard;
+
+impl Listener for Unheard {
+    fn text(&mut self, _: usize, _: &str) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn is_interrupted(&self) -> bool {
+        false
+    }
+}
+
 /// A model that continues prompts. Compute thread only.
 pub struct Generator {
     model: TrainedModel,

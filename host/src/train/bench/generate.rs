@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Spread;
 use crate::exit::Failure;
-use crate::generation::{Generator, Listener, Options};
+use crate::generation::{Generator, Options, Unheard};
 use crate::job::Job;
 use crate::metrics;
 use crate::random::Stream;
@@ -33,19 +33,6 @@ pub struct GenerateFigures {
     pub prompt: Spread,
     pub answer: Spread,
     pub peak_memory_bytes: Option<u64>,
-}
-
-/// Nobody listens.
-struct Unheard;
-
-impl Listener for Unheard {
-    fn text(&mut self, _: usize, _: &str) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn is_interrupted(&self) -> bool {
-        false
-    }
 }
 
 /// Answers random prompts so many times, after once that is not measured: the most likely tokens, up to the length that is asked.

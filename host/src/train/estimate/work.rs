@@ -6,7 +6,7 @@ use super::micro_batches;
 use crate::config::{Packing, Settings};
 use crate::data::{Data, Dataset, Encoder, Plan, Training};
 use crate::exit::Failure;
-use crate::generation::{Generator, Listener, Options};
+use crate::generation::{Generator, Options, Unheard};
 use crate::job::{Job, OpenedModel};
 use crate::model::{self, Parameters, Randomness};
 use crate::train::bench;
@@ -54,7 +54,7 @@ impl Work<'_> {
     ) -> Result<(), Failure> {
         if let Self::Answers(prompts) = self {
             let options = Options { max_tokens: 2, ..Options::default() };
-            Generator::new(&opened, parameters)?.answers(prompts, &options, &mut Silent)?;
+            Generator::new(&opened, parameters)?.answers(prompts, &options, &mut Unheard)?;
             return Ok(());
         }
         let settings = &job.resolved.settings;
@@ -117,17 +117,4 @@ fn evaluate(objective: &Objective, parameters: &Parameters, held_out: &Dataset, 
     let items: Vec<&Item> = rows.iter().collect();
     let batch = objective.trainer.collate(&BatchRows::new(&items, &vec![1; items.len()])?)?;
     objective.evaluate(parameters, &batch).map(drop)
-}
-
-/// Answers of which nobody learns.
-struct Silent;
-
-impl Listener for Silent {
-    fn text(&mut self, _: usize, _: &str) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn is_interrupted(&self) -> bool {
-        false
-    }
 }
