@@ -94,7 +94,7 @@ impl<'a> Export<'a> {
             .and_then(|()| weights::write_trainers(staged.path(), &trainers, &proceed))
             .map_err(|(name, error)| failed(&target.join(name), &error))?;
         if let Some(card) = self.card {
-            let written = storage::write(&staged.path().join(card::FILE), card.as_bytes());
+            let written = storage::write_staged(&staged.path().join(card::FILE), card.as_bytes());
             written.map_err(|error| failed(&target.join(card::FILE), &error))?;
         }
         self.tokenizer.write(staged.path(), target)?;
@@ -105,7 +105,7 @@ impl<'a> Export<'a> {
 /// Writes a file of JSON to a directory. An error comes with the name of its file.
 fn write_json(directory: &Path, name: &str, value: &Value) -> Result<(), (String, io::Error)> {
     let text = format!("{value:#}\n");
-    storage::write(&directory.join(name), text.as_bytes()).map(drop).map_err(|error| (name.to_owned(), error))
+    storage::write_staged(&directory.join(name), text.as_bytes()).map(drop).map_err(|error| (name.to_owned(), error))
 }
 
 #[cfg(test)]

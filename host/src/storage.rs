@@ -9,7 +9,7 @@ mod tensors;
 
 pub(crate) use directory::{Staged, leftover_of, recover, remove};
 pub(crate) use failure::{unreadable, unwritable};
-pub(crate) use file::{Written, copy, open_own, sync, write};
+pub(crate) use file::{Written, copy, open_own, sync, write, write_staged};
 pub(crate) use mapped::MappedTensors;
 pub use tensors::{Array, TypedArray};
 pub(crate) use tensors::{StoredArray, stored, write_tensors};

@@ -104,7 +104,7 @@ impl TokenizerFiles {
         }
         for (name, text) in self.files.iter().filter_map(|file| Some((&file.name, file.text.as_ref()?))) {
             room(name)?;
-            storage::write(&to.join(name), text.as_bytes()).map_err(|error| unwritable(name, error))?;
+            storage::write_staged(&to.join(name), text.as_bytes()).map_err(|error| unwritable(name, error))?;
         }
         Ok(())
     }

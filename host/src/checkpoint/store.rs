@@ -109,11 +109,11 @@ impl Store {
         let files = [
             (MODEL, write(MODEL, &|path| write_tensors(path, parameters, &[], &|| Ok(())))?),
             (OPTIMIZER, write(OPTIMIZER, &|path| write_tensors(path, optimizer, &[], &|| Ok(())))?),
-            (STATE, write(STATE, &|path| storage::write(path, &to_json(state)?))?),
+            (STATE, write(STATE, &|path| storage::write_staged(path, &to_json(state)?))?),
         ];
         let files = files.into_iter().map(|(name, written)| (name.to_owned(), written)).collect();
         let manifest = Manifest { update: state.update, files };
-        write(MANIFEST, &|path| storage::write(path, &to_json(&manifest)?))?;
+        write(MANIFEST, &|path| storage::write_staged(path, &to_json(&manifest)?))?;
         Ok(Saving { staged, checkpoints: self.checkpoints.clone(), update: state.update, best })
     }
 

@@ -40,7 +40,7 @@ pub(super) fn write(
     let total_size: u64 = parameters.iter().map(StoredArray::bytes).sum();
     let index = json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map });
     let name = "model.safetensors.index.json";
-    storage::write(&directory.join(name), format!("{index:#}\n").as_bytes())
+    storage::write_staged(&directory.join(name), format!("{index:#}\n").as_bytes())
         .map(drop)
         .map_err(|error| (name.to_owned(), error))
 }

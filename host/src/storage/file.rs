@@ -49,9 +49,14 @@ pub(super) fn write_with(path: &Path, content: impl FnOnce(&mut dyn Write) -> io
     Ok(Written { bytes: digesting.bytes, sha256: hexadecimal(&digesting.digest.finalize()) })
 }
 
+/// Writes `content` to a file in a directory that is [`Staged`](super::Staged), which waits for the disk.
+pub(crate) fn write_staged(path: &Path, content: &[u8]) -> io::Result<Written> {
+    write_with(path, |file| file.write_all(content))
+}
+
 /// Writes `content` to the file at `path` and waits until it is on the disk.
 pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<Written> {
-    let written = write_with(path, |file| file.write_all(content))?;
+    let written = write_staged(path, content)?;
     sync(path)?;
     Ok(written)
 }
