@@ -7,10 +7,14 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use mdt_plugin_api::{Error, Result};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use crate::address::Listening;
 use crate::stream::Stream;
+
+/// How many connections to a Unix socket wait to be accepted, as tokio has it for TCP.
+const BACKLOG: i32 = 1024;
 
 /// The ports that a rank may listen on: from one to another, both included. Port 0 is any that is free.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -98,9 +102,13 @@ impl Listener {
             }
             fs::remove_file(path).map_err(failed)?;
         }
-        let listener = UnixListener::bind(path).map_err(failed)?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
+        socket.bind(&SockAddr::unix(path).map_err(failed)?).map_err(failed)?;
         let removed = Removed(path.to_owned());
+        // Before it listens, when nobody can connect yet.
         fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
+        socket.listen(BACKLOG).and_then(|()| socket.set_nonblocking(true)).map_err(failed)?;
+        let listener = UnixListener::from_std(socket.into()).map_err(failed)?;
         Ok(Self::Unix { listener, _path: removed })
     }
 
