@@ -6,10 +6,13 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use mdt_tests::{Job, Process, assert_says, built, free_port, root};
+use mdt_tests::{Job, Process, assert_says, built, command, free_port, root};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{installed, job, under, with_environment};
+
+const TOKEN: &str = "the same secret on all ranks, 32 characters or more";
 
 /// One node with two processors: `munged`, `slurmctld` and `slurmd`. Dropped, they end.
 struct Slurm {
@@ -128,7 +131,7 @@ fn tasks_of_slurm_train_to_the_bits_of_one_process_and_its_job_script_goes_on_af
     straight.run().success();
     let tasks = job(1);
     let mut srun = slurm.with(under(&["srun", "-n", "2"], &tasks));
-    srun.env("MDT_JOB_TOKEN", "the same secret on all ranks, 32 characters or more");
+    srun.env("MDT_JOB_TOKEN", TOKEN);
     let ended = Process::start(&mut srun).end().success();
     assert_says(&ended.stderr, &["started  by Slurm as rank 0 of 2 (job slurm-1.0)", "rank 1 of 2, started by Slurm"]);
     assert_same(&straight, &tasks);
@@ -154,4 +157,19 @@ fn tasks_of_slurm_train_to_the_bits_of_one_process_and_its_job_script_goes_on_af
     let said = fs::read_to_string(&output).expect("the output of the job");
     assert_says(&said, &["job slurm-2.0)", "interrupted after update", "job slurm-2.0-1)", "resuming from"]);
     assert_same(&straight, &scripted);
+
+    // A benchmark measures the tasks that are there.
+    let mut srun = slurm.with(with_environment(Command::new("srun")));
+    srun.args(["-n", "2"]).arg(command().get_program()).args([
+        "bench",
+        "all-reduce",
+        "--bytes",
+        "4096",
+        "--times",
+        "5",
+        "--json",
+    ]);
+    let measured = Process::start(srun.env("MDT_JOB_TOKEN", TOKEN)).end();
+    let figures: Value = serde_json::from_str(&measured.success().stdout).expect("one JSON object, of rank 0");
+    assert_eq!(figures["ranks"], 2, "{figures}");
 }
