@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const SOURCES: [&str; 21] = [
+const SOURCES: [&str; 22] = [
     "add.cpp",
     "attention.cpp",
     "convert.cpp",
@@ -18,6 +18,7 @@ const SOURCES: [&str; 21] = [
     "half.cpp",
     "indices.cpp",
     "linear.cpp",
+    "memory.cpp",
     "plan.cpp",
     "primitive.cpp",
     "product.cpp",

@@ -73,7 +73,7 @@ impl Mlx {
         // Out of the table: evaluation may drop what has tensors of its own.
         let array = self.handles.borrow().get(tensor)?.clone();
         let view = host_view::read(&array)?;
-        fused::trim_buffers().map_err(host_view::failed_evaluation)?;
+        fused::bound_buffers().map_err(host_view::failed_evaluation)?;
         Ok(view)
     }
 
@@ -152,7 +152,7 @@ impl Compute for Mlx {
     fn eval(&self, tensors: &[Handle]) -> Result<()> {
         self.outside_of_tracing("eval")?;
         let arrays = self.handles.borrow().clones(tensors)?;
-        transforms::eval(&arrays).and_then(|()| fused::trim_buffers()).map_err(host_view::failed_evaluation)
+        transforms::eval(&arrays).and_then(|()| fused::bound_buffers()).map_err(host_view::failed_evaluation)
     }
 
     fn host_view(&self, tensor: Handle) -> Result<RawHostView> {

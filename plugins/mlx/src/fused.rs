@@ -49,26 +49,21 @@ pub fn start(threads: usize) -> Result<()> {
     {
         crate::kernels::pool::set_threads(threads);
         native::lend_product_to_blas();
-        // On a CPU, MLX's limit is a share of the machine's memory, and by default it keeps 32 MiB of freed buffers: less than
-        // one step's, so that every step maps, zeroes and unmaps its large ones.
-        mlx_rs::memory::set_cache_limit(mlx_rs::memory::memory_limit()? / 4)?;
+        native::keep_buffers()?;
     }
     #[cfg(not(mdt_native))]
     let _ = threads;
     Ok(())
 }
 
-/// Frees the kept buffers once they outweigh everything that was ever in use at a time by half: they are of shapes that no longer
-/// come, as with batches of many lengths. Call it between steps; with steady shapes it does nothing, although those keep a
-/// little more than they ever use at a time, since a buffer is taken again for nearly its own size alone.
+/// Frees kept buffers of shapes that no longer come, see `bound_buffers` in `native/primitives/primitive.h`: operations do so before they
+/// take memory. Call it between evaluations.
 ///
 /// # Errors
 /// What MLX says about its allocator.
-pub fn trim_buffers() -> Result<()> {
+pub fn bound_buffers() -> Result<()> {
     #[cfg(mdt_native)]
-    if mlx_rs::memory::cache_memory()? > mlx_rs::memory::peak_memory()? / 2 * 3 {
-        mlx_rs::memory::clear_cache()?;
-    }
+    native::bound_buffers()?;
     Ok(())
 }
 

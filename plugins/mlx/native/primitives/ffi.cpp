@@ -9,6 +9,7 @@
 #include "mlx/scheduler.h"
 #include "ops.h"
 #include "plan.h"
+#include "primitive.h"
 #include "tiles.h"
 
 namespace {
@@ -222,6 +223,14 @@ bool mdt_plan(
     }
     mdt::plan(std::move(arrays), mlx_stream_get_(stream), context, visit);
   });
+}
+
+bool mdt_keep_buffers(Failure* failure) {
+  return guarded(failure, [] { mdt::keep_buffers(); });
+}
+
+bool mdt_bound_buffers(Failure* failure) {
+  return guarded(failure, [] { mdt::bound_buffers(); });
 }
 
 void mdt_settle(mlx_stream handle) {

@@ -145,7 +145,8 @@ void plan(std::vector<array> tensors, Stream stream, void* context, MdtVisit vis
     }
     std::vector<size_t> held;
     size_t scratch = 0, kernels = 1;
-    if (const auto* own = dynamic_cast<const CpuPrimitive*>(&a.primitive())) {
+    const auto* own = dynamic_cast<const CpuPrimitive*>(&a.primitive());
+    if (own != nullptr) {
       held = own->held_bytes(a.inputs(), a.outputs());
       scratch = own->scratch_bytes(a.inputs(), a.outputs());
       kernels = own->kernels(a.inputs(), a.outputs());
@@ -153,7 +154,7 @@ void plan(std::vector<array> tensors, Stream stream, void* context, MdtVisit vis
     }
     visit(
         context, name.c_str(), inputs.data(), inputs.size(), outputs.data(), outputs.size(), axes.data(), axes.size(),
-        held.data(), held.size(), scratch, kernels);
+        held.data(), held.size(), scratch, kernels, own != nullptr);
     planned.push_back(a);
   }
   // As after an evaluation: they have no graph behind them any more.

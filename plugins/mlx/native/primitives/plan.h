@@ -19,11 +19,12 @@ struct MdtPlanned {
 };
 
 // Called for each operation in the order of evaluation; `axes` are a transposition's, `held` the bytes of buffers that are kept until
-// the operation has run, `scratch` those that it takes while it runs, and `kernels` how many kernels it dispatches.
+// the operation has run, `scratch` those that it takes while it runs, `kernels` how many kernels it dispatches, and `is_own` whether it bounds the buffers that
+// are kept.
 typedef void (*MdtVisit)(
     void* context, const char* name, const MdtPlanned* inputs, size_t inputs_count, const MdtPlanned* outputs,
     size_t outputs_count, const int* axes, size_t axes_count, const size_t* held, size_t held_count,
-    size_t scratch, size_t kernels);
+    size_t scratch, size_t kernels, bool is_own);
 
 namespace mdt {
 

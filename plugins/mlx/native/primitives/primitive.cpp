@@ -18,6 +18,7 @@ namespace {
 
 // MLX's allocator on a CPU gives null where the system has no memory, which its own operations would write to.
 mx::allocator::Buffer memory_for(const array& out) {
+  bound_buffers();
   const auto buffer = mx::allocator::malloc(out.nbytes());
   if (buffer.ptr() == nullptr && out.nbytes() > 0) {
     throw std::runtime_error("out of memory: " + std::to_string(out.nbytes()) + " bytes are not available");

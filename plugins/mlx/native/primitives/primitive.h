@@ -68,6 +68,15 @@ class CpuPrimitive : public mlx::core::Primitive {
 // The array itself if its elements lie one after another, else a copy: inputs and cotangents may be strided or broadcast.
 array dense(const array& a, Stream stream);
 
+// Freed buffers are kept for the next step; those that are not go back to the system. Once per process, before anything is computed.
+void keep_buffers();
+
+// Buffers in use and those that are kept for others of their size are at most half more than what was ever in use at a time: beyond
+// that, the oldest that are kept are freed, until it is a quarter more. They are of shapes that no longer come, as with batches of
+// many lengths; with steady shapes it is between a tenth and two fifths more, since a buffer is taken again for nearly its own size
+// alone, and nothing is freed. To be called by the thread that evaluates.
+void bound_buffers();
+
 // Gives an output its memory, row-major.
 void allocate(array& out);
 

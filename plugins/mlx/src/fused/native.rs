@@ -75,6 +75,7 @@ pub type Visit = unsafe extern "C" fn(
     usize,
     usize,
     usize,
+    bool,
 );
 
 unsafe extern "C" {
@@ -97,6 +98,8 @@ unsafe extern "C" {
     fn mdt_join_sums(ends: *mut mlx_array, count: usize, stream: mlx_stream, failure: *mut Failure) -> bool;
     fn mdt_array_id(array: mlx_array) -> usize;
     fn mdt_array_is_exclusive(array: mlx_array) -> bool;
+    fn mdt_keep_buffers(failure: *mut Failure) -> bool;
+    fn mdt_bound_buffers(failure: *mut Failure) -> bool;
     fn mdt_settle(stream: mlx_stream);
     fn mdt_stream_is_cpu(stream: mlx_stream) -> bool;
     fn mdt_has_tiles() -> bool;
@@ -169,6 +172,16 @@ unsafe extern "C" fn mdt_parallel_for(context: *mut c_void, count: c_int, body: 
 pub fn has_tiles() -> bool {
     // SAFETY: it only asks the processor and the system.
     unsafe { mdt_has_tiles() }
+}
+
+pub fn keep_buffers() -> Result<()> {
+    // SAFETY: it takes no handles.
+    build(|[], _, failure| unsafe { mdt_keep_buffers(failure) }).map(|[]| ())
+}
+
+pub fn bound_buffers() -> Result<()> {
+    // SAFETY: it takes no handles.
+    build(|[], _, failure| unsafe { mdt_bound_buffers(failure) }).map(|[]| ())
 }
 
 pub fn settle() {

@@ -1,6 +1,6 @@
 //! MLX's allocator on a CPU, with sizes in the place of memory (`backend/no_gpu/allocator.cpp`, `backend/common/buffer_cache.h`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A cached buffer that is larger than twice the size that is needed, or than two pages more, is not taken.
 const TWO_PAGES: u64 = 2 * 4096;
@@ -10,19 +10,24 @@ const TWO_PAGES: u64 = 2 * 4096;
 pub struct Allocator {
     active: u64,
     peak_active: u64,
-    /// How many buffers of each size are kept.
-    kept: BTreeMap<u64, u64>,
+    /// Sizes of kept buffers, each with a number that grows with the time when it was given back.
+    by_size: BTreeSet<(u64, u64)>,
+    /// The same by that number.
+    by_age: BTreeMap<u64, u64>,
+    given: u64,
     kept_bytes: u64,
     peak: u64,
+    /// Bytes that are in use beside what is planned.
+    resident: u64,
 }
 
 impl Allocator {
     /// Takes memory: a kept buffer or a new one. Returns the size of the buffer.
     pub fn take(&mut self, size: u64) -> u64 {
-        let fitting = self.kept.range(size..(2 * size).min(size + TWO_PAGES)).next().map(|(&size, _)| size);
+        let fitting = self.by_size.range((size, 0)..((2 * size).min(size + TWO_PAGES), 0)).next().copied();
         let size = match fitting {
-            Some(kept) => {
-                self.forget(kept);
+            Some((kept, number)) => {
+                self.forget(kept, number);
                 kept
             }
             None => size,
@@ -37,15 +42,32 @@ impl Allocator {
     pub fn give(&mut self, size: u64) {
         self.active -= size;
         self.kept_bytes += size;
-        *self.kept.entry(size).or_default() += 1;
+        self.given += 1;
+        self.by_size.insert((size, self.given));
+        self.by_age.insert(self.given, size);
     }
 
-    /// The end of an evaluation: kept buffers that outweigh all that was ever in use by half are freed, see
-    /// [`crate::fused::trim_buffers`]. `resident` is what is in use beside what was planned.
-    pub fn trim(&mut self, resident: u64) {
-        if self.kept_bytes > (self.peak_active + resident) / 2 * 3 {
-            self.kept.clear();
-            self.kept_bytes = 0;
+    /// Bytes that are in use beside what is planned, as of now; those of earlier evaluations are, if they were more.
+    pub fn beside(&mut self, resident: u64) {
+        self.resident = self.resident.max(resident);
+    }
+
+    /// Whether buffers in use and kept are so much that [`Self::free_oldest`] frees some, as `bound_buffers` does in
+    /// `native/primitives/memory.cpp`.
+    pub fn is_beyond_bound(&self) -> bool {
+        self.resident + self.active + self.kept_bytes > self.most_used() / 2 * 3
+    }
+
+    /// Frees the kept buffers that nobody has taken for longest.
+    pub fn free_oldest(&mut self) {
+        let limit = (self.most_used() / 4 * 5).saturating_sub(self.resident + self.active);
+        let surplus = self.kept_bytes.saturating_sub(limit);
+        // MLX frees all at once if that is nearly the same.
+        let limit = if 10 * surplus >= 9 * self.kept_bytes { 0 } else { limit };
+        while self.kept_bytes > limit
+            && let Some((&number, &size)) = self.by_age.first_key_value()
+        {
+            self.forget(size, number);
         }
     }
 
@@ -54,14 +76,14 @@ impl Allocator {
         self.peak
     }
 
-    fn forget(&mut self, size: u64) {
+    fn most_used(&self) -> u64 {
+        self.resident + self.peak_active
+    }
+
+    fn forget(&mut self, size: u64, number: u64) {
         self.kept_bytes -= size;
-        if let Some(count) = self.kept.get_mut(&size) {
-            *count -= 1;
-            if *count == 0 {
-                self.kept.remove(&size);
-            }
-        }
+        self.by_size.remove(&(size, number));
+        self.by_age.remove(&number);
     }
 }
 
@@ -83,15 +105,20 @@ mod tests {
     }
 
     #[test]
-    fn buffers_of_sizes_that_no_longer_come_are_freed() {
+    fn the_oldest_buffers_are_freed_once_they_and_those_in_use_outweigh_all_that_was_used_by_half() {
         let mut allocator = Allocator::default();
+        allocator.beside(8 << 20);
         for size in [4 << 20, 6 << 20, 8 << 20] {
             let buffer = allocator.take(size);
             allocator.give(buffer);
         }
-        assert_eq!(allocator.peak(), 18 << 20);
-        allocator.trim(0);
-        allocator.take(1 << 20);
-        assert_eq!(allocator.peak(), 18 << 20, "what was kept is free");
+        assert_eq!((allocator.peak(), allocator.is_beyond_bound()), (18 << 20, true));
+        allocator.free_oldest();
+        assert!(!allocator.is_beyond_bound());
+        assert_eq!(allocator.take(8 << 20), 8 << 20);
+        assert_eq!(allocator.take(6 << 20), 6 << 20);
+        assert_eq!(allocator.peak(), 18 << 20, "the youngest were kept");
+        allocator.take(4 << 20);
+        assert_eq!(allocator.peak(), 18 << 20, "the oldest was freed");
     }
 }

@@ -41,6 +41,7 @@ unsafe extern "C" fn visit(
     held_count: usize,
     scratch: usize,
     kernels: usize,
+    is_own: bool,
 ) {
     // SAFETY: the caller's promise.
     let (steps, name) = unsafe { (&mut *context.cast::<Vec<Step>>(), CStr::from_ptr(name)) };
@@ -57,6 +58,7 @@ unsafe extern "C" fn visit(
         held: held.iter().map(|&bytes| bytes as u64).collect(),
         scratch: scratch as u64,
         kernels,
+        is_own,
     });
 }
 

@@ -18,6 +18,8 @@ pub struct Step {
     pub scratch: u64,
     /// How many kernels it dispatches where it fills memory.
     pub kernels: usize,
+    /// Whether it is one of this plugin, which bound the buffers that are kept before they take memory.
+    pub is_own: bool,
 }
 
 /// An array of the graph.

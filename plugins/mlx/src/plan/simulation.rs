@@ -55,15 +55,13 @@ impl Simulation {
         for computed in self.arrays.iter_mut() {
             computed.1.needed = needed.get(computed.0).copied().unwrap_or(0);
         }
+        self.allocator.beside(resident);
         for step in steps {
             self.step(step, &needed);
         }
-        while !self.pending.is_empty() {
-            self.run_one();
-        }
-        self.active_tasks = 0;
+        self.wait();
         self.let_go(&live);
-        self.allocator.trim(resident);
+        self.bound_buffers();
         self.allocator.peak()
     }
 
@@ -72,6 +70,21 @@ impl Simulation {
         let dead: Vec<usize> = self.arrays.keys().copied().filter(|id| !live.contains(id)).collect();
         for computed in dead.into_iter().filter_map(|id| self.arrays.remove(&id)).collect::<Vec<_>>() {
             self.release(computed.buffer);
+        }
+    }
+
+    /// What was dispatched has run.
+    fn wait(&mut self) {
+        while !self.pending.is_empty() {
+            self.run_one();
+        }
+        self.active_tasks = 0;
+    }
+
+    fn bound_buffers(&mut self) {
+        if self.allocator.is_beyond_bound() {
+            self.wait();
+            self.allocator.free_oldest();
         }
     }
 
@@ -88,6 +101,9 @@ impl Simulation {
         if step.scratch > 0 {
             let scratch = self.allocator.take(step.scratch);
             self.allocator.give(scratch);
+        }
+        if step.is_own {
+            self.bound_buffers();
         }
         let mut made: Vec<(Buffer, Layout)> = Vec::new();
         for (place, output) in step.outputs.iter().enumerate() {
