@@ -183,13 +183,13 @@ fn variables_for_the_template_come_from_the_configuration_or_the_row() {
 
 #[test]
 fn tools_that_the_template_would_leave_out_are_an_error_that_names_template_and_row() {
-    let (conversations, _) = conversations("qwen", false);
-    let row = rows(&conversations).find(|row| row.get("tools").is_some()).expect("a row with tools");
-    let failure = job("chatml", false, [row]).run().failure(4);
-    assert_says(
-        &failure,
-        &["never shows them", "tokenizer_config.json", "row 1", "data.fields = { tools = \"none\" }"],
-    );
+    let turns = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]);
+    let tool = json!({"type": "function", "function": {"name": "f", "parameters": {}}});
+    let job = job("chatml", false, [&json!({"messages": turns, "tools": [tool]})]);
+    let failure = job.run().failure(4);
+    let passed_over = "data.fields = { tools = \"none\" }";
+    assert_says(&failure, &["never shows them", "tokenizer_config.json", "row 1", passed_over]);
+    job.run_with(&["--set", &passed_over.replace(' ', "")]).success();
 }
 
 #[test]

@@ -223,7 +223,7 @@ impl Columns {
         row.retain(|_, value| !value.is_null());
         if let Some(text) = &self.text {
             let text = text.render(&row)?;
-            return Ok(with_others(Example::new(number).with("text", text), row, Format::Text));
+            return Ok(self.with_others(Example::new(number).with("text", text), row, Format::Text));
         }
         let has_all = |format: &&Format| self.columns(**format).all(|column| path::get(&row, column.theirs).is_some());
         let Some(format) = self.candidates.iter().find(has_all) else {
@@ -283,7 +283,28 @@ impl Columns {
                 variables::attach(example.with("messages", turns), &take("tools"), &take("chat_template_kwargs"))?
             }
         };
-        Ok(with_others(example, row, *format))
+        Ok(self.with_others(example, row, *format))
+    }
+
+    /// The example with the columns that its format does not have.
+    ///
+    /// A trainer looks for messages first, then for prompt and completion, then for text. Columns that would make the row
+    /// another format than the configured one are left out, and so are those that only share a name with a column that is mapped to
+    /// another one.
+    fn with_others(&self, mut example: Example, mut row: Map<String, Value>, format: Format) -> Example {
+        if matches!(format, Format::PromptCompletion | Format::Text) {
+            row.shift_remove("messages");
+        }
+        if format == Format::Text && row.contains_key("prompt") {
+            row.shift_remove("completion");
+        }
+        let is_anothers = |name: &str| self.fields.get(name).is_some_and(|theirs| theirs != name);
+        for (name, value) in row {
+            if !example.has(&name) && !is_anothers(&name) {
+                example.set(name, value);
+            }
+        }
+        example
     }
 
     fn columns(&self, format: Format) -> impl Iterator<Item = Column<'_>> {
@@ -385,25 +406,6 @@ fn refuse_unused(format: Format, mapped: &[Format], fields: &Fields) -> Result<(
     Err(Error::config(format!("data.fields maps `{column}`, which rows of the format `{}` do not have", first.name()))
         .with("key", format!("data.fields.{column}"))
         .help(format!("it is read in the format {}{other}", readers.join(" and "))))
-}
-
-/// The example with the columns that its format does not have.
-///
-/// A trainer looks for messages first, then for prompt and completion, then for text. Columns that would make the row
-/// another format than the configured one are left out.
-fn with_others(mut example: Example, mut row: Map<String, Value>, format: Format) -> Example {
-    if matches!(format, Format::PromptCompletion | Format::Text) {
-        row.shift_remove("messages");
-    }
-    if format == Format::Text && row.contains_key("prompt") {
-        row.shift_remove("completion");
-    }
-    for (name, value) in row {
-        if !example.has(&name) {
-            example.set(name, value);
-        }
-    }
-    example
 }
 
 /// The turns of a prompt that a completion follows: none of them is trained.

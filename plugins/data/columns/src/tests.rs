@@ -364,6 +364,24 @@ fn tools_and_variables_are_columns_of_a_conversation() {
 }
 
 #[test]
+fn a_column_is_passed_over_where_its_name_is_mapped_to_one_that_is_not_there() {
+    let turns = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]);
+    let conversation = Example::new(1).with("messages", conversation(&[("user", "Hi"), ("assistant", "Ho")]));
+    for (column, value) in [("tools", json!([{"name": "f"}])), ("chat_template_kwargs", json!("no variables"))] {
+        for turns_in in ["messages", "conversations"] {
+            let row = json!({ turns_in: turns, column: value, "id": 7 });
+            let example = read(Format::Auto, json!({ column: "none" }), row).unwrap();
+            assert_eq!(example, conversation.clone().with("id", 7), "{column} beside {turns_in}");
+        }
+    }
+    // One that only some rows have does not fall back on a column of our name.
+    let row = json!({"messages": turns, "tools": "hammer, saw"});
+    assert_eq!(read(Format::Auto, json!({"tools": "functions"}), row).unwrap(), conversation);
+    let preference = json!({"prompt": "Hi", "chosen": "a", "rejected": "b"});
+    assert!(!read(Format::Preference, json!({"prompt": "none"}), preference).unwrap().has("prompt"));
+}
+
+#[test]
 fn tools_and_variables_that_are_none_are_named() {
     for (column, value, expected) in [
         ("tools", json!({}), "`tools` must be an array of tools, not an object"),
