@@ -148,6 +148,17 @@ fn benchmarks_evaluations_and_answers_that_do_not_fit_are_refused_too() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn logits_that_accuracy_is_counted_of_are_in_the_estimate_of_an_evaluation() {
+    let job = job([1024, 1, 1024, 32768], 4).set("trainer.batch_size", 4).set("trainer.max_seq_len", 256);
+    let rows = job.directory().join("rows.jsonl");
+    let refused = run_within(250 << 10, &job.set("data.eval", rows.display()), &["evaluate"]).failure(4);
+    let activations = refused.split_once("activations ").and_then(|(_, rest)| rest.split([',', ' ', ')']).next());
+    // 128 MiB of them are there at a time.
+    assert!(activations.unwrap_or_else(|| panic!("{refused}")).parse::<f64>().expect("MiB") > 128.0, "{refused}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn half_precision_is_named_where_it_makes_a_job_fit() {
     // Weights of 180 MiB, beside which hardly anything is trained.
     let job = job([512, 8, 2048, 24576], 4).set("trainer.batch_size", 1).set("trainer.max_seq_len", 32);

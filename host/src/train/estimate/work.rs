@@ -58,7 +58,9 @@ impl Work<'_> {
             return Ok(());
         }
         let settings = &job.resolved.settings;
-        let objective = Objective::new(job, opened, frozen);
+        // As the command does: what counts right tokens has logits.
+        let counts_right = matches!(self, Self::Evaluation(_));
+        let objective = Objective { counts_right, ..Objective::new(job, opened, frozen) };
         let training = model::Training { randomness: Randomness::default(), recompute };
         let plan_batch = |items: &[Item], items_per_row: &[usize]| -> Result<()> {
             let items: Vec<&Item> = items.iter().collect();
