@@ -4,9 +4,10 @@
 
 - `per turn`, the default: a row with several answers, beside TRL's rows that were split beforehand, a prompt and a completion
   for each answer. TRL trains the white space behind an end of turn, too; that is compared apart.
-- `twin`: TRL's training template in the place of the model's (`tokenizer.chat_template`), beside TRL with
+- `tokenizer.training_template`: TRL's training template beside the model's own, which generation keeps, beside TRL with
   `assistant_only_loss`. The whole conversation is one sequence; generation with the model's own template would drop the
   reasoning of earlier turns, and training does not.
+- `tokenizer.chat_template`: the same template in the place of the model's.
 """
 
 import argparse
@@ -126,9 +127,11 @@ def main():
         made, loss = ours(program, directory, rows, "--set", "trainer.turns=all")
         compare("per turn", model, made, loss, theirs(directory, split, completion_only_loss=True), white)
         if twin.exists():
-            made, loss = ours(program, directory, rows, "--set", f"tokenizer.chat_template={twin}")
             whole_rows = [{**row, "tools": json.dumps(row["tools"]) if row["tools"] else None} for row in rows]
-            compare("twin", model, made, loss, theirs(directory, whole_rows, assistant_only_loss=True), white)
+            expected = theirs(directory, whole_rows, assistant_only_loss=True)
+            for key in ("tokenizer.training_template", "tokenizer.chat_template"):
+                made, loss = ours(program, directory, rows, "--set", f"{key}={twin}")
+                compare(key, model, made, loss, expected, white)
 
 
 if __name__ == "__main__":
