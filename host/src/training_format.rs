@@ -7,7 +7,10 @@
 //!   "format": 1,
 //!   "rows": ["prompts"],
 //!   "tokenizer": { "use": "huggingface", "template_date": "2024-07-26" },
-//!   "trainer": { "use": "sft", "prompt_format": "plain", "train_on": "assistant", "turns": "all" }
+//!   "trainer": {
+//!     "use": "sft", "prompt_format": "plain", "train_on": "assistant", "turns": "all",
+//!     "max_seq_len": 2048, "long_rows": "cut"
+//!   }
 //! }
 //! ```
 
@@ -37,6 +40,9 @@ const FORMAT: u64 = 1;
 
 /// Keys of the trainer that the tokens of a row, and which of them are trained, depend on.
 const OF_TRAINER: [&str; 3] = [PromptFormat::KEY, "train_on", "turns"];
+
+/// Keys that every trainer has, which decide what becomes of long rows. Earlier versions did not write them down.
+const OF_LONG_ROWS: [&str; 2] = ["max_seq_len", "long_rows"];
 
 /// Keys of the tokenizer that the text of a conversation depends on.
 const OF_TOKENIZER: [&str; 2] = ["chat_template_kwargs", "template_date"];
@@ -109,7 +115,9 @@ impl TrainingFormat {
             Some(Chosen { id, config }) => (id.clone(), config.clone()),
             None => (String::new(), Value::Null),
         };
-        Self::of(rows, keys(Kind::Trainer), keys(Kind::Tokenizer))
+        let (mut trainer, every_trainer) = (keys(Kind::Trainer), json!(job.resolved.settings.trainer));
+        OF_LONG_ROWS.iter().for_each(|key| trainer.1[*key] = every_trainer[*key].clone());
+        Self::of(rows, trainer, keys(Kind::Tokenizer))
     }
 
     fn of(rows: Vec<RowForm>, trainer: (String, Value), tokenizer: (String, Value)) -> Self {
@@ -118,7 +126,8 @@ impl TrainingFormat {
             let own = keys.iter().filter_map(|key| Some(((*key).to_owned(), config.get(*key).filter(is_set)?.clone())));
             [("use".to_owned(), json!(id))].into_iter().chain(own).collect::<Map<_, _>>()
         };
-        let (mut of_trainer, mut of_tokenizer) = (set(&trainer, &OF_TRAINER), set(&tokenizer, &OF_TOKENIZER));
+        let (mut of_trainer, mut of_tokenizer) =
+            (set(&trainer, &[&OF_TRAINER[..], &OF_LONG_ROWS].concat()), set(&tokenizer, &OF_TOKENIZER));
         if !rows.contains(&RowForm::Prompts) {
             of_trainer.shift_remove(PromptFormat::KEY);
         } else if trainer.1.get(PromptFormat::KEY).is_some_and(Value::is_null) {
@@ -224,7 +233,7 @@ impl TrainingFormat {
             return Map::new();
         }
         let known = |key: &&String| match section {
-            "trainer" => OF_TRAINER.contains(&key.as_str()),
+            "trainer" => OF_TRAINER.iter().chain(&OF_LONG_ROWS).any(|name| name == key),
             _ => OF_TOKENIZER.contains(&key.as_str()) || TEMPLATES.iter().any(|(name, _)| name == key),
         };
         let directory = self.place.parent().unwrap_or(Path::new(""));
@@ -279,8 +288,9 @@ impl TrainingFormat {
             );
         }
         let of_trainer = OF_TRAINER.iter().filter(|key| trains && prompts.is_none_or(|_| **key != PromptFormat::KEY));
+        let of_long_rows = OF_LONG_ROWS.iter().filter(|key| trains && self.trainer.contains_key(**key));
         for (keys, own, recorded) in [
-            (of_trainer.copied().collect::<Vec<_>>(), &now.trainer, &self.trainer),
+            (of_trainer.chain(of_long_rows).copied().collect::<Vec<_>>(), &now.trainer, &self.trainer),
             (OF_TOKENIZER.to_vec(), &now.tokenizer, &self.tokenizer),
         ] {
             for key in keys {
@@ -319,7 +329,7 @@ mod tests {
 
     #[test]
     fn what_the_trainer_does_by_itself_is_written_down() {
-        let keys = json!({"prompt_format": null, "train_on": "all", "turns": "all", "other": 1});
+        let keys = json!({"prompt_format": null, "train_on": "all", "turns": "all", "max_seq_len": 64, "other": 1});
         let record =
             format(&[RowForm::Prompts], keys.clone(), json!({"chat_template": null, "chat_template_kwargs": {}}));
         let written: Value = serde_json::from_str(&record.text()).unwrap();
@@ -327,7 +337,7 @@ mod tests {
             written,
             json!({
                 "format": 1, "rows": ["prompts"], "tokenizer": {"use": "huggingface"},
-                "trainer": {"use": "sft", "prompt_format": "plain", "train_on": "all", "turns": "all"},
+                "trainer": {"use": "sft", "prompt_format": "plain", "train_on": "all", "turns": "all", "max_seq_len": 64},
             })
         );
         assert_eq!(record.prompts(), Some(PromptFormat::Plain));
@@ -365,5 +375,10 @@ mod tests {
             "warning: not as in training: prompts are plain text, train_on = assistant, chat_template_kwargs = {\"a\":1}; in training \
              they were rendered by the chat template, train_on was all, chat_template_kwargs was not set (m/training_format.json)"
         );
+        let lengths = |length: u32| format(&[RowForm::Texts], json!({"max_seq_len": length}), json!({}));
+        let line = lengths(16).compared_with(&lengths(32), None, true);
+        assert_eq!(line, "warning: not as in training: max_seq_len = 32; in training max_seq_len was 16 ()");
+        let earlier = format(&[RowForm::Texts], json!({}), json!({}));
+        assert_eq!(earlier.compared_with(&lengths(32), None, true), "format   the chat template, as in training ()");
     }
 }

@@ -83,6 +83,26 @@ fn an_output_directory_is_its_final_model_or_else_its_newest_checkpoint_which_is
 }
 
 #[test]
+fn rows_are_as_long_as_in_training_without_its_job_file() {
+    let plain = job();
+    plain.run().success();
+    let all = evaluated(&plain, &["--model", &plain.output().join("final").display().to_string()])["tokens"].clone();
+    for (long_rows, adapter) in [("cut", None), ("drop", Some("lora"))] {
+        let job = job().set("trainer.max_seq_len", 22).set("trainer.long_rows", long_rows);
+        let job = adapter.into_iter().fold(job, |job, kind| job.set("model.adapter", kind));
+        job.run().success();
+        let tokens =
+            job.metrics().into_iter().find_map(|line| line.get("eval_tokens").cloned()).expect("an evaluation");
+        assert_ne!(tokens, all, "{long_rows}: the limit means something here");
+        for model in [job.output().join("final"), job.checkpoint(4)] {
+            let model = model.display().to_string();
+            let of_command = evaluated(&job, &["--model", &model, "--set", "trainer.batch_size=4"]);
+            assert_eq!((&of_command["tokens"], &of_command["loss"]), (&tokens, &seen(&job, 4)), "{long_rows}");
+        }
+    }
+}
+
+#[test]
 fn training_goes_on_from_the_weights_of_a_checkpoint_and_from_its_adapter() {
     for (kind, first) in [("all", job()), ("an adapter", job().set("model.adapter", "lora"))] {
         first.run().success();
