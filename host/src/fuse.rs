@@ -4,15 +4,15 @@ use std::fs;
 use std::path::Path;
 use std::rc::Rc;
 
-use mdt_plugin_api::{HostArray, HostServices, ModelCalls, ParameterSpec, Tensor};
-use serde_json::json;
+use mdt_plugin_api::{HostArray, HostServices, ModelCalls, ModelSpec, ParameterSpec, Tensor};
+use serde_json::{Map, Value, json};
 
 use crate::exit::{Failure, Status};
 use crate::export::{Card, Export, Types};
 use crate::finite::all_finite;
 use crate::job::{Job, OpenedModel};
 use crate::model::{
-    AdapterDirectory, BoundWeights, DescribedModel, Directory, Holding, Packing, Parameters, TrainedModel, as_stored,
+    Adapter, AdapterDirectory, BoundWeights, DescribedModel, Directory, Holding, Packing, Parameters, TrainedModel, as_stored,
 };
 use crate::random::Stream;
 use crate::staging;
@@ -50,6 +50,35 @@ pub enum Form {
         /// How layers are quantised.
         quantize: Option<Packing>,
     },
+}
+
+/// A model that an adapter was merged into.
+pub struct Merged {
+    /// Its weights, none of which is quantised or trained.
+    pub parameters: Parameters,
+    /// Keys that its `config.json` gets.
+    pub config: Map<String, Value>,
+    /// The parameters that are tied to others no longer.
+    pub untied: Vec<String>,
+}
+
+impl Merged {
+    /// Merges an adapter, in f32, into the weights of a job that it is trained beside; `model` is what the model is without it.
+    ///
+    /// # Errors
+    /// The weights cannot be computed.
+    pub fn of(adapter: &Adapter, model: &ModelSpec, weights: &Parameters) -> Result<Self, Failure> {
+        let specs = &model.parameters;
+        let parameters = adapter.fused(specs, weights)?;
+        let apart = adapter.fused_specs(specs);
+        let was_tied = specs.iter().zip(&apart).filter(|(before, after)| before.tied_to != after.tied_to);
+        let untied: Vec<_> = was_tied.map(|(spec, _)| spec.name.clone()).collect();
+        let mut config = model.config.clone();
+        if !untied.is_empty() {
+            config.insert("tie_word_embeddings".to_owned(), json!(false));
+        }
+        Ok(Self { parameters, config, untied })
+    }
 }
 
 /// Merges the adapter of a job, in f32, into the weights of its model, and writes what a model of its own is made of. The
@@ -127,19 +156,12 @@ fn require_new(out: &Path) -> Result<(), Failure> {
 fn write(job: &Job, opened: &OpenedModel, weights: Parameters, form: Form, out: &Path) -> Result<Vec<String>, Failure> {
     let own = job.model(&opened.directory)?;
     let specs = &own.spec().parameters;
-    let (parameters, untied) = match &opened.adapter {
-        Some(adapter) => {
-            let apart = adapter.fused_specs(specs);
-            let was_tied = specs.iter().zip(&apart).filter(|(before, after)| before.tied_to != after.tied_to);
-            (adapter.fused(specs, &weights)?, was_tied.map(|(spec, _)| spec.name.clone()).collect())
-        }
-        None if form == Form::Transformers => (weights.made_whole(specs)?, Vec::new()),
-        None => (weights, Vec::new()),
+    let unmerged = |parameters| Merged { parameters, config: own.spec().config.clone(), untied: Vec::new() };
+    let Merged { parameters, config, untied } = match &opened.adapter {
+        Some(adapter) => Merged::of(adapter, own.spec(), &weights)?,
+        None if form == Form::Transformers => unmerged(weights.made_whole(specs)?),
+        None => unmerged(weights),
     };
-    let mut config = own.spec().config.clone();
-    if !untied.is_empty() {
-        config.insert("tie_word_embeddings".to_owned(), json!(false));
-    }
     let types = Types::of(&job.resolved.settings, specs, &opened.directory)?;
     let (tokenizer, card) = (recorded(job, opened.tokenizer_files()?)?, card(job, opened, form).text());
     parameters.with_arrays(|trained| {

@@ -83,6 +83,32 @@ fn an_output_directory_is_its_final_model_or_else_its_newest_checkpoint_which_is
 }
 
 #[test]
+fn an_adapter_beside_random_weights_ends_as_a_model_of_its_own() {
+    let adapters: [&[(&str, &str)]; 4] = [
+        &[],
+        &[("model.adapter.kind", "dora"), ("checkpoint.export", "best"), ("optimizer.learning_rate", "0.05")],
+        &[("model.adapter.modules_to_save", "norm"), ("compute.dtype", "bfloat16")],
+        &[("model.quantize", "{ bits = 8, group_size = 32 }")],
+    ];
+    for settings in adapters {
+        let job = job().set("model.init", "random").set("model.adapter.kind", "lora");
+        let job = settings.iter().fold(job, |job, (key, value)| job.set(key, value));
+        assert_says(&job.run().success().stderr, &["from random weights, which the trained adapter is merged into"]);
+        let model = job.output().join("final");
+        assert!(!model.join("adapter_config.json").exists());
+        let best = |update: &u64| (seen(&job, *update).as_f64().expect("a loss") * 1e9) as u64;
+        let update = if settings.len() == 3 { [2, 4].into_iter().min_by_key(best).expect("one") } else { 4 };
+        let figures = evaluated(&job, &["--model", &model.display().to_string()]);
+        let [own, of_training] = [&figures["loss"], &seen(&job, update)].map(|loss| loss.as_f64().expect("a loss"));
+        let apart = (own - of_training).abs() / of_training;
+        println!("{settings:?}: {apart:.1e}");
+        // Merged in f32, and then rounded in the products.
+        let near = if settings.iter().any(|(_, value)| *value == "bfloat16") { 2e-3 } else { 1e-5 };
+        assert!(apart < near, "{settings:?}: {own} and {of_training}");
+    }
+}
+
+#[test]
 fn rows_are_as_long_as_in_training_without_its_job_file() {
     let plain = job();
     plain.run().success();

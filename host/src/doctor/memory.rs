@@ -24,7 +24,8 @@ fn run(subject: &Subject) -> Vec<Finding> {
 
 fn examine(job: &Job) -> Result<Finding, Failure> {
     let estimate = train::admitted(job)?;
-    let Estimate { weights, other_models, gradients, states, activations, rest, loading, files, recompute } = estimate;
+    let Estimate { weights, other_models, gradients, states, activations, rest, loading, files, merged, recompute } =
+        estimate;
     let finding = Finding::ok(format!("about {estimate}"));
     let finding = match train::available(job) {
         Some(available) => {
@@ -45,5 +46,6 @@ fn examine(job: &Job) -> Result<Finding, Failure> {
         .fact("other_bytes", rest)
         .fact("loading_bytes", loading)
         .fact("files_bytes", files)
+        .fact("merged_bytes", merged)
         .fact("checkpoint_activations", recompute))
 }

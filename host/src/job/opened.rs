@@ -198,6 +198,17 @@ impl OpenedModel {
             ))
     }
 
+    /// Whether the adapter is merged when training ends: nobody else has the random weights that it was trained beside.
+    pub fn merges_adapter(&self) -> bool {
+        self.adapter.is_some() && self.init == Init::Random
+    }
+
+    /// The bytes of the model that the adapter is merged into, as f32; 0 where it is not.
+    pub fn merged_bytes(&self) -> u64 {
+        let specs = self.of_model.iter().filter(|spec| spec.tied_to.is_none() && self.merges_adapter());
+        specs.map(|spec| (spec.elements() * size_of::<f32>()) as u64).sum()
+    }
+
     /// The files of its tokenizer.
     pub fn tokenizer_files(&self) -> Result<TokenizerFiles, Failure> {
         TokenizerFiles::of(self.directory.path(), &self.tokenizer)

@@ -48,6 +48,8 @@ pub struct Estimate {
     pub loading: u64,
     /// Files that weights are read from, which are in memory until these are loaded.
     pub files: u64,
+    /// The model that an adapter is merged into when training ends, where it is.
+    pub merged: u64,
     /// Whether layers are computed again for gradients.
     pub recompute: bool,
 }
@@ -58,12 +60,19 @@ const REST_TO_COME: u64 = 12 << 20;
 impl Estimate {
     /// The most bytes of the process at a time.
     pub fn peak(&self) -> u64 {
-        self.training().max(self.loading())
+        self.training().max(self.loading()).max(self.merging())
     }
 
     fn training(&self) -> u64 {
-        let models = self.rest + self.weights + self.other_models;
-        models + self.gradients + self.states + self.activations.unwrap_or(0)
+        self.between_updates() + self.activations.unwrap_or(0)
+    }
+
+    fn between_updates(&self) -> u64 {
+        self.rest + self.weights + self.other_models + self.gradients + self.states
+    }
+
+    fn merging(&self) -> u64 {
+        self.between_updates() + self.merged
     }
 
     fn loading(&self) -> u64 {
@@ -165,8 +174,9 @@ impl fmt::Display for Estimate {
         if self.activations.is_none() {
             write!(f, ", activations not known")?;
         }
-        if self.loading() > self.training() {
-            write!(f, "; most while weights are loaded")?;
+        if self.loading().max(self.merging()) > self.training() {
+            let when = if self.loading() > self.merging() { "weights are loaded" } else { "the adapter is merged" };
+            write!(f, "; most while {when}")?;
         }
         if self.recompute {
             write!(f, " (layers are computed again for gradients)")?;
@@ -198,6 +208,8 @@ fn estimate(job: &Job, opened: &OpenedModel, work: Work<'_>, recompute: bool) ->
         let layout = GradientLayout::of(&optimizer, &job.resolved.settings.comm, false)?;
         estimate.gradients = buffers * bytes(&model::trained(&all));
         estimate.states = optimizer.state_bytes(&layout.own()) + optimizer.update_bytes();
+        // A benchmark writes no model.
+        estimate.merged = if matches!(work, Work::Training(_)) { opened.merged_bytes() } else { 0 };
     }
     let planning = Planning::new(job.compute()?);
     let device: Rc<dyn Compute> = planning.clone();

@@ -1,15 +1,17 @@
 //! What a finished run leaves behind: the final model and the picture of the loss.
 
 use mdt_plugin_api::{Event, HostServices, ModelSpec};
+use serde_json::{Map, Value};
 
 use super::update::Learner;
 use super::{Run, observe};
 use crate::checkpoint::{Checkpoint, Evaluated, copy_elements};
-use crate::config::Exported;
+use crate::config::{Exported, Init};
 use crate::exit::{Failure, Status};
 use crate::export::Export;
+use crate::fuse::Merged;
 use crate::metrics;
-use crate::model::{Parameters, as_stored};
+use crate::model::{OWN, Parameters, WrittenAdapter, as_stored};
 use crate::progress;
 use crate::storage::{Array, TypedArray};
 
@@ -36,19 +38,38 @@ impl Run<'_> {
         let (source, tokenizer, types) = (&self.model, &self.tokenizer_files, &self.types);
         let cancelled = || job.services.cancelled();
         let packing = job.quantize(&self.model)?;
-        // An adapter is written without its model.
+        // An adapter is written without its model, unless nobody else has that.
         let whole = adapter.is_none();
-        let write = |trained: &[Array<'_>], frozen: &[Array<'_>], quantised: &[TypedArray<'_>]| {
-            let adapter = adapter
-                .as_ref()
-                .map(|adapter| adapter.written(described.spec(), &source.place(), &as_stored(specs, trained)));
-            let (parameters, adapter) = (as_stored(specs, &[trained, frozen].concat()), adapter.as_ref());
-            let parameters = parameters.as_slice();
+        let base = match &adapter {
+            Some(adapter) if job.resolved.settings.model.init == Init::Random => Some((adapter, job.model(source)?)),
+            _ => None,
+        };
+        let export = |config: &Map<String, Value>,
+                      parameters: &[Array<'_>],
+                      quantised: &[TypedArray<'_>],
+                      adapter: Option<&WrittenAdapter>| {
             let export =
                 Export { source, tokenizer, config, parameters, quantised, types, packing, adapter, card: None };
             export.write(output, &cancelled).map_err(|failure| match failure.status() {
                 Status::Interrupted => failure.at(checkpoint.display()).help(help),
                 _ => failure,
+            })
+        };
+        let write = |trained: &[Array<'_>], frozen: &[Array<'_>], quantised: &[TypedArray<'_>]| {
+            let adapter = adapter
+                .as_ref()
+                .map(|adapter| adapter.written(described.spec(), &source.place(), &as_stored(specs, trained)));
+            export(config, &as_stored(specs, &[trained, frozen].concat()), quantised, adapter.as_ref())
+        };
+        let write_all = |parameters: &Parameters| {
+            let Some((adapter, base)) = &base else { return with_all_arrays(parameters, whole, write) };
+            let merged = Merged::of(adapter, base.spec(), parameters)?;
+            parameters.with_arrays(|trained| {
+                let of_trainer = trained.iter().filter(|array| array.name.starts_with(OWN)).copied();
+                let of_trainer: Vec<_> = of_trainer.collect();
+                merged
+                    .parameters
+                    .with_frozen_arrays(|of_model| export(&merged.config, &as_stored(specs, &[of_model, &of_trainer].concat()), &[], None))
             })
         };
         let peers = &self.peers;
@@ -57,11 +78,9 @@ impl Run<'_> {
                 let checkpoint = Checkpoint::open(&store.path(best.update)).map_err(|failure| {
                     failure.because("it is the best one, which `checkpoint.export` asks for").help(EXPORT_LAST)
                 })?;
-                if learner.optimizer.has_evaluation_weights() {
+                if learner.optimizer.has_evaluation_weights() || base.is_some() {
                     learner.restore(&checkpoint)?;
-                    learner.with_evaluation_weights(peers, best.update, |learner| {
-                        with_all_arrays(&learner.parameters, whole, write)
-                    })?
+                    learner.with_evaluation_weights(peers, best.update, |learner| write_all(&learner.parameters))?
                 } else {
                     let Learner { parameters, accumulator, .. } = learner;
                     let memory = accumulator.buffer(parameters.elements());
@@ -70,9 +89,7 @@ impl Run<'_> {
                     })?
                 }
             }
-            _ => learner.with_evaluation_weights(peers, self.done, |learner| {
-                with_all_arrays(&learner.parameters, whole, write)
-            })?,
+            _ => learner.with_evaluation_weights(peers, self.done, |learner| write_all(&learner.parameters))?,
         };
         let picture = metrics::read_losses(&output.join(metrics::FILE))
             .and_then(|curve| metrics::write_picture(output, &format!("Loss of {}", output.display()), &curve));

@@ -33,6 +33,8 @@ impl Run<'_> {
             HumanCount((trained + frozen) as u64),
             if frozen > 0 { format!(", {} of them trained", HumanCount(trained as u64)) } else { String::new() },
             match settings.model.init {
+                Init::Random if self.learner.objective.adapter.is_some() =>
+                    "from random weights, which the trained adapter is merged into at the end",
                 Init::Random => "from random weights",
                 Init::Pretrained => "pretrained",
             }
