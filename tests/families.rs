@@ -341,13 +341,8 @@ fn tensors_that_no_parameter_takes_are_reported_and_other_names_are_found() {
 
 /// The tensors of a file, those of all experts in two as transformers 5 has them in memory.
 fn with_fused_experts(file: &Path, target: &Path) {
-    type Tensor = (safetensors::Dtype, Vec<usize>, Vec<u8>);
-    let bytes = fs::read(file).expect("the weights");
-    let read = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
-    let mut tensors = BTreeMap::<String, Tensor>::new();
-    let mut experts = BTreeMap::<(String, usize), BTreeMap<&str, Tensor>>::new();
-    for (name, view) in read.tensors() {
-        let tensor = (view.dtype(), view.shape().to_vec(), view.data().to_vec());
+    let (mut tensors, mut experts) = (Tensors::new(), BTreeMap::<(String, usize), BTreeMap<&str, Tensor>>::new());
+    for (name, tensor) in stored_in(file) {
         let name = name.replace("block_sparse_moe", "mlp");
         match name.split_once(".experts.") {
             None => drop(tensors.insert(name, tensor)),
@@ -394,9 +389,54 @@ fn experts_that_stand_in_one_tensor_are_read_to_the_same_bits() {
         assert!(!run.run().success().stderr.contains("taken by no parameter"), "{name}");
         let plain = one_update(self::job(name));
         plain.run().success();
-        // They are written as transformers writes them unless it is told otherwise: a tensor for each expert.
-        assert!(run.final_weights() == plain.final_weights(), "{name}");
+        // As transformers 5 does: what was read as one tensor is written as one.
+        let [written, of_experts] = [&run, &plain].map(|job| job.output().join("final"));
+        let expected = plain.directory().join("fused.safetensors");
+        with_fused_experts(&of_experts.join("model.safetensors"), &expected);
+        assert!(stored(&written) == stored_in(&expected), "{name}");
+        let logits = |model: &Path| families::open_at(name, model).logits(2, &ids);
+        assert!(logits(&written) == logits(&of_experts), "{name}");
     }
+}
+
+#[test]
+fn experts_in_one_tensor_are_rounded_as_others_are_and_taken_apart_for_mlx() {
+    let name = "qwen3_moe";
+    let job = one_update(job(name)).set("checkpoint.export_dtype", "bfloat16");
+    let model = edited(&job, name, |_| ());
+    with_fused_experts(&families::file(name, "model/model.safetensors"), &model.join("model.safetensors"));
+    let run = job.set("model.path", model.display());
+    run.run().success();
+    let plain = one_update(self::job(name)).set("checkpoint.export_dtype", "bfloat16");
+    plain.run().success();
+    let [written, of_experts] = [&run, &plain].map(|job| job.output().join("final"));
+    let fused = plain.directory().join("fused.safetensors");
+    with_fused_experts(&of_experts.join("model.safetensors"), &fused);
+    assert!(stored(&written) == stored_in(&fused));
+    for (form, expected) in [("mlx", stored(&of_experts)), ("transformers", stored_in(&fused))] {
+        let out = run.directory().join(form);
+        let [model, place] = [&written, &out].map(|path| path.display().to_string());
+        mdt_tests::run(["export", "--model", &model, "--out", &place, "--to", form]).success();
+        assert!(stored(&out) == expected, "{form}");
+    }
+}
+
+/// Type, shape and bytes.
+type Tensor = (safetensors::Dtype, Vec<usize>, Vec<u8>);
+type Tensors = BTreeMap<String, Tensor>;
+
+/// The tensors of a model's file.
+fn stored(model: &Path) -> Tensors {
+    stored_in(&model.join("model.safetensors"))
+}
+
+fn stored_in(file: &Path) -> Tensors {
+    let bytes = fs::read(file).expect("the weights");
+    let read = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+    let tensor = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {
+        (name, (view.dtype(), view.shape().to_vec(), view.data().to_vec()))
+    };
+    read.tensors().into_iter().map(tensor).collect()
 }
 
 /// All families of the built-in plugin have a row in the table above.

@@ -11,6 +11,7 @@ use crate::exit::{Failure, Status};
 use crate::model::{Directory, OWN, Packing, WrittenAdapter};
 use crate::storage::{self, Array, Staged, StoredArray, TypedArray, unwritable};
 use crate::tokenizer_files::TokenizerFiles;
+use mdt_plugin_api::ParameterSpec;
 use serde_json::{Map, Value};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,11 +28,13 @@ pub struct Export<'a> {
     pub tokenizer: &'a TokenizerFiles,
     /// Keys that its `config.json` gets, as the model plugin says.
     pub config: &'a Map<String, Value>,
-    /// All parameters that are not quantised, named as in the model's files, and the trainer's own.
+    /// All parameters that are not quantised, and the trainer's own.
     pub parameters: &'a [Array<'a>],
+    /// What the model plugin says of them.
+    pub specs: &'a [ParameterSpec],
     /// The words, scales and biases of those that are.
     pub quantised: &'a [TypedArray<'a>],
-    /// The types of those that are not, in the files that are written.
+    /// The form of those that are not, in the files that are written.
     pub types: &'a Types,
     /// How the job quantised them; `None` where they are as in the model's files.
     pub packing: Option<Packing>,
@@ -83,8 +86,8 @@ impl<'a> Export<'a> {
                     true => config::trained(self.source.config(), self.config, self.types.main()),
                     false => config::quantised(self.source.config(), self.config, self.packing),
                 };
-                let whole = self.parameters.iter().filter(|array| own(array).is_none());
-                let mut of_model = whole.map(|array| self.types.stored(array)).collect::<Result<Vec<_>, _>>()?;
+                let whole: Vec<_> = self.parameters.iter().filter(|array| own(array).is_none()).copied().collect();
+                let mut of_model = self.types.stored(self.specs, &whole)?;
                 of_model.extend(self.quantised.iter().map(|&array| StoredArray::from(array)));
                 write_json(staged.path(), "config.json", &config)
                     .and_then(|()| weights::write(staged.path(), &of_model, shard_bytes, &proceed))

@@ -12,7 +12,7 @@ use crate::export::{Card, Export, Types};
 use crate::finite::all_finite;
 use crate::job::{Job, OpenedModel};
 use crate::model::{
-    Adapter, AdapterDirectory, BoundWeights, DescribedModel, Directory, Holding, Packing, Parameters, TrainedModel, as_stored,
+    Adapter, AdapterDirectory, BoundWeights, DescribedModel, Directory, Holding, Packing, Parameters, TrainedModel,
 };
 use crate::random::Stream;
 use crate::staging;
@@ -163,6 +163,7 @@ fn write(job: &Job, opened: &OpenedModel, weights: Parameters, form: Form, out: 
         None => unmerged(weights),
     };
     let types = Types::of(&job.resolved.settings, specs, &opened.directory)?;
+    let types = if form == Form::Transformers { types } else { types.taken_apart() };
     let (tokenizer, card) = (recorded(job, opened.tokenizer_files()?)?, card(job, opened, form).text());
     parameters.with_arrays(|trained| {
         parameters.with_frozen_arrays(|frozen| {
@@ -171,7 +172,8 @@ fn write(job: &Job, opened: &OpenedModel, weights: Parameters, form: Form, out: 
                     source: &opened.directory,
                     tokenizer: &tokenizer,
                     config: &config,
-                    parameters: &as_stored(specs, &[trained, frozen].concat()),
+                    parameters: &[trained, frozen].concat(),
+                    specs,
                     quantised,
                     types: &types,
                     packing: None,
@@ -190,7 +192,7 @@ fn write_quantised(job: &Job, opened: &OpenedModel, whole: &Path, packing: Packi
     let directory = Directory::open(whole)?;
     let own = job.model(&directory)?;
     let specs: Vec<ParameterSpec> = own.spec().parameters.iter().cloned().map(ParameterSpec::frozen).collect();
-    let types = Types::of_source(&specs, &directory)?;
+    let types = Types::of_source(&specs, &directory)?.taken_apart();
     let tokenizer = recorded(job, TokenizerFiles::of(directory.path(), &job.tokenizer(&directory)?)?)?;
     let form = Form::Mlx { quantize: Some(packing) };
     let card = card(job, opened, form).text();
@@ -202,7 +204,8 @@ fn write_quantised(job: &Job, opened: &OpenedModel, whole: &Path, packing: Packi
                 source: &directory,
                 tokenizer: &tokenizer,
                 config: &own.spec().config,
-                parameters: &as_stored(&specs, frozen),
+                parameters: frozen,
+                specs: &specs,
                 quantised,
                 types: &types,
                 packing: Some(packing),

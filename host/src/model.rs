@@ -36,7 +36,7 @@ pub use forward::{Randomness, Training};
 pub use freeze::freeze;
 pub use holding::Holding;
 pub use packing::Packing;
-pub use parameters::{Names, Parameters, Start, as_stored};
+pub use parameters::{Names, Parameters, Start, StoredForm, as_stored};
 pub use planned::loading_bytes;
 pub use precision::Precision;
 pub use right_tokens::RightTokens;

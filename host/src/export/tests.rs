@@ -37,6 +37,7 @@ fn export<'a>(source: &'a Directory, parameters: &'a [Array<'a>]) -> Export<'a> 
         tokenizer: Box::leak(Box::new(of(source.path(), files))),
         config: &NONE,
         parameters,
+        specs: &[],
         quantised: &[],
         types: Box::leak(Box::default()),
         packing: None,

@@ -1,4 +1,4 @@
-//! The element types that the trained model is written in.
+//! The form of the files that the trained model is written to: element types, and whether experts stand in one tensor.
 
 use std::collections::HashMap;
 
@@ -7,16 +7,18 @@ use mdt_plugin_api::{Dtype, ParameterSpec};
 
 use crate::config::{ExportDtype, Init, Settings};
 use crate::exit::{Failure, Status};
-use crate::model::{Directory, Parameters};
-use crate::storage::{Array, StoredArray};
+use crate::model::{Directory, Parameters, StoredForm, as_stored};
+use crate::storage::{Array, StoredArray, TypedArray};
 
-/// The type of each tensor in the files that are written.
+/// The type of each tensor in the files that are written, and which parameters are joined there.
 #[derive(Debug, Default)]
 pub struct Types {
     /// Where they are not all of one type.
     by_name: HashMap<String, Dtype>,
     /// That of most, which `config.json` names; f32 where nothing is known.
     main: Option<Dtype>,
+    /// Names of files for parameters that are written as the source has them, see [`StoredForm::joined`].
+    joined: HashMap<String, String>,
 }
 
 impl Types {
@@ -31,14 +33,23 @@ impl Types {
     /// # Errors
     /// The model's files cannot be read.
     pub fn of(settings: &Settings, specs: &[ParameterSpec], source: &Directory) -> Result<Self, Failure> {
-        Ok(match (settings.checkpoint.export_dtype, settings.model.init) {
-            (ExportDtype::Float32, _) => Self::all(Dtype::F32),
-            (ExportDtype::Bfloat16, _) => Self::all(Dtype::BF16),
-            (ExportDtype::Float16, _) => Self::all(Dtype::F16),
-            (ExportDtype::Auto, _) if source.drawn().is_some() => Self::all(source.dtype().unwrap_or(Dtype::F32)),
-            (ExportDtype::Auto, Init::Random) => Self::all(source.dtype().unwrap_or(Dtype::F32)),
-            (ExportDtype::Auto, Init::Pretrained) => Self::of_source(specs, source)?,
+        let own = match settings.model.init {
+            Init::Pretrained if source.drawn().is_none() => Self::of_source(specs, source)?,
+            _ => Self::all(source.dtype().unwrap_or(Dtype::F32)),
+        };
+        let all = |dtype| Self { joined: own.joined.clone(), ..Self::all(dtype) };
+        Ok(match settings.checkpoint.export_dtype {
+            ExportDtype::Float32 => all(Dtype::F32),
+            ExportDtype::Bfloat16 => all(Dtype::BF16),
+            ExportDtype::Float16 => all(Dtype::F16),
+            ExportDtype::Auto => own,
         })
+    }
+
+    /// The same with a tensor for each expert, which is all that mlx-lm reads.
+    #[must_use]
+    pub fn taken_apart(self) -> Self {
+        Self { joined: HashMap::new(), ..self }
     }
 
     /// Each tensor in the type that files have it in.
@@ -46,7 +57,8 @@ impl Types {
     /// # Errors
     /// The model's files cannot be read.
     pub fn of_source(specs: &[ParameterSpec], source: &Directory) -> Result<Self, Failure> {
-        Ok(Self::of_files(Parameters::stored_types(specs, source)?))
+        let StoredForm { types, joined } = Parameters::stored_form(specs, source)?;
+        Ok(Self { joined, ..Self::of_files(types) })
     }
 
     /// Each tensor in its own type, of tensors with so many elements.
@@ -54,17 +66,50 @@ impl Types {
         let elements = |of: Dtype| tensors.iter().filter(|(_, dtype, _)| *dtype == of).map(|(.., count)| count).sum();
         // Of as many elements in two types, the wider one.
         let main = [Dtype::F16, Dtype::BF16, Dtype::F32].into_iter().max_by_key(|&dtype| -> usize { elements(dtype) });
-        Self { by_name: tensors.into_iter().map(|(name, dtype, _)| (name, dtype)).collect(), main }
+        let by_name = tensors.into_iter().map(|(name, dtype, _)| (name, dtype)).collect();
+        Self { by_name, main, joined: HashMap::new() }
     }
 
-    /// A tensor as its file has it.
+    /// Parameters as the tensors of their files.
     ///
     /// # Errors
     /// A finite number that the type of the file has not.
-    pub(super) fn stored<'a>(&self, array: &Array<'a>) -> Result<StoredArray<'a>, Failure> {
-        let dtype = self.of_tensor(array.name);
+    pub(super) fn stored<'a>(
+        &'a self,
+        specs: &'a [ParameterSpec],
+        parameters: &[Array<'a>],
+    ) -> Result<Vec<StoredArray<'a>>, Failure> {
+        let half_of = |array: &Array<'_>, file: &str| {
+            let half = specs.iter().find(|spec| spec.name == array.name)?.half_of.as_ref()?;
+            (half.name == file).then_some(half.second)
+        };
+        let other_half = |own: &Array<'a>, file: &str| {
+            let is_other = |array: &&Array<'_>| array.name != own.name && half_of(array, file).is_some();
+            parameters.iter().find(is_other).copied()
+        };
+        let (mut apart, mut stored) = (Vec::new(), Vec::new());
+        for array in parameters {
+            let file = self.joined.get(array.name).map(String::as_str);
+            match file.map(|file| (file, half_of(array, file), other_half(array, file))) {
+                // A half whose other one is quantised is no longer a half.
+                None | Some((_, Some(_), None)) => apart.push(*array),
+                Some((_, Some(true), Some(_))) => {}
+                Some((name, Some(false), Some(second))) => {
+                    require_held(&second, self.of_tensor(name))?;
+                    let second_halves = Some(TypedArray::from(second).bytes);
+                    stored.push(StoredArray { second_halves, ..self.stored_as(name, array)? });
+                }
+                Some((name, None, _)) => stored.push(self.stored_as(name, array)?),
+            }
+        }
+        let apart = as_stored(specs, &apart).into_iter().map(|array| self.stored_as(array.name, &array));
+        Ok(apart.chain(stored.into_iter().map(Ok)).collect::<Result<_, _>>()?)
+    }
+
+    fn stored_as<'a>(&self, name: &'a str, array: &Array<'a>) -> Result<StoredArray<'a>, Failure> {
+        let dtype = self.of_tensor(name);
         require_held(array, dtype)?;
-        Ok(StoredArray { array: (*array).into(), dtype })
+        Ok(StoredArray { dtype, ..Array { name, ..*array }.into() })
     }
 
     fn of_tensor(&self, name: &str) -> Dtype {

@@ -129,33 +129,38 @@ impl Parameters {
         }
     }
 
-    /// Name, type and number of elements of each tensor that the model's files have of its parameters; those that are quantised are
-    /// left out.
+    /// The tensors that the model's files have of its parameters; those that are quantised are left out.
     ///
     /// # Errors
     /// As [`Parameters::read`].
-    pub fn stored_types(
-        specs: &[ParameterSpec],
-        directory: &Directory,
-    ) -> Result<Vec<(String, Dtype, usize)>, Failure> {
+    pub fn stored_form(specs: &[ParameterSpec], directory: &Directory) -> Result<StoredForm, Failure> {
         // Checkpoints are float32 whatever the model is.
         let files = Files::open(&directory.without_checkpoints())?;
-        let mut types = Vec::new();
+        let (mut form, mut aliases) = (StoredForm::default(), Vec::new());
         for spec in specs.iter().filter(|spec| spec.tied_to.is_none()) {
             let stored = files.read_one(spec, specs)?;
             if stored.packing.is_some() {
                 continue;
             }
-            // A tensor that files have under another name is written under the parameter's own.
-            let names = match spec.stacked_from.as_slice() {
-                [] => std::slice::from_ref(&spec.name),
-                parts => parts,
+            let Some(&(first, _)) = stored.tensors.first() else { continue };
+            let is_stacked = !spec.stacked_from.is_empty();
+            if is_stacked && !spec.stacked_from.iter().any(|part| part == first) {
+                form.joined.insert(spec.name.clone(), first.to_owned());
+            } else if !is_stacked && *first != spec.name {
+                aliases.push((spec.name.clone(), first.to_owned()));
+            }
+            let of_files = |(name, array): &(&str, HostArrayRef<'_>)| {
+                // A tensor that files have under another name is written under the parameter's own.
+                let name = if is_stacked { *name } else { spec.name.as_str() };
+                (name.to_owned(), array.dtype, array.shape.iter().product())
             };
-            // A stacked parameter may also be one tensor there.
-            let tensors = names.iter().zip(stored.tensors.iter().cycle());
-            types.extend(tensors.map(|(name, (_, array))| (name.clone(), array.dtype, array.shape.iter().product())));
+            form.types.extend(stored.tensors.iter().map(of_files));
         }
-        Ok(types)
+        // Names of one scheme belong together.
+        if !form.joined.is_empty() {
+            form.joined.extend(aliases);
+        }
+        Ok(form)
     }
 
     /// For so many parameters starting values are drawn at a time.
@@ -424,6 +429,16 @@ impl Parameters {
     pub fn names(&self) -> &Rc<Names> {
         &self.names
     }
+}
+
+/// How files have the parameters of a model.
+#[derive(Debug, Default)]
+pub struct StoredForm {
+    /// Name, type and number of elements of each tensor; that of a half is one for each entry of the first axis.
+    pub types: Vec<(String, Dtype, usize)>,
+    /// Where experts stand in one tensor: the parameters that files have under other names than their own or of their parts, and
+    /// these names. Two halves have the same.
+    pub joined: HashMap<String, String>,
 }
 
 /// Parameters as the tensors that files have: each that is stacked is taken apart.

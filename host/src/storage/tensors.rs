@@ -41,19 +41,42 @@ pub struct TypedArray<'a> {
 pub(crate) struct StoredArray<'a> {
     pub(crate) array: TypedArray<'a>,
     pub(crate) dtype: Dtype,
+    /// The elements of another array of the same shape, whose entries along the first axis follow those of `array` one by one: as
+    /// one tensor of the file, the second axis of which is twice as long.
+    pub(crate) second_halves: Option<&'a [u8]>,
 }
 
 impl StoredArray<'_> {
     /// How many bytes of a file it takes.
     pub(crate) fn bytes(&self) -> u64 {
-        (self.array.bytes.len() / self.array.dtype.size().max(1) * self.dtype.size()) as u64
+        let bytes = self.array.bytes.len() + self.second_halves.map_or(0, <[u8]>::len);
+        (bytes / self.array.dtype.size().max(1) * self.dtype.size()) as u64
     }
 
-    /// Writes its elements, rounded to the nearest of the file's type, ties to even.
+    /// Its shape in the file.
+    fn shape(&self) -> Vec<usize> {
+        let mut shape = self.array.shape.to_vec();
+        if self.second_halves.is_some() {
+            shape[1] *= 2;
+        }
+        shape
+    }
+
+    /// Writes its elements.
     fn write(&self, file: &mut dyn io::Write) -> io::Result<()> {
+        let first = self.array.bytes;
+        let Some(second) = self.second_halves else { return self.write_elements(first, file) };
+        let half = (first.len() / self.array.shape[0].max(1)).max(1);
+        first.chunks(half).zip(second.chunks(half)).try_for_each(|(first, second)| {
+            self.write_elements(first, file)?;
+            self.write_elements(second, file)
+        })
+    }
+
+    /// Writes elements, rounded to the nearest of the file's type, ties to even.
+    fn write_elements(&self, bytes: &[u8], file: &mut dyn io::Write) -> io::Result<()> {
         const BLOCK: usize = 16 * 1024;
-        let TypedArray { dtype, bytes, .. } = self.array;
-        if dtype == self.dtype {
+        if self.array.dtype == self.dtype {
             return bytes.chunks(BLOCK).try_for_each(|block| file.write_all(block));
         }
         let mut halves = [0u16; BLOCK / 4];
@@ -73,7 +96,7 @@ impl StoredArray<'_> {
 
 impl<'a> From<TypedArray<'a>> for StoredArray<'a> {
     fn from(array: TypedArray<'a>) -> Self {
-        Self { array, dtype: array.dtype }
+        Self { array, dtype: array.dtype, second_halves: None }
     }
 }
 
@@ -141,7 +164,7 @@ fn header(arrays: &[StoredArray<'_>], metadata: &[(&str, &str)]) -> Result<Vec<u
         return Err(format!("two arrays are named `{}`", twice.array.name).into());
     }
     let mut start = 0;
-    let tensors = arrays.iter().map(|stored_array @ &StoredArray { array, dtype }| {
+    let tensors = arrays.iter().map(|stored_array @ &StoredArray { array, dtype, .. }| {
         let is_possible = dtype == array.dtype
             || array.dtype == Dtype::F32 && matches!(dtype, Dtype::F16 | Dtype::BF16) && array.bytes.len() % 4 == 0;
         if !is_possible {
@@ -150,7 +173,7 @@ fn header(arrays: &[StoredArray<'_>], metadata: &[(&str, &str)]) -> Result<Vec<u
         let end = start + stored_array.bytes() as usize;
         let data_offsets = (std::mem::replace(&mut start, end), end);
         let dtype = stored(dtype).ok_or_else(|| format!("safetensors cannot hold {dtype}"))?;
-        Ok((array.name.to_owned(), TensorInfo { dtype, shape: array.shape.to_vec(), data_offsets }))
+        Ok((array.name.to_owned(), TensorInfo { dtype, shape: stored_array.shape(), data_offsets }))
     });
     let tensors = tensors.collect::<Result<Vec<_>, String>>()?;
     let metadata: HashMap<_, _> = metadata.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
@@ -215,7 +238,7 @@ mod tests {
             .collect();
         let shape = [data.len()];
         let array = TypedArray::from(Array { name: "a", shape: &shape, data: &data });
-        write_tensors(&path, &[StoredArray { array, dtype: Dtype::BF16 }], &[], &|| Ok(())).unwrap();
+        write_tensors(&path, &[StoredArray { array, dtype: Dtype::BF16, second_halves: None }], &[], &|| Ok(())).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let found: Vec<u16> =

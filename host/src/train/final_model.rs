@@ -49,7 +49,7 @@ impl Run<'_> {
                       quantised: &[TypedArray<'_>],
                       adapter: Option<&WrittenAdapter>| {
             let export =
-                Export { source, tokenizer, config, parameters, quantised, types, packing, adapter, card: None };
+                Export { source, tokenizer, config, parameters, specs, quantised, types, packing, adapter, card: None };
             export.write(output, &cancelled).map_err(|failure| match failure.status() {
                 Status::Interrupted => failure.at(checkpoint.display()).help(help),
                 _ => failure,
@@ -59,7 +59,7 @@ impl Run<'_> {
             let adapter = adapter
                 .as_ref()
                 .map(|adapter| adapter.written(described.spec(), &source.place(), &as_stored(specs, trained)));
-            export(config, &as_stored(specs, &[trained, frozen].concat()), quantised, adapter.as_ref())
+            export(config, &[trained, frozen].concat(), quantised, adapter.as_ref())
         };
         let write_all = |parameters: &Parameters| {
             let Some((adapter, base)) = &base else { return with_all_arrays(parameters, whole, write) };
@@ -69,7 +69,7 @@ impl Run<'_> {
                 let of_trainer: Vec<_> = of_trainer.collect();
                 merged
                     .parameters
-                    .with_frozen_arrays(|of_model| export(&merged.config, &as_stored(specs, &[of_model, &of_trainer].concat()), &[], None))
+                    .with_frozen_arrays(|of_model| export(&merged.config, &[of_model, &of_trainer].concat(), &[], None))
             })
         };
         let peers = &self.peers;
