@@ -172,19 +172,91 @@ fn ranks_tokenize_their_own_rows_and_share_what_is_kept() {
 }
 
 #[test]
-fn what_needs_all_rows_cannot_be_lazy() {
-    for (key, value) in [("trainer.packing", "best_fit"), ("trainer.bucketing", "true"), ("data.deduplicate", "true")] {
-        let failure = job(true).set(key, value).run().failure(2);
-        assert_says(&failure, &["`data.lazy` is true", &format!("`{key}` needs to know all rows")]);
+fn rows_are_placed_by_lengths_alone_to_the_bits_of_rows_that_are_read_whole() {
+    let (packed, split) = (("trainer.packing", "best_fit"), ("trainer.long_rows", "split"));
+    let short = ("trainer.max_seq_len", "16");
+    let (once, split_off) = (("data.deduplicate", "true"), ("data.eval_split", "5"));
+    for keys in [
+        &[packed, ("trainer.max_seq_len", "64")][..],
+        &[("trainer.bucketing", "true")],
+        &[once],
+        &[split, short],
+        &[packed, split, short, once, split_off],
+        &[("trainer.bucketing", "true"), split_off, ("data.limit", "20")],
+        &[packed, ("data.on_bad_row", "skip"), ("trainer.long_rows", "drop"), ("trainer.max_seq_len", "24")],
+    ] {
+        let [whole, lazy] = [false, true].map(|lazy| {
+            let job = keys.iter().fold(job(lazy), |job, (key, value)| job.set(key, value));
+            let rows = fs::read_to_string(job.directory().join("train.jsonl")).expect("the rows of the job");
+            let bad = if keys.len() == 4 { "{\"prompt\": \"a\", \"completion\": 3}\n" } else { "" };
+            let again = rows.lines().take(3).collect::<Vec<_>>().join("\n");
+            job.file("train.jsonl", format!("{bad}{rows}\n{again}\n{bad}"));
+            job
+        });
+        let lines = |stderr: &str| -> Vec<String> {
+            // That `data.limit` ends reading is only said where reading is one step.
+            let start = |line: &&str| {
+                let is_one = ["data ", "held out", "plan "].iter().any(|name| line.starts_with(name));
+                is_one && !line.starts_with("data     reading ends")
+            };
+            let lines = stderr.lines().filter(start);
+            let of = |line: &str| line.replace(&lazy.directory().display().to_string(), "");
+            lines.map(|line| of(line).replace(&whole.directory().display().to_string(), "")).collect()
+        };
+        let expected = lines(&whole.run().success().stderr);
+        let taken = "; tokens are taken from the cache when their turn comes";
+        let run = lazy.run().success();
+        assert_eq!(lines(&run.stderr.replace(taken, "")), expected, "{keys:?}");
+        assert_says(&run.stderr, &[taken]);
+        assert_same(&whole, &lazy);
+        // From the cache, and after a resume in the middle.
+        fs::remove_dir_all(lazy.output().join("final")).expect("the trained model");
+        for update in lazy.updates().len() as u64 - 2..=lazy.updates().len() as u64 {
+            fs::remove_dir_all(lazy.checkpoint(update)).expect("one of the last checkpoints");
+        }
+        lazy.run().success();
+        assert_same(&whole, &lazy);
     }
+}
+
+#[test]
+fn rows_without_anything_to_train_are_refused_as_where_they_are_read_whole() {
+    let job = |lazy| job(lazy).set("trainer.packing", "best_fit").set("trainer.max_seq_len", 4);
+    let [whole, lazy] = [false, true].map(|lazy| {
+        let job = job(lazy);
+        let place = job.directory().display().to_string();
+        job.run().failure(4).replace(&place, "")
+    });
+    assert_says(&whole, &["none of the 23 rows has anything to train"]);
+    assert_eq!(whole, lazy);
+}
+
+#[test]
+fn ranks_pack_the_same_rows() {
+    let job = || job(true).set("compute.threads", 1).set("trainer.packing", "best_fit").set("trainer.max_seq_len", 64);
+    let (alone, together) = (job(), job().set("trainer.gradient_accumulation_steps", 1));
+    alone.run().success();
+    let mut launch = command();
+    launch.args(["launch", "-n", "2"]).args(together.arguments()).args(["--set", "comm.use=grpc"]);
+    Process::start(&mut launch).end().success();
+    assert_same(&alone, &together);
+}
+
+#[test]
+fn what_is_only_read_from_its_beginning_cannot_be_lazy() {
     let job = job(true);
     let compressed = root().join("tests/fixtures/data/train.jsonl.gz");
     let failure = job.set("data.train", compressed.display()).set("data.cache", false).run().failure(2);
-    assert_says(&failure, &["train.jsonl.gz is read from its beginning"]);
+    assert_says(&failure, &["`data.lazy` is true", "train.jsonl.gz is read from its beginning"]);
 }
 
 #[test]
 fn data_preview_shows_the_first_rows_without_reading_all() {
-    let run = job(true).set("data.shuffle_buffer", 5).run_with(&["data", "preview"]).success();
-    assert_says(&run.stderr, &["these are totals of the first 5"]);
+    for packing in ["none", "best_fit"] {
+        let job = job(true).set("data.shuffle_buffer", 5).set("trainer.packing", packing);
+        let run = job.run_with(&["data", "preview"]).success();
+        assert_says(&run.stderr, &["these are totals of the first 5"]);
+        assert_eq!(run.stdout.contains("packed"), packing == "best_fit", "{}", run.stdout);
+        assert!(segments(&job).is_empty(), "not all rows are encoded");
+    }
 }

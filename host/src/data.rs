@@ -4,16 +4,19 @@ mod bad_rows;
 mod cache;
 mod chain;
 mod content;
+mod counts;
 mod dataset;
 mod hub_sources;
 mod items;
 mod lane;
 mod length;
 mod long_rows;
+mod measured;
 mod notes;
 mod on_demand;
 pub mod packing;
 mod parts;
+mod places;
 mod read;
 mod row_location;
 mod row_order;
@@ -26,7 +29,7 @@ use std::collections::BTreeSet;
 use indicatif::HumanCount;
 use mdt_plugin_api::Example;
 
-use crate::config::{EvalSplit, Packing};
+use crate::config::{EvalSplit, Packing, Settings};
 use crate::exit::{Failure, Status};
 use crate::job::Job;
 use crate::progress;
@@ -34,12 +37,14 @@ use crate::random::Stream;
 pub use bad_rows::{BadRow, BadRows, FILE as BAD_ROWS, is_of_a_row};
 pub use chain::ReadRow;
 use chain::{Chain, Opened};
+use counts::Counts;
 pub use dataset::Dataset;
+use dataset::Known;
 pub use items::{EncodedRow, Encoder, ItemLimits};
 use length::Reading;
 pub use long_rows::{LongRows, Part};
 pub use notes::Notes;
-pub use on_demand::OnDemand;
+pub use on_demand::{BatchOnDemand, OnDemand};
 use read::Reader;
 pub use row_location::{RowLocation, describe};
 pub use row_order::Plan;
@@ -49,11 +54,11 @@ pub use streamed::{Cursor, Rows, Streamed};
 /// The rows that a job trains on.
 pub enum Training {
     /// All of them, read before the first update.
-    Whole(Dataset),
+    Whole(Box<Dataset>),
     /// Read when their turn comes, in the order of the former.
-    OnDemand(OnDemand),
+    OnDemand(Box<OnDemand>),
     /// Read while training goes on.
-    Streamed(Streamed),
+    Streamed(Box<Streamed>),
 }
 
 /// What a job trains on and evaluates.
@@ -75,6 +80,11 @@ pub struct Data {
 /// A source or row cannot be used; there is nothing to train or nothing to evaluate; the rows do not fit in memory; the
 /// number of updates is not known.
 pub fn read(job: &Job, encoder: &Encoder, tokenizer: &str) -> Result<Data, Failure> {
+    read_all(job, encoder, tokenizer, true)
+}
+
+/// The same; `measures` says whether rows that are read when their turn comes are measured where lengths matter.
+fn read_all(job: &Job, encoder: &Encoder, tokenizer: &str, measures: bool) -> Result<Data, Failure> {
     let settings = &job.resolved.settings;
     let data = &settings.data;
     let mut reader = Reader::new(job, encoder);
@@ -100,21 +110,27 @@ pub fn read(job: &Job, encoder: &Encoder, tokenizer: &str) -> Result<Data, Failu
             None => read_held_out(job, &mut reader, tokenizer)?,
         };
         let rows = rows.map(|rows| (rows - streamed.held_out()) as usize);
-        return Ok(Data { train: Training::Streamed(streamed), held_out, rows, fingerprint });
+        return Ok(Data { train: Training::Streamed(Box::new(streamed)), held_out, rows, fingerprint });
     }
     let sources = match OnDemand::of(job, encoder, sources, tokenizer)? {
         Ok(mut train) => {
+            if measures {
+                train.measure(&mut reader, encoder, tokenizer)?;
+            } else {
+                train.do_not_measure();
+            }
             let held_out = match data.split()? {
                 Some(split) => Some(train.hold_out(&mut reader, split, tokenizer)?),
                 None => read_held_out(job, &mut reader, tokenizer)?,
             };
+            train.arrange(encoder);
             let (rows, fingerprint) = (Some(train.places()), length::fingerprint(settings, tokenizer)?);
-            return Ok(Data { train: Training::OnDemand(train), held_out, rows, fingerprint });
+            return Ok(Data { train: Training::OnDemand(Box::new(train)), held_out, rows, fingerprint });
         }
         Err(sources) => sources,
     };
     let train = read_sources(job, &mut reader, sources, &data.train_names(), data.limit, tokenizer)?;
-    let train = if data.deduplicate { train.deduplicated() } else { train };
+    let train = if data.deduplicate { train.deduplicated(&mut Known::default()) } else { train };
     let (train, held_out) = match data.split()? {
         Some(split) => {
             let count = split::count(split, train.trainable())?;
@@ -123,15 +139,17 @@ pub fn read(job: &Job, encoder: &Encoder, tokenizer: &str) -> Result<Data, Failu
         }
         None => (train, read_held_out(job, &mut reader, tokenizer)?),
     };
-    let train = match settings.trainer.packing {
-        // Of items that are prepared, lengths are known then.
-        Packing::BestFit if !encoder.prepares() => {
-            train.packed(settings.trainer.max_seq_len as usize, data.shuffle.then_some(settings.seed))
-        }
-        Packing::BestFit | Packing::None => train.in_pieces(),
-    };
+    let train = arranged(train, settings, encoder);
     let (rows, fingerprint) = (Some(train.places()), train.fingerprint());
-    Ok(Data { train: Training::Whole(train), held_out, rows, fingerprint })
+    Ok(Data { train: Training::Whole(Box::new(train)), held_out, rows, fingerprint })
+}
+
+/// Rows packed, or with a place for each piece of those that were split.
+fn arranged(rows: Dataset, settings: &Settings, encoder: &Encoder) -> Dataset {
+    match on_demand::packs(settings, encoder) {
+        true => rows.packed(settings.trainer.max_seq_len as usize, settings.data.shuffle.then_some(settings.seed)),
+        false => rows.in_pieces(),
+    }
 }
 
 /// The rows that a job holds out for evaluation. Training rows are read only where these are drawn from them.
@@ -151,16 +169,20 @@ pub fn held_out(job: &Job, encoder: &Encoder, tokenizer: &str) -> Result<Dataset
 /// # Errors
 /// As for [`read`].
 pub fn preview(job: &Job, encoder: &Encoder, tokenizer: &str) -> Result<(Dataset, Option<Dataset>, bool), Failure> {
-    let data = read(job, encoder, tokenizer)?;
+    let data = read_all(job, encoder, tokenizer, false)?;
+    let settings = &job.resolved.settings;
+    let is_arranged = matches!(data.train, Training::OnDemand(_));
     let sources = match data.train {
-        Training::Whole(dataset) => return Ok((dataset, data.held_out, true)),
+        Training::Whole(dataset) => return Ok((*dataset, data.held_out, true)),
         Training::OnDemand(rows) => rows.into_sources(),
         Training::Streamed(streamed) => streamed.lanes.into_iter().flat_map(|(sources, _)| sources).collect(),
     };
-    let names = job.resolved.settings.data.train_names();
-    let buffer = job.resolved.settings.data.shuffle_buffer;
-    let limit = Some(job.resolved.settings.data.limit.map_or(buffer, |limit| limit.min(buffer)));
+    let names = settings.data.train_names();
+    let buffer = settings.data.shuffle_buffer;
+    let limit = Some(settings.data.limit.map_or(buffer, |limit| limit.min(buffer)));
     let first = read_sources(job, &mut Reader::new(job, encoder), sources, &names, limit, tokenizer)?;
+    let first = if settings.data.deduplicate { first.deduplicated(&mut Known::default()) } else { first };
+    let first = if is_arranged { arranged(first, settings, encoder) } else { first };
     Ok((first, data.held_out, false))
 }
 
@@ -227,32 +249,34 @@ fn read_sources(
         progress::note(&format!("data     reading ends in {name} after {rows} rows, all that `data.limit` allows"));
     }
     if dataset.rows.is_empty() {
-        let failure = |message: String| Failure::new(Status::Input, message).at(names.join(", "));
-        return Err(match (dataset.dropped.len(), dataset.too_long.len()) {
-            (0, 0) if dataset.places() == 0 => failure("the data has no rows".to_owned()),
-            (0, 0) => match dataset.bad.first() {
-                Some(BadRow { location, reason }) => {
-                    failure(format!("none of the {} rows can be used", dataset.places()))
-                        .at(dataset.name_locations(&[*location]))
-                        .because(reason)
-                        .help("set `data.on_bad_row` to \"error\" to see what to do about the first one")
-                }
-                None => {
-                    failure(format!("`data.max_tokens` leaves none of the {} rows", dataset.places())).help("raise it")
-                }
-            },
-            (_, 0) => failure(format!("none of the {} rows has anything to train", dataset.places()))
-                .at(dataset.name_locations(&dataset.dropped))
-                .help("the prompts fill `trainer.max_seq_len`, or the answers are empty"),
-            (_, count) => failure(format!("none of the {} rows can be trained", dataset.places()))
-                .at(dataset.name_locations(&dataset.too_long))
-                .because(format!(
-                    "{count} of them are longer than `trainer.max_seq_len`, and `trainer.long_rows` is \"drop\""
-                ))
-                .help("raise `trainer.max_seq_len`, or set `trainer.long_rows` to \"cut\" or \"split\""),
-        });
+        return Err(nothing_to_train(names, &dataset.counts(), dataset.places(), dataset.bad()));
     }
     Ok(dataset)
+}
+
+/// Why none of so many rows has anything to train.
+fn nothing_to_train(names: &[String], counts: &Counts, places: usize, bad: &[BadRow]) -> Failure {
+    let failure = |message: String| Failure::new(Status::Input, message).at(names.join(", "));
+    let (dropped, too_long) = (&counts.dropped, &counts.long.dropped);
+    match (dropped.len(), too_long.len()) {
+        (0, 0) if places == 0 => failure("the data has no rows".to_owned()),
+        (0, 0) => match bad.first() {
+            Some(BadRow { location, reason }) => failure(format!("none of the {places} rows can be used"))
+                .at(describe(names, &[*location]))
+                .because(reason)
+                .help("set `data.on_bad_row` to \"error\" to see what to do about the first one"),
+            None => failure(format!("`data.max_tokens` leaves none of the {places} rows")).help("raise it"),
+        },
+        (_, 0) => failure(format!("none of the {places} rows has anything to train"))
+            .at(describe(names, dropped))
+            .help("the prompts fill `trainer.max_seq_len`, or the answers are empty"),
+        (_, count) => failure(format!("none of the {places} rows can be trained"))
+            .at(describe(names, too_long))
+            .because(format!(
+                "{count} of them are longer than `trainer.max_seq_len`, and `trainer.long_rows` is \"drop\""
+            ))
+            .help("raise `trainer.max_seq_len`, or set `trainer.long_rows` to \"cut\" or \"split\""),
+    }
 }
 
 /// Draws the rows that are held out of data that streams: by the seed, from its first rows. If these are all, they are

@@ -112,8 +112,8 @@ fn preview(job: &Job, arguments: &Arguments) -> Result<(), Failure> {
     let mut totals = preview.totals(&dataset);
     if !whole {
         (totals.updates_per_epoch, totals.updates) = (None, None);
-        let rows = dataset.places();
-        progress::note(&format!("the rows stream while training goes on: these are totals of the first {rows}"));
+        let rows = dataset.rows_read();
+        progress::note(&format!("the rows are read while training goes on: these are totals of the first {rows}"));
     }
     if arguments.json { print(json!({ "totals": totals })) } else { print(totals) }
 }

@@ -67,6 +67,16 @@ impl Cache {
         cache
     }
 
+    /// Writes what is not written yet, and looks at what others have written meanwhile.
+    pub fn refresh(&mut self) {
+        self.seal();
+        let Some(directory) = self.directory.clone() else { return };
+        (self.segments, self.entries) = (Vec::new(), Vec::new());
+        if let Err(error) = self.read(&directory) {
+            progress::debug(&format!("{}: {error}", directory.display()));
+        }
+    }
+
     fn read(&mut self, directory: &Path) -> io::Result<()> {
         let mut paths = fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
         paths.sort();

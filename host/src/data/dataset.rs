@@ -5,27 +5,20 @@
 //! packed rows.
 
 use std::collections::{BTreeMap, HashSet};
-use std::ops::Range;
 
 use mdt_plugin_api::{Error, Example, Item};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::bad_rows::BadRow;
+use super::counts::Counts;
 use super::long_rows::{Encoded, LeftOut, LongRows, Part};
 use super::notes::Notes;
+use super::places::Places;
 use super::row_location::{self, RowLocation};
 use super::row_order::Plan;
 use super::{packing, split};
 use crate::checksum;
-use crate::counted::counted;
-use crate::random::Stream;
-
-/// The most rows that a message names.
-const NAMED: usize = 5;
-
-/// The rows whose items are packed together.
-const PACKED_TOGETHER: usize = 1024;
 
 /// Rows that were read whole, as items: a row may have become several.
 pub struct Dataset {
@@ -35,10 +28,8 @@ pub struct Dataset {
     pub(super) locations: Vec<RowLocation>,
     /// What each item is of its row.
     parts: Vec<Part>,
-    /// For each row, the number of items up to and with its own.
-    ends: Vec<usize>,
-    /// Whether the items of a place are packed into one row of a micro-batch.
-    is_packed: bool,
+    /// The items of each place.
+    places: Places,
     /// For each row, the checksum of its values.
     checksums: Vec<[u8; 32]>,
     /// The checksum of what turns rows into tokens.
@@ -67,8 +58,7 @@ impl Dataset {
             rows: Vec::new(),
             locations: Vec::new(),
             parts: Vec::new(),
-            ends: Vec::new(),
-            is_packed: false,
+            places: Places::default(),
             checksums: Vec::new(),
             tokenizer: tokenizer.to_owned(),
             sources: sources.to_vec(),
@@ -84,8 +74,13 @@ impl Dataset {
 
     /// Adds a row, which has this location and these items.
     pub(super) fn push(&mut self, location: RowLocation, row: &Result<Example, Error>, encoded: Encoded) {
-        let Encoded { items, parts, left_out } = encoded;
         self.checksums.push(row.as_ref().map_or([0; 32], checksum_of));
+        self.push_encoded(location, encoded);
+    }
+
+    /// The same without a checksum, for rows that are in a cache.
+    pub(super) fn push_encoded(&mut self, location: RowLocation, encoded: Encoded) {
+        let Encoded { items, parts, left_out } = encoded;
         match left_out {
             Some(LeftOut::TooLong) => self.too_long.push(location),
             Some(LeftOut::MaxTokens) => self.over_max_tokens.push(location),
@@ -99,24 +94,24 @@ impl Dataset {
         self.locations.extend(items.iter().map(|_| location));
         self.rows.extend(items);
         self.parts.extend(parts);
-        self.ends.push(self.rows.len());
+        self.places.push(self.rows.len());
     }
 
     /// Adds the place of a row that cannot be used.
     pub(super) fn push_bad(&mut self, location: RowLocation, error: &Error) {
         self.checksums.push([0; 32]);
         self.bad.push(BadRow::new(location, error));
-        self.ends.push(self.rows.len());
+        self.places.push(self.rows.len());
     }
 
-    /// The same without the items of rows that have those of an earlier one; the places of these rows stay.
+    /// The same without the items of rows that have those of an earlier one, `known` ones included; the places of these rows stay.
     #[must_use]
-    pub(super) fn deduplicated(self) -> Self {
-        let mut whole = Self { ends: Vec::new(), rows: Vec::new(), locations: Vec::new(), parts: Vec::new(), ..self };
+    pub(super) fn deduplicated(self, known: &mut Known) -> Self {
+        let (places, rows, locations, parts) = Default::default();
+        let mut whole = Self { places, rows, locations, parts, ..self };
         let mut items = self.rows.into_iter().zip(self.locations).zip(self.parts);
-        let (mut known, mut start) = (HashSet::new(), 0);
-        for end in self.ends {
-            let own: Vec<_> = items.by_ref().take(end - start).collect();
+        for place in 0..self.places.len() {
+            let own: Vec<_> = items.by_ref().take(self.places.items_of(place).len()).collect();
             match own.first() {
                 Some(((_, location), _)) if !known.insert(content_of(own.iter().map(|((item, _), _)| item))) => {
                     whole.repeated.push(*location);
@@ -129,8 +124,7 @@ impl Dataset {
                     }
                 }
             }
-            whole.ends.push(whole.rows.len());
-            start = end;
+            whole.places.push(whole.rows.len());
         }
         whole
     }
@@ -145,11 +139,11 @@ impl Dataset {
         let (mut train, mut held_out) =
             (Self { dropped, too_long, over_max_tokens, repeated, bad, ..empty() }, empty());
         let mut items = self.rows.into_iter().zip(self.locations).zip(self.parts);
-        let mut start = 0;
-        for (end, checksum) in self.ends.into_iter().zip(self.checksums) {
-            let is_held_out = end > start && marks.next() == Some(true);
+        for (place, checksum) in self.checksums.into_iter().enumerate() {
+            let count = self.places.items_of(place).len();
+            let is_held_out = count > 0 && marks.next() == Some(true);
             let part = if is_held_out { &mut held_out } else { &mut train };
-            for ((item, location), of_row) in items.by_ref().take(end - start) {
+            for ((item, location), of_row) in items.by_ref().take(count) {
                 if let Some(&sequences) = self.several.get(&location) {
                     part.several.insert(location, sequences);
                 }
@@ -157,49 +151,27 @@ impl Dataset {
                 part.locations.push(location);
                 part.parts.push(of_row);
             }
-            part.ends.push(part.rows.len());
+            part.places.push(part.rows.len());
             part.checksums.push(checksum);
-            start = end;
         }
         (train, held_out)
     }
 
     /// The same with a place for each piece of a row that was split, so that a micro-batch has no more rows than others.
     #[must_use]
-    pub fn in_pieces(mut self) -> Self {
-        let mut ends = Vec::new();
-        for place in 0..self.places() {
-            let own = self.items_of(place);
-            ends.extend(own.clone().skip(1).filter(|&item| self.parts[item] == Part::LaterPiece));
-            ends.push(own.end);
-        }
-        self.ends = ends;
-        self
+    pub fn in_pieces(self) -> Self {
+        let places = self.places.in_pieces(|item| self.parts[item] == Part::LaterPiece);
+        Self { places, ..self }
     }
 
-    /// The same with its items packed into rows of at most `capacity` tokens, once for all epochs: so each of them has as
-    /// many updates. Rows are packed together as they come, or in an order by `seed`; the result depends on nothing else
-    /// but their lengths.
+    /// The same with its items packed into rows of at most `capacity` tokens, see [`Places::packed`].
     #[must_use]
     pub fn packed(mut self, capacity: usize, seed: Option<u64>) -> Self {
-        let mut order: Vec<usize> = (0..self.places()).collect();
-        if let Some(seed) = seed {
-            Stream::new(seed, "packing", 0).shuffle(&mut order);
-        }
-        let (mut all, mut ends) = (Vec::new(), Vec::new());
-        for window in order.chunks(PACKED_TOGETHER) {
-            let items: Vec<usize> = window.iter().flat_map(|&place| self.items_of(place)).collect();
-            let lent: Vec<&Item> = items.iter().map(|&item| &self.rows[item]).collect();
-            for row in packing::best_fit(&lent, capacity) {
-                all.extend(row.into_iter().map(|item| items[item]));
-                ends.push(all.len());
-            }
-        }
+        let (places, all) = self.places.packed(capacity, seed, |item| packing::lengths(&self.rows[item]));
         self.locations = self.locations_of(&all);
         self.parts = all.iter().map(|&item| self.parts[item]).collect();
         self.rows = all.into_iter().map(|item| std::mem::take(&mut self.rows[item])).collect();
-        (self.ends, self.is_packed) = (ends, true);
-        self
+        Self { places, ..self }
     }
 
     /// The number of rows with something to train.
@@ -208,46 +180,34 @@ impl Dataset {
         self.places() - self.dropped.len() - left_out - self.bad.len()
     }
 
-    /// The number of rows that were read, or that their items are packed into.
-    pub fn places(&self) -> usize {
-        self.ends.len()
+    /// The number of rows that were read.
+    pub fn rows_read(&self) -> usize {
+        self.checksums.len()
     }
 
-    /// The items of a row, as a range of all.
-    fn items_of(&self, place: usize) -> Range<usize> {
-        let start = place.checked_sub(1).map_or(0, |before| self.ends[before]);
-        start..self.ends[place]
+    /// The number of rows that were read, or of those that their items are packed into.
+    pub fn places(&self) -> usize {
+        self.places.len()
     }
 
     /// The items of these places, and how many of them each row of a micro-batch has.
     pub fn batch_rows(&self, places: &[usize]) -> (Vec<usize>, Vec<usize>) {
-        let items: Vec<usize> = places.iter().flat_map(|&place| self.items_of(place)).collect();
-        let items_per_row = match self.is_packed {
-            true => places.iter().map(|&place| self.items_of(place).len()).collect(),
-            false => vec![1; items.len()],
-        };
-        (items, items_per_row)
+        self.places.batch_rows(places)
     }
 
     /// The packed row that an item is in, from 1, where items are packed.
     pub fn packed_row_of(&self, item: usize) -> Option<usize> {
-        self.is_packed.then(|| self.ends.partition_point(|&end| end <= item) + 1)
+        self.places.are_packed().then(|| self.places.of_item(item) + 1)
     }
 
     /// The number of rows that items are packed into, where they are.
     pub fn packed_rows(&self) -> Option<usize> {
-        self.is_packed.then_some(self.ends.len())
-    }
-
-    /// The length of the longest row that the items of a place are in.
-    fn length(&self, place: usize) -> usize {
-        let items = &self.rows[self.items_of(place)];
-        if self.is_packed { packing::length(items) } else { items.iter().map(Item::length).max().unwrap_or(0) }
+        self.places.are_packed().then_some(self.places.len())
     }
 
     /// The order of the rows in an epoch.
     pub fn order(&self, plan: &Plan, epoch: u64) -> Vec<usize> {
-        plan.order(self.places(), |place| self.length(place), epoch)
+        self.places.order(plan, epoch, |item| packing::lengths(&self.rows[item]))
     }
 
     /// The locations of items.
@@ -268,6 +228,11 @@ impl Dataset {
     /// The sources and numbers of these rows as text: `train.jsonl rows 3, 17`.
     pub fn name_rows(&self, rows: &[usize]) -> String {
         self.name_locations(&rows.iter().map(|&row| self.locations[row]).collect::<Vec<_>>())
+    }
+
+    /// The source and number of the row of a place that has items, as text.
+    pub(super) fn name_place(&self, place: usize) -> String {
+        self.name_rows(&self.places.items_of(place).take(1).collect::<Vec<_>>())
     }
 
     pub(super) fn name_locations(&self, locations: &[RowLocation]) -> String {
@@ -340,41 +305,29 @@ impl Dataset {
         (&self.sources[place.source as usize], place.row)
     }
 
+    /// The items of a place, and what each is of its row.
+    pub(super) fn items_of(&self, place: usize) -> impl ExactSizeIterator<Item = (&Item, Part)> {
+        self.places.items_of(place).map(|item| (&self.rows[item], self.parts[item]))
+    }
+
+    /// How many rows and tokens there are, and which rows were left out.
+    pub(super) fn counts(&self) -> Counts {
+        Counts {
+            rows: self.row_count(),
+            tokens: self.rows.iter().map(Item::tokens).sum(),
+            supervised: self.rows.iter().map(Item::supervised_tokens).sum(),
+            by_answer: self.by_answer(),
+            long: self.long_rows(),
+            repeated: self.repeated.clone(),
+            bad: self.bad.len(),
+            dropped: self.dropped.clone(),
+        }
+    }
+
     /// Counts of rows and tokens, as a line for the user.
     pub fn summary(&self) -> String {
-        let tokens: usize = self.rows.iter().map(Item::tokens).sum();
-        let supervised: usize = self.rows.iter().map(Item::supervised_tokens).sum();
-        let of = self.split_from.map_or(String::new(), |total| format!(" of {total}"));
-        let long = self.long_rows();
-        let rows = self.row_count();
-        let mut text = format!("{rows}{of} rows, {tokens} tokens, {supervised} of them trained");
-        if let (rows @ 1.., sequences) = self.by_answer() {
-            text += &format!("; {} with a sequence for each answer, {sequences} in all", counted(rows, "row"));
-        }
-        if let Some(rows) = self.packed_rows() {
-            let lengths = (0..rows).map(|row| self.length(row));
-            let (longest, filled) = (lengths.clone().max().unwrap_or(0), lengths.sum::<usize>());
-            let padding = 100.0 * (1.0 - filled as f64 / (rows * longest).max(1) as f64);
-            text += &format!("; packed into {rows} rows of up to {longest} tokens, {padding:.1} % of them padding");
-        }
-        let shown = |rows: &[RowLocation]| {
-            let more = if rows.len() > NAMED { ", …" } else { "" };
-            self.name_locations(&rows[..rows.len().min(NAMED)]) + more
-        };
-        for part in long.parts(&shown) {
-            text += &format!("; {part}");
-        }
-        if !self.repeated.is_empty() {
-            text += &format!("; {} left out that repeat earlier ones ({})", self.repeated.len(), shown(&self.repeated));
-        }
-        if !self.bad.is_empty() {
-            text += &format!("; {} skipped", counted(self.bad.len(), "bad row"));
-        }
-        if !self.dropped.is_empty() {
-            let dropped = &self.dropped;
-            text += &format!("; {} dropped with nothing to train ({})", dropped.len(), shown(dropped));
-        }
-        text
+        let packed = self.places.packed_rows(|item| packing::lengths(&self.rows[item]));
+        self.counts().text(self.split_from, packed, &|rows| self.name_locations(rows))
     }
 
     /// A checksum of the values of all rows, in order, and of what turns them into tokens. It does not depend on the
@@ -387,8 +340,11 @@ impl Dataset {
     }
 }
 
+/// Checksums of the items of rows.
+pub(super) type Known = HashSet<[u8; 16]>;
+
 /// A checksum of the tokens of items, which of them are trained, and the numbers beside them.
-fn content_of<'a>(items: impl Iterator<Item = &'a Item>) -> [u8; 32] {
+fn content_of<'a>(items: impl Iterator<Item = &'a Item>) -> [u8; 16] {
     let mut digest = Sha256::new();
     for Item { sequences, numbers, .. } in items {
         for sequence in sequences {
@@ -405,7 +361,7 @@ fn content_of<'a>(items: impl Iterator<Item = &'a Item>) -> [u8; 32] {
             values.iter().for_each(|value| digest.update(value.to_le_bytes()));
         }
     }
-    digest.finalize().into()
+    *digest.finalize().first_chunk().unwrap_or(&[0; 16])
 }
 
 fn checksum_of(example: &Example) -> [u8; 32] {

@@ -4,17 +4,21 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use mdt_plugin_api::{HostServices, Kind, Length, RowBatch};
+use mdt_plugin_api::{HostServices, Item, Kind, Length, RowBatch};
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::bad_rows::bad_row_number;
+use super::bad_rows::{BadRow, bad_row_number};
 use super::cache::{self, Cache};
-use super::chain::{Opened, ReadRow};
-use super::dataset::Dataset;
+use super::chain::{Chain, Opened, ReadRow};
+use super::dataset::{Dataset, Known};
 use super::items::{EncodedRow, Encoder};
+use super::long_rows::Encoded;
+use super::measured::{ItemAt, Measured};
+use super::notes::Notes;
 use super::read::Reader;
-use super::row_location::RowLocation;
+use super::row_location::{RowLocation, describe};
+use super::row_order::Plan;
 use super::sources::is_compressed;
 use super::{content, split};
 use crate::checksum;
@@ -26,6 +30,9 @@ use crate::random::Stream;
 /// The bytes of files from which on their rows are not all read before training, where `data.lazy` does not say it.
 const LARGE: u64 = 64 << 20;
 
+/// The rows that are encoded at a time where all are before training.
+const MEASURED: usize = 4096;
+
 /// Training rows, none of which is read yet.
 pub struct OnDemand {
     sources: Vec<Opened>,
@@ -36,8 +43,18 @@ pub struct OnDemand {
     /// For each row that is held out, how many rows that are trained come before it.
     held_out: Vec<u64>,
     names: Vec<String>,
+    /// What is known of all rows, where it has to be.
+    measured: Option<Measured>,
     cache: Cache,
     job: Job,
+}
+
+/// The rows of a micro-batch.
+pub enum BatchOnDemand {
+    /// Encoded rows, of which nothing was known.
+    Rows(Vec<EncodedRow>),
+    /// Items of rows that are known, the row of each, and how many of them each row of the micro-batch has.
+    Items { locations: Vec<RowLocation>, items: Vec<Item>, items_per_row: Vec<usize> },
 }
 
 impl OnDemand {
@@ -56,11 +73,7 @@ impl OnDemand {
         if !is_wanted(settings) {
             return Ok(Err(sources));
         }
-        let hindrance = match hindrance(settings) {
-            None => not_in_any_order(&mut sources, &names)?,
-            found => found,
-        };
-        match (settings.data.lazy, hindrance) {
+        match (settings.data.lazy, not_in_any_order(&mut sources, &names)?) {
             (Some(true), Some(why)) => {
                 return Err(Failure::configuration(
                     "`data.lazy` is true, and rows cannot be read when their turn comes",
@@ -78,6 +91,12 @@ impl OnDemand {
         }
         let rows = ends.last().copied().unwrap_or(0).min(settings.data.limit.unwrap_or(u64::MAX));
         let directory = directory(settings);
+        if needs_lengths(settings)
+            && (rows > u64::from(u32::MAX) || directory.is_none() && settings.data.lazy != Some(true))
+        {
+            // Each row would be tokenized twice.
+            return Ok(Err(sources));
+        }
         let contents = directory.as_ref().map(|cache| {
             let of = |name: &String| content::of(Path::new(name), cache, &|| job.services.cancelled());
             names.par_iter().map(of).collect::<io::Result<Vec<_>>>()
@@ -87,12 +106,80 @@ impl OnDemand {
             // What cannot be read is an error of the source.
             Some(Err(_)) | None => Cache::open(None, ""),
         };
-        Ok(Ok(Self { sources, ends, rows, held_out: Vec::new(), names, cache, job: job.clone() }))
+        let (measured, job) = (needs_lengths(settings).then(Measured::default), job.clone());
+        Ok(Ok(Self { sources, ends, rows, held_out: Vec::new(), measured, names, cache, job }))
     }
 
-    /// The number of rows that are trained.
+    /// The number of rows that are trained, or of those that their items are packed into.
     pub fn places(&self) -> usize {
-        self.rows as usize - self.held_out.len()
+        let rows = || self.rows as usize - self.held_out.len();
+        self.measured.as_ref().map_or_else(rows, Measured::places)
+    }
+
+    /// Encodes all rows once, where lengths are needed, and keeps these and what the cache keeps.
+    ///
+    /// # Errors
+    /// A row cannot be used; the job was cancelled.
+    pub(super) fn measure(
+        &mut self,
+        reader: &mut Reader<'_>,
+        encoder: &Encoder,
+        tokenizer: &str,
+    ) -> Result<(), Failure> {
+        let Some(mut measured) = self.measured.take() else { return Ok(()) };
+        let settings = self.job.resolved.settings.clone();
+        let (ranks, rank) = (u64::from(settings.comm.world_size), u64::from(settings.comm.rank));
+        // What is missing then is read by itself.
+        let is_kept = self.cache.rows() as u64 * 10 > self.rows * 9;
+        let mut chain = Chain::new(if is_kept { Vec::new() } else { std::mem::take(&mut self.sources) }, &self.job);
+        let mut known = Known::default();
+        for (chunk, first) in (0..).zip((0..self.rows).step_by(MEASURED)) {
+            let places = first..self.rows.min(first + MEASURED as u64);
+            let mut rows = Dataset::empty(&self.names, tokenizer);
+            if is_kept {
+                for row in self.encoded_at(encoder, &places.collect::<Vec<_>>())? {
+                    reader.add(&mut rows, row)?;
+                }
+                reader.passed(rows.places());
+            } else {
+                let cache = &mut self.cache;
+                let keep = &mut |place, location: RowLocation, encoded: &Encoded| {
+                    // Ranks of one machine share what they keep.
+                    if chunk % ranks == rank && cache.get(first + place as u64).is_none() {
+                        cache.put(first + place as u64, location.row, encoded);
+                    }
+                };
+                reader.read_some(&mut rows, &mut chain, (places.end - places.start) as usize, keep)?;
+            }
+            let rows = if settings.data.deduplicate { rows.deduplicated(&mut known) } else { rows };
+            measured.add(first, &rows)?;
+        }
+        if !is_kept {
+            self.sources = chain.into_sources()?;
+        }
+        // Also so that what was read of it is no part of this process's memory.
+        self.cache.refresh();
+        if measured.trainable() == 0 {
+            return Err(measured.nothing_to_train(&self.names));
+        }
+        self.measured = Some(measured);
+        Ok(())
+    }
+
+    /// Takes rows as they come, whatever their lengths are.
+    pub(super) fn do_not_measure(&mut self) {
+        self.measured = None;
+    }
+
+    /// Packs the items of rows, where lengths are needed, or gives each piece of a row a place of its own.
+    pub(super) fn arrange(&mut self, encoder: &Encoder) {
+        let settings = &self.job.resolved.settings;
+        let capacity = settings.trainer.max_seq_len as usize;
+        match (&mut self.measured, packs(settings, encoder)) {
+            (Some(measured), true) => measured.pack(capacity, settings.data.shuffle.then_some(settings.seed)),
+            (Some(measured), false) => measured.part_pieces(),
+            (None, _) => {}
+        }
     }
 
     /// Draws the rows that are held out, and reads them: by the seed, in whose order those are passed over of which nothing is
@@ -106,10 +193,22 @@ impl OnDemand {
         split: EvalSplit,
         tokenizer: &str,
     ) -> Result<Dataset, Failure> {
+        let seed = self.job.resolved.settings.seed;
+        if let Some(mut measured) = self.measured.take() {
+            let rows = measured.trainable();
+            let places = measured.take_out(&split::held_out(rows, split::count(split, rows)?, seed));
+            let mut dataset = Dataset::empty(&self.names, tokenizer);
+            let rows = places.into_iter().map(|place| self.read(place)).collect::<Result<Vec<_>, _>>()?;
+            reader.encode(&mut dataset, &rows)?;
+            dataset.split_from = Some(measured.trainable() + rows.len());
+            measured.hold_out(&dataset);
+            self.measured = Some(measured);
+            return Ok(dataset);
+        }
         let count = split::count(split, self.places())?;
         let mut dataset = Dataset::empty(&self.names, tokenizer);
         let mut order: Vec<u64> = (0..self.rows).collect();
-        Stream::new(self.job.resolved.settings.seed, "split", 0).shuffle(&mut order);
+        Stream::new(seed, "split", 0).shuffle(&mut order);
         let mut drawn = Vec::with_capacity(count);
         for place in order {
             if drawn.len() == count {
@@ -149,6 +248,10 @@ impl OnDemand {
 
     /// What they are, as a line for the user.
     pub fn summary(&self) -> String {
+        if let Some(measured) = &self.measured {
+            let name = |rows: &[RowLocation]| describe(&self.names, rows);
+            return format!("{}; tokens are taken from the cache when their turn comes", measured.summary(&name));
+        }
         let known = match self.cache.rows() {
             0 => String::new(),
             rows => format!("; {rows} of them are from the cache"),
@@ -157,12 +260,51 @@ impl OnDemand {
         format!("{}{of} rows of {}, tokenized when their turn comes{known}", self.places(), self.names.join(", "))
     }
 
-    /// The rows of these places, encoded.
+    /// What the trainer says of the rows, where all were encoded.
+    pub fn notes(&self) -> Option<&Notes> {
+        self.measured.as_ref().map(Measured::notes)
+    }
+
+    /// The rows that cannot be used, where all were encoded.
+    pub fn bad(&self) -> &[BadRow] {
+        self.measured.as_ref().map_or(&[], Measured::bad)
+    }
+
+    /// The order of the places in an epoch.
+    pub fn order(&self, plan: &Plan, epoch: u64) -> Vec<usize> {
+        let lengths_do_not_matter = || plan.order(self.places(), |_| 0, epoch);
+        self.measured.as_ref().map_or_else(lengths_do_not_matter, |measured| measured.order(plan, epoch))
+    }
+
+    /// The rows of these places.
     ///
     /// # Errors
     /// One cannot be read, and is not to be skipped; the job was cancelled.
-    pub fn encoded(&mut self, encoder: &Encoder, places: &[usize]) -> Result<Vec<EncodedRow>, Failure> {
-        let places: Vec<u64> = places.iter().map(|&place| self.place_of(place)).collect();
+    pub fn batch(&mut self, encoder: &Encoder, places: &[usize]) -> Result<BatchOnDemand, Failure> {
+        let Some(measured) = &self.measured else {
+            let places: Vec<u64> = places.iter().map(|&place| self.place_of(place)).collect();
+            return self.encoded_at(encoder, &places).map(BatchOnDemand::Rows);
+        };
+        let (items_at, items_per_row) = measured.batch_rows(places);
+        let mut rows: Vec<u64> = items_at.iter().map(|item| item.row.into()).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        let encoded = self.encoded_at(encoder, &rows)?;
+        let (mut locations, mut items) = (Vec::new(), Vec::new());
+        for ItemAt { row, number } in items_at {
+            let place = rows.binary_search(&row.into()).map_err(|_| Failure::internal())?;
+            let (location, encoded) = &encoded[place];
+            let named = || describe(&self.names, &[*location]);
+            let encoded = encoded.as_ref().map_err(|error| Failure::from(error.clone()).at(named()))?;
+            let changed = || Failure::new(Status::Input, "the row is another one than before").at(named());
+            items.push(encoded.items.get(number as usize).ok_or_else(changed)?.clone());
+            locations.push(*location);
+        }
+        Ok(BatchOnDemand::Items { locations, items, items_per_row })
+    }
+
+    /// The rows of these places among all, encoded.
+    fn encoded_at(&mut self, encoder: &Encoder, places: &[u64]) -> Result<Vec<EncodedRow>, Failure> {
         let mut rows: Vec<Option<EncodedRow>> = places.iter().map(|&place| self.cached(place)).collect();
         let mut missing: Vec<usize> = (0..rows.len()).filter(|&row| rows[row].is_none()).collect();
         // In the order of the files: rows that a source decodes together are then read together.
@@ -226,7 +368,7 @@ fn is_wanted(settings: &Settings) -> bool {
 pub(super) fn unpacked(job: &Job, name: &str) -> Option<PathBuf> {
     let settings = &job.resolved.settings;
     let streams = settings.data.streaming == Some(true) || settings.data.is_weighted();
-    if streams || !is_compressed(name) || hindrance(settings).is_some() || !is_wanted(settings) {
+    if streams || !is_compressed(name) || !is_wanted(settings) {
         return None;
     }
     let cache = directory(settings)?;
@@ -236,18 +378,16 @@ pub(super) fn unpacked(job: &Job, name: &str) -> Option<PathBuf> {
     Some(own.join("text"))
 }
 
-/// What needs to know all rows before the first update.
-fn hindrance(settings: &Settings) -> Option<String> {
-    let (data, trainer) = (&settings.data, &settings.trainer);
-    let keys = [
-        ("data.deduplicate", data.deduplicate),
-        ("trainer.bucketing", trainer.bucketing),
-        ("trainer.packing", trainer.packing != Packing::None),
-        ("trainer.long_rows = \"split\"", trainer.long_rows == LongRows::Split),
-    ];
-    keys.iter()
-        .find(|(_, is_set)| *is_set)
-        .map(|(key, _)| format!("`{key}` needs to know all rows before the first update"))
+/// Whether lengths of all rows, or whether they repeat others, are to be known before the first update.
+fn needs_lengths(settings: &Settings) -> bool {
+    let Settings { data, trainer, .. } = settings;
+    let splits = trainer.long_rows == LongRows::Split;
+    data.deduplicate || trainer.bucketing || trainer.packing != Packing::None || splits
+}
+
+/// Whether items are packed before training: of items that are prepared, lengths are known then only.
+pub(super) fn packs(settings: &Settings, encoder: &Encoder) -> bool {
+    settings.trainer.packing == Packing::BestFit && !encoder.prepares()
 }
 
 /// The first source that is only read from its beginning.

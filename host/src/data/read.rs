@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::bad_rows::is_of_a_row;
 use super::chain::{Chain, ReadRow};
 use super::dataset::Dataset;
-use super::items::Encoder;
+use super::items::{EncodedRow, Encoder};
 use super::long_rows;
 use super::row_location::RowLocation;
 use crate::config::OnBadRow;
@@ -39,6 +39,8 @@ pub(super) struct Reader<'a> {
     encoder: &'a Encoder,
     /// Bytes of all rows so far, those of other data sets included.
     held: u64,
+    /// Rows that were read before those of the data set that is added to.
+    before: usize,
     next_line: Instant,
     between_lines: Duration,
 }
@@ -46,7 +48,7 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub(super) fn new(job: &'a Job, encoder: &'a Encoder) -> Self {
         let next_line = Instant::now() + FIRST_LINE;
-        Self { job, encoder, held: 0, next_line, between_lines: FIRST_LINE }
+        Self { job, encoder, held: 0, before: 0, next_line, between_lines: FIRST_LINE }
     }
 
     /// Adds rows to a data set until it has `most` or they end. Returns whether there may be more.
@@ -62,6 +64,45 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(true)
+    }
+
+    /// Reads rows whose tokens are not kept: up to `most`, and all that come before have been read so. `encoded` sees each row that
+    /// can be used, with its place among them.
+    pub(super) fn read_some(
+        &mut self,
+        dataset: &mut Dataset,
+        chain: &mut Chain,
+        most: usize,
+        encoded: &mut dyn FnMut(usize, RowLocation, &long_rows::Encoded),
+    ) -> Result<(), Failure> {
+        let held = self.held;
+        while dataset.places() < most {
+            let (rows, end) = self.collect(dataset, chain, most - dataset.places())?;
+            self.encode_to(dataset, &rows, encoded)?;
+            match end {
+                None => {}
+                Some(Ok(())) => break,
+                Some(Err(failure)) => return Err(failure),
+            }
+        }
+        self.passed(dataset.places());
+        self.held = held;
+        Ok(())
+    }
+
+    /// Adds a row that was encoded elsewhere.
+    pub(super) fn add(&mut self, dataset: &mut Dataset, (location, encoded): EncodedRow) -> Result<(), Failure> {
+        match encoded {
+            Ok(encoded) => dataset.push_encoded(location, encoded),
+            Err(error) if self.is_skipped(&error) => dataset.push_bad(location, &error),
+            Err(error) => return Err(Failure::from(error).at(dataset.name_locations(&[location]))),
+        }
+        Ok(())
+    }
+
+    /// So many more rows were read, and are kept no longer.
+    pub(super) fn passed(&mut self, rows: usize) {
+        self.before += rows;
     }
 
     /// The next rows, and how they have ended, if they have: rows before one that cannot be read are encoded first,
@@ -96,6 +137,15 @@ impl<'a> Reader<'a> {
 
     /// Encodes rows and adds them.
     pub(super) fn encode(&mut self, dataset: &mut Dataset, rows: &[ReadRow]) -> Result<(), Failure> {
+        self.encode_to(dataset, rows, &mut |_, _, _| ())
+    }
+
+    fn encode_to(
+        &mut self,
+        dataset: &mut Dataset,
+        rows: &[ReadRow],
+        encoded_row: &mut dyn FnMut(usize, RowLocation, &long_rows::Encoded),
+    ) -> Result<(), Failure> {
         // Rows after one that is refused need not be encoded; those before it do, so that the first such row is reported.
         let refused = AtomicUsize::new(usize::MAX);
         let encode = |place: usize| {
@@ -139,6 +189,7 @@ impl<'a> Reader<'a> {
             for item in &encoded.items {
                 self.held += size_of::<RowLocation>() as u64 + bytes(item);
             }
+            encoded_row(dataset.places(), *location, &encoded);
             dataset.push(*location, example, encoded);
         }
         Ok(())
@@ -174,7 +225,7 @@ impl<'a> Reader<'a> {
         if now < self.next_line {
             return;
         }
-        let rows = dataset.places() + waiting;
+        let rows = self.before + dataset.places() + waiting;
         progress::note(&format!("reading  {}: {} rows so far", dataset.sources[number], HumanCount(rows as u64)));
         self.between_lines = (self.between_lines * 2).min(LAST_LINE);
         self.next_line = now + self.between_lines;

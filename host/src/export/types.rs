@@ -103,7 +103,7 @@ impl Types {
             }
         }
         let apart = as_stored(specs, &apart).into_iter().map(|array| self.stored_as(array.name, &array));
-        Ok(apart.chain(stored.into_iter().map(Ok)).collect::<Result<_, _>>()?)
+        apart.chain(stored.into_iter().map(Ok)).collect()
     }
 
     fn stored_as<'a>(&self, name: &'a str, array: &Array<'a>) -> Result<StoredArray<'a>, Failure> {

@@ -139,7 +139,10 @@ impl Totals {
         let supervised = rows.iter().map(Item::supervised_tokens).sum::<usize>();
         let row_lengths = |(items, items_per_row): (Vec<usize>, Vec<usize>)| {
             let mut items = items.iter().map(|&item| &rows[item]);
-            items_per_row.iter().map(|&count| packing::length(items.by_ref().take(count))).collect()
+            items_per_row
+                .iter()
+                .map(|&count| packing::length(items.by_ref().take(count).map(packing::lengths)))
+                .collect()
         };
         let long = dataset.long_rows();
         let named = |(source, row): (&str, u64)| Dropped { source: source.to_owned(), row };

@@ -238,7 +238,8 @@ mod tests {
             .collect();
         let shape = [data.len()];
         let array = TypedArray::from(Array { name: "a", shape: &shape, data: &data });
-        write_tensors(&path, &[StoredArray { array, dtype: Dtype::BF16, second_halves: None }], &[], &|| Ok(())).unwrap();
+        write_tensors(&path, &[StoredArray { array, dtype: Dtype::BF16, second_halves: None }], &[], &|| Ok(()))
+            .unwrap();
         let bytes = std::fs::read(&path).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let found: Vec<u16> =

@@ -99,11 +99,9 @@ impl<'a> Run<'a> {
         let evaluations = evaluate::resume(&start.progress, settings, held_out.as_ref())?;
         let (summary, sources, cursor, train) = match train {
             Training::Whole(dataset) => {
-                (dataset.summary(), dataset.sources().to_vec(), None, Source::Whole(Arc::new(dataset)))
+                (dataset.summary(), dataset.sources().to_vec(), None, Source::Whole(Arc::from(dataset)))
             }
-            Training::OnDemand(rows) => {
-                (rows.summary(), rows.sources().to_vec(), None, Source::OnDemand(Box::new(rows)))
-            }
+            Training::OnDemand(rows) => (rows.summary(), rows.sources().to_vec(), None, Source::OnDemand(rows)),
             Training::Streamed(streamed) => {
                 let (summary, sources) = (streamed.summary(), streamed.sources().to_vec());
                 let cursor = start::cursor(&start)?;
@@ -132,10 +130,10 @@ impl<'a> Run<'a> {
         };
         let mut bad = BadRows::open(store.as_ref().map(|_| settings.output_dir.as_path()), start.resumed)?;
         if store.is_some() {
-            // Where rows are read whole, all ranks know them.
-            let whole = [train.whole(), held_out.as_ref()];
-            for rows in whole.into_iter().flatten() {
-                bad.add(rows.sources(), rows.bad())?.iter().for_each(|line| progress::note(line));
+            // Where rows are known before training, all ranks know them.
+            let held_out = held_out.as_ref().map(|rows| (rows.sources(), rows.bad()));
+            for (sources, rows) in [(sources.as_slice(), train.bad())].into_iter().chain(held_out) {
+                bad.add(sources, rows)?.iter().for_each(|line| progress::note(line));
             }
         }
         let done = start.update;

@@ -13,8 +13,8 @@ use rayon::prelude::*;
 
 use crate::config::OnBadRow;
 use crate::data::{
-    BadRow, Cursor, Dataset, EncodedRow, Encoder, LongRows, Notes, OnDemand, Part, Plan, ReadRow, RowLocation, Rows,
-    is_of_a_row,
+    BadRow, BatchOnDemand, Cursor, Dataset, EncodedRow, Encoder, LongRows, Notes, OnDemand, Part, Plan, ReadRow,
+    RowLocation, Rows, is_of_a_row,
 };
 use crate::exit::{Failure, Status};
 
@@ -74,11 +74,21 @@ pub enum Source {
 }
 
 impl Source {
-    /// The rows, where they were read whole.
-    pub fn whole(&self) -> Option<&Dataset> {
+    /// What the trainer says of the rows, where all are known before training.
+    pub fn notes(&self) -> Option<Notes> {
         match self {
-            Self::Whole(dataset) => Some(dataset),
-            Self::OnDemand(_) | Self::Streamed(_) => None,
+            Self::Whole(dataset) => Some(dataset.notes()),
+            Self::OnDemand(rows) => rows.notes().cloned(),
+            Self::Streamed(_) => None,
+        }
+    }
+
+    /// The rows that cannot be used, where that is known before training.
+    pub fn bad(&self) -> &[BadRow] {
+        match self {
+            Self::Whole(dataset) => dataset.bad(),
+            Self::OnDemand(rows) => rows.bad(),
+            Self::Streamed(_) => &[],
         }
     }
 }
@@ -198,15 +208,18 @@ impl Maker {
         for update in first..=self.plan.total_updates() {
             let (epoch, window) = ((update - 1) / updates, ((update - 1) % updates) as usize);
             if order.0 != epoch || order.1.is_empty() {
-                order = (epoch, self.plan.order(places, |_| 0, epoch));
+                order = (epoch, rows.order(&self.plan, epoch));
             }
             let start = window.saturating_mul(size);
             let of_update = &order.1[start..start.saturating_add(size).min(places)];
             let mut end = UpdateEnd::default();
             for own in self.plan.micro_batches(of_update.len(), self.rank) {
                 let number = own.start / self.plan.batch_size;
-                match rows.encoded(&self.encoder, &of_update[own]) {
-                    Ok(encoded) => self.make_batch(number, encoded, &mut end)?,
+                match rows.batch(&self.encoder, &of_update[own]) {
+                    Ok(BatchOnDemand::Rows(encoded)) => self.make_batch(number, encoded, &mut end)?,
+                    Ok(BatchOnDemand::Items { locations, items, items_per_row }) => {
+                        self.send_batch(number, locations, &items.iter().collect::<Vec<_>>(), &items_per_row)?;
+                    }
                     Err(failure) => return self.send(Made::Failed(failure)),
                 }
             }

@@ -52,7 +52,10 @@ impl Objective {
         let prepared: Vec<&Item> = prepared.iter().collect();
         let rows = match self.packing {
             Packing::None => (0..prepared.len()).map(|item| vec![item]).collect(),
-            Packing::BestFit => packing::best_fit(&prepared, self.items.max_seq_len),
+            Packing::BestFit => {
+                let lengths: Vec<_> = prepared.iter().map(|item| packing::lengths(item)).collect();
+                packing::best_fit(&lengths, self.items.max_seq_len)
+            }
         };
         let in_order: Vec<&Item> = rows.iter().flatten().map(|&item| prepared[item]).collect();
         let items_per_row: Vec<usize> = rows.iter().map(Vec::len).collect();

@@ -44,9 +44,9 @@ impl Run<'_> {
         }
         progress::note(&format!("data     {}", self.rows.summary));
         settings.data.revisions.iter().for_each(|revision| progress::note(&format!("data     from {revision}")));
-        if let Some(rows) = self.rows.train.as_ref().and_then(prefetch::Source::whole) {
+        if let Some(notes) = self.rows.train.as_ref().and_then(prefetch::Source::notes) {
             let name = |rows: &[RowLocation]| data::describe(&self.rows.sources, rows);
-            rows.notes().lines(&name).iter().for_each(|note| progress::note(&format!("note     {note}")));
+            notes.lines(&name).iter().for_each(|note| progress::note(&format!("note     {note}")));
         }
         if let Some(prompts) = &self.prompts {
             progress::note(&format!("prompts  {prompts}"));

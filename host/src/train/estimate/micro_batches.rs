@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use mdt_plugin_api::Item;
 
-use crate::data::{Dataset, Encoder, Examples, Plan};
+use crate::data::{Dataset, Encoder, Examples, Plan, packing};
 use crate::exit::Failure;
 use crate::job::Job;
 
@@ -94,7 +94,7 @@ impl Size {
         let items: Vec<&Item> = items.iter().map(|&item| &dataset.rows()[item]).collect();
         let mut rest = items.as_slice();
         let rows = items_per_row.iter().map_while(|&count| rest.split_off(..count));
-        let longest = rows.map(|row| crate::data::packing::length(row.iter().copied())).max().unwrap_or(0);
+        let longest = rows.map(|row| packing::length(row.iter().map(|item| packing::lengths(item)))).max().unwrap_or(0);
         Self { places: items_per_row.len() * longest, trained: items.iter().map(|item| item.supervised_tokens()).sum() }
     }
 }
