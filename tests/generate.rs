@@ -214,6 +214,7 @@ fn exact_match_is_the_part_of_the_rows_that_are_right() {
     };
     assert_eq!(exact_match(&[]), 0.75);
     assert_eq!(exact_match(&["--limit", "2"]), 0.5);
+    assert_eq!(exact_match(&["--rows", "2"]), 0.5);
 }
 
 #[test]

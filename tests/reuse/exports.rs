@@ -139,6 +139,10 @@ fn the_card_says_what_was_trained_on_what_and_with_which_result() {
     );
     assert!(!card.contains(&job.directory().display().to_string()), "no path of this machine: {card}");
     assert!(!card.contains("license"), "nothing is made up");
+    // What was written so is a model of its own, and says the same when it is written in another form.
+    let again = export(&job, &out, "again", &["--to", "mlx"]);
+    let of_mlx = fs::read_to_string(again.join("README.md")).expect("a card");
+    assert_eq!(of_mlx, card.replace("library_name: \"transformers\"", "library_name: \"mlx\""));
 }
 
 #[test]

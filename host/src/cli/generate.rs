@@ -43,7 +43,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FORMAT")]
     prompt_format: Option<PromptFormat>,
     /// The number of rows to answer.
-    #[arg(long, value_name = "N", requires = "data")]
+    #[arg(long, visible_alias = "rows", value_name = "N", requires = "data")]
     limit: Option<usize>,
     /// The number of rows to print, spread evenly; all rows are counted. The default prints all.
     #[arg(long, value_name = "N", requires = "data", conflicts_with = "json")]

@@ -15,6 +15,9 @@ use crate::{hub, text_file};
 /// The name of the file.
 pub(super) const FILE: &str = "README.md";
 
+/// The beginning of what it says.
+const WRITTEN: &str = "Written by mdt-host.";
+
 /// Sections of the configuration that say how a model was trained; the others are about the machine.
 const SHOWN: [&str; 7] = ["model", "data", "tokenizer", "trainer", "optimizer", "scheduler", "compute"];
 
@@ -31,6 +34,8 @@ pub struct Card {
     job: Option<Checkpoint>,
     /// Its last losses.
     figures: Vec<(String, f64)>,
+    /// What the card of the model itself says, where this program wrote it and the job is not known.
+    earlier: Option<String>,
 }
 
 impl Card {
@@ -42,6 +47,12 @@ impl Card {
             Some((_, checkpoint)) => base_of(checkpoint, model),
             None => name_of(model.path()).or_else(|| settings.model.name.clone()),
         };
+        let own = text_file::read_of_model(&model.path().join(FILE)).unwrap_or_default();
+        let earlier = own
+            .find(WRITTEN)
+            .filter(|_| job.is_none() && adapter.is_none())
+            .map(|start| own[start..].trim_end().to_owned());
+        let base = base.or_else(|| earlier.as_ref().and_then(|_| in_header(&own, "base_model")));
         let tags = ["mdt-host".to_owned()].into_iter().chain(adapter.map(|_| "lora".to_owned())).collect();
         let figures =
             job.as_ref().map_or_else(Vec::new, |(output, checkpoint)| figures(output, checkpoint.state.update));
@@ -52,6 +63,7 @@ impl Card {
             tags,
             job: job.map(|(_, checkpoint)| checkpoint),
             figures,
+            earlier,
         }
     }
 
@@ -75,7 +87,11 @@ impl Card {
         let base = self.base.as_ref();
         let from = base.map_or(String::new(), |base| format!(" Trained from [{base}](https://huggingface.co/{base})."));
         lines.extend(["---", "", "# Model card", ""].map(str::to_owned));
-        lines.push(format!("Written by mdt-host.{from}"));
+        if let Some(earlier) = &self.earlier {
+            lines.push(earlier.clone());
+            return lines.join("\n") + "\n";
+        }
+        lines.push(format!("{WRITTEN}{from}"));
         if !self.figures.is_empty() {
             lines.extend(["", "## Figures", "", "| | |", "|---|---|"].map(str::to_owned));
             lines.extend(self.figures.iter().map(|(name, value)| format!("| {name} | {value:.4} |")));
@@ -166,13 +182,17 @@ fn name_of(path: &Path) -> Option<String> {
     Some(format!("{org}/{name}"))
 }
 
+/// The text of a key in the header of a card.
+fn in_header(card: &str, key: &str) -> Option<String> {
+    let (header, _) = card.strip_prefix("---")?.split_once("\n---")?;
+    let value = header.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    Some(value.trim().trim_matches(['"', '\'']).to_owned()).filter(|value| !value.is_empty())
+}
+
 /// The licence of a model, as its own card or its LICENSE file says.
 fn licence(model: &Path) -> Option<String> {
     let card = text_file::read_of_model(&model.join(FILE)).unwrap_or_default();
-    let header = card.strip_prefix("---").and_then(|card| card.split_once("\n---")).map_or("", |(header, _)| header);
-    let of_card = header.lines().find_map(|line| line.strip_prefix("license:"));
-    let of_card = of_card.map(|licence| licence.trim().trim_matches(['"', '\'']).to_owned());
-    of_card.filter(|licence| !licence.is_empty()).or_else(|| {
+    in_header(&card, "license").or_else(|| {
         let files = ["LICENSE", "LICENSE.txt", "LICENSE.md"];
         let text = files.into_iter().find_map(|name| fs::read_to_string(model.join(name)).ok())?;
         let known = [
