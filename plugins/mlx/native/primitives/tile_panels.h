@@ -87,6 +87,13 @@ struct Packing {
 WITH_TILES inline void pack_step(const Packing& packing, size_t first, size_t place, bool is_left, uint16_t* to) {
   const auto& [data, is_bf16, outer, k, k_is_inner, stride] = packing;
   const size_t outers = std::min(PANEL, outer - first), depth = std::min(DEPTH, k - place);
+  if (k_is_inner && is_left) {
+    for (size_t i = 0; i < PANEL; ++i) {
+      _mm512_store_si512(
+          to + i * DEPTH, i < outers ? row_of_32(data, is_bf16, (first + i) * stride + place, depth) : _mm512_setzero_si512());
+    }
+    return;
+  }
   __m512i rows[2][SIDE];
   if (k_is_inner) {
     for (size_t i = 0; i < PANEL; ++i) {

@@ -169,13 +169,14 @@ WITH_TILES void multiply_block(
   _tile_stored(3, sums + SIDE * PANEL + SIDE, STRIDE);
 }
 
-// Packs a stretch of some row panels, of which every number of k has one beside the other in memory where k is the outer axis.
+// Packs a stretch of some row panels, in the order of the memory that it is read from.
 WITH_TILES void pack_rows(const Stretch& stretch, size_t first, size_t last, uint16_t* to) {
-  for (size_t step = 0; step < stretch.count; ++step) {
-    for (size_t row = first; row < last; ++row) {
-      uint16_t* place = to + ((row - first) * stretch.count + step) * STEP;
-      pack_step(stretch.left, row * PANEL, stretch.place + step * DEPTH, true, place);
-    }
+  const size_t rows = last - first, count = rows * stretch.count;
+  for (size_t i = 0; i < count; ++i) {
+    const size_t row = stretch.left.k_is_inner ? i / stretch.count : i % rows;
+    const size_t step = stretch.left.k_is_inner ? i % stretch.count : i / rows;
+    uint16_t* place = to + (row * stretch.count + step) * STEP;
+    pack_step(stretch.left, (first + row) * PANEL, stretch.place + step * DEPTH, true, place);
   }
 }
 
