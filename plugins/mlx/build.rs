@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const SOURCES: [&str; 22] = [
+const SOURCES: [&str; 24] = [
     "add.cpp",
     "attention.cpp",
     "convert.cpp",
@@ -27,6 +27,8 @@ const SOURCES: [&str; 22] = [
     "rope.cpp",
     "sum.cpp",
     "swiglu.cpp",
+    "tile_attention.cpp",
+    "tile_attention_backward.cpp",
     "tiles.cpp",
     "token_losses.cpp",
 ];

@@ -41,23 +41,49 @@ void allocate_heads_inside(array& out) {
       mx::Strides{positions * heads * width, width, heads * width, 1}, flags);
 }
 
-array CpuPrimitive::forwards(const array& a) {
+namespace {
+
+bool runs_forwards(const array& a) {
   const auto& strides = a.strides();
-  if (std::none_of(strides.begin(), strides.end(), [](int64_t stride) { return stride < 0; })) {
+  return std::none_of(strides.begin(), strides.end(), [](int64_t stride) { return stride < 0; });
+}
+
+// Copies an array of four axes row by row.
+template <class T>
+void copy(const T* from, const Shape& shape, const mx::Strides& strides, T* to) {
+  for (int b = 0; b < shape[0]; ++b)
+    for (int h = 0; h < shape[1]; ++h)
+      for (int t = 0; t < shape[2]; ++t)
+        for (int d = 0; d < shape[3]; ++d)
+          *to++ = from[b * strides[0] + h * strides[1] + t * strides[2] + d * strides[3]];
+}
+
+} // namespace
+
+array CpuPrimitive::forwards(const array& a) {
+  if (runs_forwards(a)) {
     return a;
   }
-  array copy(a.shape(), a.dtype(), nullptr, {});
-  allocate(copy);
-  dispatch([from = a.data<float>(), to = copy.data<float>(), shape = a.shape(), strides]() {
-    float* next = to;
-    for (int b = 0; b < shape[0]; ++b)
-      for (int h = 0; h < shape[1]; ++h)
-        for (int t = 0; t < shape[2]; ++t)
-          for (int d = 0; d < shape[3]; ++d)
-            *next++ = from[b * strides[0] + h * strides[1] + t * strides[2] + d * strides[3]];
+  array whole(a.shape(), a.dtype(), nullptr, {});
+  allocate(whole);
+  dispatch([from = a.data<float>(), to = whole.data<float>(), shape = a.shape(), strides = a.strides()]() {
+    copy(from, shape, strides, to);
   });
-  keep(copy);
-  return copy;
+  keep(whole);
+  return whole;
+}
+
+array CpuPrimitive::in_rows(const array& a) {
+  if (runs_forwards(a) && (a.strides(3) == 1 || a.shape(3) == 1)) {
+    return a;
+  }
+  array whole(a.shape(), a.dtype(), nullptr, {});
+  allocate(whole);
+  dispatch([from = a.data<uint16_t>(), to = whole.data<uint16_t>(), shape = a.shape(), strides = a.strides()]() {
+    copy(from, shape, strides, to);
+  });
+  keep(whole);
+  return whole;
 }
 
 std::vector<array> select(

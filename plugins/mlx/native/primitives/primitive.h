@@ -59,6 +59,9 @@ class CpuPrimitive : public mlx::core::Primitive {
   // The array itself, or a copy where an axis runs backwards through the memory. Ready when the next dispatched kernel runs.
   array forwards(const array& a);
 
+  // The same of bfloat16, and a copy where the features of a row do not lie one after another, too.
+  array in_rows(const array& a);
+
   // Keeps an array that is neither input nor output alive until the kernels dispatched so far have run.
   void keep(array a) {
     mlx::core::cpu::get_command_encoder(stream()).add_temporary(std::move(a));
