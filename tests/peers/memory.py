@@ -3,8 +3,8 @@
 
     python3 tests/peers/memory.py --program dist/bin/mdt-host [--plugins DIR-with-dpo] [--only NAME ...] [--large]
 
-Each job is estimated by `mdt-host doctor`, and then trained for some updates in a process of its own: the peak that it reports
-in `metrics.jsonl` is compared with the estimate. Models have random weights, rows are of random length: the peak is reached once
+Each job is estimated by `mdt-host doctor`, and then trained for some updates in a process of its own: the peak of that process, the
+writing of its model included, is compared with the estimate. Models have random weights, rows are of random length: the peak is reached once
 rows of several lengths have come, which takes some updates. `--large` adds a model of
 1.24 billion parameters, whose weights are written first (2.5 GB). Peaks hardly depend on what else the machine does, if memory
 does not run out.
@@ -107,9 +107,7 @@ def measure(arguments, work, shape, keys, options):
         options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")] + options
         report = json.loads(run(arguments.program, "doctor", "--json", *options))
         facts = next(check for check in report["checks"] if check["name"] == "memory")["findings"][0]["facts"]
-        run(arguments.program, *options)
-        lines = [json.loads(line) for line in (Path(output) / "metrics.jsonl").read_text().splitlines()]
-        measured = max(line["peak_memory_bytes"] for line in lines if "loss" in line)
+        measured = peak_of(arguments.program, *options)
     parts = {name.removesuffix("_bytes"): round(value / 2**20) for name, value in facts.items() if name.endswith("_bytes") and value}
     parts = {name: parts[name] for name in parts if name not in ("peak", "available", "needed")}
     return facts["peak_bytes"], measured, json.dumps(parts)
@@ -117,9 +115,24 @@ def measure(arguments, work, shape, keys, options):
 
 def run(*command):
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(f"status {done.returncode}: {' '.join(map(str, command))}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    check(done.returncode, command, done.stdout + done.stderr)
     return done.stdout
+
+
+def peak_of(*command):
+    """The most bytes that a process had in memory at a time."""
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen([str(part) for part in command], stdout=said, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        check(process.returncode, command, said.read())
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def check(status, command, said):
+    if status != 0:
+        sys.exit(f"status {status}: {' '.join(map(str, command))}\n{said[-4000:]}")
 
 
 def model(arguments, work, shape):

@@ -57,6 +57,10 @@ pub struct Estimate {
 /// What the process needs beyond what it has when the estimate is made: code and buffers of the compute plugin.
 const REST_TO_COME: u64 = 12 << 20;
 
+/// Buffers of the last update that a device still keeps when an adapter is merged, as the reciprocal of their share of what is in use
+/// then: the share down to which the plugin `mlx` frees them.
+const KEPT: u64 = 4;
+
 impl Estimate {
     /// The most bytes of the process at a time.
     pub fn peak(&self) -> u64 {
@@ -72,7 +76,8 @@ impl Estimate {
     }
 
     fn merging(&self) -> u64 {
-        self.between_updates() + self.merged
+        let kept = (self.weights + self.merged) / KEPT;
+        self.between_updates() + self.merged + kept.min(self.activations.unwrap_or(0))
     }
 
     fn loading(&self) -> u64 {
