@@ -76,8 +76,10 @@ impl Allocator {
         self.peak
     }
 
+    /// The most bytes in use at a time, with a sixteenth for those that MLX gives back somewhat later than this: on small models up to
+    /// a tenth more is in use.
     fn most_used(&self) -> u64 {
-        self.resident + self.peak_active
+        (self.resident + self.peak_active) / 16 * 17
     }
 
     fn forget(&mut self, size: u64, number: u64) {
@@ -108,17 +110,15 @@ mod tests {
     fn the_oldest_buffers_are_freed_once_they_and_those_in_use_outweigh_all_that_was_used_by_half() {
         let mut allocator = Allocator::default();
         allocator.beside(8 << 20);
-        for size in [4 << 20, 6 << 20, 8 << 20] {
+        for size in [6 << 20, 4 << 20, 8 << 20] {
             let buffer = allocator.take(size);
             allocator.give(buffer);
         }
         assert_eq!((allocator.peak(), allocator.is_beyond_bound()), (18 << 20, true));
         allocator.free_oldest();
         assert!(!allocator.is_beyond_bound());
-        assert_eq!(allocator.take(8 << 20), 8 << 20);
-        assert_eq!(allocator.take(6 << 20), 6 << 20);
-        assert_eq!(allocator.peak(), 18 << 20, "the youngest were kept");
-        allocator.take(4 << 20);
-        assert_eq!(allocator.peak(), 18 << 20, "the oldest was freed");
+        assert_eq!(allocator.kept_bytes, 12 << 20, "the oldest was freed");
+        assert_eq!([4 << 20, 8 << 20].map(|size| allocator.take(size)), [4 << 20, 8 << 20]);
+        assert_eq!((allocator.kept_bytes, allocator.peak()), (0, 18 << 20), "the others are taken again");
     }
 }
