@@ -77,8 +77,9 @@ fn kills_in_saves_leave_the_result_as_it_is() {
         kills += 1;
         torn += usize::from(is_saving(&job));
         let newest = (1..=UPDATES).rev().find(|&update| job.checkpoint(update).exists());
-        // A line is written before its update is saved, so all but the last are.
-        assert!(newest.unwrap_or(0) as usize + 1 >= job.lines_so_far(), "{newest:?} of {}", job.lines_so_far());
+        // A line is written before its update is saved, and a save goes to the disk while the next update runs: all but the last
+        // two are.
+        assert!(newest.unwrap_or(0) as usize + 2 >= job.lines_so_far(), "{newest:?} of {}", job.lines_so_far());
         // What has a checkpoint's name is a whole one.
         for file in ["manifest.json", "model.safetensors", "optimizer.safetensors", "state.json"] {
             assert!(newest.is_none_or(|newest| job.checkpoint(newest).join(file).exists()), "{file} of {newest:?}");
