@@ -60,30 +60,23 @@ void copy(const T* from, const Shape& shape, const mx::Strides& strides, T* to) 
 
 } // namespace
 
-array CpuPrimitive::forwards(const array& a) {
-  if (runs_forwards(a)) {
-    return a;
-  }
+template <class T>
+array CpuPrimitive::copied(const array& a) {
   array whole(a.shape(), a.dtype(), nullptr, {});
   allocate(whole);
-  dispatch([from = a.data<float>(), to = whole.data<float>(), shape = a.shape(), strides = a.strides()]() {
+  dispatch([from = a.data<T>(), to = whole.data<T>(), shape = a.shape(), strides = a.strides()]() {
     copy(from, shape, strides, to);
   });
   keep(whole);
   return whole;
 }
 
+array CpuPrimitive::forwards(const array& a) {
+  return runs_forwards(a) ? a : copied<float>(a);
+}
+
 array CpuPrimitive::in_rows(const array& a) {
-  if (runs_forwards(a) && (a.strides(3) == 1 || a.shape(3) == 1)) {
-    return a;
-  }
-  array whole(a.shape(), a.dtype(), nullptr, {});
-  allocate(whole);
-  dispatch([from = a.data<uint16_t>(), to = whole.data<uint16_t>(), shape = a.shape(), strides = a.strides()]() {
-    copy(from, shape, strides, to);
-  });
-  keep(whole);
-  return whole;
+  return runs_forwards(a) && (a.strides(3) == 1 || a.shape(3) == 1) ? a : copied<uint16_t>(a);
 }
 
 std::vector<array> select(

@@ -66,6 +66,11 @@ class CpuPrimitive : public mlx::core::Primitive {
   void keep(array a) {
     mlx::core::cpu::get_command_encoder(stream()).add_temporary(std::move(a));
   }
+
+ private:
+  // A row-major copy of an array of four axes, with elements of this type.
+  template <class T>
+  array copied(const array& a);
 };
 
 // The array itself if its elements lie one after another, else a copy: inputs and cotangents may be strided or broadcast.
